@@ -1,0 +1,120 @@
+//! The next token of one row of logits, on the host: one pass for the maximum, one for the sum of exponentials.
+//!
+//! ONNX Runtime's ReduceLogSumExp and TopK cost more than this on the CPU, and the logits are in cache here.
+
+/// Values per chunk: independent sums, so that the compiler can use vector registers.
+const LANES: usize = 16;
+
+/// The chosen token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NextToken {
+    /// Id.
+    pub id: usize,
+    /// The model's own log-probability of it, natural logarithm, over all tokens.
+    pub logprob: f32,
+}
+
+/// The most probable token that is not in `banned`, and its log-probability under the unchanged distribution.
+/// Ties go to the lower id, as torch's argmax does. `logits` is `[V]`; banned entries are overwritten.
+/// `None` when nothing is left or a logit is not a number.
+#[must_use]
+pub fn best_token(logits: &mut [f32], banned: &[usize]) -> Option<NextToken> {
+    let log_sum = log_sum_exp(logits)?;
+    for id in banned {
+        if let Some(logit) = logits.get_mut(*id) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+    let best = maximum(logits);
+    let id = logits.iter().position(|v| *v == best)?;
+    (best > f32::NEG_INFINITY).then_some(NextToken { id, logprob: best - log_sum })
+}
+
+/// `ln(sum(exp(x)))`; `None` when it is not finite.
+fn log_sum_exp(x: &[f32]) -> Option<f32> {
+    let max = maximum(x);
+    if !max.is_finite() {
+        return None;
+    }
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut sums = [0.0_f32; LANES];
+    for chunk in chunks {
+        for (sum, v) in sums.iter_mut().zip(chunk) {
+            *sum += exp(v - max);
+        }
+    }
+    let total: f64 = sums.iter().map(|s| f64::from(*s)).sum::<f64>()
+        + rest.iter().map(|v| f64::from(exp(v - max))).sum::<f64>();
+    let result = f64::from(max) + total.ln();
+    result.is_finite().then_some(result as f32)
+}
+
+fn maximum(x: &[f32]) -> f32 {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut best = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (best, v) in best.iter_mut().zip(chunk) {
+            *best = if *v > *best { *v } else { *best };
+        }
+    }
+    best.iter().chain(rest).copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+}
+
+/// `e^x` for `x <= 0`, relative error below 2e-7: Cephes' polynomial on `[-ln 2 / 2, ln 2 / 2]`, written without
+/// branches or library calls so that it vectorises.
+#[inline]
+fn exp(x: f32) -> f32 {
+    /// 1.5 * 2^23: adding it rounds to an integer that stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x < -87.0 { -87.0 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * LN2_HIGH - n * LN2_LOW;
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_2e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 5.000_000_3e-1;
+    let value = p * r * r + r + 1.0;
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    value * power
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_accurate_over_its_range() {
+        for i in 0..=87_000 {
+            let x = -(i as f32) / 1000.0;
+            let want = f64::from(x).exp();
+            let got = f64::from(exp(x));
+            assert!((got - want).abs() <= 2e-7 * want, "exp({x}) = {got}, not {want}");
+        }
+    }
+
+    #[test]
+    fn logprob_is_the_log_softmax() {
+        let mut logits: Vec<f32> = (0..1003).map(|i| ((i * 37) % 101) as f32 / 10.0 - 3.0).collect();
+        let sum: f64 = logits.iter().map(|v| f64::from(*v).exp()).sum();
+        let max = logits.iter().copied().fold(f32::MIN, f32::max);
+        let first = logits.iter().position(|v| *v == max).expect("not empty");
+        let token = best_token(&mut logits, &[]).expect("finite");
+        assert_eq!(token.id, first);
+        assert!((f64::from(token.logprob) - (f64::from(max) - sum.ln())).abs() < 1e-5);
+    }
+
+    #[test]
+    fn banned_tokens_lose_but_stay_in_the_distribution() {
+        let token = best_token(&mut [5.0, 1.0, 4.0], &[0]).expect("two left");
+        assert_eq!(token.id, 2);
+        let sum = (5f32.exp() + 1f32.exp() + 4f32.exp()).ln();
+        assert!((token.logprob - (4.0 - sum)).abs() < 1e-6);
+        assert!(best_token(&mut [1.0, 2.0], &[0, 1]).is_none());
+        assert!(best_token(&mut [1.0, f32::NAN], &[]).is_none_or(|t| t.id == 0));
+    }
+}

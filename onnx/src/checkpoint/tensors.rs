@@ -1,0 +1,165 @@
+//! Tensors of a safetensors file, read one at a time with positioned reads: a 2.5 GB checkpoint is never in memory.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use half::{bf16, f16};
+use safetensors::{Dtype, tensor::Metadata};
+use sha2::{Digest, Sha256};
+
+use super::CheckpointError;
+
+/// Largest directory that is read, bytes. Real ones have tens of kilobytes.
+const MAX_HEADER: u64 = 64 << 20;
+
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    start: u64,
+    len: usize,
+}
+
+/// The tensors of a checkpoint by open_clip's own names, as f32.
+pub struct TensorReader {
+    path: PathBuf,
+    file: File,
+    entries: BTreeMap<String, Entry>,
+    used: RefCell<BTreeSet<String>>,
+}
+
+impl TensorReader {
+    /// Opens a safetensors file and checks its directory.
+    ///
+    /// # Errors
+    /// An unreadable or malformed file, a dtype that is not fp32, fp16 or bf16.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let io = |source| CheckpointError::Io { path: path.to_owned(), source };
+        let bad = |what: String| CheckpointError::Tensors { path: path.to_owned(), what };
+        let mut file = File::open(path).map_err(io)?;
+        let size = file.metadata().map_err(io)?.len();
+        let mut prefix = [0; 8];
+        file.read_exact(&mut prefix).map_err(|_| bad(format!("{size} bytes are no safetensors file")))?;
+        let header = u64::from_le_bytes(prefix);
+        if header > MAX_HEADER || header + 8 > size {
+            return Err(bad(format!("directory of {header} bytes in a file of {size}: cut, or no safetensors file")));
+        }
+        let mut buffer = Vec::new();
+        (&mut file).take(header).read_to_end(&mut buffer).map_err(io)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&buffer).map_err(|e| bad(format!("malformed directory: {e}")))?;
+        let mut entries = BTreeMap::new();
+        for (name, info) in metadata.tensors() {
+            let (from, to) = info.data_offsets;
+            let start = 8 + header + from as u64;
+            if start + (to - from) as u64 > size {
+                return Err(bad(format!("tensor `{name}` ends at byte {}, the file has {size}", start + (to - from) as u64)));
+            }
+            let entry = Entry { dtype: info.dtype, shape: info.shape.clone(), start, len: to - from };
+            entries.insert(name, entry);
+        }
+        Ok(Self { path: path.to_owned(), file, entries, used: RefCell::default() })
+    }
+
+    fn error(&self, what: String) -> CheckpointError {
+        CheckpointError::Tensors { path: self.path.clone(), what }
+    }
+
+    /// Whether the file has a tensor of that name.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// One tensor, row-major, as f32.
+    ///
+    /// # Errors
+    /// A missing tensor (with the nearest name that exists), another shape than the configuration implies, a dtype
+    /// other than fp32, fp16 and bf16, values that are not finite.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+        let entry = self.entries.get(name).ok_or_else(|| self.missing(name, shape))?;
+        if entry.shape != shape {
+            return Err(self.error(format!(
+                "tensor `{name}` has shape {:?}, the configuration implies {shape:?}",
+                entry.shape
+            )));
+        }
+        let mut bytes = vec![0; entry.len];
+        self.file
+            .read_exact_at(&mut bytes, entry.start)
+            .map_err(|source| CheckpointError::Io { path: self.path.clone(), source })?;
+        let values: Vec<f32> = match entry.dtype {
+            Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+            other => {
+                return Err(self.error(format!("tensor `{name}` is {other:?}; supported are F32, F16 and BF16")));
+            }
+        };
+        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+            return Err(self.error(format!("tensor `{name}` holds {} at element {at}", values[at])));
+        }
+        self.used.borrow_mut().insert(name.to_owned());
+        Ok(values)
+    }
+
+    fn missing(&self, name: &str, shape: &[usize]) -> CheckpointError {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        let hint = self.entries.keys().find(|k| k.ends_with(last)).map_or(String::new(), |k| {
+            format!(" (it has for instance `{k}` {:?})", self.entries[k].shape)
+        });
+        self.error(format!("tensor `{name}` {shape:?} is missing{hint}"))
+    }
+
+    /// Marks tensors that no graph needs (`logit_scale`), so that [`TensorReader::finish`] accepts them.
+    pub fn ignore(&self, names: &[&str]) {
+        self.used.borrow_mut().extend(names.iter().map(|n| (*n).to_owned()));
+    }
+
+    /// To be called when all graphs are written.
+    ///
+    /// # Errors
+    /// Tensors that nothing asked for: the checkpoint has parts that the configuration does not speak of.
+    pub fn finish(&self) -> Result<(), CheckpointError> {
+        let used = self.used.borrow();
+        let unknown: Vec<&String> = self.entries.keys().filter(|k| !used.contains(*k)).collect();
+        match unknown.first() {
+            None => Ok(()),
+            Some(first) => Err(self.error(format!(
+                "{} unknown tensor(s), first `{first}` {:?}: the configuration does not account for them",
+                unknown.len(),
+                self.entries[*first].shape
+            ))),
+        }
+    }
+
+    /// Number of values in all tensors.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        self.entries.values().map(|e| e.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// SHA-256 of the whole file, hex.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn sha256(&self) -> Result<String, CheckpointError> {
+        let io = |source| CheckpointError::Io { path: self.path.clone(), source };
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        let mut at = 0;
+        loop {
+            let n = self.file.read_at(&mut buffer, at).map_err(io)?;
+            if n == 0 {
+                return Ok(recaption_schemas::hex(&hasher.finalize()));
+            }
+            hasher.update(&buffer[..n]);
+            at += n as u64;
+        }
+    }
+}

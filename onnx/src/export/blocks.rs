@@ -1,0 +1,284 @@
+//! The building blocks of open_clip's towers, on tokens as a matrix `[rows, width]`. One builder for every size.
+//!
+//! Weights keep open_clip's names and torch's layout (`[out, in]`, `Gemm` with `transB`). What can be folded into a
+//! weight is folded here, in f64: LayerScale, a LayerNorm's affine part, padding of odd head sizes.
+
+use super::{
+    ExportError,
+    graph::{Attr, DType, GraphBuilder, Value},
+    weights::{Stored, WeightsWriter},
+};
+use crate::{
+    checkpoint::{Activation, TensorReader},
+    model::{Precision, padded_head_dim},
+};
+
+/// torch's default epsilon of LayerNorm, which open_clip uses throughout.
+pub const LAYER_NORM_EPSILON: f32 = 1e-5;
+
+/// A graph being built from a checkpoint.
+pub struct Tower<'a> {
+    /// The graph.
+    pub g: GraphBuilder,
+    /// Source of weights.
+    pub tensors: &'a TensorReader,
+    /// Where they go.
+    pub weights: &'a mut WeightsWriter,
+    /// Type of weights and activations.
+    pub dtype: DType,
+    /// Activation of the MLPs.
+    pub activation: Activation,
+}
+
+/// One residual block's parameters.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// Prefix of its tensors, without the last dot.
+    pub prefix: String,
+    /// Width.
+    pub width: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of the MLP.
+    pub mlp_width: usize,
+    /// Whether `ls_1` and `ls_2` exist.
+    pub layer_scale: bool,
+}
+
+impl Block {
+    /// Size of one head as the checkpoint has it.
+    #[must_use]
+    pub fn head_dim(&self) -> usize {
+        self.width / self.heads
+    }
+
+    /// Size of one head in the graph, see [`padded_head_dim`].
+    #[must_use]
+    pub fn padded(&self) -> usize {
+        padded_head_dim(self.head_dim())
+    }
+
+    /// Factor on the attention scores: of the checkpoint's head size, whatever it was padded to.
+    #[must_use]
+    pub fn scale(&self) -> f32 {
+        (1.0 / (self.head_dim() as f64).sqrt()) as f32
+    }
+}
+
+impl<'a> Tower<'a> {
+    /// An empty graph over a checkpoint.
+    pub fn new(
+        name: &str,
+        tensors: &'a TensorReader,
+        weights: &'a mut WeightsWriter,
+        precision: Precision,
+        activation: Activation,
+    ) -> Self {
+        Self { g: GraphBuilder::new(name), tensors, weights, dtype: DType::of(precision), activation }
+    }
+
+    /// Stores a weight under `name`, made by `make` unless an earlier graph stored it.
+    pub fn stored(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        make: impl FnOnce(&TensorReader) -> Result<Vec<f32>, ExportError>,
+    ) -> Result<Stored, ExportError> {
+        match self.weights.find(name) {
+            Some(stored) => Ok(stored.clone()),
+            None => self.weights.store(name, shape, &make(self.tensors)?),
+        }
+    }
+
+    /// As [`Tower::stored`], put into the graph.
+    pub fn made(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        make: impl FnOnce(&TensorReader) -> Result<Vec<f32>, ExportError>,
+    ) -> Result<Value, ExportError> {
+        let stored = self.stored(name, shape, make)?;
+        Ok(self.g.weight(name, self.dtype, &stored))
+    }
+
+    /// A tensor of the checkpoint as it is.
+    pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Value, ExportError> {
+        self.made(name, shape, |t| Ok(t.get(name, shape)?))
+    }
+
+    /// LayerNorm over the last axis.
+    pub fn layer_norm(&mut self, prefix: &str, x: &Value, width: usize) -> Result<Value, ExportError> {
+        let scale = self.tensor(&format!("{prefix}.weight"), &[width])?;
+        let bias = self.tensor(&format!("{prefix}.bias"), &[width])?;
+        let attrs = [("axis", Attr::Int(-1)), ("epsilon", Attr::Float(LAYER_NORM_EPSILON))];
+        Ok(self.g.op("LayerNormalization", &[x, &scale, &bias], &attrs))
+    }
+
+    /// `x @ weight.T + bias`: `[rows, in] -> [rows, out]`.
+    pub fn gemm(&mut self, x: &Value, weight: &Value, bias: &Value) -> Value {
+        self.g.op("Gemm", &[x, weight, bias], &[("transB", Attr::Int(1))])
+    }
+
+    /// A linear layer of the checkpoint, `name.weight [out, in]` and `name.bias [out]`, times LayerScale if given.
+    fn linear(&mut self, name: &str, x: &Value, sizes: [usize; 2], gamma: Option<&str>) -> Result<Value, ExportError> {
+        let (weight_name, bias_name) = (format!("{name}.weight"), format!("{name}.bias"));
+        let weight = self.made(&weight_name, &sizes, |t| scaled_rows(t, &weight_name, &sizes, gamma))?;
+        let bias = self.made(&bias_name, &sizes[..1], |t| scaled_rows(t, &bias_name, &sizes[..1], gamma))?;
+        Ok(self.gemm(x, &weight, &bias))
+    }
+
+    /// The packed projection `[3, heads * padded, width]` of a self-attention, and its bias, in the weights file.
+    pub fn packed_qkv(&mut self, block: &Block) -> Result<(Stored, Stored), ExportError> {
+        let attn = format!("{}.attn", block.prefix);
+        let (w, rows) = (block.width, 3 * block.heads * block.padded());
+        let (name, bias_name) = (format!("{attn}.in_proj_weight"), format!("{attn}.in_proj_bias"));
+        let weight = self.stored(&name, &[rows, w], |t| {
+            Ok(pad_head_rows(&t.get(&name, &[3 * w, w])?, block.head_dim(), block.padded(), w))
+        })?;
+        let bias = self.stored(&bias_name, &[rows], |t| {
+            Ok(pad_head_rows(&t.get(&bias_name, &[3 * w])?, block.head_dim(), block.padded(), 1))
+        })?;
+        Ok((weight, bias))
+    }
+
+    /// Query, key or value projection (`part` 0, 1, 2) of a self-attention: a third of the packed weight, not a copy.
+    pub fn project_part(&mut self, block: &Block, x: &Value, part: usize) -> Result<Value, ExportError> {
+        const PARTS: [&str; 3] = ["q", "k", "v"];
+        let (weight, bias) = self.packed_qkv(block)?;
+        let rows = block.heads * block.padded();
+        let name = format!("{}.attn.{}_weight", block.prefix, PARTS[part]);
+        let weight = self.g.weight(&name, self.dtype, &weight.rows(part * rows, rows));
+        let name = format!("{}.attn.{}_bias", block.prefix, PARTS[part]);
+        let bias = self.g.weight(&name, self.dtype, &bias.rows(part * rows, rows));
+        Ok(self.gemm(x, &weight, &bias))
+    }
+
+    /// Output projection of an attention and the residual: `residual + ls_1(out_proj(x))`.
+    pub fn attention_out(&mut self, block: &Block, x: &Value, residual: &Value) -> Result<Value, ExportError> {
+        let name = format!("{}.attn.out_proj", block.prefix);
+        let gamma = block.layer_scale.then(|| format!("{}.ls_1.gamma", block.prefix));
+        let (w, inner) = (block.width, block.heads * block.padded());
+        let weight_name = format!("{name}.weight");
+        let weight = self.made(&weight_name, &[w, inner], |t| {
+            let plain = scaled_rows(t, &weight_name, &[w, w], gamma.as_deref())?;
+            Ok(pad_head_columns(&plain, block.head_dim(), block.padded()))
+        })?;
+        let bias_name = format!("{name}.bias");
+        let bias = self.made(&bias_name, &[w], |t| scaled_rows(t, &bias_name, &[w], gamma.as_deref()))?;
+        let out = self.gemm(x, &weight, &bias);
+        Ok(self.g.op("Add", &[residual, &out], &[]))
+    }
+
+    /// `x + ls_2(mlp(ln_2(x)))`.
+    pub fn mlp(&mut self, block: &Block, x: &Value) -> Result<Value, ExportError> {
+        let p = &block.prefix;
+        let normed = self.layer_norm(&format!("{p}.ln_2"), x, block.width)?;
+        let hidden = self.linear(&format!("{p}.mlp.c_fc"), &normed, [block.mlp_width, block.width], None)?;
+        let active = self.activate(&hidden);
+        let gamma = block.layer_scale.then(|| format!("{p}.ls_2.gamma"));
+        let out =
+            self.linear(&format!("{p}.mlp.c_proj"), &active, [block.width, block.mlp_width], gamma.as_deref())?;
+        Ok(self.g.op("Add", &[x, &out], &[]))
+    }
+
+    fn activate(&mut self, x: &Value) -> Value {
+        match self.activation {
+            Activation::Gelu => self.g.op("Gelu", &[x], &[]),
+            Activation::QuickGelu => {
+                let factor = self.g.real(self.dtype, 1.702);
+                let scaled = self.g.op("Mul", &[x, &factor], &[]);
+                let gate = self.g.op("Sigmoid", &[&scaled], &[]);
+                self.g.op("Mul", &[x, &gate], &[])
+            }
+        }
+    }
+
+    /// ONNX `Attention`: query `[N, T, H*D]`, key and value `[N, S, H*D]` -> `[N, T, H*D]`.
+    pub fn attention(&mut self, block: &Block, qkv: [&Value; 3], mask: Option<&Value>) -> Value {
+        let heads = block.heads as i64;
+        let attrs = [
+            ("q_num_heads", Attr::Int(heads)),
+            ("kv_num_heads", Attr::Int(heads)),
+            ("scale", Attr::Float(block.scale())),
+        ];
+        match mask {
+            Some(mask) => self.g.op("Attention", &[qkv[0], qkv[1], qkv[2], mask], &attrs),
+            None => self.g.op("Attention", &qkv, &attrs),
+        }
+    }
+
+    /// Rows of tokens as a batch: `[N * tokens, width] -> [N, tokens, width]`.
+    pub fn as_batch(&mut self, x: &Value, tokens: usize, width: usize) -> Value {
+        let shape = self.g.ints(&[-1, tokens as i64, width as i64]);
+        self.g.op("Reshape", &[x, &shape], &[])
+    }
+
+    /// A batch of tokens as rows: `[N, T, width] -> [N * T, width]`.
+    pub fn as_rows(&mut self, x: &Value, width: usize) -> Value {
+        let shape = self.g.ints(&[-1, width as i64]);
+        self.g.op("Reshape", &[x, &shape], &[])
+    }
+
+    /// Divides each row by its L2 norm (at least 1e-12, as torch does); f32 in and out.
+    pub fn l2_normalise(&mut self, x: &Value, output: &Value) {
+        let axis = self.g.ints(&[-1]);
+        let norm = self.g.op("ReduceL2", &[x, &axis], &[("keepdims", Attr::Int(1))]);
+        let least = self.g.real(DType::F32, 1e-12);
+        let norm = self.g.op("Max", &[&norm, &least], &[]);
+        self.g.op_into("Div", &[x, &norm], output, &[]);
+    }
+
+    /// To f32, if it is not.
+    pub fn to_f32(&mut self, x: &Value) -> Value {
+        match self.dtype {
+            DType::F32 => x.clone(),
+            _ => self.g.op("Cast", &[x], &[("to", Attr::Int(DType::F32.code().into()))]),
+        }
+    }
+}
+
+/// A tensor with row `i` multiplied by `gamma[i]`: LayerScale folded into the layer before it.
+fn scaled_rows(
+    tensors: &TensorReader,
+    name: &str,
+    shape: &[usize],
+    gamma: Option<&str>,
+) -> Result<Vec<f32>, ExportError> {
+    let mut values = tensors.get(name, shape)?;
+    if let Some(gamma) = gamma {
+        let gamma = tensors.get(gamma, &shape[..1])?;
+        let row = values.len() / shape[0];
+        for (values, g) in values.chunks_exact_mut(row).zip(gamma) {
+            values.iter_mut().for_each(|v| *v = (f64::from(*v) * f64::from(g)) as f32);
+        }
+    }
+    Ok(values)
+}
+
+/// Appends zero rows to every head of a projection: `[k * heads * dim, columns] -> [k * heads * padded, columns]`.
+/// Zero queries and keys add nothing to a score, zero values nothing to an output.
+pub fn pad_head_rows(values: &[f32], dim: usize, padded: usize, columns: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(values.len() / dim * padded);
+    for head in values.chunks_exact(dim * columns) {
+        out.extend_from_slice(head);
+        out.resize(out.len() + (padded - dim) * columns, 0.0);
+    }
+    out
+}
+
+/// The same for the input side of an output projection: `[rows, heads * dim] -> [rows, heads * padded]`.
+fn pad_head_columns(values: &[f32], dim: usize, padded: usize) -> Vec<f32> {
+    pad_head_rows(values, dim, padded, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_padded_with_zeros() {
+        let rows = pad_head_rows(&[1.0, 2.0, 3.0, 4.0], 1, 2, 2);
+        assert_eq!(rows, [1.0, 2.0, 0.0, 0.0, 3.0, 4.0, 0.0, 0.0]);
+        assert_eq!(pad_head_columns(&[1.0, 2.0, 3.0, 4.0], 2, 3), [1.0, 2.0, 0.0, 3.0, 4.0, 0.0]);
+    }
+}

@@ -1,0 +1,145 @@
+//! `decoder.onnx`: one step of the text tower and the multimodal decoder with a KV cache.
+//!
+//! Inputs: `ids`, `positions` i64 `[R, 1]`; `past_key_<i>`, `past_value_<i>` `[R, H, L, D]` for the text tower's layers
+//! and then the decoder's; `cross_key_<j>`, `cross_value_<j>` `[N, Q, H * D]`. Outputs: `logits` f32 `[R, V]` and
+//! `present_*`, which may be the same memory as `past_*`. Row r stands at `positions[r]`: rows of unlike length live in
+//! one batch. `R` is a multiple of `N`; rows `r * R / N ..` belong to image r, so that beams share cross keys and values.
+//!
+//! The caller guarantees `positions < L`: ONNX Runtime's kernel does not check it.
+
+use super::{
+    ExportError,
+    blocks::{Block, Tower},
+    graph::{Attr, DType, Dim, GraphBuilder, Value},
+    text_encoder,
+};
+use crate::{
+    checkpoint::CocaConfig,
+    model::{IMAGES, cross_key, cross_value, past_key, past_value, present_key, present_value},
+};
+
+const ROWS: &str = "rows";
+const CACHE: &str = "cache";
+
+/// Values that every layer needs.
+struct Step {
+    /// Index of each row's newest token, i32 `[R]`.
+    last: Value,
+    /// Longest row, i32 scalar.
+    total: Value,
+    /// `[N, R / N, H * D]` as a shape.
+    queries: Value,
+}
+
+/// Adds the whole graph.
+pub fn build(t: &mut Tower<'_>, c: &CocaConfig) -> Result<(), ExportError> {
+    let ids = t.g.input("ids", DType::I64, &[Dim::Named(ROWS), Dim::Fixed(1)]);
+    let positions = t.g.input("positions", DType::I64, &[Dim::Named(ROWS), Dim::Fixed(1)]);
+    let cross = declare_cross(t, c);
+    let step = prepare(t, c, &positions, &cross[0].0);
+    let mut x = embed(t, c, &ids, &positions)?;
+    for layer in 0..c.text.layers {
+        x = self_attention(t, &text_encoder::block(c, layer), &x, &step, layer)?;
+    }
+    for (layer, (key, value)) in cross.iter().enumerate() {
+        x = self_attention(t, &block(c, "resblocks", layer), &x, &step, c.text.layers + layer)?;
+        x = cross_attention(t, &block(c, "cross_attn", layer), &x, &step, [key, value])?;
+    }
+    let x = t.layer_norm("text_decoder.ln_final", &x, c.decoder.width)?;
+    let proj = t.tensor("text_decoder.text_projection", &[c.decoder.width, c.text.vocab_size])?;
+    let logits = t.g.op("MatMul", &[&x, &proj], &[]);
+    let logits = t.to_f32(&logits);
+    t.g.output("logits", &logits, DType::F32, &[Dim::Named(ROWS), Dim::Fixed(c.text.vocab_size)]);
+    Ok(())
+}
+
+/// The blocks of the multimodal decoder. Its MLP is always four times wider: open_clip ignores `mlp_ratio` here.
+fn block(c: &CocaConfig, kind: &str, layer: usize) -> Block {
+    Block {
+        prefix: format!("text_decoder.{kind}.{layer}"),
+        width: c.decoder.width,
+        heads: c.decoder.heads,
+        mlp_width: 4 * c.decoder.width,
+        layer_scale: c.decoder.layer_scale,
+    }
+}
+
+fn declare_cross(t: &mut Tower<'_>, c: &CocaConfig) -> Vec<(Value, Value)> {
+    let block = block(c, "cross_attn", 0);
+    let shape =
+        [Dim::Named(IMAGES), Dim::Fixed(c.image_tokens()), Dim::Fixed(block.heads * block.padded())];
+    (0..c.decoder.layers)
+        .map(|i| (t.g.input(&cross_key(i), t.dtype, &shape), t.g.input(&cross_value(i), t.dtype, &shape)))
+        .collect()
+}
+
+fn prepare(t: &mut Tower<'_>, c: &CocaConfig, positions: &Value, any_cross: &Value) -> Step {
+    let flat = t.g.ints(&[-1]);
+    let last = t.g.op("Reshape", &[positions, &flat], &[]);
+    let last = t.g.op("Cast", &[&last], &[("to", Attr::Int(DType::I32.code().into()))]);
+    let longest = t.g.op("ReduceMax", &[&last], &[("keepdims", Attr::Int(0))]);
+    let one = t.g.int32(1);
+    let total = t.g.op("Add", &[&longest, &one], &[]);
+    let images = t.g.op("Shape", &[any_cross], &[("start", Attr::Int(0)), ("end", Attr::Int(1))]);
+    let block = block(c, "cross_attn", 0);
+    let rest = t.g.ints(&[-1, (block.heads * block.padded()) as i64]);
+    let queries = t.g.op("Concat", &[&images, &rest], &[("axis", Attr::Int(0))]);
+    Step { last, total, queries }
+}
+
+fn embed(t: &mut Tower<'_>, c: &CocaConfig, ids: &Value, positions: &Value) -> Result<Value, ExportError> {
+    let width = c.text.width;
+    let words = t.tensor("text.token_embedding.weight", &[c.text.vocab_size, width])?;
+    let places = t.tensor("text.positional_embedding", &[c.text.context_length + 1, width])?;
+    let words = t.g.op("Gather", &[&words, ids], &[]);
+    let places = t.g.op("Gather", &[&places, positions], &[]);
+    let x = t.g.op("Add", &[&words, &places], &[]);
+    Ok(t.as_rows(&x, width))
+}
+
+/// Causal self-attention over the cache, then the MLP. `x` is `[R, W]`.
+fn self_attention(t: &mut Tower<'_>, block: &Block, x: &Value, step: &Step, cache: usize) -> Result<Value, ExportError> {
+    let (heads, dim) = (block.heads, block.padded());
+    let inner = heads * dim;
+    let shape = [Dim::Named(ROWS), Dim::Fixed(heads), Dim::Named(CACHE), Dim::Fixed(dim)];
+    let past = [past_key(cache), past_value(cache)].map(|name| t.g.input(&name, t.dtype, &shape));
+    let present =
+        [present_key(cache), present_value(cache)].map(|name| t.g.declare_output(&name, t.dtype, &shape));
+    let normed = t.layer_norm(&format!("{}.ln_1", block.prefix), x, block.width)?;
+    let (weight, bias) = t.packed_qkv(block)?;
+    let weight = t.g.weight(&format!("{}.attn.in_proj_weight", block.prefix), t.dtype, &weight);
+    let bias = t.g.weight(&format!("{}.attn.in_proj_bias", block.prefix), t.dtype, &bias);
+    let qkv = t.gemm(&normed, &weight, &bias);
+    let qkv = t.as_batch(&qkv, 1, 3 * inner);
+    let none = GraphBuilder::none();
+    let out = t.g.microsoft_op(
+        "GroupQueryAttention",
+        &[&qkv, &none, &none, &past[0], &past[1], &step.last, &step.total],
+        &[&present[0], &present[1]],
+        &[
+            ("num_heads", Attr::Int(heads as i64)),
+            ("kv_num_heads", Attr::Int(heads as i64)),
+            ("scale", Attr::Float(block.scale())),
+        ],
+    );
+    let out = t.as_rows(&out, inner);
+    let x = t.attention_out(block, &out, x)?;
+    t.mlp(block, &x)
+}
+
+/// Cross-attention to the image, then the MLP. The rows of one image are its queries.
+fn cross_attention(
+    t: &mut Tower<'_>,
+    block: &Block,
+    x: &Value,
+    step: &Step,
+    [key, value]: [&Value; 2],
+) -> Result<Value, ExportError> {
+    let normed = t.layer_norm(&format!("{}.ln_1", block.prefix), x, block.width)?;
+    let query = t.project_part(block, &normed, 0)?;
+    let query = t.g.op("Reshape", &[&query, &step.queries], &[]);
+    let out = t.attention(block, [&query, key, value], None);
+    let out = t.as_rows(&out, block.heads * block.padded());
+    let x = t.attention_out(block, &out, x)?;
+    t.mlp(block, &x)
+}

@@ -1,0 +1,299 @@
+//! Builds one ONNX graph: nodes, initializers, inputs and outputs. Knows ONNX, knows nothing of CoCa.
+
+use prost::Message;
+
+use super::weights::{Stored, WEIGHTS_FILE};
+use crate::{
+    model::Precision,
+    proto::{
+        AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+        TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_proto,
+        tensor_shape_proto::{Dimension, dimension}, type_proto,
+    },
+};
+
+/// ONNX operator set. 23 has `Attention`; TensorRT 10.14 and ONNX Runtime 1.23 parse it.
+pub const OPSET: i64 = 23;
+/// ONNX's file format version that goes with [`OPSET`].
+const IR_VERSION: i64 = 11;
+/// Domain of ONNX Runtime's own operators.
+const MICROSOFT: &str = "com.microsoft";
+
+/// Element types that graphs exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DType {
+    /// Unsigned byte.
+    U8,
+    /// Half precision.
+    F16,
+    /// Single precision.
+    F32,
+    /// 32-bit integer.
+    I32,
+    /// 64-bit integer.
+    I64,
+    /// Truth value.
+    Bool,
+}
+
+impl DType {
+    /// ONNX's number for it.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        use tensor_proto::DataType as D;
+        (match self {
+            Self::U8 => D::Uint8,
+            Self::F16 => D::Float16,
+            Self::F32 => D::Float,
+            Self::I32 => D::Int32,
+            Self::I64 => D::Int64,
+            Self::Bool => D::Bool,
+        }) as i32
+    }
+
+    /// The type that weights and activations of this precision have.
+    #[must_use]
+    pub fn of(precision: Precision) -> Self {
+        match precision {
+            Precision::Fp32 => Self::F32,
+            Precision::Fp16 => Self::F16,
+        }
+    }
+}
+
+/// One dimension of an input or output.
+#[derive(Clone, Copy, Debug)]
+pub enum Dim {
+    /// Known size.
+    Fixed(usize),
+    /// Named, any size.
+    Named(&'static str),
+}
+
+/// A value inside the graph, by name. Shapes are the caller's business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value(String);
+
+/// Attribute of a node.
+pub enum Attr<'a> {
+    /// Integer.
+    Int(i64),
+    /// Real number.
+    Float(f32),
+    /// Integers.
+    Ints(&'a [i64]),
+}
+
+/// A graph under construction.
+pub struct GraphBuilder {
+    graph: GraphProto,
+    next: usize,
+    microsoft: bool,
+}
+
+impl GraphBuilder {
+    /// An empty graph.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { graph: GraphProto { name: Some(name.to_owned()), ..GraphProto::default() }, next: 0, microsoft: false }
+    }
+
+    /// Declares a graph input.
+    pub fn input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
+        self.graph.input.push(value_info(name, dtype, shape));
+        Value(name.to_owned())
+    }
+
+    /// Makes `value` a graph output called `name`.
+    pub fn output(&mut self, name: &str, value: &Value, dtype: DType, shape: &[Dim]) {
+        self.graph.output.push(value_info(name, dtype, shape));
+        self.push_node("Identity", "", &[value], &[name.to_owned()], &[]);
+    }
+
+    /// A new name, for a node that writes straight into a graph output of that name.
+    pub fn declare_output(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
+        self.graph.output.push(value_info(name, dtype, shape));
+        Value(name.to_owned())
+    }
+
+    /// A weight that lies in the weights file.
+    pub fn weight(&mut self, name: &str, dtype: DType, stored: &Stored) -> Value {
+        if !self.graph.initializer.iter().any(|t| t.name.as_deref() == Some(name)) {
+            let entry = |key: &str, value: String| StringStringEntryProto {
+                key: Some(key.to_owned()),
+                value: Some(value),
+            };
+            self.graph.initializer.push(TensorProto {
+                name: Some(name.to_owned()),
+                data_type: Some(dtype.code()),
+                dims: stored.shape.iter().map(|d| *d as i64).collect(),
+                data_location: Some(tensor_proto::DataLocation::External as i32),
+                external_data: vec![
+                    entry("location", WEIGHTS_FILE.to_owned()),
+                    entry("offset", stored.offset.to_string()),
+                    entry("length", stored.len.to_string()),
+                ],
+                ..TensorProto::default()
+            });
+        }
+        Value(name.to_owned())
+    }
+
+    fn inline(&mut self, dtype: DType, dims: &[i64], raw: Vec<u8>) -> Value {
+        let same = |t: &&TensorProto| {
+            t.data_type == Some(dtype.code()) && t.dims == dims && t.raw_data.as_deref() == Some(raw.as_slice())
+        };
+        if let Some(name) = self.graph.initializer.iter().find(same).and_then(|t| t.name.clone()) {
+            return Value(name);
+        }
+        let name = self.fresh("const");
+        self.graph.initializer.push(TensorProto {
+            name: Some(name.clone()),
+            data_type: Some(dtype.code()),
+            dims: dims.to_vec(),
+            raw_data: Some(raw),
+            ..TensorProto::default()
+        });
+        Value(name)
+    }
+
+    /// A small vector of 64-bit integers (shapes, axes, indices).
+    pub fn ints(&mut self, values: &[i64]) -> Value {
+        let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.inline(DType::I64, &[values.len() as i64], raw)
+    }
+
+    /// A scalar 64-bit integer.
+    pub fn int(&mut self, value: i64) -> Value {
+        self.inline(DType::I64, &[], value.to_le_bytes().to_vec())
+    }
+
+    /// A scalar 32-bit integer.
+    pub fn int32(&mut self, value: i32) -> Value {
+        self.inline(DType::I32, &[], value.to_le_bytes().to_vec())
+    }
+
+    /// A scalar of the given real type.
+    pub fn real(&mut self, dtype: DType, value: f32) -> Value {
+        let raw = match dtype {
+            DType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
+            _ => value.to_le_bytes().to_vec(),
+        };
+        self.inline(dtype, &[], raw)
+    }
+
+    /// A `[1, 1]` matrix of truth.
+    pub fn true_column(&mut self) -> Value {
+        self.inline(DType::Bool, &[1, 1], vec![1])
+    }
+
+    fn fresh(&mut self, op: &str) -> String {
+        self.next += 1;
+        format!("{}_{}", op.to_ascii_lowercase(), self.next)
+    }
+
+    fn push_node(&mut self, op: &str, domain: &str, inputs: &[&Value], outputs: &[String], attrs: &[(&str, Attr<'_>)]) {
+        self.microsoft |= domain == MICROSOFT;
+        let name = self.fresh(&format!("node_{op}"));
+        self.graph.node.push(NodeProto {
+            name: Some(name),
+            op_type: Some(op.to_owned()),
+            domain: (!domain.is_empty()).then(|| domain.to_owned()),
+            input: inputs.iter().map(|v| v.0.clone()).collect(),
+            output: outputs.to_vec(),
+            attribute: attrs.iter().map(|(name, attr)| attribute(name, attr)).collect(),
+            ..NodeProto::default()
+        });
+    }
+
+    /// A node of the standard operator set with one output.
+    pub fn op(&mut self, op: &str, inputs: &[&Value], attrs: &[(&str, Attr<'_>)]) -> Value {
+        let output = self.fresh(op);
+        self.push_node(op, "", inputs, std::slice::from_ref(&output), attrs);
+        Value(output)
+    }
+
+    /// A node of the standard operator set that writes into `output`.
+    pub fn op_into(&mut self, op: &str, inputs: &[&Value], output: &Value, attrs: &[(&str, Attr<'_>)]) {
+        self.push_node(op, "", inputs, std::slice::from_ref(&output.0), attrs);
+    }
+
+    /// A node of ONNX Runtime's own operator set that writes into named outputs and one new value, which comes first.
+    pub fn microsoft_op(
+        &mut self,
+        op: &str,
+        inputs: &[&Value],
+        further_outputs: &[&Value],
+        attrs: &[(&str, Attr<'_>)],
+    ) -> Value {
+        let first = self.fresh(op);
+        let mut outputs = vec![first.clone()];
+        outputs.extend(further_outputs.iter().map(|v| v.0.clone()));
+        self.push_node(op, MICROSOFT, inputs, &outputs, attrs);
+        Value(first)
+    }
+
+    /// The absent optional input.
+    #[must_use]
+    pub fn none() -> Value {
+        Value(String::new())
+    }
+
+    /// Serialises the graph as a model file.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.to_owned()), version: Some(version) };
+        let mut opset_import = vec![opset("", OPSET)];
+        if self.microsoft {
+            opset_import.push(opset(MICROSOFT, 1));
+        }
+        ModelProto {
+            ir_version: Some(IR_VERSION),
+            opset_import,
+            producer_name: Some("recaption".to_owned()),
+            producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            graph: Some(self.graph),
+            ..ModelProto::default()
+        }
+        .encode_to_vec()
+    }
+}
+
+fn attribute(name: &str, attr: &Attr<'_>) -> AttributeProto {
+    let mut proto = AttributeProto { name: Some(name.to_owned()), ..AttributeProto::default() };
+    let kind = match attr {
+        Attr::Int(v) => {
+            proto.i = Some(*v);
+            AttributeType::Int
+        }
+        Attr::Float(v) => {
+            proto.f = Some(*v);
+            AttributeType::Float
+        }
+        Attr::Ints(v) => {
+            proto.ints = v.to_vec();
+            AttributeType::Ints
+        }
+    };
+    proto.r#type = Some(kind as i32);
+    proto
+}
+
+fn value_info(name: &str, dtype: DType, shape: &[Dim]) -> ValueInfoProto {
+    let dim = shape
+        .iter()
+        .map(|d| Dimension {
+            value: Some(match d {
+                Dim::Fixed(n) => dimension::Value::DimValue(*n as i64),
+                Dim::Named(name) => dimension::Value::DimParam((*name).to_owned()),
+            }),
+            ..Dimension::default()
+        })
+        .collect();
+    let tensor = type_proto::Tensor { elem_type: Some(dtype.code()), shape: Some(TensorShapeProto { dim }) };
+    ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() }),
+        ..ValueInfoProto::default()
+    }
+}

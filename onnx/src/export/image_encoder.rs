@@ -1,0 +1,281 @@
+//! `image_encoder.onnx`: `pixels` u8 `[N, S, S, 3]` -> `image_features` f32 `[N, E]` and, for every multimodal layer,
+//! `cross_key_<i>` and `cross_value_<i>` `[N, Q, H * D]`, computed once per image.
+//!
+//! Normalisation is folded into the patch embedding, which is a matrix product over flattened patches. The pooler's
+//! queries do not depend on the image: they are projected here, once.
+
+use super::{
+    ExportError,
+    blocks::{Block, LAYER_NORM_EPSILON, Tower, pad_head_rows},
+    graph::{Attr, DType, Dim, Value},
+};
+use crate::{
+    checkpoint::{CocaConfig, TensorReader},
+    model::{IMAGES, cross_key, cross_value, padded_head_dim},
+};
+
+/// Pixels are divided by this before the patch embedding in fp16, so that the folded weights stay normal numbers.
+const FP16_PIXEL_SCALE: f32 = 128.0;
+
+/// Adds the whole graph.
+pub fn build(t: &mut Tower<'_>, c: &CocaConfig) -> Result<(), ExportError> {
+    let side = Dim::Fixed(c.vision.image_size);
+    let pixels = t.g.input("pixels", DType::U8, &[Dim::Named(IMAGES), side, side, Dim::Fixed(3)]);
+    let mut x = embed(t, c, &pixels)?;
+    let tokens = c.vision.grid() * c.vision.grid() + 1;
+    for i in 0..c.vision.layers {
+        let block = Block {
+            prefix: format!("visual.transformer.resblocks.{i}"),
+            width: c.vision.width,
+            heads: c.vision.heads,
+            mlp_width: c.vision.mlp_width,
+            layer_scale: c.vision.layer_scale,
+        };
+        x = self_attention(t, &block, &x, tokens)?;
+        x = t.mlp(&block, &x)?;
+    }
+    // [N * count, width], with the contrastive token first.
+    let (x, count, width) = match c.vision.pooler {
+        Some(p) => (pool(t, c, &x, tokens, p.heads, p.queries)?, p.queries, c.embed_dim),
+        None => (x, tokens, c.vision.width),
+    };
+    let x = t.layer_norm("visual.ln_post", &x, width)?;
+    let x = t.as_batch(&x, count, width);
+    features(t, c, &x, width)?;
+    cross_keys_and_values(t, c, &x, count, width)
+}
+
+/// Pixels to tokens `[N * (G + 1), W]`: patches, class token, positions, `ln_pre`.
+fn embed(t: &mut Tower<'_>, c: &CocaConfig, pixels: &Value) -> Result<Value, ExportError> {
+    let v = &c.vision;
+    let (grid, patch, width) = (v.grid() as i64, v.patch_size as i64, v.width);
+    let used = grid * patch;
+    let mut x = pixels.clone();
+    if used != v.image_size as i64 {
+        let (starts, ends, axes) = (t.g.ints(&[0, 0]), t.g.ints(&[used, used]), t.g.ints(&[1, 2]));
+        x = t.g.op("Slice", &[&x, &starts, &ends, &axes], &[]);
+    }
+    // Moving bytes is cheaper than moving floats, so patches are cut before the cast.
+    let shape = t.g.ints(&[-1, grid, patch, grid, patch, 3]);
+    let x = t.g.op("Reshape", &[&x, &shape], &[]);
+    let x = t.g.op("Transpose", &[&x], &[("perm", Attr::Ints(&[0, 1, 3, 2, 4, 5]))]);
+    let shape = t.g.ints(&[-1, patch * patch * 3]);
+    let x = t.g.op("Reshape", &[&x, &shape], &[]);
+    let mut x = t.g.op("Cast", &[&x], &[("to", Attr::Int(t.dtype.code().into()))]);
+    let scale = if t.dtype == DType::F16 { FP16_PIXEL_SCALE } else { 1.0 };
+    if t.dtype == DType::F16 {
+        let factor = t.g.real(t.dtype, 1.0 / scale);
+        x = t.g.op("Mul", &[&x, &factor], &[]);
+    }
+    let patches = (grid * grid) as usize;
+    let pixels_per_patch = (patch * patch * 3) as usize;
+    let weight = t.made("visual.patch_weight", &[width, pixels_per_patch], |r| {
+        Ok(fold_normalisation(r, c, scale)?.0)
+    })?;
+    let x = t.g.op("Gemm", &[&x, &weight], &[("transB", Attr::Int(1))]);
+    let x = t.as_batch(&x, patches, width);
+    let positions = t.made("visual.patch_positions", &[patches, width], |r| {
+        let bias = fold_normalisation(r, c, scale)?.1;
+        let positions = r.get("visual.positional_embedding", &[patches + 1, width])?;
+        Ok(positions[width..].iter().enumerate().map(|(i, p)| p + bias[i % width]).collect())
+    })?;
+    let x = t.g.op("Add", &[&x, &positions], &[]);
+    let class = t.made("visual.class_token", &[1, 1, width], |r| {
+        let positions = r.get("visual.positional_embedding", &[patches + 1, width])?;
+        let class = r.get("visual.class_embedding", &[width])?;
+        Ok(class.iter().zip(&positions).map(|(c, p)| c + p).collect())
+    })?;
+    let class = repeat(t, &class, &x, [1, width as i64]);
+    let x = t.g.op("Concat", &[&class, &x], &[("axis", Attr::Int(1))]);
+    let x = t.as_rows(&x, width);
+    if v.ln_pre { t.layer_norm("visual.ln_pre", &x, width) } else { Ok(x) }
+}
+
+/// `[1, a, b]` repeated for every image of `like [N, ..]`.
+fn repeat(t: &mut Tower<'_>, x: &Value, like: &Value, [a, b]: [i64; 2]) -> Value {
+    let batch = t.g.op("Shape", &[like], &[("start", Attr::Int(0)), ("end", Attr::Int(1))]);
+    let rest = t.g.ints(&[a, b]);
+    let shape = t.g.op("Concat", &[&batch, &rest], &[("axis", Attr::Int(0))]);
+    t.g.op("Expand", &[x, &shape], &[])
+}
+
+/// `conv1.weight [W, 3, P, P]` over normalised pixels as a matrix `[W, P * P * 3]` over raw ones, and its bias `[W]`:
+/// `w * (v / 255 - mean) / std = (w / (255 std)) * v - w * mean / std`.
+fn fold_normalisation(r: &TensorReader, c: &CocaConfig, scale: f32) -> Result<(Vec<f32>, Vec<f32>), ExportError> {
+    let (width, patch) = (c.vision.width, c.vision.patch_size);
+    let conv = r.get("visual.conv1.weight", &[width, 3, patch, patch])?;
+    let area = patch * patch;
+    let mut weight = vec![0.0; conv.len()];
+    let mut bias = vec![0.0; width];
+    for (out, filter) in conv.chunks_exact(3 * area).enumerate() {
+        let mut sum = 0.0;
+        for channel in 0..3 {
+            let (mean, std) = (c.normalisation.mean[channel], c.normalisation.std[channel]);
+            for at in 0..area {
+                let w = f64::from(filter[channel * area + at]);
+                weight[(out * area + at) * 3 + channel] = (w * f64::from(scale) / (255.0 * std)) as f32;
+                sum -= w * mean / std;
+            }
+        }
+        bias[out] = sum as f32;
+    }
+    Ok((weight, bias))
+}
+
+fn self_attention(t: &mut Tower<'_>, block: &Block, x: &Value, tokens: usize) -> Result<Value, ExportError> {
+    let normed = t.layer_norm(&format!("{}.ln_1", block.prefix), x, block.width)?;
+    let inner = block.heads * block.padded();
+    let mut qkv = Vec::with_capacity(3);
+    for part in 0..3 {
+        let rows = t.project_part(block, &normed, part)?;
+        qkv.push(t.as_batch(&rows, tokens, inner));
+    }
+    let out = t.attention(block, [&qkv[0], &qkv[1], &qkv[2]], None);
+    let out = t.as_rows(&out, inner);
+    t.attention_out(block, &out, x)
+}
+
+/// The attentional pooler: `[N * tokens, W] -> [N * queries, E]`.
+fn pool(
+    t: &mut Tower<'_>,
+    c: &CocaConfig,
+    x: &Value,
+    tokens: usize,
+    heads: usize,
+    queries: usize,
+) -> Result<Value, ExportError> {
+    let (e, w) = (c.embed_dim, c.vision.width);
+    let block =
+        Block { prefix: "visual.attn_pool".into(), width: e, heads, mlp_width: 0, layer_scale: false };
+    let (dim, padded) = (block.head_dim(), block.padded());
+    let inner = heads * padded;
+    let x = t.layer_norm("visual.attn_pool.ln_k", x, w)?;
+    let mut kv = Vec::with_capacity(2);
+    for (part, letter) in [(1, 'k'), (2, 'v')] {
+        let weight = t.made(&format!("visual.attn_pool.attn.{letter}_weight"), &[inner, w], |r| {
+            Ok(pad_head_rows(&pooler_weight(r, e, w, part)?, dim, padded, w))
+        })?;
+        let bias = t.made(&format!("visual.attn_pool.attn.{letter}_bias"), &[inner], |r| {
+            let packed = r.get("visual.attn_pool.attn.in_proj_bias", &[3 * e])?;
+            Ok(pad_head_rows(&packed[part * e..(part + 1) * e], dim, padded, 1))
+        })?;
+        let rows = t.gemm(&x, &weight, &bias);
+        kv.push(t.as_batch(&rows, tokens, inner));
+    }
+    let query = t.made("visual.attn_pool.projected_query", &[1, queries, inner], |r| {
+        Ok(pad_head_rows(&project_queries(r, e, w, queries)?, dim, padded, 1))
+    })?;
+    let query = repeat(t, &query, &kv[0], [queries as i64, inner as i64]);
+    let out = t.attention(&block, [&query, &kv[0], &kv[1]], None);
+    let out = t.as_rows(&out, inner);
+    let weight = t.made("visual.attn_pool.attn.out_proj.weight", &[e, inner], |r| {
+        let plain = r.get("visual.attn_pool.attn.out_proj.weight", &[e, e])?;
+        Ok(pad_head_rows(&plain, dim, padded, 1))
+    })?;
+    let bias = t.tensor("visual.attn_pool.attn.out_proj.bias", &[e])?;
+    Ok(t.gemm(&out, &weight, &bias))
+}
+
+/// Query, key or value weight of the pooler (`part` 0, 1, 2): `nn.MultiheadAttention` packs the three when key and
+/// query have one width, and keeps them apart when not.
+fn pooler_weight(r: &TensorReader, e: usize, w: usize, part: usize) -> Result<Vec<f32>, ExportError> {
+    const NAMES: [&str; 3] = ["q_proj_weight", "k_proj_weight", "v_proj_weight"];
+    if e == w {
+        let packed = r.get("visual.attn_pool.attn.in_proj_weight", &[3 * e, e])?;
+        return Ok(packed[part * e * e..(part + 1) * e * e].to_vec());
+    }
+    let columns = if part == 0 { e } else { w };
+    Ok(r.get(&format!("visual.attn_pool.attn.{}", NAMES[part]), &[e, columns])?)
+}
+
+/// `ln_q(query) @ Wq.T + bq`: `[queries, E]`, in f64.
+fn project_queries(r: &TensorReader, e: usize, w: usize, queries: usize) -> Result<Vec<f32>, ExportError> {
+    let query = r.get("visual.attn_pool.query", &[queries, e])?;
+    let gain = r.get("visual.attn_pool.ln_q.weight", &[e])?;
+    let shift = r.get("visual.attn_pool.ln_q.bias", &[e])?;
+    let weight = pooler_weight(r, e, w, 0)?;
+    let bias = r.get("visual.attn_pool.attn.in_proj_bias", &[3 * e])?;
+    let mut out = Vec::with_capacity(queries * e);
+    for row in query.chunks_exact(e) {
+        let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / e as f64;
+        let variance = row.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / e as f64;
+        let scale = 1.0 / (variance + f64::from(LAYER_NORM_EPSILON)).sqrt();
+        let normed: Vec<f64> = (0..e)
+            .map(|i| (f64::from(row[i]) - mean) * scale * f64::from(gain[i]) + f64::from(shift[i]))
+            .collect();
+        for (w, b) in weight.chunks_exact(e).zip(&bias) {
+            let dot: f64 = w.iter().zip(&normed).map(|(w, x)| f64::from(*w) * x).sum();
+            out.push((dot + f64::from(*b)) as f32);
+        }
+    }
+    Ok(out)
+}
+
+/// `image_features`: the first token, projected and normalised.
+fn features(t: &mut Tower<'_>, c: &CocaConfig, x: &Value, width: usize) -> Result<(), ExportError> {
+    let (index, axis) = (t.g.int(0), 1);
+    let pooled = t.g.op("Gather", &[x, &index], &[("axis", Attr::Int(axis))]);
+    let proj = t.tensor("visual.proj", &[width, c.embed_dim])?;
+    let projected = t.g.op("MatMul", &[&pooled, &proj], &[]);
+    let projected = t.to_f32(&projected);
+    let shape = [Dim::Named(IMAGES), Dim::Fixed(c.embed_dim)];
+    let output = t.g.declare_output("image_features", DType::F32, &shape);
+    t.l2_normalise(&projected, &output);
+    Ok(())
+}
+
+/// Keys and values of every cross-attention. Each layer has its own `ln_1_kv`: they share the normalised tokens, and
+/// their gains and shifts are folded into the projections.
+fn cross_keys_and_values(
+    t: &mut Tower<'_>,
+    c: &CocaConfig,
+    x: &Value,
+    count: usize,
+    width: usize,
+) -> Result<(), ExportError> {
+    let (starts, ends, axes) = (t.g.ints(&[1]), t.g.ints(&[count as i64]), t.g.ints(&[1]));
+    let tokens = t.g.op("Slice", &[x, &starts, &ends, &axes], &[]);
+    let tokens = t.as_rows(&tokens, width);
+    let ones = t.made("cross_attn.unit_gain", &[width], |_| Ok(vec![1.0; width]))?;
+    let zeros = t.made("cross_attn.no_shift", &[width], |_| Ok(vec![0.0; width]))?;
+    let attrs = [("axis", Attr::Int(-1)), ("epsilon", Attr::Float(LAYER_NORM_EPSILON))];
+    let normed = t.g.op("LayerNormalization", &[&tokens, &ones, &zeros], &attrs);
+    let dim = width / c.decoder.heads;
+    let padded = padded_head_dim(dim);
+    let inner = c.decoder.heads * padded;
+    for layer in 0..c.decoder.layers {
+        for (part, name) in [(1, cross_key(layer)), (2, cross_value(layer))] {
+            let weight = t.made(&format!("{name}.weight"), &[inner, width], |r| {
+                Ok(pad_head_rows(&fold_kv_norm(r, layer, width, part)?.0, dim, padded, width))
+            })?;
+            let bias = t.made(&format!("{name}.bias"), &[inner], |r| {
+                Ok(pad_head_rows(&fold_kv_norm(r, layer, width, part)?.1, dim, padded, 1))
+            })?;
+            let rows = t.gemm(&normed, &weight, &bias);
+            let shape = [Dim::Named(IMAGES), Dim::Fixed(count - 1), Dim::Fixed(inner)];
+            let output = t.g.declare_output(&name, t.dtype, &shape);
+            let shape = t.g.ints(&[-1, count as i64 - 1, inner as i64]);
+            t.g.op_into("Reshape", &[&rows, &shape], &output, &[]);
+        }
+    }
+    Ok(())
+}
+
+/// Key or value projection with `ln_1_kv`'s gain and shift folded in: `W diag(gain)` and `W shift + bias`.
+fn fold_kv_norm(r: &TensorReader, layer: usize, w: usize, part: usize) -> Result<(Vec<f32>, Vec<f32>), ExportError> {
+    let prefix = format!("text_decoder.cross_attn.{layer}");
+    let gain = r.get(&format!("{prefix}.ln_1_kv.weight"), &[w])?;
+    let shift = r.get(&format!("{prefix}.ln_1_kv.bias"), &[w])?;
+    let packed = r.get(&format!("{prefix}.attn.in_proj_weight"), &[3 * w, w])?;
+    let packed_bias = r.get(&format!("{prefix}.attn.in_proj_bias"), &[3 * w])?;
+    let mut weight = Vec::with_capacity(w * w);
+    let mut bias = Vec::with_capacity(w);
+    for row in part * w..(part + 1) * w {
+        let source = &packed[row * w..(row + 1) * w];
+        weight.extend(source.iter().zip(&gain).map(|(v, g)| (f64::from(*v) * f64::from(*g)) as f32));
+        let moved: f64 = source.iter().zip(&shift).map(|(v, s)| f64::from(*v) * f64::from(*s)).sum();
+        bias.push((moved + f64::from(packed_bias[row])) as f32);
+    }
+    Ok((weight, bias))
+}
+

@@ -1,0 +1,170 @@
+//! Checkpoint -> ONNX, written from Rust. One builder with parameters for every size.
+//!
+//! Nothing here runs a model; `runtime/` does. The folder is written beside its final place and renamed when complete.
+
+mod blocks;
+mod decoder;
+mod graph;
+mod image_encoder;
+mod text_encoder;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+use recaption_schemas::sha256_hex;
+use weights::{WEIGHTS_FILE, WeightsWriter};
+
+use crate::{
+    checkpoint::{Checkpoint, CheckpointError, CocaConfig},
+    model::{
+        DECODER_FILE, Dimensions, IMAGE_ENCODER_FILE, MODEL_FILE, MODEL_FORMAT, ModelError, ModelFile, ModelFolder,
+        ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE, TOKENIZER_FILE, padded_head_dim,
+    },
+};
+
+/// Why an export failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The checkpoint cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The result cannot be read back.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A file cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A weight does not fit into fp16.
+    #[error("tensor `{name}` holds {value}, which fp16 cannot; export with --precision fp32")]
+    Overflow {
+        /// The tensor.
+        name: String,
+        /// The value.
+        value: f32,
+    },
+    /// The target exists and is no model folder.
+    #[error("{0} exists and is not a model folder; choose another place or remove it")]
+    Occupied(PathBuf),
+}
+
+type BuildGraph = fn(&mut blocks::Tower<'_>, &CocaConfig) -> Result<(), ExportError>;
+
+/// The graphs of a model folder.
+const GRAPHS: [(&str, BuildGraph); 3] = [
+    (IMAGE_ENCODER_FILE, image_encoder::build),
+    (TEXT_ENCODER_FILE, text_encoder::build),
+    (DECODER_FILE, decoder::build),
+];
+
+/// Exports the checkpoint in `checkpoint` to the model folder `out`, replacing an older export there.
+///
+/// # Errors
+/// See [`ExportError`]; nothing is left half-written at `out`.
+pub fn export(checkpoint: &Path, out: &Path, precision: Precision) -> Result<ModelFolder, ExportError> {
+    let source = Checkpoint::open(checkpoint)?;
+    if out.exists() && !out.join(MODEL_FILE).is_file() && !is_empty_dir(out) {
+        return Err(ExportError::Occupied(out.to_owned()));
+    }
+    let name = out.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
+    let parent = match out.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    let partial = parent.join(format!(".{name}.partial-{}", std::process::id()));
+    let result = write_folder(&source, &partial, precision).and_then(|()| {
+        remove(out)?;
+        std::fs::rename(&partial, out).map_err(|source| ExportError::Write { path: out.to_owned(), source })
+    });
+    if let Err(error) = result {
+        // What is left would only confuse; the first error is the one to tell.
+        let _ = std::fs::remove_dir_all(&partial);
+        return Err(error);
+    }
+    Ok(ModelFolder::open(out)?)
+}
+
+fn is_empty_dir(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn remove(path: &Path) -> Result<(), ExportError> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(ExportError::Write { path: path.to_owned(), source: e })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(path: PathBuf, bytes: &[u8]) -> Result<(), ExportError> {
+    std::fs::write(&path, bytes).map_err(|source| ExportError::Write { path, source })
+}
+
+fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result<(), ExportError> {
+    remove(dir)?;
+    std::fs::create_dir_all(dir)
+        .map_err(|source| ExportError::Write { path: dir.to_owned(), source })?;
+    let c = &source.config;
+    let mut weights = WeightsWriter::create(dir, precision)?;
+    let mut files = Vec::new();
+    for (name, build) in GRAPHS {
+        let mut tower =
+            blocks::Tower::new(name.trim_end_matches(".onnx"), &source.tensors, &mut weights, precision, c.activation);
+        build(&mut tower, c)?;
+        let bytes = tower.g.finish();
+        files.push(ModelFile { name: name.into(), size: bytes.len() as u64, sha256: sha256_hex(&bytes) });
+        write(dir.join(name), &bytes)?;
+    }
+    // Used in training only.
+    source.tensors.ignore(&["logit_scale", "logit_bias"]);
+    source.tensors.finish()?;
+    let (size, sha256) = weights.finish()?;
+    files.push(ModelFile { name: WEIGHTS_FILE.into(), size, sha256 });
+    if let Ok(bytes) = std::fs::read(source.dir.join(Checkpoint::TOKENIZER)) {
+        files.push(ModelFile { name: TOKENIZER_FILE.into(), size: bytes.len() as u64, sha256: sha256_hex(&bytes) });
+        write(dir.join(TOKENIZER_FILE), &bytes)?;
+    }
+    let spec = describe(source, precision, files)?;
+    let mut json = serde_json::to_vec_pretty(&spec).map_err(std::io::Error::from).map_err(|source| {
+        ExportError::Write { path: dir.join(MODEL_FILE), source }
+    })?;
+    json.push(b'\n');
+    write(dir.join(MODEL_FILE), &json)
+}
+
+fn describe(source: &Checkpoint, precision: Precision, files: Vec<ModelFile>) -> Result<ModelSpec, ExportError> {
+    let c = &source.config;
+    Ok(ModelSpec {
+        format_version: MODEL_FORMAT,
+        architecture: "coca".into(),
+        dimensions: Dimensions {
+            embed_dim: c.embed_dim,
+            vocab_size: c.text.vocab_size,
+            context_length: c.text.context_length.min(c.decoder.context_length + 1),
+            image_tokens: c.image_tokens(),
+            text_layers: c.text.layers,
+            text_heads: c.text.heads,
+            text_head_dim: padded_head_dim(c.text.width / c.text.heads),
+            decoder_layers: c.decoder.layers,
+            decoder_heads: c.decoder.heads,
+            decoder_head_dim: padded_head_dim(c.decoder.width / c.decoder.heads),
+        },
+        special_ids: SpecialIds {
+            pad: 0,
+            start: c.text.vocab_size as i64 - 2,
+            end: c.text.vocab_size as i64 - 1,
+        },
+        image_size: c.preprocess.size,
+        preprocessing: c.preprocess,
+        precision,
+        opset: graph::OPSET,
+        source_sha256: source.tensors.sha256()?,
+        parameters: source.tensors.parameters(),
+        files,
+    })
+}

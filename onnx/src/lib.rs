@@ -1,0 +1,19 @@
+//! Models: an open_clip checkpoint becomes ONNX graphs (`export`), and the graphs run on ONNX Runtime (`runtime`).
+//!
+//! The middle of the data's way: `Image -> Encoded -> Candidates`, and the text side of `Scored`. No shards, no object
+//! stores, no async: a caller owns a model on a thread of its own.
+
+#![forbid(unsafe_code)]
+
+pub mod caption;
+pub mod checkpoint;
+pub mod export;
+pub mod model;
+#[rustfmt::skip]
+pub(crate) mod proto;
+pub mod runtime;
+pub mod tokenizer;
+pub mod verify;
+
+pub use export::{ExportError, export};
+pub use model::{ModelError, ModelFolder, ModelSpec, Precision};

@@ -1,0 +1,255 @@
+//! A model folder as it lies on disk: `model.json`, `tokenizer.json`, three graphs and their weights.
+
+use std::path::{Path, PathBuf};
+
+use recaption_schemas::{Preprocess, sha256_hex};
+use serde::{Deserialize, Serialize};
+
+/// Version of `model.json` and of the graphs' inputs and outputs.
+pub const MODEL_FORMAT: u32 = 1;
+/// Description of the model.
+pub const MODEL_FILE: &str = "model.json";
+/// Tokenizer, optional.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// Image encoder.
+pub const IMAGE_ENCODER_FILE: &str = "image_encoder.onnx";
+/// Text encoder.
+pub const TEXT_ENCODER_FILE: &str = "text_encoder.onnx";
+/// Decoder.
+pub const DECODER_FILE: &str = "decoder.onnx";
+
+/// Name of the batch dimension in graphs.
+pub const IMAGES: &str = "images";
+
+/// Input and output name of a cross-attention's keys.
+#[must_use]
+pub fn cross_key(layer: usize) -> String {
+    format!("cross_key_{layer}")
+}
+/// Input and output name of a cross-attention's values.
+#[must_use]
+pub fn cross_value(layer: usize) -> String {
+    format!("cross_value_{layer}")
+}
+/// Input name of a self-attention's cached keys.
+#[must_use]
+pub fn past_key(layer: usize) -> String {
+    format!("past_key_{layer}")
+}
+/// Input name of a self-attention's cached values.
+#[must_use]
+pub fn past_value(layer: usize) -> String {
+    format!("past_value_{layer}")
+}
+/// Output name of a self-attention's cached keys.
+#[must_use]
+pub fn present_key(layer: usize) -> String {
+    format!("present_key_{layer}")
+}
+/// Output name of a self-attention's cached values.
+#[must_use]
+pub fn present_value(layer: usize) -> String {
+    format!("present_value_{layer}")
+}
+
+/// Size of a head in the graphs: the next multiple of 8, which ONNX Runtime's GroupQueryAttention asks for.
+#[must_use]
+pub fn padded_head_dim(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(8)
+}
+
+/// Precision of weights and activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE single.
+    Fp32,
+    /// IEEE half.
+    Fp16,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+        })
+    }
+}
+
+/// Sizes that a runtime needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dimensions {
+    /// Width of the shared embedding, `E`.
+    pub embed_dim: usize,
+    /// Vocabulary, `V`.
+    pub vocab_size: usize,
+    /// Longest text, ids with start and end, `T`.
+    pub context_length: usize,
+    /// Tokens that the decoder cross-attends to, `Q`.
+    pub image_tokens: usize,
+    /// Layers of the text tower.
+    pub text_layers: usize,
+    /// Heads of the text tower.
+    pub text_heads: usize,
+    /// Size of one head of the text tower, in the graph.
+    pub text_head_dim: usize,
+    /// Pairs of layers of the multimodal decoder.
+    pub decoder_layers: usize,
+    /// Heads of the multimodal decoder.
+    pub decoder_heads: usize,
+    /// Size of one head of the multimodal decoder, in the graph.
+    pub decoder_head_dim: usize,
+}
+
+impl Dimensions {
+    /// Layers with a KV cache.
+    #[must_use]
+    pub fn cached_layers(&self) -> usize {
+        self.text_layers + self.decoder_layers
+    }
+
+    /// Heads and head size of cached layer `i`: the text tower's layers come first.
+    #[must_use]
+    pub fn cache_heads(&self, i: usize) -> (usize, usize) {
+        if i < self.text_layers {
+            (self.text_heads, self.text_head_dim)
+        } else {
+            (self.decoder_heads, self.decoder_head_dim)
+        }
+    }
+
+    /// Width of cross-attention keys and values.
+    #[must_use]
+    pub fn cross_width(&self) -> usize {
+        self.decoder_heads * self.decoder_head_dim
+    }
+}
+
+/// Ids with a meaning of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecialIds {
+    /// Padding; never generated.
+    pub pad: i64,
+    /// Start of text.
+    pub start: i64,
+    /// End of text.
+    pub end: i64,
+}
+
+/// One file of the folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFile {
+    /// Name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256, hex.
+    pub sha256: String,
+}
+
+/// `model.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// [`MODEL_FORMAT`].
+    pub format_version: u32,
+    /// `"coca"`.
+    pub architecture: String,
+    /// Sizes.
+    pub dimensions: Dimensions,
+    /// Special ids.
+    pub special_ids: SpecialIds,
+    /// Side of the input image, pixels.
+    pub image_size: u32,
+    /// How images are brought there.
+    pub preprocessing: Preprocess,
+    /// Precision of the graphs.
+    pub precision: Precision,
+    /// ONNX operator set.
+    pub opset: i64,
+    /// SHA-256 of the checkpoint's weights file, hex.
+    pub source_sha256: String,
+    /// Parameters of the checkpoint.
+    pub parameters: u64,
+    /// The other files of the folder.
+    pub files: Vec<ModelFile>,
+}
+
+/// Why a model folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file is missing or unreadable.
+    #[error("model {path}: {source}; expected a folder made by `recaption export`")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `model.json` is malformed or of another version.
+    #[error("model {path}: {what}")]
+    Spec {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// An existing model folder, checked for completeness.
+#[derive(Clone, Debug)]
+pub struct ModelFolder {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Its description.
+    pub spec: ModelSpec,
+    /// SHA-256 of `model.json`, which holds the digests of everything else.
+    pub digest: String,
+}
+
+impl ModelFolder {
+    /// Reads `model.json` and checks that every file is there with its size.
+    ///
+    /// # Errors
+    /// A missing file, a malformed or newer `model.json`, a file of another size.
+    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        let path = dir.join(MODEL_FILE);
+        let text = std::fs::read(&path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
+        let bad = |what: String| ModelError::Spec { path: path.clone(), what };
+        let version = serde_json::from_slice::<serde_json::Value>(&text)
+            .map_err(|e| bad(format!("not valid JSON: {e}")))?
+            .get("format_version")
+            .and_then(serde_json::Value::as_u64);
+        if version != Some(u64::from(MODEL_FORMAT)) {
+            return Err(bad(format!(
+                "format_version is {}, this build reads {MODEL_FORMAT}: export the model again",
+                version.map_or("missing".to_owned(), |v| v.to_string())
+            )));
+        }
+        let spec: ModelSpec = serde_json::from_slice(&text).map_err(|e| bad(format!("malformed: {e}")))?;
+        for file in &spec.files {
+            let path = dir.join(&file.name);
+            if Path::new(&file.name).components().count() != 1 {
+                return Err(bad(format!("file name {:?} leaves the folder", file.name)));
+            }
+            let size =
+                std::fs::metadata(&path).map_err(|source| ModelError::Io { path: path.clone(), source })?.len();
+            if size != file.size {
+                return Err(bad(format!("{} has {size} bytes instead of {}: export again", file.name, file.size)));
+            }
+        }
+        Ok(Self { dir: dir.to_owned(), digest: sha256_hex(&text), spec })
+    }
+
+    /// Path of one of its files.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Whether it has a tokenizer, without which no captions can be written.
+    #[must_use]
+    pub fn has_tokenizer(&self) -> bool {
+        self.spec.files.iter().any(|f| f.name == TOKENIZER_FILE)
+    }
+}

@@ -1,0 +1,75 @@
+//! Finds and loads ONNX Runtime's shared library, once per process.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use ort::environment::Environment;
+
+use super::RuntimeError;
+
+/// Environment variable that names the library file.
+pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
+
+const FILE_NAME: &str = "libonnxruntime.so";
+
+static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+
+/// The process's ONNX Runtime environment, loading the library on the first call.
+///
+/// Looks at `ORT_DYLIB_PATH`; without it beside the program, in `../lib` and `../onnxruntime/lib` relative to it, and
+/// then where the system keeps libraries.
+///
+/// # Errors
+/// [`RuntimeError::Library`] with the places looked in.
+pub fn load_library() -> Result<Environment, RuntimeError> {
+    let mut loaded = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(environment) = &*loaded {
+        return Ok(environment.clone());
+    }
+    let candidates = candidates();
+    let mut errors = Vec::new();
+    for path in &candidates {
+        // A bare name is for the system's loader to find.
+        if path.components().count() > 1 && !path.exists() {
+            continue;
+        }
+        match ort::init_from(path) {
+            Ok(builder) => {
+                let environment = builder
+                    .with_name("recaption")
+                    .with_telemetry(false)
+                    .build()
+                    .map_err(|e| failure(&candidates, &e.to_string()))?;
+                tracing::debug!(library = %path.display(), "ONNX Runtime loaded");
+                *loaded = Some(environment.clone());
+                return Ok(environment);
+            }
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    // The first place that had a file says more than the last that had none.
+    Err(failure(&candidates, errors.first().map_or("no library found", String::as_str)))
+}
+
+fn failure(candidates: &[PathBuf], what: &str) -> RuntimeError {
+    let places: Vec<String> = candidates.iter().map(|p| p.display().to_string()).collect();
+    RuntimeError::Library { what: what.to_owned(), places: places.join(", ") }
+}
+
+fn candidates() -> Vec<PathBuf> {
+    if let Some(path) = std::env::var_os(LIBRARY_VARIABLE).filter(|v| !v.is_empty()) {
+        return vec![PathBuf::from(path)];
+    }
+    let mut places = Vec::new();
+    if let Some(dir) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+        places.push(dir.join(FILE_NAME));
+        if let Some(parent) = dir.parent() {
+            places.push(parent.join("lib").join(FILE_NAME));
+            places.push(parent.join("onnxruntime").join("lib").join(FILE_NAME));
+        }
+    }
+    places.push(PathBuf::from(FILE_NAME));
+    places
+}

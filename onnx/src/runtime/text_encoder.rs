@@ -1,0 +1,100 @@
+//! `text_encoder.onnx`: token ids -> contrastive features.
+
+use std::collections::BTreeMap;
+
+use ort::{
+    session::Session,
+    value::TensorRef,
+};
+
+use super::{RuntimeError, SessionOptions, session};
+use crate::model::{ModelFolder, TEXT_ENCODER_FILE};
+
+/// Texts are padded to a multiple of this, so that the padded length depends on the text alone and rows stay equal
+/// whatever their neighbours are.
+const LENGTH_STEP: usize = 8;
+/// Most texts per call.
+const MAX_BATCH: usize = 64;
+
+/// The text tower.
+pub struct TextEncoder {
+    session: Session,
+    context: usize,
+    pad: i64,
+    embed_dim: usize,
+}
+
+impl TextEncoder {
+    /// Loads the graph.
+    ///
+    /// # Errors
+    /// When the library or the graph cannot be loaded.
+    pub fn load(model: &ModelFolder, options: &SessionOptions) -> Result<Self, RuntimeError> {
+        Ok(Self {
+            session: session::create(&model.path(TEXT_ENCODER_FILE), options)?,
+            context: model.spec.dimensions.context_length,
+            pad: model.spec.special_ids.pad,
+            embed_dim: model.spec.dimensions.embed_dim,
+        })
+    }
+
+    /// Width of a feature vector, `E`.
+    #[must_use]
+    pub fn embed_dim(&self) -> usize {
+        self.embed_dim
+    }
+
+    /// Length that a text of `ids` ids is padded to. One padding id after the end is visible in the released masks.
+    #[must_use]
+    pub fn padded_length(&self, ids: usize) -> usize {
+        (ids + 1).next_multiple_of(LENGTH_STEP).min(self.context)
+    }
+
+    /// Encodes texts, each with its start and end ids and without padding, at most the context length long.
+    /// Returns L2-normalised features `[N, E]`, row-major, in the order given.
+    ///
+    /// # Errors
+    /// When a text is empty or too long, or the graph fails.
+    pub fn encode(&mut self, texts: &[&[i64]]) -> Result<Vec<f32>, RuntimeError> {
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (i, text) in texts.iter().enumerate() {
+            if text.is_empty() || text.len() > self.context {
+                return Err(RuntimeError::Input(format!(
+                    "a text of {} ids does not fit the context of {}",
+                    text.len(),
+                    self.context
+                )));
+            }
+            groups.entry(self.padded_length(text.len())).or_default().push(i);
+        }
+        let mut features = vec![0.0; texts.len() * self.embed_dim];
+        for (length, members) in groups {
+            for members in members.chunks(MAX_BATCH) {
+                self.encode_group(texts, members, length, &mut features)?;
+            }
+        }
+        Ok(features)
+    }
+
+    fn encode_group(
+        &mut self,
+        texts: &[&[i64]],
+        members: &[usize],
+        length: usize,
+        features: &mut [f32],
+    ) -> Result<(), RuntimeError> {
+        let mut ids = vec![self.pad; members.len() * length];
+        for (row, i) in ids.chunks_exact_mut(length).zip(members) {
+            row[..texts[*i].len()].copy_from_slice(texts[*i]);
+        }
+        let failed = |source| RuntimeError::Run { graph: "text encoder", rows: members.len(), source };
+        let input = TensorRef::from_array_view(([members.len(), length], ids.as_slice())).map_err(failed)?;
+        let inputs = ort::inputs!["ids" => input];
+        let outputs = self.session.run(inputs).map_err(failed)?;
+        let (_, rows) = outputs["text_features"].try_extract_tensor::<f32>().map_err(failed)?;
+        for (row, i) in rows.chunks_exact(self.embed_dim).zip(members) {
+            features[i * self.embed_dim..(i + 1) * self.embed_dim].copy_from_slice(row);
+        }
+        Ok(())
+    }
+}

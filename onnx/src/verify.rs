@@ -1,0 +1,277 @@
+//! `recaption verify`: an exported model against reference tensors that open_clip computed.
+
+use std::{collections::BTreeMap, path::Path};
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use crate::{
+    caption::{CaptionSettings, Captioner},
+    model::{ModelFolder, Precision},
+    runtime::{Decoder, ImageEncoder, RuntimeError, SessionOptions, SlotUpdate, TextEncoder},
+};
+
+/// Largest absolute difference of features, fp32.
+pub const FEATURE_TOLERANCE: f32 = 1e-5;
+/// Largest absolute difference of logits, fp32.
+pub const LOGIT_TOLERANCE: f32 = 1e-4;
+/// Smallest cosine of features, fp16.
+pub const FP16_COSINE: f32 = 0.9995;
+
+/// Why a comparison cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The golden files are unusable.
+    #[error("golden {path}: {what}")]
+    Golden {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The model fails.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+/// What a comparison of one tensor found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Within the tolerance.
+    Pass,
+    /// Outside it.
+    Fail,
+    /// Reported only, or not built yet.
+    Unchecked,
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    /// The golden's tensor.
+    pub tensor: &'static str,
+    /// Verdict.
+    pub outcome: Outcome,
+    /// Numbers.
+    pub detail: String,
+}
+
+/// Settings beside the tensors. `seq_len` and `min_seq_len` count the start token.
+#[derive(Deserialize)]
+struct Settings {
+    sot: i64,
+    eos: i64,
+    pad: i64,
+    seq_len: usize,
+    min_seq_len: usize,
+}
+
+struct Golden {
+    path: String,
+    settings: Settings,
+    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    bytes: BTreeMap<String, (Vec<usize>, Vec<u8>)>,
+    ids: BTreeMap<String, (Vec<usize>, Vec<i64>)>,
+}
+
+impl Golden {
+    fn load(path: &Path) -> Result<Self, VerifyError> {
+        let name = path.display().to_string();
+        let bad = |path: &Path, what: String| VerifyError::Golden { path: path.display().to_string(), what };
+        let data = std::fs::read(path).map_err(|e| bad(path, e.to_string()))?;
+        let file = SafeTensors::deserialize(&data).map_err(|e| bad(path, e.to_string()))?;
+        let json = path.with_extension("json");
+        let text = std::fs::read(&json).map_err(|e| bad(&json, format!("{e}; it holds the ids and lengths")))?;
+        let settings = serde_json::from_slice(&text).map_err(|e| bad(&json, e.to_string()))?;
+        let mut golden =
+            Self { path: name, settings, tensors: BTreeMap::new(), bytes: BTreeMap::new(), ids: BTreeMap::new() };
+        for (name, view) in file.tensors() {
+            let (shape, data) = (view.shape().to_vec(), view.data());
+            match view.dtype() {
+                Dtype::F32 => {
+                    let values = data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                    golden.tensors.insert(name, (shape, values));
+                }
+                Dtype::I64 => {
+                    let values = data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+                    golden.ids.insert(name, (shape, values));
+                }
+                Dtype::U8 => {
+                    golden.bytes.insert(name, (shape, data.to_vec()));
+                }
+                other => return Err(bad(path, format!("tensor `{name}` is {other:?}"))),
+            }
+        }
+        Ok(golden)
+    }
+
+    fn missing(&self, name: &str) -> VerifyError {
+        VerifyError::Golden { path: self.path.clone(), what: format!("no tensor `{name}` of the expected type") }
+    }
+
+    fn f32(&self, name: &str) -> Result<&(Vec<usize>, Vec<f32>), VerifyError> {
+        self.tensors.get(name).ok_or_else(|| self.missing(name))
+    }
+
+    fn i64(&self, name: &str) -> Result<&(Vec<usize>, Vec<i64>), VerifyError> {
+        self.ids.get(name).ok_or_else(|| self.missing(name))
+    }
+
+    fn u8(&self, name: &str) -> Result<&(Vec<usize>, Vec<u8>), VerifyError> {
+        self.bytes.get(name).ok_or_else(|| self.missing(name))
+    }
+
+    /// Rows of `text` without padding.
+    fn texts(&self) -> Result<Vec<&[i64]>, VerifyError> {
+        let (shape, ids) = self.i64("text")?;
+        Ok(ids
+            .chunks_exact(shape[1])
+            .map(|row| {
+                let end = row.iter().position(|id| *id == self.settings.eos).map_or(row.len(), |at| at + 1);
+                &row[..end]
+            })
+            .collect())
+    }
+}
+
+/// Compares every tensor of the golden that the model has an answer to.
+///
+/// # Errors
+/// When the golden or the model cannot be read or run; differences are no errors but [`Outcome::Fail`].
+pub fn verify(model: &ModelFolder, golden: &Path, options: &SessionOptions) -> Result<Vec<Check>, VerifyError> {
+    let golden = Golden::load(golden)?;
+    let special = model.spec.special_ids;
+    let s = &golden.settings;
+    if (special.start, special.end, special.pad) != (s.sot, s.eos, s.pad) {
+        return Err(VerifyError::Golden {
+            path: golden.path.clone(),
+            what: format!("special ids {:?} differ from the model's {special:?}", (s.sot, s.eos, s.pad)),
+        });
+    }
+    let (_, images) = golden.u8("images")?;
+    let encoded = ImageEncoder::load(model, options)?.encode(images)?;
+    let mut text_encoder = TextEncoder::load(model, options)?;
+    let text_features = text_encoder.encode(&golden.texts()?)?;
+    let mut checks = vec![
+        compare_features(model, "image_features", &encoded.features, &golden.f32("image_features")?.1),
+        compare_features(model, "text_features", &text_features, &golden.f32("text_features")?.1),
+        logits(model, options, &golden, &encoded)?,
+        greedy(model, options, &golden, images)?,
+    ];
+    for (tensor, detail) in [
+        ("image_tokens", "no graph output; covered by the logits"),
+        ("beam", "beam search is not built yet"),
+        ("beam_score", "beam search is not built yet"),
+    ] {
+        if golden.tensors.contains_key(tensor) || golden.ids.contains_key(tensor) {
+            checks.push(Check { tensor, outcome: Outcome::Unchecked, detail: detail.into() });
+        }
+    }
+    Ok(checks)
+}
+
+fn max_difference(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, worst)
+}
+
+/// The larger of two differences; not a number wins and stays, so that no comparison with it passes.
+fn worst(m: f32, d: f32) -> f32 {
+    if m.is_nan() || d <= m { m } else { d }
+}
+
+/// The smaller of two cosines, likewise.
+fn least(m: f32, c: f32) -> f32 {
+    if m.is_nan() || c >= m { m } else { c }
+}
+
+fn verdict(pass: bool) -> Outcome {
+    if pass { Outcome::Pass } else { Outcome::Fail }
+}
+
+fn compare_features(model: &ModelFolder, tensor: &'static str, got: &[f32], want: &[f32]) -> Check {
+    let width = model.spec.dimensions.embed_dim;
+    if got.len() != want.len() {
+        let detail = format!("{} values instead of {}", got.len(), want.len());
+        return Check { tensor, outcome: Outcome::Fail, detail };
+    }
+    let difference = max_difference(got, want);
+    let cosine = got
+        .chunks_exact(width)
+        .zip(want.chunks_exact(width))
+        .map(|(a, b)| cosine(a, b))
+        .fold(f32::INFINITY, least);
+    let pass = match model.spec.precision {
+        Precision::Fp32 => difference <= FEATURE_TOLERANCE,
+        Precision::Fp16 => cosine > FP16_COSINE,
+    };
+    let detail = format!("max abs difference {difference:.2e}, smallest cosine {cosine:.7}");
+    Check { tensor, outcome: verdict(pass), detail }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32
+}
+
+/// Teacher forcing through the KV cache, up to and including the end token's row.
+fn logits(
+    model: &ModelFolder,
+    options: &SessionOptions,
+    golden: &Golden,
+    encoded: &crate::runtime::Encoded,
+) -> Result<Check, VerifyError> {
+    let (shape, want) = golden.f32("logits")?;
+    let [n, rows, vocab] = shape[..] else { return Err(golden.missing("logits")) };
+    let texts = golden.texts()?;
+    let mut decoder = Decoder::load(model, options, rows)?;
+    decoder.resize(n, &[])?;
+    for i in 0..n {
+        decoder.load_image(i, encoded, i)?;
+    }
+    let (mut difference, mut smallest, mut compared) = (0.0_f32, f32::INFINITY, 0);
+    for position in 0..rows {
+        let updates: Vec<_> =
+            texts.iter().map(|t| t.get(position).map(|id| SlotUpdate { id: *id, position })).collect();
+        let got = decoder.step(&updates)?;
+        for (i, got) in got.chunks_exact(vocab).enumerate().filter(|(i, _)| updates[*i].is_some()) {
+            let want = &want[(i * rows + position) * vocab..][..vocab];
+            difference = worst(difference, max_difference(got, want));
+            smallest = least(smallest, cosine(got, want));
+            compared += 1;
+        }
+    }
+    let outcome = match model.spec.precision {
+        Precision::Fp32 => verdict(difference <= LOGIT_TOLERANCE),
+        Precision::Fp16 => Outcome::Unchecked,
+    };
+    let detail = format!("max abs difference {difference:.2e} over {compared} rows, smallest cosine {smallest:.7}");
+    Ok(Check { tensor: "logits", outcome, detail })
+}
+
+fn greedy(
+    model: &ModelFolder,
+    options: &SessionOptions,
+    golden: &Golden,
+    images: &[u8],
+) -> Result<Check, VerifyError> {
+    let (shape, want) = golden.i64("greedy")?;
+    let s = &golden.settings;
+    let settings =
+        CaptionSettings { max_tokens: s.seq_len - 1, min_tokens: s.min_seq_len - 1, max_slots: shape[0] };
+    let mut captioner = Captioner::load(model, options, settings)?;
+    captioner.admit(&(0..shape[0] as u64).collect::<Vec<_>>(), images)?;
+    let mut equal = 0;
+    while captioner.active() > 0 {
+        for caption in captioner.step()? {
+            let mut row = vec![s.sot];
+            row.extend(&caption.ids);
+            row.resize(shape[1], s.pad);
+            equal += usize::from(row == want[caption.ticket as usize * shape[1]..][..shape[1]]);
+        }
+    }
+    let outcome = match model.spec.precision {
+        Precision::Fp32 => verdict(equal == shape[0]),
+        Precision::Fp16 => Outcome::Unchecked,
+    };
+    Ok(Check { tensor: "greedy", outcome, detail: format!("{equal} of {} rows equal", shape[0]) })
+}

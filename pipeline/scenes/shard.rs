@@ -1,0 +1,137 @@
+//! Shards of scenes: [`write_shard`].
+//!
+//! A shard is a webdataset tar. Each key has, in this order, `KEY.jpg` (the picture), `KEY.txt` (the alt
+//! text) and `KEY.json` (the scene). Bytes depend on seed, shard and count alone, as long as the JPEG encoder
+//! stays the same.
+
+use std::io::{self, Write};
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{ExtendedColorType, ImageEncoder, ImageError, RgbImage};
+
+use super::{draw_into, sample};
+
+/// Width and height of the pictures in a shard, in pixels.
+pub const IMAGE_SIZE: u32 = 192;
+/// Quality of the pictures in a shard, on libjpeg's scale of 1 to 100.
+pub const JPEG_QUALITY: u8 = 92;
+/// The most shards of a seed: what fits in the five digits that start a key.
+pub const MAX_SHARDS: u32 = 100_000;
+/// The most samples of a shard: what fits in the six digits that end a key.
+pub const MAX_SAMPLES: u32 = 1_000_000;
+/// Permissions of every file in a shard.
+const MODE: u32 = 0o644;
+
+/// Why a shard was not written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShardError {
+    /// A shard that no key has room for.
+    #[error("scenes shard {shard}: a seed has shards 0 to {}; use another seed", MAX_SHARDS - 1)]
+    ShardIndex {
+        /// The shard's number.
+        shard: u32,
+    },
+    /// More samples than keys have room for.
+    #[error("scenes shard {shard:05}: {samples} samples, but a shard holds {MAX_SAMPLES}; write more shards")]
+    TooManySamples {
+        /// The shard's number.
+        shard: u32,
+        /// How many samples were asked for.
+        samples: u32,
+    },
+    /// The picture was not encoded.
+    #[error("scenes shard {shard:05}: key {key}: the picture was not encoded: {source}")]
+    Encode {
+        /// The shard's number.
+        shard: u32,
+        /// The sample's key.
+        key: String,
+        /// What the encoder says.
+        source: ImageError,
+    },
+    /// The writer refused.
+    #[error("scenes shard {shard:05}: {at}: not written: {source}")]
+    Write {
+        /// The shard's number.
+        shard: u32,
+        /// The file, or "end of the archive".
+        at: String,
+        /// What the writer says.
+        source: io::Error,
+    },
+}
+
+/// The key of sample `i` of a shard: five digits for the shard and six for the sample, unique within a seed.
+pub fn key(shard: u32, i: u32) -> String {
+    format!("{shard:05}{i:06}")
+}
+
+/// The index, as [`sample`] takes it, of sample `i` of a shard. It does not depend on how many samples the
+/// shard has.
+pub fn sample_index(shard: u32, i: u32) -> u64 {
+    u64::from(shard) * u64::from(MAX_SAMPLES) + u64::from(i)
+}
+
+/// Writes shard number `shard` of `seed`, with `samples` scenes, and hands back the writer, which is not
+/// flushed.
+///
+/// Writes are many and some small: give it a buffered writer.
+///
+/// # Errors
+/// If `shard` is not below [`MAX_SHARDS`], `samples` is more than [`MAX_SAMPLES`], or the writer fails.
+pub fn write_shard<W: Write>(writer: W, seed: u64, shard: u32, samples: u32) -> Result<W, ShardError> {
+    if shard >= MAX_SHARDS {
+        return Err(ShardError::ShardIndex { shard });
+    }
+    if samples > MAX_SAMPLES {
+        return Err(ShardError::TooManySamples { shard, samples });
+    }
+    let mut tar = tar::Builder::new(writer);
+    let mut picture = RgbImage::new(IMAGE_SIZE, IMAGE_SIZE);
+    let mut jpeg = Vec::new();
+    for i in 0..samples {
+        let key = key(shard, i);
+        let (scene, alt_text) = sample(seed, sample_index(shard, i));
+        draw_into(&scene, &mut picture);
+        jpeg.clear();
+        if let Err(source) = encode(&picture, &mut jpeg) {
+            return Err(ShardError::Encode { shard, key, source });
+        }
+        let (text, json) = (alt_text.text(&scene), scene.to_json());
+        for (extension, bytes) in
+            [("jpg", jpeg.as_slice()), ("txt", text.as_bytes()), ("json", json.as_bytes())]
+        {
+            let name = format!("{key}.{extension}");
+            append(&mut tar, &name, bytes).map_err(|source| ShardError::Write { shard, at: name, source })?;
+        }
+    }
+    tar.into_inner().map_err(|source| ShardError::Write {
+        shard,
+        at: "end of the archive".to_owned(),
+        source,
+    })
+}
+
+/// Appends a picture to `jpeg`.
+pub(super) fn encode(picture: &RgbImage, jpeg: &mut Vec<u8>) -> Result<(), ImageError> {
+    let (width, height) = picture.dimensions();
+    JpegEncoder::new_with_quality(jpeg, JPEG_QUALITY).write_image(
+        picture,
+        width,
+        height,
+        ExtendedColorType::Rgb8,
+    )
+}
+
+/// Appends a file that belongs to nobody and is of no time.
+fn append<W: Write>(tar: &mut tar::Builder<W>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_size(bytes.len() as u64);
+    header.set_mode(MODE);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    tar.append_data(&mut header, name, bytes)
+}

@@ -1,0 +1,28 @@
+//! What travels between Recaption's stages and what lands on disk.
+//!
+//! One type per arrow of the data's way:
+//! `ShardRef -> Sample -> Image -> Encoded -> Candidates -> Scored -> CaptionRow | Reject -> Parquet part -> ShardCommit`.
+//! Each type is made valid once, when it is built. No I/O and no async here: this crate is what a reader of the output
+//! may depend on without pulling in a runtime.
+
+#![forbid(unsafe_code)]
+
+mod candidates;
+mod commit;
+mod digest;
+mod preprocess;
+mod reject;
+mod row;
+mod shard;
+mod table;
+
+pub use candidates::{Candidate, Candidates, Similarity};
+pub use commit::{COMMIT_FORMAT, Counts, Damage, FailureClass, FailureRecord, PartInfo, ShardCommit};
+pub use digest::{hex, sha256_hex};
+pub use preprocess::{Interpolation, Preprocess, ResizeMode};
+pub use reject::{Reject, RejectReason};
+pub use row::{CaptionRow, EmbeddedImage};
+pub use shard::{ShardId, redact_url};
+pub use table::{
+    CAPTION_SCHEMA_VERSION, CaptionTable, RejectTable, caption_schema, metadata_keys, reject_schema,
+};

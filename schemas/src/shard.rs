@@ -1,0 +1,93 @@
+//! Names of shards: the part of a URL that may be written down, and the path-safe name of a shard's files.
+
+use crate::digest::sha256_hex;
+
+/// Longest stem kept in a shard's file name, bytes. Object stores allow 1,024 bytes per key; local file systems 255.
+const MAX_STEM: usize = 100;
+
+/// A URL as it may appear in logs, records and rows: without user info, query and fragment.
+///
+/// Presigned URLs carry their secret in the query, others in the user info. Plain paths come back unchanged.
+#[must_use]
+pub fn redact_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    if scheme.eq_ignore_ascii_case("file") {
+        return url.to_owned();
+    }
+    let rest = rest.split(['?', '#']).next().unwrap_or(rest);
+    let (authority, path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, ""),
+    };
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
+/// Path-safe name of a shard: `<stem>-<first 8 hex digits of the SHA-256 of the canonical URL>`.
+///
+/// The stem is the last path component up to its first dot, with everything but `[A-Za-z0-9_-]` replaced by `_`, so
+/// that no URL ever becomes a path. The digest keeps shards of one name in two folders apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId(String);
+
+impl ShardId {
+    /// From a canonical URL, already redacted (see [`redact_url`]).
+    #[must_use]
+    pub fn from_url(canonical: &str) -> Self {
+        let name = canonical.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let stem = name.split('.').next().unwrap_or_default();
+        let mut safe: String = stem
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' })
+            .take(MAX_STEM)
+            .collect();
+        if safe.is_empty() {
+            safe.push_str("shard");
+        }
+        Self(format!("{safe}-{}", &sha256_hex(canonical.as_bytes())[..8]))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// File name of the shard's Parquet parts.
+    #[must_use]
+    pub fn part_name(&self) -> String {
+        format!("part-{}.parquet", self.0)
+    }
+}
+
+impl std::fmt::Display for ShardId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_cut_from_urls() {
+        assert_eq!(
+            redact_url("https://me:pw@h.example/a/00000.tar?X-Amz-Signature=secret#x"),
+            "https://h.example/a/00000.tar"
+        );
+        assert_eq!(redact_url("s3://bucket/a b.tar"), "s3://bucket/a b.tar");
+        assert_eq!(redact_url("/data/what?.tar"), "/data/what?.tar");
+    }
+
+    #[test]
+    fn names_are_path_safe_and_distinct() {
+        let id = ShardId::from_url("s3://b/x/../we ird.v1.tar");
+        assert!(id.as_str().starts_with("we_ird-"), "{id}");
+        assert!(!id.as_str().contains(['/', '.', ' ']));
+        assert_ne!(ShardId::from_url("s3://a/0.tar"), ShardId::from_url("s3://b/0.tar"));
+        assert!(ShardId::from_url("s3://b/.tar").as_str().starts_with("shard-"));
+    }
+}

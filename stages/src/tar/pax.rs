@@ -1,0 +1,108 @@
+//! PAX extended header records: `"<length> <keyword>=<value>\n"`, one after another.
+//!
+//! A record block (type `x` for the next member, `g` for all that follow) overrides fields of the
+//! ustar header. Only what changes which bytes belong to which name is read: `path`, `linkpath`,
+//! `size`, and GNU's sparse keywords; times, owners, comments and vendors' keywords are skipped.
+//! A record that cannot be read is an error and never guessed at, since the size of the next
+//! member may stand in it.
+
+/// Fields that records override. `None`: the header's own value stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct PaxFields {
+    pub(super) path: Option<Vec<u8>>,
+    pub(super) link_path: Option<Vec<u8>>,
+    pub(super) size: Option<u64>,
+    /// The member is a sparse file in one of GNU's PAX encodings: its data begins with a map, or
+    /// leaves holes out.
+    pub(super) sparse: bool,
+}
+
+/// Why a block of PAX records cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PaxFault {
+    /// Not `"<length> <keyword>=<value>\n"`, or longer than the block.
+    #[error("its PAX records are malformed at byte {at} of the record block")]
+    Malformed {
+        /// Offset within the record block.
+        at: usize,
+    },
+    /// `size` is not a decimal number up to `i64::MAX`.
+    #[error("its PAX size is \"{value}\", which is not a size")]
+    Size {
+        /// The value, with unprintable bytes escaped.
+        value: String,
+    },
+}
+
+impl PaxFields {
+    /// Reads all records of a block; of a keyword that occurs twice the last counts (POSIX), and
+    /// an empty value leaves the header's own. Values are cut at NULs. NULs after the last record
+    /// are padding.
+    ///
+    /// # Errors
+    /// [`PaxFault`] at the first record that is malformed, or a `size` that is no size.
+    pub(super) fn parse(records: &[u8]) -> Result<Self, PaxFault> {
+        let mut fields = Self::default();
+        let mut sparse_name = None;
+        let mut at = 0;
+        while records[at..].iter().any(|byte| *byte != 0) {
+            let (keyword, value, length) = record(&records[at..]).ok_or(PaxFault::Malformed { at })?;
+            at += length;
+            if keyword.starts_with(b"GNU.sparse.") {
+                fields.sparse = true;
+            }
+            match keyword {
+                b"path" => fields.path = text(value),
+                b"linkpath" => fields.link_path = text(value),
+                b"size" => fields.size = size(value)?,
+                b"GNU.sparse.name" => sparse_name = text(value),
+                _ => {}
+            }
+        }
+        fields.path = sparse_name.or(fields.path);
+        Ok(fields)
+    }
+
+    /// These fields, and where they say nothing those of `global`.
+    pub(super) fn or(self, global: &Self) -> Self {
+        Self {
+            path: self.path.or_else(|| global.path.clone()),
+            link_path: self.link_path.or_else(|| global.link_path.clone()),
+            size: self.size.or(global.size),
+            sparse: self.sparse || global.sparse,
+        }
+    }
+}
+
+/// The first record of `records`: keyword, value, length in bytes.
+fn record(records: &[u8]) -> Option<(&[u8], &[u8], usize)> {
+    let blank = records.iter().position(|byte| *byte == b' ')?;
+    let length = usize::try_from(decimal(&records[..blank])?).ok()?;
+    let body = records.get(blank + 1..length)?.strip_suffix(b"\n")?;
+    let equals = body.iter().position(|byte| *byte == b'=')?;
+    Some((&body[..equals], &body[equals + 1..], length))
+}
+
+fn text(value: &[u8]) -> Option<Vec<u8>> {
+    Some(super::header::cut_at_nul(value)).filter(|value| !value.is_empty()).map(<[u8]>::to_vec)
+}
+
+fn size(value: &[u8]) -> Result<Option<u64>, PaxFault> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    decimal(value)
+        .filter(|size| i64::try_from(*size).is_ok())
+        .map(Some)
+        .ok_or_else(|| PaxFault::Size { value: value.escape_ascii().to_string() })
+}
+
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |value, digit| match digit {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
+}

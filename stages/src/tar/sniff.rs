@@ -1,0 +1,101 @@
+//! What a shard that is not a tar looks like, so that its error says what to do about it.
+//!
+//! Called with the first bytes of a shard, once, after they failed as a tar header. A guess for
+//! the message: nothing decides by it.
+
+use std::fmt;
+
+use super::header::MAGIC;
+
+/// What the first bytes suggest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LooksLike {
+    /// Zero bytes.
+    Empty,
+    /// A tar (it has the magic) whose first header is damaged.
+    DamagedTar,
+    /// Compressed, perhaps a compressed tar; the format's name.
+    Compressed(&'static str),
+    /// A ZIP archive.
+    Zip,
+    /// A Parquet file.
+    Parquet,
+    /// An HTML page, such as a web server's or proxy's error.
+    Html,
+    /// An XML document, such as an object store's error.
+    Xml,
+    /// A JSON document, such as an object store's error.
+    Json,
+    /// A Git LFS pointer in place of the file.
+    GitLfsPointer,
+    /// Nothing known; its first bytes.
+    Unknown(Vec<u8>),
+}
+
+/// How many bytes of an unknown format are shown.
+const SHOWN_BYTES: usize = 16;
+
+/// First bytes by which a format is known.
+const SIGNATURES: &[(&[u8], LooksLike)] = &[
+    (b"\x1f\x8b", LooksLike::Compressed("gzip")),
+    (b"\x28\xb5\x2f\xfd", LooksLike::Compressed("zstd")),
+    (b"BZh", LooksLike::Compressed("bzip2")),
+    (b"\xfd7zXZ\0", LooksLike::Compressed("xz")),
+    (b"\x04\x22\x4d\x18", LooksLike::Compressed("lz4")),
+    (b"PK\x03\x04", LooksLike::Zip),
+    (b"PK\x05\x06", LooksLike::Zip),
+    (b"PAR1", LooksLike::Parquet),
+    (b"version https://git-lfs", LooksLike::GitLfsPointer),
+];
+
+/// First characters (in lower case, after blanks and a byte order mark) of text formats.
+const TEXTS: &[(&[u8], LooksLike)] = &[
+    (b"<!doctype html", LooksLike::Html),
+    (b"<html", LooksLike::Html),
+    (b"<", LooksLike::Xml),
+    (b"{", LooksLike::Json),
+];
+
+impl LooksLike {
+    /// Guesses from the first bytes of a shard, at most a block of which is needed.
+    pub fn of(start: &[u8]) -> Self {
+        if start.is_empty() {
+            return Self::Empty;
+        }
+        if start.get(MAGIC).is_some_and(|magic| magic.starts_with(b"ustar")) {
+            return Self::DamagedTar;
+        }
+        if let Some((_, found)) = SIGNATURES.iter().find(|(signature, _)| start.starts_with(signature)) {
+            return found.clone();
+        }
+        let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+        let begins = |with: &[u8]| text.get(..with.len()).is_some_and(|text| text.eq_ignore_ascii_case(with));
+        match TEXTS.iter().find(|(begin, _)| begins(begin)) {
+            Some((_, found)) => found.clone(),
+            None => Self::Unknown(start[..start.len().min(SHOWN_BYTES)].to_vec()),
+        }
+    }
+}
+
+impl fmt::Display for LooksLike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("it is empty: upload it again, or take it off the input"),
+            Self::DamagedTar => f.write_str("a tar whose first header is damaged: upload it again"),
+            Self::Compressed(format) => {
+                write!(f, "it is {format}: shards are read uncompressed, so decompress it first")
+            }
+            Self::Zip => f.write_str("it is a ZIP archive: pack its files as a tar"),
+            Self::Parquet => f.write_str("it is a Parquet file: use the Parquet input"),
+            Self::Html => f.write_str("it is an HTML page, perhaps a saved error message: download it again"),
+            Self::Xml => {
+                f.write_str("it is XML, perhaps a saved error message of an object store: download it again")
+            }
+            Self::Json => {
+                f.write_str("it is JSON, perhaps a saved error message of an object store: download it again")
+            }
+            Self::GitLfsPointer => f.write_str("it is a Git LFS pointer: run `git lfs pull`"),
+            Self::Unknown(start) => write!(f, "it begins with \"{}\"", start.escape_ascii()),
+        }
+    }
+}
