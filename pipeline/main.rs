@@ -1,1 +1,5 @@
-fn main(){}
+//! The `recaption` program.
+
+fn main() -> std::process::ExitCode {
+    recaption::cli::main()
+}

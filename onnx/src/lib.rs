@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bundled;
 pub mod caption;
 pub mod checkpoint;
 pub mod export;

@@ -1,0 +1,32 @@
+//! The stages between object storage and Parquet, one file per hop, in the data's order:
+//!
+//! | file | hop |
+//! |---|---|
+//! | `shards` | patterns -> `ShardRef` |
+//! | `read` (with `tar`, `webdataset`) | `ShardRef` -> `Sample` |
+//! | `prepare` (with `decode`) | `Sample` -> `Image` |
+//! | `caption` | `Image` -> `Encoded` -> `Candidates` |
+//! | `score` | `Candidates` -> `Scored` |
+//! | `filter` | `Scored` -> `CaptionRow` or `Reject` |
+//! | `write` | rows -> Parquet part |
+//! | `commits` | parts -> `ShardCommit` |
+//!
+//! Stages do not know each other's threads: the pipeline wires them over bounded channels. Files are touched through
+//! `object_store` alone.
+
+#![forbid(unsafe_code)]
+
+pub use recaption_schemas as schemas;
+
+pub mod caption;
+pub mod commits;
+pub mod decode;
+pub mod filter;
+pub mod prepare;
+pub mod read;
+pub mod score;
+pub mod shards;
+pub mod store;
+pub mod tar;
+pub mod webdataset;
+pub mod write;

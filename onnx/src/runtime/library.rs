@@ -42,6 +42,8 @@ pub fn load_library() -> Result<Environment, RuntimeError> {
                     .with_telemetry(false)
                     .build()
                     .map_err(|e| failure(&candidates, &e.to_string()))?;
+                // Its own progress is noise at our levels; warnings and errors come through.
+                environment.set_log_level(ort::logging::LogLevel::Warning);
                 tracing::debug!(library = %path.display(), "ONNX Runtime loaded");
                 *loaded = Some(environment.clone());
                 return Ok(environment);

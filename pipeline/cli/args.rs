@@ -1,0 +1,187 @@
+//! Arguments as they are typed. Names and meanings are a contract.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use super::logging::{FormatArg, LevelArg};
+use crate::config::{ConfigError, Layers};
+
+/// Recaptions image datasets with a CoCa on ONNX Runtime.
+#[derive(Debug, Parser)]
+#[command(name = "recaption", version, about, arg_required_else_help = true)]
+pub struct Args {
+    /// Log lines for people or for machines; by default text on a terminal and JSON otherwise. Logs go to stderr.
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<FormatArg>,
+    /// Least severity that is logged.
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
+    pub log_level: LevelArg,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Draw scenes, caption them with the bundled captioner, and show the result.
+    Demo(DemoArgs),
+    /// Turn an open_clip checkpoint into ONNX graphs.
+    Export(ExportArgs),
+    /// Compare an exported model with reference tensors.
+    Verify(VerifyArgs),
+    /// Caption shards.
+    Run(RunArgs),
+    /// Caption single images.
+    Caption(CaptionArgs),
+    /// Describe a model folder or an output.
+    Inspect(InspectArgs),
+}
+
+/// `recaption demo`.
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Where shards, model and output go.
+    #[arg(long, default_value = "recaption-demo")]
+    pub dir: PathBuf,
+    /// Scenes to draw.
+    #[arg(long, default_value_t = crate::demo::DEFAULT_SCENES, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub scenes: u64,
+    /// Seed of the scenes.
+    #[arg(long, default_value_t = crate::demo::DEFAULT_SEED)]
+    pub seed: u64,
+}
+
+/// Precision of exported weights.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PrecisionArg {
+    /// Single precision: exact.
+    Fp32,
+    /// Half precision: for GPUs.
+    Fp16,
+    /// Eight bits: not built yet.
+    Int8,
+}
+
+/// `recaption export`.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// Directory with open_clip_config.json, open_clip_model.safetensors and tokenizer.json.
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+    /// Model folder to write; an older export there is replaced.
+    #[arg(long, value_name = "MODEL")]
+    pub out: PathBuf,
+    /// Precision of weights and arithmetic.
+    #[arg(long, default_value = "fp32")]
+    pub precision: PrecisionArg,
+}
+
+/// `recaption verify`.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// Model folder.
+    pub model: PathBuf,
+    /// Reference tensors, with their settings in a .json beside them.
+    pub golden: PathBuf,
+}
+
+/// `recaption caption`.
+#[derive(Debug, clap::Args)]
+pub struct CaptionArgs {
+    /// Model folder.
+    pub model: PathBuf,
+    /// Image files.
+    #[arg(required = true)]
+    pub images: Vec<PathBuf>,
+}
+
+/// `recaption inspect`.
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// Model folder or output.
+    pub path: String,
+}
+
+/// `recaption run`. Flags override the environment, which overrides the file.
+#[derive(Debug, Default, clap::Args)]
+pub struct RunArgs {
+    /// Configuration file.
+    #[arg(value_name = "CONFIG.toml")]
+    pub config: Option<PathBuf>,
+    /// Shards: URL, path, {00000..00099} range, glob or folder. May be repeated.
+    #[arg(long, value_name = "URL")]
+    pub input: Vec<String>,
+    /// Model folder (model.captioner).
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Output folder or bucket prefix (output.url).
+    #[arg(long, value_name = "URL")]
+    pub output: Option<String>,
+    /// Model folder that judges similarity (model.scorer).
+    #[arg(long, value_name = "MODEL")]
+    pub scorer: Option<String>,
+    /// Execution provider (model.provider).
+    #[arg(long)]
+    pub provider: Option<String>,
+    /// GPU number (model.device).
+    #[arg(long)]
+    pub device: Option<i64>,
+    /// Reject captions below this similarity (filter.min_similarity).
+    #[arg(long, allow_negative_numbers = true)]
+    pub min_similarity: Option<f64>,
+    /// Threads (run.threads).
+    #[arg(long)]
+    pub threads: Option<i64>,
+    /// Images decoded together (run.batch_size).
+    #[arg(long)]
+    pub batch_size: Option<i64>,
+    /// Any configuration key, as a TOML value. May be repeated.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Replace an output that was made with another configuration.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+impl RunArgs {
+    /// Adds the flags as the last layer. A flag of its own wins over `--set`.
+    ///
+    /// # Errors
+    /// A value that the key does not take.
+    pub fn add_to(&self, layers: &mut Layers) -> Result<(), ConfigError> {
+        for assignment in &self.set {
+            layers.add_assignment(assignment)?;
+        }
+        if !self.input.is_empty() {
+            let patterns: Vec<toml::Value> = self.input.iter().cloned().map(Into::into).collect();
+            layers.set("input.shards", patterns, "--input")?;
+        }
+        let texts = [
+            ("model.captioner", &self.model, "--model"),
+            ("output.url", &self.output, "--output"),
+            ("model.scorer", &self.scorer, "--scorer"),
+            ("model.provider", &self.provider, "--provider"),
+        ];
+        for (key, value, flag) in texts {
+            if let Some(value) = value {
+                layers.set(key, value.clone(), flag)?;
+            }
+        }
+        let numbers = [
+            ("model.device", self.device, "--device"),
+            ("run.threads", self.threads, "--threads"),
+            ("run.batch_size", self.batch_size, "--batch-size"),
+        ];
+        for (key, value, flag) in numbers {
+            if let Some(value) = value {
+                layers.set(key, value, flag)?;
+            }
+        }
+        if let Some(value) = self.min_similarity {
+            layers.set("filter.min_similarity", value, "--min-similarity")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! `recaption caption MODEL IMAGE...`: one line per image, `path TAB similarity TAB caption`.
+
+use anyhow::Context;
+use recaption_onnx::runtime::SessionOptions;
+use recaption_stages::{
+    caption::{Lane, LaneSettings},
+    decode::{DecodeLimits, prepare},
+    filter::{Filter, Outcome},
+    prepare::PreparedSample,
+};
+
+use super::args::CaptionArgs;
+use crate::{
+    config::{Layers, RunConfig},
+    run::{ExitCode, RunModel},
+};
+
+/// Captions files one after another; a bad file is told and the rest goes on.
+pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
+    let mut layers = Layers::default();
+    layers.set("model.captioner", args.model.to_string_lossy().into_owned(), "MODEL")?;
+    layers.set("input.shards", "-", "IMAGE")?;
+    layers.set("output.url", "-", "stdout")?;
+    let model = RunModel::open(&RunConfig::build(&layers)?)?;
+    let settings = LaneSettings { caption: model.settings, filter: Filter::default(), embed_images: false };
+    let lane = Lane::load(&model.folder, &SessionOptions::default(), settings)?;
+    let (to_lane, input) = crossbeam_channel::unbounded();
+    let mut failed = false;
+    for (index, path) in args.images.iter().enumerate() {
+        match read(path, &model) {
+            Ok(sample) => to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no lane")?,
+            Err(error) => {
+                failed = true;
+                tracing::error!("{}: {error:#}", path.display());
+            }
+        }
+    }
+    drop(to_lane);
+    let mut lines = std::collections::BTreeMap::new();
+    lane.run(&input, |finished| {
+        let path = args.images[finished.index as usize].display();
+        match finished.outcome {
+            Outcome::Caption(row) => {
+                let best = row.candidates.best();
+                lines.insert(finished.index, format!("{path}\t{:.4}\t{}\n", best.similarity.get(), best.text));
+            }
+            Outcome::Reject(reject) => {
+                failed = true;
+                tracing::error!("{path}: {}", reject.detail);
+            }
+        }
+        true
+    })?;
+    lines.values().for_each(|line| super::print(line));
+    Ok(if failed { ExitCode::Failed } else { ExitCode::Done })
+}
+
+fn read(path: &std::path::Path, model: &RunModel) -> anyhow::Result<PreparedSample> {
+    let bytes = std::fs::read(path)?;
+    let suffix = path.extension().map(|s| s.to_string_lossy().to_lowercase());
+    let limits = DecodeLimits::default();
+    let prepared = prepare(&bytes, suffix.as_deref(), &model.folder.spec.preprocessing, &limits)?;
+    Ok(PreparedSample {
+        shard: 0,
+        index: 0,
+        key: path.display().to_string(),
+        suffix: suffix.unwrap_or_default(),
+        stored: bytes::Bytes::new(),
+        width: prepared.width,
+        height: prepared.height,
+        sha256: String::new(),
+        pixels: prepared.pixels.into_vec(),
+        org_caption: None,
+        url: None,
+        meta: None,
+        held: None,
+    })
+}

@@ -1,0 +1,126 @@
+//! `recaption inspect MODEL|OUTPUT`: what a folder holds, from its own records.
+
+use std::{io::Read, path::Path};
+
+use anyhow::{Context, bail};
+use futures::{StreamExt, TryStreamExt, stream};
+use recaption_onnx::{ModelFolder, model::MODEL_FILE};
+use recaption_stages::{
+    commits::Ledger,
+    schemas::Counts,
+    store::{Location, Stores},
+};
+use sha2::{Digest, Sha256};
+
+use super::{args::InspectArgs, install_crypto, print};
+use crate::run::ExitCode;
+
+/// Commit records read at the same time.
+const CONCURRENCY: usize = 32;
+
+/// Describes a model folder, else an output.
+pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
+    if !args.path.contains("://") && Path::new(&args.path).join(MODEL_FILE).is_file() {
+        return model(Path::new(&args.path));
+    }
+    install_crypto();
+    let output = Stores::default().locate(&args.path)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(describe_output(&output))
+}
+
+fn model(dir: &Path) -> anyhow::Result<ExitCode> {
+    let folder = ModelFolder::open(dir)?;
+    let s = &folder.spec;
+    let d = &s.dimensions;
+    print(&format!(
+        "model          {} ({}, {} parameters, opset {})\ndigest         {}\nsource         sha256 {}\n",
+        s.architecture, s.precision, s.parameters, s.opset, folder.digest, s.source_sha256
+    ));
+    print(&format!(
+        "image          {0} x {0}, {1:?}, {2:?}, {3} tokens for the decoder\ntext           vocabulary {4}, context {5}, embedding {6}\nlayers         text {7}, decoder {8}\ntokenizer      {9}\n",
+        s.image_size,
+        s.preprocessing.resize_mode,
+        s.preprocessing.interpolation,
+        d.image_tokens,
+        d.vocab_size,
+        d.context_length,
+        d.embed_dim,
+        d.text_layers,
+        d.decoder_layers,
+        if folder.has_tokenizer() { "yes" } else { "no: `run` and `caption` need one" }
+    ));
+    let mut damaged = false;
+    for file in &s.files {
+        let whole = digest(&folder.path(&file.name))? == file.sha256;
+        damaged |= !whole;
+        let word = if whole { "ok" } else { "CHANGED since the export" };
+        print(&format!("{:<22} {:>12} bytes  {word}\n", file.name, file.size));
+    }
+    Ok(if damaged { ExitCode::Failed } else { ExitCode::Done })
+}
+
+fn digest(path: &Path) -> anyhow::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut file = std::fs::File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let n = file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&buffer[..n]);
+    }
+    Ok(recaption_stages::schemas::hex(&hasher.finalize()))
+}
+
+async fn describe_output(output: &Location) -> anyhow::Result<ExitCode> {
+    let ledger = Ledger::new(output.clone());
+    let records = ledger.list().await?;
+    let failures = ledger.failures().await?;
+    if records.is_empty() && failures.is_empty() {
+        bail!("{} is neither a model folder nor an output: it has no model.json and no commit records", output.url());
+    }
+    let names = records.into_iter().flat_map(|(shard, names)| names.into_iter().map(move |n| (shard.clone(), n)));
+    let commits: Vec<_> = stream::iter(names.collect::<Vec<_>>())
+        .map(|(shard, name)| {
+            let ledger = &ledger;
+            async move { ledger.read(&shard, &name).await }
+        })
+        .buffer_unordered(CONCURRENCY)
+        .try_collect()
+        .await?;
+    let mut counts = Counts::default();
+    let (mut bytes, mut damaged) = (0, Vec::new());
+    for commit in &commits {
+        counts.add(&commit.counts);
+        bytes += commit.captions.bytes + commit.rejects.bytes;
+        if let Some(damage) = &commit.damaged {
+            damaged.push(format!("damaged   {}: {}\n", commit.shard, damage.detail));
+        }
+    }
+    damaged.sort();
+    print(&format!(
+        "output    {}\nshards    {} done, {} failed, {} damaged\nsamples   {} read = {} captioned + {} rejected\n",
+        output.url(),
+        commits.len(),
+        failures.len(),
+        damaged.len(),
+        counts.read,
+        counts.captioned,
+        counts.rejected
+    ));
+    for (reason, n) in &counts.reasons {
+        print(&format!("          {n:>8} {reason}\n"));
+    }
+    print(&format!("parquet   {:.1} MB\n", bytes as f64 / 1e6));
+    if let Some(commit) = commits.first() {
+        for (key, value) in &commit.configuration {
+            print(&format!("setting   {key} = {value}\n"));
+        }
+    }
+    damaged.iter().for_each(|line| print(line));
+    failures.iter().for_each(|shard| print(&format!("failed    {shard}\n")));
+    Ok(ExitCode::Done)
+}

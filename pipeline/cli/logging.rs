@@ -1,0 +1,95 @@
+//! Logs on stderr, as text or JSON, around the progress bar and not through it.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::LazyLock,
+};
+
+use clap::ValueEnum;
+use indicatif::{MultiProgress, ProgressDrawTarget};
+use tracing::level_filters::LevelFilter;
+
+/// Bars of the process; log lines are printed above them.
+pub static BARS: LazyLock<MultiProgress> =
+    LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(5)));
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum FormatArg {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `--log-level`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LevelArg {
+    /// Errors only.
+    Error,
+    /// And warnings.
+    Warn,
+    /// And progress.
+    Info,
+    /// And details.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The format in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Writes a whole line above the bars.
+struct AboveBars;
+
+impl Write for AboveBars {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().write_all(line)).map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Installs the logger; returns the format chosen.
+pub fn init(format: Option<FormatArg>, level: LevelArg) -> Format {
+    let terminal = io::stderr().is_terminal();
+    let format = match format {
+        Some(FormatArg::Text) => Format::Text,
+        Some(FormatArg::Json) => Format::Json,
+        None if terminal => Format::Text,
+        None => Format::Json,
+    };
+    let level = match level {
+        LevelArg::Error => LevelFilter::ERROR,
+        LevelArg::Warn => LevelFilter::WARN,
+        LevelArg::Info => LevelFilter::INFO,
+        LevelArg::Debug => LevelFilter::DEBUG,
+        LevelArg::Trace => LevelFilter::TRACE,
+    };
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(|| AboveBars).with_target(false);
+    // A second logger in one process (tests) is no reason to fail.
+    let _ = match format {
+        Format::Text => builder.with_ansi(terminal).without_time().try_init(),
+        Format::Json => builder.json().flatten_event(true).try_init(),
+    };
+    format
+}
+
+/// Tells the error that ends the program, with its causes.
+pub fn report(format: Format, error: &anyhow::Error) {
+    match format {
+        Format::Text => {
+            let _ = writeln!(AboveBars, "error: {error:#}");
+        }
+        Format::Json => tracing::error!(error = format!("{error:#}"), "failed"),
+    }
+}

@@ -1,0 +1,156 @@
+//! The command line: arguments in, exit code out.
+
+mod args;
+mod caption;
+mod inspect;
+pub mod logging;
+
+use std::{io::Write, process::ExitCode as ProcessExit, sync::Arc};
+
+use anyhow::Context;
+use clap::Parser;
+use recaption_onnx::{
+    ModelFolder, Precision, export,
+    runtime::SessionOptions,
+    verify::{Outcome, verify},
+};
+use recaption_stages::{
+    shards::ListError,
+    store::StoreError,
+};
+
+use self::args::{Args, Command, ExportArgs, RunArgs, VerifyArgs};
+use crate::{
+    config::{ConfigError, Layers, RunConfig},
+    demo,
+    run::{self, ExitCode, Mismatch, Reporter, RunOptions, RunReport, Stop},
+};
+
+/// Parses the process's arguments and does what they say.
+#[must_use]
+pub fn main() -> ProcessExit {
+    let args = Args::parse();
+    let format = logging::init(args.log_format, args.log_level);
+    let code = match dispatch(args.command, format) {
+        Ok(code) => code,
+        Err(error) => {
+            logging::report(format, &error);
+            exit_code_of(&error)
+        }
+    };
+    ProcessExit::from(code as u8)
+}
+
+/// Bad arguments and configuration are told apart from everything else.
+fn exit_code_of(error: &anyhow::Error) -> ExitCode {
+    let usage = error.chain().any(|cause| {
+        cause.is::<ConfigError>()
+            || cause.is::<Mismatch>()
+            || matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Url { .. }))
+            || matches!(
+                cause.downcast_ref::<ListError>(),
+                Some(ListError::Pattern { .. } | ListError::Nothing(_) | ListError::Collision(..))
+                    | Some(ListError::Store(StoreError::Url { .. }))
+            )
+    });
+    if usage { ExitCode::Usage } else { ExitCode::Failed }
+}
+
+fn dispatch(command: Command, format: logging::Format) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Demo(args) => demo::demo(&args.dir, args.scenes, args.seed),
+        Command::Export(args) => export_model(&args),
+        Command::Verify(args) => verify_model(&args),
+        Command::Run(args) => run_job(&args, format),
+        Command::Caption(args) => caption::caption(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+    }
+}
+
+/// Prints to stdout; a reader that went away is no error of ours.
+pub(crate) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn export_model(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    let precision = match args.precision {
+        args::PrecisionArg::Fp32 => Precision::Fp32,
+        args::PrecisionArg::Fp16 => Precision::Fp16,
+        args::PrecisionArg::Int8 => {
+            let what = "precision int8 is not built yet in this version; use fp32".to_owned();
+            return Err(ConfigError { origin: "--precision int8".into(), what }.into());
+        }
+    };
+    let model = export(&args.checkpoint, &args.out, precision)?;
+    let bytes: u64 = model.spec.files.iter().map(|f| f.size).sum();
+    print(&format!(
+        "{}: {} parameters, {precision}, {:.1} MB, digest {}\n",
+        args.out.display(),
+        model.spec.parameters,
+        bytes as f64 / 1e6,
+        &model.digest[..16]
+    ));
+    if !model.has_tokenizer() {
+        tracing::warn!("the checkpoint has no tokenizer.json: `verify` works, `run` and `caption` need one");
+    }
+    Ok(ExitCode::Done)
+}
+
+fn verify_model(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let model = ModelFolder::open(&args.model)?;
+    let checks = verify(&model, &args.golden, &SessionOptions::default())?;
+    let mut failed = false;
+    for check in &checks {
+        let word = match check.outcome {
+            Outcome::Pass => "ok",
+            Outcome::Fail => "FAIL",
+            Outcome::Unchecked => "unchecked",
+        };
+        failed |= check.outcome == Outcome::Fail;
+        print(&format!("{word:<9} {:<15} {}\n", check.tensor, check.detail));
+    }
+    Ok(if failed { ExitCode::Failed } else { ExitCode::Done })
+}
+
+/// The layers of a run: file, environment, flags.
+fn layers(args: &RunArgs) -> Result<Layers, ConfigError> {
+    let mut layers = Layers::default();
+    if let Some(path) = &args.config {
+        layers.add_file(path)?;
+    }
+    // A variable that is no text cannot be one of ours.
+    let variables = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    layers.add_environment(variables)?;
+    args.add_to(&mut layers)?;
+    Ok(layers)
+}
+
+fn run_job(args: &RunArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
+    let config = RunConfig::build(&layers(args)?)?;
+    let report = run_to_end(&config, RunOptions { overwrite: args.overwrite }, Reporter::Auto)?;
+    match format {
+        logging::Format::Text => print(&report.to_string()),
+        logging::Format::Json => print(&format!("{}\n", serde_json::to_string(&report)?)),
+    }
+    Ok(report.exit_code())
+}
+
+/// Runs a job on a runtime of its own, with signal handlers.
+pub(crate) fn run_to_end(config: &RunConfig, options: RunOptions, reporter: Reporter) -> anyhow::Result<RunReport> {
+    install_crypto();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let stop = Arc::new(Stop::default());
+        run::install_signal_handlers(&stop).context("cannot install signal handlers")?;
+        run::run(config, options, &stop, &reporter).await
+    })
+}
+
+/// TLS needs a provider of cryptography chosen once per process.
+pub(crate) fn install_crypto() {
+    // A second call finds it installed.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+

@@ -1,0 +1,107 @@
+//! Every configuration key, once: its name, type, default and meaning. The README's table is checked against it.
+
+/// What a key's value must be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// One of these strings.
+    Choice(&'static [&'static str]),
+    /// A string or a list of strings.
+    TextList,
+    /// A whole number in this range.
+    Integer(i64, i64),
+    /// A number in this range.
+    Real(f64, f64),
+    /// `true` or `false`.
+    Flag,
+}
+
+/// A configuration key.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Key {
+    /// `section.key`.
+    pub name: &'static str,
+    /// Type and range.
+    pub kind: Kind,
+    /// Default, as the documentation says it.
+    pub default: &'static str,
+    /// Meaning.
+    pub help: &'static str,
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key { name, kind, default, help }
+}
+
+const ANY: i64 = i64::MAX;
+
+/// All keys, in the order of the documentation.
+pub const KEYS: &[Key] = &[
+    key("model.captioner", Kind::Text, "required", "model folder made by `recaption export`"),
+    key("model.scorer", Kind::Text, "the captioner", "model folder that judges similarity (not built yet)"),
+    key(
+        "model.provider",
+        Kind::Choice(&["auto", "cpu", "cuda", "tensorrt"]),
+        "auto",
+        "execution provider; cuda and tensorrt are not built yet",
+    ),
+    key("model.device", Kind::Integer(0, 1024), "0", "device number of a GPU provider"),
+    key(
+        "model.sessions",
+        Kind::Integer(0, 1024),
+        "0",
+        "copies of the model that work side by side; 0 chooses by its size",
+    ),
+    key(
+        "caption.strategy",
+        Kind::Choice(&["greedy", "beam", "sample"]),
+        "greedy",
+        "how tokens are chosen; beam and sample are not built yet",
+    ),
+    key("caption.beams", Kind::Integer(1, 64), "6", "beams of `beam`"),
+    key("caption.candidates", Kind::Integer(1, 256), "1", "captions per image, the best is chosen"),
+    key("caption.temperature", Kind::Real(1e-6, 1e6), "1.0", "temperature of `sample`"),
+    key("caption.top_k", Kind::Integer(0, ANY), "0", "tokens that `sample` chooses from; 0 is all"),
+    key("caption.top_p", Kind::Real(1e-9, 1.0), "1.0", "probability mass that `sample` chooses from"),
+    key("caption.repetition_penalty", Kind::Real(1e-6, 1e6), "1.0", "penalty on tokens already said, `sample`"),
+    key("caption.length_penalty", Kind::Real(-100.0, 100.0), "1.0", "exponent of the length in beam scores"),
+    key("caption.min_tokens", Kind::Integer(0, ANY), "1", "fewest tokens before the end token"),
+    key("caption.max_tokens", Kind::Integer(1, ANY), "context - 1", "most generated tokens, end token included"),
+    key("caption.prompt", Kind::Text, "empty", "text that every caption begins with (not built yet)"),
+    key("filter.min_similarity", Kind::Real(-1.0, 1.0), "off", "captions below this similarity are rejected"),
+    key("input.shards", Kind::TextList, "required", "URLs, paths, `{00000..00099}` ranges, globs, folders"),
+    key("input.format", Kind::Choice(&["webdataset"]), "webdataset", "what the shards are"),
+    key("input.max_pixels", Kind::Integer(1, ANY), "89478485", "largest width x height; more is rejected unread"),
+    key("input.min_side", Kind::Integer(0, 1 << 20), "0", "smallest shorter side, pixels"),
+    key("input.max_member_bytes", Kind::Integer(1, ANY), "268435456", "largest archive member that is read, bytes"),
+    key("input.concurrent_shards", Kind::Integer(1, 1024), "2", "shards read at the same time"),
+    key("input.buffer_bytes", Kind::Integer(1 << 20, ANY), "268435456", "image bytes held between reading and decoding"),
+    key("output.url", Kind::Text, "required", "folder or bucket prefix of the output"),
+    key("output.images", Kind::Choice(&["none", "embed"]), "none", "whether rows carry the stored image"),
+    key("output.format", Kind::Choice(&["parquet"]), "parquet", "what the output is"),
+    key("run.seed", Kind::Integer(0, ANY), "0", "seed of sampling"),
+    key("run.threads", Kind::Integer(1, 4096), "all cores", "threads that decode images and run the model"),
+    key("run.batch_size", Kind::Integer(1, 4096), "32", "images decoded together by one copy of the model"),
+];
+
+/// The key of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|k| k.name == name)
+}
+
+/// The known key that a mistyped one most likely means.
+#[must_use]
+pub fn nearest(name: &str) -> &'static str {
+    let last = |n: &str| n.rsplit('.').next().unwrap_or_default().to_owned();
+    // A right key in a wrong section is nearer than a wrong key in a right one.
+    KEYS.iter()
+        .max_by(|a, b| {
+            let score = |k: &Key| {
+                strsim::jaro_winkler(k.name, name).max(0.98 * strsim::jaro_winkler(&last(k.name), &last(name)))
+            };
+            score(a).total_cmp(&score(b))
+        })
+        .map_or("", |k| k.name)
+}

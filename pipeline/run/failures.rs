@@ -1,0 +1,81 @@
+//! Failures across runs: a shard that fails the same way at the same bytes is poison, anything else may be bad luck.
+
+use recaption_stages::{
+    commits::Ledger,
+    schemas::{FailureClass, FailureRecord},
+};
+
+use super::{
+    plan::Plan,
+    record::{FailedShard, RunReport},
+    shard_writer::ShardResult,
+};
+
+/// Adds results to the report and brings the failure records of the output up to date.
+pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
+    let earlier: std::collections::HashSet<String> = match ledger.failures().await {
+        Ok(names) => names.into_iter().collect(),
+        Err(error) => {
+            tracing::warn!(%error, "earlier failures cannot be listed; none is taken for poison");
+            return collect(plan, results, report);
+        }
+    };
+    collect(plan, results, report);
+    for result in results {
+        let task = &plan.todo[result.shard];
+        let id = &task.shard.id;
+        match &result.outcome {
+            Ok(_) => {
+                if earlier.contains(id.as_str())
+                    && let Err(error) = ledger.forget_failure(id).await
+                {
+                    tracing::warn!(%error, "an old failure record could not be removed");
+                }
+            }
+            Err(failure) => {
+                let before = if earlier.contains(id.as_str()) { ledger.failure(id).await.ok().flatten() } else { None };
+                let input = task.shard.fingerprint();
+                let same = before.as_ref().is_some_and(|b| {
+                    b.input == input && b.class == failure.class && b.error == failure.error
+                });
+                let attempts = if same { before.map_or(1, |b| b.attempts + 1) } else { 1 };
+                if let Some(entry) = report.shards_failed.iter_mut().find(|f| f.shard == task.shard.url) {
+                    entry.attempts = attempts;
+                    entry.poison = same && failure.class == FailureClass::Data;
+                }
+                let record = FailureRecord {
+                    shard: task.shard.url.clone(),
+                    input,
+                    class: failure.class,
+                    error: failure.error.clone(),
+                    attempts,
+                };
+                if let Err(error) = ledger.remember_failure(id, &record).await {
+                    tracing::warn!(%error, "a failure could not be recorded");
+                }
+            }
+        }
+    }
+}
+
+fn collect(plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
+    for result in results {
+        let url = &plan.todo[result.shard].shard.url;
+        match &result.outcome {
+            Ok(commit) => {
+                report.shards_done += 1;
+                report.counts.add(&commit.counts);
+                if let Some(damage) = &commit.damaged {
+                    report.shards_damaged.push(format!("{url}: {} (byte {})", damage.detail, damage.offset));
+                }
+            }
+            Err(failure) => report.shards_failed.push(FailedShard {
+                shard: url.clone(),
+                class: failure.class,
+                error: failure.error.clone(),
+                attempts: 1,
+                poison: false,
+            }),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! `recaption run`: plan, wire, account.
+//!
+//! ```text
+//! readers (tokio) -> decode (rayon) -> lanes (one thread each, own the models) -> shard writers (tokio)
+//!        \_________________________ rejects ____________________________________/
+//! ```
+//! Every arrow is a bounded channel. Readers are held back by a window of open shards and a budget of bytes, so memory
+//! does not grow with the size of a shard or of the dataset.
+
+mod failures;
+mod plan;
+mod progress;
+mod record;
+mod shard_writer;
+mod stop;
+mod wire;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use recaption_onnx::{ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint};
+use recaption_stages::{commits::Ledger, shards::list_shards, store::Stores};
+
+pub use plan::{Mismatch, Plan};
+pub use progress::{Progress, Reporter};
+pub use record::{ExitCode, RunReport};
+pub use stop::{Stop, install_signal_handlers};
+
+use crate::config::RunConfig;
+
+/// How a run treats what is already there and how it reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunOptions {
+    /// Replace an output that was made with another configuration.
+    pub overwrite: bool,
+}
+
+/// The model of a run with the settings that depend on it.
+pub struct RunModel {
+    /// The folder.
+    pub folder: ModelFolder,
+    /// Decoding.
+    pub settings: CaptionSettings,
+}
+
+impl RunModel {
+    /// Opens the configured model folder and fits the settings to it.
+    ///
+    /// # Errors
+    /// When the folder is unusable, has no tokenizer, or cannot do what is configured.
+    pub fn open(config: &RunConfig) -> anyhow::Result<Self> {
+        let dir = &config.captioner;
+        if !dir.join("model.json").exists() && dir.join(Checkpoint::CONFIG).exists() {
+            anyhow::bail!(
+                "{} is an open_clip checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
+                dir.display(),
+                dir.display()
+            );
+        }
+        let folder = ModelFolder::open(dir)?;
+        // Fails early and clearly when there is no tokenizer.
+        recaption_onnx::tokenizer::Tokenizer::load(&folder)?;
+        let most = folder.spec.dimensions.context_length - 1;
+        let max_tokens = config.max_tokens.unwrap_or(most);
+        if max_tokens > most {
+            anyhow::bail!("caption.max_tokens = {max_tokens}: this model generates at most {most} tokens");
+        }
+        if config.min_tokens >= max_tokens {
+            anyhow::bail!("caption.min_tokens = {} leaves no room below max_tokens = {max_tokens}", config.min_tokens);
+        }
+        let settings =
+            CaptionSettings { max_tokens, min_tokens: config.min_tokens, max_slots: config.batch_size };
+        Ok(Self { folder, settings })
+    }
+}
+
+/// Runs the job; returns what happened, also when shards failed.
+///
+/// # Errors
+/// Bad configuration ([`Mismatch`] among it), an unusable model, an output that cannot be listed, a model that fails.
+pub async fn run(
+    config: &RunConfig,
+    options: RunOptions,
+    stop: &Arc<Stop>,
+    reporter: &Reporter,
+) -> anyhow::Result<RunReport> {
+    let model = RunModel::open(config)?;
+    let mut stores = Stores::default();
+    let shards = list_shards(&mut stores, &config.shards).await?;
+    let output = open_output(&mut stores, &config.output)?;
+    let ledger = Ledger::new(output.clone());
+    let keys = config.row_keys(&model.folder.digest, model.settings.max_tokens);
+    let plan = Plan::make(shards, &ledger, keys, options.overwrite).await?;
+    tracing::info!(
+        shards = plan.todo.len() + plan.done,
+        done = plan.done,
+        todo = plan.todo.len(),
+        bytes = plan.bytes(),
+        "planned"
+    );
+    let mut report = RunReport::begin(config, &model, &plan);
+    if !plan.todo.is_empty() {
+        warn_circular();
+        let progress = Arc::new(Progress::new(&plan));
+        let results = {
+            let _bar = reporter.start(&progress);
+            wire::execute(config, &model, &plan, &output, stop, &progress).await?
+        };
+        failures::remember(&ledger, &plan, &results, &mut report).await;
+    }
+    report.interrupted = stop.requested();
+    report.write(&output).await.context("the run's record could not be written")?;
+    Ok(report)
+}
+
+/// A captioner that judges its own captions prefers what it likes to say.
+fn warn_circular() {
+    tracing::warn!(
+        "the captioner scores its own captions, which is circular: similarities rank captions of one model, they do not compare models"
+    );
+}
+
+fn open_output(stores: &mut Stores, url: &str) -> anyhow::Result<recaption_stages::store::Location> {
+    use recaption_stages::store::StoreKind;
+    let output = stores.locate(url)?;
+    match output.kind {
+        StoreKind::Http => anyhow::bail!("output {}: a web server cannot be written to", output.url()),
+        StoreKind::Local => remove_stale_uploads(&output)?,
+        StoreKind::Bucket => {}
+    }
+    Ok(output)
+}
+
+/// Files that a killed run left half-written. object_store stages local uploads as `NAME#N` and renames them; they are
+/// invisible to readers, but would pile up. Younger ones may belong to another worker.
+fn remove_stale_uploads(output: &recaption_stages::store::Location) -> anyhow::Result<()> {
+    const STALE: std::time::Duration = std::time::Duration::from_secs(3600);
+    let root = std::path::PathBuf::from("/").join(object_path_to_file(output.path.as_ref()));
+    for folder in ["captions", "rejects", "_recaption/shards", "_recaption/runs", "_recaption/failures"] {
+        let Ok(entries) = std::fs::read_dir(root.join(folder)) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let staged = name.to_string_lossy().rsplit_once('#').is_some_and(|(_, n)| n.parse::<u32>().is_ok());
+            let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|e| e > STALE));
+            if staged && old {
+                std::fs::remove_file(entry.path())
+                    .with_context(|| format!("cannot remove the stale upload {}", entry.path().display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// object_store escapes a few characters in paths of local files.
+fn object_path_to_file(path: &str) -> String {
+    url::Url::parse(&format!("file:///{path}"))
+        .ok()
+        .and_then(|u| u.to_file_path().ok())
+        .map_or_else(|| path.to_owned(), |p| p.to_string_lossy().trim_start_matches('/').to_owned())
+}

@@ -1,0 +1,174 @@
+//! What a run tells at its end, and the record it leaves in `_recaption/runs/`.
+
+use std::collections::BTreeMap;
+
+use recaption_stages::{
+    commits::write_json,
+    schemas::{Counts, FailureClass},
+    store::{Location, StoreError},
+};
+use serde::Serialize;
+
+use super::{RunModel, plan::Plan};
+use crate::config::RunConfig;
+
+/// Exit codes, a contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitCode {
+    /// Everything is done, also when there was nothing to do.
+    Done = 0,
+    /// The run failed, or was interrupted with work left.
+    Failed = 1,
+    /// Bad arguments or configuration.
+    Usage = 2,
+    /// Finished, but shards failed or were damaged in this run.
+    Incomplete = 3,
+    /// Finished, and every failure left is of a shard that failed the same way before: poison.
+    Poisoned = 4,
+}
+
+/// A shard that failed.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailedShard {
+    /// URL, redacted.
+    pub shard: String,
+    /// Data or transport.
+    pub class: FailureClass,
+    /// Why.
+    pub error: String,
+    /// How many runs met this.
+    pub attempts: u32,
+    /// Whether it failed the same way, not in transport, at the same input before.
+    pub poison: bool,
+}
+
+/// Totals of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// Id of the run: time and process.
+    pub run: String,
+    /// Recaption's version.
+    pub version: &'static str,
+    /// Model folder's digest.
+    pub model: String,
+    /// What was typed.
+    pub typed: BTreeMap<String, String>,
+    /// Keys that change rows.
+    pub configuration: BTreeMap<String, String>,
+    /// Start, RFC 3339.
+    pub started: String,
+    /// End, RFC 3339.
+    pub finished: String,
+    /// Seconds.
+    pub seconds: f64,
+    /// Shards that an earlier run had done.
+    pub shards_skipped: usize,
+    /// Shards committed by this run.
+    pub shards_done: usize,
+    /// Shards committed by this run that could be read only in part.
+    pub shards_damaged: Vec<String>,
+    /// Shards in the output that are not among the inputs any more.
+    pub shards_orphaned: usize,
+    /// Shards that failed.
+    pub shards_failed: Vec<FailedShard>,
+    /// Shards that were not begun or not finished because the run was interrupted.
+    pub shards_left: usize,
+    /// Where the samples of this run's shards went.
+    pub counts: Counts,
+    /// Whether the run was asked to stop.
+    pub interrupted: bool,
+    #[serde(skip)]
+    clock: std::time::Instant,
+    #[serde(skip)]
+    planned: usize,
+}
+
+impl RunReport {
+    /// At the start of a run.
+    #[must_use]
+    pub fn begin(config: &RunConfig, model: &RunModel, plan: &Plan) -> Self {
+        let now = chrono::Utc::now();
+        Self {
+            run: format!("{}-{:08x}", now.format("%Y%m%dT%H%M%S%3fZ"), std::process::id()),
+            version: env!("CARGO_PKG_VERSION"),
+            model: model.folder.digest.clone(),
+            typed: config.typed.clone(),
+            configuration: plan.configuration.clone(),
+            started: now.to_rfc3339(),
+            finished: String::new(),
+            seconds: 0.0,
+            shards_skipped: plan.done,
+            shards_done: 0,
+            shards_damaged: Vec::new(),
+            shards_orphaned: plan.orphans,
+            shards_failed: Vec::new(),
+            shards_left: 0,
+            counts: Counts::default(),
+            interrupted: false,
+            clock: std::time::Instant::now(),
+            planned: plan.todo.len(),
+        }
+    }
+
+    /// Writes the record and closes the clock.
+    ///
+    /// # Errors
+    /// When the output refuses.
+    pub async fn write(&mut self, output: &Location) -> Result<(), StoreError> {
+        self.finished = chrono::Utc::now().to_rfc3339();
+        self.seconds = self.clock.elapsed().as_secs_f64();
+        self.shards_left = self.planned - self.shards_done - self.shards_failed.len();
+        self.interrupted &= self.shards_left > 0;
+        write_json(&output.child("_recaption/runs").child(&format!("{}.json", self.run)), self).await
+    }
+
+    /// The exit code that this report means.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        let poisoned = self.shards_failed.iter().all(|f| f.poison);
+        if self.shards_left > 0 {
+            ExitCode::Failed
+        } else if !self.shards_damaged.is_empty() || !poisoned {
+            ExitCode::Incomplete
+        } else if !self.shards_failed.is_empty() {
+            ExitCode::Poisoned
+        } else {
+            ExitCode::Done
+        }
+    }
+}
+
+impl std::fmt::Display for RunReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let c = &self.counts;
+        let rate = if self.seconds > 0.0 { c.read as f64 / self.seconds } else { 0.0 };
+        writeln!(
+            f,
+            "shards    {} done, {} skipped, {} failed, {} damaged{}",
+            self.shards_done,
+            self.shards_skipped,
+            self.shards_failed.len(),
+            self.shards_damaged.len(),
+            if self.shards_left > 0 { format!(", {} left", self.shards_left) } else { String::new() }
+        )?;
+        writeln!(f, "samples   {} read = {} captioned + {} rejected", c.read, c.captioned, c.rejected)?;
+        for (reason, n) in &c.reasons {
+            writeln!(f, "          {n:>8} {reason}")?;
+        }
+        writeln!(f, "time      {:.1} s, {rate:.1} images/s", self.seconds)?;
+        for shard in &self.shards_damaged {
+            writeln!(f, "damaged   {shard}")?;
+        }
+        for failed in &self.shards_failed {
+            let note = if failed.poison { format!(" (poison: failed {} times)", failed.attempts) } else { String::new() };
+            writeln!(f, "failed    {}{note}", failed.error)?;
+        }
+        if self.shards_orphaned > 0 {
+            writeln!(f, "note      {} shards of the output are not among the inputs", self.shards_orphaned)?;
+        }
+        if self.interrupted {
+            writeln!(f, "interrupted: the same command goes on where this one stopped")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Stopping: the first Ctrl-C (or SIGTERM) finishes the shards in hand, the second gives them up.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
+
+use tokio::sync::Notify;
+
+const GO: u8 = 0;
+const DRAIN: u8 = 1;
+const ABORT: u8 = 2;
+
+/// Shared wish to stop.
+#[derive(Default)]
+pub struct Stop {
+    level: AtomicU8,
+    aborted: Notify,
+}
+
+impl Stop {
+    /// Asks for a stop: once to finish what is in hand, again to give up.
+    pub fn press(&self) {
+        let before = self.level.load(Ordering::SeqCst);
+        self.level.store(if before == GO { DRAIN } else { ABORT }, Ordering::SeqCst);
+        if before != GO {
+            self.aborted.notify_waiters();
+        }
+    }
+
+    /// Gives up at once, after an error that ends the run.
+    pub fn abort(&self) {
+        self.level.store(ABORT, Ordering::SeqCst);
+        self.aborted.notify_waiters();
+    }
+
+    /// Whether no further shard should be begun.
+    #[must_use]
+    pub fn requested(&self) -> bool {
+        self.level.load(Ordering::SeqCst) >= DRAIN
+    }
+
+    /// Whether everything in hand is to be given up.
+    #[must_use]
+    pub fn is_aborted(&self) -> bool {
+        self.level.load(Ordering::SeqCst) >= ABORT
+    }
+
+    /// Waits until [`Stop::is_aborted`].
+    pub async fn wait_aborted(&self) {
+        loop {
+            let notified = self.aborted.notified();
+            if self.is_aborted() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// Connects Ctrl-C and SIGTERM with `stop`. To be called inside a tokio runtime.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub fn install_signal_handlers(stop: &Arc<Stop>) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = Arc::clone(stop);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            stop.press();
+            if stop.is_aborted() {
+                tracing::warn!("stopping now; unfinished shards are left to the next run");
+            } else {
+                tracing::warn!("finishing the shards in hand; interrupt again to stop at once");
+            }
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn two_presses_abort() {
+        let stop = Arc::new(Stop::default());
+        stop.press();
+        assert!(stop.requested() && !stop.is_aborted());
+        let waiting = tokio::spawn({
+            let stop = Arc::clone(&stop);
+            async move { stop.wait_aborted().await }
+        });
+        tokio::task::yield_now().await;
+        stop.press();
+        waiting.await.expect("woken");
+        assert!(stop.is_aborted());
+    }
+}

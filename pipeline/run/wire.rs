@@ -1,0 +1,323 @@
+//! Threads and channels of a run. The only place that knows all stages.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+};
+
+use anyhow::{Context, anyhow};
+use crossbeam_channel::{Receiver, Sender};
+use recaption_onnx::{ModelFolder, runtime::SessionOptions};
+use recaption_stages::{
+    caption::{Finished, Lane, LaneSettings},
+    commits::Ledger,
+    filter::Outcome,
+    prepare::{PrepareSettings, PreparedSample, prepare_sample},
+    read::{ByteBudget, Found, read_shard},
+    schemas::FailureClass,
+    store::Location,
+};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{
+    RunModel,
+    plan::{Plan, Task},
+    progress::Progress,
+    shard_writer::{Collector, Event, Output, ShardFailure, ShardResult},
+    stop::Stop,
+};
+use crate::config::{Images, RunConfig};
+
+/// Samples waiting between readers and decoders.
+const SAMPLE_QUEUE: usize = 64;
+/// Outcomes waiting for the collector.
+const EVENT_QUEUE: usize = 256;
+/// Images in decoding per decoding thread: one at work, one ready.
+const DECODES_PER_THREAD: usize = 2;
+/// Shards read but not yet committed, at most. Small shards need many to keep the models busy.
+const SHARD_WINDOW: usize = 64;
+/// Models up to this size are copied, one per thread; larger ones are one copy that uses all threads.
+const SMALL_MODEL_BYTES: u64 = 256 << 20;
+
+/// Copies of the model and threads of each, using every core once.
+pub fn lanes_and_threads(config: &RunConfig, model: &ModelFolder) -> (usize, usize) {
+    let bytes: u64 = model.spec.files.iter().map(|f| f.size).sum();
+    let automatic = if bytes <= SMALL_MODEL_BYTES { config.threads } else { 1 };
+    let lanes = config.sessions.unwrap_or(automatic).max(1);
+    (lanes, (config.threads / lanes).max(1))
+}
+
+/// What every stage of a run shares.
+struct Shared {
+    tasks: Arc<Vec<Task>>,
+    next: AtomicUsize,
+    stop: Arc<Stop>,
+    progress: Arc<Progress>,
+    window: Arc<Semaphore>,
+    budget: ByteBudget,
+    /// First error that ends the run.
+    fatal: Mutex<Option<anyhow::Error>>,
+}
+
+impl Shared {
+    fn fail(&self, error: anyhow::Error) {
+        let mut fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
+        fatal.get_or_insert(error);
+        self.stop.abort();
+    }
+}
+
+/// Runs the plan to its end, or to the stop.
+///
+/// # Errors
+/// When the models cannot be loaded or fail, or a stage breaks down. Shards that fail are results, not errors.
+pub async fn execute(
+    config: &RunConfig,
+    model: &RunModel,
+    plan: &Plan,
+    output: &Location,
+    stop: &Arc<Stop>,
+    progress: &Arc<Progress>,
+) -> anyhow::Result<Vec<ShardResult>> {
+    let shared = Arc::new(Shared {
+        tasks: Arc::clone(&plan.todo),
+        next: AtomicUsize::new(0),
+        stop: Arc::clone(stop),
+        progress: Arc::clone(progress),
+        window: Arc::new(Semaphore::new(SHARD_WINDOW.max(config.concurrent_shards))),
+        budget: ByteBudget::new(config.buffer_bytes),
+        fatal: Mutex::new(None),
+    });
+    let (to_events, events) = mpsc::channel(EVENT_QUEUE);
+    let (to_lanes, from_decoders) = crossbeam_channel::bounded(config.batch_size.max(8));
+    let lanes = start_lanes(config, model, &shared, from_decoders, &to_events).await?;
+    let (to_decoders, samples) = mpsc::channel(SAMPLE_QUEUE);
+    let decoding = tokio::spawn(decode_all(
+        Arc::clone(&shared),
+        decoders(config, &shared)?,
+        prepare_settings(config, model),
+        samples,
+        to_lanes,
+        to_events.clone(),
+    ));
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..config.concurrent_shards {
+        readers.spawn(read_all(Arc::clone(&shared), config.tar, to_decoders.clone(), to_events.clone()));
+    }
+    drop((to_decoders, to_events));
+    let output = describe_output(config, model, plan, output);
+    let results = collect(&shared, output, events).await;
+    while let Some(done) = readers.join_next().await {
+        done.context("a reader broke down")?;
+    }
+    decoding.await.context("the decoding stage broke down")?;
+    for lane in lanes {
+        tokio::task::spawn_blocking(move || lane.join())
+            .await?
+            .map_err(|_| anyhow!("a captioning thread panicked"))?;
+    }
+    if let Some(error) = shared.fatal.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        return Err(error);
+    }
+    results
+}
+
+fn describe_output(config: &RunConfig, model: &RunModel, plan: &Plan, location: &Location) -> Arc<Output> {
+    let decode = serde_json::json!({
+        "strategy": "greedy",
+        "max_tokens": model.settings.max_tokens,
+        "min_tokens": model.settings.min_tokens,
+        "seed": config.seed,
+    });
+    Arc::new(Output {
+        location: location.clone(),
+        ledger: Ledger::new(location.clone()),
+        configuration: plan.configuration.clone(),
+        model: model.folder.digest.clone(),
+        decode: decode.to_string(),
+        embed: config.images == Images::Embed,
+    })
+}
+
+fn prepare_settings(config: &RunConfig, model: &RunModel) -> Arc<PrepareSettings> {
+    Arc::new(PrepareSettings {
+        preprocess: model.folder.spec.preprocessing,
+        limits: config.decode,
+        keep_stored: config.images == Images::Embed,
+    })
+}
+
+/// Loads one model per lane, side by side, and starts their threads.
+async fn start_lanes(
+    config: &RunConfig,
+    model: &RunModel,
+    shared: &Arc<Shared>,
+    input: Receiver<PreparedSample>,
+    events: &mpsc::Sender<Event>,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let (lanes, threads) = lanes_and_threads(config, &model.folder);
+    let settings =
+        LaneSettings { caption: model.settings, filter: config.filter, embed_images: config.images == Images::Embed };
+    let mut loading = tokio::task::JoinSet::new();
+    for _ in 0..lanes {
+        let folder = model.folder.clone();
+        loading.spawn_blocking(move || Lane::load(&folder, &SessionOptions { threads }, settings));
+    }
+    let mut handles = Vec::with_capacity(lanes);
+    while let Some(lane) = loading.join_next().await {
+        let lane = lane.context("loading the model broke down")??;
+        let (input, events, shared) = (input.clone(), events.clone(), Arc::clone(shared));
+        let work = move || {
+            let emit = |finished: Finished| {
+                count(&shared.progress, &finished);
+                !shared.stop.is_aborted() && events.blocking_send(Event::Finished(Box::new(finished))).is_ok()
+            };
+            if let Err(error) = lane.run(&input, emit) {
+                shared.fail(anyhow::Error::new(error).context("captioning failed"));
+            }
+        };
+        handles.push(std::thread::Builder::new().name("caption".into()).spawn(work)?);
+    }
+    tracing::debug!(lanes, threads_per_lane = threads, "models loaded");
+    Ok(handles)
+}
+
+fn count(progress: &Progress, finished: &Finished) {
+    progress.finished.fetch_add(1, Relaxed);
+    if matches!(finished.outcome, Outcome::Reject(_)) {
+        progress.rejected.fetch_add(1, Relaxed);
+    }
+}
+
+fn decoders(config: &RunConfig, shared: &Arc<Shared>) -> anyhow::Result<rayon::ThreadPool> {
+    let shared = Arc::clone(shared);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(config.threads)
+        .thread_name(|i| format!("decode-{i}"))
+        .panic_handler(move |_| shared.fail(anyhow!("a decoding thread panicked")))
+        .build()
+        .context("cannot start the decoding threads")
+}
+
+/// Hands samples to the pool; a full caption channel makes pool threads wait, and this with them.
+async fn decode_all(
+    shared: Arc<Shared>,
+    pool: rayon::ThreadPool,
+    settings: Arc<PrepareSettings>,
+    mut samples: mpsc::Receiver<Found>,
+    to_lanes: Sender<PreparedSample>,
+    events: mpsc::Sender<Event>,
+) {
+    let in_flight = Arc::new(Semaphore::new(pool.current_num_threads() * DECODES_PER_THREAD));
+    while let Some(found) = samples.recv().await {
+        shared.progress.read.fetch_add(1, Relaxed);
+        if shared.stop.is_aborted() {
+            continue;
+        }
+        let sample = match found {
+            Found::Sample(sample) => sample,
+            Found::Reject { shard, index, reject } => {
+                let outcome = Outcome::Reject(Box::new(reject));
+                let finished = Box::new(Finished { shard, index, outcome, texts_cut: 0 });
+                count(&shared.progress, &finished);
+                let _ = events.send(Event::Finished(finished)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
+        let progress = &shared.progress;
+        progress.decode_queue.store(samples.len(), Relaxed);
+        progress.caption_queue.store(to_lanes.len(), Relaxed);
+        progress.write_queue.store(events.max_capacity() - events.capacity(), Relaxed);
+        let (settings, to_lanes, events, shared) =
+            (Arc::clone(&settings), to_lanes.clone(), events.clone(), Arc::clone(&shared));
+        pool.spawn(move || {
+            match prepare_sample(sample, &settings) {
+                // A closed channel means that the run is over; the shard is then not committed.
+                Ok(prepared) => drop(to_lanes.send(prepared)),
+                Err(finished) => {
+                    count(&shared.progress, &finished);
+                    let _ = events.blocking_send(Event::Finished(finished));
+                }
+            }
+            drop(permit);
+        });
+    }
+    // Wait for the images in hand, then let the pool go from a thread that may block.
+    let _ = in_flight.acquire_many(u32::try_from(pool.current_num_threads() * DECODES_PER_THREAD).unwrap_or(1)).await;
+    let _ = tokio::task::spawn_blocking(move || drop(pool)).await;
+}
+
+/// One reader: takes the next shard until there is none.
+async fn read_all(
+    shared: Arc<Shared>,
+    limits: recaption_stages::tar::TarLimits,
+    to_decoders: mpsc::Sender<Found>,
+    events: mpsc::Sender<Event>,
+) {
+    loop {
+        let Ok(permit) = Arc::clone(&shared.window).acquire_owned().await else { return };
+        if shared.stop.requested() {
+            return;
+        }
+        let shard = shared.next.fetch_add(1, Relaxed);
+        let Some(task) = shared.tasks.get(shard) else { return };
+        if events.send(Event::Begin { shard, permit }).await.is_err() {
+            return;
+        }
+        let reading = read_shard(shard, &task.shard, limits, &shared.budget, &shared.progress.bytes_read, &to_decoders);
+        let result = tokio::select! {
+            result = reading => result,
+            () = shared.stop.wait_aborted() => return,
+        };
+        let event = match result {
+            Ok(Some(end)) => Event::Read { shard, end },
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, "shard cannot be read");
+                let class = error.class;
+                Event::Failed { shard, failure: ShardFailure { class, error: error.to_string() } }
+            }
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn collect(
+    shared: &Arc<Shared>,
+    output: Arc<Output>,
+    mut events: mpsc::Receiver<Event>,
+) -> anyhow::Result<Vec<ShardResult>> {
+    let mut collector = Collector::new(output, Arc::clone(&shared.tasks));
+    let mut results = Vec::new();
+    let note = |ended: Vec<ShardResult>, results: &mut Vec<ShardResult>| {
+        for result in ended {
+            match &result.outcome {
+                Ok(commit) => {
+                    shared.progress.committed.fetch_add(1, Relaxed);
+                    tracing::debug!(shard = commit.shard, captioned = commit.counts.captioned, "committed");
+                }
+                Err(failure) => {
+                    shared.progress.failed.fetch_add(1, Relaxed);
+                    if failure.class == FailureClass::Transport {
+                        tracing::error!(error = failure.error, "shard failed");
+                    }
+                }
+            }
+            results.push(result);
+        }
+    };
+    while let Some(event) = events.recv().await {
+        if let Err(error) = collector.take(event).await {
+            shared.fail(error);
+        }
+        note(collector.ended(), &mut results);
+    }
+    note(collector.finish().await, &mut results);
+    Ok(results)
+}

@@ -1,0 +1,85 @@
+//! Why an image could not be prepared.
+
+use thiserror::Error;
+
+/// Why an image could not be prepared. Every variant is a rejected sample, never a reason to stop a run.
+///
+/// The text says what and why; shard and key are added by whoever knows them.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DecodeError {
+    /// A format, or a variant of a format, that is recognised but not decoded.
+    #[error("{format} is not supported{}", note(.detail))]
+    Unsupported {
+        /// The format's usual name, e.g. "HEIC".
+        format: String,
+        /// What exactly is not supported; may be empty.
+        detail: String,
+    },
+    /// The bytes claim to be an image and are not a whole one.
+    #[error("{0}", sentence(.format, .why))]
+    Corrupt {
+        /// The format's usual name, or empty when the bytes are of no known format.
+        format: &'static str,
+        /// What is wrong, to be read after the format's name.
+        why: String,
+    },
+    /// More pixels than [`DecodeLimits::max_pixels`](super::DecodeLimits). Nothing was allocated for them.
+    #[error("{width} x {height} pixels are more than the limit of {limit}")]
+    TooManyPixels {
+        /// Stored width in pixels.
+        width: u32,
+        /// Stored height in pixels.
+        height: u32,
+        /// The limit that was passed, in pixels.
+        limit: u64,
+    },
+    /// The shorter side is below [`DecodeLimits::min_side`](super::DecodeLimits).
+    #[error("{width} x {height} pixels: the shorter side is below the limit of {min_side}")]
+    TooSmall {
+        /// Stored width in pixels.
+        width: u32,
+        /// Stored height in pixels.
+        height: u32,
+        /// The limit that was missed, in pixels.
+        min_side: u32,
+    },
+}
+
+impl DecodeError {
+    pub(super) fn corrupt(format: &'static str, why: impl Into<String>) -> Self {
+        Self::Corrupt { format, why: why.into() }
+    }
+
+    pub(super) fn unsupported(format: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Unsupported { format: format.into(), detail: detail.into() }
+    }
+
+    /// `found` bytes are there of the `expected` that the file announces.
+    pub(super) fn ends_early(format: &'static str, found: usize, expected: u64) -> Self {
+        Self::corrupt(
+            format,
+            format!("ends after {} of {} bytes", thousands(found as u64), thousands(expected)),
+        )
+    }
+}
+
+fn note(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(": {detail}") }
+}
+
+fn sentence(format: &str, why: &str) -> String {
+    if format.is_empty() { why.to_owned() } else { format!("{format} {why}") }
+}
+
+/// `88120` as `88,120`.
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,191 @@
+//! From the stored raster to the model's square: crop and resize in one go, then turn the small result.
+//!
+//! The filters are fast_image_resize's, which are Pillow's, applied like Pillow's along the upright rows first and the
+//! columns second: both passes round and clamp to u8, so their order shows. (Pillow 13.0 goes the other way round where
+//! squashing shrinks the height much more than the width; older ones never do.) Pixels outside the cropped box take part
+//! where the filter reaches them, as if the whole image had been resized before the crop.
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+
+use super::error::DecodeError;
+use super::geometry::{Axis, Plan, Turn};
+use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
+use super::raster::{Channels, Raster};
+
+/// Buffers that outlive one image.
+#[derive(Default)]
+pub(super) struct Workspace {
+    resizer: Resizer,
+    /// After the first pass.
+    half: Vec<u8>,
+    /// After the second pass, at the model's size, as stored.
+    small: Vec<u8>,
+}
+
+impl Workspace {
+    /// Gives back what is larger than `limit` bytes.
+    pub fn shrink(&mut self, limit: usize) {
+        for buffer in [&mut self.half, &mut self.small] {
+            if buffer.capacity() > limit {
+                *buffer = Vec::new();
+            }
+        }
+        if self.resizer.size_of_internal_buffers() > limit {
+            self.resizer.reset_internal_buffers();
+        }
+    }
+}
+
+/// One axis of the crop box, in source pixels.
+#[derive(Clone, Copy)]
+struct Span {
+    start: f64,
+    length: f64,
+}
+
+impl Span {
+    /// The same span counted from the whole pixel `from`, ending at `to` at the latest whatever rounding does.
+    fn after(self, from: u32, to: u32) -> Self {
+        let start = self.start - f64::from(from);
+        Self { start, length: self.length.min(f64::from(to - from) - start) }
+    }
+}
+
+/// The whole pixels `from..to`.
+fn whole(from: u32, to: u32) -> Span {
+    Span { start: f64::from(from), length: f64::from(to - from) }
+}
+
+/// Crops, resizes and turns `data` (`[raster.height, raster.width, channels]` u8).
+///
+/// Returns `[S, S, 3]` u8 RGB, row-major, and the upright size of the stored image.
+///
+/// # Errors
+/// Never, for a raster with at least one pixel and buffers of the announced length.
+pub(super) fn resample(
+    workspace: &mut Workspace,
+    raster: &Raster,
+    data: &[u8],
+    preprocess: &Preprocess,
+) -> Result<(Vec<u8>, u32, u32), DecodeError> {
+    let turn = Turn::from(raster.orientation);
+    let (width, height) = turn.upright(raster.width, raster.height);
+    let plan = Plan::new(width, height, preprocess.size, preprocess.resize_mode);
+    let (x, y) = plan.stored(turn);
+    resize(workspace, raster, data, (x, y), turn.transpose, preprocess.interpolation)?;
+    let fill = match preprocess.resize_mode {
+        ResizeMode::Longest { fill } => fill,
+        ResizeMode::Shortest | ResizeMode::Squash => [0; 3],
+    };
+    let small = Small { data: &workspace.small, width: x.length as usize, height: y.length as usize, turn };
+    Ok((small.place(raster.channels, &plan, preprocess.size as usize, fill), width, height))
+}
+
+/// Both passes, into `workspace.small`, `[y.length, x.length, channels]`.
+fn resize(
+    workspace: &mut Workspace,
+    raster: &Raster,
+    data: &[u8],
+    (x, y): (Axis, Axis),
+    columns_first: bool,
+    interpolation: Interpolation,
+) -> Result<(), DecodeError> {
+    let (filter, support) = match interpolation {
+        Interpolation::Bicubic => (FilterType::CatmullRom, 2.0),
+        Interpolation::Bilinear => (FilterType::Bilinear, 1.0),
+    };
+    let kind = raster.channels.pixel_type();
+    let source = ImageRef::new(raster.width, raster.height, data, kind).map_err(failed)?;
+    let (x_span, y_span) = (span(x, raster.width), span(y, raster.height));
+    // The first pass covers what the second one reaches: whole pixels around the box.
+    let (half_width, half_height, first, second) = if columns_first {
+        let (from, to) = reach(x_span, x.length, raster.width, support);
+        (to - from, y.length, (whole(from, to), y_span), (x_span.after(from, to), whole(0, y.length)))
+    } else {
+        let (from, to) = reach(y_span, y.length, raster.height, support);
+        (x.length, to - from, (x_span, whole(from, to)), (whole(0, x.length), y_span.after(from, to)))
+    };
+    let channels = raster.channels.count();
+    let half = grown(&mut workspace.half, half_width as usize * half_height as usize * channels);
+    let mut half = Image::from_slice_u8(half_width, half_height, half, kind).map_err(failed)?;
+    workspace.resizer.resize(&source, &mut half, &options(filter, first)).map_err(failed)?;
+    let small = grown(&mut workspace.small, x.length as usize * y.length as usize * channels);
+    let mut small = Image::from_slice_u8(x.length, y.length, small, kind).map_err(failed)?;
+    workspace.resizer.resize(&half, &mut small, &options(filter, second)).map_err(failed)
+}
+
+fn failed(error: impl std::fmt::Display) -> DecodeError {
+    DecodeError::corrupt("", format!("could not be resized ({error})"))
+}
+
+fn options(filter: FilterType, (x, y): (Span, Span)) -> ResizeOptions {
+    ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(filter))
+        .crop(x.start, y.start, x.length, y.length)
+        .use_alpha(false)
+}
+
+fn span(axis: Axis, source: u32) -> Span {
+    let (start, length) = axis.source_box(source);
+    Span { start, length }
+}
+
+/// The source pixels `from..to` that a filter of `support` reaches from within `span`, scaled to `length` pixels.
+fn reach(span: Span, length: u32, source: u32, support: f64) -> (u32, u32) {
+    let radius = support * (span.length / f64::from(length)).max(1.0) + 1.0;
+    let from = (span.start - radius).floor().max(0.0) as u32;
+    let to = (span.start + span.length + radius).ceil().min(f64::from(source)) as u32;
+    (from.min(source - 1), to)
+}
+
+/// The first `len` bytes of `buffer`, made longer if need be; what they hold is left over from before.
+pub(super) fn grown(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    &mut buffer[..len]
+}
+
+/// The resized image as stored, `[height, width, channels]`.
+struct Small<'a> {
+    data: &'a [u8],
+    width: usize,
+    height: usize,
+    turn: Turn,
+}
+
+impl Small<'_> {
+    /// Turns it upright, makes it RGB and puts it on a square of `size` filled with `fill`.
+    fn place(&self, channels: Channels, plan: &Plan, size: usize, fill: [u8; 3]) -> Vec<u8> {
+        let (left, top) = (plan.x.pad as usize, plan.y.pad as usize);
+        let (width, height) = (plan.x.length as usize, plan.y.length as usize);
+        let mut square = Vec::with_capacity(size * size * 3);
+        for row in 0..size {
+            if row < top || row >= top + height {
+                square.extend(std::iter::repeat_n(fill, size).flatten());
+                continue;
+            }
+            square.extend(std::iter::repeat_n(fill, left).flatten());
+            self.row(channels, row - top, width, &mut square);
+            square.extend(std::iter::repeat_n(fill, size - left - width).flatten());
+        }
+        square
+    }
+
+    /// Appends the upright row `v` as RGB.
+    fn row(&self, channels: Channels, v: usize, width: usize, square: &mut Vec<u8>) {
+        let count = channels.count();
+        // The first pixel's index and the step to the next one, both in stored pixels.
+        let x_of = |x: usize| if self.turn.flip_x { self.width - 1 - x } else { x };
+        let y_of = |y: usize| if self.turn.flip_y { self.height - 1 - y } else { y };
+        for u in 0..width {
+            let (x, y) = if self.turn.transpose { (x_of(v), y_of(u)) } else { (x_of(u), y_of(v)) };
+            let pixel = &self.data[(y * self.width + x) * count..][..count];
+            match channels {
+                Channels::Grey | Channels::GreyAlpha => square.extend_from_slice(&[pixel[0]; 3]),
+                Channels::Rgb | Channels::Rgba => square.extend_from_slice(&pixel[..3]),
+            }
+        }
+    }
+}

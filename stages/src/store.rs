@@ -1,0 +1,236 @@
+//! Object stores by URL: one store per bucket, host or machine, opened once.
+//!
+//! Plain paths and `file://`, `s3://`, `gs://`, `az://` (and its relatives), `http(s)://` (reading only). Credentials come
+//! from each cloud's own environment variables, as object_store documents them. Secrets never appear in an error.
+
+use std::{
+    collections::HashMap,
+    path::{Path as FsPath, PathBuf},
+    sync::Arc,
+};
+
+use object_store::{
+    ClientOptions, ObjectStore, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder, gcp::GoogleCloudStorageBuilder,
+    http::HttpBuilder, local::LocalFileSystem, path::Path,
+};
+use recaption_schemas::redact_url;
+use url::Url;
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The URL cannot be understood.
+    #[error("{url}: {what}")]
+    Url {
+        /// The URL, redacted.
+        url: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The store refuses.
+    #[error("{url}: {source}")]
+    Store {
+        /// The URL, redacted.
+        url: String,
+        /// The store's words.
+        source: object_store::Error,
+    },
+}
+
+/// What kind of place a URL speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// This machine's file system.
+    Local,
+    /// A bucket or container: can be listed and written.
+    Bucket,
+    /// A web server: can be read only.
+    Http,
+}
+
+/// A place in a store.
+#[derive(Clone)]
+pub struct Location {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The place within it.
+    pub path: Path,
+    /// What kind of store it is.
+    pub kind: StoreKind,
+    /// Beginning of every canonical URL in this store, redacted: `s3://bucket`.
+    base: String,
+}
+
+impl Location {
+    /// Canonical URL of a place in this store, without secrets.
+    #[must_use]
+    pub fn url_of(&self, path: &Path) -> String {
+        format!("{}/{path}", self.base)
+    }
+
+    /// Its own canonical URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_of(&self.path)
+    }
+
+    /// Another place in the same store.
+    #[must_use]
+    pub fn at(&self, path: Path) -> Self {
+        Self { path, ..self.clone() }
+    }
+
+    /// A place below this one.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Self {
+        // `join` takes one part; a name with slashes is several.
+        let path = name.split('/').fold(self.path.clone(), |path, part| path.join(part));
+        self.at(path)
+    }
+}
+
+/// Splits what a user wrote into the part that is parsed and a pattern's wildcards, which URLs do not know.
+fn scheme_of(text: &str) -> Option<&str> {
+    text.split_once("://").map(|(scheme, _)| scheme)
+}
+
+/// Opens stores and keeps them.
+#[derive(Default)]
+pub struct Stores {
+    open: HashMap<String, Arc<dyn ObjectStore>>,
+}
+
+impl Stores {
+    /// The place that `text` names: a URL or a path. Nothing is read yet.
+    ///
+    /// # Errors
+    /// An unknown scheme, a malformed URL, unusable credentials.
+    pub fn locate(&mut self, text: &str) -> Result<Location, StoreError> {
+        let bad = |what: String| StoreError::Url { url: redact_url(text), what };
+        match scheme_of(text) {
+            None => self.local(&absolute(FsPath::new(text)).map_err(|e| bad(e.to_string()))?, text),
+            Some(scheme) if scheme.eq_ignore_ascii_case("file") => {
+                let url = Url::parse(text).map_err(|e| bad(e.to_string()))?;
+                let path = url.to_file_path().map_err(|()| bad("not a path on this machine".into()))?;
+                self.local(&path, text)
+            }
+            Some(_) => self.remote(text),
+        }
+    }
+
+    fn local(&mut self, path: &FsPath, text: &str) -> Result<Location, StoreError> {
+        let path = Path::from_absolute_path(path)
+            .map_err(|e| StoreError::Url { url: text.to_owned(), what: e.to_string() })?;
+        let store = self
+            .open
+            .entry("file".into())
+            .or_insert_with(|| Arc::new(LocalFileSystem::new().with_automatic_cleanup(false)));
+        Ok(Location { store: Arc::clone(store), path, kind: StoreKind::Local, base: "file://".into() })
+    }
+
+    fn remote(&mut self, text: &str) -> Result<Location, StoreError> {
+        let redacted = redact_url(text);
+        let bad = |what: String| StoreError::Url { url: redacted.clone(), what };
+        let url = Url::parse(text).map_err(|e| bad(e.to_string()))?;
+        let scheme = url.scheme().to_owned();
+        let (kind, build): (_, fn(&Url) -> object_store::Result<Arc<dyn ObjectStore>>) = match scheme.as_str() {
+            "s3" | "s3a" => (StoreKind::Bucket, s3),
+            "gs" => (StoreKind::Bucket, gcs),
+            "az" | "azure" | "adl" | "abfs" | "abfss" => (StoreKind::Bucket, azure),
+            "http" | "https" => (StoreKind::Http, http),
+            _ => {
+                return Err(bad(format!(
+                    "unknown scheme `{scheme}`; known are file, s3, gs, az, http, https and plain paths"
+                )));
+            }
+        };
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(bad("no bucket or host".into()));
+        }
+        let path =
+            Path::from_url_path(url.path()).map_err(|e| bad(format!("the path cannot be used: {e}")))?;
+        // Everything that changes the client belongs to the key: user info, port, and a presigned query.
+        let key = format!("{}#{}", &url[..url::Position::BeforePath], url.query().unwrap_or_default());
+        let store = match self.open.get(&key) {
+            Some(store) => Arc::clone(store),
+            None => {
+                let store = build(&url).map_err(|source| StoreError::Store { url: redacted, source })?;
+                self.open.insert(key, Arc::clone(&store));
+                store
+            }
+        };
+        let base = redact_url(&url[..url::Position::BeforePath]);
+        Ok(Location { store, path, kind, base })
+    }
+}
+
+fn s3(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(AmazonS3Builder::from_env().with_url(url.as_str()).build()?))
+}
+
+fn gcs(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).build()?))
+}
+
+fn azure(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(MicrosoftAzureBuilder::from_env().with_url(url.as_str()).build()?))
+}
+
+fn http(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
+    // A query (a presigned URL's signature) stays on the base: the client only adds the path.
+    let mut base = url.clone();
+    base.set_path("");
+    let options = ClientOptions::new().with_allow_http(true);
+    Ok(Arc::new(HttpBuilder::new().with_url(base.as_str()).with_client_options(options).build()?))
+}
+
+/// Absolute and without `.` and `..`, whether it exists or not: one shard has one URL.
+fn absolute(path: &FsPath) -> std::io::Result<PathBuf> {
+    let mut out = PathBuf::new();
+    for part in std::path::absolute(path)?.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                out.pop();
+            }
+            std::path::Component::CurDir => {}
+            other => out.push(other),
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_file_urls_are_one_place() {
+        let mut stores = Stores::default();
+        let a = stores.locate("/data/x/../a b.tar").expect("path");
+        let b = stores.locate("file:///data/a%20b.tar").expect("url");
+        assert_eq!(a.path, b.path);
+        assert_eq!(a.url(), b.url());
+        assert!(a.url().starts_with("file:///data/a"), "{}", a.url());
+    }
+
+    #[test]
+    fn presigned_urls_lose_their_secret_in_names_but_not_in_requests() {
+        let mut stores = Stores::default();
+        let one = stores.locate("https://u:p@h.example:8443/b/0.tar?sig=one").expect("url");
+        let two = stores.locate("https://u:p@h.example:8443/b/1.tar?sig=two").expect("url");
+        assert_eq!(one.url(), "https://h.example:8443/b/0.tar");
+        assert!(!Arc::ptr_eq(&one.store, &two.store), "each signature needs its own client");
+    }
+
+    #[test]
+    fn unknown_schemes_are_named() {
+        let error = Stores::default().locate("ftp://h/x.tar").err().expect("error").to_string();
+        assert!(error.contains("unknown scheme `ftp`"), "{error}");
+    }
+
+    #[test]
+    fn children_go_below() {
+        let out = Stores::default().locate("/out").expect("path");
+        assert_eq!(out.child("captions/part-a.parquet").url(), "file:///out/captions/part-a.parquet");
+    }
+}

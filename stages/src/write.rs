@@ -1,0 +1,150 @@
+//! `CaptionRow | Reject -> Parquet part`: one file per shard and table, uploaded as it grows, visible only when whole.
+//!
+//! Encoding runs on tokio's blocking threads; uploads are async. A row group is closed before it reaches
+//! [`ROW_GROUP_BYTES`], so memory is bounded whatever the size of a shard.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use bytes::Bytes;
+use object_store::buffered::BufWriter;
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    errors::ParquetError,
+    file::properties::WriterProperties,
+};
+use tokio::io::AsyncWriteExt;
+
+use crate::store::Location;
+
+/// Uncompressed bytes after which a row group is closed. The contract says below 100 MB.
+pub const ROW_GROUP_BYTES: usize = 64 << 20;
+/// Compression level of zstd: the fastest of the usual ones; captions are small beside images.
+const ZSTD_LEVEL: i32 = 3;
+/// Parts up to this size go up in one request; larger ones as a multipart upload with pieces of this size.
+const UPLOAD_BYTES: usize = 16 << 20;
+/// Pieces of one upload in flight.
+const UPLOAD_CONCURRENCY: usize = 4;
+
+/// Why a part could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The encoder.
+    #[error("{part}: cannot encode Parquet: {source}")]
+    Encode {
+        /// The part.
+        part: String,
+        /// Why.
+        source: ParquetError,
+    },
+    /// The upload.
+    #[error("{part}: cannot upload: {source}")]
+    Upload {
+        /// The part.
+        part: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A part under construction.
+pub struct PartWriter {
+    url: String,
+    encoder: Option<ArrowWriter<Vec<u8>>>,
+    upload: BufWriter,
+    rows: u64,
+    bytes: u64,
+}
+
+impl PartWriter {
+    /// Begins a part at `location`.
+    ///
+    /// # Errors
+    /// When the schema cannot be written as Parquet.
+    pub fn new(location: &Location, schema: Arc<Schema>) -> Result<Self, WriteError> {
+        let encode = |source| WriteError::Encode { part: location.url(), source };
+        let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(encode)?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(level))
+            // A name without a version would hide what wrote the file; a time or host would break equality.
+            .set_created_by(concat!("recaption ", env!("CARGO_PKG_VERSION")).to_owned())
+            .build();
+        let encoder = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(encode)?;
+        let upload =
+            BufWriter::with_capacity(Arc::clone(&location.store), location.path.clone(), UPLOAD_BYTES)
+                .with_max_concurrency(UPLOAD_CONCURRENCY);
+        Ok(Self { url: location.url(), encoder: Some(encoder), upload, rows: 0, bytes: 0 })
+    }
+
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// When encoding or uploading fails; the part is then lost and never visible.
+    pub async fn write(&mut self, batch: RecordBatch) -> Result<(), WriteError> {
+        self.rows += batch.num_rows() as u64;
+        let done = self
+            .encode(move |encoder| {
+                encoder.write(&batch)?;
+                if encoder.in_progress_size() >= ROW_GROUP_BYTES || encoder.memory_size() >= ROW_GROUP_BYTES {
+                    encoder.flush()?;
+                }
+                Ok(std::mem::take(encoder.inner_mut()))
+            })
+            .await?;
+        self.send(done).await
+    }
+
+    /// Completes the part and makes it visible; returns rows and bytes.
+    ///
+    /// # Errors
+    /// When encoding or uploading fails.
+    pub async fn finish(mut self) -> Result<(u64, u64), WriteError> {
+        let rest = self
+            .encode(|encoder| {
+                encoder.finish()?;
+                Ok(std::mem::take(encoder.inner_mut()))
+            })
+            .await?;
+        self.send(rest).await?;
+        self.upload
+            .shutdown()
+            .await
+            .map_err(|source| WriteError::Upload { part: self.url.clone(), source })?;
+        Ok((self.rows, self.bytes))
+    }
+
+    /// Gives up a part: nothing of it becomes visible.
+    pub async fn abort(mut self) {
+        if let Err(error) = self.upload.abort().await {
+            tracing::debug!(part = self.url, %error, "an unfinished upload could not be aborted");
+        }
+    }
+
+    async fn encode(
+        &mut self,
+        work: impl FnOnce(&mut ArrowWriter<Vec<u8>>) -> Result<Vec<u8>, ParquetError> + Send + 'static,
+    ) -> Result<Vec<u8>, WriteError> {
+        let failed = |source| WriteError::Encode { part: self.url.clone(), source };
+        let mut encoder =
+            self.encoder.take().ok_or_else(|| failed(ParquetError::General("the part failed before".into())))?;
+        let (encoder, result) = tokio::task::spawn_blocking(move || {
+            let result = work(&mut encoder);
+            (encoder, result)
+        })
+        .await
+        .map_err(|e| failed(ParquetError::General(e.to_string())))?;
+        self.encoder = Some(encoder);
+        result.map_err(failed)
+    }
+
+    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), WriteError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bytes += bytes.len() as u64;
+        let failed = |source: object_store::Error| WriteError::Upload { part: self.url.clone(), source: source.into() };
+        self.upload.put(Bytes::from(bytes)).await.map_err(failed)
+    }
+}
