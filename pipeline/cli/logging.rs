@@ -8,6 +8,7 @@ use std::{
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Bars of the process; log lines are printed above them.
 pub static BARS: LazyLock<MultiProgress> =
@@ -75,11 +76,15 @@ pub fn init(format: Option<FormatArg>, level: LevelArg) -> Format {
         LevelArg::Debug => LevelFilter::DEBUG,
         LevelArg::Trace => LevelFilter::TRACE,
     };
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(|| AboveBars).with_target(false);
+    // The runtime's binding reports every step of its own at `info`.
+    let filter = Targets::new().with_default(level).with_target("ort", level.min(LevelFilter::WARN));
+    let layer = tracing_subscriber::fmt::layer().with_writer(|| AboveBars).with_target(false);
     // A second logger in one process (tests) is no reason to fail.
     let _ = match format {
-        Format::Text => builder.with_ansi(terminal).without_time().try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Text => {
+            tracing_subscriber::registry().with(filter).with(layer.with_ansi(terminal).without_time()).try_init()
+        }
+        Format::Json => tracing_subscriber::registry().with(filter).with(layer.json().flatten_event(true)).try_init(),
     };
     format
 }
