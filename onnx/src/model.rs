@@ -232,10 +232,14 @@ impl ModelFolder {
             if Path::new(&file.name).components().count() != 1 {
                 return Err(bad(format!("file name {:?} leaves the folder", file.name)));
             }
-            let size =
-                std::fs::metadata(&path).map_err(|source| ModelError::Io { path: path.clone(), source })?.len();
+            let size = std::fs::metadata(&path)
+                .map_err(|source| ModelError::Io { path: path.clone(), source })?
+                .len();
             if size != file.size {
-                return Err(bad(format!("{} has {size} bytes instead of {}: export again", file.name, file.size)));
+                return Err(bad(format!(
+                    "{} has {size} bytes instead of {}: export again",
+                    file.name, file.size
+                )));
             }
         }
         Ok(Self { dir: dir.to_owned(), digest: sha256_hex(&text), spec })

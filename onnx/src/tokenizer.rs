@@ -8,7 +8,9 @@ use crate::model::{ModelFolder, SpecialIds, TOKENIZER_FILE};
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The model has none.
-    #[error("model {0} has no tokenizer.json, so no text can be read or written: put the checkpoint's tokenizer.json beside its weights and export again (for CLIP's vocabulary it is on the Hugging Face hub, for instance in openai/clip-vit-base-patch32)")]
+    #[error(
+        "model {0} has no tokenizer.json, so no text can be read or written: put the checkpoint's tokenizer.json beside its weights and export again (for CLIP's vocabulary it is on the Hugging Face hub, for instance in openai/clip-vit-base-patch32)"
+    )]
     Missing(PathBuf),
     /// It cannot be loaded or does not fit the model.
     #[error("tokenizer {path}: {what}")]
@@ -49,7 +51,12 @@ impl Tokenizer {
         Self::from_file(&model.path(TOKENIZER_FILE), model.spec.special_ids, d.context_length, d.vocab_size)
     }
 
-    fn from_file(path: &Path, special: SpecialIds, context: usize, vocab: usize) -> Result<Self, TokenizerError> {
+    fn from_file(
+        path: &Path,
+        special: SpecialIds,
+        context: usize,
+        vocab: usize,
+    ) -> Result<Self, TokenizerError> {
         let unusable = |what: String| TokenizerError::Unusable { path: path.to_owned(), what };
         let mut inner = tokenizers::Tokenizer::from_file(path).map_err(|e| unusable(e.to_string()))?;
         // Length is our business: a file may carry settings of its own.

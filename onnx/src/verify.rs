@@ -81,10 +81,16 @@ impl Golden {
         let data = std::fs::read(path).map_err(|e| bad(path, e.to_string()))?;
         let file = SafeTensors::deserialize(&data).map_err(|e| bad(path, e.to_string()))?;
         let json = path.with_extension("json");
-        let text = std::fs::read(&json).map_err(|e| bad(&json, format!("{e}; it holds the ids and lengths")))?;
+        let text =
+            std::fs::read(&json).map_err(|e| bad(&json, format!("{e}; it holds the ids and lengths")))?;
         let settings = serde_json::from_slice(&text).map_err(|e| bad(&json, e.to_string()))?;
-        let mut golden =
-            Self { path: name, settings, tensors: BTreeMap::new(), bytes: BTreeMap::new(), ids: BTreeMap::new() };
+        let mut golden = Self {
+            path: name,
+            settings,
+            tensors: BTreeMap::new(),
+            bytes: BTreeMap::new(),
+            ids: BTreeMap::new(),
+        };
         for (name, view) in file.tensors() {
             let (shape, data) = (view.shape().to_vec(), view.data());
             match view.dtype() {
@@ -106,7 +112,10 @@ impl Golden {
     }
 
     fn missing(&self, name: &str) -> VerifyError {
-        VerifyError::Golden { path: self.path.clone(), what: format!("no tensor `{name}` of the expected type") }
+        VerifyError::Golden {
+            path: self.path.clone(),
+            what: format!("no tensor `{name}` of the expected type"),
+        }
     }
 
     fn f32(&self, name: &str) -> Result<&(Vec<usize>, Vec<f32>), VerifyError> {
@@ -138,7 +147,11 @@ impl Golden {
 ///
 /// # Errors
 /// When the golden or the model cannot be read or run; differences are no errors but [`Outcome::Fail`].
-pub fn verify(model: &ModelFolder, golden: &Path, options: &SessionOptions) -> Result<Vec<Check>, VerifyError> {
+pub fn verify(
+    model: &ModelFolder,
+    golden: &Path,
+    options: &SessionOptions,
+) -> Result<Vec<Check>, VerifyError> {
     let golden = Golden::load(golden)?;
     let special = model.spec.special_ids;
     let s = &golden.settings;
@@ -244,7 +257,8 @@ fn logits(
         Precision::Fp32 => verdict(difference <= LOGIT_TOLERANCE),
         Precision::Fp16 => Outcome::Unchecked,
     };
-    let detail = format!("max abs difference {difference:.2e} over {compared} rows, smallest cosine {smallest:.7}");
+    let detail =
+        format!("max abs difference {difference:.2e} over {compared} rows, smallest cosine {smallest:.7}");
     Ok(Check { tensor: "logits", outcome, detail })
 }
 

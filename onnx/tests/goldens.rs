@@ -1,5 +1,7 @@
 //! Every reference case through export and `verify`, in fp32 and fp16.
 
+#![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
+
 use std::path::{Path, PathBuf};
 
 use recaption_onnx::{
@@ -15,8 +17,8 @@ fn case(name: &str) -> PathBuf {
 fn check(name: &str, precision: Precision) {
     let dir = tempfile::tempdir().expect("temporary folder");
     let model = export(&case(name), &dir.path().join("model"), precision).expect("export");
-    let checks =
-        verify(&model, &case(name).join("golden.safetensors"), &SessionOptions { threads: 1 }).expect("verify");
+    let checks = verify(&model, &case(name).join("golden.safetensors"), &SessionOptions { threads: 1 })
+        .expect("verify");
     for check in &checks {
         println!("{name} {precision}: {:?} {} {}", check.outcome, check.tensor, check.detail);
     }

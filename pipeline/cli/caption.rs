@@ -28,7 +28,9 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let mut failed = false;
     for (index, path) in args.images.iter().enumerate() {
         match read(path, &model) {
-            Ok(sample) => to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no lane")?,
+            Ok(sample) => {
+                to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no lane")?
+            }
             Err(error) => {
                 failed = true;
                 tracing::error!("{}: {error:#}", path.display());
@@ -42,7 +44,8 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         match finished.outcome {
             Outcome::Caption(row) => {
                 let best = row.candidates.best();
-                lines.insert(finished.index, format!("{path}\t{:.4}\t{}\n", best.similarity.get(), best.text));
+                lines
+                    .insert(finished.index, format!("{path}\t{:.4}\t{}\n", best.similarity.get(), best.text));
             }
             Outcome::Reject(reject) => {
                 failed = true;

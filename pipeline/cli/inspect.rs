@@ -25,8 +25,10 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     }
     install_crypto();
     let output = Stores::default().locate(&args.path)?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     runtime.block_on(describe_output(&output))
 }
 
@@ -80,9 +82,13 @@ async fn describe_output(output: &Location) -> anyhow::Result<ExitCode> {
     let records = ledger.list().await?;
     let failures = ledger.failures().await?;
     if records.is_empty() && failures.is_empty() {
-        bail!("{} is neither a model folder nor an output: it has no model.json and no commit records", output.url());
+        bail!(
+            "{} is neither a model folder nor an output: it has no model.json and no commit records",
+            output.url()
+        );
     }
-    let names = records.into_iter().flat_map(|(shard, names)| names.into_iter().map(move |n| (shard.clone(), n)));
+    let names =
+        records.into_iter().flat_map(|(shard, names)| names.into_iter().map(move |n| (shard.clone(), n)));
     let commits: Vec<_> = stream::iter(names.collect::<Vec<_>>())
         .map(|(shard, name)| {
             let ledger = &ledger;

@@ -81,10 +81,13 @@ pub fn init(format: Option<FormatArg>, level: LevelArg) -> Format {
     let layer = tracing_subscriber::fmt::layer().with_writer(|| AboveBars).with_target(false);
     // A second logger in one process (tests) is no reason to fail.
     let _ = match format {
-        Format::Text => {
-            tracing_subscriber::registry().with(filter).with(layer.with_ansi(terminal).without_time()).try_init()
+        Format::Text => tracing_subscriber::registry()
+            .with(filter)
+            .with(layer.with_ansi(terminal).without_time())
+            .try_init(),
+        Format::Json => {
+            tracing_subscriber::registry().with(filter).with(layer.json().flatten_event(true)).try_init()
         }
-        Format::Json => tracing_subscriber::registry().with(filter).with(layer.json().flatten_event(true)).try_init(),
     };
     format
 }

@@ -14,10 +14,7 @@ use recaption_onnx::{
     runtime::SessionOptions,
     verify::{Outcome, verify},
 };
-use recaption_stages::{
-    shards::ListError,
-    store::StoreError,
-};
+use recaption_stages::{shards::ListError, store::StoreError};
 
 use self::args::{Args, Command, ExportArgs, RunArgs, VerifyArgs};
 use crate::{
@@ -120,7 +117,8 @@ fn layers(args: &RunArgs) -> Result<Layers, ConfigError> {
         layers.add_file(path)?;
     }
     // A variable that is no text cannot be one of ours.
-    let variables = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    let variables =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
     layers.add_environment(variables)?;
     args.add_to(&mut layers)?;
     Ok(layers)
@@ -137,10 +135,16 @@ fn run_job(args: &RunArgs, format: logging::Format) -> anyhow::Result<ExitCode> 
 }
 
 /// Runs a job on a runtime of its own, with signal handlers.
-pub(crate) fn run_to_end(config: &RunConfig, options: RunOptions, reporter: Reporter) -> anyhow::Result<RunReport> {
+pub(crate) fn run_to_end(
+    config: &RunConfig,
+    options: RunOptions,
+    reporter: Reporter,
+) -> anyhow::Result<RunReport> {
     install_crypto();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     runtime.block_on(async {
         let stop = Arc::new(Stop::default());
         run::install_signal_handlers(&stop).context("cannot install signal handlers")?;
@@ -153,4 +157,3 @@ pub(crate) fn install_crypto() {
     // A second call finds it installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
-

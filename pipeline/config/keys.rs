@@ -64,19 +64,44 @@ pub const KEYS: &[Key] = &[
     key("caption.temperature", Kind::Real(1e-6, 1e6), "1.0", "temperature of `sample`"),
     key("caption.top_k", Kind::Integer(0, ANY), "0", "tokens that `sample` chooses from; 0 is all"),
     key("caption.top_p", Kind::Real(1e-9, 1.0), "1.0", "probability mass that `sample` chooses from"),
-    key("caption.repetition_penalty", Kind::Real(1e-6, 1e6), "1.0", "penalty on tokens already said, `sample`"),
+    key(
+        "caption.repetition_penalty",
+        Kind::Real(1e-6, 1e6),
+        "1.0",
+        "penalty on tokens already said, `sample`",
+    ),
     key("caption.length_penalty", Kind::Real(-100.0, 100.0), "1.0", "exponent of the length in beam scores"),
     key("caption.min_tokens", Kind::Integer(0, ANY), "1", "fewest tokens before the end token"),
-    key("caption.max_tokens", Kind::Integer(1, ANY), "context - 1", "most generated tokens, end token included"),
+    key(
+        "caption.max_tokens",
+        Kind::Integer(1, ANY),
+        "context - 1",
+        "most generated tokens, end token included",
+    ),
     key("caption.prompt", Kind::Text, "empty", "text that every caption begins with (not built yet)"),
     key("filter.min_similarity", Kind::Real(-1.0, 1.0), "off", "captions below this similarity are rejected"),
     key("input.shards", Kind::TextList, "required", "URLs, paths, `{00000..00099}` ranges, globs, folders"),
     key("input.format", Kind::Choice(&["webdataset"]), "webdataset", "what the shards are"),
-    key("input.max_pixels", Kind::Integer(1, ANY), "89478485", "largest width x height; more is rejected unread"),
+    key(
+        "input.max_pixels",
+        Kind::Integer(1, ANY),
+        "89478485",
+        "largest width x height; more is rejected unread",
+    ),
     key("input.min_side", Kind::Integer(0, 1 << 20), "0", "smallest shorter side, pixels"),
-    key("input.max_member_bytes", Kind::Integer(1, ANY), "268435456", "largest archive member that is read, bytes"),
+    key(
+        "input.max_member_bytes",
+        Kind::Integer(1, ANY),
+        "268435456",
+        "largest archive member that is read, bytes",
+    ),
     key("input.concurrent_shards", Kind::Integer(1, 1024), "2", "shards read at the same time"),
-    key("input.buffer_bytes", Kind::Integer(1 << 20, ANY), "268435456", "image bytes held between reading and decoding"),
+    key(
+        "input.buffer_bytes",
+        Kind::Integer(1 << 20, ANY),
+        "268435456",
+        "image bytes held between reading and decoding",
+    ),
     key("output.url", Kind::Text, "required", "folder or bucket prefix of the output"),
     key("output.images", Kind::Choice(&["none", "embed"]), "none", "whether rows carry the stored image"),
     key("output.format", Kind::Choice(&["parquet"]), "parquet", "what the output is"),
@@ -99,7 +124,8 @@ pub fn nearest(name: &str) -> &'static str {
     KEYS.iter()
         .max_by(|a, b| {
             let score = |k: &Key| {
-                strsim::jaro_winkler(k.name, name).max(0.98 * strsim::jaro_winkler(&last(k.name), &last(name)))
+                strsim::jaro_winkler(k.name, name)
+                    .max(0.98 * strsim::jaro_winkler(&last(k.name), &last(name)))
             };
             score(a).total_cmp(&score(b))
         })

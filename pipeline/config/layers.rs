@@ -58,7 +58,10 @@ impl Layers {
             text.parse().map_err(|e: toml::de::Error| ConfigError::new(origin, e.to_string()))?;
         for (section, content) in table {
             let Value::Table(content) = content else {
-                let what = format!("`{section}` stands outside a section; did you mean `{}`?", keys::nearest(&section));
+                let what = format!(
+                    "`{section}` stands outside a section; did you mean `{}`?",
+                    keys::nearest(&section)
+                );
                 return Err(ConfigError::new(origin, what));
             };
             for (key, value) in content {
@@ -77,7 +80,9 @@ impl Layers {
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<(), ConfigError> {
         for (name, text) in variables {
-            if let Some((section, key)) = name.strip_prefix(ENVIRONMENT).and_then(|rest| rest.split_once("__")) {
+            if let Some((section, key)) =
+                name.strip_prefix(ENVIRONMENT).and_then(|rest| rest.split_once("__"))
+            {
                 let key = format!("{}.{}", section.to_lowercase(), key.to_lowercase());
                 self.set(&key, parse_value(&text), &format!("environment variable {name}"))?;
             }

@@ -76,9 +76,13 @@ impl RunConfig {
     pub fn build(layers: &Layers) -> Result<Self, ConfigError> {
         not_built_yet(layers)?;
         let required = |name: &str, flag: &str| {
-            ConfigError::new("configuration", format!("`{name}` is not set: give it in the file or as {flag}"))
+            ConfigError::new(
+                "configuration",
+                format!("`{name}` is not set: give it in the file or as {flag}"),
+            )
         };
-        let captioner = layers.text("model.captioner").ok_or_else(|| required("model.captioner", "--model MODEL"))?;
+        let captioner =
+            layers.text("model.captioner").ok_or_else(|| required("model.captioner", "--model MODEL"))?;
         let output = layers.text("output.url").ok_or_else(|| required("output.url", "--output URL"))?;
         let shards = layers.texts("input.shards");
         if shards.is_empty() {
@@ -105,7 +109,11 @@ impl RunConfig {
         if let Some(bytes) = unsigned("input.max_member_bytes") {
             tar.max_member_bytes = bytes;
         }
-        let images = if layers.text("output.images").as_deref() == Some("embed") { Images::Embed } else { Images::None };
+        let images = if layers.text("output.images").as_deref() == Some("embed") {
+            Images::Embed
+        } else {
+            Images::None
+        };
         let cores = std::thread::available_parallelism().map_or(1, Into::into);
         Ok(Self {
             captioner: PathBuf::from(captioner),
@@ -151,7 +159,10 @@ impl RunConfig {
 /// Refuses what the configuration knows but this version cannot do: better than doing something else.
 fn not_built_yet(layers: &Layers) -> Result<(), ConfigError> {
     let refuse = |name: &str, what: &str| {
-        Err(ConfigError::new(layers.origin(name), format!("`{name}`: {what} is not built yet in this version")))
+        Err(ConfigError::new(
+            layers.origin(name),
+            format!("`{name}`: {what} is not built yet in this version"),
+        ))
     };
     if let Some(strategy) = layers.text("caption.strategy").filter(|s| s != "greedy") {
         return refuse("caption.strategy", &format!("strategy `{strategy}`"));

@@ -33,7 +33,11 @@ pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], rep
                 }
             }
             Err(failure) => {
-                let before = if earlier.contains(id.as_str()) { ledger.failure(id).await.ok().flatten() } else { None };
+                let before = if earlier.contains(id.as_str()) {
+                    ledger.failure(id).await.ok().flatten()
+                } else {
+                    None
+                };
                 let input = task.shard.fingerprint();
                 let same = before.as_ref().is_some_and(|b| {
                     b.input == input && b.class == failure.class && b.error == failure.error

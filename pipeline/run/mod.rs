@@ -66,7 +66,10 @@ impl RunModel {
             anyhow::bail!("caption.max_tokens = {max_tokens}: this model generates at most {most} tokens");
         }
         if config.min_tokens >= max_tokens {
-            anyhow::bail!("caption.min_tokens = {} leaves no room below max_tokens = {max_tokens}", config.min_tokens);
+            anyhow::bail!(
+                "caption.min_tokens = {} leaves no room below max_tokens = {max_tokens}",
+                config.min_tokens
+            );
         }
         let settings =
             CaptionSettings { max_tokens, min_tokens: config.min_tokens, max_slots: config.batch_size };
@@ -140,8 +143,12 @@ fn remove_stale_uploads(output: &recaption_stages::store::Location) -> anyhow::R
         let Ok(entries) = std::fs::read_dir(root.join(folder)) else { continue };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let staged = name.to_string_lossy().rsplit_once('#').is_some_and(|(_, n)| n.parse::<u32>().is_ok());
-            let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|e| e > STALE));
+            let staged =
+                name.to_string_lossy().rsplit_once('#').is_some_and(|(_, n)| n.parse::<u32>().is_ok());
+            let old = entry
+                .metadata()
+                .and_then(|m| m.modified())
+                .is_ok_and(|t| t.elapsed().is_ok_and(|e| e > STALE));
             if staged && old {
                 std::fs::remove_file(entry.path())
                     .with_context(|| format!("cannot remove the stale upload {}", entry.path().display()))?;

@@ -9,7 +9,9 @@ use recaption_stages::{
 
 /// An output that was made with another configuration. Ends the program with exit code 2.
 #[derive(Debug, thiserror::Error)]
-#[error("the output was made with another configuration; {differences}. Choose another output, or replace this one with --overwrite")]
+#[error(
+    "the output was made with another configuration; {differences}. Choose another output, or replace this one with --overwrite"
+)]
 pub struct Mismatch {
     /// Keys with both values.
     pub differences: String,
@@ -52,11 +54,16 @@ impl Plan {
         let fingerprint = configuration_fingerprint(&configuration);
         if !overwrite {
             let other = records.iter().find_map(|(shard, names)| {
-                names.iter().find(|n| n.configuration != fingerprint).map(|name| (shard.clone(), name.clone()))
+                names
+                    .iter()
+                    .find(|n| n.configuration != fingerprint)
+                    .map(|name| (shard.clone(), name.clone()))
             });
             if let Some((shard, name)) = other {
                 let commit = ledger.read(&shard, &name).await?;
-                return Err(Mismatch { differences: differences(&commit.configuration, &configuration) }.into());
+                return Err(
+                    Mismatch { differences: differences(&commit.configuration, &configuration) }.into()
+                );
             }
         }
         let (mut todo, mut done) = (Vec::new(), 0);

@@ -125,7 +125,8 @@ async fn redraw(progress: Arc<Progress>, bar: ProgressBar) {
         let rate = speed.update(Instant::now(), finished);
         let fraction = p.fraction();
         let elapsed = started.elapsed().as_secs_f64();
-        let eta = if fraction > 0.0 { format_seconds(elapsed * (1.0 - fraction) / fraction) } else { "?".into() };
+        let eta =
+            if fraction > 0.0 { format_seconds(elapsed * (1.0 - fraction) / fraction) } else { "?".into() };
         bar.set_position((fraction * BAR_LENGTH as f64) as u64);
         bar.set_message(format!(
             "{finished} images, {rate:.1}/s, {} rejected | shards {}/{}{} | queues: decode {}, caption {}, write {} | ETA {eta}",

@@ -160,7 +160,11 @@ impl std::fmt::Display for RunReport {
             writeln!(f, "damaged   {shard}")?;
         }
         for failed in &self.shards_failed {
-            let note = if failed.poison { format!(" (poison: failed {} times)", failed.attempts) } else { String::new() };
+            let note = if failed.poison {
+                format!(" (poison: failed {} times)", failed.attempts)
+            } else {
+                String::new()
+            };
             writeln!(f, "failed    {}{note}", failed.error)?;
         }
         if self.shards_orphaned > 0 {

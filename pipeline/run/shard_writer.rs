@@ -13,8 +13,8 @@ use recaption_stages::{
     filter::Outcome,
     read::ShardEnd,
     schemas::{
-        COMMIT_FORMAT, CaptionTable, Counts, Damage, FailureClass, PartInfo, RejectTable, ShardCommit, caption_schema,
-        metadata_keys, reject_schema,
+        COMMIT_FORMAT, CaptionTable, Counts, Damage, FailureClass, PartInfo, RejectTable, ShardCommit,
+        caption_schema, metadata_keys, reject_schema,
     },
     store::Location,
     write::PartWriter,
@@ -177,7 +177,10 @@ impl Collector {
             waiting: BTreeMap::new(),
             next: 0,
             counts: Counts::default(),
-            captions: CaptionTable::new(Arc::new(caption_schema(self.output.embed, metadata.clone())), url.clone()),
+            captions: CaptionTable::new(
+                Arc::new(caption_schema(self.output.embed, metadata.clone())),
+                url.clone(),
+            ),
             rejects: RejectTable::new(Arc::new(reject_schema(metadata)), url),
             end: None,
             to_part,
@@ -281,7 +284,8 @@ async fn write_shard(
     let (captions_path, rejects_path) = (part_path("captions", id), part_path("rejects", id));
     let metadata = output.metadata();
     let part = |path: &str, schema| PartWriter::new(&output.location.child(path), Arc::new(schema));
-    let mut captions = part(&captions_path, caption_schema(output.embed, metadata.clone())).map_err(|e| transport(&e))?;
+    let mut captions =
+        part(&captions_path, caption_schema(output.embed, metadata.clone())).map_err(|e| transport(&e))?;
     let mut rejects = part(&rejects_path, reject_schema(metadata)).map_err(|e| transport(&e))?;
     let end = loop {
         let written = match batches.recv().await {
@@ -309,7 +313,9 @@ async fn write_shard(
     let captions = info(captions_path, captions.finish().await.map_err(|e| transport(&e))?);
     let rejects = info(rejects_path, rejects.finish().await.map_err(|e| transport(&e))?);
     if !counts.balanced() || counts.captioned != captions.rows || counts.rejected != rejects.rows {
-        return Err(transport(&format!("the accounts do not balance: {counts:?}, {captions:?}, {rejects:?}")));
+        return Err(transport(&format!(
+            "the accounts do not balance: {counts:?}, {captions:?}, {rejects:?}"
+        )));
     }
     let commit = ShardCommit {
         format: COMMIT_FORMAT,

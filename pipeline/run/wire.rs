@@ -159,8 +159,11 @@ async fn start_lanes(
     events: &mpsc::Sender<Event>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let (lanes, threads) = lanes_and_threads(config, &model.folder);
-    let settings =
-        LaneSettings { caption: model.settings, filter: config.filter, embed_images: config.images == Images::Embed };
+    let settings = LaneSettings {
+        caption: model.settings,
+        filter: config.filter,
+        embed_images: config.images == Images::Embed,
+    };
     let mut loading = tokio::task::JoinSet::new();
     for _ in 0..lanes {
         let folder = model.folder.clone();
@@ -247,7 +250,9 @@ async fn decode_all(
         });
     }
     // Wait for the images in hand, then let the pool go from a thread that may block.
-    let _ = in_flight.acquire_many(u32::try_from(pool.current_num_threads() * DECODES_PER_THREAD).unwrap_or(1)).await;
+    let _ = in_flight
+        .acquire_many(u32::try_from(pool.current_num_threads() * DECODES_PER_THREAD).unwrap_or(1))
+        .await;
     let _ = tokio::task::spawn_blocking(move || drop(pool)).await;
 }
 
@@ -268,7 +273,8 @@ async fn read_all(
         if events.send(Event::Begin { shard, permit }).await.is_err() {
             return;
         }
-        let reading = read_shard(shard, &task.shard, limits, &shared.budget, &shared.progress.bytes_read, &to_decoders);
+        let reading =
+            read_shard(shard, &task.shard, limits, &shared.budget, &shared.progress.bytes_read, &to_decoders);
         let result = tokio::select! {
             result = reading => result,
             () = shared.stop.wait_aborted() => return,

@@ -1,5 +1,7 @@
 //! JSON, pixels and words, against what the Python reference generator makes (`tests/data/scenes`).
 
+#![allow(clippy::disallowed_methods, reason = "the tests decode pictures that they or their fixtures made")]
+
 mod generate;
 mod shard;
 

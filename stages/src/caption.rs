@@ -79,7 +79,11 @@ impl Lane {
     ///
     /// # Errors
     /// When a model cannot be loaded or the settings do not fit it.
-    pub fn load(model: &ModelFolder, options: &SessionOptions, settings: LaneSettings) -> Result<Self, CaptionError> {
+    pub fn load(
+        model: &ModelFolder,
+        options: &SessionOptions,
+        settings: LaneSettings,
+    ) -> Result<Self, CaptionError> {
         Ok(Self {
             tokenizer: Tokenizer::load(model)?,
             captioner: Captioner::load(model, options, settings.caption)?,

@@ -26,7 +26,10 @@ impl Filter {
         match self.min_similarity {
             Some(least) if best.similarity.get() < least => Outcome::Reject(Box::new(Reject {
                 reason: RejectReason::BelowSimilarity,
-                detail: format!("similarity {:.4} is below filter.min_similarity {least}", best.similarity.get()),
+                detail: format!(
+                    "similarity {:.4} is below filter.min_similarity {least}",
+                    best.similarity.get()
+                ),
                 caption: Some(best.text.clone()),
                 similarity: Some(best.similarity.get()),
                 key: row.key,
@@ -69,7 +72,10 @@ mod tests {
         assert!(matches!(filter.apply(row(0.25)), Outcome::Caption(_)));
         let Outcome::Reject(reject) = filter.apply(row(0.2)) else { panic!("kept") };
         assert_eq!(reject.reason, RejectReason::BelowSimilarity);
-        assert_eq!((reject.caption.as_deref(), reject.org_caption.as_deref()), (Some("a cat"), Some("cat.jpg")));
+        assert_eq!(
+            (reject.caption.as_deref(), reject.org_caption.as_deref()),
+            (Some("a cat"), Some("cat.jpg"))
+        );
         assert!(matches!(Filter::default().apply(row(-1.0)), Outcome::Caption(_)));
     }
 }

@@ -128,8 +128,13 @@ pub async fn read_shard(
         return Err(error(why.clone(), FailureClass::Transport));
     }
     let mut chunks = open(shard).await.map_err(|e| error(e.to_string(), FailureClass::Transport))?;
-    let mut state =
-        State { shard: number, parser: TarParser::new(limits), assembler: Assembler::new(), emitted: 0, damage: None };
+    let mut state = State {
+        shard: number,
+        parser: TarParser::new(limits),
+        assembler: Assembler::new(),
+        emitted: 0,
+        damage: None,
+    };
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|e| error(e.to_string(), FailureClass::Transport))?;
         bytes_read.fetch_add(chunk.len() as u64, Relaxed);
@@ -164,8 +169,10 @@ pub async fn read_shard(
             state.finish(None, shard.size, budget, to).await
         }
         Ok(TarEnd::Truncated { offset, received, cut }) => {
-            state.damage =
-                Some(Damage { offset, detail: format!("the tar ends too early, after {received} bytes: {cut}") });
+            state.damage = Some(Damage {
+                offset,
+                detail: format!("the tar ends too early, after {received} bytes: {cut}"),
+            });
             state.finish(Some(&cut), shard.size, budget, to).await
         }
         Err(e) => Err(error(e.to_string(), FailureClass::Data)),
@@ -181,12 +188,7 @@ struct State {
 }
 
 impl State {
-    async fn emit(
-        &mut self,
-        raw: RawSample,
-        budget: &ByteBudget,
-        to: &mpsc::Sender<Found>,
-    ) -> bool {
+    async fn emit(&mut self, raw: RawSample, budget: &ByteBudget, to: &mpsc::Sender<Found>) -> bool {
         self.emitted += 1;
         let index = raw.index;
         let bytes = raw.bytes_held();
@@ -225,7 +227,8 @@ impl State {
         }
         if let Some(damage) = &self.damage {
             let left = size.saturating_sub(damage.offset);
-            let detail = format!("{} (byte {} of {size}, {left} bytes not read)", damage.detail, damage.offset);
+            let detail =
+                format!("{} (byte {} of {size}, {left} bytes not read)", damage.detail, damage.offset);
             let reject = Reject {
                 key: tail_key,
                 reason: RejectReason::DamagedShard,
@@ -267,7 +270,10 @@ fn judge(shard: usize, raw: RawSample) -> Result<Sample, Reject> {
         org_caption: org_caption.clone(),
     };
     if raw.duplicate {
-        return Err(reject(RejectReason::DuplicateKey, "an earlier sample of this shard has the same key".into()));
+        return Err(reject(
+            RejectReason::DuplicateKey,
+            "an earlier sample of this shard has the same key".into(),
+        ));
     }
     let Some(image) = &raw.image else {
         let others = match raw.other_suffixes.as_slice() {

@@ -122,12 +122,19 @@ async fn list_pattern(stores: &mut Stores, pattern: &str) -> Result<Vec<ShardRef
     for name in expand_braces(pattern).map_err(bad)? {
         // In a web address `?` begins the query, so only `*` and `[` are wildcards there.
         let web = name.starts_with("http://") || name.starts_with("https://");
-        let wild = if web { name.split('?').next().unwrap_or_default().contains(['*', '[']) } else { name.contains(['*', '?', '[']) };
+        let wild = if web {
+            name.split('?').next().unwrap_or_default().contains(['*', '['])
+        } else {
+            name.contains(['*', '?', '['])
+        };
         // A file whose name looks like a pattern is still that file.
         let exists = !name.contains("://") && std::path::Path::new(&name).is_file();
         if wild && !exists {
             if web {
-                return Err(bad("a web server cannot be listed; name the shards, or give a range like {00000..00099}".into()));
+                return Err(bad(
+                    "a web server cannot be listed; name the shards, or give a range like {00000..00099}"
+                        .into(),
+                ));
             }
             shards.extend(list_glob(stores, &name).await?);
         } else if name.ends_with('/') || (!name.contains("://") && std::path::Path::new(&name).is_dir()) {
@@ -173,16 +180,18 @@ async fn list_glob(stores: &mut Stores, pattern: &str) -> Result<Vec<ShardRef>, 
     let location = stores.locate(if folder.is_empty() { "." } else { folder })?;
     let rest = &pattern[folder.len()..];
     let matcher = glob::Pattern::new(rest).map_err(|e| bad(e.to_string()))?;
-    let options =
-        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+    let options = glob::MatchOptions {
+        case_sensitive: true,
+        require_literal_separator: true,
+        require_literal_leading_dot: true,
+    };
     let listed = location.store.list(Some(&location.path)).try_collect::<Vec<_>>().await;
     let mut metas = listed.map_err(|source| StoreError::Store { url: redact_url(folder), source })?;
-    metas.retain(|meta| relative(&location.path, &meta.location).is_some_and(|name| matcher.matches_with(&name, options)));
+    metas.retain(|meta| {
+        relative(&location.path, &meta.location).is_some_and(|name| matcher.matches_with(&name, options))
+    });
     metas.sort_by(|a, b| a.location.cmp(&b.location));
-    Ok(metas
-        .iter()
-        .map(|meta| ShardRef::new(location.at(meta.location.clone()), Ok(meta)))
-        .collect())
+    Ok(metas.iter().map(|meta| ShardRef::new(location.at(meta.location.clone()), Ok(meta))).collect())
 }
 
 fn relative(folder: &Path, path: &Path) -> Option<String> {
@@ -233,7 +242,8 @@ fn expand_group(group: &str) -> Result<Vec<String>, String> {
     if let Some((from, to)) = group.split_once("..")
         && !group.contains(['{', ','])
     {
-        let number = |text: &str| text.parse::<u64>().map_err(|_| format!("`{{{group}}}` is no range of numbers"));
+        let number =
+            |text: &str| text.parse::<u64>().map_err(|_| format!("`{{{group}}}` is no range of numbers"));
         let (first, last) = (number(from)?, number(to)?);
         if first > last {
             return Err(format!("`{{{group}}}` runs backwards"));
@@ -277,7 +287,10 @@ mod tests {
 
     #[test]
     fn ranges_keep_their_width() {
-        assert_eq!(expand("s3://b/{00008..00011}.tar"), ["s3://b/00008.tar", "s3://b/00009.tar", "s3://b/00010.tar", "s3://b/00011.tar"]);
+        assert_eq!(
+            expand("s3://b/{00008..00011}.tar"),
+            ["s3://b/00008.tar", "s3://b/00009.tar", "s3://b/00010.tar", "s3://b/00011.tar"]
+        );
         assert_eq!(expand("{8..10}"), ["8", "9", "10"]);
         assert_eq!(expand("{000..2}"), ["000", "001", "002"]);
     }
@@ -291,7 +304,13 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        for (pattern, word) in [("{0..9", "without"), ("0..9}", "without"), ("{9..0}", "backwards"), ("{a..b}", "no range"), ("{0..99999999999}", "more than")] {
+        for (pattern, word) in [
+            ("{0..9", "without"),
+            ("0..9}", "without"),
+            ("{9..0}", "backwards"),
+            ("{a..b}", "no range"),
+            ("{0..99999999999}", "more than"),
+        ] {
             let error = expand_braces(pattern).expect_err(pattern);
             assert!(error.contains(word), "{pattern}: {error}");
         }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use object_store::{
-    ClientOptions, ObjectStore, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder, gcp::GoogleCloudStorageBuilder,
-    http::HttpBuilder, local::LocalFileSystem, path::Path,
+    ClientOptions, ObjectStore, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder,
+    gcp::GoogleCloudStorageBuilder, http::HttpBuilder, local::LocalFileSystem, path::Path,
 };
 use recaption_schemas::redact_url;
 use url::Url;
@@ -133,7 +133,7 @@ impl Stores {
         let bad = |what: String| StoreError::Url { url: redacted.clone(), what };
         let url = Url::parse(text).map_err(|e| bad(e.to_string()))?;
         let scheme = url.scheme().to_owned();
-        let (kind, build): (_, fn(&Url) -> object_store::Result<Arc<dyn ObjectStore>>) = match scheme.as_str() {
+        let (kind, build): (_, Build) = match scheme.as_str() {
             "s3" | "s3a" => (StoreKind::Bucket, s3),
             "gs" => (StoreKind::Bucket, gcs),
             "az" | "azure" | "adl" | "abfs" | "abfss" => (StoreKind::Bucket, azure),
@@ -163,6 +163,8 @@ impl Stores {
         Ok(Location { store, path, kind, base })
     }
 }
+
+type Build = fn(&Url) -> object_store::Result<Arc<dyn ObjectStore>>;
 
 fn s3(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
     Ok(Arc::new(AmazonS3Builder::from_env().with_url(url.as_str()).build()?))

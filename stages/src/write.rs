@@ -127,8 +127,10 @@ impl PartWriter {
         work: impl FnOnce(&mut ArrowWriter<Vec<u8>>) -> Result<Vec<u8>, ParquetError> + Send + 'static,
     ) -> Result<Vec<u8>, WriteError> {
         let failed = |source| WriteError::Encode { part: self.url.clone(), source };
-        let mut encoder =
-            self.encoder.take().ok_or_else(|| failed(ParquetError::General("the part failed before".into())))?;
+        let mut encoder = self
+            .encoder
+            .take()
+            .ok_or_else(|| failed(ParquetError::General("the part failed before".into())))?;
         let (encoder, result) = tokio::task::spawn_blocking(move || {
             let result = work(&mut encoder);
             (encoder, result)
@@ -144,7 +146,10 @@ impl PartWriter {
             return Ok(());
         }
         self.bytes += bytes.len() as u64;
-        let failed = |source: object_store::Error| WriteError::Upload { part: self.url.clone(), source: source.into() };
+        let failed = |source: object_store::Error| WriteError::Upload {
+            part: self.url.clone(),
+            source: source.into(),
+        };
         self.upload.put(Bytes::from(bytes)).await.map_err(failed)
     }
 }

@@ -113,12 +113,19 @@ impl Captioner {
             self.resize(needed)?;
         }
         let width = encoded.features.len() / tickets.len();
-        let mut free = (0..self.slots.len()).filter(|i| self.slots[*i].is_none()).collect::<Vec<_>>().into_iter();
-        for (index, (ticket, features)) in tickets.iter().zip(encoded.features.chunks_exact(width)).enumerate() {
+        let mut free =
+            (0..self.slots.len()).filter(|i| self.slots[*i].is_none()).collect::<Vec<_>>().into_iter();
+        for (index, (ticket, features)) in
+            tickets.iter().zip(encoded.features.chunks_exact(width)).enumerate()
+        {
             let Some(slot) = free.next() else { break };
             self.decoder.load_image(slot, encoded, index)?;
-            let generated =
-                Generated { ticket: *ticket, ids: Vec::new(), logprob: 0.0, image_features: features.to_vec() };
+            let generated = Generated {
+                ticket: *ticket,
+                ids: Vec::new(),
+                logprob: 0.0,
+                image_features: features.to_vec(),
+            };
             self.slots[slot] = Some(Slot { generated, logprob: 0.0 });
         }
         Ok(())
@@ -180,7 +187,12 @@ impl Captioner {
 }
 
 /// Appends the next token. At the last place the end token is written whatever the model says, as open_clip does.
-fn advance(slot: &mut Slot, row: &mut [f32], special: SpecialIds, settings: &CaptionSettings) -> Result<(), RuntimeError> {
+fn advance(
+    slot: &mut Slot,
+    row: &mut [f32],
+    special: SpecialIds,
+    settings: &CaptionSettings,
+) -> Result<(), RuntimeError> {
     let (pad, end) = (special.pad as usize, special.end as usize);
     let generated = slot.generated.ids.len();
     let not_numbers = || RuntimeError::Input("the decoder's logits are not finite numbers".into());

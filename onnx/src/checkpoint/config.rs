@@ -268,7 +268,7 @@ impl CocaConfig {
         let model = Section::of(&root, "model_cfg")?;
         if model.map.get("multimodal_cfg").is_none() {
             return Err(
-                "`model_cfg.multimodal_cfg` is missing: this is not a CoCa (a CLIP has no captioner)".into()
+                "`model_cfg.multimodal_cfg` is missing: this is not a CoCa (a CLIP has no captioner)".into(),
             );
         }
         let activation =
@@ -279,12 +279,10 @@ impl CocaConfig {
         model.skip(&["vision_cfg", "text_cfg", "multimodal_cfg"]);
         let vision = parse_vision(Section::of(model.map, "vision_cfg")?)?;
         let text = parse_text(Section::of(model.map, "text_cfg")?)?;
-        let decoder =
-            parse_decoder(Section::of(model.map, "multimodal_cfg")?, text.context_length)?;
+        let decoder = parse_decoder(Section::of(model.map, "multimodal_cfg")?, text.context_length)?;
         model.finish()?;
         let (preprocess, normalisation) = parse_preprocess(&root, vision.image_size)?;
-        let config =
-            Self { embed_dim, vision, text, decoder, activation, preprocess, normalisation };
+        let config = Self { embed_dim, vision, text, decoder, activation, preprocess, normalisation };
         config.check()?;
         Ok(config)
     }
@@ -292,7 +290,7 @@ impl CocaConfig {
     /// Contradictions between sections that no single one shows.
     fn check(&self) -> Parsed<()> {
         let heads = |what: &str, width: usize, heads: usize| {
-            if heads == 0 || width % heads != 0 {
+            if heads == 0 || !width.is_multiple_of(heads) {
                 Err(format!("{what}: width {width} is not divisible by {heads} heads"))
             } else {
                 Ok(())
@@ -311,7 +309,10 @@ impl CocaConfig {
             Some(pooler) => {
                 heads("vision_cfg (pooler)", self.embed_dim, pooler.heads)?;
                 if pooler.queries < 2 {
-                    return Err("vision_cfg.attn_pooler_queries must be at least 2: one embedding, one caption token".into());
+                    return Err(
+                        "vision_cfg.attn_pooler_queries must be at least 2: one embedding, one caption token"
+                            .into(),
+                    );
                 }
                 self.embed_dim
             }
@@ -327,7 +328,9 @@ impl CocaConfig {
             return Err("vision_cfg.patch_size is larger than image_size".into());
         }
         if self.text.vocab_size < 4 || self.text.context_length < 3 {
-            return Err("text_cfg: vocab_size below 4 or context_length below 3 leaves no room for a caption".into());
+            return Err(
+                "text_cfg: vocab_size below 4 or context_length below 3 leaves no room for a caption".into(),
+            );
         }
         Ok(())
     }
@@ -378,7 +381,11 @@ fn parse_vision(s: Section<'_>) -> Parsed<VisionConfig> {
             heads: s.size("attn_pooler_heads", Some(8))?,
         }),
         Some(v) => {
-            return Err(s.bad("attentional_pool", v, "true or false (string-valued poolers are unfinished in open_clip)"));
+            return Err(s.bad(
+                "attentional_pool",
+                v,
+                "true or false (string-valued poolers are unfinished in open_clip)",
+            ));
         }
     };
     let config = VisionConfig {
@@ -398,7 +405,11 @@ fn parse_vision(s: Section<'_>) -> Parsed<VisionConfig> {
 
 fn parse_text(s: Section<'_>) -> Parsed<TextConfig> {
     if let Some(v) = s.get("hf_model_name") {
-        return Err(s.bad("hf_model_name", v, "none (text towers from Hugging Face transformers have other graphs)"));
+        return Err(s.bad(
+            "hf_model_name",
+            v,
+            "none (text towers from Hugging Face transformers have other graphs)",
+        ));
     }
     s.defaults(&custom_block_defaults())?;
     s.defaults(&[
@@ -408,7 +419,13 @@ fn parse_text(s: Section<'_>) -> Parsed<TextConfig> {
         ("proj_bias", vec![false.into()]),
         ("proj_type", vec!["linear".into()]),
     ])?;
-    s.skip(&["hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "hf_model_pretrained", "hf_proj_type"]);
+    s.skip(&[
+        "hf_tokenizer_name",
+        "tokenizer_mode",
+        "tokenizer_kwargs",
+        "hf_model_pretrained",
+        "hf_proj_type",
+    ]);
     // With a CLS embedding, pool_type and eos_id are not looked at.
     s.skip(&["hf_pooler_type", "eos_id", "pool_type", "output_tokens"]);
     if !s.flag("embed_cls", false)? {
@@ -431,9 +448,31 @@ fn parse_text(s: Section<'_>) -> Parsed<TextConfig> {
 fn parse_decoder(s: Section<'_>, text_context: usize) -> Parsed<DecoderConfig> {
     s.defaults(&custom_block_defaults())?;
     // open_clip reads none of these for the decoder: `mlp_ratio` is always 4, `vocab_size` is the text tower's.
-    s.skip(&["mlp_ratio", "vocab_size", "dim_head", "n_queries", "attn_pooler_heads", "embed_cls", "pad_id", "eos_id"]);
-    s.skip(&["output_tokens", "pool_type", "proj_type", "proj_bias", "no_causal_mask", "final_ln_after_pool"]);
-    s.skip(&["hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "hf_model_pretrained", "hf_proj_type"]);
+    s.skip(&[
+        "mlp_ratio",
+        "vocab_size",
+        "dim_head",
+        "n_queries",
+        "attn_pooler_heads",
+        "embed_cls",
+        "pad_id",
+        "eos_id",
+    ]);
+    s.skip(&[
+        "output_tokens",
+        "pool_type",
+        "proj_type",
+        "proj_bias",
+        "no_causal_mask",
+        "final_ln_after_pool",
+    ]);
+    s.skip(&[
+        "hf_tokenizer_name",
+        "tokenizer_mode",
+        "tokenizer_kwargs",
+        "hf_model_pretrained",
+        "hf_proj_type",
+    ]);
     s.skip(&["hf_pooler_type"]);
     s.defaults(&[("hf_model_name", vec![])])?;
     let context_length = s.size("context_length", Some(77))?;
@@ -471,7 +510,9 @@ fn parse_preprocess(root: &Map<String, Value>, image_size: usize) -> Parsed<(Pre
     }
     let fill = match s.get("fill_color") {
         None => 0,
-        Some(v) => v.as_u64().and_then(|n| u8::try_from(n).ok()).ok_or_else(|| s.bad("fill_color", v, "0 to 255"))?,
+        Some(v) => {
+            v.as_u64().and_then(|n| u8::try_from(n).ok()).ok_or_else(|| s.bad("fill_color", v, "0 to 255"))?
+        }
     };
     let resize_mode = match s.get("resize_mode").map(|v| (v, v.as_str())) {
         None | Some((_, Some("shortest"))) => ResizeMode::Shortest,
@@ -489,7 +530,8 @@ fn parse_preprocess(root: &Map<String, Value>, image_size: usize) -> Parsed<(Pre
         let numbers: Option<Vec<f64>> = v.as_array().and_then(|a| a.iter().map(Value::as_f64).collect());
         numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| s.bad(key, v, "three numbers"))
     };
-    let normalisation = Normalisation { mean: channels("mean", OPENAI_MEAN)?, std: channels("std", OPENAI_STD)? };
+    let normalisation =
+        Normalisation { mean: channels("mean", OPENAI_MEAN)?, std: channels("std", OPENAI_STD)? };
     if normalisation.std.iter().any(|s| *s <= 0.0) {
         return Err("preprocess_cfg.std must be positive".into());
     }

@@ -7,14 +7,18 @@ mod tensors;
 
 use std::path::{Path, PathBuf};
 
-pub use config::{Activation, CocaConfig, DecoderConfig, Normalisation, PoolerConfig, TextConfig, VisionConfig};
+pub use config::{
+    Activation, CocaConfig, DecoderConfig, Normalisation, PoolerConfig, TextConfig, VisionConfig,
+};
 pub use tensors::TensorReader;
 
 /// Why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// A file is missing or unreadable.
-    #[error("checkpoint {path}: {source}; expected a directory as open_clip publishes it, with open_clip_config.json and open_clip_model.safetensors")]
+    #[error(
+        "checkpoint {path}: {source}; expected a directory as open_clip publishes it, with open_clip_config.json and open_clip_model.safetensors"
+    )]
     Io {
         /// The file.
         path: PathBuf,

@@ -47,7 +47,9 @@ impl TensorReader {
         file.read_exact(&mut prefix).map_err(|_| bad(format!("{size} bytes are no safetensors file")))?;
         let header = u64::from_le_bytes(prefix);
         if header > MAX_HEADER || header + 8 > size {
-            return Err(bad(format!("directory of {header} bytes in a file of {size}: cut, or no safetensors file")));
+            return Err(bad(format!(
+                "directory of {header} bytes in a file of {size}: cut, or no safetensors file"
+            )));
         }
         let mut buffer = Vec::new();
         (&mut file).take(header).read_to_end(&mut buffer).map_err(io)?;
@@ -58,7 +60,10 @@ impl TensorReader {
             let (from, to) = info.data_offsets;
             let start = 8 + header + from as u64;
             if start + (to - from) as u64 > size {
-                return Err(bad(format!("tensor `{name}` ends at byte {}, the file has {size}", start + (to - from) as u64)));
+                return Err(bad(format!(
+                    "tensor `{name}` ends at byte {}, the file has {size}",
+                    start + (to - from) as u64
+                )));
             }
             let entry = Entry { dtype: info.dtype, shape: info.shape.clone(), start, len: to - from };
             entries.insert(name, entry);
@@ -98,7 +103,9 @@ impl TensorReader {
             Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
             Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
             other => {
-                return Err(self.error(format!("tensor `{name}` is {other:?}; supported are F32, F16 and BF16")));
+                return Err(
+                    self.error(format!("tensor `{name}` is {other:?}; supported are F32, F16 and BF16"))
+                );
             }
         };
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
@@ -110,9 +117,10 @@ impl TensorReader {
 
     fn missing(&self, name: &str, shape: &[usize]) -> CheckpointError {
         let last = name.rsplit('.').next().unwrap_or(name);
-        let hint = self.entries.keys().find(|k| k.ends_with(last)).map_or(String::new(), |k| {
-            format!(" (it has for instance `{k}` {:?})", self.entries[k].shape)
-        });
+        let hint =
+            self.entries.keys().find(|k| k.ends_with(last)).map_or(String::new(), |k| {
+                format!(" (it has for instance `{k}` {:?})", self.entries[k].shape)
+            });
         self.error(format!("tensor `{name}` {shape:?} is missing{hint}"))
     }
 

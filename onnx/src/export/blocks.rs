@@ -120,7 +120,13 @@ impl<'a> Tower<'a> {
     }
 
     /// A linear layer of the checkpoint, `name.weight [out, in]` and `name.bias [out]`, times LayerScale if given.
-    fn linear(&mut self, name: &str, x: &Value, sizes: [usize; 2], gamma: Option<&str>) -> Result<Value, ExportError> {
+    fn linear(
+        &mut self,
+        name: &str,
+        x: &Value,
+        sizes: [usize; 2],
+        gamma: Option<&str>,
+    ) -> Result<Value, ExportError> {
         let (weight_name, bias_name) = (format!("{name}.weight"), format!("{name}.bias"));
         let weight = self.made(&weight_name, &sizes, |t| scaled_rows(t, &weight_name, &sizes, gamma))?;
         let bias = self.made(&bias_name, &sizes[..1], |t| scaled_rows(t, &bias_name, &sizes[..1], gamma))?;
@@ -154,7 +160,12 @@ impl<'a> Tower<'a> {
     }
 
     /// Output projection of an attention and the residual: `residual + ls_1(out_proj(x))`.
-    pub fn attention_out(&mut self, block: &Block, x: &Value, residual: &Value) -> Result<Value, ExportError> {
+    pub fn attention_out(
+        &mut self,
+        block: &Block,
+        x: &Value,
+        residual: &Value,
+    ) -> Result<Value, ExportError> {
         let name = format!("{}.attn.out_proj", block.prefix);
         let gamma = block.layer_scale.then(|| format!("{}.ls_1.gamma", block.prefix));
         let (w, inner) = (block.width, block.heads * block.padded());
@@ -176,8 +187,12 @@ impl<'a> Tower<'a> {
         let hidden = self.linear(&format!("{p}.mlp.c_fc"), &normed, [block.mlp_width, block.width], None)?;
         let active = self.activate(&hidden);
         let gamma = block.layer_scale.then(|| format!("{p}.ls_2.gamma"));
-        let out =
-            self.linear(&format!("{p}.mlp.c_proj"), &active, [block.width, block.mlp_width], gamma.as_deref())?;
+        let out = self.linear(
+            &format!("{p}.mlp.c_proj"),
+            &active,
+            [block.width, block.mlp_width],
+            gamma.as_deref(),
+        )?;
         Ok(self.g.op("Add", &[x, &out], &[]))
     }
 
@@ -229,7 +244,7 @@ impl<'a> Tower<'a> {
     }
 
     /// To f32, if it is not.
-    pub fn to_f32(&mut self, x: &Value) -> Value {
+    pub fn cast_to_f32(&mut self, x: &Value) -> Value {
         match self.dtype {
             DType::F32 => x.clone(),
             _ => self.g.op("Cast", &[x], &[("to", Attr::Int(DType::F32.code().into()))]),

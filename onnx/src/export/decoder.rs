@@ -48,7 +48,7 @@ pub fn build(t: &mut Tower<'_>, c: &CocaConfig) -> Result<(), ExportError> {
     let x = t.layer_norm("text_decoder.ln_final", &x, c.decoder.width)?;
     let proj = t.tensor("text_decoder.text_projection", &[c.decoder.width, c.text.vocab_size])?;
     let logits = t.g.op("MatMul", &[&x, &proj], &[]);
-    let logits = t.to_f32(&logits);
+    let logits = t.cast_to_f32(&logits);
     t.g.output("logits", &logits, DType::F32, &[Dim::Named(ROWS), Dim::Fixed(c.text.vocab_size)]);
     Ok(())
 }
@@ -66,8 +66,7 @@ fn block(c: &CocaConfig, kind: &str, layer: usize) -> Block {
 
 fn declare_cross(t: &mut Tower<'_>, c: &CocaConfig) -> Vec<(Value, Value)> {
     let block = block(c, "cross_attn", 0);
-    let shape =
-        [Dim::Named(IMAGES), Dim::Fixed(c.image_tokens()), Dim::Fixed(block.heads * block.padded())];
+    let shape = [Dim::Named(IMAGES), Dim::Fixed(c.image_tokens()), Dim::Fixed(block.heads * block.padded())];
     (0..c.decoder.layers)
         .map(|i| (t.g.input(&cross_key(i), t.dtype, &shape), t.g.input(&cross_value(i), t.dtype, &shape)))
         .collect()
@@ -98,7 +97,13 @@ fn embed(t: &mut Tower<'_>, c: &CocaConfig, ids: &Value, positions: &Value) -> R
 }
 
 /// Causal self-attention over the cache, then the MLP. `x` is `[R, W]`.
-fn self_attention(t: &mut Tower<'_>, block: &Block, x: &Value, step: &Step, cache: usize) -> Result<Value, ExportError> {
+fn self_attention(
+    t: &mut Tower<'_>,
+    block: &Block,
+    x: &Value,
+    step: &Step,
+    cache: usize,
+) -> Result<Value, ExportError> {
     let (heads, dim) = (block.heads, block.padded());
     let inner = heads * dim;
     let shape = [Dim::Named(ROWS), Dim::Fixed(heads), Dim::Named(CACHE), Dim::Fixed(dim)];

@@ -6,9 +6,12 @@ use super::weights::{Stored, WEIGHTS_FILE};
 use crate::{
     model::Precision,
     proto::{
-        AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-        TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_proto,
-        tensor_shape_proto::{Dimension, dimension}, type_proto,
+        AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+        TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+        attribute_proto::AttributeType,
+        tensor_proto,
+        tensor_shape_proto::{Dimension, dimension},
+        type_proto,
     },
 };
 
@@ -95,7 +98,11 @@ impl GraphBuilder {
     /// An empty graph.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { graph: GraphProto { name: Some(name.to_owned()), ..GraphProto::default() }, next: 0, microsoft: false }
+        Self {
+            graph: GraphProto { name: Some(name.to_owned()), ..GraphProto::default() },
+            next: 0,
+            microsoft: false,
+        }
     }
 
     /// Declares a graph input.
@@ -141,7 +148,9 @@ impl GraphBuilder {
 
     fn inline(&mut self, dtype: DType, dims: &[i64], raw: Vec<u8>) -> Value {
         let same = |t: &&TensorProto| {
-            t.data_type == Some(dtype.code()) && t.dims == dims && t.raw_data.as_deref() == Some(raw.as_slice())
+            t.data_type == Some(dtype.code())
+                && t.dims == dims
+                && t.raw_data.as_deref() == Some(raw.as_slice())
         };
         if let Some(name) = self.graph.initializer.iter().find(same).and_then(|t| t.name.clone()) {
             return Value(name);
@@ -192,7 +201,14 @@ impl GraphBuilder {
         format!("{}_{}", op.to_ascii_lowercase(), self.next)
     }
 
-    fn push_node(&mut self, op: &str, domain: &str, inputs: &[&Value], outputs: &[String], attrs: &[(&str, Attr<'_>)]) {
+    fn push_node(
+        &mut self,
+        op: &str,
+        domain: &str,
+        inputs: &[&Value],
+        outputs: &[String],
+        attrs: &[(&str, Attr<'_>)],
+    ) {
         self.microsoft |= domain == MICROSOFT;
         let name = self.fresh(&format!("node_{op}"));
         self.graph.node.push(NodeProto {
@@ -242,7 +258,10 @@ impl GraphBuilder {
     /// Serialises the graph as a model file.
     #[must_use]
     pub fn finish(self) -> Vec<u8> {
-        let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.to_owned()), version: Some(version) };
+        let opset = |domain: &str, version| OperatorSetIdProto {
+            domain: Some(domain.to_owned()),
+            version: Some(version),
+        };
         let mut opset_import = vec![opset("", OPSET)];
         if self.microsoft {
             opset_import.push(opset(MICROSOFT, 1));
@@ -293,7 +312,10 @@ fn value_info(name: &str, dtype: DType, shape: &[Dim]) -> ValueInfoProto {
     let tensor = type_proto::Tensor { elem_type: Some(dtype.code()), shape: Some(TensorShapeProto { dim }) };
     ValueInfoProto {
         name: Some(name.to_owned()),
-        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() }),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor)),
+            ..TypeProto::default()
+        }),
         ..ValueInfoProto::default()
     }
 }

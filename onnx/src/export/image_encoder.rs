@@ -69,9 +69,12 @@ fn embed(t: &mut Tower<'_>, c: &CocaConfig, pixels: &Value) -> Result<Value, Exp
     }
     let patches = (grid * grid) as usize;
     let pixels_per_patch = (patch * patch * 3) as usize;
-    let weight = t.made("visual.patch_weight", &[width, pixels_per_patch], |r| {
-        Ok(fold_normalisation(r, c, scale)?.0)
-    })?;
+    let weight =
+        t.made(
+            "visual.patch_weight",
+            &[width, pixels_per_patch],
+            |r| Ok(fold_normalisation(r, c, scale)?.0),
+        )?;
     let x = t.g.op("Gemm", &[&x, &weight], &[("transB", Attr::Int(1))]);
     let x = t.as_batch(&x, patches, width);
     let positions = t.made("visual.patch_positions", &[patches, width], |r| {
@@ -101,7 +104,11 @@ fn repeat(t: &mut Tower<'_>, x: &Value, like: &Value, [a, b]: [i64; 2]) -> Value
 
 /// `conv1.weight [W, 3, P, P]` over normalised pixels as a matrix `[W, P * P * 3]` over raw ones, and its bias `[W]`:
 /// `w * (v / 255 - mean) / std = (w / (255 std)) * v - w * mean / std`.
-fn fold_normalisation(r: &TensorReader, c: &CocaConfig, scale: f32) -> Result<(Vec<f32>, Vec<f32>), ExportError> {
+fn fold_normalisation(
+    r: &TensorReader,
+    c: &CocaConfig,
+    scale: f32,
+) -> Result<(Vec<f32>, Vec<f32>), ExportError> {
     let (width, patch) = (c.vision.width, c.vision.patch_size);
     let conv = r.get("visual.conv1.weight", &[width, 3, patch, patch])?;
     let area = patch * patch;
@@ -217,7 +224,7 @@ fn features(t: &mut Tower<'_>, c: &CocaConfig, x: &Value, width: usize) -> Resul
     let pooled = t.g.op("Gather", &[x, &index], &[("axis", Attr::Int(axis))]);
     let proj = t.tensor("visual.proj", &[width, c.embed_dim])?;
     let projected = t.g.op("MatMul", &[&pooled, &proj], &[]);
-    let projected = t.to_f32(&projected);
+    let projected = t.cast_to_f32(&projected);
     let shape = [Dim::Named(IMAGES), Dim::Fixed(c.embed_dim)];
     let output = t.g.declare_output("image_features", DType::F32, &shape);
     t.l2_normalise(&projected, &output);
@@ -262,7 +269,12 @@ fn cross_keys_and_values(
 }
 
 /// Key or value projection with `ln_1_kv`'s gain and shift folded in: `W diag(gain)` and `W shift + bias`.
-fn fold_kv_norm(r: &TensorReader, layer: usize, w: usize, part: usize) -> Result<(Vec<f32>, Vec<f32>), ExportError> {
+fn fold_kv_norm(
+    r: &TensorReader,
+    layer: usize,
+    w: usize,
+    part: usize,
+) -> Result<(Vec<f32>, Vec<f32>), ExportError> {
     let prefix = format!("text_decoder.cross_attn.{layer}");
     let gain = r.get(&format!("{prefix}.ln_1_kv.weight"), &[w])?;
     let shift = r.get(&format!("{prefix}.ln_1_kv.bias"), &[w])?;
@@ -278,4 +290,3 @@ fn fold_kv_norm(r: &TensorReader, layer: usize, w: usize, part: usize) -> Result
     }
     Ok((weight, bias))
 }
-

@@ -17,8 +17,8 @@ use weights::{WEIGHTS_FILE, WeightsWriter};
 use crate::{
     checkpoint::{Checkpoint, CheckpointError, CocaConfig},
     model::{
-        DECODER_FILE, Dimensions, IMAGE_ENCODER_FILE, MODEL_FILE, MODEL_FORMAT, ModelError, ModelFile, ModelFolder,
-        ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE, TOKENIZER_FILE, padded_head_dim,
+        DECODER_FILE, Dimensions, IMAGE_ENCODER_FILE, MODEL_FILE, MODEL_FORMAT, ModelError, ModelFile,
+        ModelFolder, ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE, TOKENIZER_FILE, padded_head_dim,
     },
 };
 
@@ -107,14 +107,18 @@ fn write(path: PathBuf, bytes: &[u8]) -> Result<(), ExportError> {
 
 fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result<(), ExportError> {
     remove(dir)?;
-    std::fs::create_dir_all(dir)
-        .map_err(|source| ExportError::Write { path: dir.to_owned(), source })?;
+    std::fs::create_dir_all(dir).map_err(|source| ExportError::Write { path: dir.to_owned(), source })?;
     let c = &source.config;
     let mut weights = WeightsWriter::create(dir, precision)?;
     let mut files = Vec::new();
     for (name, build) in GRAPHS {
-        let mut tower =
-            blocks::Tower::new(name.trim_end_matches(".onnx"), &source.tensors, &mut weights, precision, c.activation);
+        let mut tower = blocks::Tower::new(
+            name.trim_end_matches(".onnx"),
+            &source.tensors,
+            &mut weights,
+            precision,
+            c.activation,
+        );
         build(&mut tower, c)?;
         let bytes = tower.g.finish();
         files.push(ModelFile { name: name.into(), size: bytes.len() as u64, sha256: sha256_hex(&bytes) });
@@ -126,18 +130,26 @@ fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result
     let (size, sha256) = weights.finish()?;
     files.push(ModelFile { name: WEIGHTS_FILE.into(), size, sha256 });
     if let Ok(bytes) = std::fs::read(source.dir.join(Checkpoint::TOKENIZER)) {
-        files.push(ModelFile { name: TOKENIZER_FILE.into(), size: bytes.len() as u64, sha256: sha256_hex(&bytes) });
+        files.push(ModelFile {
+            name: TOKENIZER_FILE.into(),
+            size: bytes.len() as u64,
+            sha256: sha256_hex(&bytes),
+        });
         write(dir.join(TOKENIZER_FILE), &bytes)?;
     }
     let spec = describe(source, precision, files)?;
-    let mut json = serde_json::to_vec_pretty(&spec).map_err(std::io::Error::from).map_err(|source| {
-        ExportError::Write { path: dir.join(MODEL_FILE), source }
-    })?;
+    let mut json = serde_json::to_vec_pretty(&spec)
+        .map_err(std::io::Error::from)
+        .map_err(|source| ExportError::Write { path: dir.join(MODEL_FILE), source })?;
     json.push(b'\n');
     write(dir.join(MODEL_FILE), &json)
 }
 
-fn describe(source: &Checkpoint, precision: Precision, files: Vec<ModelFile>) -> Result<ModelSpec, ExportError> {
+fn describe(
+    source: &Checkpoint,
+    precision: Precision,
+    files: Vec<ModelFile>,
+) -> Result<ModelSpec, ExportError> {
     let c = &source.config;
     Ok(ModelSpec {
         format_version: MODEL_FORMAT,

@@ -48,8 +48,9 @@ pub fn build(t: &mut Tower<'_>, c: &CocaConfig) -> Result<(), ExportError> {
     let x = t.layer_norm("text.ln_final", &x, width)?;
     let proj = t.tensor("text.text_projection", &[width, c.embed_dim])?;
     let x = t.g.op("MatMul", &[&x, &proj], &[]);
-    let x = t.to_f32(&x);
-    let output = t.g.declare_output("text_features", DType::F32, &[Dim::Named(IMAGES), Dim::Fixed(c.embed_dim)]);
+    let x = t.cast_to_f32(&x);
+    let output =
+        t.g.declare_output("text_features", DType::F32, &[Dim::Named(IMAGES), Dim::Fixed(c.embed_dim)]);
     t.l2_normalise(&x, &output);
     Ok(())
 }

@@ -106,9 +106,7 @@ impl WeightsWriter {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
-        self.out
-            .write_all(bytes)
-            .map_err(|source| ExportError::Write { path: self.path.clone(), source })?;
+        self.out.write_all(bytes).map_err(|source| ExportError::Write { path: self.path.clone(), source })?;
         self.hasher.update(bytes);
         self.at += bytes.len() as u64;
         Ok(())

@@ -12,8 +12,8 @@ use ort::{
 
 use super::{Encoded, RuntimeError, SessionOptions, image_encoder::owned_ids, session};
 use crate::model::{
-    DECODER_FILE, Dimensions, ModelFolder, Precision, cross_key, cross_value, past_key, past_value, present_key,
-    present_value,
+    DECODER_FILE, Dimensions, ModelFolder, Precision, cross_key, cross_value, past_key, past_value,
+    present_key, present_value,
 };
 
 /// Next token of one slot.
@@ -52,7 +52,11 @@ impl Decoder {
     ///
     /// # Errors
     /// When the library or the graph cannot be loaded, or `max_tokens` does not fit the model.
-    pub fn load(model: &ModelFolder, options: &SessionOptions, max_tokens: usize) -> Result<Self, RuntimeError> {
+    pub fn load(
+        model: &ModelFolder,
+        options: &SessionOptions,
+        max_tokens: usize,
+    ) -> Result<Self, RuntimeError> {
         let dimensions = model.spec.dimensions;
         if max_tokens == 0 || max_tokens >= dimensions.context_length {
             return Err(RuntimeError::Input(format!(
@@ -83,8 +87,10 @@ impl Decoder {
             Precision::Fp32 => 4,
             Precision::Fp16 => 2,
         };
-        let cache: usize =
-            (0..d.cached_layers()).map(|i| d.cache_heads(i)).map(|(h, s)| 2 * h * s * self.cache_length).sum();
+        let cache: usize = (0..d.cached_layers())
+            .map(|i| d.cache_heads(i))
+            .map(|(h, s)| 2 * h * s * self.cache_length)
+            .sum();
         (cache + 2 * d.decoder_layers * d.image_tokens * d.cross_width()) * element + d.vocab_size * 4
     }
 
@@ -164,8 +170,11 @@ impl Decoder {
     pub fn load_image(&mut self, slot: usize, encoded: &Encoded, index: usize) -> Result<(), RuntimeError> {
         let bank = bank(&mut self.bank, slot)?;
         for (to, from) in bank.cross.iter_mut().zip(&encoded.cross) {
-            copy_row(to, slot, from, index)
-                .map_err(|source| RuntimeError::Run { graph: "decoder (loading an image)", rows: 1, source })?;
+            copy_row(to, slot, from, index).map_err(|source| RuntimeError::Run {
+                graph: "decoder (loading an image)",
+                rows: 1,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -194,9 +203,11 @@ impl Decoder {
             ids[i] = update.id;
             positions[i] = update.position as i64;
         }
-        self.session
-            .run_binding(&bank.binding)
-            .map_err(|source| RuntimeError::Run { graph: "decoder", rows: bank.slots, source })?;
+        self.session.run_binding(&bank.binding).map_err(|source| RuntimeError::Run {
+            graph: "decoder",
+            rows: bank.slots,
+            source,
+        })?;
         Ok(bank.logits.extract_tensor_mut().1)
     }
 }

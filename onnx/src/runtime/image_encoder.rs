@@ -52,7 +52,7 @@ impl ImageEncoder {
     pub fn encode(&mut self, pixels: &[u8]) -> Result<Encoded, RuntimeError> {
         let each = self.image_bytes();
         let n = pixels.len() / each;
-        if n == 0 || pixels.len() % each != 0 {
+        if n == 0 || !pixels.len().is_multiple_of(each) {
             return Err(RuntimeError::Input(format!("{} bytes are no whole images of {each}", pixels.len())));
         }
         let failed = |source| RuntimeError::Run { graph: "image encoder", rows: n, source };
@@ -64,7 +64,9 @@ impl ImageEncoder {
         let mut cross = Vec::with_capacity(self.outputs.len());
         for name in &self.outputs {
             let value = outputs.remove(name.as_str()).ok_or_else(|| {
-                RuntimeError::Input(format!("the image encoder has no output `{name}`: export the model again"))
+                RuntimeError::Input(format!(
+                    "the image encoder has no output `{name}`: export the model again"
+                ))
             })?;
             cross.push(value.downcast().map_err(failed)?);
         }

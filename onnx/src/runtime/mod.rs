@@ -20,7 +20,9 @@ pub use text_encoder::TextEncoder;
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// No usable ONNX Runtime.
-    #[error("ONNX Runtime is not available: {what}. Looked in: {places}. Get it with `make onnxruntime`, or point ORT_DYLIB_PATH at a libonnxruntime.so of version 1.24 or newer")]
+    #[error(
+        "ONNX Runtime is not available: {what}. Looked in: {places}. Get it with `make onnxruntime`, or point ORT_DYLIB_PATH at a libonnxruntime.so of version 1.24 or newer"
+    )]
     Library {
         /// What went wrong at the best place.
         what: String,

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ort::{
-    session::Session,
-    value::TensorRef,
-};
+use ort::{session::Session, value::TensorRef};
 
 use super::{RuntimeError, SessionOptions, session};
 use crate::model::{ModelFolder, TEXT_ENCODER_FILE};

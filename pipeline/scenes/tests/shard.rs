@@ -1,5 +1,7 @@
 //! Shards: what is in them, their keys, and what they cost.
 
+#![allow(clippy::disallowed_methods, reason = "the tests decode pictures that they or their fixtures made")]
+
 use std::collections::HashSet;
 use std::io::Read;
 use std::time::Instant;

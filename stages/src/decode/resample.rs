@@ -10,8 +10,8 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 use super::error::DecodeError;
 use super::geometry::{Axis, Plan, Turn};
-use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
 use super::raster::{Channels, Raster};
+use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
 
 /// Buffers that outlive one image.
 #[derive(Default)]

@@ -1,0 +1,46 @@
+# Each target does its own set-up. `make demo` and `make test` are all a newcomer needs.
+
+CARGO ?= cargo
+PYTHON ?= python3
+PREFIX ?= /usr/local
+ONNXRUNTIME := target/onnxruntime/lib/libonnxruntime.so
+
+.PHONY: demo test bench lint doc onnxruntime install clean-demo
+
+# Scenes -> shards -> captions -> Parquet, with the bundled captioner.
+demo: $(ONNXRUNTIME)
+	$(CARGO) run --locked --release --quiet -- demo --dir target/demo
+
+# All tests, in the release profile that the demo uses too: dependencies compile once.
+test: $(ONNXRUNTIME)
+	$(CARGO) test --locked --release --workspace
+
+# Ratios of this machine, measured in one run.
+bench: $(ONNXRUNTIME)
+	$(PYTHON) benchmarks/run.py
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --release --workspace --all-targets -- -D warnings
+	$(PYTHON) scripts/check_dependencies.py
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --release --workspace --no-deps
+
+onnxruntime: $(ONNXRUNTIME)
+
+# A library of your own: ORT_DYLIB_PATH=/path/libonnxruntime.so makes this a no-op.
+$(ONNXRUNTIME): onnx/onnxruntime-requirements.txt scripts/fetch_onnxruntime.py
+ifeq ($(ORT_DYLIB_PATH),)
+	$(PYTHON) scripts/fetch_onnxruntime.py target/onnxruntime
+	@touch -h $@
+endif
+
+install: $(ONNXRUNTIME)
+	$(CARGO) build --locked --profile dist
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/onnxruntime/lib
+	install -m 755 target/dist/recaption $(DESTDIR)$(PREFIX)/bin/recaption
+	cp -P target/onnxruntime/lib/libonnxruntime.so* $(DESTDIR)$(PREFIX)/onnxruntime/lib/
+
+clean-demo:
+	rm -rf target/demo
