@@ -4,7 +4,7 @@ use anyhow::Context;
 use recaption_onnx::runtime::SessionOptions;
 use recaption_stages::{
     caption::{Lane, LaneSettings},
-    decode::{DecodeLimits, prepare},
+    decode::{DecodeOptions, prepare},
     filter::{Filter, Outcome},
     prepare::PreparedSample,
 };
@@ -61,7 +61,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
 fn read(path: &std::path::Path, model: &RunModel) -> anyhow::Result<PreparedSample> {
     let bytes = std::fs::read(path)?;
     let suffix = path.extension().map(|s| s.to_string_lossy().to_lowercase());
-    let limits = DecodeLimits::default();
+    let limits = DecodeOptions::default();
     let prepared = prepare(&bytes, suffix.as_deref(), &model.folder.spec.preprocessing, &limits)?;
     Ok(PreparedSample {
         shard: 0,

@@ -89,6 +89,7 @@ pub const KEYS: &[Key] = &[
         "largest width x height; more is rejected unread",
     ),
     key("input.min_side", Kind::Integer(0, 1 << 20), "0", "smallest shorter side, pixels"),
+    key("input.exif_orientation", Kind::Flag, "true", "whether images are turned upright before captioning"),
     key(
         "input.max_member_bytes",
         Kind::Integer(1, ANY),

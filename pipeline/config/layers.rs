@@ -145,6 +145,12 @@ impl Layers {
         self.values.get(name)?.value.as_integer()
     }
 
+    /// A truth value.
+    #[must_use]
+    pub fn flag(&self, name: &str) -> Option<bool> {
+        self.values.get(name)?.value.as_bool()
+    }
+
     /// A number.
     #[must_use]
     pub fn real(&self, name: &str) -> Option<f64> {

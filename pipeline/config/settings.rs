@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use recaption_stages::{decode::DecodeLimits, filter::Filter, tar::TarLimits};
+use recaption_stages::{decode::DecodeOptions, filter::Filter, tar::TarLimits};
 
 use super::layers::{ConfigError, Layers};
 
@@ -46,8 +46,8 @@ pub struct RunConfig {
     pub filter: Filter,
     /// Input patterns.
     pub shards: Vec<String>,
-    /// Image limits.
-    pub decode: DecodeLimits,
+    /// Image limits and orientation.
+    pub decode: DecodeOptions,
     /// Archive limits.
     pub tar: TarLimits,
     /// Shards read at the same time.
@@ -98,12 +98,15 @@ impl RunConfig {
                 "`caption.max_tokens` must be larger than `caption.min_tokens`, since it counts the end token",
             ));
         }
-        let mut decode = DecodeLimits::default();
+        let mut decode = DecodeOptions::default();
         if let Some(pixels) = unsigned("input.max_pixels") {
             decode.max_pixels = pixels;
         }
         if let Some(side) = layers.integer("input.min_side").and_then(|n| u32::try_from(n).ok()) {
             decode.min_side = side;
+        }
+        if let Some(apply) = layers.flag("input.exif_orientation") {
+            decode.exif_orientation = apply;
         }
         let mut tar = TarLimits::default();
         if let Some(bytes) = unsigned("input.max_member_bytes") {
@@ -150,6 +153,7 @@ impl RunConfig {
         put("input.format", "webdataset".into());
         put("input.max_pixels", self.decode.max_pixels.to_string());
         put("input.min_side", self.decode.min_side.to_string());
+        put("input.exif_orientation", self.decode.exif_orientation.to_string());
         put("input.max_member_bytes", self.tar.max_member_bytes.to_string());
         put("output.images", self.images.as_str().into());
         keys

@@ -145,7 +145,7 @@ fn describe_output(config: &RunConfig, model: &RunModel, plan: &Plan, location: 
 fn prepare_settings(config: &RunConfig, model: &RunModel) -> Arc<PrepareSettings> {
     Arc::new(PrepareSettings {
         preprocess: model.folder.spec.preprocessing,
-        limits: config.decode,
+        decode: config.decode,
         keep_stored: config.images == Images::Embed,
     })
 }

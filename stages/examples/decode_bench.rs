@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use recaption_stages::decode::{DecodeLimits, Interpolation, Preprocess, ResizeMode, prepare};
+use recaption_stages::decode::{DecodeOptions, Interpolation, Preprocess, ResizeMode, prepare};
 
 const PREPROCESS: Preprocess =
     Preprocess { size: 224, resize_mode: ResizeMode::Shortest, interpolation: Interpolation::Bicubic };
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 
 /// Repeats one image for about `seconds`, after one call that fills the thread's buffers.
 fn measure(bytes: &[u8], seconds: f64) -> Result<Timing, String> {
-    let once = || prepare(bytes, None, &PREPROCESS, &DecodeLimits::default()).map_err(|e| e.to_string());
+    let once = || prepare(bytes, None, &PREPROCESS, &DecodeOptions::default()).map_err(|e| e.to_string());
     once()?;
     let (start, mut best, mut calls) = (Instant::now(), Duration::MAX, 0);
     while start.elapsed().as_secs_f64() < seconds {

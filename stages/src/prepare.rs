@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     caption::Finished,
-    decode::{DecodeError, DecodeLimits, prepare},
+    decode::{DecodeError, DecodeOptions, prepare},
     filter::Outcome,
     read::Sample,
 };
@@ -49,8 +49,8 @@ pub struct PreparedSample {
 pub struct PrepareSettings {
     /// What the model wants.
     pub preprocess: Preprocess,
-    /// What is refused.
-    pub limits: DecodeLimits,
+    /// What is refused, and whether images are turned upright.
+    pub decode: DecodeOptions,
     /// Whether the stored bytes travel on.
     pub keep_stored: bool,
 }
@@ -60,7 +60,7 @@ pub struct PrepareSettings {
 /// # Errors
 /// The reject that the sample ends as.
 pub fn prepare_sample(sample: Sample, settings: &PrepareSettings) -> Result<PreparedSample, Box<Finished>> {
-    match prepare(&sample.image, Some(&sample.suffix), &settings.preprocess, &settings.limits) {
+    match prepare(&sample.image, Some(&sample.suffix), &settings.preprocess, &settings.decode) {
         Ok(prepared) => Ok(PreparedSample {
             shard: sample.shard,
             index: sample.index,

@@ -11,7 +11,7 @@ use image::error::UnsupportedErrorKind;
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 
-use super::DecodeLimits;
+use super::DecodeOptions;
 use super::error::DecodeError;
 use super::raster::{Channels, Raster};
 use super::resample::grown;
@@ -32,7 +32,7 @@ const CHUNK_HEADER: usize = 8;
 pub(super) fn decode(
     bytes: &[u8],
     format: Format,
-    limits: &DecodeLimits,
+    options: &DecodeOptions,
     pixels: &mut Vec<u8>,
 ) -> Result<Raster, DecodeError> {
     let name = name(format);
@@ -41,15 +41,15 @@ pub(super) fn decode(
     match format {
         Format::Png => {
             check_png(bytes)?;
-            read(PngDecoder::with_limits(reader, at_most(SIDE_ALLOC)).map_err(failed)?, name, limits, pixels)
+            read(PngDecoder::with_limits(reader, at_most(SIDE_ALLOC)).map_err(failed)?, name, options, pixels)
         }
         Format::WebP => {
             check_riff(bytes)?;
-            read(WebPDecoder::new(reader).map_err(failed)?, name, limits, pixels)
+            read(WebPDecoder::new(reader).map_err(failed)?, name, options, pixels)
         }
-        Format::Gif => read(GifDecoder::new(reader).map_err(failed)?, name, limits, pixels),
-        Format::Bmp => read(BmpDecoder::new(reader).map_err(failed)?, name, limits, pixels),
-        Format::Tiff => read(TiffDecoder::new(reader).map_err(failed)?, name, limits, pixels),
+        Format::Gif => read(GifDecoder::new(reader).map_err(failed)?, name, options, pixels),
+        Format::Bmp => read(BmpDecoder::new(reader).map_err(failed)?, name, options, pixels),
+        Format::Tiff => read(TiffDecoder::new(reader).map_err(failed)?, name, options, pixels),
         Format::Jpeg => Err(DecodeError::unsupported("JPEG", "not decoded here")),
     }
 }
@@ -74,7 +74,7 @@ fn at_most(max_alloc: u64) -> Limits {
 fn read(
     mut decoder: impl ImageDecoder,
     name: &'static str,
-    limits: &DecodeLimits,
+    options: &DecodeOptions,
     pixels: &mut Vec<u8>,
 ) -> Result<Raster, DecodeError> {
     let failed = |error| explain(name, error);
@@ -82,7 +82,7 @@ fn read(
     if width == 0 || height == 0 {
         return Err(DecodeError::corrupt(name, format!("claims {width} x {height} pixels")));
     }
-    limits.check(width, height)?;
+    options.check(width, height)?;
     let picture = decoder.total_bytes();
     let max_alloc = picture.saturating_mul(WORKING_COPIES).saturating_add(SIDE_ALLOC);
     decoder.set_limits(at_most(max_alloc)).map_err(failed)?;
@@ -102,7 +102,7 @@ fn read(
     let length = usize::try_from(picture).map_err(|_| DecodeError::TooManyPixels {
         width,
         height,
-        limit: limits.max_pixels,
+        limit: options.max_pixels,
     })?;
     let pixels = grown(pixels, length);
     decoder.read_image(pixels).map_err(failed)?;

@@ -23,7 +23,7 @@ pub enum DecodeError {
         /// What is wrong, to be read after the format's name.
         why: String,
     },
-    /// More pixels than [`DecodeLimits::max_pixels`](super::DecodeLimits). Nothing was allocated for them.
+    /// More pixels than [`DecodeOptions::max_pixels`](super::DecodeOptions). Nothing was allocated for them.
     #[error("{width} x {height} pixels are more than the limit of {limit}")]
     TooManyPixels {
         /// Stored width in pixels.
@@ -33,7 +33,7 @@ pub enum DecodeError {
         /// The limit that was passed, in pixels.
         limit: u64,
     },
-    /// The shorter side is below [`DecodeLimits::min_side`](super::DecodeLimits).
+    /// The shorter side is below [`DecodeOptions::min_side`](super::DecodeOptions).
     #[error("{width} x {height} pixels: the shorter side is below the limit of {min_side}")]
     TooSmall {
         /// Stored width in pixels.

@@ -7,7 +7,7 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-use super::DecodeLimits;
+use super::DecodeOptions;
 use super::error::DecodeError;
 use super::jpeg_markers::{Colour, Markers, Padding};
 use super::raster::{Channels, Raster};
@@ -26,12 +26,12 @@ const MAX_SCANS: usize = 100;
 /// See [`super::prepare`].
 pub(super) fn decode(
     bytes: &[u8],
-    limits: &DecodeLimits,
+    options: &DecodeOptions,
     clean: &mut Vec<u8>,
     pixels: &mut Vec<u8>,
 ) -> Result<Raster, DecodeError> {
     let markers = Markers::walk(bytes)?;
-    limits.check(markers.width, markers.height)?;
+    options.check(markers.width, markers.height)?;
     let (channels, output) = match markers.colour {
         Colour::Grey => (Channels::Grey, ColorSpace::Luma),
         // Asked for what it takes the components to be, the decoder leaves them as they are.

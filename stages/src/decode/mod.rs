@@ -33,31 +33,40 @@ pub use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
 use resample::Workspace;
 use sniff::Format;
 
-/// The default of [`DecodeLimits::max_pixels`]: Pillow's `Image.MAX_IMAGE_PIXELS`, a quarter of a gigabyte in RGB.
+/// The default of [`DecodeOptions::max_pixels`]: Pillow's `Image.MAX_IMAGE_PIXELS`, a quarter of a gigabyte in RGB.
 pub const DEFAULT_MAX_PIXELS: u64 = 89_478_485;
-/// The default of [`DecodeLimits::min_side`]: off. Whether small images are worth a caption is for the dataset's owner
+/// The default of [`DecodeOptions::min_side`]: off. Whether small images are worth a caption is for the dataset's owner
 /// to say.
 pub const DEFAULT_MIN_SIDE: u32 = 0;
 /// How much of a thread's largest buffer is kept for its next image, in bytes: 64 MiB hold 22 megapixels of RGB. What is
 /// larger is given back at once, so one giant does not cost its size on every thread for the rest of the run.
 pub const RETAINED_BYTES: usize = 64 << 20;
 
-/// Which images are worth decoding, judged by their headers.
+/// Whether EXIF orientation is applied unless the caller says otherwise: models expect upright pictures.
+pub const DEFAULT_EXIF_ORIENTATION: bool = true;
+
+/// Which images are worth decoding, judged by their headers, and whether they are turned upright.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DecodeLimits {
+pub struct DecodeOptions {
     /// The most pixels, width times height as stored. Checked before anything is allocated for them.
     pub max_pixels: u64,
     /// The least length of the shorter side in pixels; 0 turns the check off.
     pub min_side: u32,
+    /// Whether EXIF orientation is applied; without it pixels, width and height are as stored.
+    pub exif_orientation: bool,
 }
 
-impl Default for DecodeLimits {
+impl Default for DecodeOptions {
     fn default() -> Self {
-        Self { max_pixels: DEFAULT_MAX_PIXELS, min_side: DEFAULT_MIN_SIDE }
+        Self {
+            max_pixels: DEFAULT_MAX_PIXELS,
+            min_side: DEFAULT_MIN_SIDE,
+            exif_orientation: DEFAULT_EXIF_ORIENTATION,
+        }
     }
 }
 
-impl DecodeLimits {
+impl DecodeOptions {
     fn check(&self, width: u32, height: u32) -> Result<(), DecodeError> {
         if u64::from(width) * u64::from(height) > self.max_pixels {
             return Err(DecodeError::TooManyPixels { width, height, limit: self.max_pixels });
@@ -93,19 +102,19 @@ thread_local! {
 /// - [`DecodeError::Unsupported`]: another format, or a variant of these that is not decoded.
 /// - [`DecodeError::Corrupt`]: no bytes, damaged ones, or fewer than the picture needs. A JPEG that lacks only its end
 ///   marker, or is followed by other bytes, is whole.
-/// - [`DecodeError::TooManyPixels`], [`DecodeError::TooSmall`]: see [`DecodeLimits`].
+/// - [`DecodeError::TooManyPixels`], [`DecodeError::TooSmall`]: see [`DecodeOptions`].
 ///
 /// A panic inside a decoder becomes `Corrupt` too (with `panic = "unwind"`, Rust's default).
 pub fn prepare(
     bytes: &[u8],
     suffix: Option<&str>,
     preprocess: &Preprocess,
-    limits: &DecodeLimits,
+    options: &DecodeOptions,
 ) -> Result<Prepared, DecodeError> {
     let format = sniff::sniff(bytes, suffix)?;
     catch_unwind(AssertUnwindSafe(|| {
         SCRATCH.with_borrow_mut(|scratch| {
-            let prepared = prepare_with(scratch, bytes, format, preprocess, limits);
+            let prepared = prepare_with(scratch, bytes, format, preprocess, options);
             scratch.shrink();
             prepared
         })
@@ -118,12 +127,15 @@ fn prepare_with(
     bytes: &[u8],
     format: Format,
     preprocess: &Preprocess,
-    limits: &DecodeLimits,
+    options: &DecodeOptions,
 ) -> Result<Prepared, DecodeError> {
-    let raster = match format {
-        Format::Jpeg => jpeg::decode(bytes, limits, &mut scratch.clean, &mut scratch.pixels)?,
-        other => containers::decode(bytes, other, limits, &mut scratch.pixels)?,
+    let mut raster = match format {
+        Format::Jpeg => jpeg::decode(bytes, options, &mut scratch.clean, &mut scratch.pixels)?,
+        other => containers::decode(bytes, other, options, &mut scratch.pixels)?,
     };
+    if !options.exif_orientation {
+        raster.orientation = image::metadata::Orientation::NoTransforms;
+    }
     let data = &scratch.pixels[..raster.len()];
     let (square, width, height) = resample::resample(&mut scratch.workspace, &raster, data, preprocess)?;
     let pixels = Pixels::new(preprocess.size, square).ok_or_else(|| {

@@ -1,6 +1,5 @@
 //! A decoded image between the decoders and the resizer.
 
-use fast_image_resize::PixelType;
 use image::metadata::Orientation;
 
 /// The u8 channels of a decoded image. Channels stay apart while resizing, so alpha is dropped and grey replicated on
@@ -20,15 +19,6 @@ impl Channels {
             Self::GreyAlpha => 2,
             Self::Rgb => 3,
             Self::Rgba => 4,
-        }
-    }
-
-    pub fn pixel_type(self) -> PixelType {
-        match self {
-            Self::Grey => PixelType::U8,
-            Self::GreyAlpha => PixelType::U8x2,
-            Self::Rgb => PixelType::U8x3,
-            Self::Rgba => PixelType::U8x4,
         }
     }
 }

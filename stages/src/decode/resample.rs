@@ -5,8 +5,9 @@
 //! squashing shrinks the height much more than the width; older ones never do.) Pixels outside the cropped box take part
 //! where the filter reaches them, as if the whole image had been resized before the crop.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x2, U8x3, U8x4};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
 use super::error::DecodeError;
 use super::geometry::{Axis, Plan, Turn};
@@ -95,8 +96,6 @@ fn resize(
         Interpolation::Bicubic => (FilterType::CatmullRom, 2.0),
         Interpolation::Bilinear => (FilterType::Bilinear, 1.0),
     };
-    let kind = raster.channels.pixel_type();
-    let source = ImageRef::new(raster.width, raster.height, data, kind).map_err(failed)?;
     let (x_span, y_span) = (span(x, raster.width), span(y, raster.height));
     // The first pass covers what the second one reaches: whole pixels around the box.
     let (half_width, half_height, first, second) = if columns_first {
@@ -106,13 +105,42 @@ fn resize(
         let (from, to) = reach(y_span, y.length, raster.height, support);
         (x.length, to - from, (x_span, whole(from, to)), (whole(0, x.length), y_span.after(from, to)))
     };
+    let Workspace { resizer, half, small } = workspace;
     let channels = raster.channels.count();
-    let half = grown(&mut workspace.half, half_width as usize * half_height as usize * channels);
-    let mut half = Image::from_slice_u8(half_width, half_height, half, kind).map_err(failed)?;
-    workspace.resizer.resize(&source, &mut half, &options(filter, first)).map_err(failed)?;
-    let small = grown(&mut workspace.small, x.length as usize * y.length as usize * channels);
-    let mut small = Image::from_slice_u8(x.length, y.length, small, kind).map_err(failed)?;
-    workspace.resizer.resize(&half, &mut small, &options(filter, second)).map_err(failed)
+    let half = grown(half, half_width as usize * half_height as usize * channels);
+    let small = grown(small, x.length as usize * y.length as usize * channels);
+    let source = (raster.width, raster.height, data);
+    let between = (half_width, half_height, half);
+    let target = (x.length, y.length, small);
+    let (first, second) = (options(filter, first), options(filter, second));
+    match raster.channels {
+        Channels::Grey => passes::<U8>(resizer, source, between, target, [first, second]),
+        Channels::GreyAlpha => passes::<U8x2>(resizer, source, between, target, [first, second]),
+        Channels::Rgb => passes::<U8x3>(resizer, source, between, target, [first, second]),
+        Channels::Rgba => passes::<U8x4>(resizer, source, between, target, [first, second]),
+    }
+}
+
+/// An image to read, `(width, height, data)`.
+type Source<'a> = (u32, u32, &'a [u8]);
+/// An image to write.
+type Target<'a> = (u32, u32, &'a mut [u8]);
+
+/// Both passes over pixels of one type. The library's own choice by type would be compiled for every type it knows, 16-bit
+/// and floating point among them, which takes the compiler minutes.
+fn passes<P: PixelTrait>(
+    resizer: &mut Resizer,
+    (width, height, data): Source<'_>,
+    (half_width, half_height, half): Target<'_>,
+    (small_width, small_height, small): Target<'_>,
+    [first, second]: [ResizeOptions; 2],
+) -> Result<(), DecodeError> {
+    let source = TypedImageRef::<P>::from_buffer(width, height, data).map_err(failed)?;
+    let mut target = TypedImage::<P>::from_buffer(half_width, half_height, half).map_err(failed)?;
+    resizer.resize_typed(&source, &mut target, &first).map_err(failed)?;
+    let source = TypedImageRef::<P>::from_buffer(half_width, half_height, half).map_err(failed)?;
+    let mut target = TypedImage::<P>::from_buffer(small_width, small_height, small).map_err(failed)?;
+    resizer.resize_typed(&source, &mut target, &second).map_err(failed)
 }
 
 fn failed(error: impl std::fmt::Display) -> DecodeError {

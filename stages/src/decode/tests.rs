@@ -44,7 +44,7 @@ fn images_in(folder: &str) -> Vec<String> {
 }
 
 fn prepare_default(bytes: &[u8], preprocess: &Preprocess) -> Result<Prepared, DecodeError> {
-    prepare(bytes, None, preprocess, &DecodeLimits::default())
+    prepare(bytes, None, preprocess, &DecodeOptions::default())
 }
 
 /// The largest and the mean absolute difference.
@@ -56,7 +56,7 @@ fn difference(a: &[u8], b: &[u8]) -> (u8, f64) {
 
 fn assert_matches(name: &str, case: &str, preprocess: &Preprocess, expected: &[u8]) {
     let bytes = fixture(name);
-    let prepared = prepare(&bytes, suffix(name), preprocess, &DecodeLimits::default())
+    let prepared = prepare(&bytes, suffix(name), preprocess, &DecodeOptions::default())
         .unwrap_or_else(|error| panic!("{case}: {error}"));
     let (max, mean) = difference(prepared.pixels.as_slice(), expected);
     let lossy = LOSSY.iter().any(|end| name.ends_with(end));
@@ -127,7 +127,7 @@ fn pixels_have_exactly_the_announced_length() {
 #[test]
 fn bytes_are_judged_by_content_and_named_by_suffix() {
     let reject =
-        |bytes: &[u8], suffix| prepare(bytes, suffix, &SHORTEST_224, &DecodeLimits::default()).unwrap_err();
+        |bytes: &[u8], suffix| prepare(bytes, suffix, &SHORTEST_224, &DecodeOptions::default()).unwrap_err();
     let message = |bytes: &[u8], suffix| reject(bytes, suffix).to_string();
     assert_eq!(message(b"", Some("jpg")), "zero bytes");
     assert_eq!(message(b"\0\0\0\x1cftypheic\0\0\0\0", Some("jpg")), "HEIC is not supported");
@@ -146,5 +146,5 @@ fn bytes_are_judged_by_content_and_named_by_suffix() {
         "named .jpg, but holds a web page (starts with 3c 21 44 4f 43 54 59 50)"
     );
     let png = fixture("cat_small.png");
-    assert!(prepare(&png, Some("jpg"), &SHORTEST_224, &DecodeLimits::default()).is_ok());
+    assert!(prepare(&png, Some("jpg"), &SHORTEST_224, &DecodeOptions::default()).is_ok());
 }

@@ -63,7 +63,7 @@ fn limits_hold_for_every_format() {
         let Prepared { width, height, .. } = small(&bytes).unwrap();
         let (pixels, side) = (u64::from(width) * u64::from(height), width.min(height));
         let with =
-            |max_pixels, min_side| prepare(&bytes, None, &preprocess, &DecodeLimits { max_pixels, min_side });
+            |max_pixels, min_side| prepare(&bytes, None, &preprocess, &DecodeOptions { max_pixels, min_side });
         assert!(with(pixels, side).is_ok(), "{name}");
         assert_eq!(
             with(pixels - 1, 0),
@@ -86,7 +86,7 @@ fn cut_images_are_corrupt() {
         for percent in [5, 25, 50, 75, 90, 97] {
             let preprocess = Preprocess { size: 16, ..SHORTEST_224 };
             let cut = &bytes[..bytes.len() * percent / 100];
-            let result = prepare(cut, suffix(&name), &preprocess, &DecodeLimits::default());
+            let result = prepare(cut, suffix(&name), &preprocess, &DecodeOptions::default());
             // The picture is whole in an animation cut behind its first frame, and in a PNG that lacks its end chunk.
             let whole =
                 name.ends_with("animated.gif") && percent >= 50 || name.ends_with("one.png") && percent >= 97;
@@ -152,7 +152,7 @@ fn mutated_images_never_panic_and_never_take_long() {
             }
             let mutated = random.mutate(bytes);
             // A modest limit, so that changed headers do not make this a test of the allocator.
-            let limits = DecodeLimits { max_pixels: 1 << 20, min_side: 0 };
+            let limits = DecodeOptions { max_pixels: 1 << 20, min_side: 0 };
             let call = Instant::now();
             let result = prepare(&mutated, suffix(name), &Preprocess { size: 16, ..SHORTEST_224 }, &limits);
             if let Ok(prepared) = result {
