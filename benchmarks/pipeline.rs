@@ -53,7 +53,10 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let samples = runtime.block_on(read_all(&config))?;
     println!("{} scenes in {SHARDS} shards, {cores} cores, median of {rounds} rounds", samples.len());
-    println!("{:>14} {:>14} {:>14} {:>14} {:>7}", "decode ms", "model ms", "bound img/s", "pipeline img/s", "ratio");
+    println!(
+        "{:>14} {:>14} {:>14} {:>14} {:>7}",
+        "decode ms", "model ms", "bound img/s", "pipeline img/s", "ratio"
+    );
     let mut ratios = Vec::new();
     for _ in 0..rounds {
         let round = measure(&config, &runtime, &dir, &samples)?;
@@ -131,7 +134,12 @@ fn copy(sample: &Sample) -> Sample {
 }
 
 /// Seconds of each per caption.
-fn measure(config: &RunConfig, runtime: &tokio::runtime::Runtime, dir: &Path, samples: &[Sample]) -> Result<Round> {
+fn measure(
+    config: &RunConfig,
+    runtime: &tokio::runtime::Runtime,
+    dir: &Path,
+    samples: &[Sample],
+) -> Result<Round> {
     let model = RunModel::open(config)?;
     let settings = PrepareSettings {
         preprocess: model.folder.spec.preprocessing,
@@ -164,8 +172,12 @@ fn measure(config: &RunConfig, runtime: &tokio::runtime::Runtime, dir: &Path, sa
         std::fs::remove_dir_all(&output)?;
     }
     let start = Instant::now();
-    let report =
-        runtime.block_on(run(config, RunOptions::default(), &Arc::new(Stop::default()), &Reporter::Silent))?;
+    let report = runtime.block_on(run(
+        config,
+        RunOptions::default(),
+        &Arc::new(Stop::default()),
+        &Reporter::Silent,
+    ))?;
     let pipeline = start.elapsed().as_secs_f64() / n;
     anyhow::ensure!(report.counts.captioned == samples.len() as u64, "the pipeline lost something: {report}");
     Ok(Round { decode, model: model_seconds, pipeline })
@@ -176,7 +188,9 @@ fn cpu_seconds() -> Result<f64> {
     /// Kernel clock ticks per second, as user space sees them on every Linux architecture that Rust supports.
     const TICKS: f64 = 100.0;
     let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit_once(')').context("unexpected /proc/self/stat")?.1.split_whitespace().collect();
-    let ticks = |i: usize| -> Result<f64> { Ok(fields.get(i).context("short /proc/self/stat")?.parse::<f64>()?) };
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').context("unexpected /proc/self/stat")?.1.split_whitespace().collect();
+    let ticks =
+        |i: usize| -> Result<f64> { Ok(fields.get(i).context("short /proc/self/stat")?.parse::<f64>()?) };
     Ok((ticks(11)? + ticks(12)?) / TICKS)
 }

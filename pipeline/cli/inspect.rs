@@ -12,7 +12,7 @@ use recaption_stages::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{args::InspectArgs, install_crypto, print};
+use super::{args::InspectArgs, print};
 use crate::run::ExitCode;
 
 /// Commit records read at the same time.
@@ -23,7 +23,6 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     if !args.path.contains("://") && Path::new(&args.path).join(MODEL_FILE).is_file() {
         return model(Path::new(&args.path));
     }
-    install_crypto();
     let output = Stores::default().locate(&args.path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -140,7 +140,6 @@ pub(crate) fn run_to_end(
     options: RunOptions,
     reporter: Reporter,
 ) -> anyhow::Result<RunReport> {
-    install_crypto();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -150,10 +149,4 @@ pub(crate) fn run_to_end(
         run::install_signal_handlers(&stop).context("cannot install signal handlers")?;
         run::run(config, options, &stop, &reporter).await
     })
-}
-
-/// TLS needs a provider of cryptography chosen once per process.
-pub(crate) fn install_crypto() {
-    // A second call finds it installed.
-    let _ = rustls::crypto::ring::default_provider().install_default();
 }

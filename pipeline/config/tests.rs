@@ -15,7 +15,8 @@ const COMPLETE: &str =
 fn later_layers_win() {
     let mut all = layers(COMPLETE);
     assert_eq!(RunConfig::build(&all).expect("complete").threads, 3);
-    let variables = [("RECAPTION_RUN__THREADS".to_owned(), "5".to_owned()), ("RECAPTION_HOME".into(), "x".into())];
+    let variables =
+        [("RECAPTION_RUN__THREADS".to_owned(), "5".to_owned()), ("RECAPTION_HOME".into(), "x".into())];
     all.add_environment(variables.into_iter()).expect("known key");
     assert_eq!(RunConfig::build(&all).expect("complete").threads, 5);
     all.add_assignment("run.threads=7").expect("known key");
@@ -36,7 +37,8 @@ fn assignments_are_toml_and_bare_words_are_strings() {
 
 #[test]
 fn unknown_keys_suggest_the_nearest() {
-    let error = Layers::default().add_toml("[run]\nbatchsize = 3\n", "job.toml").expect_err("unknown").to_string();
+    let error =
+        Layers::default().add_toml("[run]\nbatchsize = 3\n", "job.toml").expect_err("unknown").to_string();
     assert!(error.contains("job.toml") && error.contains("`run.batch_size`"), "{error}");
     assert_eq!(nearest("caption.min_similarity"), "filter.min_similarity");
     let error = Layers::default().add_toml("threads = 3\n", "job.toml").expect_err("no section").to_string();
@@ -62,9 +64,13 @@ fn wrong_values_say_what_is_expected() {
 fn what_is_missing_or_not_built_is_said() {
     let error = RunConfig::build(&Layers::default()).expect_err("empty").to_string();
     assert!(error.contains("model.captioner") && error.contains("--model"), "{error}");
-    for assignment in
-        ["caption.strategy=beam", "model.provider=cuda", "model.scorer=x", "caption.candidates=2", "caption.prompt=a"]
-    {
+    for assignment in [
+        "caption.strategy=beam",
+        "model.provider=cuda",
+        "model.scorer=x",
+        "caption.candidates=2",
+        "caption.prompt=a",
+    ] {
         let mut all = layers(COMPLETE);
         all.add_assignment(assignment).expect("known key");
         let error = RunConfig::build(&all).expect_err(assignment).to_string();
@@ -80,10 +86,14 @@ fn speed_does_not_change_the_fingerprint_and_rows_do() {
         RunConfig::build(&all).expect("complete").row_keys("digest", 20)
     };
     let base = keys("run.threads=3");
-    for same in ["run.threads=1", "run.batch_size=4", "model.sessions=2", "input.concurrent_shards=9", "run.seed=4"] {
+    for same in
+        ["run.threads=1", "run.batch_size=4", "model.sessions=2", "input.concurrent_shards=9", "run.seed=4"]
+    {
         assert_eq!(keys(same), base, "{same}");
     }
-    for other in ["caption.min_tokens=3", "filter.min_similarity=0.1", "output.images=embed", "input.max_pixels=9"] {
+    for other in
+        ["caption.min_tokens=3", "filter.min_similarity=0.1", "output.images=embed", "input.max_pixels=9"]
+    {
         assert_ne!(keys(other), base, "{other}");
     }
 }
@@ -99,10 +109,13 @@ fn secrets_in_patterns_are_not_described() {
 #[test]
 fn the_readme_lists_every_key() {
     let readme = include_str!("../../README.md");
-    let table: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `") && line.contains('.')).collect();
+    let table: Vec<&str> =
+        readme.lines().filter(|line| line.starts_with("| `") && line.contains('.')).collect();
     let expected: Vec<String> =
         KEYS.iter().map(|k| format!("| `{}` | {} | {} |", k.name, k.default, k.help)).collect();
-    let rows: Vec<&str> =
-        table.into_iter().filter(|line| KEYS.iter().any(|k| line.starts_with(&format!("| `{}`", k.name)))).collect();
+    let rows: Vec<&str> = table
+        .into_iter()
+        .filter(|line| KEYS.iter().any(|k| line.starts_with(&format!("| `{}`", k.name))))
+        .collect();
     assert_eq!(rows, expected, "the README's table should read:\n{}", expected.join("\n"));
 }

@@ -129,6 +129,7 @@ impl Stores {
     }
 
     fn remote(&mut self, text: &str) -> Result<Location, StoreError> {
+        install_crypto();
         let redacted = redact_url(text);
         let bad = |what: String| StoreError::Url { url: redacted.clone(), what };
         let url = Url::parse(text).map_err(|e| bad(e.to_string()))?;
@@ -162,6 +163,12 @@ impl Stores {
         let base = redact_url(&url[..url::Position::BeforePath]);
         Ok(Location { store, path, kind, base })
     }
+}
+
+/// TLS needs a provider of cryptography, chosen once per process.
+fn install_crypto() {
+    // A later call finds it installed.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 type Build = fn(&Url) -> object_store::Result<Arc<dyn ObjectStore>>;

@@ -105,6 +105,9 @@ fn sizes_are_those_of_the_upright_image() {
     assert_eq!(size("extra/wide.png"), Ok((4000, 3)));
     for name in ["extra/exif6.jpg", "extra/exif6.png", "extra/exif6.webp", "extra/exif6.tiff"] {
         assert_eq!(size(name), Ok((50, 75)), "{name}");
+        let as_stored = DecodeOptions { exif_orientation: false, ..DecodeOptions::default() };
+        let stored = prepare(&fixture(name), None, &SHORTEST_224, &as_stored).map(|p| (p.width, p.height));
+        assert_eq!(stored, Ok((75, 50)), "{name}");
     }
 }
 

@@ -62,8 +62,14 @@ fn limits_hold_for_every_format() {
         let bytes = fixture(&name);
         let Prepared { width, height, .. } = small(&bytes).unwrap();
         let (pixels, side) = (u64::from(width) * u64::from(height), width.min(height));
-        let with =
-            |max_pixels, min_side| prepare(&bytes, None, &preprocess, &DecodeOptions { max_pixels, min_side });
+        let with = |max_pixels, min_side| {
+            prepare(
+                &bytes,
+                None,
+                &preprocess,
+                &DecodeOptions { max_pixels, min_side, ..DecodeOptions::default() },
+            )
+        };
         assert!(with(pixels, side).is_ok(), "{name}");
         assert_eq!(
             with(pixels - 1, 0),
@@ -152,7 +158,7 @@ fn mutated_images_never_panic_and_never_take_long() {
             }
             let mutated = random.mutate(bytes);
             // A modest limit, so that changed headers do not make this a test of the allocator.
-            let limits = DecodeOptions { max_pixels: 1 << 20, min_side: 0 };
+            let limits = DecodeOptions { max_pixels: 1 << 20, min_side: 0, ..DecodeOptions::default() };
             let call = Instant::now();
             let result = prepare(&mutated, suffix(name), &Preprocess { size: 16, ..SHORTEST_224 }, &limits);
             if let Ok(prepared) = result {
