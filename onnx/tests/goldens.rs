@@ -1,18 +1,14 @@
 //! Every reference case through export and `verify`, in fp32 and fp16.
 
-#![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
+mod common;
 
-use std::path::{Path, PathBuf};
-
+use common::{Weights, case, copy_of};
 use recaption_onnx::{
     Precision, export,
-    runtime::SessionOptions,
+    runtime::{ImageEncoder, SessionOptions, TextEncoder},
     verify::{Outcome, verify},
 };
-
-fn case(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/coca").join(name)
-}
+use safetensors::Dtype;
 
 fn check(name: &str, precision: Precision) {
     let dir = tempfile::tempdir().expect("temporary folder");
@@ -49,4 +45,68 @@ goldens! {
     quickgelu: "quickgelu",
     layerscale: "layerscale",
     nopool: "nopool",
+    odd: "odd",
+}
+
+/// Smallest cosine of two sets of feature vectors `[N, width]`.
+fn smallest_cosine(a: &[f32], b: &[f32], width: usize) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    assert_eq!(a.len(), b.len());
+    a.chunks_exact(width)
+        .zip(b.chunks_exact(width))
+        .map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt())
+        .fold(f64::INFINITY, f64::min)
+}
+
+/// Ids of texts `[N, T]` up to and including the end token.
+fn texts(golden: &Weights, tensor: &str, end: i64) -> Vec<Vec<i64>> {
+    let length = golden.0[tensor].1[1];
+    let cut = |row: &[i64]| row[..=row.iter().position(|id| *id == end).expect("an end token")].to_vec();
+    golden.i64(tensor).chunks_exact(length).map(cut).collect()
+}
+
+/// Checkpoints are published in half precision too. Rounding the weights moves the features; 8 bits of mantissa move
+/// them about 8 times further than 11.
+#[test]
+fn half_precision_weights_are_read() {
+    for (dtype, least) in [(Dtype::F16, 0.999_99), (Dtype::BF16, 0.999)] {
+        for name in ["square", "legacy-1", "nopool"] {
+            let (dir, checkpoint) = copy_of(&case(name));
+            let file = checkpoint.join("open_clip_model.safetensors");
+            let mut weights = Weights::read(&file);
+            weights.convert(dtype);
+            weights.write(&file);
+            let model = export(&checkpoint, &dir.path().join("model"), Precision::Fp32).expect("export");
+            let golden = Weights::read(&case(name).join("golden.safetensors"));
+            let options = SessionOptions { threads: 1 };
+            let (width, end) = (model.spec.dimensions.embed_dim, model.spec.special_ids.end);
+            let images = ImageEncoder::load(&model, &options).expect("encoder").encode(golden.u8("images"));
+            let images = images.expect("encode").features;
+            let ids = texts(&golden, "text", end);
+            let ids: Vec<&[i64]> = ids.iter().map(Vec::as_slice).collect();
+            let texts = TextEncoder::load(&model, &options).expect("encoder").encode(&ids).expect("encode");
+            for (tensor, got) in [("image_features", images), ("text_features", texts)] {
+                let cosine = smallest_cosine(&got, &golden.f32(tensor), width);
+                println!("{name} from {dtype:?}: {tensor} cosine {cosine:.7}");
+                assert!(cosine > least, "{name} from {dtype:?}: {tensor} cosine {cosine}");
+            }
+        }
+    }
+}
+
+/// Id 0 is padding and, in CLIP's vocabulary, a word: it is masked wherever it stands. And a text may have no words.
+#[test]
+fn texts_with_padding_inside_or_without_words() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let model = export(&case("odd"), &dir.path().join("model"), Precision::Fp32).expect("export");
+    let golden = Weights::read(&case("odd").join("golden.safetensors"));
+    let ids = texts(&golden, "edge_text", model.spec.special_ids.end);
+    assert!(ids.iter().any(|text| text.contains(&0)) && ids.iter().any(|text| text.len() == 2));
+    let ids: Vec<&[i64]> = ids.iter().map(Vec::as_slice).collect();
+    let mut encoder = TextEncoder::load(&model, &SessionOptions { threads: 1 }).expect("encoder");
+    let got = encoder.encode(&ids).expect("encode");
+    let want = golden.f32("edge_text_features");
+    let difference = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!("max abs difference {difference:.2e}");
+    assert!(got.len() == want.len() && difference < 1e-5, "{difference}");
 }

@@ -199,13 +199,17 @@ fn advance(
     let token = if generated + 1 == settings.max_tokens {
         let raw_end = row[end];
         let any = best_token(row, &[]).ok_or_else(not_numbers)?;
-        let log_sum = row[any.id] - any.logprob;
-        super::NextToken { id: end, logprob: raw_end - log_sum }
+        // In this order the difference of two large logits is exact, or nearly so.
+        super::NextToken { id: end, logprob: (raw_end - row[any.id]) + any.logprob }
     } else if generated < settings.min_tokens {
         best_token(row, &[pad, end]).ok_or_else(not_numbers)?
     } else {
         best_token(row, &[pad]).ok_or_else(not_numbers)?
     };
+    // The last place takes the end token unseen; its logit may be -inf.
+    if !token.logprob.is_finite() {
+        return Err(not_numbers());
+    }
     slot.generated.ids.push(token.id as i64);
     slot.logprob += f64::from(token.logprob);
     Ok(())

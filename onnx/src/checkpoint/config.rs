@@ -12,6 +12,9 @@ const OPENAI_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// OpenAI's standard deviation per channel, RGB.
 const OPENAI_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
+/// Largest width, count or length that is believed: far beyond real models, far below an overflow.
+const MAX_SIZE: usize = 1 << 20;
+
 /// Activation of the MLPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -171,7 +174,7 @@ impl<'a> Section<'a> {
             (Some(v), _) => v
                 .as_u64()
                 .and_then(|n| usize::try_from(n).ok())
-                .filter(|n| (1..=1 << 20).contains(n))
+                .filter(|n| (1..=MAX_SIZE).contains(n))
                 .ok_or_else(|| self.bad(key, v, "a positive whole number")),
             (None, Some(default)) => Ok(default),
             (None, None) => Err(format!("`{}.{key}` is missing", self.name)),
@@ -183,13 +186,25 @@ impl<'a> Section<'a> {
         let want = "a whole number, or two equal ones (only square images and patches)";
         match self.get(key) {
             Some(v @ Value::Array(pair)) => match pair.as_slice() {
-                [a, b] if a == b => {
-                    a.as_u64().map(|n| n as usize).filter(|n| *n > 0).ok_or_else(|| self.bad(key, v, want))
-                }
+                [a, b] if a == b => a
+                    .as_u64()
+                    .and_then(|n| usize::try_from(n).ok())
+                    .filter(|n| (1..=MAX_SIZE).contains(n))
+                    .ok_or_else(|| self.bad(key, v, want)),
                 _ => Err(self.bad(key, v, want)),
             },
             _ => self.size(key, Some(default)),
         }
+    }
+
+    /// Width of the MLP: open_clip's `int(width * mlp_ratio)`.
+    fn mlp_width(&self, width: usize) -> Parsed<usize> {
+        let ratio = self.number("mlp_ratio", 4.0)?;
+        let scaled = (width as f64 * ratio) as usize;
+        if (1..=MAX_SIZE).contains(&scaled) {
+            return Ok(scaled);
+        }
+        Err(format!("`{}.mlp_ratio` = {ratio} is not supported: it makes the MLP {scaled} wide", self.name))
     }
 
     fn flag(&self, key: &'static str, default: bool) -> Parsed<bool> {
@@ -394,7 +409,7 @@ fn parse_vision(s: Section<'_>) -> Parsed<VisionConfig> {
         width,
         layers: s.size("layers", Some(12))?,
         heads: width / head_width,
-        mlp_width: scaled(width, s.number("mlp_ratio", 4.0)?),
+        mlp_width: s.mlp_width(width)?,
         pooler,
         ln_pre: !s.flag("no_ln_pre", false)?,
         layer_scale: s.layer_scale()?,
@@ -438,7 +453,7 @@ fn parse_text(s: Section<'_>) -> Parsed<TextConfig> {
         width,
         heads: s.size("heads", Some(8))?,
         layers: s.size("layers", Some(12))?,
-        mlp_width: scaled(width, s.number("mlp_ratio", 4.0)?),
+        mlp_width: s.mlp_width(width)?,
         layer_scale: s.layer_scale()?,
     };
     s.finish()?;
@@ -490,11 +505,6 @@ fn parse_decoder(s: Section<'_>, text_context: usize) -> Parsed<DecoderConfig> {
     };
     s.finish()?;
     Ok(config)
-}
-
-/// open_clip's `int(width * ratio)`.
-fn scaled(width: usize, ratio: f64) -> usize {
-    (width as f64 * ratio) as usize
 }
 
 fn parse_preprocess(root: &Map<String, Value>, image_size: usize) -> Parsed<(Preprocess, Normalisation)> {

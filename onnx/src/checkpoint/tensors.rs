@@ -58,13 +58,14 @@ impl TensorReader {
         let mut entries = BTreeMap::new();
         for (name, info) in metadata.tensors() {
             let (from, to) = info.data_offsets;
-            let start = 8 + header + from as u64;
-            if start + (to - from) as u64 > size {
+            // The directory's own consistency (no gaps, length = shape times dtype) was checked while parsing it.
+            let available = size - 8 - header;
+            if to as u64 > available {
                 return Err(bad(format!(
-                    "tensor `{name}` ends at byte {}, the file has {size}",
-                    start + (to - from) as u64
+                    "tensor `{name}` ends at byte {to} of the data, the file has {available}: cut"
                 )));
             }
+            let start = 8 + header + from as u64;
             let entry = Entry { dtype: info.dtype, shape: info.shape.clone(), start, len: to - from };
             entries.insert(name, entry);
         }

@@ -159,6 +159,22 @@ impl<'a> Tower<'a> {
         Ok(self.gemm(x, &weight, &bias))
     }
 
+    /// Query projection of a cross-attention. Its key and value projections belong to the image encoder's graph, where
+    /// they are folded with a LayerNorm: storing the packed weight here would store them again.
+    pub fn project_query(&mut self, block: &Block, x: &Value) -> Result<Value, ExportError> {
+        let attn = format!("{}.attn", block.prefix);
+        let (w, rows) = (block.width, block.heads * block.padded());
+        let weight = self.made(&format!("{attn}.q_weight"), &[rows, w], |t| {
+            let packed = t.get(&format!("{attn}.in_proj_weight"), &[3 * w, w])?;
+            Ok(pad_head_rows(&packed[..w * w], block.head_dim(), block.padded(), w))
+        })?;
+        let bias = self.made(&format!("{attn}.q_bias"), &[rows], |t| {
+            let packed = t.get(&format!("{attn}.in_proj_bias"), &[3 * w])?;
+            Ok(pad_head_rows(&packed[..w], block.head_dim(), block.padded(), 1))
+        })?;
+        Ok(self.gemm(x, &weight, &bias))
+    }
+
     /// Output projection of an attention and the residual: `residual + ls_1(out_proj(x))`.
     pub fn attention_out(
         &mut self,

@@ -141,7 +141,7 @@ fn cross_attention(
     [key, value]: [&Value; 2],
 ) -> Result<Value, ExportError> {
     let normed = t.layer_norm(&format!("{}.ln_1", block.prefix), x, block.width)?;
-    let query = t.project_part(block, &normed, 0)?;
+    let query = t.project_query(block, &normed)?;
     let query = t.g.op("Reshape", &[&query, &step.queries], &[]);
     let out = t.attention(block, [&query, key, value], None);
     let out = t.as_rows(&out, block.heads * block.padded());

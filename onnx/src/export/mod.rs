@@ -48,7 +48,9 @@ pub enum ExportError {
         value: f32,
     },
     /// The target exists and is no model folder.
-    #[error("{0} exists and is not a model folder; choose another place or remove it")]
+    #[error(
+        "{0} exists and is not a model folder, or holds other files than an export wrote; choose another place or remove it"
+    )]
     Occupied(PathBuf),
 }
 
@@ -67,7 +69,7 @@ const GRAPHS: [(&str, BuildGraph); 3] = [
 /// See [`ExportError`]; nothing is left half-written at `out`.
 pub fn export(checkpoint: &Path, out: &Path, precision: Precision) -> Result<ModelFolder, ExportError> {
     let source = Checkpoint::open(checkpoint)?;
-    if out.exists() && !out.join(MODEL_FILE).is_file() && !is_empty_dir(out) {
+    if out.exists() && !is_empty_dir(out) && !is_model_folder(out) {
         return Err(ExportError::Occupied(out.to_owned()));
     }
     let name = out.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
@@ -75,11 +77,9 @@ pub fn export(checkpoint: &Path, out: &Path, precision: Precision) -> Result<Mod
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
-    let partial = parent.join(format!(".{name}.partial-{}", std::process::id()));
-    let result = write_folder(&source, &partial, precision).and_then(|()| {
-        remove(out)?;
-        std::fs::rename(&partial, out).map_err(|source| ExportError::Write { path: out.to_owned(), source })
-    });
+    let beside = |what: &str| parent.join(format!(".{name}.{what}-{}", std::process::id()));
+    let (partial, old) = (beside("partial"), beside("old"));
+    let result = write_folder(&source, &partial, precision).and_then(|()| replace(out, &partial, &old));
     if let Err(error) = result {
         // What is left would only confuse; the first error is the one to tell.
         let _ = std::fs::remove_dir_all(&partial);
@@ -90,6 +90,40 @@ pub fn export(checkpoint: &Path, out: &Path, precision: Precision) -> Result<Mod
 
 fn is_empty_dir(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Whether the folder is an earlier export and holds nothing else: only such a folder is replaced.
+fn is_model_folder(path: &Path) -> bool {
+    let spec = std::fs::read(path.join(MODEL_FILE)).ok();
+    let Some(spec) = spec.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok()) else {
+        return false;
+    };
+    let Some(files) = spec.get("files").and_then(serde_json::Value::as_array) else { return false };
+    let ours = |name: &str| {
+        name == MODEL_FILE
+            || files.iter().any(|f| f.get("name").and_then(serde_json::Value::as_str) == Some(name))
+    };
+    std::fs::read_dir(path).is_ok_and(|mut entries| {
+        entries.all(|entry| entry.is_ok_and(|e| e.file_name().to_str().is_some_and(ours)))
+    })
+}
+
+/// Puts `partial` in `out`'s place. The older export is moved aside first and comes back if that fails.
+fn replace(out: &Path, partial: &Path, old: &Path) -> Result<(), ExportError> {
+    let failed = |source| ExportError::Write { path: out.to_owned(), source };
+    remove(old)?;
+    let replaced = out.exists();
+    if replaced {
+        std::fs::rename(out, old).map_err(failed)?;
+    }
+    if let Err(source) = std::fs::rename(partial, out) {
+        if replaced {
+            // Nothing more can be done if this fails too; the first error is the one to tell.
+            let _ = std::fs::rename(old, out);
+        }
+        return Err(failed(source));
+    }
+    remove(old)
 }
 
 fn remove(path: &Path) -> Result<(), ExportError> {
@@ -129,7 +163,7 @@ fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result
     source.tensors.finish()?;
     let (size, sha256) = weights.finish()?;
     files.push(ModelFile { name: WEIGHTS_FILE.into(), size, sha256 });
-    if let Ok(bytes) = std::fs::read(source.dir.join(Checkpoint::TOKENIZER)) {
+    if let Some(bytes) = read_tokenizer(&source.dir.join(Checkpoint::TOKENIZER))? {
         files.push(ModelFile {
             name: TOKENIZER_FILE.into(),
             size: bytes.len() as u64,
@@ -143,6 +177,15 @@ fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result
         .map_err(|source| ExportError::Write { path: dir.join(MODEL_FILE), source })?;
     json.push(b'\n');
     write(dir.join(MODEL_FILE), &json)
+}
+
+/// The tokenizer, which a checkpoint may lack; one that is there but cannot be read is an error.
+fn read_tokenizer(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CheckpointError::Io { path: path.to_owned(), source }),
+    }
 }
 
 fn describe(
@@ -180,3 +223,6 @@ fn describe(
         files,
     })
 }
+
+#[cfg(test)]
+mod tests;

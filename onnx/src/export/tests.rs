@@ -1,0 +1,193 @@
+//! The contract of a model folder: files, and every graph's inputs and outputs by name, type and shape.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+
+use super::*;
+use crate::{
+    bundled,
+    proto::{
+        ModelProto, ValueInfoProto, tensor_proto::DataLocation, tensor_shape_proto::dimension, type_proto,
+    },
+};
+
+/// Sizes of the bundled captioner: 3 text layers, 3 decoder layers, 4 heads of 32, 32 image tokens.
+const LAYERS: usize = 3;
+
+struct Exported {
+    _dir: tempfile::TempDir,
+    model: ModelFolder,
+    graphs: BTreeMap<String, ModelProto>,
+}
+
+fn exported(precision: Precision) -> Exported {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let checkpoint = dir.path().join("checkpoint");
+    bundled::write_checkpoint(&checkpoint).expect("written");
+    let model = export(&checkpoint, &dir.path().join("model"), precision).expect("export");
+    let graphs = GRAPHS
+        .iter()
+        .map(|(name, _)| {
+            let bytes = std::fs::read(model.path(name)).expect("graph");
+            ((*name).to_owned(), ModelProto::decode(bytes.as_slice()).expect("a model"))
+        })
+        .collect();
+    Exported { _dir: dir, model, graphs }
+}
+
+/// `name: type[dimensions]`.
+fn describe_value(value: &ValueInfoProto) -> String {
+    let Some(type_proto::Value::TensorType(tensor)) = value.r#type.as_ref().and_then(|t| t.value.as_ref())
+    else {
+        panic!("{value:?} is no tensor")
+    };
+    let kind = match tensor.elem_type {
+        Some(1) => "f32",
+        Some(2) => "u8",
+        Some(7) => "i64",
+        Some(10) => "f16",
+        other => panic!("type {other:?}"),
+    };
+    let dims = tensor.shape.iter().flat_map(|s| &s.dim).map(|d| match &d.value {
+        Some(dimension::Value::DimValue(n)) => n.to_string(),
+        Some(dimension::Value::DimParam(name)) => name.clone(),
+        None => "?".into(),
+    });
+    format!("{}: {kind}[{}]", value.name(), dims.collect::<Vec<_>>().join(", "))
+}
+
+fn check(precision: Precision, real: &str) {
+    let exported = exported(precision);
+    let expect = |file: &str, inputs: Vec<String>, outputs: Vec<String>| {
+        let graph = exported.graphs[file].graph.as_ref().expect("a graph");
+        assert_eq!(graph.input.iter().map(describe_value).collect::<Vec<_>>(), inputs, "{file}");
+        let set = |values: Vec<String>| values.into_iter().collect::<BTreeSet<_>>();
+        assert_eq!(set(graph.output.iter().map(describe_value).collect()), set(outputs), "{file}");
+        let opsets: Vec<_> =
+            exported.graphs[file].opset_import.iter().map(|o| (o.domain(), o.version())).collect();
+        assert!(opsets.contains(&("", 23)), "{opsets:?}");
+    };
+    let cross: Vec<String> = (0..LAYERS)
+        .flat_map(|i| ["key", "value"].map(|what| format!("cross_{what}_{i}: {real}[images, 32, 128]")))
+        .collect();
+    let caches = |time: &str| -> Vec<String> {
+        (0..2 * LAYERS)
+            .flat_map(|i| {
+                ["key", "value"].map(|what| format!("{time}_{what}_{i}: {real}[rows, 4, cache, 32]"))
+            })
+            .collect()
+    };
+    let one = |text: &str| vec![text.to_owned()];
+    expect(
+        "image_encoder.onnx",
+        one("pixels: u8[images, 96, 96, 3]"),
+        [one("image_features: f32[images, 128]"), cross.clone()].concat(),
+    );
+    expect("text_encoder.onnx", one("ids: i64[images, tokens]"), one("text_features: f32[images, 128]"));
+    expect(
+        "decoder.onnx",
+        [one("ids: i64[rows, 1]"), one("positions: i64[rows, 1]"), cross, caches("past")].concat(),
+        [one("logits: f32[rows, 512]"), caches("present")].concat(),
+    );
+}
+
+#[test]
+fn graphs_in_single_precision_keep_the_contract() {
+    check(Precision::Fp32, "f32");
+}
+
+#[test]
+fn graphs_in_half_precision_keep_the_contract() {
+    check(Precision::Fp16, "f16");
+}
+
+#[test]
+fn the_folder_describes_itself() {
+    let exported = exported(Precision::Fp32);
+    let spec = &exported.model.spec;
+    let mut names: Vec<&str> = spec.files.iter().map(|f| f.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, [DECODER_FILE, IMAGE_ENCODER_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE]);
+    for file in &spec.files {
+        let bytes = std::fs::read(exported.model.path(&file.name)).expect("file");
+        assert_eq!((file.size, &file.sha256), (bytes.len() as u64, &sha256_hex(&bytes)), "{}", file.name);
+    }
+    assert_eq!((spec.architecture.as_str(), spec.opset, spec.image_size), ("coca", 23, 96));
+    assert_eq!((spec.special_ids.pad, spec.special_ids.start, spec.special_ids.end), (0, 510, 511));
+    let weights =
+        std::fs::read(exported._dir.path().join("checkpoint").join(Checkpoint::WEIGHTS)).expect("weights");
+    assert_eq!(spec.source_sha256, sha256_hex(&weights));
+}
+
+/// What the graphs refer to in the weights file: offset and length by tensor name.
+fn stored(exported: &Exported) -> BTreeMap<String, Vec<(String, u64, u64)>> {
+    let mut found: BTreeMap<String, Vec<(String, u64, u64)>> = BTreeMap::new();
+    for (file, model) in &exported.graphs {
+        for tensor in &model.graph.as_ref().expect("a graph").initializer {
+            if tensor.data_location() != DataLocation::External {
+                continue;
+            }
+            let entry = |key: &str| {
+                tensor
+                    .external_data
+                    .iter()
+                    .find(|e| e.key() == key)
+                    .map(|e| e.value().to_owned())
+                    .expect("an entry")
+            };
+            assert_eq!(entry("location"), WEIGHTS_FILE);
+            let number = |key: &str| entry(key).parse::<u64>().expect("a number");
+            let element = if tensor.data_type() == 10 { 2 } else { 4 };
+            assert_eq!(
+                number("length"),
+                element * tensor.dims.iter().product::<i64>() as u64,
+                "{}",
+                tensor.name()
+            );
+            assert_eq!(number("offset") % 16, 0, "{} is not aligned", tensor.name());
+            found.entry(tensor.name().to_owned()).or_default().push((
+                file.clone(),
+                number("offset"),
+                number("length"),
+            ));
+        }
+    }
+    found
+}
+
+#[test]
+fn weights_are_stored_once() {
+    for precision in [Precision::Fp32, Precision::Fp16] {
+        let exported = exported(precision);
+        let stored = stored(&exported);
+        let size = std::fs::metadata(exported.model.path(WEIGHTS_FILE)).expect("weights").len();
+        for (name, places) in &stored {
+            for (file, offset, length) in places {
+                assert!(offset + length <= size, "{file}: {name} ends outside");
+                assert_eq!((offset, length), (&places[0].1, &places[0].2), "{name} is stored twice");
+            }
+        }
+        // The text tower serves two graphs.
+        for name in ["text.token_embedding.weight", "text.transformer.resblocks.0.mlp.c_fc.weight"] {
+            let files: Vec<&str> = stored[name].iter().map(|p| p.0.as_str()).collect();
+            assert_eq!(files, [DECODER_FILE, TEXT_ENCODER_FILE], "{name}");
+        }
+        // Nothing unused, nothing twice: the bytes referred to are the file, but for alignment.
+        let mut ranges: Vec<(u64, u64)> = stored.values().flatten().map(|p| (p.1, p.1 + p.2)).collect();
+        ranges.sort_unstable();
+        let mut end = 0;
+        let mut referred = 0;
+        for (from, to) in ranges {
+            assert!(from < end || from - end < 64, "{} bytes at {end} belong to nothing", from - end);
+            referred += to.max(end) - from.max(end);
+            end = to.max(end);
+        }
+        assert_eq!(end, size);
+        // Cross keys and values, folded normalisation and projected queries replace tensors of like size.
+        let element = if precision == Precision::Fp32 { 4 } else { 2 };
+        let source = exported.model.spec.parameters * element;
+        println!("{precision}: {referred} bytes referred to, {size} stored, {source} in the checkpoint");
+        assert!(size < source + source / 20, "{size} bytes for {source} of parameters");
+    }
+}
