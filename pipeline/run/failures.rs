@@ -2,7 +2,7 @@
 
 use recaption_stages::{
     commits::Ledger,
-    schemas::{FailureClass, FailureRecord},
+    schemas::{FailureClass, FailureRecord, ShardId},
 };
 
 use super::{
@@ -21,17 +21,16 @@ pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], rep
         }
     };
     collect(plan, results, report);
+    // A shard may have come back as it was: its rows are still there, and nothing is left of the failure.
+    for id in plan.done.iter().filter(|id| earlier.contains(id.as_str())) {
+        forget(ledger, id).await;
+    }
     for result in results {
         let task = &plan.todo[result.shard];
         let id = &task.shard.id;
         match &result.outcome {
-            Ok(_) => {
-                if earlier.contains(id.as_str())
-                    && let Err(error) = ledger.forget_failure(id).await
-                {
-                    tracing::warn!(%error, "an old failure record could not be removed");
-                }
-            }
+            Ok(_) if earlier.contains(id.as_str()) => forget(ledger, id).await,
+            Ok(_) => {}
             Err(failure) => {
                 let before = if earlier.contains(id.as_str()) {
                     ledger.failure(id).await.ok().flatten()
@@ -59,6 +58,12 @@ pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], rep
                 }
             }
         }
+    }
+}
+
+async fn forget(ledger: &Ledger, id: &ShardId) {
+    if let Err(error) = ledger.forget_failure(id).await {
+        tracing::warn!(%error, "an old failure record could not be removed");
     }
 }
 

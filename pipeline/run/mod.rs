@@ -95,22 +95,22 @@ pub async fn run(
     let keys = config.row_keys(&model.folder.digest, model.settings.max_tokens);
     let plan = Plan::make(shards, &ledger, keys, options.overwrite).await?;
     tracing::info!(
-        shards = plan.todo.len() + plan.done,
-        done = plan.done,
+        shards = plan.todo.len() + plan.done.len(),
+        done = plan.done.len(),
         todo = plan.todo.len(),
         bytes = plan.bytes(),
         "planned"
     );
     let mut report = RunReport::begin(config, &model, &plan);
-    if !plan.todo.is_empty() {
+    let results = if plan.todo.is_empty() {
+        Vec::new()
+    } else {
         warn_circular();
         let progress = Arc::new(Progress::new(&plan));
-        let results = {
-            let _bar = reporter.start(&progress);
-            wire::execute(config, &model, &plan, &output, stop, &progress).await?
-        };
-        failures::remember(&ledger, &plan, &results, &mut report).await;
-    }
+        let _bar = reporter.start(&progress);
+        wire::execute(config, &model, &plan, &output, stop, &progress).await?
+    };
+    failures::remember(&ledger, &plan, &results, &mut report).await;
     report.interrupted = stop.requested();
     report.write(&output).await.context("the run's record could not be written")?;
     Ok(report)

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use recaption_stages::{
     commits::{Ledger, RecordName, configuration_fingerprint},
+    schemas::ShardId,
     shards::ShardRef,
 };
 
@@ -32,7 +33,7 @@ pub struct Plan {
     /// To be done, in input order.
     pub todo: Arc<Vec<Task>>,
     /// Shards that need nothing.
-    pub done: usize,
+    pub done: Vec<ShardId>,
     /// Shards in the output that are not among the inputs.
     pub orphans: usize,
     /// Keys that change rows.
@@ -66,13 +67,13 @@ impl Plan {
                 );
             }
         }
-        let (mut todo, mut done) = (Vec::new(), 0);
+        let (mut todo, mut done) = (Vec::new(), Vec::new());
         for shard in shards {
             let name = RecordName { input: shard.fingerprint(), configuration: fingerprint.clone() };
             let mut stale = records.remove(shard.id.as_str()).unwrap_or_default();
             // A shard that cannot be looked at now keeps what it has, but is reported.
             if stale.contains(&name) && stale.len() == 1 && shard.missing.is_none() {
-                done += 1;
+                done.push(shard.id);
                 continue;
             }
             if shard.missing.is_some() {

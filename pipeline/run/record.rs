@@ -97,7 +97,7 @@ impl RunReport {
             started: now.to_rfc3339(),
             finished: String::new(),
             seconds: 0.0,
-            shards_skipped: plan.done,
+            shards_skipped: plan.done.len(),
             shards_done: 0,
             shards_damaged: Vec::new(),
             shards_orphaned: plan.orphans,

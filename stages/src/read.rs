@@ -210,9 +210,10 @@ impl State {
         budget: &ByteBudget,
         to: &mpsc::Sender<Found>,
     ) -> Result<Option<ShardEnd>, ReadError> {
+        // Damage after the end marker is no business of the sample before it.
         let tail = match &self.damage {
-            None => Tail::Whole,
-            Some(_) => Tail::Broken { cut_file: cut.and_then(Cut::file_name) },
+            Some(_) if !self.parser.has_ended() => Tail::Broken { cut_file: cut.and_then(Cut::file_name) },
+            _ => Tail::Whole,
         };
         let cut_key = cut.and_then(Cut::file_name).map(key_of);
         let mut tail_key = cut_key.clone().unwrap_or_default();
