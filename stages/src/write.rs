@@ -3,7 +3,7 @@
 //! Encoding runs on tokio's blocking threads; uploads are async. A row group is closed before it reaches
 //! [`ROW_GROUP_BYTES`], so memory is bounded whatever the size of a shard.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
@@ -13,7 +13,7 @@ use parquet::{
     arrow::ArrowWriter,
     basic::{Compression, ZstdLevel},
     errors::ParquetError,
-    file::properties::WriterProperties,
+    file::{metadata::KeyValue, properties::WriterProperties},
 };
 use tokio::io::AsyncWriteExt;
 
@@ -66,7 +66,11 @@ impl PartWriter {
     pub fn new(location: &Location, schema: Arc<Schema>) -> Result<Self, WriteError> {
         let encode = |source| WriteError::Encode { part: location.url(), source };
         let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(encode)?;
+        // Arrow's own copy of the metadata is hidden inside its schema; readers look here. Sorted: equal runs, equal bytes.
+        let sorted: BTreeMap<_, _> = schema.metadata().iter().collect();
+        let metadata = sorted.into_iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect();
         let properties = WriterProperties::builder()
+            .set_key_value_metadata(Some(metadata))
             .set_compression(Compression::ZSTD(level))
             // A name without a version would hide what wrote the file; a time or host would break equality.
             .set_created_by(concat!("recaption ", env!("CARGO_PKG_VERSION")).to_owned())
