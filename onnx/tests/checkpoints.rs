@@ -1,5 +1,7 @@
 //! Checkpoints that must not be exported, and what an export leaves on disk.
 
+#![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
+
 mod common;
 
 use std::{

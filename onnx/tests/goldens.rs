@@ -1,5 +1,7 @@
 //! Every reference case through export and `verify`, in fp32 and fp16.
 
+#![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
+
 mod common;
 
 use common::{Weights, case, copy_of};

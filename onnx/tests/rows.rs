@@ -1,6 +1,8 @@
 //! A row depends on its image or text alone, bit for bit: not on the batch it was in, its neighbours, the number of
 //! slots or of threads. (CPU, fp32, one machine type and library version.)
 
+#![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
+
 mod common;
 
 use common::{bundled, case};
