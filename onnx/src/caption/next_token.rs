@@ -28,7 +28,7 @@ pub fn best_token(logits: &mut [f32], banned: &[usize]) -> Option<NextToken> {
         }
     }
     let best = maximum(logits);
-    let id = logits.iter().position(|v| *v == best)?;
+    let id = first_position(logits, best)?;
     (best > f32::NEG_INFINITY).then_some(NextToken { id, logprob: (f64::from(best) - log_sum) as f32 })
 }
 
@@ -52,6 +52,15 @@ fn log_sum_exp(x: &[f32]) -> Option<f64> {
     }
     let result = f64::from(max) + total.ln();
     result.is_finite().then_some(result)
+}
+
+/// The first place of `value`. Whole blocks are compared without an early end, which vectorises; one at a time costs
+/// as much as all the exponentials.
+fn first_position(x: &[f32], value: f32) -> Option<usize> {
+    let block =
+        x.chunks(BLOCK).position(|block| block.iter().fold(false, |found, v| found | (*v == value)))?;
+    let start = block * BLOCK;
+    x[start..].iter().position(|v| *v == value).map(|at| start + at)
 }
 
 fn maximum(x: &[f32]) -> f32 {
