@@ -33,6 +33,9 @@ const MIN_SHARDS: u64 = 2;
 /// Rows of the table.
 const TABLE_ROWS: usize = 12;
 
+/// File that tells a demo's folder from others.
+const MARKER: &str = ".recaption-demo";
+
 /// Where things lie.
 struct Places {
     shards: PathBuf,
@@ -54,6 +57,7 @@ pub fn demo(dir: &Path, scenes: u64, seed: u64) -> anyhow::Result<ExitCode> {
     };
     // The library is asked for first: drawing in vain would waste the user's time.
     recaption_onnx::runtime::load_library()?;
+    claim(dir)?;
     let truth = draw_shards(&places.shards, scenes, seed)?;
     bundled::write_checkpoint(&places.checkpoint).context("cannot write the bundled checkpoint")?;
     let model = export(&places.checkpoint, &places.model, Precision::Fp32)?;
@@ -72,12 +76,24 @@ pub fn demo(dir: &Path, scenes: u64, seed: u64) -> anyhow::Result<ExitCode> {
     Ok(report.exit_code())
 }
 
+/// Makes `dir` the demo's own. What an earlier demo left is cleared: shards and rows of other scenes would be shown too.
+/// A folder that holds anything else is refused.
+fn claim(dir: &Path) -> anyhow::Result<()> {
+    let marker = dir.join(MARKER);
+    if marker.exists() {
+        for old in ["shards", "output"].map(|name| dir.join(name)).iter().filter(|old| old.exists()) {
+            std::fs::remove_dir_all(old).with_context(|| format!("cannot clear {}", old.display()))?;
+        }
+    } else if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        anyhow::bail!("{} is not empty and not of an earlier demo; choose another --dir", dir.display());
+    }
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    std::fs::write(&marker, "`recaption demo` replaces what is in this folder.\n")
+        .with_context(|| format!("cannot write {}", marker.display()))
+}
+
 /// Writes the shards; returns every key's scene index.
 fn draw_shards(dir: &Path, scenes: u64, seed: u64) -> anyhow::Result<BTreeMap<String, crate::scenes::Scene>> {
-    // Shards of an earlier, larger demo would be captioned too.
-    if dir.exists() {
-        std::fs::remove_dir_all(dir).with_context(|| format!("cannot clear {}", dir.display()))?;
-    }
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let shards = scenes.div_ceil(SHARD_SCENES).max(MIN_SHARDS.min(scenes));
     let mut truth = BTreeMap::new();

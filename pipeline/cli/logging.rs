@@ -7,6 +7,7 @@ use std::{
 
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressDrawTarget};
+use recaption_stages::schemas::redact_text;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -47,12 +48,13 @@ pub enum Format {
     Json,
 }
 
-/// Writes a whole line above the bars.
+/// Writes a whole line above the bars, without the secrets of the URLs in it.
 struct AboveBars;
 
 impl Write for AboveBars {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        BARS.suspend(|| io::stderr().write_all(line)).map(|()| line.len())
+        let redacted = redact_text(&String::from_utf8_lossy(line));
+        BARS.suspend(|| io::stderr().write_all(redacted.as_bytes())).map(|()| line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -76,8 +78,12 @@ pub fn init(format: Option<FormatArg>, level: LevelArg) -> Format {
         LevelArg::Debug => LevelFilter::DEBUG,
         LevelArg::Trace => LevelFilter::TRACE,
     };
-    // The runtime's binding reports every step of its own at `info`.
-    let filter = Targets::new().with_default(level).with_target("ort", level.min(LevelFilter::WARN));
+    let filter = Targets::new()
+        // Below `info`, clients of web servers tell parts of the addresses that they ask, secrets included.
+        .with_default(level.min(LevelFilter::INFO))
+        .with_target("recaption", level)
+        // The runtime's binding reports every step of its own at `info`.
+        .with_target("ort", level.min(LevelFilter::WARN));
     let layer = tracing_subscriber::fmt::layer().with_writer(|| AboveBars).with_target(false);
     // A second logger in one process (tests) is no reason to fail.
     let _ = match format {
@@ -96,7 +102,9 @@ pub fn init(format: Option<FormatArg>, level: LevelArg) -> Format {
 pub fn report(format: Format, error: &anyhow::Error) {
     match format {
         Format::Text => {
-            let _ = writeln!(AboveBars, "error: {error:#}");
+            // As one piece: a URL in pieces would not be known as one.
+            let line = format!("error: {error:#}\n");
+            let _ = AboveBars.write_all(line.as_bytes());
         }
         Format::Json => tracing::error!(error = format!("{error:#}"), "failed"),
     }

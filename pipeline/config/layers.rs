@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use recaption_stages::schemas::redact_url;
+use recaption_stages::schemas::{redact_text, redact_url};
 use toml::Value;
 
 use super::keys::{self, Kind};
@@ -22,7 +22,8 @@ pub struct ConfigError {
 
 impl ConfigError {
     pub(super) fn new(origin: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { origin: origin.into(), what: what.into() }
+        // Values are quoted in both, and a URL may hold secrets.
+        Self { origin: redact_text(&origin.into()), what: redact_text(&what.into()) }
     }
 }
 

@@ -4,7 +4,10 @@
 //! uploads ([`write_shard`]). A slow upload holds back its own shard first, and through the bounded channels everything
 //! else. Rows wait here only until the ones before them arrive, so what is held is bounded by what is in flight.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use arrow_array::RecordBatch;
 use recaption_stages::{
@@ -14,7 +17,7 @@ use recaption_stages::{
     read::ShardEnd,
     schemas::{
         COMMIT_FORMAT, CaptionTable, Counts, Damage, FailureClass, PartInfo, RejectTable, ShardCommit,
-        caption_schema, metadata_keys, reject_schema,
+        caption_schema, metadata_keys, redact_text, reject_schema,
     },
     store::Location,
     write::PartWriter,
@@ -124,6 +127,8 @@ pub struct Collector {
     open: BTreeMap<usize, Open>,
     writers: tokio::task::JoinSet<ShardResult>,
     failed: Vec<ShardResult>,
+    /// Shards whose failure was told: one that can neither be read nor written fails once.
+    told: HashSet<usize>,
 }
 
 impl Collector {
@@ -136,6 +141,7 @@ impl Collector {
             open: BTreeMap::new(),
             writers: tokio::task::JoinSet::new(),
             failed: Vec::new(),
+            told: HashSet::new(),
         }
     }
 
@@ -163,7 +169,9 @@ impl Collector {
             Event::Failed { shard, failure } => {
                 // Dropping the sender tells the shard's task to give up.
                 self.open.remove(&shard);
-                self.failed.push(ShardResult { shard, outcome: Err(failure) });
+                if self.told.insert(shard) {
+                    self.failed.push(ShardResult { shard, outcome: Err(failure) });
+                }
             }
         }
         Ok(())
@@ -252,11 +260,12 @@ impl Collector {
         ended
     }
 
-    fn joined(&self, result: Result<ShardResult, tokio::task::JoinError>) -> Option<ShardResult> {
+    fn joined(&mut self, result: Result<ShardResult, tokio::task::JoinError>) -> Option<ShardResult> {
         match result {
             // Given up: either it failed and was told already, or it is left to the next run.
             Ok(ShardResult { outcome: Err(failure), .. }) if failure.error.is_empty() => None,
-            Ok(result) => Some(result),
+            Ok(result) if result.outcome.is_ok() => Some(result),
+            Ok(result) => self.told.insert(result.shard).then_some(result),
             Err(error) => {
                 tracing::error!(%error, "a shard's writer broke down");
                 None
@@ -278,7 +287,7 @@ async fn write_shard(
 ) -> Result<Box<ShardCommit>, ShardFailure> {
     let transport = |e: &dyn std::fmt::Display| ShardFailure {
         class: FailureClass::Transport,
-        error: format!("shard {}: {e}", task.shard.url),
+        error: redact_text(&format!("shard {}: {e}", task.shard.url)),
     };
     let id = &task.shard.id;
     let (captions_path, rejects_path) = (part_path("captions", id), part_path("rejects", id));

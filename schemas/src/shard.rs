@@ -25,6 +25,26 @@ pub fn redact_url(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
+/// Any text that may speak of URLs, each of them as [`redact_url`] has it: for errors of libraries, which quote the
+/// address that they asked, and for log lines.
+#[must_use]
+pub fn redact_text(text: &str) -> String {
+    const FENCES: [char; 6] = ['"', '\'', '`', '<', '>', '\\'];
+    let ends = |c: char| c.is_whitespace() || c.is_control() || FENCES.contains(&c);
+    let mut redacted = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(colon) = rest.find("://") {
+        let in_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+        let scheme = rest[..colon].trim_end_matches(in_scheme).len();
+        let end = rest[colon..].find(ends).map_or(rest.len(), |at| colon + at);
+        redacted.push_str(&rest[..scheme]);
+        redacted.push_str(&redact_url(&rest[scheme..end]));
+        rest = &rest[end..];
+    }
+    redacted.push_str(rest);
+    redacted
+}
+
 /// Path-safe name of a shard: `<stem>-<first 8 hex digits of the SHA-256 of the canonical URL>`.
 ///
 /// The stem is the last path component up to its first dot, with everything but `[A-Za-z0-9_-]` replaced by `_`, so
@@ -80,6 +100,18 @@ mod tests {
         );
         assert_eq!(redact_url("s3://bucket/a b.tar"), "s3://bucket/a b.tar");
         assert_eq!(redact_url("/data/what?.tar"), "/data/what?.tar");
+    }
+
+    #[test]
+    fn secrets_are_cut_from_sentences() {
+        assert_eq!(
+            redact_text("GET http://me:pw@h/a.tar?sig=s&x=1 failed (http://h/b?sig=s): \"https://k:v@h/c#d\", file:///a?b"),
+            "GET http://h/a.tar failed (http://h/b \"https://h/c\", file:///a?b"
+        );
+        assert_eq!(redact_text(r#"{"error":"\"s3://b/x?sig=s\" is gone"}"#), r#"{"error":"\"s3://b/x\" is gone"}"#);
+        for plain in ["", "://", "no address", "a: b//c"] {
+            assert_eq!(redact_text(plain), plain);
+        }
     }
 
     #[test]

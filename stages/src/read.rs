@@ -12,7 +12,7 @@ use std::sync::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use object_store::{GetOptions, GetRange, ObjectStoreExt};
-use recaption_schemas::{Damage, FailureClass, Reject, RejectReason};
+use recaption_schemas::{Damage, FailureClass, Reject, RejectReason, redact_text};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{
@@ -123,7 +123,8 @@ pub async fn read_shard(
     bytes_read: &AtomicU64,
     to: &mpsc::Sender<Found>,
 ) -> Result<Option<ShardEnd>, ReadError> {
-    let error = |what: String, class| ReadError { url: shard.url.clone(), what, class };
+    // Errors of web servers quote the address, with its secrets.
+    let error = |what: String, class| ReadError { url: shard.url.clone(), what: redact_text(&what), class };
     if let Some(why) = &shard.missing {
         return Err(error(why.clone(), FailureClass::Transport));
     }

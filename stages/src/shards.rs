@@ -2,11 +2,11 @@
 //!
 //! A pattern that matches nothing is an error that names it; a shard named twice is read once.
 
-use std::collections::HashSet;
+use std::{collections::HashMap, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt, path::Path};
-use recaption_schemas::{ShardId, redact_url, sha256_hex};
+use object_store::{ObjectStore, GetOptions, GetRange, ObjectMeta, ObjectStoreExt, path::Path};
+use recaption_schemas::{ShardId, redact_text, redact_url, sha256_hex};
 
 use crate::store::{Location, StoreError, StoreKind, Stores};
 
@@ -81,6 +81,12 @@ pub enum ListError {
     /// Two shards would write the same files.
     #[error("shards {0} and {1} have the same name in the output; rename one")]
     Collision(String, String),
+    /// Two inputs have one name: what tells them apart is never written down.
+    #[error(
+        "two inputs are {0} and differ only in query or user info, which are left out of every name because they may \
+         hold secrets; give each shard a path of its own"
+    )]
+    Ambiguous(String),
 }
 
 /// Lists all shards that the patterns name, in order, each once.
@@ -89,15 +95,19 @@ pub enum ListError {
 /// See [`ListError`].
 pub async fn list_shards(stores: &mut Stores, patterns: &[String]) -> Result<Vec<ShardRef>, ListError> {
     let mut shards: Vec<ShardRef> = Vec::new();
-    let mut seen = HashSet::new();
-    let mut ids = std::collections::HashMap::new();
+    let mut seen: HashMap<String, Arc<dyn ObjectStore>> = HashMap::new();
+    let mut ids = HashMap::new();
     for pattern in patterns {
         let found = list_pattern(stores, pattern).await?;
         if found.is_empty() {
             return Err(ListError::Nothing(redact_url(pattern)));
         }
         for shard in found {
-            if !seen.insert(shard.url.clone()) {
+            if let Some(store) = seen.insert(shard.url.clone(), Arc::clone(&shard.location.store)) {
+                // Every query and user info has a store of its own.
+                if !Arc::ptr_eq(&store, &shard.location.store) {
+                    return Err(ListError::Ambiguous(shard.url));
+                }
                 tracing::warn!(shard = shard.url, "shard is named twice; it is read once");
                 continue;
             }
@@ -162,9 +172,9 @@ async fn head(location: &Location) -> Result<ObjectMeta, String> {
         Err(_) if location.kind == StoreKind::Http => {
             let options = GetOptions::new().with_range(Some(GetRange::Bounded(0..1)));
             let got = location.store.get_opts(&location.path, options).await;
-            got.map(|r| r.meta).map_err(|e| e.to_string())
+            got.map(|r| r.meta).map_err(|e| redact_text(&e.to_string()))
         }
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(redact_text(&error.to_string())),
     }
 }
 

@@ -54,6 +54,8 @@ pub struct PartWriter {
     url: String,
     encoder: Option<ArrowWriter<Vec<u8>>>,
     upload: BufWriter,
+    /// Uncompressed bytes in the open row group. The encoder's own numbers are of compressed pages.
+    group_bytes: usize,
     rows: u64,
     bytes: u64,
 }
@@ -79,7 +81,7 @@ impl PartWriter {
         let upload =
             BufWriter::with_capacity(Arc::clone(&location.store), location.path.clone(), UPLOAD_BYTES)
                 .with_max_concurrency(UPLOAD_CONCURRENCY);
-        Ok(Self { url: location.url(), encoder: Some(encoder), upload, rows: 0, bytes: 0 })
+        Ok(Self { url: location.url(), encoder: Some(encoder), upload, group_bytes: 0, rows: 0, bytes: 0 })
     }
 
     /// Adds rows.
@@ -88,12 +90,15 @@ impl PartWriter {
     /// When encoding or uploading fails; the part is then lost and never visible.
     pub async fn write(&mut self, batch: RecordBatch) -> Result<(), WriteError> {
         self.rows += batch.num_rows() as u64;
+        let bytes = uncompressed_bytes(&batch);
+        let full = self.group_bytes > 0 && self.group_bytes + bytes > ROW_GROUP_BYTES;
+        self.group_bytes = if full { bytes } else { self.group_bytes + bytes };
         let done = self
             .encode(move |encoder| {
-                encoder.write(&batch)?;
-                if encoder.in_progress_size() >= ROW_GROUP_BYTES || encoder.memory_size() >= ROW_GROUP_BYTES {
+                if full {
                     encoder.flush()?;
                 }
+                encoder.write(&batch)?;
                 Ok(std::mem::take(encoder.inner_mut()))
             })
             .await?;
@@ -156,4 +161,10 @@ impl PartWriter {
         };
         self.upload.put(Bytes::from(bytes)).await.map_err(failed)
     }
+}
+
+/// Bytes of a batch's values, without what its buffers hold in reserve.
+fn uncompressed_bytes(batch: &RecordBatch) -> usize {
+    let slices = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
+    slices.sum::<Result<usize, _>>().unwrap_or_else(|_| batch.get_array_memory_size())
 }

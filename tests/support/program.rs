@@ -1,0 +1,211 @@
+//! The program under test. A call that ends otherwise than the story wants fails with the command, the directory, the
+//! exit status and both streams.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt::Write,
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// The program, not called yet.
+pub fn recaption() -> Call {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_recaption"));
+    // What a developer has set for runs of his own must not reach the tests'.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RECAPTION_")) {
+        command.env_remove(name);
+    }
+    Call { command }
+}
+
+/// A call in the making.
+pub struct Call {
+    command: Command,
+}
+
+impl Call {
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Adds `--set key=value`.
+    pub fn set(self, assignment: &str) -> Self {
+        self.arg("--set").arg(assignment)
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Works in `dir`.
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// Runs it to its end, which must be this exit code.
+    #[track_caller]
+    pub fn ends(mut self, code: i32) -> Said {
+        let began = Instant::now();
+        let output = self.command.stdin(Stdio::null()).output().expect("the program starts");
+        let said = Said::new(&self.command, output, began.elapsed());
+        said.check(said.status.code() == Some(code), &format!("exit code {code} was expected"));
+        said
+    }
+
+    /// Starts it.
+    pub fn start(mut self) -> Running {
+        let child = self
+            .command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        Running { command: self.command, child, began: Instant::now() }
+    }
+}
+
+/// A call under way.
+pub struct Running {
+    command: Command,
+    child: Child,
+    began: Instant,
+}
+
+impl Running {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be asked").is_none()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child can be killed");
+    }
+
+    /// `kill -INT`, as Ctrl-C sends it.
+    pub fn interrupt(&self) {
+        let status = Command::new("kill").arg("-INT").arg(self.id().to_string()).status();
+        assert!(status.expect("`kill` starts").success(), "`kill -INT` failed");
+    }
+
+    /// Waits for its end. Streams are read only then: for calls that say less than a pipe holds.
+    pub fn wait(self) -> Said {
+        let output = self.child.wait_with_output().expect("a child can be waited for");
+        Said::new(&self.command, output, self.began.elapsed())
+    }
+}
+
+/// How a call ended, and what it said.
+pub struct Said {
+    /// The exit status.
+    pub status: ExitStatus,
+    /// Data.
+    pub stdout: String,
+    /// Logs.
+    pub stderr: String,
+    /// From start to end.
+    pub took: Duration,
+    story: String,
+}
+
+impl Said {
+    fn new(command: &Command, output: Output, took: Duration) -> Self {
+        let mut said = Self {
+            status: output.status,
+            stdout: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
+            stderr: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
+            took,
+            story: String::new(),
+        };
+        said.story = said.tell(command);
+        said
+    }
+
+    fn tell(&self, command: &Command) -> String {
+        let mut words: Vec<OsString> = command
+            .get_envs()
+            .filter_map(|(name, value)| Some(format!("{}={}", name.display(), value?.display()).into()))
+            .collect();
+        words.push(command.get_program().to_owned());
+        words.extend(command.get_args().map(OsStr::to_owned));
+        let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let dir = command.get_current_dir().map_or_else(|| ".".into(), |dir| dir.display().to_string());
+        let mut story = String::new();
+        let rule = "=".repeat(78);
+        let _ = write!(
+            story,
+            "\n{rule}\ncommand    {}\ndirectory  {dir}\nstatus     {} after {:.1} s\nstdout     ---\n{}\nstderr     ---\n{}\n{rule}\n",
+            words.join(" "),
+            self.status,
+            self.took.as_secs_f64(),
+            self.stdout,
+            self.stderr
+        );
+        story
+    }
+
+    /// Fails with the whole story where `holds` is false.
+    #[track_caller]
+    pub fn check(&self, holds: bool, expected: &str) {
+        assert!(holds, "{expected}, but:\n{}", self.story);
+    }
+
+    /// Stderr must contain this.
+    #[track_caller]
+    pub fn warns(&self, words: &str) -> &Self {
+        self.check(self.stderr.contains(words), &format!("stderr was expected to hold {words:?}"));
+        self
+    }
+
+    /// Stdout must contain this.
+    #[track_caller]
+    pub fn prints(&self, words: &str) -> &Self {
+        self.check(self.stdout.contains(words), &format!("stdout was expected to hold {words:?}"));
+        self
+    }
+
+    /// Neither stream may contain this.
+    #[track_caller]
+    pub fn never_says(&self, words: &str) -> &Self {
+        let silent = !self.stdout.contains(words) && !self.stderr.contains(words);
+        self.check(silent, &format!("neither stream was expected to hold {words:?}"));
+        self
+    }
+
+    /// Stderr line by line, each of which must be one JSON object.
+    #[track_caller]
+    pub fn log(&self) -> Vec<Value> {
+        let parsed = self.stderr.lines().map(|line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object));
+        let lines: Option<Vec<Value>> = parsed.collect();
+        self.check(lines.is_some(), "every line of stderr was expected to be a JSON object");
+        lines.unwrap_or_default()
+    }
+
+    /// Stdout as one JSON document: the report of a run that logs JSON.
+    #[track_caller]
+    pub fn report(&self) -> Value {
+        let report = serde_json::from_str(&self.stdout);
+        self.check(report.is_ok(), "stdout was expected to be one JSON document");
+        report.unwrap_or_default()
+    }
+}

@@ -1,0 +1,126 @@
+//! A web server of a few lines: files by path, ranges, and a memory of what it was asked.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+/// What a server does with a path.
+#[derive(Clone)]
+pub enum Answer {
+    /// Hands out these bytes.
+    File(Vec<u8>),
+    /// Hands them out, but refuses HEAD, as a presigned GET does.
+    OnlyGet(Vec<u8>),
+    /// Answers with this status.
+    Status(u16),
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// GET or HEAD.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// The `Authorization` header.
+    pub authorization: Option<String>,
+}
+
+/// A server on this machine, as long as the test program lives.
+pub struct Server {
+    port: u16,
+    asked: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Server {
+    /// Serves `answers` by path; 404 for everything else.
+    pub fn start(answers: HashMap<String, Answer>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (answers, remembered) = (Arc::new(answers), Arc::clone(&asked));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (answers, asked) = (Arc::clone(&answers), Arc::clone(&remembered));
+                // A client that hangs up is no failure of the server's.
+                thread::spawn(move || drop(serve(&stream, &answers, &asked)));
+            }
+        });
+        Self { port, asked }
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// All requests so far.
+    pub fn asked(&self) -> Vec<Request> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn serve(
+    mut stream: &TcpStream,
+    answers: &HashMap<String, Answer>,
+    asked: &Mutex<Vec<Request>>,
+) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream).lines();
+    let first = lines.next().transpose()?.unwrap_or_default();
+    let mut words = first.split(' ').map(str::to_owned);
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (mut range, mut authorization) = (None, None);
+    for line in lines {
+        let line = line?;
+        let Some((name, value)) = line.split_once(": ") else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "range" => range = value.strip_prefix("bytes=").map(str::to_owned),
+            "authorization" => authorization = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+    let path = target.split('?').next().unwrap_or_default().to_owned();
+    asked.lock().unwrap_or_else(PoisonError::into_inner).push(Request {
+        method: method.clone(),
+        target,
+        authorization,
+    });
+    let bytes = match answers.get(&path) {
+        Some(Answer::File(bytes)) => bytes,
+        Some(Answer::OnlyGet(bytes)) if method == "GET" => bytes,
+        Some(Answer::OnlyGet(_)) => return refuse(stream, 403),
+        Some(Answer::Status(status)) => return refuse(stream, *status),
+        None => return refuse(stream, 404),
+    };
+    let (from, to) = range.and_then(|range| bounds(&range, bytes.len())).unwrap_or((0, bytes.len()));
+    let status = if to - from == bytes.len() { "200 OK" } else { "206 Partial Content" };
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{}/{}\r\nAccept-Ranges: bytes\r\nETag: \"{:x}\"\r\nLast-Modified: Thu, 19 Oct 2023 12:00:00 GMT\r\nConnection: close\r\n\r\n",
+        to - from,
+        to.max(1) - 1,
+        bytes.len(),
+        bytes.len()
+    )?;
+    if method == "GET" {
+        stream.write_all(&bytes[from..to])?;
+    }
+    stream.flush()
+}
+
+fn refuse(mut stream: &TcpStream, status: u16) -> std::io::Result<()> {
+    write!(stream, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    stream.flush()
+}
+
+/// `first-last` or `first-`, as half open.
+fn bounds(range: &str, length: usize) -> Option<(usize, usize)> {
+    let (first, last) = range.split_once('-')?;
+    let first = first.parse().ok().filter(|first| *first < length)?;
+    let last = last.parse().map_or(length, |last: usize| (last + 1).min(length));
+    Some((first, last))
+}
