@@ -37,13 +37,22 @@ fn all_alike(settings: &[&[&str]]) {
             assert_eq!(row, wanted, "{setting:?}");
         }
         assert_eq!(&rows, first, "{setting:?}");
-        assert_eq!(part_bytes(&place.path(&name)), part_bytes(&place.path("out-0")), "{setting:?}: bytes of the parts");
+        assert_eq!(
+            part_bytes(&place.path(&name)),
+            part_bytes(&place.path("out-0")),
+            "{setting:?}: bytes of the parts"
+        );
     }
 }
 
 #[test]
 fn threads_do_not_show() {
-    all_alike(&[&["run.threads=1"], &["run.threads=2"], &["run.threads=4"], &["run.threads=4", "model.sessions=1"]]);
+    all_alike(&[
+        &["run.threads=1"],
+        &["run.threads=2"],
+        &["run.threads=4"],
+        &["run.threads=4", "model.sessions=1"],
+    ]);
 }
 
 #[test]
@@ -58,7 +67,11 @@ fn copies_of_the_model_do_not_show() {
 
 #[test]
 fn shards_read_side_by_side_do_not_show() {
-    all_alike(&[&["input.concurrent_shards=1"], &["input.concurrent_shards=4"], &["input.buffer_bytes=1048576"]]);
+    all_alike(&[
+        &["input.concurrent_shards=1"],
+        &["input.concurrent_shards=4"],
+        &["input.buffer_bytes=1048576"],
+    ]);
 }
 
 #[test]

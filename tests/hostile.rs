@@ -161,7 +161,10 @@ fn hostile_shard() -> (Vec<u8>, Fates) {
 fn clean_shard() -> Vec<u8> {
     let plain = |pack: Pack, n: u64| pack.file(&format!("{n:02}.jpg"), jpeg(n));
     let pack = [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15].into_iter().fold(Pack::new(), plain);
-    FORMATS.iter().fold(pack, |pack, (suffix, format)| pack.file(&format!("{suffix}.{suffix}"), encoded(16, *format))).close()
+    FORMATS
+        .iter()
+        .fold(pack, |pack, (suffix, format)| pack.file(&format!("{suffix}.{suffix}"), encoded(16, *format)))
+        .close()
 }
 
 fn by_picture(rows: &[Caption]) -> BTreeMap<&str, &Caption> {
@@ -227,7 +230,8 @@ fn no_member_name_is_ever_a_path() {
     let strays: Vec<_> = new.iter().filter(|path| !path.starts_with("deep/er/out")).collect();
     assert!(strays.is_empty(), "written outside of the output: {strays:?}");
     assert_eq!(new.len(), 4, "two parts, a commit record and the run's record: {new:?}");
-    let outside = output::read(&place.path("deep/er/out")).captions.into_iter().find(|row| row.key == "../../evil");
+    let outside =
+        output::read(&place.path("deep/er/out")).captions.into_iter().find(|row| row.key == "../../evil");
     let (bytes, path) = outside.and_then(|row| row.image).expect("the picture is embedded");
     assert_eq!((bytes, path.as_str()), (jpeg(4), "../../evil.jpg"));
 }
@@ -241,7 +245,9 @@ fn truncated_shard() -> Vec<u8> {
 
 fn failures(report: &Value) -> Vec<(String, Value, Value)> {
     let list = report["shards_failed"].as_array().cloned().unwrap_or_default();
-    let name = |f: &Value| Path::new(f["shard"].as_str().unwrap_or_default()).file_name().map(|n| n.display().to_string());
+    let name = |f: &Value| {
+        Path::new(f["shard"].as_str().unwrap_or_default()).file_name().map(|n| n.display().to_string())
+    };
     let mut failures: Vec<_> =
         list.iter().map(|f| (name(f).unwrap_or_default(), f["class"].clone(), f["poison"].clone())).collect();
     failures.sort_by(|a, b| a.0.cmp(&b.0));
@@ -273,8 +279,13 @@ fn broken_shards_are_told_and_the_run_goes_on() {
     assert_eq!(rows.captions.len(), 6 + 4, "all of the clean shard, the whole samples of the other");
     let [tail] = rows.rejects.as_slice() else { panic!("one broken tail: {:?}", rows.rejects) };
     assert_eq!((tail.key.as_str(), tail.reason.as_str()), ("00009000004", "damaged_shard"));
-    assert!(tail.detail.contains("00009000004.jpg") && tail.detail.contains("after 1000 of"), "{}", tail.detail);
-    let damage = output::commit_of(&out, "truncated.tar").damaged.expect("the record says that it is damaged");
+    assert!(
+        tail.detail.contains("00009000004.jpg") && tail.detail.contains("after 1000 of"),
+        "{}",
+        tail.detail
+    );
+    let damage =
+        output::commit_of(&out, "truncated.tar").damaged.expect("the record says that it is damaged");
     assert!(damage.detail.contains("00009000004.jpg"), "{}", damage.detail);
     assert_eq!(output::commit_of(&out, "clean.tar").damaged, None);
 
@@ -372,7 +383,9 @@ fn a_member_over_the_limit_is_rejected_unread() {
 fn limits_on_the_picture_s_size_are_kept() {
     let place = Place::new();
     let input = place.write("in/one.tar", Pack::new().file("picture.jpg", jpeg(1)).close());
-    for (limit, reason) in [("input.max_pixels=36863", "too_many_pixels"), ("input.min_side=193", "too_small")] {
+    for (limit, reason) in
+        [("input.max_pixels=36863", "too_many_pixels"), ("input.min_side=193", "too_small")]
+    {
         place.run(&input, reason).set(limit).ends(0);
         let rows = output::read(&place.path(reason));
         assert_eq!(rows.rejects.iter().map(|row| row.reason.as_str()).collect::<Vec<_>>(), [reason]);

@@ -43,17 +43,27 @@ fn twenty_shards_take_no_more_than_two(count: u32, configure: impl Fn(Call) -> C
     }
     let two = peak(configure(place.run(place.path("two"), "out-two")));
     let twenty = peak(configure(place.run(place.path("twenty"), "out-twenty")));
-    println!("{count} scenes a shard: {two:.1} MiB over 2 shards, {twenty:.1} MiB over 20: {:.3}", twenty / two);
-    let rows = output::commits(&place.path("out-twenty")).iter().map(|commit| commit.counts.captioned).sum::<u64>();
+    println!(
+        "{count} scenes a shard: {two:.1} MiB over 2 shards, {twenty:.1} MiB over 20: {:.3}",
+        twenty / two
+    );
+    let rows =
+        output::commits(&place.path("out-twenty")).iter().map(|commit| commit.counts.captioned).sum::<u64>();
     assert_eq!(rows, 20 * u64::from(count));
     assert!(twenty < two * TOLERANCE, "{two:.1} MiB over 2 shards, {twenty:.1} MiB over 20");
 }
 
 /// Little in flight, so that two small shards already fill every queue.
 fn little_in_flight(call: Call) -> Call {
-    ["run.batch_size=8", "model.sessions=1", "run.threads=2", "input.buffer_bytes=1048576", "input.concurrent_shards=1"]
-        .iter()
-        .fold(call, |call, setting| call.set(setting))
+    [
+        "run.batch_size=8",
+        "model.sessions=1",
+        "run.threads=2",
+        "input.buffer_bytes=1048576",
+        "input.concurrent_shards=1",
+    ]
+    .iter()
+    .fold(call, |call, setting| call.set(setting))
 }
 
 #[test]

@@ -116,7 +116,9 @@ fn columns_hold_what_they_say() {
     assert_eq!((json_only.org_caption.as_deref(), json_only.url.is_some()), (Some("from the JSON"), true));
     assert_eq!((not_json.meta.as_deref(), not_json.url.as_deref()), (Some("{ not json"), None));
     for row in &rows.captions {
-        let [(text, similarity, logprob)] = row.candidates.as_slice() else { panic!("one candidate: {row:?}") };
+        let [(text, similarity, logprob)] = row.candidates.as_slice() else {
+            panic!("one candidate: {row:?}")
+        };
         assert_eq!((text, similarity), (&row.caption, &row.similarity), "the best candidate is the caption");
         assert!(logprob.get() <= 0.0 && similarity.get().abs() <= 1.0, "{row:?}");
         assert_eq!(row.caption, row.caption.trim());
@@ -124,16 +126,26 @@ fn columns_hold_what_they_say() {
         assert_eq!((row.itm, &row.image), (None, &None));
     }
     // Names of files are safe whatever the input is called.
-    let names: Vec<String> = parts(&place.path("out")).iter().map(|p| p.file_name().map_or_else(String::new, |n| n.display().to_string())).collect();
-    assert!(names.iter().all(|name| name.starts_with("part-what_ever-") && name.len() == "part-what_ever-00000000.parquet".len()), "{names:?}");
+    let names: Vec<String> = parts(&place.path("out"))
+        .iter()
+        .map(|p| p.file_name().map_or_else(String::new, |n| n.display().to_string()))
+        .collect();
+    assert!(
+        names.iter().all(|name| name.starts_with("part-what_ever-")
+            && name.len() == "part-what_ever-00000000.parquet".len()),
+        "{names:?}"
+    );
 }
 
 #[test]
 fn embedded_images_are_the_stored_bytes_and_nothing_else_changes() {
     let place = Place::new();
     let formats = [("jpg", ImageFormat::Jpeg), ("png", ImageFormat::Png), ("webp", ImageFormat::WebP)];
-    let files = formats.map(|(suffix, format)| (format!("picture.{suffix}"), support::shards::encoded(1, format)));
-    let shard = files.iter().fold(Pack::new(), |pack, (name, bytes)| pack.file(&format!("{}-{name}", &name[8..]), bytes));
+    let files =
+        formats.map(|(suffix, format)| (format!("picture.{suffix}"), support::shards::encoded(1, format)));
+    let shard = files
+        .iter()
+        .fold(Pack::new(), |pack, (name, bytes)| pack.file(&format!("{}-{name}", &name[8..]), bytes));
     let input = place.write("in/images.tar", shard.close());
     place.run(&input, "plain").ends(0);
     place.run(&input, "embedded").set("output.images=embed").ends(0);
@@ -159,7 +171,8 @@ fn captions_below_the_threshold_are_rejects_that_tell_all_and_the_rest_is_unchan
     let threshold = similarities[similarities.len() / 2];
     place.run(&input, "some").arg("--min-similarity").arg(threshold.to_string()).ends(0);
     let some = output::read(&place.path("some"));
-    let (kept, dropped): (Vec<_>, Vec<_>) = all.into_iter().partition(|row| row.similarity.get() >= threshold);
+    let (kept, dropped): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|row| row.similarity.get() >= threshold);
     assert_eq!(some.captions, kept);
     assert_eq!(some.rejects.len(), dropped.len());
     assert!(!kept.is_empty() && !dropped.is_empty());
@@ -185,7 +198,9 @@ fn row_groups_stay_small_even_where_rows_compress_well() {
         let mut picture = RgbImage::from_pixel(2_000, 1_500, image::Rgb([n * 10, 90, 200]));
         picture.put_pixel(n.into(), 0, image::Rgb([dice.throw() as u8, 0, 0]));
         let mut file = std::io::Cursor::new(Vec::new());
-        DynamicImage::ImageRgb8(picture).write_to(&mut file, ImageFormat::Bmp).expect("pictures can be encoded");
+        DynamicImage::ImageRgb8(picture)
+            .write_to(&mut file, ImageFormat::Bmp)
+            .expect("pictures can be encoded");
         pack = pack.file(&format!("flat{n:02}.bmp"), file.into_inner());
     }
     let input = place.write("in/flat.tar", pack.close());

@@ -85,7 +85,11 @@ fn killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes() {
         println!("{moment:?} of {undisturbed:?}: {how} with {committed} of 20 shards and {visible} parts");
 
         let report = run(&name).ends(0).report();
-        assert_eq!((&report["shards_skipped"], &report["shards_left"]), (&json!(committed), &json!(0)), "{report:#}");
+        assert_eq!(
+            (&report["shards_skipped"], &report["shards_left"]),
+            (&json!(committed), &json!(0)),
+            "{report:#}"
+        );
         assert_eq!(output::read(&out), output::read(&place.path("undisturbed")), "{name}");
         assert!(essence(&out) == wanted, "{name}: the rows are equal, the files' bytes are not");
     }
@@ -124,15 +128,23 @@ fn a_changed_shard_alone_is_done_again() {
     assert_eq!((&report["shards_skipped"], &report["shards_done"]), (&json!(3), &json!(1)), "{report:#}");
     let again = output::read(&out);
     let of = |rows: &output::Rows, shard: &str| {
-        rows.captions.iter().filter(|row| row.shard.ends_with(shard)).map(|row| row.key.clone()).collect::<Vec<_>>()
+        rows.captions
+            .iter()
+            .filter(|row| row.shard.ends_with(shard))
+            .map(|row| row.key.clone())
+            .collect::<Vec<_>>()
     };
     assert_eq!(of(&again, "00002.tar"), (0..5).map(|i| format!("00040{i:06}")).collect::<Vec<_>>());
     for shard in ["00000.tar", "00001.tar", "00003.tar"] {
         assert_eq!(of(&again, shard), of(&rows, shard));
     }
-    let touched = files_below(&out).into_iter().filter(|(path, time)| before.get(path).is_some_and(|t| t != time));
+    let touched =
+        files_below(&out).into_iter().filter(|(path, time)| before.get(path).is_some_and(|t| t != time));
     let touched: Vec<PathBuf> = touched.map(|(path, _)| path).collect();
-    assert!(touched.len() == 2 && touched.iter().all(|p| p.to_string_lossy().contains("00002-")), "{touched:?}");
+    assert!(
+        touched.len() == 2 && touched.iter().all(|p| p.to_string_lossy().contains("00002-")),
+        "{touched:?}"
+    );
     assert_eq!(commits(&out).len(), 4, "the old record of the changed shard is gone");
 }
 
@@ -145,7 +157,8 @@ fn another_configuration_is_refused_by_name_and_overwrite_redoes() {
     let before = files_below(&out);
     let refused = place.run(&input, "out").set("caption.max_tokens=9").ends(2);
     refused.warns("`caption.max_tokens` was 35, is 9").warns("--overwrite");
-    let refused = place.run(&input, "out").set("output.images=embed").arg("--min-similarity").arg("0.1").ends(2);
+    let refused =
+        place.run(&input, "out").set("output.images=embed").arg("--min-similarity").arg("0.1").ends(2);
     refused.warns("`output.images` was none, is embed").warns("`filter.min_similarity` was off, is 0.1");
     refused.never_says("`caption.max_tokens` was");
     assert_eq!(files_below(&out), before, "something was changed");
@@ -156,7 +169,12 @@ fn another_configuration_is_refused_by_name_and_overwrite_redoes() {
     assert_eq!(commits(&out).len(), 2, "the old records are gone");
     assert_eq!(short.captions.len(), long.captions.len());
     let words = |rows: &output::Rows| rows.captions.iter().map(|row| row.caption.split(' ').count()).max();
-    assert!(words(&short) <= Some(8) && words(&long) > Some(8), "{:?} and {:?} words", words(&short), words(&long));
+    assert!(
+        words(&short) <= Some(8) && words(&long) > Some(8),
+        "{:?} and {:?} words",
+        words(&short),
+        words(&long)
+    );
     place.run(&input, "fresh").set("caption.max_tokens=9").ends(0);
     assert_eq!(output::part_bytes(&out), output::part_bytes(&place.path("fresh")));
 }
@@ -168,8 +186,14 @@ fn keys_that_change_no_row_make_no_difference() {
     let out = place.path("out");
     place.run(&input, "out").ends(0);
     let before = essence(&out);
-    let others =
-        ["run.threads=1", "run.batch_size=3", "model.sessions=2", "input.concurrent_shards=1", "input.buffer_bytes=1048576", "run.seed=7"];
+    let others = [
+        "run.threads=1",
+        "run.batch_size=3",
+        "model.sessions=2",
+        "input.concurrent_shards=1",
+        "input.buffer_bytes=1048576",
+        "run.seed=7",
+    ];
     let run = others.iter().fold(place.run(&input, "out"), |run, other| run.set(other));
     assert_eq!(run.ends(0).report()["shards_skipped"], json!(2));
     assert!(essence(&out) == before);
@@ -206,7 +230,11 @@ fn ctrl_c_finishes_what_is_in_hand_and_the_same_command_goes_on() {
     output::read(&out);
 
     let report = place.run(&input, "out").ends(0).report();
-    assert_eq!((&report["shards_skipped"], &report["shards_done"]), (&json!(done), &json!(12 - done)), "{report:#}");
+    assert_eq!(
+        (&report["shards_skipped"], &report["shards_done"]),
+        (&json!(done), &json!(12 - done)),
+        "{report:#}"
+    );
     place.run(&input, "undisturbed").ends(0);
     assert!(essence(&out) == essence(&place.path("undisturbed")));
 }

@@ -46,8 +46,12 @@ fn exit_code_of(error: &anyhow::Error) -> ExitCode {
             || matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Url { .. }))
             || matches!(
                 cause.downcast_ref::<ListError>(),
-                Some(ListError::Pattern { .. } | ListError::Nothing(_) | ListError::Collision(..) | ListError::Ambiguous(_))
-                    | Some(ListError::Store(StoreError::Url { .. }))
+                Some(
+                    ListError::Pattern { .. }
+                        | ListError::Nothing(_)
+                        | ListError::Collision(..)
+                        | ListError::Ambiguous(_)
+                ) | Some(ListError::Store(StoreError::Url { .. }))
             )
     });
     if usage { ExitCode::Usage } else { ExitCode::Failed }

@@ -105,10 +105,15 @@ mod tests {
     #[test]
     fn secrets_are_cut_from_sentences() {
         assert_eq!(
-            redact_text("GET http://me:pw@h/a.tar?sig=s&x=1 failed (http://h/b?sig=s): \"https://k:v@h/c#d\", file:///a?b"),
+            redact_text(
+                "GET http://me:pw@h/a.tar?sig=s&x=1 failed (http://h/b?sig=s): \"https://k:v@h/c#d\", file:///a?b"
+            ),
             "GET http://h/a.tar failed (http://h/b \"https://h/c\", file:///a?b"
         );
-        assert_eq!(redact_text(r#"{"error":"\"s3://b/x?sig=s\" is gone"}"#), r#"{"error":"\"s3://b/x\" is gone"}"#);
+        assert_eq!(
+            redact_text(r#"{"error":"\"s3://b/x?sig=s\" is gone"}"#),
+            r#"{"error":"\"s3://b/x\" is gone"}"#
+        );
         for plain in ["", "://", "no address", "a: b//c"] {
             assert_eq!(redact_text(plain), plain);
         }

@@ -5,7 +5,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::{ObjectStore, GetOptions, GetRange, ObjectMeta, ObjectStoreExt, path::Path};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
 use recaption_schemas::{ShardId, redact_text, redact_url, sha256_hex};
 
 use crate::store::{Location, StoreError, StoreKind, Stores};

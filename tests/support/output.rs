@@ -8,7 +8,8 @@ use std::{
 };
 
 use arrow_array::{
-    Array, BinaryArray, Float32Array, Int32Array, ListArray, RecordBatch, StringArray, StructArray, cast::AsArray,
+    Array, BinaryArray, Float32Array, Int32Array, ListArray, RecordBatch, StringArray, StructArray,
+    cast::AsArray,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use recaption_stages::schemas::ShardCommit;
@@ -74,8 +75,11 @@ pub struct Rows {
 #[track_caller]
 pub fn read(output: &Path) -> Rows {
     let commits = commits(output);
-    let promised: BTreeSet<PathBuf> =
-        commits.iter().flat_map(|c| [&c.captions.path, &c.rejects.path]).map(|path| output.join(path)).collect();
+    let promised: BTreeSet<PathBuf> = commits
+        .iter()
+        .flat_map(|c| [&c.captions.path, &c.rejects.path])
+        .map(|path| output.join(path))
+        .collect();
     let found: BTreeSet<PathBuf> = parts(output).into_iter().collect();
     assert_eq!(found, promised, "the parts are not those that the commit records name");
     let mut rows = Rows { captions: Vec::new(), rejects: Vec::new() };
@@ -83,9 +87,17 @@ pub fn read(output: &Path) -> Rows {
         let captions = read_captions(&output.join(&commit.captions.path));
         let rejects = read_rejects(&output.join(&commit.rejects.path));
         let counts = &commit.counts;
-        assert_eq!((captions.len() as u64, rejects.len() as u64), (counts.captioned, counts.rejected), "{commit:#?}");
+        assert_eq!(
+            (captions.len() as u64, rejects.len() as u64),
+            (counts.captioned, counts.rejected),
+            "{commit:#?}"
+        );
         assert_eq!(counts.read, counts.captioned + counts.rejected, "{commit:#?}");
-        assert_eq!((counts.captioned, counts.rejected), (commit.captions.rows, commit.rejects.rows), "{commit:#?}");
+        assert_eq!(
+            (counts.captioned, counts.rejected),
+            (commit.captions.rows, commit.rejects.rows),
+            "{commit:#?}"
+        );
         let mut reasons = BTreeMap::new();
         rejects.iter().for_each(|reject| *reasons.entry(reject.reason.clone()).or_default() += 1);
         assert_eq!(reasons, counts.reasons, "{commit:#?}");
@@ -157,14 +169,18 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> T {
 #[track_caller]
 fn batches(part: &Path) -> Vec<RecordBatch> {
     let file = File::open(part).unwrap_or_else(|e| panic!("{}: {e}", part.display()));
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(ParquetRecordBatchReaderBuilder::build);
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(file).and_then(ParquetRecordBatchReaderBuilder::build);
     let reader = reader.unwrap_or_else(|e| panic!("{} is no Parquet file: {e}", part.display()));
     reader.map(|batch| batch.unwrap_or_else(|e| panic!("{}: {e}", part.display()))).collect()
 }
 
 fn column<'a, T: Array + 'static>(batch: &'a RecordBatch, name: &str) -> &'a T {
     let column = batch.column_by_name(name).unwrap_or_else(|| panic!("no column {name}"));
-    column.as_any().downcast_ref().unwrap_or_else(|| panic!("column {name} is of type {}", column.data_type()))
+    column
+        .as_any()
+        .downcast_ref()
+        .unwrap_or_else(|| panic!("column {name} is of type {}", column.data_type()))
 }
 
 fn text(array: &StringArray, row: usize) -> Option<String> {

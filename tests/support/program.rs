@@ -15,7 +15,8 @@ use serde_json::Value;
 pub fn recaption() -> Call {
     let mut command = Command::new(env!("CARGO_BIN_EXE_recaption"));
     // What a developer has set for runs of his own must not reach the tests'.
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RECAPTION_")) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RECAPTION_"))
+    {
         command.env_remove(name);
     }
     Call { command }
@@ -195,7 +196,8 @@ impl Said {
     /// Stderr line by line, each of which must be one JSON object.
     #[track_caller]
     pub fn log(&self) -> Vec<Value> {
-        let parsed = self.stderr.lines().map(|line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object));
+        let parsed =
+            self.stderr.lines().map(|line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object));
         let lines: Option<Vec<Value>> = parsed.collect();
         self.check(lines.is_some(), "every line of stderr was expected to be a JSON object");
         lines.unwrap_or_default()
