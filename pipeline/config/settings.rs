@@ -98,20 +98,6 @@ impl RunConfig {
                 "`caption.max_tokens` must be larger than `caption.min_tokens`, since it counts the end token",
             ));
         }
-        let mut decode = DecodeOptions::default();
-        if let Some(pixels) = unsigned("input.max_pixels") {
-            decode.max_pixels = pixels;
-        }
-        if let Some(side) = layers.integer("input.min_side").and_then(|n| u32::try_from(n).ok()) {
-            decode.min_side = side;
-        }
-        if let Some(apply) = layers.flag("input.exif_orientation") {
-            decode.exif_orientation = apply;
-        }
-        let mut tar = TarLimits::default();
-        if let Some(bytes) = unsigned("input.max_member_bytes") {
-            tar.max_member_bytes = bytes;
-        }
         let images = if layers.text("output.images").as_deref() == Some("embed") {
             Images::Embed
         } else {
@@ -125,8 +111,8 @@ impl RunConfig {
             max_tokens,
             filter: Filter { min_similarity: layers.real("filter.min_similarity").map(|n| n as f32) },
             shards,
-            decode,
-            tar,
+            decode: decode_options(layers),
+            tar: tar_limits(layers),
             concurrent_shards: size("input.concurrent_shards").unwrap_or(DEFAULT_CONCURRENT_SHARDS),
             buffer_bytes: size("input.buffer_bytes").unwrap_or(DEFAULT_BUFFER_BYTES),
             output,
@@ -158,6 +144,28 @@ impl RunConfig {
         put("output.images", self.images.as_str().into());
         keys
     }
+}
+
+fn decode_options(layers: &Layers) -> DecodeOptions {
+    let mut decode = DecodeOptions::default();
+    if let Some(pixels) = layers.integer("input.max_pixels").and_then(|n| u64::try_from(n).ok()) {
+        decode.max_pixels = pixels;
+    }
+    if let Some(side) = layers.integer("input.min_side").and_then(|n| u32::try_from(n).ok()) {
+        decode.min_side = side;
+    }
+    if let Some(apply) = layers.flag("input.exif_orientation") {
+        decode.exif_orientation = apply;
+    }
+    decode
+}
+
+fn tar_limits(layers: &Layers) -> TarLimits {
+    let mut tar = TarLimits::default();
+    if let Some(bytes) = layers.integer("input.max_member_bytes").and_then(|n| u64::try_from(n).ok()) {
+        tar.max_member_bytes = bytes;
+    }
+    tar
 }
 
 /// Refuses what the configuration knows but this version cannot do: better than doing something else.

@@ -15,7 +15,8 @@ pub const SEED: u64 = 20_231_019;
 
 /// A shard of scenes; drawing takes a millisecond a scene, so each is drawn once.
 pub fn scenes(shard: u32, count: u32) -> Vec<u8> {
-    static DRAWN: Mutex<Option<HashMap<(u32, u32), Vec<u8>>>> = Mutex::new(None);
+    type Drawn = HashMap<(u32, u32), Vec<u8>>;
+    static DRAWN: Mutex<Option<Drawn>> = Mutex::new(None);
     let mut drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
     let drawn = drawn.get_or_insert_default();
     let draw = || scenes::write_shard(Vec::new(), SEED, shard, count).expect("scenes can be drawn");
