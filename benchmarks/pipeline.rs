@@ -157,7 +157,9 @@ fn measure(
         LaneSettings { caption: model.settings, filter: Filter::default(), embed_images: false };
     let lane = Lane::load(&model.folder, &SessionOptions { threads: 1 }, lane_settings)?;
     let (to_lane, input) = crossbeam_channel::unbounded();
-    prepared.into_iter().try_for_each(|s| to_lane.send(s))?;
+    for sample in prepared {
+        to_lane.send(sample)?;
+    }
     drop(to_lane);
     let before = cpu_seconds()?;
     let mut captions = 0;
