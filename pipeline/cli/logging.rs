@@ -100,12 +100,40 @@ pub fn init(format: Option<FormatArg>, level: LevelArg) -> Format {
 
 /// Tells the error that ends the program, with its causes.
 pub fn report(format: Format, error: &anyhow::Error) {
+    let text = with_causes(error);
     match format {
         Format::Text => {
             // As one piece: a URL in pieces would not be known as one.
-            let line = format!("error: {error:#}\n");
-            let _ = AboveBars.write_all(line.as_bytes());
+            let _ = AboveBars.write_all(format!("error: {text}\n").as_bytes());
         }
-        Format::Json => tracing::error!(error = format!("{error:#}"), "failed"),
+        Format::Json => tracing::error!(error = text, "failed"),
+    }
+}
+
+/// An error and its causes. Many libraries repeat a cause in the error above it; it is told once.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::with_causes;
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let error = anyhow!("no such bucket").context("listing: no such bucket").context("cannot begin");
+        assert_eq!(with_causes(&error), "cannot begin: listing: no such bucket");
     }
 }
