@@ -9,10 +9,12 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use object_store::{
-    ClientOptions, ObjectStore, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder,
+    ClientOptions, HeaderMap, HeaderValue, ObjectStore, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder,
     gcp::GoogleCloudStorageBuilder, http::HttpBuilder, local::LocalFileSystem, path::Path,
 };
+use percent_encoding::percent_decode_str;
 use recaption_schemas::redact_url;
 use url::Url;
 
@@ -189,8 +191,29 @@ fn http(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
     // A query (a presigned URL's signature) stays on the base: the client only adds the path.
     let mut base = url.clone();
     base.set_path("");
-    let options = ClientOptions::new().with_allow_http(true);
+    let mut options = ClientOptions::new().with_allow_http(true);
+    if let Some(authorization) = basic_authorization(url) {
+        // User info has no place in a request's address, and the client would not make a header of it.
+        let cleared = base.set_username("").and_then(|()| base.set_password(None));
+        debug_assert!(cleared.is_ok(), "http addresses may have user info, so it can be cleared");
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", authorization);
+        options = options.with_default_headers(headers);
+    }
     Ok(Arc::new(HttpBuilder::new().with_url(base.as_str()).with_client_options(options).build()?))
+}
+
+/// The header that user info stands for (RFC 7617), where there is user info.
+fn basic_authorization(url: &Url) -> Option<HeaderValue> {
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let mut credentials: Vec<u8> = percent_decode_str(url.username()).collect();
+    credentials.push(b':');
+    credentials.extend(percent_decode_str(url.password().unwrap_or_default()));
+    let mut value = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(credentials))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Absolute and without `.` and `..`, whether it exists or not: one shard has one URL.
