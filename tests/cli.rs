@@ -32,7 +32,11 @@ fn mistyped_keys_meet_the_nearest_known_one() {
     let place = Place::new();
     let input = place.draw("in", 1, 1);
     place.run(&input, "out").set("run.bach_size=4").ends(2).warns("did you mean `run.batch_size`");
-    place.run(&input, "out").set("caption.min_similarity=0.1").ends(2).warns("did you mean `filter.min_similarity`");
+    place
+        .run(&input, "out")
+        .set("caption.min_similarity=0.1")
+        .ends(2)
+        .warns("did you mean `filter.min_similarity`");
     place.run(&input, "out").env("RECAPTION_RUN__THREAD", "1").ends(2).warns("did you mean `run.threads`");
     let file = place.write("job.toml", "[output]\nimage = \"embed\"\n");
     place.run(&input, "out").arg(&file).ends(2).warns("did you mean `output.images`").warns("job.toml");
@@ -49,7 +53,8 @@ fn mistyped_keys_meet_the_nearest_known_one() {
 fn file_environment_and_flags_override_one_another_in_this_order() {
     let place = Place::new();
     let input = place.draw("in", 1, 2);
-    let file = place.write("job.toml", "[caption]\nmax_tokens = 5\nmin_tokens = 2\n[run]\nthreads = 1\nseed = 3\n");
+    let file =
+        place.write("job.toml", "[caption]\nmax_tokens = 5\nmin_tokens = 2\n[run]\nthreads = 1\nseed = 3\n");
     let tokens = |said: &Said| said.report()["configuration"]["caption.max_tokens"].clone();
     let run = |output: &str| place.run(&input, output).arg(&file);
     assert_eq!(tokens(&place.run(&input, "default").ends(0)), json!("35"));
@@ -58,7 +63,11 @@ fn file_environment_and_flags_override_one_another_in_this_order() {
     assert_eq!(tokens(&run("environment").env(environment, "6").ends(0)), json!("6"));
     assert_eq!(tokens(&run("set").env(environment, "6").set("caption.max_tokens=7").ends(0)), json!("7"));
     // A flag of its own wins over `--set`, and values are TOML.
-    let said = run("flag").env("RECAPTION_RUN__THREADS", "2").set("run.threads = 3").args(["--threads", "4"]).ends(0);
+    let said = run("flag")
+        .env("RECAPTION_RUN__THREADS", "2")
+        .set("run.threads = 3")
+        .args(["--threads", "4"])
+        .ends(0);
     let typed = &said.report()["typed"];
     assert_eq!((&typed["run.threads"], &typed["run.seed"]), (&json!("4"), &json!("3")), "{typed:#}");
     let said = place
@@ -104,7 +113,13 @@ fn a_missing_library_is_one_clear_sentence() {
     said.warns("ONNX Runtime").warns("/nonexistent").never_says("panicked");
     let errors: Vec<_> = said.log().into_iter().filter(|line| line["level"] == "ERROR").collect();
     said.check(errors.len() == 1, "one error line was expected");
-    recaption().arg("demo").arg("--dir").arg(place.path("demo")).env("ORT_DYLIB_PATH", "/nonexistent").ends(1).warns("/nonexistent");
+    recaption()
+        .arg("demo")
+        .arg("--dir")
+        .arg(place.path("demo"))
+        .env("ORT_DYLIB_PATH", "/nonexistent")
+        .ends(1)
+        .warns("/nonexistent");
     assert!(!place.path("demo").exists(), "nothing is drawn in vain");
     // What needs no model runs without it.
     recaption().arg("inspect").arg(model()).env("ORT_DYLIB_PATH", "/nonexistent").ends(0);
@@ -116,7 +131,12 @@ fn folders_that_are_no_model_are_told_apart() {
     let input = place.draw("in", 1, 1);
     let run = |model: &Path| recaption().arg("run").arg("--model").arg(model).arg("--input").arg(&input);
     let out = place.path("out");
-    run(checkpoint()).arg("--output").arg(&out).ends(1).warns("open_clip checkpoint").warns("recaption export");
+    run(checkpoint())
+        .arg("--output")
+        .arg(&out)
+        .ends(1)
+        .warns("open_clip checkpoint")
+        .warns("recaption export");
     run(&input).arg("--output").arg(&out).ends(1).warns("recaption export");
     let cut = place.path("cut");
     copy(model(), &cut);
@@ -126,7 +146,14 @@ fn folders_that_are_no_model_are_told_apart() {
     let bare = place.path("bare");
     copy(checkpoint(), &bare);
     fs::remove_file(bare.join("tokenizer.json")).expect("files can be removed");
-    recaption().arg("export").arg("--checkpoint").arg(&bare).arg("--out").arg(place.path("mute")).ends(0).warns("tokenizer.json");
+    recaption()
+        .arg("export")
+        .arg("--checkpoint")
+        .arg(&bare)
+        .arg("--out")
+        .arg(place.path("mute"))
+        .ends(0)
+        .warns("tokenizer.json");
     run(&place.path("mute")).arg("--output").arg(&out).ends(1).warns("tokenizer");
     assert!(!out.exists());
 }
@@ -142,7 +169,9 @@ fn captions_of_single_files_go_to_stdout_and_complaints_to_stderr() {
     let lines: Vec<Vec<&str>> = said.stdout.lines().map(|line| line.split('\t').collect()).collect();
     let [first, second] = lines.as_slice() else { panic!("two lines: {}", said.stdout) };
     assert_eq!((first[0], second[0]), (&*good.display().to_string(), &*other.display().to_string()));
-    assert!(lines.iter().all(|line| line.len() == 3 && line[1].parse::<f32>().is_ok() && !line[2].is_empty()));
+    assert!(
+        lines.iter().all(|line| line.len() == 3 && line[1].parse::<f32>().is_ok() && !line[2].is_empty())
+    );
 
     let mixed = caption().arg(&bad).arg(&good).arg(place.path("nowhere.jpg")).ends(1);
     assert_eq!(mixed.stdout.lines().collect::<Vec<_>>(), [said.stdout.lines().next().expect("a line")]);
@@ -170,14 +199,23 @@ fn inspect_tells_models_and_outputs() {
     place.write("in/garbage.tar", [b'x'; 2_000]);
     place.run(&input, "out").ends(3);
     let said = recaption().arg("inspect").arg(place.path("out")).ends(0);
-    said.prints("2 done, 1 failed, 0 damaged").prints("6 read = 6 captioned + 0 rejected").prints("caption.strategy = greedy");
+    said.prints("2 done, 1 failed, 0 damaged")
+        .prints("6 read = 6 captioned + 0 rejected")
+        .prints("caption.strategy = greedy");
     recaption().arg("inspect").arg(&input).ends(1).warns("neither a model folder nor an output");
 }
 
 #[test]
 fn broken_checkpoints_are_refused_and_leave_no_model() {
     let place = Place::new();
-    let export = |name: &str| recaption().arg("export").arg("--checkpoint").arg(place.path(name)).arg("--out").arg(place.path("model"));
+    let export = |name: &str| {
+        recaption()
+            .arg("export")
+            .arg("--checkpoint")
+            .arg(place.path(name))
+            .arg("--out")
+            .arg(place.path("model"))
+    };
     export("nowhere").ends(1).warns("nowhere");
     copy(checkpoint(), &place.path("cut"));
     let weights = place.path("cut/open_clip_model.safetensors");
@@ -187,16 +225,27 @@ fn broken_checkpoints_are_refused_and_leave_no_model() {
     copy(checkpoint(), &place.path("odd"));
     let config = place.path("odd/open_clip_config.json");
     let text = fs::read_to_string(&config).expect("the configuration");
-    fs::write(&config, text.replacen("\"text_cfg\": {", "\"text_cfg\": {\"attn_bias_kind\": \"alibi\",", 1)).expect("files can be written");
+    fs::write(&config, text.replacen("\"text_cfg\": {", "\"text_cfg\": {\"attn_bias_kind\": \"alibi\",", 1))
+        .expect("files can be written");
     export("odd").ends(1).warns("attn_bias_kind");
     fs::write(&config, "{").expect("files can be written");
     export("odd").ends(1).warns("open_clip_config.json");
     assert!(!place.path("model").exists());
-    let strays: Vec<PathBuf> = fs::read_dir(place.root()).expect("the place").map(|e| e.expect("an entry").path()).filter(|p| !p.ends_with("cut") && !p.ends_with("odd")).collect();
+    let strays: Vec<PathBuf> = fs::read_dir(place.root())
+        .expect("the place")
+        .map(|e| e.expect("an entry").path())
+        .filter(|p| !p.ends_with("cut") && !p.ends_with("odd"))
+        .collect();
     assert!(strays.is_empty(), "half an export was left behind: {strays:?}");
     // What is no model folder is not replaced.
     place.write("model/thesis.tex", "years of work");
-    let said = recaption().arg("export").arg("--checkpoint").arg(checkpoint()).arg("--out").arg(place.path("model")).ends(1);
+    let said = recaption()
+        .arg("export")
+        .arg("--checkpoint")
+        .arg(checkpoint())
+        .arg("--out")
+        .arg(place.path("model"))
+        .ends(1);
     said.warns("not a model folder");
     assert!(place.path("model/thesis.tex").exists());
 }
@@ -206,20 +255,28 @@ fn verify_passes_on_goldens_and_fails_on_others() {
     let place = Place::new();
     let golden = data("coca/square");
     recaption().arg("export").arg("--checkpoint").arg(&golden).arg("--out").arg(place.path("model")).ends(0);
-    let verify = |folder: &Path| recaption().arg("verify").arg(place.path("model")).arg(folder.join("golden.safetensors"));
+    let verify = |folder: &Path| {
+        recaption().arg("verify").arg(place.path("model")).arg(folder.join("golden.safetensors"))
+    };
     verify(&golden).ends(0).prints("ok").prints("logits").prints("greedy");
     let tampered = place.path("tampered");
     copy(&golden, &tampered);
     let path = tampered.join("golden.safetensors");
     let mut bytes = fs::read(&path).expect("the golden");
     // Tensors' bytes end the file: the last one's are changed, and only they.
-    let header = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))).expect("a length");
+    let header =
+        usize::try_from(u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))).expect("a length");
     let described: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
     let logits = described["logits"]["data_offsets"][0].as_u64().expect("logits") as usize;
     bytes[8 + header + logits + 3] ^= 0x40;
     fs::write(&path, bytes).expect("files can be written");
     verify(&tampered).ends(1).prints("FAIL").prints("logits");
-    recaption().arg("verify").arg(place.path("model")).arg(place.path("nowhere.safetensors")).ends(1).warns("nowhere");
+    recaption()
+        .arg("verify")
+        .arg(place.path("model"))
+        .arg(place.path("nowhere.safetensors"))
+        .ends(1)
+        .warns("nowhere");
 }
 
 #[test]
@@ -234,9 +291,15 @@ fn stdout_is_for_data_and_every_log_line_is_json_when_asked() {
     assert_eq!(json.report()["shards_failed"].as_array().map(Vec::len), Some(1));
 
     let text = place.run(&input, "text").args(["--log-format", "text"]).ends(3);
-    text.prints("shards    2 done, 0 skipped, 1 failed, 0 damaged").prints("samples   6 read = 6 captioned + 0 rejected");
+    text.prints("shards    2 done, 0 skipped, 1 failed, 0 damaged")
+        .prints("samples   6 read = 6 captioned + 0 rejected");
     text.warns("garbage.tar");
-    assert!(!text.stdout.contains("WARN") && !text.stderr.contains("samples "), "{}\n{}", text.stdout, text.stderr);
+    assert!(
+        !text.stdout.contains("WARN") && !text.stderr.contains("samples "),
+        "{}\n{}",
+        text.stdout,
+        text.stderr
+    );
     let silent = place.run(&input, "silent").args(["--log-level", "error"]).ends(3);
     assert!(silent.log().iter().all(|line| line["level"] == "ERROR"));
     // Errors are JSON too, and alone.
@@ -280,7 +343,12 @@ fn presigned_shards_are_read_and_their_secrets_are_kept() {
         ("/data/00003.tar".to_owned(), Answer::Status(403)),
     ]));
     let url = |shards: &str| {
-        format!("http://me:{}@127.0.0.1:{}/data/{shards}.tar?sig={}&x=1", SECRETS[1], server.port(), SECRETS[0])
+        format!(
+            "http://me:{}@127.0.0.1:{}/data/{shards}.tar?sig={}&x=1",
+            SECRETS[1],
+            server.port(),
+            SECRETS[0]
+        )
     };
     let out = place.path("out");
     let good = place.run(url("{00001..00002}"), "out").args(["--log-level", "trace"]).ends(0);
@@ -288,7 +356,8 @@ fn presigned_shards_are_read_and_their_secrets_are_kept() {
     let asked = server.asked();
     let whole = format!("?sig={}&x=1", SECRETS[0]);
     let basic = "Basic bWU6SHVzaEh1c2hQYXNzd29yZA==";
-    let all = |holds: fn(&Request, &str) -> bool, what: &str| asked.iter().all(|request| holds(request, what));
+    let all =
+        |holds: fn(&Request, &str) -> bool, what: &str| asked.iter().all(|request| holds(request, what));
     assert!(all(|request, whole| request.target.ends_with(whole), &whole), "{asked:?}");
     assert!(all(|request, basic| request.authorization.as_deref() == Some(basic), basic), "{asked:?}");
 
@@ -336,7 +405,8 @@ fn secrets_in_mistyped_assignments_are_kept() {
 #[test]
 fn a_smaller_demo_after_a_larger_one_shows_its_own_scenes_alone() {
     let place = Place::new();
-    let demo = |scenes: &str| recaption().dir(place.root()).args(["demo", "--dir", "demo", "--scenes", scenes]);
+    let demo =
+        |scenes: &str| recaption().dir(place.root()).args(["demo", "--dir", "demo", "--scenes", scenes]);
     demo("3").ends(0).prints("3 captions");
     demo("1").ends(0).prints("1 captions");
 }

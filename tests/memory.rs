@@ -84,7 +84,8 @@ fn peak_memory_does_not_grow_with_the_number_of_shards() {
 #[test]
 fn peak_memory_does_not_grow_where_images_are_embedded() {
     // Bitmaps: 3 MB a shard, which would show if they were kept.
-    let pack = (0..30).fold(Pack::new(), |pack, n| pack.file(&format!("{n:02}.bmp"), encoded(n, ImageFormat::Bmp)));
+    let pack =
+        (0..30).fold(Pack::new(), |pack, n| pack.file(&format!("{n:02}.bmp"), encoded(n, ImageFormat::Bmp)));
     // Some shards are open at the same time, so it takes some to reach the peak.
     let load = Load { shard: pack.close(), samples: 30, shards: [6, 30] };
     many_shards_take_no_more_than_few(&load, |call| little_in_flight(call).set("output.images=embed"));

@@ -44,7 +44,8 @@ pub fn jpeg(n: u64) -> Vec<u8> {
 /// A JPEG whose header claims another size.
 pub fn jpeg_claiming(n: u64, width: u16, height: u16) -> Vec<u8> {
     let mut bytes = jpeg(n);
-    let frame = bytes.windows(2).position(|pair| matches!(pair, [0xFF, 0xC0..=0xC2])).expect("a frame header");
+    let frame =
+        bytes.windows(2).position(|pair| matches!(pair, [0xFF, 0xC0..=0xC2])).expect("a frame header");
     // Marker, length, precision; then height and width.
     bytes[frame + 5..frame + 7].copy_from_slice(&height.to_be_bytes());
     bytes[frame + 7..frame + 9].copy_from_slice(&width.to_be_bytes());
