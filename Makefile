@@ -13,7 +13,7 @@ demo: $(ONNXRUNTIME)
 
 # All tests, in the release profile that the demo uses too: dependencies compile once.
 test: $(ONNXRUNTIME)
-	$(CARGO) test --locked --release --workspace
+	$(CARGO) test --locked --release --workspace --no-fail-fast
 
 # Ratios of this machine, measured in one run.
 bench: $(ONNXRUNTIME)
