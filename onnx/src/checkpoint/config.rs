@@ -4,16 +4,16 @@
 //! the graph are read, those that do not are skipped, and every other one must have its default value. A key that
 //! nobody knows is an error too: it may change the graph.
 
+mod section;
+
 use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
+use section::Section;
 use serde_json::{Map, Value};
 
 /// OpenAI's mean per channel, RGB, on a scale of 0 to 1 (open_clip's `OPENAI_DATASET_MEAN`).
 const OPENAI_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// OpenAI's standard deviation per channel, RGB.
 const OPENAI_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
-
-/// Largest width, count or length that is believed: far beyond real models, far below an overflow.
-const MAX_SIZE: usize = 1 << 20;
 
 /// Activation of the MLPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,125 +142,6 @@ fn custom_block_defaults() -> Vec<(&'static str, Vec<Value>)> {
         ("act_kwargs", vec![Value::Null]),
         ("norm_kwargs", vec![Value::Null]),
     ]
-}
-
-/// One object of the configuration; every key must be asked for, or it is unknown.
-struct Section<'a> {
-    name: &'static str,
-    map: &'a Map<String, Value>,
-    known: std::cell::RefCell<Vec<&'static str>>,
-}
-
-impl<'a> Section<'a> {
-    fn of(parent: &'a Map<String, Value>, name: &'static str) -> Parsed<Self> {
-        match parent.get(name) {
-            Some(Value::Object(map)) => Ok(Self { name, map, known: Vec::new().into() }),
-            Some(other) => Err(format!("`{name}` must be an object, is {other}")),
-            None => Err(format!("`{name}` is missing")),
-        }
-    }
-
-    fn get(&self, key: &'static str) -> Option<&'a Value> {
-        self.known.borrow_mut().push(key);
-        self.map.get(key).filter(|v| !v.is_null())
-    }
-
-    fn bad(&self, key: &str, value: &Value, want: &str) -> String {
-        format!("`{}.{key}` = {value} is not supported: expected {want}", self.name)
-    }
-
-    fn size(&self, key: &'static str, default: Option<usize>) -> Parsed<usize> {
-        match (self.get(key), default) {
-            (Some(v), _) => v
-                .as_u64()
-                .and_then(|n| usize::try_from(n).ok())
-                .filter(|n| (1..=MAX_SIZE).contains(n))
-                .ok_or_else(|| self.bad(key, v, "a positive whole number")),
-            (None, Some(default)) => Ok(default),
-            (None, None) => Err(format!("`{}.{key}` is missing", self.name)),
-        }
-    }
-
-    /// A number, or a pair of equal numbers.
-    fn square(&self, key: &'static str, default: usize) -> Parsed<usize> {
-        let want = "a whole number, or two equal ones (only square images and patches)";
-        match self.get(key) {
-            Some(v @ Value::Array(pair)) => match pair.as_slice() {
-                [a, b] if a == b => a
-                    .as_u64()
-                    .and_then(|n| usize::try_from(n).ok())
-                    .filter(|n| (1..=MAX_SIZE).contains(n))
-                    .ok_or_else(|| self.bad(key, v, want)),
-                _ => Err(self.bad(key, v, want)),
-            },
-            _ => self.size(key, Some(default)),
-        }
-    }
-
-    /// Width of the MLP: open_clip's `int(width * mlp_ratio)`.
-    fn mlp_width(&self, width: usize) -> Parsed<usize> {
-        let ratio = self.number("mlp_ratio", 4.0)?;
-        let scaled = (width as f64 * ratio) as usize;
-        if (1..=MAX_SIZE).contains(&scaled) {
-            return Ok(scaled);
-        }
-        Err(format!("`{}.mlp_ratio` = {ratio} is not supported: it makes the MLP {scaled} wide", self.name))
-    }
-
-    fn flag(&self, key: &'static str, default: bool) -> Parsed<bool> {
-        match self.get(key) {
-            Some(v) => v.as_bool().ok_or_else(|| self.bad(key, v, "true or false")),
-            None => Ok(default),
-        }
-    }
-
-    fn number(&self, key: &'static str, default: f64) -> Parsed<f64> {
-        match self.get(key) {
-            Some(v) => v.as_f64().filter(|n| n.is_finite()).ok_or_else(|| self.bad(key, v, "a number")),
-            None => Ok(default),
-        }
-    }
-
-    /// Presence of LayerScale: any number switches it on.
-    fn layer_scale(&self) -> Parsed<bool> {
-        match self.get("ls_init_value") {
-            Some(v) if v.is_number() => Ok(true),
-            Some(v) => Err(self.bad("ls_init_value", v, "a number or null")),
-            None => Ok(false),
-        }
-    }
-
-    /// These keys must have one of their default values.
-    fn defaults(&self, list: &[(&'static str, Vec<Value>)]) -> Parsed<()> {
-        for (key, allowed) in list {
-            self.known.borrow_mut().push(key);
-            if let Some(v) = self.map.get(*key)
-                && !v.is_null()
-                && !allowed.contains(v)
-            {
-                let want: Vec<String> = allowed.iter().map(Value::to_string).collect();
-                return Err(self.bad(key, v, &format!("the default, {}", want.join(" or "))));
-            }
-        }
-        Ok(())
-    }
-
-    /// These keys do not change the graph.
-    fn skip(&self, keys: &[&'static str]) {
-        self.known.borrow_mut().extend(keys);
-    }
-
-    /// Fails on the first key that was never asked for.
-    fn finish(self) -> Parsed<()> {
-        let known = self.known.borrow();
-        match self.map.keys().find(|k| !known.contains(&k.as_str())) {
-            Some(key) => Err(format!(
-                "`{}.{key}` = {} is not an option of open_clip 3.3.0 that this exporter knows; it might change the model",
-                self.name, self.map[key]
-            )),
-            None => Ok(()),
-        }
-    }
 }
 
 impl CocaConfig {
@@ -510,7 +391,7 @@ fn parse_decoder(s: Section<'_>, text_context: usize) -> Parsed<DecoderConfig> {
 fn parse_preprocess(root: &Map<String, Value>, image_size: usize) -> Parsed<(Preprocess, Normalisation)> {
     let empty = Map::new();
     let s = match root.get("preprocess_cfg") {
-        None | Some(Value::Null) => Section { name: "preprocess_cfg", map: &empty, known: Vec::new().into() },
+        None | Some(Value::Null) => Section::new("preprocess_cfg", &empty),
         Some(_) => Section::of(root, "preprocess_cfg")?,
     };
     s.defaults(&[("mode", vec!["RGB".into()])])?;
