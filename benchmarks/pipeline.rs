@@ -143,6 +143,7 @@ fn measure(
     let model = RunModel::open(config)?;
     let settings = PrepareSettings {
         preprocess: model.folder.spec.preprocessing,
+        scorer: model.scorer_preprocessing(),
         decode: DecodeOptions::default(),
         keep_stored: false,
     };
@@ -155,7 +156,8 @@ fn measure(
 
     let lane_settings =
         LaneSettings { caption: model.settings, filter: Filter::default(), embed_images: false };
-    let lane = Lane::load(&model.folder, &SessionOptions { threads: 1 }, lane_settings)?;
+    let lane =
+        Lane::load(&model.folder, model.scorer.as_ref(), &SessionOptions { threads: 1 }, lane_settings)?;
     let (to_lane, input) = crossbeam_channel::unbounded();
     for sample in prepared {
         to_lane.send(sample)?;

@@ -1,6 +1,7 @@
 //! Recaption: image shards in, captions out. This crate is the program: command line, configuration, wiring.
 //!
-//! The data's way and who owns which part of it stand in `ARCHITECTURE.md`. What a run does is in [`mod@run`]; the stages
+//! The data's way and who owns which part of it stand in `ARCHITECTURE.md`. What a run does is in [`mod@run`], what a second
+//! pass over its output does in [`mod@filter`]; the stages
 //! themselves are in `recaption_stages`, the models in `recaption_onnx`, the output's types in `recaption_schemas`.
 
 #![forbid(unsafe_code)]
@@ -8,5 +9,6 @@
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod filter;
 pub mod run;
 pub mod scenes;

@@ -67,7 +67,10 @@ fn columns_are_the_contract_s() {
     assert_eq!(about["recaption.schema_version"], "1");
     assert_eq!(about["recaption.model"], digest);
     let decode: Value = serde_json::from_str(&about["recaption.decode"]).expect("decode parameters are JSON");
-    assert_eq!(decode, json!({"strategy": "greedy", "max_tokens": 35, "min_tokens": 1, "seed": 0}));
+    assert_eq!(
+        decode,
+        json!({"strategy": "greedy", "candidates": 1, "max_tokens": 35, "min_tokens": 1, "seed": 0})
+    );
 
     let (columns, also) = schema(&rejects);
     let wanted = [

@@ -8,6 +8,7 @@
 pub mod bundled;
 pub mod caption;
 pub mod checkpoint;
+pub mod clean;
 pub mod export;
 pub mod model;
 #[rustfmt::skip]

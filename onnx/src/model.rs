@@ -1,4 +1,5 @@
-//! A model folder as it lies on disk: `model.json`, `tokenizer.json`, three graphs and their weights.
+//! A model folder as it lies on disk: `model.json`, `tokenizer.json`, the graphs (three of a CoCa, two of a CLIP) and
+//! their weights.
 
 use std::path::{Path, PathBuf};
 
@@ -77,6 +78,27 @@ impl std::fmt::Display for Precision {
     }
 }
 
+/// What kind of model a folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    /// Captions and judges.
+    Coca,
+    /// Judges only: two towers.
+    Clip,
+}
+
+impl Architecture {
+    /// As `model.json` has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Coca => "coca",
+            Self::Clip => "clip",
+        }
+    }
+}
+
 /// Sizes that a runtime needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dimensions {
@@ -86,6 +108,14 @@ pub struct Dimensions {
     pub vocab_size: usize,
     /// Longest text, ids with start and end, `T`.
     pub context_length: usize,
+    /// What decoding needs; a CLIP has none. In `model.json` these stand beside the others.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<DecoderDimensions>,
+}
+
+/// Sizes of the decoder's graph, which runs the text tower and the multimodal layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecoderDimensions {
     /// Tokens that the decoder cross-attends to, `Q`.
     pub image_tokens: usize,
     /// Layers of the text tower.
@@ -102,7 +132,7 @@ pub struct Dimensions {
     pub decoder_head_dim: usize,
 }
 
-impl Dimensions {
+impl DecoderDimensions {
     /// Layers with a KV cache.
     #[must_use]
     pub fn cached_layers(&self) -> usize {
@@ -153,8 +183,8 @@ pub struct ModelFile {
 pub struct ModelSpec {
     /// [`MODEL_FORMAT`].
     pub format_version: u32,
-    /// `"coca"`.
-    pub architecture: String,
+    /// CoCa or CLIP.
+    pub architecture: Architecture,
     /// Sizes.
     pub dimensions: Dimensions,
     /// Special ids.
@@ -194,6 +224,11 @@ pub enum ModelError {
         /// What is wrong.
         what: String,
     },
+    /// Captions are asked of a model that has no decoder.
+    #[error(
+        "model {0} is a CLIP, which judges captions and cannot write them: give it as --scorer, and a CoCa as --model"
+    )]
+    NoDecoder(PathBuf),
 }
 
 /// An existing model folder, checked for completeness.
@@ -227,6 +262,9 @@ impl ModelFolder {
             )));
         }
         let spec: ModelSpec = serde_json::from_slice(&text).map_err(|e| bad(format!("malformed: {e}")))?;
+        if spec.architecture == Architecture::Coca && spec.dimensions.decoder.is_none() {
+            return Err(bad("malformed: a coca without the sizes of its decoder".into()));
+        }
         for file in &spec.files {
             let path = dir.join(&file.name);
             if Path::new(&file.name).components().count() != 1 {
@@ -243,6 +281,14 @@ impl ModelFolder {
             }
         }
         Ok(Self { dir: dir.to_owned(), digest: sha256_hex(&text), spec })
+    }
+
+    /// Sizes of the decoder.
+    ///
+    /// # Errors
+    /// [`ModelError::NoDecoder`] for a CLIP.
+    pub fn decoder(&self) -> Result<DecoderDimensions, ModelError> {
+        self.spec.dimensions.decoder.ok_or_else(|| ModelError::NoDecoder(self.dir.clone()))
     }
 
     /// Path of one of its files.

@@ -1,7 +1,13 @@
 //! Text to ids and back, with a `tokenizer.json` as Hugging Face's tokenizers write it.
+//!
+//! Text going in is cleaned as open_clip cleans it, whatever the file's own normalizer does after that.
 
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
+use tokenizers::ModelWrapper;
+
+use crate::clean::clean;
 use crate::model::{ModelFolder, SpecialIds, TOKENIZER_FILE};
 
 /// Why a tokenizer cannot be used.
@@ -9,7 +15,7 @@ use crate::model::{ModelFolder, SpecialIds, TOKENIZER_FILE};
 pub enum TokenizerError {
     /// The model has none.
     #[error(
-        "model {0} has no tokenizer.json, so no text can be read or written: put the checkpoint's tokenizer.json beside its weights and export again (for CLIP's vocabulary it is on the Hugging Face hub, for instance in openai/clip-vit-base-patch32)"
+        "model {0} has no tokenizer.json, so no text can be read or written: put the checkpoint's tokenizer.json beside its weights and export again (for CLIP's vocabulary, `python scripts/build_tokenizer.py --out CHECKPOINT/tokenizer.json` makes it from open_clip's own)"
     )]
     Missing(PathBuf),
     /// It cannot be loaded or does not fit the model.
@@ -36,6 +42,9 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialIds,
     context: usize,
+    written: WrittenSpecials,
+    /// Marks the end of a word in the vocabulary; decoders of byte-level files leave it in.
+    suffix: Option<String>,
 }
 
 impl Tokenizer {
@@ -51,7 +60,11 @@ impl Tokenizer {
         Self::from_file(&model.path(TOKENIZER_FILE), model.spec.special_ids, d.context_length, d.vocab_size)
     }
 
-    fn from_file(
+    /// Loads a tokenizer for a model of that context length and vocabulary.
+    ///
+    /// # Errors
+    /// When the file is missing or malformed, or its vocabulary is larger than the model's.
+    pub fn from_file(
         path: &Path,
         special: SpecialIds,
         context: usize,
@@ -62,28 +75,65 @@ impl Tokenizer {
         // Length is our business: a file may carry settings of its own.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| unusable(e.to_string()))?;
+        // So are special tokens in a text: see `WrittenSpecials`.
+        inner.set_encode_special_tokens(true);
         let size = inner.get_vocab_size(true);
         if size > vocab {
             return Err(unusable(format!("{size} entries, the model's vocabulary has {vocab}")));
         }
-        Ok(Self { inner, special, context })
+        let suffix = match inner.get_model() {
+            ModelWrapper::BPE(bpe) => bpe.end_of_word_suffix.clone().filter(|s| !s.is_empty()),
+            _ => None,
+        };
+        let written = WrittenSpecials::new(&inner, special).map_err(|e| unusable(e.to_string()))?;
+        Ok(Self { inner, special, context, written, suffix })
     }
 
-    /// Ids of `text` between start and end token, cut to the context.
+    /// Ids of `text`, cleaned, between start and end token, cut to the context.
     ///
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<TextIds, TokenizerError> {
+        let cleaned = clean(text);
+        let mut words = Vec::new();
+        let mut from = 0;
+        for (place, id) in self.written.find(&cleaned) {
+            self.encode_words(&cleaned[from..place.start], &mut words)?;
+            words.push(id);
+            from = place.end;
+        }
+        self.encode_words(&cleaned[from..], &mut words)?;
+        let room = self.context - 2;
+        let cut = words.len() > room;
+        words.truncate(room);
+        let ids = [&[self.special.start], words.as_slice(), &[self.special.end]].concat();
+        Ok(TextIds { ids, cut })
+    }
+
+    fn encode_words(&self, text: &str, ids: &mut Vec<i64>) -> Result<(), TokenizerError> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| TokenizerError::Unusable {
             path: TOKENIZER_FILE.into(),
             what: format!("cannot encode a text of {} bytes: {e}", text.len()),
         })?;
-        let words = encoding.get_ids();
-        let room = self.context - 2;
-        let mut ids = vec![self.special.start];
-        ids.extend(words.iter().take(room).map(|id| i64::from(*id)));
-        ids.push(self.special.end);
-        Ok(TextIds { ids, cut: words.len() > room })
+        ids.extend(encoding.get_ids().iter().map(|id| i64::from(*id)));
+        Ok(())
+    }
+
+    /// Ids of a prompt, without start and end.
+    ///
+    /// # Errors
+    /// When the tokenizer fails or the prompt leaves no room for a caption.
+    pub fn prompt(&self, text: &str) -> Result<Vec<i64>, TokenizerError> {
+        if text.trim().is_empty() {
+            return Ok(Vec::new());
+        }
+        let TextIds { ids, cut } = self.encode(text)?;
+        if cut || ids.len() == self.context {
+            let what =
+                format!("the prompt {text:?} leaves no room for a caption within {} tokens", self.context);
+            return Err(TokenizerError::Unusable { path: TOKENIZER_FILE.into(), what });
+        }
+        Ok(ids[1..ids.len() - 1].to_vec())
     }
 
     /// Text of generated ids: special ids left out, tidied.
@@ -98,7 +148,38 @@ impl Tokenizer {
             path: TOKENIZER_FILE.into(),
             what: format!("cannot decode {} ids: {e}", ids.len()),
         })?;
-        Ok(tidy(&text))
+        match &self.suffix {
+            Some(suffix) => Ok(tidy(&text.replace(suffix.as_str(), " "))),
+            None => Ok(tidy(&text)),
+        }
+    }
+}
+
+/// Start and end token where a text spells them out. open_clip reads them as the tokens, but only where its pattern
+/// arrives at their first character: not behind other punctuation.
+struct WrittenSpecials {
+    names: Vec<(String, i64)>,
+    pattern: Regex,
+}
+
+impl WrittenSpecials {
+    fn new(inner: &tokenizers::Tokenizer, special: SpecialIds) -> Result<Self, regex::Error> {
+        let name = |id: i64| u32::try_from(id).ok().and_then(|id| inner.id_to_token(id));
+        let names: Vec<(String, i64)> =
+            [special.start, special.end].into_iter().filter_map(|id| Some((name(id)?, id))).collect();
+        let escaped: Vec<String> = names.iter().map(|(name, _)| regex::escape(name)).collect();
+        let punctuation = r"[^\s\p{L}\p{N}\u{345}]+".to_owned();
+        let pattern = Regex::new(&[&escaped[..], &[punctuation]].concat().join("|"))?;
+        Ok(Self { names, pattern })
+    }
+
+    /// Where they stand in a cleaned text.
+    fn find(&self, text: &str) -> Vec<(std::ops::Range<usize>, i64)> {
+        if !self.names.iter().any(|(name, _)| text.contains(name.as_str())) {
+            return Vec::new();
+        }
+        let id_of = |found: &str| self.names.iter().find(|(name, _)| name == found).map(|(_, id)| *id);
+        self.pattern.find_iter(text).filter_map(|m| Some((m.range(), id_of(m.as_str())?))).collect()
     }
 }
 

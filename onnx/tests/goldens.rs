@@ -23,7 +23,7 @@ fn check(name: &str, precision: Precision) {
     let passed: Vec<&str> = checks.iter().filter(|c| c.outcome == Outcome::Pass).map(|c| c.tensor).collect();
     assert!(checks.iter().all(|c| c.outcome != Outcome::Fail), "{name}: {checks:#?}");
     let must: &[&str] = match precision {
-        Precision::Fp32 => &["image_features", "text_features", "logits", "greedy"],
+        Precision::Fp32 => &["image_features", "text_features", "logits", "greedy", "beam", "beam_score"],
         Precision::Fp16 => &["image_features", "text_features"],
     };
     assert!(must.iter().all(|tensor| passed.contains(tensor)), "{name}: {checks:#?}");

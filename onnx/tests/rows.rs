@@ -5,11 +5,13 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::{bundled, case};
 use ort::value::DynTensor;
 use recaption_onnx::{
     ModelFolder, Precision,
-    caption::{CaptionSettings, Captioner},
+    caption::{Admission, BeamSettings, CaptionSettings, Captioner, SampleSettings, Strategy, image_seed},
     export,
     runtime::{ImageEncoder, SessionOptions, TextEncoder},
 };
@@ -164,28 +166,46 @@ fn check_texts(subject: &Subject) {
     );
 }
 
-/// Ids, log-probability bits and feature bits of one caption.
-type Caption = (Vec<i64>, u32, Vec<u32>);
+/// Ids and log-probability bits of every candidate, and feature bits of the image.
+type Captions = (Vec<(Vec<i64>, u32)>, Vec<u32>);
 
-fn captions(subject: &Subject, threads: usize, max_slots: usize, order: &[usize]) -> Vec<Caption> {
-    let max_tokens = subject.model.spec.dimensions.context_length - 1;
-    let settings = CaptionSettings { max_tokens, min_tokens: 1, max_slots };
+/// Sampling with everything on, in two waves of rows; beams with several results and a prompt; greedy.
+fn strategies(model: &ModelFolder) -> [(&'static str, CaptionSettings); 3] {
+    let context = model.spec.dimensions.context_length;
+    let greedy = CaptionSettings::greedy(context - 1, 1, 1);
+    let sample = SampleSettings { repetition_penalty: 1.2, temperature: 1.3, top_k: 40, top_p: 0.95 };
+    let prompt = vec![5, 3];
+    let beam = Strategy::Beam(BeamSettings { beams: 3, ..BeamSettings::default() });
+    let shorter = CaptionSettings { max_tokens: context - 3, prompt, ..greedy.clone() };
+    [
+        ("greedy", greedy.clone()),
+        ("sample", CaptionSettings { strategy: Strategy::Sample(sample), candidates: 10, ..greedy }),
+        ("beam", CaptionSettings { strategy: beam, candidates: 2, ..shorter }),
+    ]
+}
+
+fn captions(subject: &Subject, threads: usize, settings: CaptionSettings, order: &[usize]) -> Vec<Captions> {
+    let candidates = settings.candidates;
     let mut captioner =
         Captioner::load(&subject.model, &SessionOptions { threads }, settings).expect("captioner");
     let images: Vec<&[u8]> = subject.images().collect();
-    let mut result: Vec<Option<Caption>> = vec![None; IMAGES];
+    let mut result: Vec<Option<Captions>> = vec![None; IMAGES];
     let mut waiting = order;
     while !waiting.is_empty() || captioner.active() > 0 {
         let (now, later) = waiting.split_at(captioner.room().min(waiting.len()));
         if !now.is_empty() {
-            let tickets: Vec<u64> = now.iter().map(|i| *i as u64).collect();
+            let admissions: Vec<Admission> = now
+                .iter()
+                .map(|i| Admission { ticket: *i as u64, seed: image_seed(7, &i.to_string()) })
+                .collect();
             let pixels: Vec<u8> = now.iter().flat_map(|i| images[*i]).copied().collect();
-            captioner.admit(&tickets, &pixels).expect("admit");
+            captioner.admit(&admissions, &pixels).expect("admit");
             waiting = later;
         }
         for done in captioner.step().expect("step") {
-            let caption = (done.ids, done.logprob.to_bits(), bits(&done.image_features));
-            let before = result[done.ticket as usize].replace(caption);
+            assert_eq!(done.candidates.len(), candidates);
+            let ids = done.candidates.into_iter().map(|c| (c.ids, c.logprob.to_bits())).collect();
+            let before = result[done.ticket as usize].replace((ids, bits(&done.image_features)));
             assert!(before.is_none(), "image {} came out twice", done.ticket);
         }
     }
@@ -195,23 +215,23 @@ fn captions(subject: &Subject, threads: usize, max_slots: usize, order: &[usize]
 fn check_captions(subject: &Subject) {
     let forwards: Vec<usize> = (0..IMAGES).collect();
     let shuffled: Vec<usize> = (0..IMAGES).map(|i| (i * 10 + 4) % IMAGES).collect();
-    let alone = captions(subject, 1, 1, &forwards);
-    let lengths: std::collections::BTreeSet<usize> = alone.iter().map(|c| c.0.len()).collect();
-    assert!(lengths.len() > 1, "captions of one length only would not refill slots: {lengths:?}");
     let mut differences = Vec::new();
-    for threads in THREADS {
-        for slots in BATCHES {
-            for (name, order) in [("forwards", &forwards), ("shuffled", &shuffled)] {
-                let got = captions(subject, threads, slots, order);
-                for (image, (a, b)) in alone.iter().zip(&got).enumerate() {
-                    if a != b {
-                        differences.push(format!(
-                            "image {image}, {threads} threads, {slots} slots, {name}: ids {}, logprob {} and {}",
-                            if a.0 == b.0 { "equal" } else { "differ" },
-                            f32::from_bits(a.1),
-                            f32::from_bits(b.1)
-                        ));
-                    }
+    for (strategy, settings) in strategies(&subject.model) {
+        let alone = captions(subject, 1, settings.clone(), &forwards);
+        let lengths: BTreeSet<usize> =
+            alone.iter().flat_map(|c| c.0.iter().map(|(ids, _)| ids.len())).collect();
+        assert!(lengths.len() > 1, "{strategy}: captions of one length would not refill slots: {lengths:?}");
+        // Many rows per image take long; a few shapes of batch differ from each other as much as many.
+        let few = strategy != "greedy";
+        for threads in THREADS.into_iter().filter(|t| !few || *t == 2) {
+            for slots in BATCHES.into_iter().filter(|b| !few || [3, 16].contains(b)) {
+                for (name, order) in [("forwards", &forwards), ("shuffled", &shuffled)] {
+                    let settings = CaptionSettings { max_slots: slots, ..settings.clone() };
+                    let got = captions(subject, threads, settings, order);
+                    let differ = alone.iter().zip(&got).enumerate().filter(|(_, (a, b))| a != b);
+                    differences.extend(differ.map(|(i, _)| {
+                        format!("{strategy}: image {i}, {threads} threads, {slots} slots, {name}")
+                    }));
                 }
             }
         }
@@ -222,6 +242,76 @@ fn check_captions(subject: &Subject) {
         differences.len(),
         &differences[..differences.len().min(5)]
     );
+}
+
+/// Memory that runs out halfway: images begin anew in half the slots, and nothing else changes.
+#[test]
+fn halving_the_batch_changes_no_caption() {
+    let subject = Subject::new(&bundled());
+    for (strategy, settings) in strategies(&subject.model) {
+        let settings = CaptionSettings { max_slots: 8, ..settings };
+        let want = captions(&subject, 1, settings.clone(), &(0..IMAGES).collect::<Vec<_>>());
+        let mut captioner =
+            Captioner::load(&subject.model, &SessionOptions { threads: 1 }, settings).expect("captioner");
+        let admissions = |tickets: &[u64]| -> Vec<Admission> {
+            tickets.iter().map(|t| Admission { ticket: *t, seed: image_seed(7, &t.to_string()) }).collect()
+        };
+        let pixels = |tickets: &[u64]| -> Vec<u8> {
+            tickets.iter().flat_map(|t| subject.images().nth(*t as usize).expect("image")).copied().collect()
+        };
+        let mut waiting: Vec<u64> = (0..8).collect();
+        let (mut done, mut steps) = (0, 0);
+        while !waiting.is_empty() || captioner.active() > 0 {
+            let now: Vec<u64> = waiting.drain(..captioner.room().min(waiting.len())).collect();
+            if !now.is_empty() {
+                captioner.admit(&admissions(&now), &pixels(&now)).expect("admit");
+            }
+            for generated in captioner.step().expect("step") {
+                let ids = generated
+                    .candidates
+                    .into_iter()
+                    .map(|c| (c.ids, c.logprob.to_bits()))
+                    .collect::<Vec<_>>();
+                assert_eq!(ids, want[generated.ticket as usize].0, "{strategy}");
+                done += 1;
+            }
+            steps += 1;
+            if [2, 4, 6].contains(&steps) {
+                waiting.extend(captioner.halve().expect("more than one slot"));
+            }
+        }
+        assert_eq!((done, captioner.max_slots(), captioner.halve()), (8, 1, None), "{strategy}");
+    }
+}
+
+#[test]
+fn memory_is_computed_before_it_is_taken() {
+    let subject = Subject::new(&case("square"));
+    let load = |settings| Captioner::load(&subject.model, &SessionOptions { threads: 1 }, settings);
+    let settings = CaptionSettings::greedy(10, 1, 32);
+    let slot = load(settings.clone()).expect("captioner").slot_bytes() as u64;
+    let slots =
+        |cache_bytes| load(CaptionSettings { cache_bytes, ..settings.clone() }).map(|c| c.max_slots());
+    assert_eq!(slots(5 * slot + 1).expect("five fit"), 5);
+    assert_eq!(slots(1000 * slot).expect("all fit"), 32);
+    let error = slots(slot - 1).expect_err("none fits").to_string();
+    assert!(error.contains("one image needs"), "{error}");
+}
+
+#[test]
+fn a_prompt_is_read_and_not_returned() {
+    let subject = Subject::new(&bundled());
+    let greedy = CaptionSettings::greedy(20, 1, 4);
+    let plain = captions(&subject, 1, greedy.clone(), &(0..IMAGES).collect::<Vec<_>>());
+    // Continuing a greedy caption from its own beginning gives its end.
+    let first = &plain[0].0[0].0;
+    let prompt = first[..2].to_vec();
+    let prompted = CaptionSettings { prompt, max_tokens: 18, ..greedy.clone() };
+    let continued = captions(&subject, 1, prompted, &(0..IMAGES).collect::<Vec<_>>());
+    assert_eq!(continued[0].0[0].0, first[2..]);
+    let padding = CaptionSettings { prompt: vec![subject.model.spec.special_ids.pad], ..greedy };
+    let error = Captioner::load(&subject.model, &SessionOptions { threads: 1 }, padding);
+    assert!(error.err().expect("refused").to_string().contains("padding"));
 }
 
 macro_rules! subjects {
@@ -242,4 +332,18 @@ subjects! {
     bundled_captioner: bundled(),
     golden_without_pooler: case("nopool"),
     golden_with_odd_sizes: case("odd"),
+}
+
+/// A CLIP has no captions.
+mod clip {
+    use super::*;
+    use common::clip_case;
+    #[test]
+    fn image_features() {
+        check_images(&Subject::new(&clip_case("plain")));
+    }
+    #[test]
+    fn text_features() {
+        check_texts(&Subject::new(&clip_case("plain")));
+    }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use recaption_stages::select::Fraction;
+
 use super::logging::{FormatArg, LevelArg};
 use crate::config::{ConfigError, Layers};
 
@@ -33,6 +35,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Caption shards.
     Run(RunArgs),
+    /// Keep the best rows of a finished output, in a new dataset.
+    Filter(FilterArgs),
     /// Caption single images.
     Caption(CaptionArgs),
     /// Describe a model folder or an output.
@@ -92,9 +96,65 @@ pub struct VerifyArgs {
 pub struct CaptionArgs {
     /// Model folder.
     pub model: PathBuf,
+    /// Model folder that judges similarity; by default the captioner.
+    #[arg(long, value_name = "MODEL")]
+    pub scorer: Option<PathBuf>,
     /// Image files.
     #[arg(required = true)]
     pub images: Vec<PathBuf>,
+    /// A configuration key of `[caption]` or `[model]`, as a TOML value. May be repeated.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// A column of similarities.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum ScoreArg {
+    /// Image and chosen caption.
+    Similarity,
+    /// Image and original caption; rows without one are never selected.
+    OrgSimilarity,
+}
+
+/// Where `recaption filter` cuts: exactly one of these.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct CutArgs {
+    /// Keep this share of the rows that have a score, rounded up; rows equal to the last of them stay too.
+    #[arg(long, value_name = "FRACTION")]
+    pub keep_top: Option<Fraction>,
+    /// Keep rows of at least this similarity, -1 to 1.
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = similarity)]
+    pub min_similarity: Option<f32>,
+}
+
+/// `recaption filter`. Reads no images and loads no model; the output that it reads is never changed.
+#[derive(Debug, clap::Args)]
+pub struct FilterArgs {
+    /// Output of `recaption run`, or of an earlier `recaption filter`: folder or bucket prefix.
+    #[arg(value_name = "OUT")]
+    pub output: String,
+    /// Where to cut.
+    #[command(flatten)]
+    pub cut: CutArgs,
+    /// The column that decides.
+    #[arg(long, value_name = "COLUMN", default_value = "similarity")]
+    pub by: ScoreArg,
+    /// Where the new dataset goes: folder or bucket prefix outside OUT. Rows that are left out become its rejects.
+    #[arg(long, value_name = "NEW")]
+    pub to: String,
+    /// Keep all rows, and add a column of this name that is true where a row is selected.
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub column: Option<String>,
+    /// Replace what another pass or run left at NEW.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+fn similarity(text: &str) -> Result<f32, String> {
+    let number = text.parse::<f64>().ok().filter(|n| (-1.0..=1.0).contains(n));
+    number.map(|n| n as f32).ok_or_else(|| "expected a number from -1 to 1".to_owned())
 }
 
 /// `recaption inspect`.

@@ -4,9 +4,9 @@ use anyhow::Context;
 use recaption_onnx::runtime::SessionOptions;
 use recaption_stages::{
     caption::{Lane, LaneSettings},
-    decode::{DecodeOptions, prepare},
+    decode::DecodeOptions,
     filter::{Filter, Outcome},
-    prepare::PreparedSample,
+    prepare::{PrepareSettings, PreparedSample, squares},
 };
 
 use super::args::CaptionArgs;
@@ -19,11 +19,24 @@ use crate::{
 pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let mut layers = Layers::default();
     layers.set("model.captioner", args.model.to_string_lossy().into_owned(), "MODEL")?;
+    if let Some(scorer) = &args.scorer {
+        layers.set("model.scorer", scorer.to_string_lossy().into_owned(), "--scorer")?;
+    }
     layers.set("input.shards", "-", "IMAGE")?;
     layers.set("output.url", "-", "stdout")?;
-    let model = RunModel::open(&RunConfig::build(&layers)?)?;
-    let settings = LaneSettings { caption: model.settings, filter: Filter::default(), embed_images: false };
-    let lane = Lane::load(&model.folder, &SessionOptions::default(), settings)?;
+    for assignment in &args.set {
+        layers.add_assignment(assignment)?;
+    }
+    let config = RunConfig::build(&layers)?;
+    let model = RunModel::open(&config)?;
+    let settings = LaneSettings {
+        caption: model.settings.clone(),
+        seed: config.seed,
+        keep_prompt: config.captioning.keep_prompt,
+        filter: Filter::default(),
+        embed_images: false,
+    };
+    let lane = Lane::load(&model.folder, model.scorer.as_ref(), &SessionOptions::default(), settings)?;
     let (to_lane, input) = crossbeam_channel::unbounded();
     let mut failed = false;
     for (index, path) in args.images.iter().enumerate() {
@@ -43,9 +56,11 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         let path = args.images[finished.index as usize].display();
         match finished.outcome {
             Outcome::Caption(row) => {
-                let best = row.candidates.best();
-                lines
-                    .insert(finished.index, format!("{path}\t{:.4}\t{}\n", best.similarity.get(), best.text));
+                let chosen = row.candidates.chosen();
+                lines.insert(
+                    finished.index,
+                    format!("{path}\t{:.4}\t{}\n", chosen.similarity.get(), chosen.text),
+                );
             }
             Outcome::Reject(reject) => {
                 failed = true;
@@ -61,8 +76,13 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
 fn read(path: &std::path::Path, model: &RunModel) -> anyhow::Result<PreparedSample> {
     let bytes = std::fs::read(path)?;
     let suffix = path.extension().map(|s| s.to_string_lossy().to_lowercase());
-    let limits = DecodeOptions::default();
-    let prepared = prepare(&bytes, suffix.as_deref(), &model.folder.spec.preprocessing, &limits)?;
+    let settings = PrepareSettings {
+        preprocess: model.folder.spec.preprocessing,
+        scorer: model.scorer_preprocessing(),
+        decode: DecodeOptions::default(),
+        keep_stored: false,
+    };
+    let prepared = squares(&bytes, suffix.as_deref().unwrap_or_default(), &settings)?;
     Ok(PreparedSample {
         shard: 0,
         index: 0,
@@ -72,7 +92,8 @@ fn read(path: &std::path::Path, model: &RunModel) -> anyhow::Result<PreparedSamp
         width: prepared.width,
         height: prepared.height,
         sha256: String::new(),
-        pixels: prepared.pixels.into_vec(),
+        pixels: prepared.captioner,
+        scorer_pixels: prepared.scorer,
         org_caption: None,
         url: None,
         meta: None,

@@ -37,19 +37,30 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
     let d = &s.dimensions;
     print(&format!(
         "model          {} ({}, {} parameters, opset {})\ndigest         {}\nsource         sha256 {}\n",
-        s.architecture, s.precision, s.parameters, s.opset, folder.digest, s.source_sha256
+        s.architecture.as_str(),
+        s.precision,
+        s.parameters,
+        s.opset,
+        folder.digest,
+        s.source_sha256
     ));
+    let (tokens, layers) = match &d.decoder {
+        Some(d) => (
+            format!("{} tokens for the decoder", d.image_tokens),
+            format!("text {}, decoder {}", d.text_layers, d.decoder_layers),
+        ),
+        None => {
+            ("features alone".to_owned(), "two towers; judges captions, writes none (--scorer)".to_owned())
+        }
+    };
     print(&format!(
-        "image          {0} x {0}, {1:?}, {2:?}, {3} tokens for the decoder\ntext           vocabulary {4}, context {5}, embedding {6}\nlayers         text {7}, decoder {8}\ntokenizer      {9}\n",
+        "image          {0} x {0}, {1:?}, {2:?}, {tokens}\ntext           vocabulary {3}, context {4}, embedding {5}\nlayers         {layers}\ntokenizer      {6}\n",
         s.image_size,
         s.preprocessing.resize_mode,
         s.preprocessing.interpolation,
-        d.image_tokens,
         d.vocab_size,
         d.context_length,
         d.embed_dim,
-        d.text_layers,
-        d.decoder_layers,
         if folder.has_tokenizer() { "yes" } else { "no: `run` and `caption` need one" }
     ));
     let mut damaged = false;

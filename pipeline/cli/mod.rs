@@ -2,6 +2,7 @@
 
 mod args;
 mod caption;
+mod filter;
 mod inspect;
 pub mod logging;
 
@@ -64,6 +65,7 @@ fn dispatch(command: Command, format: logging::Format) -> anyhow::Result<ExitCod
         Command::Verify(args) => verify_model(&args),
         Command::Run(args) => run_job(&args, format),
         Command::Caption(args) => caption::caption(&args),
+        Command::Filter(args) => filter::filter(&args, format),
         Command::Inspect(args) => inspect::inspect(&args),
     }
 }

@@ -39,7 +39,12 @@ const ANY: i64 = i64::MAX;
 /// All keys, in the order of the documentation.
 pub const KEYS: &[Key] = &[
     key("model.captioner", Kind::Text, "required", "model folder made by `recaption export`"),
-    key("model.scorer", Kind::Text, "the captioner", "model folder that judges similarity (not built yet)"),
+    key(
+        "model.scorer",
+        Kind::Text,
+        "the captioner",
+        "model folder that judges similarity, a CLIP or another CoCa",
+    ),
     key(
         "model.provider",
         Kind::Choice(&["auto", "cpu", "cuda", "tensorrt"]),
@@ -53,14 +58,14 @@ pub const KEYS: &[Key] = &[
         "0",
         "copies of the model that work side by side; 0 chooses by its size",
     ),
-    key(
-        "caption.strategy",
-        Kind::Choice(&["greedy", "beam", "sample"]),
-        "greedy",
-        "how tokens are chosen; beam and sample are not built yet",
-    ),
+    key("caption.strategy", Kind::Choice(&["greedy", "beam", "sample"]), "greedy", "how tokens are chosen"),
     key("caption.beams", Kind::Integer(1, 64), "6", "beams of `beam`"),
-    key("caption.candidates", Kind::Integer(1, 256), "1", "captions per image, the best is chosen"),
+    key(
+        "caption.candidates",
+        Kind::Integer(1, 256),
+        "1",
+        "captions per image, the most similar is chosen; at most the beams for `beam`",
+    ),
     key("caption.temperature", Kind::Real(1e-6, 1e6), "1.0", "temperature of `sample`"),
     key("caption.top_k", Kind::Integer(0, ANY), "0", "tokens that `sample` chooses from; 0 is all"),
     key("caption.top_p", Kind::Real(1e-9, 1.0), "1.0", "probability mass that `sample` chooses from"),
@@ -71,6 +76,12 @@ pub const KEYS: &[Key] = &[
         "penalty on tokens already said, `sample`",
     ),
     key("caption.length_penalty", Kind::Real(-100.0, 100.0), "1.0", "exponent of the length in beam scores"),
+    key(
+        "caption.early_stopping",
+        Kind::Choice(&["false", "true", "never"]),
+        "false",
+        "when `beam` ends: Hugging Face's rule, with as many ends as beams, or when nothing can win any more",
+    ),
     key("caption.min_tokens", Kind::Integer(0, ANY), "1", "fewest tokens before the end token"),
     key(
         "caption.max_tokens",
@@ -78,8 +89,28 @@ pub const KEYS: &[Key] = &[
         "context - 1",
         "most generated tokens, end token included",
     ),
-    key("caption.prompt", Kind::Text, "empty", "text that every caption begins with (not built yet)"),
+    key("caption.prompt", Kind::Text, "empty", "text that the model is given as the caption's beginning"),
+    key("caption.keep_prompt", Kind::Flag, "false", "whether captions begin with the prompt"),
     key("filter.min_similarity", Kind::Real(-1.0, 1.0), "off", "captions below this similarity are rejected"),
+    key("rules.min_words", Kind::Integer(0, ANY), "off", "fewest words of a chosen caption"),
+    key("rules.max_words", Kind::Integer(1, ANY), "off", "most words"),
+    key("rules.min_chars", Kind::Integer(0, ANY), "off", "fewest characters"),
+    key("rules.max_chars", Kind::Integer(1, ANY), "off", "most characters"),
+    key("rules.max_repeats", Kind::Integer(1, ANY), "off", "most times that any n-gram of words may occur"),
+    key("rules.ngram", Kind::Integer(1, 64), "3", "words of an n-gram of `rules.max_repeats`"),
+    key(
+        "rules.banned_words",
+        Kind::TextList,
+        "none",
+        "whole words and phrases that may not occur, in any case",
+    ),
+    key(
+        "rules.junk",
+        Kind::Flag,
+        "false",
+        "refuses file names, addresses, camera names, codes, texts without a letter",
+    ),
+    key("rules.duplicates", Kind::Flag, "false", "of equal candidates only the best may be chosen"),
     key("input.shards", Kind::TextList, "required", "URLs, paths, `{00000..00099}` ranges, globs, folders"),
     key("input.format", Kind::Choice(&["webdataset"]), "webdataset", "what the shards are"),
     key(
@@ -109,6 +140,12 @@ pub const KEYS: &[Key] = &[
     key("run.seed", Kind::Integer(0, ANY), "0", "seed of sampling"),
     key("run.threads", Kind::Integer(1, 4096), "all cores", "threads that decode images and run the model"),
     key("run.batch_size", Kind::Integer(1, 4096), "32", "images decoded together by one copy of the model"),
+    key(
+        "run.cache_bytes",
+        Kind::Integer(1 << 20, ANY),
+        "4 GiB",
+        "memory for attention caches, all copies of the model together; fewer images are decoded together when it is short",
+    ),
 ];
 
 /// The key of that name.

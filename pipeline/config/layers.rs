@@ -112,7 +112,10 @@ impl Layers {
             let what = format!("unknown key `{name}`; did you mean `{}`?", keys::nearest(name));
             return Err(ConfigError::new(origin, what));
         };
-        let value = value.into();
+        let mut value = value.into();
+        if let (Kind::Choice(_), Value::Boolean(flag)) = (key.kind, &value) {
+            value = Value::String(flag.to_string());
+        }
         check(key.name, key.kind, &value).map_err(|what| ConfigError::new(origin, what))?;
         self.values.insert(key.name, Typed { value, origin: origin.to_owned() });
         Ok(())
@@ -122,6 +125,12 @@ impl Layers {
     #[must_use]
     pub fn origin(&self, name: &str) -> String {
         self.values.get(name).map_or_else(|| format!("`{name}` (default)"), |t| t.origin.clone())
+    }
+
+    /// Whether any layer set the key.
+    #[must_use]
+    pub fn is_set(&self, name: &str) -> bool {
+        self.values.contains_key(name)
     }
 
     /// A string.

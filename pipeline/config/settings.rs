@@ -1,15 +1,25 @@
 //! The second layer: validated settings, built once by one fallible function.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use recaption_stages::{decode::DecodeOptions, filter::Filter, tar::TarLimits};
+use recaption_stages::{
+    decode::DecodeOptions,
+    filter::Filter,
+    rules::{RuleSettings, TextRules},
+    tar::TarLimits,
+};
 
-use super::layers::{ConfigError, Layers};
+use super::{
+    captioning::Captioning,
+    layers::{ConfigError, Layers},
+};
 
 /// Images decoded together by one copy of the model. Larger batches win little on CPUs and cost memory.
 pub const DEFAULT_BATCH_SIZE: usize = 32;
 /// Shards read at the same time: one hides the other's latency.
 const DEFAULT_CONCURRENT_SHARDS: usize = 2;
+/// Memory for attention caches.
+const DEFAULT_CACHE_BYTES: u64 = 4 << 30;
 /// Image bytes held between reading and decoding.
 const DEFAULT_BUFFER_BYTES: usize = 256 << 20;
 
@@ -36,8 +46,12 @@ impl Images {
 pub struct RunConfig {
     /// Model folder.
     pub captioner: PathBuf,
+    /// Model folder of the judge; `None` is the captioner.
+    pub scorer: Option<PathBuf>,
     /// Copies of the model; `None` chooses by its size.
     pub sessions: Option<usize>,
+    /// Strategy, candidates, prompt.
+    pub captioning: Captioning,
     /// Fewest tokens before the end token.
     pub min_tokens: usize,
     /// Most generated tokens; `None` is the context length less one.
@@ -64,6 +78,8 @@ pub struct RunConfig {
     pub threads: usize,
     /// Images decoded together.
     pub batch_size: usize,
+    /// Memory for attention caches, all copies of the model together.
+    pub cache_bytes: u64,
     /// What was typed, for the run's record.
     pub typed: BTreeMap<String, String>,
 }
@@ -106,10 +122,15 @@ impl RunConfig {
         let cores = std::thread::available_parallelism().map_or(1, Into::into);
         Ok(Self {
             captioner: PathBuf::from(captioner),
+            scorer: layers.text("model.scorer").filter(|dir| !dir.is_empty()).map(PathBuf::from),
             sessions: size("model.sessions").filter(|n| *n > 0),
+            captioning: Captioning::build(layers)?,
             min_tokens,
             max_tokens,
-            filter: Filter { min_similarity: layers.real("filter.min_similarity").map(|n| n as f32) },
+            filter: Filter {
+                min_similarity: layers.real("filter.min_similarity").map(|n| n as f32),
+                rules: Arc::new(text_rules(layers)?),
+            },
             shards,
             decode: decode_options(layers),
             tar: tar_limits(layers),
@@ -120,6 +141,7 @@ impl RunConfig {
             seed: unsigned("run.seed").unwrap_or(0),
             threads: size("run.threads").unwrap_or(cores),
             batch_size: size("run.batch_size").unwrap_or(DEFAULT_BATCH_SIZE),
+            cache_bytes: unsigned("run.cache_bytes").unwrap_or(DEFAULT_CACHE_BYTES),
             typed: layers.describe(),
         })
     }
@@ -127,12 +149,20 @@ impl RunConfig {
     /// The keys that change rows, with their values: two runs may share an output only if these are equal. Keys that a
     /// strategy does not look at, and those that only change speed, are not among them.
     #[must_use]
-    pub fn row_keys(&self, model_digest: &str, max_tokens: usize) -> BTreeMap<String, String> {
+    pub fn row_keys(
+        &self,
+        model_digest: &str,
+        scorer_digest: Option<&str>,
+        max_tokens: usize,
+    ) -> BTreeMap<String, String> {
         let mut keys = BTreeMap::new();
         let mut put = |name: &str, value: String| keys.insert(name.to_owned(), value);
         put("model.captioner", model_digest.to_owned());
-        put("caption.strategy", "greedy".into());
-        put("caption.candidates", "1".into());
+        // Absent without one, as in outputs that are older than scorers.
+        if let Some(digest) = scorer_digest {
+            put("model.scorer", digest.to_owned());
+        }
+        self.captioning.put_row_keys(self.seed, &mut put);
         put("caption.min_tokens", self.min_tokens.to_string());
         put("caption.max_tokens", max_tokens.to_string());
         put("filter.min_similarity", self.filter.min_similarity.map_or("off".into(), |v| v.to_string()));
@@ -142,6 +172,10 @@ impl RunConfig {
         put("input.exif_orientation", self.decode.exif_orientation.to_string());
         put("input.max_member_bytes", self.tar.max_member_bytes.to_string());
         put("output.images", self.images.as_str().into());
+        // Rules that are off are not among them: an output made before there were rules stays the same.
+        for (name, value) in self.filter.rules.row_keys() {
+            put(name, value);
+        }
         keys
     }
 }
@@ -160,6 +194,23 @@ fn decode_options(layers: &Layers) -> DecodeOptions {
     decode
 }
 
+fn text_rules(layers: &Layers) -> Result<TextRules, ConfigError> {
+    let size = |name: &str| layers.integer(name).and_then(|n| usize::try_from(n).ok());
+    let flag = |name: &str| layers.flag(name).unwrap_or(false);
+    let settings = RuleSettings {
+        min_words: size("rules.min_words"),
+        max_words: size("rules.max_words"),
+        min_chars: size("rules.min_chars"),
+        max_chars: size("rules.max_chars"),
+        max_repeats: size("rules.max_repeats"),
+        ngram: size("rules.ngram"),
+        banned_words: layers.texts("rules.banned_words"),
+        junk: flag("rules.junk"),
+        duplicates: flag("rules.duplicates"),
+    };
+    TextRules::new(settings).map_err(|e| ConfigError::new(layers.origin(e.key), e.what))
+}
+
 fn tar_limits(layers: &Layers) -> TarLimits {
     let mut tar = TarLimits::default();
     if let Some(bytes) = layers.integer("input.max_member_bytes").and_then(|n| u64::try_from(n).ok()) {
@@ -176,20 +227,8 @@ fn not_built_yet(layers: &Layers) -> Result<(), ConfigError> {
             format!("`{name}`: {what} is not built yet in this version"),
         ))
     };
-    if let Some(strategy) = layers.text("caption.strategy").filter(|s| s != "greedy") {
-        return refuse("caption.strategy", &format!("strategy `{strategy}`"));
-    }
     if let Some(provider) = layers.text("model.provider").filter(|p| p == "cuda" || p == "tensorrt") {
         return refuse("model.provider", &format!("provider `{provider}`"));
-    }
-    if layers.text("model.scorer").is_some() {
-        return refuse("model.scorer", "a separate scorer");
-    }
-    if layers.text("caption.prompt").is_some_and(|p| !p.is_empty()) {
-        return refuse("caption.prompt", "a caption prompt");
-    }
-    if layers.integer("caption.candidates").is_some_and(|n| n != 1) {
-        return refuse("caption.candidates", "more than one candidate");
     }
     Ok(())
 }

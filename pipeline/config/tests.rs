@@ -1,5 +1,7 @@
 //! Layers, validation, and the README's table.
 
+use recaption_onnx::caption::{EarlyStopping, Strategy};
+
 use super::{KEYS, Layers, RunConfig, nearest};
 
 fn layers(toml: &str) -> Layers {
@@ -64,13 +66,7 @@ fn wrong_values_say_what_is_expected() {
 fn what_is_missing_or_not_built_is_said() {
     let error = RunConfig::build(&Layers::default()).expect_err("empty").to_string();
     assert!(error.contains("model.captioner") && error.contains("--model"), "{error}");
-    for assignment in [
-        "caption.strategy=beam",
-        "model.provider=cuda",
-        "model.scorer=x",
-        "caption.candidates=2",
-        "caption.prompt=a",
-    ] {
+    for assignment in ["model.provider=cuda"] {
         let mut all = layers(COMPLETE);
         all.add_assignment(assignment).expect("known key");
         let error = RunConfig::build(&all).expect_err(assignment).to_string();
@@ -79,11 +75,41 @@ fn what_is_missing_or_not_built_is_said() {
 }
 
 #[test]
+fn strategies_take_their_own_keys() {
+    let build = |assignments: &[&str]| {
+        let mut all = layers(COMPLETE);
+        assignments.iter().for_each(|a| all.add_assignment(a).expect(a));
+        RunConfig::build(&all)
+    };
+    let sample =
+        build(&["caption.strategy=sample", "caption.top_p=0.9", "caption.candidates=4"]).expect("valid");
+    let Strategy::Sample(settings) = sample.captioning.strategy else { panic!("{:?}", sample.captioning) };
+    assert_eq!((settings.top_p, settings.temperature, sample.captioning.candidates), (0.9, 1.0, 4));
+    let beam =
+        build(&["caption.strategy=beam", "caption.early_stopping=true", "caption.top_k=3"]).expect("valid");
+    let Strategy::Beam(settings) = beam.captioning.strategy else { panic!("{:?}", beam.captioning) };
+    assert_eq!((settings.beams, settings.early_stopping), (6, EarlyStopping::Always));
+    assert_eq!(beam.captioning.ignored, ["caption.top_k"]);
+    for (assignments, word) in [
+        (&["caption.candidates=2"][..], "`sample` or `beam`"),
+        (&["caption.strategy=beam", "caption.beams=3", "caption.candidates=4"], "caption.beams"),
+    ] {
+        let error = build(assignments).expect_err("too many candidates").to_string();
+        assert!(error.contains(word), "{error}");
+    }
+    // What a strategy does not look at changes no row.
+    let keys = |assignments: &[&str]| build(assignments).expect("valid").row_keys("digest", None, 20);
+    assert_eq!(keys(&["caption.temperature=2", "run.seed=3"]), keys(&[]));
+    assert_ne!(keys(&["caption.strategy=sample", "run.seed=3"]), keys(&["caption.strategy=sample"]));
+    assert_ne!(keys(&["caption.prompt=a photo of"]), keys(&[]));
+}
+
+#[test]
 fn speed_does_not_change_the_fingerprint_and_rows_do() {
     let keys = |assignment: &str| {
         let mut all = layers(COMPLETE);
         all.add_assignment(assignment).expect(assignment);
-        RunConfig::build(&all).expect("complete").row_keys("digest", 20)
+        RunConfig::build(&all).expect("complete").row_keys("digest", None, 20)
     };
     let base = keys("run.threads=3");
     for same in
@@ -95,6 +121,42 @@ fn speed_does_not_change_the_fingerprint_and_rows_do() {
         ["caption.min_tokens=3", "filter.min_similarity=0.1", "output.images=embed", "input.max_pixels=9"]
     {
         assert_ne!(keys(other), base, "{other}");
+    }
+}
+
+#[test]
+fn rules_are_off_and_out_of_the_fingerprint_until_they_are_set() {
+    let keys = |assignments: &[&str]| {
+        let mut all = layers(COMPLETE);
+        assignments.iter().for_each(|a| all.add_assignment(a).expect(a));
+        RunConfig::build(&all).expect("complete").row_keys("digest", None, 20)
+    };
+    let base = keys(&[]);
+    assert!(base.keys().all(|key| !key.starts_with("rules.")), "{base:?}");
+    assert_eq!(keys(&["rules.junk=false", "rules.duplicates=false", "rules.banned_words=[]"]), base);
+    let set = keys(&["rules.max_repeats=2", "rules.junk=true", r#"rules.banned_words=["Text", "a  Logo"]"#]);
+    let added: Vec<String> =
+        set.iter().filter(|(key, _)| !base.contains_key(*key)).map(|(k, v)| format!("{k} = {v}")).collect();
+    let wanted = [
+        r#"rules.banned_words = ["a logo", "text"]"#,
+        "rules.junk = true",
+        "rules.max_repeats = 2",
+        "rules.ngram = 3",
+    ];
+    assert_eq!(added, wanted);
+}
+
+#[test]
+fn rules_that_make_no_sense_are_refused() {
+    for (assignments, words) in [
+        (&["rules.min_words=5", "rules.max_words=4"][..], "no caption keeps both"),
+        (&["rules.ngram=2"], "set `rules.max_repeats` too"),
+        (&["rules.banned_words=[\"ok\", \"?!\"]"], "\"?!\", which has no letter or digit"),
+    ] {
+        let mut all = layers(COMPLETE);
+        assignments.iter().for_each(|a| all.add_assignment(a).expect(a));
+        let error = RunConfig::build(&all).expect_err("nonsense").to_string();
+        assert!(error.contains(words) && error.contains("--set rules."), "{error}");
     }
 }
 

@@ -15,12 +15,13 @@ mod shard_writer;
 mod stop;
 mod wire;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
-use recaption_onnx::{ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint};
-use recaption_stages::{commits::Ledger, shards::list_shards, store::Stores};
+use recaption_onnx::{ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint, tokenizer::Tokenizer};
+use recaption_stages::{commits::Ledger, schemas::Preprocess, shards::list_shards, store::Stores};
 
+pub(crate) use plan::differences;
 pub use plan::{Mismatch, Plan};
 pub use progress::{Progress, Reporter};
 pub use record::{ExitCode, RunReport};
@@ -35,35 +36,35 @@ pub struct RunOptions {
     pub overwrite: bool,
 }
 
-/// The model of a run with the settings that depend on it.
+/// The models of a run with the settings that depend on them.
 pub struct RunModel {
-    /// The folder.
+    /// The captioner.
     pub folder: ModelFolder,
+    /// The model that judges; none where the captioner judges itself.
+    pub scorer: Option<ModelFolder>,
     /// Decoding.
     pub settings: CaptionSettings,
 }
 
 impl RunModel {
-    /// Opens the configured model folder and fits the settings to it.
+    /// Opens the configured model folders and fits the settings to them.
     ///
     /// # Errors
-    /// When the folder is unusable, has no tokenizer, or cannot do what is configured.
+    /// When a folder is unusable, has no tokenizer, or cannot do what is configured.
     pub fn open(config: &RunConfig) -> anyhow::Result<Self> {
-        let dir = &config.captioner;
-        if !dir.join("model.json").exists() && dir.join(Checkpoint::CONFIG).exists() {
-            anyhow::bail!(
-                "{} is an open_clip checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
-                dir.display(),
-                dir.display()
-            );
-        }
-        let folder = ModelFolder::open(dir)?;
-        // Fails early and clearly when there is no tokenizer.
-        recaption_onnx::tokenizer::Tokenizer::load(&folder)?;
-        let most = folder.spec.dimensions.context_length - 1;
+        let folder = open_folder(&config.captioner)?;
+        folder.decoder()?;
+        let scorer = config.scorer.as_deref().map(open_folder).transpose().context("model.scorer")?;
+        // A scorer that is the captioner itself is none: it would compute the same features again.
+        let scorer = scorer.filter(|scorer| scorer.digest != folder.digest);
+        let prompt = Tokenizer::load(&folder)?.prompt(&config.captioning.prompt)?;
+        let most = (folder.spec.dimensions.context_length - 1).saturating_sub(prompt.len());
         let max_tokens = config.max_tokens.unwrap_or(most);
         if max_tokens > most {
-            anyhow::bail!("caption.max_tokens = {max_tokens}: this model generates at most {most} tokens");
+            let after = if prompt.is_empty() { "" } else { " after this prompt" };
+            anyhow::bail!(
+                "caption.max_tokens = {max_tokens}: this model generates at most {most} tokens{after}"
+            );
         }
         if config.min_tokens >= max_tokens {
             anyhow::bail!(
@@ -71,10 +72,43 @@ impl RunModel {
                 config.min_tokens
             );
         }
-        let settings =
-            CaptionSettings { max_tokens, min_tokens: config.min_tokens, max_slots: config.batch_size };
-        Ok(Self { folder, settings })
+        let settings = CaptionSettings {
+            strategy: config.captioning.strategy,
+            candidates: config.captioning.candidates,
+            prompt,
+            max_tokens,
+            min_tokens: config.min_tokens,
+            max_slots: config.batch_size,
+            cache_bytes: config.cache_bytes,
+        };
+        settings.validate()?;
+        for key in &config.captioning.ignored {
+            let strategy = config.captioning.strategy_name();
+            tracing::warn!("`{key}` is set, but caption.strategy = {strategy} does not look at it");
+        }
+        Ok(Self { folder, scorer, settings })
     }
+
+    /// What the scorer wants of an image, if that is not what the captioner wants.
+    #[must_use]
+    pub fn scorer_preprocessing(&self) -> Option<Preprocess> {
+        let preprocessing = self.scorer.as_ref().map(|scorer| scorer.spec.preprocessing);
+        preprocessing.filter(|wanted| *wanted != self.folder.spec.preprocessing)
+    }
+}
+
+fn open_folder(dir: &Path) -> anyhow::Result<ModelFolder> {
+    if !dir.join("model.json").exists() && dir.join(Checkpoint::CONFIG).exists() {
+        anyhow::bail!(
+            "{} is an open_clip checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
+            dir.display(),
+            dir.display()
+        );
+    }
+    let folder = ModelFolder::open(dir)?;
+    // Fails early and clearly when there is no tokenizer.
+    Tokenizer::load(&folder)?;
+    Ok(folder)
 }
 
 /// Runs the job; returns what happened, also when shards failed.
@@ -92,7 +126,8 @@ pub async fn run(
     let shards = list_shards(&mut stores, &config.shards).await?;
     let output = open_output(&mut stores, &config.output)?;
     let ledger = Ledger::new(output.clone());
-    let keys = config.row_keys(&model.folder.digest, model.settings.max_tokens);
+    let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
+    let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
     let plan = Plan::make(shards, &ledger, keys, options.overwrite).await?;
     tracing::info!(
         shards = plan.todo.len() + plan.done.len(),
@@ -105,7 +140,9 @@ pub async fn run(
     let results = if plan.todo.is_empty() {
         Vec::new()
     } else {
-        warn_circular();
+        if model.scorer.is_none() {
+            warn_circular();
+        }
         let progress = Arc::new(Progress::new(&plan));
         let _bar = reporter.start(&progress);
         wire::execute(config, &model, &plan, &output, stop, &progress).await?
@@ -119,11 +156,14 @@ pub async fn run(
 /// A captioner that judges its own captions prefers what it likes to say.
 fn warn_circular() {
     tracing::warn!(
-        "the captioner scores its own captions, which is circular: similarities rank captions of one model, they do not compare models"
+        "the captioner scores its own captions, which is circular: similarities rank captions of one model, they do not compare models; --scorer MODEL lets another model judge"
     );
 }
 
-fn open_output(stores: &mut Stores, url: &str) -> anyhow::Result<recaption_stages::store::Location> {
+pub(crate) fn open_output(
+    stores: &mut Stores,
+    url: &str,
+) -> anyhow::Result<recaption_stages::store::Location> {
     use recaption_stages::store::StoreKind;
     let output = stores.locate(url)?;
     match output.kind {
@@ -138,7 +178,7 @@ fn open_output(stores: &mut Stores, url: &str) -> anyhow::Result<recaption_stage
 /// invisible to readers, but would pile up. Younger ones may belong to another worker.
 fn remove_stale_uploads(output: &recaption_stages::store::Location) -> anyhow::Result<()> {
     const STALE: std::time::Duration = std::time::Duration::from_secs(3600);
-    let root = std::path::PathBuf::from("/").join(object_path_to_file(output.path.as_ref()));
+    let root = local_path(output);
     for folder in ["captions", "rejects", "_recaption/shards", "_recaption/runs", "_recaption/failures"] {
         let Ok(entries) = std::fs::read_dir(root.join(folder)) else { continue };
         for entry in entries.flatten() {
@@ -156,6 +196,11 @@ fn remove_stale_uploads(output: &recaption_stages::store::Location) -> anyhow::R
         }
     }
     Ok(())
+}
+
+/// The path of a place on this machine.
+pub(crate) fn local_path(location: &recaption_stages::store::Location) -> std::path::PathBuf {
+    std::path::PathBuf::from("/").join(object_path_to_file(location.path.as_ref()))
 }
 
 /// object_store escapes a few characters in paths of local files.

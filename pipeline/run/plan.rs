@@ -91,7 +91,8 @@ impl Plan {
     }
 }
 
-fn differences(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> String {
+/// The keys that differ, with both values.
+pub(crate) fn differences(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> String {
     let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let show = |v: Option<&String>| v.map_or("unset".to_owned(), |v| v.chars().take(80).collect());
     let lines: Vec<String> = keys

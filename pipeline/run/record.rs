@@ -49,8 +49,11 @@ pub struct RunReport {
     pub run: String,
     /// Recaption's version.
     pub version: &'static str,
-    /// Model folder's digest.
+    /// Captioner's digest.
     pub model: String,
+    /// Scorer's digest, where it is not the captioner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scorer: Option<String>,
     /// What was typed.
     pub typed: BTreeMap<String, String>,
     /// Keys that change rows.
@@ -92,6 +95,7 @@ impl RunReport {
             run: format!("{}-{:08x}", now.format("%Y%m%dT%H%M%S%3fZ"), std::process::id()),
             version: env!("CARGO_PKG_VERSION"),
             model: model.folder.digest.clone(),
+            scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
             typed: config.typed.clone(),
             configuration: plan.configuration.clone(),
             started: now.to_rfc3339(),

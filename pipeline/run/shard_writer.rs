@@ -90,8 +90,10 @@ pub struct Output {
     pub ledger: Ledger,
     /// Keys that change rows.
     pub configuration: BTreeMap<String, String>,
-    /// Model folder's digest.
+    /// Captioner's digest.
     pub model: String,
+    /// Scorer's digest, where it is not the captioner.
+    pub scorer: Option<String>,
     /// Decode parameters and seed, JSON.
     pub decode: String,
     /// Whether rows carry the stored image.
@@ -100,13 +102,13 @@ pub struct Output {
 
 impl Output {
     fn metadata(&self) -> std::collections::HashMap<String, String> {
-        [
+        let always: [(&str, &str); 3] = [
             (metadata_keys::SCHEMA_VERSION, recaption_stages::schemas::CAPTION_SCHEMA_VERSION),
             (metadata_keys::MODEL, &self.model),
             (metadata_keys::DECODE, &self.decode),
-        ]
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .into()
+        ];
+        let scorer = self.scorer.as_deref().map(|digest| (metadata_keys::SCORER, digest));
+        always.into_iter().chain(scorer).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
     }
 }
 
@@ -316,7 +318,7 @@ async fn write_shard(
     };
     // From here on the parts are replaced: what the old records promise no longer holds.
     for name in &task.stale {
-        output.ledger.revoke(id, name).await.map_err(|e| transport(&e))?;
+        output.ledger.revoke(id.as_str(), name).await.map_err(|e| transport(&e))?;
     }
     let info = |path: String, (rows, bytes)| PartInfo { path, rows, bytes };
     let captions = info(captions_path, captions.finish().await.map_err(|e| transport(&e))?);
@@ -339,6 +341,6 @@ async fn write_shard(
         captions,
         rejects,
     };
-    output.ledger.commit(id, &commit).await.map_err(|e| transport(&e))?;
+    output.ledger.commit(id.as_str(), &commit).await.map_err(|e| transport(&e))?;
     Ok(Box::new(commit))
 }

@@ -29,31 +29,51 @@ pub struct Candidate {
     pub logprob: f32,
 }
 
-/// All candidates of one image, best first. Never empty.
+/// All candidates of one image, best first, one of them chosen. Never empty.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Candidates(Vec<Candidate>);
+pub struct Candidates {
+    all: Vec<Candidate>,
+    /// Always below `all.len()`.
+    chosen: usize,
+}
 
 impl Candidates {
-    /// Sorts by similarity, best first; the order generated breaks ties. `None` when empty.
+    /// Sorts by similarity, best first; the order generated breaks ties. The best is chosen. `None` when empty.
     #[must_use]
     pub fn new(mut candidates: Vec<Candidate>) -> Option<Self> {
         if candidates.is_empty() {
             return None;
         }
         candidates.sort_by(|a, b| b.similarity.get().total_cmp(&a.similarity.get()));
-        Some(Self(candidates))
+        Some(Self { all: candidates, chosen: 0 })
     }
 
-    /// The chosen one.
+    /// Chooses the candidate at this position of [`Candidates::as_slice`], where a text rule forbids a better one. `false`,
+    /// and nothing changes, when there is no such position.
+    pub fn choose(&mut self, position: usize) -> bool {
+        let there = position < self.all.len();
+        if there {
+            self.chosen = position;
+        }
+        there
+    }
+
+    /// The chosen one: what becomes `caption` and `similarity`.
+    #[must_use]
+    pub fn chosen(&self) -> &Candidate {
+        &self.all[self.chosen]
+    }
+
+    /// The one of the highest similarity, chosen or not.
     #[must_use]
     pub fn best(&self) -> &Candidate {
-        &self.0[0]
+        &self.all[0]
     }
 
     /// All, best first.
     #[must_use]
     pub fn as_slice(&self) -> &[Candidate] {
-        &self.0
+        &self.all
     }
 }
 
@@ -68,8 +88,13 @@ mod tests {
             similarity: Similarity::new(s).expect("finite"),
             logprob: -1.0,
         };
-        let c = Candidates::new(vec![make("a", 0.1), make("b", 0.5), make("c", 0.5)]).expect("three");
+        let mut c = Candidates::new(vec![make("a", 0.1), make("b", 0.5), make("c", 0.5)]).expect("three");
         assert_eq!(c.as_slice().iter().map(|c| c.text.as_str()).collect::<Vec<_>>(), ["b", "c", "a"]);
+        assert_eq!((c.chosen().text.as_str(), c.best().text.as_str()), ("b", "b"));
+        assert!(c.choose(2));
+        assert_eq!((c.chosen().text.as_str(), c.best().text.as_str()), ("a", "b"));
+        assert_eq!(c.as_slice().len(), 3, "what is not chosen is still listed");
+        assert!(!c.choose(3));
         assert!(Candidates::new(vec![]).is_none());
         assert!(Similarity::new(f32::NAN).is_none());
         assert_eq!(Similarity::new(1.000_001).map(Similarity::get), Some(1.0));

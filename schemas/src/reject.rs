@@ -80,7 +80,7 @@ pub struct Reject {
     pub reason: RejectReason,
     /// What exactly, in words and numbers.
     pub detail: String,
-    /// The caption that was chosen before the filter, if it came that far.
+    /// The caption that was chosen before the filter, or the best one where none could be, if it came that far.
     pub caption: Option<String>,
     /// Cosine of image and caption, [-1, 1].
     pub similarity: Option<f32>,

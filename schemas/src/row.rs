@@ -16,7 +16,7 @@ pub struct EmbeddedImage {
 pub struct CaptionRow {
     /// Webdataset key: path up to the first dot of the basename.
     pub key: String,
-    /// All candidates, best first; the first is `caption`.
+    /// All candidates, best first; the chosen one is `caption`.
     pub candidates: Candidates,
     /// What the input said.
     pub org_caption: Option<String>,

@@ -21,8 +21,12 @@ pub mod metadata_keys {
     pub const SCHEMA_VERSION: &str = "recaption.schema_version";
     /// Digest of the model that made the captions.
     pub const MODEL: &str = "recaption.model";
+    /// Digest of the model that judged them, where it is another.
+    pub const SCORER: &str = "recaption.scorer";
     /// Decode parameters and seed, as JSON.
     pub const DECODE: &str = "recaption.decode";
+    /// The second passes that led to this file, as a JSON list; absent in a run's own output.
+    pub const FILTER: &str = "recaption.filter";
 }
 
 fn candidate_fields() -> Fields {
@@ -163,11 +167,11 @@ impl CaptionTable {
 
     /// Adds one row.
     pub fn push(&mut self, row: &CaptionRow) {
-        let best = row.candidates.best();
+        let chosen = row.candidates.chosen();
         self.key.append_value(&row.key);
         self.shards.append_value(&self.shard);
-        self.caption.append_value(&best.text);
-        self.similarity.append_value(best.similarity.get());
+        self.caption.append_value(&chosen.text);
+        self.similarity.append_value(chosen.similarity.get());
         self.org_caption.append_option(row.org_caption.as_deref());
         self.org_similarity.append_option(row.org_similarity.map(Similarity::get));
         self.push_candidates(row);

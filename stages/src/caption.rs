@@ -2,13 +2,14 @@
 //!
 //! Takes prepared images from a bounded channel as slots become free, decodes with continuous batching, scores in small
 //! groups, filters, and hands outcomes on. Nothing waits for a batch to fill: what is there is begun. A lane drops
-//! nothing; an image on which the encoder fails alone is rejected as `model_error`.
+//! nothing; an image on which the encoder fails alone is rejected as `model_error`, and when memory runs out the images in
+//! hand begin anew in half as many slots.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 use recaption_onnx::{
-    caption::{CaptionSettings, Captioner, Generated},
+    caption::{Admission, CaptionSettings, Captioner, Generated, image_seed},
     model::ModelFolder,
     runtime::{RuntimeError, SessionOptions},
     tokenizer::{Tokenizer, TokenizerError},
@@ -18,7 +19,7 @@ use recaption_schemas::{Candidate, Candidates, CaptionRow, EmbeddedImage, Reject
 use crate::{
     filter::{Filter, Outcome},
     prepare::PreparedSample,
-    score::{ScoreError, ScoreJob, ScoredJob, Scorer},
+    score::{ScoreError, ScoreImage, ScoreJob, ScoredJob, Scorer},
 };
 
 /// Images encoded together, at most. The encoder gains nothing from more, and slots refill sooner with fewer.
@@ -53,10 +54,14 @@ pub struct Finished {
 }
 
 /// What a lane does with captions.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LaneSettings {
     /// Decoding.
     pub caption: CaptionSettings,
+    /// Seed of sampling.
+    pub seed: u64,
+    /// Whether captions begin with the prompt that the model was given.
+    pub keep_prompt: bool,
     /// Filtering.
     pub filter: Filter,
     /// Whether rows carry the stored image.
@@ -71,26 +76,33 @@ pub struct Lane {
     settings: LaneSettings,
     next_ticket: u64,
     in_hand: HashMap<u64, PreparedSample>,
-    to_score: Vec<ScoreJob<(PreparedSample, f32)>>,
+    /// Images that lost their slots.
+    again: VecDeque<PreparedSample>,
+    to_score: Vec<ScoreJob<(PreparedSample, Vec<f32>)>>,
 }
 
 impl Lane {
-    /// Loads a captioner and lets it judge its own captions.
+    /// Loads a captioner and the model that judges its captions; without one it judges them itself.
     ///
     /// # Errors
     /// When a model cannot be loaded or the settings do not fit it.
     pub fn load(
         model: &ModelFolder,
+        scorer: Option<&ModelFolder>,
         options: &SessionOptions,
         settings: LaneSettings,
     ) -> Result<Self, CaptionError> {
         Ok(Self {
             tokenizer: Tokenizer::load(model)?,
-            captioner: Captioner::load(model, options, settings.caption)?,
-            scorer: Scorer::of_captioner(model, options)?,
+            captioner: Captioner::load(model, options, settings.caption.clone())?,
+            scorer: match scorer {
+                Some(scorer) => Scorer::separate(scorer, options)?,
+                None => Scorer::of_captioner(model, options)?,
+            },
             settings,
             next_ticket: 0,
             in_hand: HashMap::new(),
+            again: VecDeque::new(),
             to_score: Vec::new(),
         })
     }
@@ -124,8 +136,9 @@ impl Lane {
             } else if !batch.is_empty() && !self.admit(batch, &mut emit)? {
                 return Ok(());
             }
-            for generated in self.captioner.step()? {
-                self.decoded(generated)?;
+            match self.captioner.step() {
+                Ok(done) => done.into_iter().try_for_each(|generated| self.decoded(generated))?,
+                Err(error) => self.make_do(error)?,
             }
             if self.to_score.len() >= SCORE_BATCH && !self.flush(&mut emit)? {
                 return Ok(());
@@ -135,17 +148,21 @@ impl Lane {
 
     /// Images per encoder call: a quarter of the slots, so that they refill before many stand empty.
     fn batch_size(&self) -> usize {
-        (self.settings.caption.max_slots / 4).clamp(1, ENCODE_BATCH)
+        (self.captioner.max_slots() / 4).clamp(1, ENCODE_BATCH)
     }
 
     /// What the channel has right now, once enough slots are free to encode a full batch.
-    fn take(&self, input: &Receiver<PreparedSample>) -> Vec<PreparedSample> {
+    fn take(&mut self, input: &Receiver<PreparedSample>) -> Vec<PreparedSample> {
         let size = self.batch_size();
         let mut batch = Vec::new();
         if self.captioner.room() < size {
             return batch;
         }
         while batch.len() < size {
+            if let Some(sample) = self.again.pop_front() {
+                batch.push(sample);
+                continue;
+            }
             match input.try_recv() {
                 Ok(sample) => batch.push(sample),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
@@ -159,38 +176,70 @@ impl Lane {
         batch: Vec<PreparedSample>,
         emit: &mut impl FnMut(Finished) -> bool,
     ) -> Result<bool, CaptionError> {
+        let pixels: Vec<u8> = batch.iter().flat_map(|s| s.pixels.iter().copied()).collect();
         let first = self.next_ticket;
         self.next_ticket += batch.len() as u64;
-        let tickets: Vec<u64> = (first..self.next_ticket).collect();
-        let pixels: Vec<u8> = batch.iter().flat_map(|s| s.pixels.iter().copied()).collect();
-        if let Err(error) = self.captioner.admit(&tickets, &pixels) {
-            if batch.len() == 1 {
-                return Ok(batch.into_iter().all(|sample| emit(model_error(sample, &error))));
-            }
-            tracing::warn!(images = batch.len(), %error, "the image encoder failed on a batch; trying one by one");
-            for sample in batch {
-                if !self.admit(vec![sample], emit)? {
-                    return Ok(false);
-                }
-            }
+        let images: Vec<Admission> = (first..)
+            .zip(&batch)
+            .map(|(ticket, s)| Admission { ticket, seed: image_seed(self.settings.seed, &s.key) })
+            .collect();
+        let Err(error) = self.captioner.admit(&images, &pixels) else {
+            self.in_hand.extend(images.iter().map(|i| i.ticket).zip(batch));
+            return Ok(true);
+        };
+        if error.is_out_of_memory() && self.captioner.max_slots() > 1 {
+            self.again.extend(batch);
+            self.make_do(error)?;
             return Ok(true);
         }
-        self.in_hand.extend(tickets.into_iter().zip(batch));
+        if batch.len() == 1 {
+            return Ok(batch.into_iter().all(|sample| emit(model_error(sample, &error))));
+        }
+        tracing::warn!(images = batch.len(), %error, "the image encoder failed on a batch; trying one by one");
+        for sample in batch {
+            if !self.admit(vec![sample], emit)? {
+                return Ok(false);
+            }
+        }
         Ok(true)
     }
 
+    /// Goes on with half the slots after memory ran out; any other error, or one with a single slot, is the lane's end.
+    fn make_do(&mut self, error: RuntimeError) -> Result<(), CaptionError> {
+        let halved = if error.is_out_of_memory() { self.captioner.halve() } else { None };
+        let Some(tickets) = halved else { return Err(error.into()) };
+        tracing::warn!(
+            images = self.captioner.max_slots(),
+            %error,
+            "memory ran out; going on with half as many images at a time (run.batch_size)"
+        );
+        self.again.extend(tickets.iter().filter_map(|ticket| self.in_hand.remove(ticket)));
+        Ok(())
+    }
+
     fn decoded(&mut self, generated: Generated) -> Result<(), CaptionError> {
-        let text = self.tokenizer.decode(&generated.ids)?;
-        if let Some(sample) = self.in_hand.remove(&generated.ticket) {
-            let mut texts = vec![text];
-            texts.extend(sample.org_caption.clone());
-            self.to_score.push(ScoreJob {
-                key: sample.key.clone(),
-                image_features: generated.image_features,
-                texts,
-                payload: (sample, generated.logprob),
+        let Some(mut sample) = self.in_hand.remove(&generated.ticket) else { return Ok(()) };
+        let (mut texts, mut logprobs) = (Vec::new(), Vec::new());
+        for candidate in generated.candidates {
+            texts.push(if self.settings.keep_prompt {
+                self.tokenizer.decode(&[&self.settings.caption.prompt[..], &candidate.ids].concat())?
+            } else {
+                self.tokenizer.decode(&candidate.ids)?
             });
+            logprobs.push(candidate.logprob);
         }
+        texts.extend(sample.org_caption.clone());
+        self.to_score.push(ScoreJob {
+            key: sample.key.clone(),
+            image: if self.scorer.is_separate() {
+                let shared = || std::mem::take(&mut sample.pixels);
+                ScoreImage::Pixels(sample.scorer_pixels.take().unwrap_or_else(shared))
+            } else {
+                ScoreImage::Features(generated.image_features)
+            },
+            texts,
+            payload: (sample, logprobs),
+        });
         Ok(())
     }
 
@@ -223,12 +272,15 @@ fn model_error(sample: PreparedSample, error: &RuntimeError) -> Finished {
 }
 
 /// The generated texts come first, the original one, if there is one, last.
-fn finish(job: ScoredJob<(PreparedSample, f32)>, settings: &LaneSettings) -> Option<Finished> {
-    let (sample, logprob) = job.payload;
+fn finish(job: ScoredJob<(PreparedSample, Vec<f32>)>, settings: &LaneSettings) -> Option<Finished> {
+    let (sample, logprobs) = job.payload;
     let mut texts = job.texts;
     let original = if sample.org_caption.is_some() { texts.pop() } else { None };
-    let candidates =
-        texts.into_iter().map(|(text, similarity)| Candidate { text, similarity, logprob }).collect();
+    let candidates = texts
+        .into_iter()
+        .zip(logprobs)
+        .map(|((text, similarity), logprob)| Candidate { text, similarity, logprob })
+        .collect();
     let (shard, index) = (sample.shard, sample.index);
     let image = settings.embed_images.then(|| EmbeddedImage {
         bytes: sample.stored.to_vec(),

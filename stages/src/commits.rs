@@ -112,16 +112,16 @@ impl Ledger {
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn commit(&self, id: &ShardId, commit: &ShardCommit) -> Result<(), StoreError> {
-        write_json(&self.place(COMMITS, id.as_str(), &commit.fingerprint), commit).await
+    pub async fn commit(&self, shard: &str, commit: &ShardCommit) -> Result<(), StoreError> {
+        write_json(&self.place(COMMITS, shard, &commit.fingerprint), commit).await
     }
 
     /// Removes a commit record: the shard no longer exists. To be done before its parts are replaced.
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn revoke(&self, id: &ShardId, name: &RecordName) -> Result<(), StoreError> {
-        remove(&self.place(COMMITS, id.as_str(), &name.fingerprint())).await
+    pub async fn revoke(&self, shard: &str, name: &RecordName) -> Result<(), StoreError> {
+        remove(&self.place(COMMITS, shard, &name.fingerprint())).await
     }
 
     fn failure_place(&self, id: &ShardId) -> Location {
@@ -157,16 +157,9 @@ impl Ledger {
     /// # Errors
     /// When the output cannot be listed.
     pub async fn failures(&self) -> Result<Vec<String>, StoreError> {
-        let folder = self.out.child(FAILURES);
-        let listed: Result<Vec<_>, _> = folder.store.list(Some(&folder.path)).try_collect().await;
-        match listed {
-            Ok(metas) => Ok(metas
-                .iter()
-                .filter_map(|m| m.location.filename()?.strip_suffix(".json").map(str::to_owned))
-                .collect()),
-            Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
-            Err(source) => Err(Self::failed(&folder, source)),
-        }
+        let records = list_below(&self.out.child(FAILURES)).await?;
+        let name = |place: &Location| Some(place.path.filename()?.strip_suffix(".json")?.to_owned());
+        Ok(records.iter().filter_map(name).collect())
     }
 }
 
@@ -194,10 +187,27 @@ pub async fn write_json(place: &Location, value: &impl Serialize) -> Result<(), 
     Ok(())
 }
 
-async fn remove(place: &Location) -> Result<(), StoreError> {
+/// Removes an object; one that is not there is no error.
+///
+/// # Errors
+/// When the store refuses.
+pub async fn remove(place: &Location) -> Result<(), StoreError> {
     match place.store.delete(&place.path).await {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
         Err(source) => Err(StoreError::Store { url: place.url(), source }),
+    }
+}
+
+/// Everything below a folder; nothing where there is no such folder.
+///
+/// # Errors
+/// When the store refuses.
+pub async fn list_below(folder: &Location) -> Result<Vec<Location>, StoreError> {
+    let listed: Result<Vec<_>, _> = folder.store.list(Some(&folder.path)).try_collect().await;
+    match listed {
+        Ok(metas) => Ok(metas.into_iter().map(|meta| folder.at(meta.location)).collect()),
+        Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
+        Err(source) => Err(StoreError::Store { url: folder.url(), source }),
     }
 }
 

@@ -7,9 +7,10 @@
 //! | `prepare` (with `decode`) | `Sample` -> `Image` |
 //! | `caption` | `Image` -> `Encoded` -> `Candidates` |
 //! | `score` | `Candidates` -> `Scored` |
-//! | `filter` | `Scored` -> `CaptionRow` or `Reject` |
+//! | `filter` (with `rules`) | `Scored` -> `CaptionRow` or `Reject` |
 //! | `write` | rows -> Parquet part |
 //! | `commits` | parts -> `ShardCommit` |
+//! | `select` | a finished output's parts -> parts of another |
 //!
 //! Stages do not know each other's threads: the pipeline wires them over bounded channels. Files are touched through
 //! `object_store` alone.
@@ -24,7 +25,9 @@ pub mod decode;
 pub mod filter;
 pub mod prepare;
 pub mod read;
+pub mod rules;
 pub mod score;
+pub mod select;
 pub mod shards;
 pub mod store;
 pub mod tar;

@@ -9,12 +9,12 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     caption::Finished,
-    decode::{DecodeError, DecodeOptions, prepare},
+    decode::{DecodeError, DecodeOptions, Squares, prepare_all},
     filter::Outcome,
     read::Sample,
 };
 
-/// An image at the model's size, and everything its row will need.
+/// An image at the models' sizes, and everything its row will need.
 pub struct PreparedSample {
     /// Number of the shard within the run.
     pub shard: usize,
@@ -24,8 +24,10 @@ pub struct PreparedSample {
     pub key: String,
     /// The image member's suffix.
     pub suffix: String,
-    /// u8 RGB, `[S, S, 3]`, row-major.
+    /// What the captioner sees: u8 RGB, `[S, S, 3]`, row-major.
     pub pixels: Vec<u8>,
+    /// What a scorer of its own sees, likewise; none where it sees what the captioner sees.
+    pub scorer_pixels: Option<Vec<u8>>,
     /// Stored bytes, kept only for `output.images = "embed"`.
     pub stored: Bytes,
     /// Width of the stored image after EXIF orientation, pixels.
@@ -47,12 +49,26 @@ pub struct PreparedSample {
 /// How images are prepared.
 #[derive(Clone, Copy, Debug)]
 pub struct PrepareSettings {
-    /// What the model wants.
+    /// What the captioner wants.
     pub preprocess: Preprocess,
+    /// What a scorer of its own wants, if that is something else.
+    pub scorer: Option<Preprocess>,
     /// What is refused, and whether images are turned upright.
     pub decode: DecodeOptions,
     /// Whether the stored bytes travel on.
     pub keep_stored: bool,
+}
+
+/// An image as the models see it.
+pub struct ModelPixels {
+    /// The captioner's, `[S, S, 3]`.
+    pub captioner: Vec<u8>,
+    /// A scorer's, where it sees something else.
+    pub scorer: Option<Vec<u8>>,
+    /// Width of the stored image after EXIF orientation, pixels.
+    pub width: u32,
+    /// Height of the stored image after EXIF orientation, pixels.
+    pub height: u32,
 }
 
 /// Decodes one sample; runs on the calling thread.
@@ -60,7 +76,7 @@ pub struct PrepareSettings {
 /// # Errors
 /// The reject that the sample ends as.
 pub fn prepare_sample(sample: Sample, settings: &PrepareSettings) -> Result<PreparedSample, Box<Finished>> {
-    match prepare(&sample.image, Some(&sample.suffix), &settings.preprocess, &settings.decode) {
+    match squares(&sample.image, &sample.suffix, settings) {
         Ok(prepared) => Ok(PreparedSample {
             shard: sample.shard,
             index: sample.index,
@@ -70,7 +86,8 @@ pub fn prepare_sample(sample: Sample, settings: &PrepareSettings) -> Result<Prep
             stored: if settings.keep_stored { sample.image } else { Bytes::new() },
             width: prepared.width,
             height: prepared.height,
-            pixels: prepared.pixels.into_vec(),
+            pixels: prepared.captioner,
+            scorer_pixels: prepared.scorer,
             org_caption: sample.org_caption,
             url: sample.url,
             meta: sample.meta,
@@ -93,6 +110,17 @@ pub fn prepare_sample(sample: Sample, settings: &PrepareSettings) -> Result<Prep
             }))
         }
     }
+}
+
+/// Decodes an image once and brings it to what every model wants.
+///
+/// # Errors
+/// When the image cannot be decoded.
+pub fn squares(image: &[u8], suffix: &str, settings: &PrepareSettings) -> Result<ModelPixels, DecodeError> {
+    let wanted: Vec<Preprocess> = std::iter::once(settings.preprocess).chain(settings.scorer).collect();
+    let Squares { pixels, width, height } = prepare_all(image, Some(suffix), &wanted, &settings.decode)?;
+    let mut pixels = pixels.into_iter().map(crate::decode::Pixels::into_vec);
+    Ok(ModelPixels { captioner: pixels.next().unwrap_or_default(), scorer: pixels.next(), width, height })
 }
 
 fn reason_of(error: &DecodeError) -> RejectReason {

@@ -1,14 +1,17 @@
 //! `Candidates -> Scored`: similarity of image and text, for the synthetic and the original caption.
 //!
-//! Runs on the caption stage's thread. The scorer is a model of its own kind: today it is the captioner's own two towers,
-//! fed with the features that captioning computed anyway; another model comes in here with features of its own.
+//! Runs on the caption stage's thread. The scorer is the captioner's own two towers, fed with the features that captioning
+//! computed anyway, or a model of its own, usually a CLIP, with an image encoder of its own.
 
 use recaption_onnx::{
     model::ModelFolder,
-    runtime::{RuntimeError, SessionOptions, TextEncoder},
+    runtime::{ImageEncoder, RuntimeError, SessionOptions, TextEncoder},
     tokenizer::{TextIds, Tokenizer, TokenizerError},
 };
 use recaption_schemas::Similarity;
+
+/// Images encoded together by a scorer of its own, at most; the encoder gains nothing from more.
+const IMAGE_BATCH: usize = 8;
 
 /// Why a text cannot be scored.
 #[derive(Debug, thiserror::Error)]
@@ -24,14 +27,22 @@ pub enum ScoreError {
     NotANumber(String),
 }
 
+/// The image of a job.
+pub enum ScoreImage {
+    /// Its embedding by the captioner, L2-normalised, `[E]`.
+    Features(Vec<f32>),
+    /// Its pixels as the scorer wants them, u8 RGB, `[S, S, 3]`.
+    Pixels(Vec<u8>),
+}
+
 /// Texts to be compared with one image.
 pub struct ScoreJob<T> {
     /// Handed back with the result.
     pub payload: T,
     /// The sample's key, for errors.
     pub key: String,
-    /// L2-normalised image embedding, `[E]`.
-    pub image_features: Vec<f32>,
+    /// The image.
+    pub image: ScoreImage,
     /// Generated texts, then the original one if there is one.
     pub texts: Vec<String>,
 }
@@ -46,8 +57,10 @@ pub struct ScoredJob<T> {
     pub cut: u64,
 }
 
-/// The model that judges. Text only: image features come from the captioner.
+/// The model that judges.
 pub struct Scorer {
+    /// Of a scorer of its own; the captioner hands over features.
+    image: Option<ImageEncoder>,
     text: TextEncoder,
     tokenizer: Tokenizer,
 }
@@ -58,14 +71,30 @@ impl Scorer {
     /// # Errors
     /// When the text encoder or the tokenizer cannot be loaded.
     pub fn of_captioner(model: &ModelFolder, options: &SessionOptions) -> Result<Self, ScoreError> {
-        Ok(Self { text: TextEncoder::load(model, options)?, tokenizer: Tokenizer::load(model)? })
+        Ok(Self { image: None, text: TextEncoder::load(model, options)?, tokenizer: Tokenizer::load(model)? })
+    }
+
+    /// A model of its own, CLIP or CoCa, with jobs that bring pixels.
+    ///
+    /// # Errors
+    /// When an encoder or the tokenizer cannot be loaded.
+    pub fn separate(model: &ModelFolder, options: &SessionOptions) -> Result<Self, ScoreError> {
+        let image = Some(ImageEncoder::load(model, options)?);
+        Ok(Self { image, ..Self::of_captioner(model, options)? })
+    }
+
+    /// Whether jobs must bring pixels instead of the captioner's features.
+    #[must_use]
+    pub fn is_separate(&self) -> bool {
+        self.image.is_some()
     }
 
     /// Scores all jobs in as few calls as their lengths allow. A result does not depend on the other jobs.
     ///
     /// # Errors
     /// When the model fails or yields no numbers.
-    pub fn score<T>(&mut self, jobs: Vec<ScoreJob<T>>) -> Result<Vec<ScoredJob<T>>, ScoreError> {
+    pub fn score<T>(&mut self, mut jobs: Vec<ScoreJob<T>>) -> Result<Vec<ScoredJob<T>>, ScoreError> {
+        self.encode_images(&mut jobs)?;
         let mut ids: Vec<TextIds> = Vec::new();
         for text in jobs.iter().flat_map(|job| &job.texts) {
             ids.push(self.tokenizer.encode(text)?);
@@ -75,10 +104,15 @@ impl Scorer {
         let mut rows = features.chunks_exact(self.text.embed_dim()).zip(&ids);
         let mut scored = Vec::with_capacity(jobs.len());
         for job in jobs {
+            let ScoreImage::Features(image) = job.image else {
+                let what =
+                    format!("key {}: the captioner as its own scorer takes features, not pixels", job.key);
+                return Err(RuntimeError::Input(what).into());
+            };
             let (mut texts, mut cut) = (Vec::with_capacity(job.texts.len()), 0);
             // Texts first: `zip` must not take a row that belongs to the next job.
             for (text, (features, ids)) in job.texts.into_iter().zip(rows.by_ref()) {
-                let similarity = Similarity::new(dot(&job.image_features, features))
+                let similarity = Similarity::new(dot(&image, features))
                     .ok_or_else(|| ScoreError::NotANumber(job.key.clone()))?;
                 texts.push((text, similarity));
                 cut += u64::from(ids.cut);
@@ -86,6 +120,27 @@ impl Scorer {
             scored.push(ScoredJob { payload: job.payload, texts, cut });
         }
         Ok(scored)
+    }
+
+    /// Turns every job's pixels into features.
+    fn encode_images<T>(&mut self, jobs: &mut [ScoreJob<T>]) -> Result<(), ScoreError> {
+        let Some(encoder) = &mut self.image else { return Ok(()) };
+        let mut waiting: Vec<(&mut ScoreImage, Vec<u8>)> = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            if let ScoreImage::Pixels(pixels) = &mut job.image {
+                let pixels = std::mem::take(pixels);
+                waiting.push((&mut job.image, pixels));
+            }
+        }
+        for batch in waiting.chunks_mut(IMAGE_BATCH) {
+            let pixels: Vec<u8> = batch.iter_mut().flat_map(|(_, pixels)| std::mem::take(pixels)).collect();
+            let features = encoder.encode(&pixels)?.features;
+            let width = features.len() / batch.len();
+            for ((image, _), features) in batch.iter_mut().zip(features.chunks_exact(width)) {
+                **image = ScoreImage::Features(features.to_vec());
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,42 +1,64 @@
-//! Greedy captions with continuous batching: a finished row leaves its slot at once and a waiting image takes it.
+//! Captions with continuous batching: a finished image leaves its slot at once and a waiting one takes it, so short
+//! captions don't wait for long ones.
 //!
-//! Stands between `Image` and `Candidates`; runs on the one thread that owns it. Bounded by `max_slots`: that many images
-//! hold cross-attention keys and values, `max_slots * Decoder::slot_bytes` bytes in all. Nothing is dropped here: every
-//! admitted image comes out of [`Captioner::step`] once.
+//! Stands between `Image` and `Candidates`; runs on the one thread that owns it. What bounds it: at most `max_slots` images
+//! are in hand, fewer when `cache_bytes` does not hold that many (`slots * Decoder::slot_bytes` is computed before anything
+//! is allocated). A slot has [`CaptionSettings::rows_per_image`] rows, which share the image's cross keys and values; it is
+//! free when its last row ends, so an image costs its slot as long as its longest chain of candidates. Nothing is dropped
+//! here: every admitted image comes out of [`Captioner::step`] once, or out of [`Captioner::halve`].
 
-use super::next_token::best_token;
+use super::{
+    Decoded,
+    beam::BeamSearch,
+    draws::Draws,
+    settings::{CaptionSettings, Strategy},
+};
 use crate::{
     model::{ModelFolder, SpecialIds},
-    runtime::{Decoder, Encoded, ImageEncoder, RuntimeError, SessionOptions, SlotUpdate},
+    runtime::{Decoder, Encoded, ImageEncoder, RowUpdate, RuntimeError, SessionOptions},
 };
 
-/// How captions are decoded.
+pub use crate::runtime::RowUpdate as RowInput;
+
+/// An image that begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CaptionSettings {
-    /// Most generated tokens, end token included; open_clip's `seq_len - 1`.
-    pub max_tokens: usize,
-    /// Fewest tokens before the end token; open_clip's `min_seq_len - 1`.
-    pub min_tokens: usize,
-    /// Most images decoded together.
-    pub max_slots: usize,
+pub struct Admission {
+    /// The caller's number of it.
+    pub ticket: u64,
+    /// Seeds its sampled candidates, see [`super::image_seed`].
+    pub seed: u64,
 }
 
-/// One finished caption.
+/// The captions of one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
-    /// The number given to [`Captioner::admit`].
+    /// [`Admission::ticket`].
     pub ticket: u64,
-    /// Generated ids with the end token, without the start token.
-    pub ids: Vec<i64>,
-    /// Sum of the model's own log-probabilities, end token included.
-    pub logprob: f32,
+    /// At least one. Sampled: in the order of candidate numbers. Beams: best score first.
+    pub candidates: Vec<Decoded>,
     /// The image's contrastive embedding, L2-normalised, `[E]`.
     pub image_features: Vec<f32>,
 }
 
+/// What the rows of an image need to know.
+pub struct Context<'a> {
+    /// Start token and prompt.
+    pub prefix: &'a [i64],
+    /// The model's special ids.
+    pub special: SpecialIds,
+    /// What is wanted.
+    pub settings: &'a CaptionSettings,
+}
+
+enum Job {
+    Draws(Draws),
+    Beam(BeamSearch),
+}
+
 struct Slot {
-    generated: Generated,
-    logprob: f64,
+    ticket: u64,
+    image_features: Vec<f32>,
+    job: Job,
 }
 
 /// Image encoder, decoder and the rows in between.
@@ -44,7 +66,9 @@ pub struct Captioner {
     encoder: ImageEncoder,
     decoder: Decoder,
     special: SpecialIds,
+    prefix: Vec<i64>,
     settings: CaptionSettings,
+    max_slots: usize,
     slots: Vec<Option<Slot>>,
 }
 
@@ -52,21 +76,36 @@ impl Captioner {
     /// Loads both graphs.
     ///
     /// # Errors
-    /// When the library or a graph cannot be loaded, or the settings do not fit the model.
+    /// When the library or a graph cannot be loaded, the settings do not fit the model, or `cache_bytes` does not hold a
+    /// single image.
     pub fn load(
         model: &ModelFolder,
         options: &SessionOptions,
         settings: CaptionSettings,
     ) -> Result<Self, RuntimeError> {
-        if settings.max_slots == 0 || settings.min_tokens >= settings.max_tokens {
+        settings.validate()?;
+        let special = model.spec.special_ids;
+        if let Some(id) = settings.prompt.iter().find(|id| **id == special.pad) {
             return Err(RuntimeError::Input(format!(
-                "caption settings need min_tokens < max_tokens and at least one slot, got {settings:?}"
+                "the prompt holds id {id}, which this model reads as padding (`!` in CLIP's vocabulary): leave it out"
+            )));
+        }
+        let decoder = Decoder::load(model, options, settings.cache_length(), settings.rows_per_image())?;
+        let fitting = settings.cache_bytes / decoder.slot_bytes() as u64;
+        if fitting == 0 {
+            return Err(RuntimeError::Input(format!(
+                "one image needs {:.1} MB for its {} rows of caches, {:.1} MB are allowed: allow more, or fewer beams, candidates or tokens",
+                decoder.slot_bytes() as f64 / 1e6,
+                settings.rows_per_image(),
+                settings.cache_bytes as f64 / 1e6
             )));
         }
         Ok(Self {
             encoder: ImageEncoder::load(model, options)?,
-            decoder: Decoder::load(model, options, settings.max_tokens)?,
-            special: model.spec.special_ids,
+            decoder,
+            special,
+            prefix: std::iter::once(special.start).chain(settings.prompt.iter().copied()).collect(),
+            max_slots: settings.max_slots.min(usize::try_from(fitting).unwrap_or(usize::MAX)),
             settings,
             slots: Vec::new(),
         })
@@ -78,10 +117,16 @@ impl Captioner {
         self.slots.iter().flatten().count()
     }
 
+    /// Most images decoded together: what was set, what fits, and what [`Captioner::halve`] left of it.
+    #[must_use]
+    pub fn max_slots(&self) -> usize {
+        self.max_slots
+    }
+
     /// Images that [`Captioner::admit`] takes now.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.settings.max_slots - self.active()
+        self.max_slots - self.active()
     }
 
     /// Bytes of one image's pixels.
@@ -90,50 +135,57 @@ impl Captioner {
         self.encoder.image_bytes()
     }
 
-    /// Encodes images and begins their captions. `pixels` is `[tickets.len(), S, S, 3]` u8 RGB.
+    /// Bytes of memory that one image holds while it is decoded.
+    #[must_use]
+    pub fn slot_bytes(&self) -> usize {
+        self.decoder.slot_bytes()
+    }
+
+    /// Encodes images and begins their captions. `pixels` is `[images.len(), S, S, 3]` u8 RGB.
     ///
     /// # Errors
-    /// When there are more images than [`Captioner::room`], or the encoder fails: then none was admitted.
-    pub fn admit(&mut self, tickets: &[u64], pixels: &[u8]) -> Result<(), RuntimeError> {
-        if tickets.len() > self.room() || pixels.len() != tickets.len() * self.image_bytes() {
+    /// When there are more images than [`Captioner::room`], or the encoder fails: then none was admitted. When memory for
+    /// their slots cannot be had, see [`Captioner::halve`].
+    pub fn admit(&mut self, images: &[Admission], pixels: &[u8]) -> Result<(), RuntimeError> {
+        if images.len() > self.room() || pixels.len() != images.len() * self.image_bytes() {
             return Err(RuntimeError::Input(format!(
                 "{} images in {} bytes do not fit {} free slots",
-                tickets.len(),
+                images.len(),
                 pixels.len(),
                 self.room()
             )));
         }
         let encoded = self.encoder.encode(pixels)?;
-        self.place(tickets, &encoded)
+        self.place(images, &encoded)
     }
 
-    fn place(&mut self, tickets: &[u64], encoded: &Encoded) -> Result<(), RuntimeError> {
-        let needed = self.active() + tickets.len();
+    fn place(&mut self, images: &[Admission], encoded: &Encoded) -> Result<(), RuntimeError> {
+        let needed = self.active() + images.len();
         if needed > self.slots.len() {
             self.resize(needed)?;
         }
-        let width = encoded.features.len() / tickets.len();
+        let width = encoded.features.len() / images.len();
         let mut free =
             (0..self.slots.len()).filter(|i| self.slots[*i].is_none()).collect::<Vec<_>>().into_iter();
-        for (index, (ticket, features)) in
-            tickets.iter().zip(encoded.features.chunks_exact(width)).enumerate()
+        for (index, (image, features)) in images.iter().zip(encoded.features.chunks_exact(width)).enumerate()
         {
             let Some(slot) = free.next() else { break };
             self.decoder.load_image(slot, encoded, index)?;
-            let generated = Generated {
-                ticket: *ticket,
-                ids: Vec::new(),
-                logprob: 0.0,
-                image_features: features.to_vec(),
+            let job = match self.settings.strategy {
+                Strategy::Beam(beam) => Job::Beam(BeamSearch::new(beam)),
+                Strategy::Greedy | Strategy::Sample(_) => {
+                    let rows = self.settings.rows_per_image();
+                    Job::Draws(Draws::new(image.seed, rows, self.settings.candidates))
+                }
             };
-            self.slots[slot] = Some(Slot { generated, logprob: 0.0 });
+            self.slots[slot] = Some(Slot { ticket: image.ticket, image_features: features.to_vec(), job });
         }
         Ok(())
     }
 
     /// Brings the number of slots to a power of two that holds `needed`, within the maximum.
     fn resize(&mut self, needed: usize) -> Result<(), RuntimeError> {
-        let size = needed.next_power_of_two().min(self.settings.max_slots);
+        let size = needed.next_power_of_two().min(self.max_slots);
         let keep: Vec<usize> = (0..self.slots.len()).filter(|i| self.slots[*i].is_some()).collect();
         self.decoder.resize(size, &keep)?;
         let mut kept: Vec<Option<Slot>> = self.slots.drain(..).filter(Option::is_some).collect();
@@ -142,7 +194,7 @@ impl Captioner {
         Ok(())
     }
 
-    /// Decodes one token of every active image; returns the captions that ended.
+    /// Decodes one token of every row; returns the images whose captions are done.
     ///
     /// # Errors
     /// When the decoder fails or yields no numbers; the images in hand are then unfinished.
@@ -155,62 +207,66 @@ impl Captioner {
         if active.next_power_of_two() < self.slots.len() && 2 * active <= self.slots.len() {
             self.resize(active)?;
         }
-        let updates: Vec<Option<SlotUpdate>> = self
-            .slots
-            .iter()
-            .map(|slot| {
-                slot.as_ref().map(|slot| SlotUpdate {
-                    id: slot.generated.ids.last().copied().unwrap_or(self.special.start),
-                    position: slot.generated.ids.len(),
-                })
-            })
-            .collect();
-        let logits = self.decoder.step(&updates)?;
-        let vocab = logits.len() / self.slots.len();
-        let mut done = Vec::new();
-        for (place, row) in self.slots.iter_mut().zip(logits.chunks_exact_mut(vocab)) {
-            let Some(slot) = place else { continue };
-            advance(slot, row, self.special, &self.settings)?;
-            if slot.generated.ids.last() == Some(&self.special.end)
-                && let Some(slot) = place.take()
-            {
-                done.push(Generated { logprob: slot.logprob as f32, ..slot.generated });
+        let rows = self.settings.rows_per_image();
+        let mut inputs: Vec<Option<RowUpdate>> = Vec::with_capacity(self.slots.len() * rows);
+        for slot in &self.slots {
+            match slot.as_ref().map(|slot| &slot.job) {
+                None => inputs.resize(inputs.len() + rows, None),
+                Some(Job::Draws(draws)) => draws.inputs(&self.prefix, &mut inputs),
+                Some(Job::Beam(beam)) => beam.inputs(&self.prefix, &mut inputs),
             }
         }
+        let logits = self.decoder.step(&inputs)?;
+        let context = Context { prefix: &self.prefix, special: self.special, settings: &self.settings };
+        let each = logits.len() / self.slots.len();
+        let (mut done, mut copies, mut moves) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, (place, logits)) in self.slots.iter_mut().zip(logits.chunks_exact_mut(each)).enumerate() {
+            let Some(slot) = place else { continue };
+            let over = match &mut slot.job {
+                Job::Draws(draws) => draws.advance(logits, &context)?,
+                Job::Beam(beam) => beam.advance(logits, &context, &mut moves)?,
+            };
+            let read = inputs[index * rows..][..rows].iter().flatten().next();
+            let length = read.map_or(0, |input| input.position + 1);
+            copies.extend(
+                moves
+                    .drain(..)
+                    .filter(|_| !over)
+                    .map(|(from, to)| (index * rows + from, index * rows + to, length)),
+            );
+            if over && let Some(slot) = place.take() {
+                done.push(slot.finish(self.settings.candidates));
+            }
+        }
+        self.decoder.copy_caches(&copies)?;
         Ok(done)
     }
 
-    /// Forgets all images in hand, after an error.
-    pub fn clear(&mut self) {
-        self.slots.iter_mut().for_each(|slot| *slot = None);
+    /// Forgets all images in hand, after an error; returns their tickets.
+    pub fn reset(&mut self) -> Vec<u64> {
+        self.slots.iter_mut().filter_map(|slot| slot.take().map(|slot| slot.ticket)).collect()
+    }
+
+    /// Makes do with half the slots, after memory ran out: frees all of them and returns the tickets of the images in hand,
+    /// which begin anew when they are admitted again. `None` when there is but one slot: nothing was changed then.
+    pub fn halve(&mut self) -> Option<Vec<u64>> {
+        if self.max_slots == 1 {
+            return None;
+        }
+        self.max_slots /= 2;
+        let tickets = self.reset();
+        self.slots.clear();
+        self.decoder.release();
+        Some(tickets)
     }
 }
 
-/// Appends the next token. At the last place the end token is written whatever the model says, as open_clip does.
-fn advance(
-    slot: &mut Slot,
-    row: &mut [f32],
-    special: SpecialIds,
-    settings: &CaptionSettings,
-) -> Result<(), RuntimeError> {
-    let (pad, end) = (special.pad as usize, special.end as usize);
-    let generated = slot.generated.ids.len();
-    let not_numbers = || RuntimeError::Input("the decoder's logits are not finite numbers".into());
-    let token = if generated + 1 == settings.max_tokens {
-        let raw_end = row[end];
-        let any = best_token(row, &[]).ok_or_else(not_numbers)?;
-        // In this order the difference of two large logits is exact, or nearly so.
-        super::NextToken { id: end, logprob: (raw_end - row[any.id]) + any.logprob }
-    } else if generated < settings.min_tokens {
-        best_token(row, &[pad, end]).ok_or_else(not_numbers)?
-    } else {
-        best_token(row, &[pad]).ok_or_else(not_numbers)?
-    };
-    // The last place takes the end token unseen; its logit may be -inf.
-    if !token.logprob.is_finite() {
-        return Err(not_numbers());
+impl Slot {
+    fn finish(self, candidates: usize) -> Generated {
+        let candidates = match self.job {
+            Job::Draws(draws) => draws.finish(),
+            Job::Beam(beam) => beam.finish(candidates),
+        };
+        Generated { ticket: self.ticket, candidates, image_features: self.image_features }
     }
-    slot.generated.ids.push(token.id as i64);
-    slot.logprob += f64::from(token.logprob);
-    Ok(())
 }

@@ -1,7 +1,26 @@
-//! Decoding captions: which token comes next, and which images share a step.
+//! `Encoded -> Candidates`: decoding strategies over one decoder, with continuous batching.
+//!
+//! `captioner` owns the models and the slots; `settings` says what is wanted; `draws` (greedy and sampling) and `beam` are
+//! what one image's rows do, pure and without a model; `sample` and `row` are the arithmetic on one row of logits.
 
+mod beam;
 mod captioner;
-mod next_token;
+mod draws;
+mod random;
+mod row;
+mod sample;
+mod settings;
 
-pub use captioner::{CaptionSettings, Captioner, Generated};
-pub use next_token::{NextToken, best_token};
+pub use captioner::{Admission, Captioner, Generated};
+pub use random::image_seed;
+pub use row::{NextToken, best_token};
+pub use settings::{BeamSettings, CaptionSettings, EarlyStopping, SampleSettings, Strategy};
+
+/// One caption of an image, as ids.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    /// Generated ids without start token and prompt; with the end token, unless a beam ran out of places.
+    pub ids: Vec<i64>,
+    /// Sum of the model's own log-probabilities of `ids`; natural logarithm, <= 0.
+    pub logprob: f32,
+}

@@ -1,4 +1,4 @@
-//! `open_clip_config.json`, parsed strictly.
+//! `open_clip_config.json`, parsed strictly: a CoCa when it has a `multimodal_cfg`, a CLIP when it has none.
 //!
 //! Every key of open_clip 3.3.0's `CLIPVisionCfg`, `CLIPTextCfg` and `MultimodalCfg` is known here: those that change
 //! the graph are read, those that do not are skipped, and every other one must have its default value. A key that
@@ -73,6 +73,15 @@ impl VisionConfig {
     }
 }
 
+/// Which token's output is the text embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextPooling {
+    /// A learnt token behind the context (`embed_cls`): CoCa.
+    ClassToken,
+    /// The end token, the largest id of a text (`pool_type = "argmax"`): CLIP.
+    EndToken,
+}
+
 /// The unimodal text tower.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TextConfig {
@@ -90,6 +99,10 @@ pub struct TextConfig {
     pub mlp_width: usize,
     /// LayerScale.
     pub layer_scale: bool,
+    /// Where the embedding comes from.
+    pub pooling: TextPooling,
+    /// What its tensors' names begin with: `text.`, or nothing in a CLIP without `custom_text`.
+    pub prefix: &'static str,
 }
 
 /// The multimodal decoder: as many self-attention blocks as cross-attention blocks. Its MLP is always 4 times wider.
@@ -107,18 +120,18 @@ pub struct DecoderConfig {
     pub layer_scale: bool,
 }
 
-/// A whole CoCa.
+/// A whole CoCa, or a CLIP.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CocaConfig {
+pub struct ModelConfig {
     /// Width of the shared embedding.
     pub embed_dim: usize,
     /// Image tower.
     pub vision: VisionConfig,
     /// Text tower.
     pub text: TextConfig,
-    /// Multimodal decoder.
-    pub decoder: DecoderConfig,
-    /// Activation of all three.
+    /// Multimodal decoder; a CLIP has none.
+    pub decoder: Option<DecoderConfig>,
+    /// Activation of all towers.
     pub activation: Activation,
     /// Resizing.
     pub preprocess: Preprocess,
@@ -144,7 +157,7 @@ fn custom_block_defaults() -> Vec<(&'static str, Vec<Value>)> {
     ]
 }
 
-impl CocaConfig {
+impl ModelConfig {
     /// Parses the file's text.
     ///
     /// # Errors
@@ -162,20 +175,20 @@ impl CocaConfig {
             }
         }
         let model = Section::of(&root, "model_cfg")?;
-        if model.map.get("multimodal_cfg").is_none() {
-            return Err(
-                "`model_cfg.multimodal_cfg` is missing: this is not a CoCa (a CLIP has no captioner)".into(),
-            );
-        }
+        let has_decoder = model.map.get("multimodal_cfg").is_some_and(|v| !v.is_null());
         let activation =
             if model.flag("quick_gelu", false)? { Activation::QuickGelu } else { Activation::Gelu };
         let embed_dim = model.size("embed_dim", None)?;
         model.defaults(&[("pad_id", vec![0.into()]), ("nonscalar_logit_scale", vec![false.into()])])?;
         model.skip(&["custom_text", "init_logit_scale", "init_logit_bias", "cast_dtype"]);
         model.skip(&["vision_cfg", "text_cfg", "multimodal_cfg"]);
-        let vision = parse_vision(Section::of(model.map, "vision_cfg")?)?;
-        let text = parse_text(Section::of(model.map, "text_cfg")?)?;
-        let decoder = parse_decoder(Section::of(model.map, "multimodal_cfg")?, text.context_length)?;
+        let vision = parse_vision(Section::of(model.map, "vision_cfg")?, has_decoder)?;
+        let text = parse_text(Section::of(model.map, "text_cfg")?, has_decoder)?;
+        let decoder = if has_decoder {
+            Some(parse_decoder(Section::of(model.map, "multimodal_cfg")?, text.context_length)?)
+        } else {
+            None
+        };
         model.finish()?;
         let (preprocess, normalisation) = parse_preprocess(&root, vision.image_size)?;
         let config = Self { embed_dim, vision, text, decoder, activation, preprocess, normalisation };
@@ -185,25 +198,33 @@ impl CocaConfig {
 
     /// Contradictions between sections that no single one shows.
     fn check(&self) -> Parsed<()> {
-        let heads = |what: &str, width: usize, heads: usize| {
-            if heads == 0 || !width.is_multiple_of(heads) {
-                Err(format!("{what}: width {width} is not divisible by {heads} heads"))
-            } else {
-                Ok(())
-            }
-        };
-        heads("vision_cfg", self.vision.width, self.vision.heads)?;
-        heads("text_cfg", self.text.width, self.text.heads)?;
-        heads("multimodal_cfg", self.decoder.width, self.decoder.heads)?;
-        if self.text.width != self.decoder.width {
+        check_heads("vision_cfg", self.vision.width, self.vision.heads)?;
+        check_heads("text_cfg", self.text.width, self.text.heads)?;
+        if let Some(decoder) = &self.decoder {
+            self.check_decoder(decoder)?;
+        }
+        if self.vision.grid() == 0 {
+            return Err("vision_cfg.patch_size is larger than image_size".into());
+        }
+        if self.text.vocab_size < 4 || self.text.context_length < 3 {
+            return Err(
+                "text_cfg: vocab_size below 4 or context_length below 3 leaves no room for a caption".into(),
+            );
+        }
+        Ok(())
+    }
+
+    fn check_decoder(&self, decoder: &DecoderConfig) -> Parsed<()> {
+        check_heads("multimodal_cfg", decoder.width, decoder.heads)?;
+        if self.text.width != decoder.width {
             return Err(format!(
                 "text_cfg.width {} differs from multimodal_cfg.width {}: the decoder reads the text tower's tokens",
-                self.text.width, self.decoder.width
+                self.text.width, decoder.width
             ));
         }
         let tokens = match self.vision.pooler {
             Some(pooler) => {
-                heads("vision_cfg (pooler)", self.embed_dim, pooler.heads)?;
+                check_heads("vision_cfg (pooler)", self.embed_dim, pooler.heads)?;
                 if pooler.queries < 2 {
                     return Err(
                         "vision_cfg.attn_pooler_queries must be at least 2: one embedding, one caption token"
@@ -214,19 +235,11 @@ impl CocaConfig {
             }
             None => self.vision.width,
         };
-        if tokens != self.decoder.width {
+        if tokens != decoder.width {
             return Err(format!(
                 "image tokens are {tokens} wide, multimodal_cfg.width is {}: the decoder cannot attend to them",
-                self.decoder.width
+                decoder.width
             ));
-        }
-        if self.vision.grid() == 0 {
-            return Err("vision_cfg.patch_size is larger than image_size".into());
-        }
-        if self.text.vocab_size < 4 || self.text.context_length < 3 {
-            return Err(
-                "text_cfg: vocab_size below 4 or context_length below 3 leaves no room for a caption".into(),
-            );
         }
         Ok(())
     }
@@ -241,6 +254,13 @@ impl CocaConfig {
     }
 }
 
+fn check_heads(what: &str, width: usize, heads: usize) -> Parsed<()> {
+    if heads == 0 || !width.is_multiple_of(heads) {
+        return Err(format!("{what}: width {width} is not divisible by {heads} heads"));
+    }
+    Ok(())
+}
+
 /// Vision keys that act in training only, or only with `timm_model_name`.
 const VISION_SKIP: &[&str] = &[
     "patch_dropout",
@@ -253,7 +273,7 @@ const VISION_SKIP: &[&str] = &[
     "timm_drop_path",
 ];
 
-fn parse_vision(s: Section<'_>) -> Parsed<VisionConfig> {
+fn parse_vision(s: Section<'_>, has_decoder: bool) -> Parsed<VisionConfig> {
     s.skip(VISION_SKIP);
     s.defaults(&custom_block_defaults())?;
     s.defaults(&[
@@ -271,6 +291,9 @@ fn parse_vision(s: Section<'_>) -> Parsed<VisionConfig> {
         None | Some(Value::Bool(false)) => {
             s.skip(&["attn_pooler_queries", "attn_pooler_heads"]);
             None
+        }
+        Some(v @ Value::Bool(true)) if !has_decoder => {
+            return Err(s.bad("attentional_pool", v, "false (in a CLIP; poolers are CoCa's)"));
         }
         Some(Value::Bool(true)) => Some(PoolerConfig {
             queries: s.size("attn_pooler_queries", Some(256))?,
@@ -299,7 +322,7 @@ fn parse_vision(s: Section<'_>) -> Parsed<VisionConfig> {
     Ok(config)
 }
 
-fn parse_text(s: Section<'_>) -> Parsed<TextConfig> {
+fn parse_text(s: Section<'_>, has_decoder: bool) -> Parsed<TextConfig> {
     if let Some(v) = s.get("hf_model_name") {
         return Err(s.bad(
             "hf_model_name",
@@ -315,18 +338,8 @@ fn parse_text(s: Section<'_>) -> Parsed<TextConfig> {
         ("proj_bias", vec![false.into()]),
         ("proj_type", vec!["linear".into()]),
     ])?;
-    s.skip(&[
-        "hf_tokenizer_name",
-        "tokenizer_mode",
-        "tokenizer_kwargs",
-        "hf_model_pretrained",
-        "hf_proj_type",
-    ]);
-    // With a CLS embedding, pool_type and eos_id are not looked at.
-    s.skip(&["hf_pooler_type", "eos_id", "pool_type", "output_tokens"]);
-    if !s.flag("embed_cls", false)? {
-        return Err("`text_cfg.embed_cls` must be true: a CoCa's text embedding is its CLS token".into());
-    }
+    s.skip(&["hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "output_tokens"]);
+    let pooling = if has_decoder { coca_pooling(&s)? } else { clip_pooling(&s)? };
     let width = s.size("width", Some(512))?;
     let config = TextConfig {
         context_length: s.size("context_length", Some(77))?,
@@ -336,9 +349,34 @@ fn parse_text(s: Section<'_>) -> Parsed<TextConfig> {
         layers: s.size("layers", Some(12))?,
         mlp_width: s.mlp_width(width)?,
         layer_scale: s.layer_scale()?,
+        pooling,
+        prefix: "text.",
     };
     s.finish()?;
     Ok(config)
+}
+
+fn coca_pooling(s: &Section<'_>) -> Parsed<TextPooling> {
+    s.skip(&["hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"]);
+    // With a CLS embedding, pool_type and eos_id are not looked at.
+    s.skip(&["eos_id", "pool_type"]);
+    if !s.flag("embed_cls", false)? {
+        return Err("`text_cfg.embed_cls` must be true: a CoCa's text embedding is its CLS token".into());
+    }
+    Ok(TextPooling::ClassToken)
+}
+
+fn clip_pooling(s: &Section<'_>) -> Parsed<TextPooling> {
+    // Other tokenizers and cleanings give other ids, and nothing would say so afterwards.
+    s.defaults(&[
+        ("hf_tokenizer_name", vec![Value::Null]),
+        ("tokenizer_mode", vec![Value::Null]),
+        ("tokenizer_kwargs", vec![Value::Null, Value::Object(Map::new())]),
+        ("embed_cls", vec![false.into()]),
+        ("pool_type", vec!["argmax".into()]),
+    ])?;
+    s.skip(&["eos_id"]);
+    Ok(TextPooling::EndToken)
 }
 
 fn parse_decoder(s: Section<'_>, text_context: usize) -> Parsed<DecoderConfig> {

@@ -8,7 +8,8 @@ mod tensors;
 use std::path::{Path, PathBuf};
 
 pub use config::{
-    Activation, CocaConfig, DecoderConfig, Normalisation, PoolerConfig, TextConfig, VisionConfig,
+    Activation, DecoderConfig, ModelConfig, Normalisation, PoolerConfig, TextConfig, TextPooling,
+    VisionConfig,
 };
 pub use tensors::TensorReader;
 
@@ -48,7 +49,7 @@ pub struct Checkpoint {
     /// The directory.
     pub dir: PathBuf,
     /// What the configuration says.
-    pub config: CocaConfig,
+    pub config: ModelConfig,
     /// The weights.
     pub tensors: TensorReader,
 }
@@ -69,9 +70,13 @@ impl Checkpoint {
         let path = dir.join(Self::CONFIG);
         let text = std::fs::read_to_string(&path)
             .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
-        let config =
-            CocaConfig::parse(&text).map_err(|what| CheckpointError::Config { path: path.clone(), what })?;
+        let mut config =
+            ModelConfig::parse(&text).map_err(|what| CheckpointError::Config { path: path.clone(), what })?;
         let tensors = TensorReader::open(&dir.join(Self::WEIGHTS))?;
+        // A CLIP without `custom_text` has its text tower at the top; open_clip loads such weights either way.
+        if config.decoder.is_none() && tensors.contains("positional_embedding") {
+            config.text.prefix = "";
+        }
         Ok(Self { dir: dir.to_owned(), config, tensors })
     }
 }

@@ -14,7 +14,7 @@ use super::{
     text_encoder,
 };
 use crate::{
-    checkpoint::CocaConfig,
+    checkpoint::{DecoderConfig, ModelConfig},
     model::{IMAGES, cross_key, cross_value, past_key, past_value, present_key, present_value},
 };
 
@@ -32,21 +32,21 @@ struct Step {
 }
 
 /// Adds the whole graph.
-pub fn build(t: &mut Tower<'_>, c: &CocaConfig) -> Result<(), ExportError> {
+pub fn build(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Result<(), ExportError> {
     let ids = t.g.input("ids", DType::I64, &[Dim::Named(ROWS), Dim::Fixed(1)]);
     let positions = t.g.input("positions", DType::I64, &[Dim::Named(ROWS), Dim::Fixed(1)]);
-    let cross = declare_cross(t, c);
-    let step = prepare(t, c, &positions, &cross[0].0);
+    let cross = declare_cross(t, c, d);
+    let step = prepare(t, d, &positions, &cross[0].0);
     let mut x = embed(t, c, &ids, &positions)?;
     for layer in 0..c.text.layers {
         x = self_attention(t, &text_encoder::block(c, layer), &x, &step, layer)?;
     }
     for (layer, (key, value)) in cross.iter().enumerate() {
-        x = self_attention(t, &block(c, "resblocks", layer), &x, &step, c.text.layers + layer)?;
-        x = cross_attention(t, &block(c, "cross_attn", layer), &x, &step, [key, value])?;
+        x = self_attention(t, &block(d, "resblocks", layer), &x, &step, c.text.layers + layer)?;
+        x = cross_attention(t, &block(d, "cross_attn", layer), &x, &step, [key, value])?;
     }
-    let x = t.layer_norm("text_decoder.ln_final", &x, c.decoder.width)?;
-    let proj = t.tensor("text_decoder.text_projection", &[c.decoder.width, c.text.vocab_size])?;
+    let x = t.layer_norm("text_decoder.ln_final", &x, d.width)?;
+    let proj = t.tensor("text_decoder.text_projection", &[d.width, c.text.vocab_size])?;
     let logits = t.g.op("MatMul", &[&x, &proj], &[]);
     let logits = t.cast_to_f32(&logits);
     t.g.output("logits", &logits, DType::F32, &[Dim::Named(ROWS), Dim::Fixed(c.text.vocab_size)]);
@@ -54,25 +54,25 @@ pub fn build(t: &mut Tower<'_>, c: &CocaConfig) -> Result<(), ExportError> {
 }
 
 /// The blocks of the multimodal decoder. Its MLP is always four times wider: open_clip ignores `mlp_ratio` here.
-fn block(c: &CocaConfig, kind: &str, layer: usize) -> Block {
+fn block(d: &DecoderConfig, kind: &str, layer: usize) -> Block {
     Block {
         prefix: format!("text_decoder.{kind}.{layer}"),
-        width: c.decoder.width,
-        heads: c.decoder.heads,
-        mlp_width: 4 * c.decoder.width,
-        layer_scale: c.decoder.layer_scale,
+        width: d.width,
+        heads: d.heads,
+        mlp_width: 4 * d.width,
+        layer_scale: d.layer_scale,
     }
 }
 
-fn declare_cross(t: &mut Tower<'_>, c: &CocaConfig) -> Vec<(Value, Value)> {
-    let block = block(c, "cross_attn", 0);
+fn declare_cross(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Vec<(Value, Value)> {
+    let block = block(d, "cross_attn", 0);
     let shape = [Dim::Named(IMAGES), Dim::Fixed(c.image_tokens()), Dim::Fixed(block.heads * block.padded())];
-    (0..c.decoder.layers)
+    (0..d.layers)
         .map(|i| (t.g.input(&cross_key(i), t.dtype, &shape), t.g.input(&cross_value(i), t.dtype, &shape)))
         .collect()
 }
 
-fn prepare(t: &mut Tower<'_>, c: &CocaConfig, positions: &Value, any_cross: &Value) -> Step {
+fn prepare(t: &mut Tower<'_>, d: &DecoderConfig, positions: &Value, any_cross: &Value) -> Step {
     let flat = t.g.ints(&[-1]);
     let last = t.g.op("Reshape", &[positions, &flat], &[]);
     let last = t.g.op("Cast", &[&last], &[("to", Attr::Int(DType::I32.code().into()))]);
@@ -80,13 +80,13 @@ fn prepare(t: &mut Tower<'_>, c: &CocaConfig, positions: &Value, any_cross: &Val
     let one = t.g.int32(1);
     let total = t.g.op("Add", &[&longest, &one], &[]);
     let images = t.g.op("Shape", &[any_cross], &[("start", Attr::Int(0)), ("end", Attr::Int(1))]);
-    let block = block(c, "cross_attn", 0);
+    let block = block(d, "cross_attn", 0);
     let rest = t.g.ints(&[-1, (block.heads * block.padded()) as i64]);
     let queries = t.g.op("Concat", &[&images, &rest], &[("axis", Attr::Int(0))]);
     Step { last, total, queries }
 }
 
-fn embed(t: &mut Tower<'_>, c: &CocaConfig, ids: &Value, positions: &Value) -> Result<Value, ExportError> {
+fn embed(t: &mut Tower<'_>, c: &ModelConfig, ids: &Value, positions: &Value) -> Result<Value, ExportError> {
     let width = c.text.width;
     let words = t.tensor("text.token_embedding.weight", &[c.text.vocab_size, width])?;
     let places = t.tensor("text.positional_embedding", &[c.text.context_length + 1, width])?;

@@ -1,5 +1,5 @@
-//! `image_encoder.onnx`: `pixels` u8 `[N, S, S, 3]` -> `image_features` f32 `[N, E]` and, for every multimodal layer,
-//! `cross_key_<i>` and `cross_value_<i>` `[N, Q, H * D]`, computed once per image.
+//! `image_encoder.onnx`: `pixels` u8 `[N, S, S, 3]` -> `image_features` f32 `[N, E]` and, for every multimodal layer
+//! (none in a CLIP), `cross_key_<i>` and `cross_value_<i>` `[N, Q, H * D]`, computed once per image.
 //!
 //! Normalisation is folded into the patch embedding, which is a matrix product over flattened patches. The pooler's
 //! queries do not depend on the image: they are projected here, once.
@@ -10,7 +10,7 @@ use super::{
     graph::{Attr, DType, Dim, Value},
 };
 use crate::{
-    checkpoint::{CocaConfig, TensorReader},
+    checkpoint::{DecoderConfig, ModelConfig, TensorReader},
     model::{IMAGES, cross_key, cross_value, padded_head_dim},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 const FP16_PIXEL_SCALE: f32 = 128.0;
 
 /// Adds the whole graph.
-pub fn build(t: &mut Tower<'_>, c: &CocaConfig) -> Result<(), ExportError> {
+pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
     let side = Dim::Fixed(c.vision.image_size);
     let pixels = t.g.input("pixels", DType::U8, &[Dim::Named(IMAGES), side, side, Dim::Fixed(3)]);
     let mut x = embed(t, c, &pixels)?;
@@ -31,9 +31,15 @@ pub fn build(t: &mut Tower<'_>, c: &CocaConfig) -> Result<(), ExportError> {
             mlp_width: c.vision.mlp_width,
             layer_scale: c.vision.layer_scale,
         };
-        x = self_attention(t, &block, &x, tokens)?;
+        // Without a decoder only the class token is read after the last block, so only it is computed there.
+        let class_only = c.decoder.is_none() && i + 1 == c.vision.layers;
+        x = self_attention(t, &block, &x, tokens, class_only)?;
         x = t.mlp(&block, &x)?;
     }
+    let Some(decoder) = &c.decoder else {
+        let x = t.layer_norm("visual.ln_post", &x, c.vision.width)?;
+        return features(t, c, &x, c.vision.width);
+    };
     // [N * count, width], with the contrastive token first.
     let (x, count, width) = match c.vision.pooler {
         Some(p) => (pool(t, c, &x, tokens, p.heads, p.queries)?, p.queries, c.embed_dim),
@@ -41,12 +47,13 @@ pub fn build(t: &mut Tower<'_>, c: &CocaConfig) -> Result<(), ExportError> {
     };
     let x = t.layer_norm("visual.ln_post", &x, width)?;
     let x = t.as_batch(&x, count, width);
-    features(t, c, &x, width)?;
-    cross_keys_and_values(t, c, &x, count, width)
+    let pooled = first_token(t, &x);
+    features(t, c, &pooled, width)?;
+    cross_keys_and_values(t, decoder, &x, count, width)
 }
 
 /// Pixels to tokens `[N * (G + 1), W]`: patches, class token, positions, `ln_pre`.
-fn embed(t: &mut Tower<'_>, c: &CocaConfig, pixels: &Value) -> Result<Value, ExportError> {
+fn embed(t: &mut Tower<'_>, c: &ModelConfig, pixels: &Value) -> Result<Value, ExportError> {
     let v = &c.vision;
     let (grid, patch, width) = (v.grid() as i64, v.patch_size as i64, v.width);
     let used = grid * patch;
@@ -106,7 +113,7 @@ fn repeat(t: &mut Tower<'_>, x: &Value, like: &Value, [a, b]: [i64; 2]) -> Value
 /// `w * (v / 255 - mean) / std = (w / (255 std)) * v - w * mean / std`.
 fn fold_normalisation(
     r: &TensorReader,
-    c: &CocaConfig,
+    c: &ModelConfig,
     scale: f32,
 ) -> Result<(Vec<f32>, Vec<f32>), ExportError> {
     let (width, patch) = (c.vision.width, c.vision.patch_size);
@@ -129,23 +136,46 @@ fn fold_normalisation(
     Ok((weight, bias))
 }
 
-fn self_attention(t: &mut Tower<'_>, block: &Block, x: &Value, tokens: usize) -> Result<Value, ExportError> {
+/// `x` is `[N * tokens, W]`; comes back so, or as `[N, W]` when only the class token is wanted.
+fn self_attention(
+    t: &mut Tower<'_>,
+    block: &Block,
+    x: &Value,
+    tokens: usize,
+    class_only: bool,
+) -> Result<Value, ExportError> {
     let normed = t.layer_norm(&format!("{}.ln_1", block.prefix), x, block.width)?;
     let inner = block.heads * block.padded();
-    let mut qkv = Vec::with_capacity(3);
-    for part in 0..3 {
-        let rows = t.project_part(block, &normed, part)?;
-        qkv.push(t.as_batch(&rows, tokens, inner));
-    }
-    let out = t.attention(block, [&qkv[0], &qkv[1], &qkv[2]], None);
+    let (queried, queries, residual) = if class_only {
+        let mut class = |x: &Value| {
+            let x = t.as_batch(x, tokens, block.width);
+            first_token(t, &x)
+        };
+        (class(&normed), 1, class(x))
+    } else {
+        (normed.clone(), tokens, x.clone())
+    };
+    let mut project = |x: &Value, part: usize, tokens: usize| -> Result<Value, ExportError> {
+        let rows = t.project_part(block, x, part)?;
+        Ok(t.as_batch(&rows, tokens, inner))
+    };
+    let query = project(&queried, 0, queries)?;
+    let (key, value) = (project(&normed, 1, tokens)?, project(&normed, 2, tokens)?);
+    let out = t.attention(block, [&query, &key, &value], None);
     let out = t.as_rows(&out, inner);
-    t.attention_out(block, &out, x)
+    t.attention_out(block, &out, &residual)
+}
+
+/// `[N, tokens, W] -> [N, W]`.
+fn first_token(t: &mut Tower<'_>, x: &Value) -> Value {
+    let index = t.g.int(0);
+    t.g.op("Gather", &[x, &index], &[("axis", Attr::Int(1))])
 }
 
 /// The attentional pooler: `[N * tokens, W] -> [N * queries, E]`.
 fn pool(
     t: &mut Tower<'_>,
-    c: &CocaConfig,
+    c: &ModelConfig,
     x: &Value,
     tokens: usize,
     heads: usize,
@@ -218,12 +248,10 @@ fn project_queries(r: &TensorReader, e: usize, w: usize, queries: usize) -> Resu
     Ok(out)
 }
 
-/// `image_features`: the first token, projected and normalised.
-fn features(t: &mut Tower<'_>, c: &CocaConfig, x: &Value, width: usize) -> Result<(), ExportError> {
-    let (index, axis) = (t.g.int(0), 1);
-    let pooled = t.g.op("Gather", &[x, &index], &[("axis", Attr::Int(axis))]);
+/// `image_features`: the first token `[N, width]`, projected and normalised.
+fn features(t: &mut Tower<'_>, c: &ModelConfig, pooled: &Value, width: usize) -> Result<(), ExportError> {
     let proj = t.tensor("visual.proj", &[width, c.embed_dim])?;
-    let projected = t.g.op("MatMul", &[&pooled, &proj], &[]);
+    let projected = t.g.op("MatMul", &[pooled, &proj], &[]);
     let projected = t.cast_to_f32(&projected);
     let shape = [Dim::Named(IMAGES), Dim::Fixed(c.embed_dim)];
     let output = t.g.declare_output("image_features", DType::F32, &shape);
@@ -235,7 +263,7 @@ fn features(t: &mut Tower<'_>, c: &CocaConfig, x: &Value, width: usize) -> Resul
 /// their gains and shifts are folded into the projections.
 fn cross_keys_and_values(
     t: &mut Tower<'_>,
-    c: &CocaConfig,
+    d: &DecoderConfig,
     x: &Value,
     count: usize,
     width: usize,
@@ -247,10 +275,10 @@ fn cross_keys_and_values(
     let zeros = t.made("cross_attn.no_shift", &[width], |_| Ok(vec![0.0; width]))?;
     let attrs = [("axis", Attr::Int(-1)), ("epsilon", Attr::Float(LAYER_NORM_EPSILON))];
     let normed = t.g.op("LayerNormalization", &[&tokens, &ones, &zeros], &attrs);
-    let dim = width / c.decoder.heads;
+    let dim = width / d.heads;
     let padded = padded_head_dim(dim);
-    let inner = c.decoder.heads * padded;
-    for layer in 0..c.decoder.layers {
+    let inner = d.heads * padded;
+    for layer in 0..d.layers {
         for (part, name) in [(1, cross_key(layer)), (2, cross_value(layer))] {
             let weight = t.made(&format!("{name}.weight"), &[inner, width], |r| {
                 Ok(pad_head_rows(&fold_kv_norm(r, layer, width, part)?.0, dim, padded, width))

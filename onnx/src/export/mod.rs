@@ -15,10 +15,11 @@ use recaption_schemas::sha256_hex;
 use weights::{WEIGHTS_FILE, WeightsWriter};
 
 use crate::{
-    checkpoint::{Checkpoint, CheckpointError, CocaConfig},
+    checkpoint::{Checkpoint, CheckpointError, ModelConfig},
     model::{
-        DECODER_FILE, Dimensions, IMAGE_ENCODER_FILE, MODEL_FILE, MODEL_FORMAT, ModelError, ModelFile,
-        ModelFolder, ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE, TOKENIZER_FILE, padded_head_dim,
+        Architecture, DECODER_FILE, DecoderDimensions, Dimensions, IMAGE_ENCODER_FILE, MODEL_FILE,
+        MODEL_FORMAT, ModelError, ModelFile, ModelFolder, ModelSpec, Precision, SpecialIds,
+        TEXT_ENCODER_FILE, TOKENIZER_FILE, padded_head_dim,
     },
 };
 
@@ -54,13 +55,13 @@ pub enum ExportError {
     Occupied(PathBuf),
 }
 
-type BuildGraph = fn(&mut blocks::Tower<'_>, &CocaConfig) -> Result<(), ExportError>;
+type BuildGraph = fn(&mut blocks::Tower<'_>, &ModelConfig) -> Result<(), ExportError>;
 
-/// The graphs of a model folder.
+/// The graphs of a model folder; a CLIP has the first two.
 const GRAPHS: [(&str, BuildGraph); 3] = [
     (IMAGE_ENCODER_FILE, image_encoder::build),
     (TEXT_ENCODER_FILE, text_encoder::build),
-    (DECODER_FILE, decoder::build),
+    (DECODER_FILE, |tower, c| c.decoder.as_ref().map_or(Ok(()), |d| decoder::build(tower, c, d))),
 ];
 
 /// Exports the checkpoint in `checkpoint` to the model folder `out`, replacing an older export there.
@@ -145,7 +146,8 @@ fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result
     let c = &source.config;
     let mut weights = WeightsWriter::create(dir, precision)?;
     let mut files = Vec::new();
-    for (name, build) in GRAPHS {
+    let graphs = GRAPHS.iter().filter(|(name, _)| c.decoder.is_some() || *name != DECODER_FILE);
+    for (name, build) in graphs {
         let mut tower = blocks::Tower::new(
             name.trim_end_matches(".onnx"),
             &source.tensors,
@@ -155,7 +157,7 @@ fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result
         );
         build(&mut tower, c)?;
         let bytes = tower.g.finish();
-        files.push(ModelFile { name: name.into(), size: bytes.len() as u64, sha256: sha256_hex(&bytes) });
+        files.push(ModelFile { name: (*name).into(), size: bytes.len() as u64, sha256: sha256_hex(&bytes) });
         write(dir.join(name), &bytes)?;
     }
     // Used in training only.
@@ -196,19 +198,8 @@ fn describe(
     let c = &source.config;
     Ok(ModelSpec {
         format_version: MODEL_FORMAT,
-        architecture: "coca".into(),
-        dimensions: Dimensions {
-            embed_dim: c.embed_dim,
-            vocab_size: c.text.vocab_size,
-            context_length: c.text.context_length.min(c.decoder.context_length + 1),
-            image_tokens: c.image_tokens(),
-            text_layers: c.text.layers,
-            text_heads: c.text.heads,
-            text_head_dim: padded_head_dim(c.text.width / c.text.heads),
-            decoder_layers: c.decoder.layers,
-            decoder_heads: c.decoder.heads,
-            decoder_head_dim: padded_head_dim(c.decoder.width / c.decoder.heads),
-        },
+        architecture: if c.decoder.is_some() { Architecture::Coca } else { Architecture::Clip },
+        dimensions: dimensions(c),
         special_ids: SpecialIds {
             pad: 0,
             start: c.text.vocab_size as i64 - 2,
@@ -222,6 +213,24 @@ fn describe(
         parameters: source.tensors.parameters(),
         files,
     })
+}
+
+fn dimensions(c: &ModelConfig) -> Dimensions {
+    let context = c.text.context_length;
+    Dimensions {
+        embed_dim: c.embed_dim,
+        vocab_size: c.text.vocab_size,
+        context_length: c.decoder.map_or(context, |d| context.min(d.context_length + 1)),
+        decoder: c.decoder.map(|d| DecoderDimensions {
+            image_tokens: c.image_tokens(),
+            text_layers: c.text.layers,
+            text_heads: c.text.heads,
+            text_head_dim: padded_head_dim(c.text.width / c.text.heads),
+            decoder_layers: d.layers,
+            decoder_heads: d.heads,
+            decoder_head_dim: padded_head_dim(d.width / d.heads),
+        }),
+    }
 }
 
 #[cfg(test)]

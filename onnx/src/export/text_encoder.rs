@@ -1,21 +1,27 @@
 //! `text_encoder.onnx`: `ids` i64 `[N, T]`, padded with 0 -> `text_features` f32 `[N, E]`.
 //!
-//! The CLS embedding is appended last, always at the position after the whole context, so a text may be given with any
+//! CoCa: the CLS embedding is appended last, always at the position after the whole context, so a text may be given with any
 //! `T` up to the context length as long as at least one padding id follows its end (or `T` is the context length): what
 //! open_clip computes of the text padded to the context length comes out. Its released masks are kept: key 0 is always
 //! visible, key i > 0 is visible where `ids[i - 1]` is not padding, for every query row.
+//!
+//! CLIP: the embedding is the end token's, the first of the largest ids, as open_clip takes it. The tower is causal, so
+//! nothing behind that token matters and any `T` that holds it will do.
 
 use super::{
     ExportError,
     blocks::{Block, Tower},
     graph::{Attr, DType, Dim, Value},
 };
-use crate::{checkpoint::CocaConfig, model::IMAGES};
+use crate::{
+    checkpoint::{ModelConfig, TextPooling},
+    model::IMAGES,
+};
 
 /// The blocks of the text tower, shared with the decoder.
-pub fn block(c: &CocaConfig, layer: usize) -> Block {
+pub fn block(c: &ModelConfig, layer: usize) -> Block {
     Block {
-        prefix: format!("text.transformer.resblocks.{layer}"),
+        prefix: format!("{}transformer.resblocks.{layer}", c.text.prefix),
         width: c.text.width,
         heads: c.text.heads,
         mlp_width: c.text.mlp_width,
@@ -23,30 +29,44 @@ pub fn block(c: &CocaConfig, layer: usize) -> Block {
     }
 }
 
-/// Shapes that depend on the input's size.
-struct Sizes {
-    /// `[N, T + 1, W]`.
+/// What all layers share. `L` is the number of tokens: `T + 1` with a CLS embedding, else `T`.
+struct Sequence {
+    /// `[N, L, W]` as a shape.
     tokens: Value,
-    /// `[N, T + 1, H * D]`.
+    /// `[N, L, H * D]` as a shape.
     heads: Value,
+    /// Which key a query row may see, truth, `[N or 1, 1, L, L]`.
+    mask: Value,
+    /// The row that is the embedding: an index on the token axis, the same for all texts, or one per text `[N]`.
+    pooled: Pooled,
+}
+
+/// Which row of a text is its embedding.
+enum Pooled {
+    /// The last.
+    Last,
+    /// Row `[N]` of each text.
+    At(Value),
 }
 
 /// Adds the whole graph.
-pub fn build(t: &mut Tower<'_>, c: &CocaConfig) -> Result<(), ExportError> {
+pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
     let ids = t.g.input("ids", DType::I64, &[Dim::Named(IMAGES), Dim::Named("tokens")]);
-    let width = c.text.width;
-    let x = embed(t, c, &ids)?;
-    let mask = mask(t, &ids);
-    let sizes = sizes(t, &x, width, block(c, 0).heads * block(c, 0).padded());
+    let (width, prefix) = (c.text.width, c.text.prefix);
+    let x = match c.text.pooling {
+        TextPooling::ClassToken => embed_with_class(t, c, &ids)?,
+        TextPooling::EndToken => embed(t, c, &ids, c.text.context_length)?,
+    };
+    let sequence = sequence(t, c, &ids, &x);
     let mut x = t.as_rows(&x, width);
     for layer in 0..c.text.layers {
-        // Only the CLS row is read after the last block, so only it is computed there.
-        let cls_only = layer + 1 == c.text.layers;
-        x = self_attention(t, &block(c, layer), &x, &mask, &sizes, cls_only)?;
+        // Only one row is read after the last block, so only it is computed there.
+        let pooled_only = layer + 1 == c.text.layers;
+        x = self_attention(t, &block(c, layer), &x, &sequence, pooled_only)?;
         x = t.mlp(&block(c, layer), &x)?;
     }
-    let x = t.layer_norm("text.ln_final", &x, width)?;
-    let proj = t.tensor("text.text_projection", &[width, c.embed_dim])?;
+    let x = t.layer_norm(&format!("{prefix}ln_final"), &x, width)?;
+    let proj = t.tensor(&format!("{prefix}text_projection"), &[width, c.embed_dim])?;
     let x = t.g.op("MatMul", &[&x, &proj], &[]);
     let x = t.cast_to_f32(&x);
     let output =
@@ -55,15 +75,22 @@ pub fn build(t: &mut Tower<'_>, c: &CocaConfig) -> Result<(), ExportError> {
     Ok(())
 }
 
-fn embed(t: &mut Tower<'_>, c: &CocaConfig, ids: &Value) -> Result<Value, ExportError> {
-    let (width, context) = (c.text.width, c.text.context_length);
-    let embedding = t.tensor("text.token_embedding.weight", &[c.text.vocab_size, width])?;
-    let positions = t.tensor("text.positional_embedding", &[context + 1, width])?;
+/// Token and position embeddings `[N, T, W]`; the checkpoint has `places` positions.
+fn embed(t: &mut Tower<'_>, c: &ModelConfig, ids: &Value, places: usize) -> Result<Value, ExportError> {
+    let (width, prefix) = (c.text.width, c.text.prefix);
+    let embedding = t.tensor(&format!("{prefix}token_embedding.weight"), &[c.text.vocab_size, width])?;
+    let positions = t.tensor(&format!("{prefix}positional_embedding"), &[places, width])?;
     let x = t.g.op("Gather", &[&embedding, ids], &[]);
     let length = t.g.op("Shape", &[ids], &[("start", Attr::Int(1)), ("end", Attr::Int(2))]);
     let (zero, axis) = (t.g.ints(&[0]), t.g.ints(&[0]));
     let positions = t.g.op("Slice", &[&positions, &zero, &length, &axis], &[]);
-    let x = t.g.op("Add", &[&x, &positions], &[]);
+    Ok(t.g.op("Add", &[&x, &positions], &[]))
+}
+
+/// The same with the CLS embedding behind, `[N, T + 1, W]`.
+fn embed_with_class(t: &mut Tower<'_>, c: &ModelConfig, ids: &Value) -> Result<Value, ExportError> {
+    let (width, context) = (c.text.width, c.text.context_length);
+    let x = embed(t, c, ids, context + 1)?;
     let cls = t.made("text.cls_token", &[1, 1, width], |r| {
         let cls = r.get("text.cls_emb", &[width])?;
         let positions = r.get("text.positional_embedding", &[context + 1, width])?;
@@ -76,8 +103,44 @@ fn embed(t: &mut Tower<'_>, c: &CocaConfig, ids: &Value) -> Result<Value, Export
     Ok(t.g.op("Concat", &[&x, &cls], &[("axis", Attr::Int(1))]))
 }
 
-/// `[N, 1, T + 1, T + 1]` of truth: which key a query row may see.
-fn mask(t: &mut Tower<'_>, ids: &Value) -> Value {
+fn sequence(t: &mut Tower<'_>, c: &ModelConfig, ids: &Value, x: &Value) -> Sequence {
+    let leading = t.g.op("Shape", &[x], &[("start", Attr::Int(0)), ("end", Attr::Int(2))]);
+    let mut with = |n: usize| {
+        let last = t.g.ints(&[n as i64]);
+        t.g.op("Concat", &[&leading, &last], &[("axis", Attr::Int(0))])
+    };
+    let (tokens, heads) = (with(c.text.width), with(block(c, 0).heads * block(c, 0).padded()));
+    let length = t.g.op("Shape", &[x], &[("start", Attr::Int(1)), ("end", Attr::Int(2))]);
+    let causal = causal(t, &length);
+    let (mask, pooled) = match c.text.pooling {
+        TextPooling::ClassToken => {
+            let keys = visible_keys(t, ids);
+            (t.g.op("And", &[&keys, &causal], &[]), Pooled::Last)
+        }
+        TextPooling::EndToken => {
+            let axes = t.g.ints(&[0, 1]);
+            let mask = t.g.op("Unsqueeze", &[&causal, &axes], &[]);
+            let end = t.g.op("ArgMax", &[ids], &[("axis", Attr::Int(1)), ("keepdims", Attr::Int(0))]);
+            (mask, Pooled::At(end))
+        }
+    };
+    Sequence { tokens, heads, mask, pooled }
+}
+
+/// `[L, L]` of truth: whether key (column) stands before or at query (row). `length` is `[1]`.
+fn causal(t: &mut Tower<'_>, length: &Value) -> Value {
+    let axis = t.g.ints(&[0]);
+    let length = t.g.op("Squeeze", &[length, &axis], &[]);
+    let (zero, step) = (t.g.int(0), t.g.int(1));
+    let range = t.g.op("Range", &[&zero, &length, &step], &[]);
+    let (row_axis, column_axis) = (t.g.ints(&[1]), t.g.ints(&[0]));
+    let rows = t.g.op("Unsqueeze", &[&range, &row_axis], &[]);
+    let columns = t.g.op("Unsqueeze", &[&range, &column_axis], &[]);
+    t.g.op("LessOrEqual", &[&columns, &rows], &[])
+}
+
+/// `[N, 1, 1, T + 1]` of truth: which key is no padding, by the released weights' shifted rule.
+fn visible_keys(t: &mut Tower<'_>, ids: &Value) -> Value {
     let pad = t.g.int(0);
     let is_pad = t.g.op("Equal", &[ids, &pad], &[]);
     let is_word = t.g.op("Not", &[&is_pad], &[]);
@@ -88,63 +151,64 @@ fn mask(t: &mut Tower<'_>, ids: &Value) -> Value {
     let first = t.g.op("Expand", &[&first, &shape], &[]);
     let keys = t.g.op("Concat", &[&first, &is_word], &[("axis", Attr::Int(1))]);
     let axes = t.g.ints(&[1, 2]);
-    let keys = t.g.op("Unsqueeze", &[&keys, &axes], &[]);
-    let length = t.g.op("Shape", &[ids], &[("start", Attr::Int(1)), ("end", Attr::Int(2))]);
-    let axis = t.g.ints(&[0]);
-    let length = t.g.op("Squeeze", &[&length, &axis], &[]);
-    let (zero, step) = (t.g.int(0), t.g.int(1));
-    let length = t.g.op("Add", &[&length, &step], &[]);
-    let range = t.g.op("Range", &[&zero, &length, &step], &[]);
-    let (row_axis, column_axis) = (t.g.ints(&[1]), t.g.ints(&[0]));
-    let rows = t.g.op("Unsqueeze", &[&range, &row_axis], &[]);
-    let columns = t.g.op("Unsqueeze", &[&range, &column_axis], &[]);
-    let causal = t.g.op("LessOrEqual", &[&columns, &rows], &[]);
-    t.g.op("And", &[&keys, &causal], &[])
+    t.g.op("Unsqueeze", &[&keys, &axes], &[])
 }
 
-fn sizes(t: &mut Tower<'_>, x: &Value, width: usize, inner: usize) -> Sizes {
-    let leading = t.g.op("Shape", &[x], &[("start", Attr::Int(0)), ("end", Attr::Int(2))]);
-    let mut with = |n: usize| {
-        let last = t.g.ints(&[n as i64]);
-        t.g.op("Concat", &[&leading, &last], &[("axis", Attr::Int(0))])
-    };
-    Sizes { tokens: with(width), heads: with(inner) }
-}
-
-/// `x` is `[N * (T + 1), W]`; comes back so, or as `[N, W]` when only the CLS row is wanted.
+/// `x` is `[N * L, W]`; comes back so, or as `[N, W]` when only the embedding's row is wanted.
 fn self_attention(
     t: &mut Tower<'_>,
     block: &Block,
     x: &Value,
-    mask: &Value,
-    sizes: &Sizes,
-    cls_only: bool,
+    sequence: &Sequence,
+    pooled_only: bool,
 ) -> Result<Value, ExportError> {
     let normed = t.layer_norm(&format!("{}.ln_1", block.prefix), x, block.width)?;
     let inner = block.heads * block.padded();
     let key = t.project_part(block, &normed, 1)?;
-    let key = t.g.op("Reshape", &[&key, &sizes.heads], &[]);
+    let key = t.g.op("Reshape", &[&key, &sequence.heads], &[]);
     let value = t.project_part(block, &normed, 2)?;
-    let value = t.g.op("Reshape", &[&value, &sizes.heads], &[]);
-    let (query, residual, mask) = if cls_only {
-        let normed = last_token(t, &normed, sizes);
-        let residual = last_token(t, x, sizes);
+    let value = t.g.op("Reshape", &[&value, &sequence.heads], &[]);
+    let (query, residual, mask) = if pooled_only {
+        let normed = pooled_token(t, &normed, sequence);
+        let residual = pooled_token(t, x, sequence);
         let query = t.project_part(block, &normed, 0)?;
-        let last = t.g.ints(&[-1]);
-        let mask = t.g.op("Gather", &[mask, &last], &[("axis", Attr::Int(2))]);
-        (t.as_batch(&query, 1, inner), residual, mask)
+        (t.as_batch(&query, 1, inner), residual, pooled_mask(t, sequence))
     } else {
         let query = t.project_part(block, &normed, 0)?;
-        (t.g.op("Reshape", &[&query, &sizes.heads], &[]), x.clone(), mask.clone())
+        (t.g.op("Reshape", &[&query, &sequence.heads], &[]), x.clone(), sequence.mask.clone())
     };
     let out = t.attention(block, [&query, &key, &value], Some(&mask));
     let out = t.as_rows(&out, inner);
     t.attention_out(block, &out, &residual)
 }
 
-/// `[N * (T + 1), W] -> [N, W]`: the CLS row of every text.
-fn last_token(t: &mut Tower<'_>, x: &Value, sizes: &Sizes) -> Value {
-    let x = t.g.op("Reshape", &[x, &sizes.tokens], &[]);
-    let last = t.g.int(-1);
-    t.g.op("Gather", &[&x, &last], &[("axis", Attr::Int(1))])
+/// `[N * L, W] -> [N, W]`: the embedding's row of every text.
+fn pooled_token(t: &mut Tower<'_>, x: &Value, sequence: &Sequence) -> Value {
+    let x = t.g.op("Reshape", &[x, &sequence.tokens], &[]);
+    match &sequence.pooled {
+        Pooled::Last => {
+            let last = t.g.int(-1);
+            t.g.op("Gather", &[&x, &last], &[("axis", Attr::Int(1))])
+        }
+        Pooled::At(rows) => {
+            let axis = t.g.ints(&[1]);
+            let rows = t.g.op("Unsqueeze", &[rows, &axis], &[]);
+            t.g.op("GatherND", &[&x, &rows], &[("batch_dims", Attr::Int(1))])
+        }
+    }
+}
+
+/// The embedding's row of the mask, `[N, 1, 1, L]`.
+fn pooled_mask(t: &mut Tower<'_>, sequence: &Sequence) -> Value {
+    match &sequence.pooled {
+        Pooled::Last => {
+            let last = t.g.ints(&[-1]);
+            t.g.op("Gather", &[&sequence.mask, &last], &[("axis", Attr::Int(2))])
+        }
+        Pooled::At(rows) => {
+            // [1, 1, L, L] by [N] is [1, 1, N, L]; texts go to the front.
+            let mask = t.g.op("Gather", &[&sequence.mask, rows], &[("axis", Attr::Int(2))]);
+            t.g.op("Transpose", &[&mask], &[("perm", Attr::Ints(&[2, 0, 1, 3]))])
+        }
+    }
 }

@@ -12,11 +12,12 @@ use crate::model::{IMAGE_ENCODER_FILE, ModelFolder, cross_key, cross_value};
 pub struct Encoded {
     /// L2-normalised embeddings, `[N, E]`.
     pub features: Vec<f32>,
-    /// Key and value of every multimodal layer, alternating, each `[N, Q, H * D]` in the model's precision.
+    /// Key and value of every multimodal layer, alternating, each `[N, Q, H * D]` in the model's precision. None of a
+    /// CLIP.
     pub cross: Vec<DynTensor>,
 }
 
-/// The image tower, pooler and cross-attention projections.
+/// The image tower, and a CoCa's pooler and cross-attention projections.
 pub struct ImageEncoder {
     session: Session,
     size: usize,
@@ -30,7 +31,7 @@ impl ImageEncoder {
     /// # Errors
     /// When the library or the graph cannot be loaded.
     pub fn load(model: &ModelFolder, options: &SessionOptions) -> Result<Self, RuntimeError> {
-        let layers = model.spec.dimensions.decoder_layers;
+        let layers = model.spec.dimensions.decoder.map_or(0, |d| d.decoder_layers);
         Ok(Self {
             session: session::create(&model.path(IMAGE_ENCODER_FILE), options)?,
             size: model.spec.image_size as usize,

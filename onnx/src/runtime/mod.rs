@@ -10,7 +10,7 @@ mod text_encoder;
 
 use std::path::PathBuf;
 
-pub use decoder::{Decoder, SlotUpdate};
+pub use decoder::{Decoder, RowUpdate};
 pub use image_encoder::{Encoded, ImageEncoder};
 pub use library::{LIBRARY_VARIABLE, load_library};
 pub use session::SessionOptions;
@@ -47,7 +47,32 @@ pub enum RuntimeError {
         /// ONNX Runtime's words.
         source: ort::Error,
     },
+    /// The model cannot do what is asked of it.
+    #[error(transparent)]
+    Model(#[from] crate::model::ModelError),
     /// An argument does not fit the model.
     #[error("{0}")]
     Input(String),
+}
+
+impl RuntimeError {
+    /// Whether memory, the device's or the machine's, did not suffice: a smaller batch may.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        // ONNX Runtime has no code of its own for it.
+        const WORDS: [&str; 5] = [
+            "out of memory",
+            "Failed to allocate memory",
+            "bad_alloc",
+            "OUT_OF_MEMORY",
+            "Available memory of",
+        ];
+        match self {
+            Self::Run { source, .. } => {
+                let text = source.to_string();
+                WORDS.iter().any(|word| text.contains(word))
+            }
+            Self::Library { .. } | Self::Session { .. } | Self::Model(_) | Self::Input(_) => false,
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ort::{session::Session, value::TensorRef};
 
 use super::{RuntimeError, SessionOptions, session};
-use crate::model::{ModelFolder, TEXT_ENCODER_FILE};
+use crate::model::{Architecture, ModelFolder, TEXT_ENCODER_FILE};
 
 /// Texts are padded to a multiple of this, so that the padded length depends on the text alone and rows stay equal
 /// whatever their neighbours are.
@@ -18,6 +18,8 @@ pub struct TextEncoder {
     session: Session,
     context: usize,
     pad: i64,
+    /// Padding that must follow a text: the released masks of CoCa show one padding id, a CLIP looks at none.
+    padding: usize,
     embed_dim: usize,
 }
 
@@ -31,6 +33,10 @@ impl TextEncoder {
             session: session::create(&model.path(TEXT_ENCODER_FILE), options)?,
             context: model.spec.dimensions.context_length,
             pad: model.spec.special_ids.pad,
+            padding: match model.spec.architecture {
+                Architecture::Coca => 1,
+                Architecture::Clip => 0,
+            },
             embed_dim: model.spec.dimensions.embed_dim,
         })
     }
@@ -41,10 +47,10 @@ impl TextEncoder {
         self.embed_dim
     }
 
-    /// Length that a text of `ids` ids is padded to. One padding id after the end is visible in the released masks.
+    /// Length that a text of `ids` ids is padded to.
     #[must_use]
     pub fn padded_length(&self, ids: usize) -> usize {
-        (ids + 1).next_multiple_of(LENGTH_STEP).min(self.context)
+        (ids + self.padding).next_multiple_of(LENGTH_STEP).min(self.context)
     }
 
     /// Encodes texts, each with its start and end ids and without padding, at most the context length long.

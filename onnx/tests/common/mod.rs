@@ -14,6 +14,11 @@ pub fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/coca").join(name)
 }
 
+/// A CLIP made by open_clip.
+pub fn clip_case(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/clip").join(name)
+}
+
 /// The bundled captioner's checkpoint.
 pub fn bundled() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/coca-scenes-base")

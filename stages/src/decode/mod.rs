@@ -1,6 +1,6 @@
 //! Decode: from the bytes of an image file to the model's pixels.
 //!
-//! Stands between `Sample` and the captioner: one call of [`prepare`] per image, on a worker thread. It is pure
+//! Stands between `Sample` and the captioner: one call of [`prepare_all`] per image, on a worker thread. It is pure
 //! computation without I/O and takes milliseconds, so it must never run on a tokio thread. It never decides whether a
 //! sample is kept: an image that cannot be prepared is an error with a reason, and the caller counts it as one reject.
 //!
@@ -27,7 +27,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use error::DecodeError;
-pub use pixels::{Pixels, Prepared};
+pub use pixels::{Pixels, Prepared, Squares};
 pub use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
 
 use resample::Workspace;
@@ -111,10 +111,26 @@ pub fn prepare(
     preprocess: &Preprocess,
     options: &DecodeOptions,
 ) -> Result<Prepared, DecodeError> {
+    let Squares { pixels, width, height } =
+        prepare_all(bytes, suffix, std::slice::from_ref(preprocess), options)?;
+    let pixels = pixels.into_iter().next().ok_or_else(|| DecodeError::corrupt("", "yields no pixels"))?;
+    Ok(Prepared { pixels, width, height })
+}
+
+/// As [`prepare`], for several models: decoded once, one square for every element of `wanted`, in its order.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_all(
+    bytes: &[u8],
+    suffix: Option<&str>,
+    wanted: &[Preprocess],
+    options: &DecodeOptions,
+) -> Result<Squares, DecodeError> {
     let format = sniff::sniff(bytes, suffix)?;
     catch_unwind(AssertUnwindSafe(|| {
         SCRATCH.with_borrow_mut(|scratch| {
-            let prepared = prepare_with(scratch, bytes, format, preprocess, options);
+            let prepared = prepare_with(scratch, bytes, format, wanted, options);
             scratch.shrink();
             prepared
         })
@@ -126,9 +142,9 @@ fn prepare_with(
     scratch: &mut Scratch,
     bytes: &[u8],
     format: Format,
-    preprocess: &Preprocess,
+    wanted: &[Preprocess],
     options: &DecodeOptions,
-) -> Result<Prepared, DecodeError> {
+) -> Result<Squares, DecodeError> {
     let mut raster = match format {
         Format::Jpeg => jpeg::decode(bytes, options, &mut scratch.clean, &mut scratch.pixels)?,
         other => containers::decode(bytes, other, options, &mut scratch.pixels)?,
@@ -136,12 +152,17 @@ fn prepare_with(
     if !options.exif_orientation {
         raster.orientation = image::metadata::Orientation::NoTransforms;
     }
+    raster.widen(&mut scratch.pixels);
     let data = &scratch.pixels[..raster.len()];
-    let (square, width, height) = resample::resample(&mut scratch.workspace, &raster, data, preprocess)?;
-    let pixels = Pixels::new(preprocess.size, square).ok_or_else(|| {
-        DecodeError::corrupt("", format!("cannot become {0} x {0} pixels", preprocess.size))
-    })?;
-    Ok(Prepared { pixels, width, height })
+    let mut pixels = Vec::with_capacity(wanted.len());
+    for preprocess in wanted {
+        let square = resample::resample(&mut scratch.workspace, &raster, data, preprocess)?;
+        pixels.push(Pixels::new(preprocess.size, square).ok_or_else(|| {
+            DecodeError::corrupt("", format!("cannot become {0} x {0} pixels", preprocess.size))
+        })?);
+    }
+    let (width, height) = raster.upright();
+    Ok(Squares { pixels, width, height })
 }
 
 impl Scratch {

@@ -50,3 +50,14 @@ pub struct Prepared {
     /// Height of the stored image in pixels, after EXIF orientation.
     pub height: u32,
 }
+
+/// An image at the sizes of several models, and how large it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Squares {
+    /// What each model sees, in the order asked for.
+    pub pixels: Vec<Pixels>,
+    /// Width of the stored image in pixels, after EXIF orientation.
+    pub width: u32,
+    /// Height of the stored image in pixels, after EXIF orientation.
+    pub height: u32,
+}

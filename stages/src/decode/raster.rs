@@ -2,8 +2,12 @@
 
 use image::metadata::Orientation;
 
+use super::geometry::Turn;
+use super::resample::grown;
+
 /// The u8 channels of a decoded image. Channels stay apart while resizing, so alpha is dropped and grey replicated on
-/// the small result: the outcome is that of Pillow's `convert("RGB")` before it.
+/// the small result: the outcome is that of Pillow's `convert("RGB")` before it. Only `Grey` and `Rgba` are resized, see
+/// [`Raster::widen`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Channels {
     Grey,
@@ -35,8 +39,55 @@ pub(super) struct Raster {
 }
 
 impl Raster {
+    /// Width and height once it is turned upright, pixels.
+    pub fn upright(&self) -> (u32, u32) {
+        Turn::from(self.orientation).upright(self.width, self.height)
+    }
+
     /// The number of bytes that belong to the image.
     pub fn len(&self) -> usize {
         self.width as usize * self.height as usize * self.channels.count()
+    }
+
+    /// Brings pixels of two or three channels to four, in place: each type of pixel that the resizer is compiled for takes
+    /// the compiler half a minute, and four bytes resize faster than three.
+    pub fn widen(&mut self, pixels: &mut Vec<u8>) {
+        let count = self.width as usize * self.height as usize;
+        match self.channels {
+            Channels::Grey | Channels::Rgba => return,
+            Channels::GreyAlpha => spread::<2>(grown(pixels, 4 * count), count, |[v, a]| [v, v, v, a]),
+            Channels::Rgb => spread::<3>(grown(pixels, 4 * count), count, |[r, g, b]| [r, g, b, 255]),
+        }
+        self.channels = Channels::Rgba;
+    }
+}
+
+/// From the last pixel to the first, so that none is overwritten before it is read.
+fn spread<const N: usize>(pixels: &mut [u8], count: usize, widen: impl Fn([u8; N]) -> [u8; 4]) {
+    for i in (0..count).rev() {
+        let mut narrow = [0; N];
+        narrow.copy_from_slice(&pixels[i * N..][..N]);
+        pixels[i * 4..][..4].copy_from_slice(&widen(narrow));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_are_widened_in_place() {
+        let mut raster =
+            Raster { width: 3, height: 1, channels: Channels::Rgb, orientation: Orientation::NoTransforms };
+        let mut pixels = vec![1, 2, 3, 4, 5, 6, 7, 8, 9];
+        raster.widen(&mut pixels);
+        assert_eq!(
+            (raster.channels, pixels),
+            (Channels::Rgba, vec![1, 2, 3, 255, 4, 5, 6, 255, 7, 8, 9, 255])
+        );
+        raster.channels = Channels::GreyAlpha;
+        let mut pixels = vec![1, 2, 3, 4, 5, 6];
+        raster.widen(&mut pixels);
+        assert_eq!((raster.channels, pixels), (Channels::Rgba, vec![1, 1, 1, 2, 3, 3, 3, 4, 5, 5, 5, 6]));
     }
 }

@@ -6,7 +6,7 @@
 //! where the filter reaches them, as if the whole image had been resized before the crop.
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::{U8, U8x2, U8x3, U8x4};
+use fast_image_resize::pixels::{U8, U8x4};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
 use super::error::DecodeError;
@@ -60,7 +60,7 @@ fn whole(from: u32, to: u32) -> Span {
 
 /// Crops, resizes and turns `data` (`[raster.height, raster.width, channels]` u8).
 ///
-/// Returns `[S, S, 3]` u8 RGB, row-major, and the upright size of the stored image.
+/// Returns `[S, S, 3]` u8 RGB, row-major.
 ///
 /// # Errors
 /// Never, for a raster with at least one pixel and buffers of the announced length.
@@ -69,9 +69,9 @@ pub(super) fn resample(
     raster: &Raster,
     data: &[u8],
     preprocess: &Preprocess,
-) -> Result<(Vec<u8>, u32, u32), DecodeError> {
+) -> Result<Vec<u8>, DecodeError> {
     let turn = Turn::from(raster.orientation);
-    let (width, height) = turn.upright(raster.width, raster.height);
+    let (width, height) = raster.upright();
     let plan = Plan::new(width, height, preprocess.size, preprocess.resize_mode);
     let (x, y) = plan.stored(turn);
     resize(workspace, raster, data, (x, y), turn.transpose, preprocess.interpolation)?;
@@ -80,7 +80,7 @@ pub(super) fn resample(
         ResizeMode::Shortest | ResizeMode::Squash => [0; 3],
     };
     let small = Small { data: &workspace.small, width: x.length as usize, height: y.length as usize, turn };
-    Ok((small.place(raster.channels, &plan, preprocess.size as usize, fill), width, height))
+    Ok(small.place(raster.channels, &plan, preprocess.size as usize, fill))
 }
 
 /// Both passes, into `workspace.small`, `[y.length, x.length, channels]`.
@@ -115,9 +115,8 @@ fn resize(
     let (first, second) = (options(filter, first), options(filter, second));
     match raster.channels {
         Channels::Grey => passes::<U8>(resizer, source, between, target, [first, second]),
-        Channels::GreyAlpha => passes::<U8x2>(resizer, source, between, target, [first, second]),
-        Channels::Rgb => passes::<U8x3>(resizer, source, between, target, [first, second]),
         Channels::Rgba => passes::<U8x4>(resizer, source, between, target, [first, second]),
+        Channels::GreyAlpha | Channels::Rgb => Err(failed("its channels were not widened")),
     }
 }
 

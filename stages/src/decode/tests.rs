@@ -151,3 +151,23 @@ fn bytes_are_judged_by_content_and_named_by_suffix() {
     let png = fixture("cat_small.png");
     assert!(prepare(&png, Some("jpg"), &SHORTEST_224, &DecodeOptions::default()).is_ok());
 }
+
+#[test]
+fn several_models_share_one_decode() {
+    let wanted = [
+        SHORTEST_224,
+        Preprocess { size: 64, resize_mode: ResizeMode::Squash, interpolation: Interpolation::Bilinear },
+        SHORTEST_224,
+    ];
+    let options = DecodeOptions::default();
+    for name in ["astronaut_420.jpg", "coffee_tall.jpg", "cat_alpha.png"] {
+        let bytes = fixture(name);
+        let all = prepare_all(&bytes, None, &wanted, &options).unwrap();
+        for (preprocess, pixels) in wanted.iter().zip(&all.pixels) {
+            let alone = prepare(&bytes, None, preprocess, &options).unwrap();
+            assert!(alone.pixels == *pixels, "{name} {preprocess:?}");
+            assert_eq!((alone.width, alone.height), (all.width, all.height));
+        }
+        assert_eq!(all.pixels.len(), wanted.len());
+    }
+}

@@ -26,8 +26,8 @@ fn with(path: &str, value: Value) -> Value {
     config
 }
 
-fn parse(config: &Value) -> Parsed<CocaConfig> {
-    CocaConfig::parse(&config.to_string())
+fn parse(config: &Value) -> Parsed<ModelConfig> {
+    ModelConfig::parse(&config.to_string())
 }
 
 fn error(config: &Value) -> String {
@@ -135,7 +135,10 @@ fn every_default_is_open_clips_and_every_key_is_known() {
         json!({"model_cfg": {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}, "multimodal_cfg": {}}});
     assert_eq!(parse(&made_consistent(bare)).expect("all defaults"), spelt);
     assert_eq!(spelt.vision.heads, 12);
-    assert_eq!((spelt.text.context_length, spelt.text.vocab_size, spelt.decoder.layers), (77, 49408, 12));
+    assert_eq!(
+        (spelt.text.context_length, spelt.text.vocab_size, spelt.decoder.map(|d| d.layers)),
+        (77, 49408, Some(12))
+    );
 }
 
 #[test]
@@ -213,10 +216,7 @@ fn unknown_keys_are_refused_with_their_section() {
 }
 
 #[test]
-fn what_is_no_coca_says_so() {
-    let mut clip = base();
-    clip["model_cfg"].as_object_mut().expect("an object").remove("multimodal_cfg");
-    assert!(error(&clip).contains("a CLIP has no captioner"), "{}", error(&clip));
+fn what_is_no_model_says_so() {
     let bare = error(&base()["model_cfg"]);
     assert!(bare.contains("bare model configuration"), "{bare}");
     for section in ["vision_cfg", "text_cfg"] {
@@ -227,8 +227,8 @@ fn what_is_no_coca_says_so() {
     }
     assert!(error(&json!({})).contains("model_cfg"));
     assert!(error(&json!([])).contains("JSON object"));
-    assert!(CocaConfig::parse("{").expect_err("cut").contains("JSON"));
-    assert!(CocaConfig::parse("").is_err());
+    assert!(ModelConfig::parse("{").expect_err("cut").contains("JSON"));
+    assert!(ModelConfig::parse("").is_err());
 }
 
 #[test]
@@ -363,4 +363,64 @@ fn open_clips_own_configurations() {
     }));
     let message = error(&roberta);
     assert!(message.contains("text_cfg.hf_model_name") && message.contains("roberta-base"), "{message}");
+}
+
+/// A small CLIP, as the configurations on the hub have it: no `custom_text`.
+fn clip() -> Value {
+    let mut config = base();
+    let model = config["model_cfg"].as_object_mut().expect("an object");
+    model.remove("multimodal_cfg");
+    model["vision_cfg"]["attentional_pool"] = false.into();
+    model["text_cfg"]["embed_cls"] = false.into();
+    config
+}
+
+fn clip_with(path: &str, value: Value) -> Value {
+    let mut config = clip();
+    let (section, key) = path.split_once('/').expect("a path");
+    config["model_cfg"][section][key] = value;
+    config
+}
+
+#[test]
+fn a_clip_is_what_has_no_multimodal_cfg() {
+    let config = parse(&clip()).expect("valid");
+    assert_eq!((config.decoder, config.vision.pooler), (None, None));
+    assert_eq!((config.text.pooling, config.text.prefix), (TextPooling::EndToken, "text."));
+    assert_eq!(parse(&base()).expect("valid").text.pooling, TextPooling::ClassToken);
+    // Widths of the towers have nothing to do with one another.
+    assert!(parse(&clip_with("text_cfg/width", 128.into())).is_ok());
+    for custom_text in [true, false] {
+        let mut custom = clip();
+        custom["model_cfg"]["custom_text"] = custom_text.into();
+        assert_eq!(parse(&custom), Ok(config));
+    }
+    // Every key with open_clip's own default.
+    let mut spelt = spelt_out();
+    spelt["model_cfg"].as_object_mut().expect("an object").remove("multimodal_cfg");
+    let bare = json!({"model_cfg": {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}});
+    assert_eq!(parse(&spelt).expect("all keys known"), parse(&bare).expect("all defaults"));
+}
+
+#[test]
+fn other_clips_are_refused() {
+    for (path, value) in [
+        ("vision_cfg/attentional_pool", json!(true)),
+        ("vision_cfg/pool_type", "avg".into()),
+        ("vision_cfg/timm_model_name", "vit_base_patch16_siglip_224".into()),
+        ("vision_cfg/layers", json!([3, 4, 6, 3])),
+        ("text_cfg/pool_type", "last".into()),
+        ("text_cfg/pool_type", "eos".into()),
+        ("text_cfg/embed_cls", true.into()),
+        ("text_cfg/no_causal_mask", true.into()),
+        ("text_cfg/proj_bias", true.into()),
+        ("text_cfg/hf_model_name", "roberta-base".into()),
+        ("text_cfg/hf_tokenizer_name", "bert-base-uncased".into()),
+        ("text_cfg/tokenizer_kwargs", json!({"clean": "canonicalize"})),
+        ("text_cfg/qk_norm", true.into()),
+    ] {
+        let message = error(&clip_with(path, value.clone()));
+        let key = path.rsplit('/').next().expect("a key");
+        assert!(message.contains(key), "{path} = {value}: {message}");
+    }
 }

@@ -25,7 +25,9 @@ fn picture(width: u32, height: u32) -> RgbImage {
 fn resampled(picture: &RgbImage, orientation: Orientation, preprocess: &Preprocess) -> (Vec<u8>, u32, u32) {
     let raster =
         Raster { width: picture.width(), height: picture.height(), channels: Channels::Rgb, orientation };
-    resample(&mut Workspace::default(), &raster, picture.as_raw(), preprocess).unwrap()
+    let square = resample(&mut Workspace::default(), &raster, picture.as_raw(), preprocess).unwrap();
+    let (width, height) = raster.upright();
+    (square, width, height)
 }
 
 #[test]

@@ -1,0 +1,208 @@
+//! Captions per second of a model folder, and where the time goes. Prints one line of JSON.
+//!
+//! ```text
+//! cargo run --release -p recaption-onnx --example caption_bench -- MODEL IMAGES [key=value]...
+//! ```
+//! IMAGES is a file of u8 pixels `[N, S, S, 3]` at the model's size, without a header. Keys: `strategy` (greedy, sample,
+//! beam), `beams`, `candidates`, `max_tokens`, `min_tokens`, `slots` (images decoded together), `threads` (of each of the
+//! model's copies), `copies`, `seconds`, `static` (1: a batch is decoded until its longest caption ends), `ids` (a file
+//! that the ids of every image's first caption are written to, one line each).
+//!
+//! Ids are of the first round over the images. Times are of whole rounds, as many as fit into `seconds`, at least one.
+
+use std::{collections::BTreeMap, error::Error, sync::Mutex, time::Instant};
+
+use recaption_onnx::{
+    ModelFolder,
+    caption::{Admission, BeamSettings, CaptionSettings, Captioner, SampleSettings, Strategy, image_seed},
+    runtime::{ImageEncoder, SessionOptions},
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+struct Options(BTreeMap<String, String>);
+
+impl Options {
+    fn number(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.0.get(key).map_or(Ok(default), |v| v.parse())?)
+    }
+
+    fn settings(&self, context: usize) -> Result<CaptionSettings> {
+        let beams = self.number("beams", 6)?;
+        let strategy = match self.0.get("strategy").map_or("greedy", String::as_str) {
+            "greedy" => Strategy::Greedy,
+            "sample" => Strategy::Sample(SampleSettings::default()),
+            "beam" => Strategy::Beam(BeamSettings { beams, ..BeamSettings::default() }),
+            other => return Err(format!("unknown strategy {other}").into()),
+        };
+        let (max, min) = (self.number("max_tokens", context - 1)?, self.number("min_tokens", 1)?);
+        let candidates = self.number("candidates", 1)?;
+        Ok(CaptionSettings {
+            strategy,
+            candidates,
+            ..CaptionSettings::greedy(max, min, self.number("slots", 32)?)
+        })
+    }
+}
+
+/// What one copy of the model did.
+#[derive(Default)]
+struct Work {
+    images: usize,
+    tokens: usize,
+    steps: usize,
+    admit: f64,
+    step: f64,
+    lengths: BTreeMap<usize, usize>,
+    ids: BTreeMap<u64, Vec<i64>>,
+}
+
+/// Decodes images `first, first + stride, ...` of `pixels` once.
+fn round(
+    captioner: &mut Captioner,
+    pixels: &[u8],
+    (first, stride): (usize, usize),
+    whole_batches: bool,
+    work: &mut Work,
+) -> Result<()> {
+    let each = captioner.image_bytes();
+    let mut waiting = (first..pixels.len() / each).step_by(stride).peekable();
+    while waiting.peek().is_some() || captioner.active() > 0 {
+        let quarter = (captioner.max_slots() / 4).clamp(1, 8);
+        while waiting.peek().is_some()
+            && captioner.room() >= quarter
+            && (!whole_batches || captioner.active() == 0)
+        {
+            let room = if whole_batches { captioner.room() } else { quarter };
+            let batch: Vec<usize> = waiting.by_ref().take(room).collect();
+            let images: Vec<Admission> = batch
+                .iter()
+                .map(|i| Admission { ticket: *i as u64, seed: image_seed(0, &i.to_string()) })
+                .collect();
+            let bytes: Vec<u8> =
+                batch.iter().flat_map(|i| &pixels[i * each..(i + 1) * each]).copied().collect();
+            let began = Instant::now();
+            captioner.admit(&images, &bytes)?;
+            work.admit += began.elapsed().as_secs_f64();
+        }
+        let began = Instant::now();
+        let done = captioner.step()?;
+        work.step += began.elapsed().as_secs_f64();
+        work.steps += 1;
+        for generated in done {
+            work.images += 1;
+            for candidate in &generated.candidates {
+                work.tokens += candidate.ids.len();
+                *work.lengths.entry(candidate.ids.len()).or_default() += 1;
+            }
+            let best = generated.candidates.into_iter().next().ok_or("no candidate")?;
+            work.ids.entry(generated.ticket).or_insert(best.ids);
+        }
+    }
+    Ok(())
+}
+
+/// Images per second of the encoder alone, on all threads.
+fn encode_rate(model: &ModelFolder, threads: usize, pixels: &[u8]) -> Result<f64> {
+    let mut encoder = ImageEncoder::load(model, &SessionOptions { threads })?;
+    let batch = &pixels[..pixels.len().min(8 * encoder.image_bytes())];
+    let images = batch.len() / encoder.image_bytes();
+    encoder.encode(batch)?;
+    let began = Instant::now();
+    let mut rounds = 0;
+    while rounds == 0 || began.elapsed().as_secs_f64() < 2.0 {
+        encoder.encode(batch)?;
+        rounds += 1;
+    }
+    Ok((rounds * images) as f64 / began.elapsed().as_secs_f64())
+}
+
+/// Whole rounds, every copy on a thread of its own; what was done, and the seconds it took.
+fn decode(
+    captioners: &mut [Captioner],
+    pixels: &[u8],
+    seconds: f64,
+    whole_batches: bool,
+) -> Result<(Work, f64)> {
+    let copies = captioners.len();
+    let total = Mutex::new(Work::default());
+    let mut rounds = 0;
+    let began = Instant::now();
+    while rounds == 0 || began.elapsed().as_secs_f64() < seconds {
+        std::thread::scope(|scope| -> Result<()> {
+            let threads: Vec<_> = captioners
+                .iter_mut()
+                .enumerate()
+                .map(|(i, captioner)| {
+                    let total = &total;
+                    scope.spawn(move || -> Result<()> {
+                        let mut work = Work::default();
+                        round(captioner, pixels, (i, copies), whole_batches, &mut work)?;
+                        let mut total = total.lock().map_err(|_| "a thread panicked")?;
+                        total.images += work.images;
+                        total.tokens += work.tokens;
+                        total.steps += work.steps;
+                        total.admit += work.admit;
+                        total.step += work.step;
+                        work.lengths.iter().for_each(|(l, n)| *total.lengths.entry(*l).or_default() += n);
+                        for (ticket, ids) in work.ids {
+                            total.ids.entry(ticket).or_insert(ids);
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            threads.into_iter().try_for_each(|t| t.join().map_err(|_| "a thread panicked")?)
+        })?;
+        rounds += 1;
+    }
+    let wall = began.elapsed().as_secs_f64();
+    Ok((total.into_inner().map_err(|_| "a thread panicked")?, wall))
+}
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(model), Some(images)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: caption_bench MODEL IMAGES [key=value]...".into());
+    };
+    let options = Options(
+        arguments.filter_map(|a| a.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()))).collect(),
+    );
+    let model = ModelFolder::open(model.as_ref())?;
+    let pixels = std::fs::read(images)?;
+    let settings = options.settings(model.spec.dimensions.context_length)?;
+    let copies = options.number("copies", 1)?;
+    let cores = std::thread::available_parallelism()?.get();
+    let threads = options.number("threads", (cores / copies).max(1))?;
+    let seconds = options.number("seconds", 1)? as f64;
+    let whole_batches = options.number("static", 0)? == 1;
+    let mut captioners = (0..copies)
+        .map(|_| Captioner::load(&model, &SessionOptions { threads }, settings.clone()))
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    let slot_bytes = captioners[0].slot_bytes();
+    let (work, wall) = decode(&mut captioners, &pixels, seconds, whole_batches)?;
+    drop(captioners);
+    if let Some(path) = options.0.get("ids") {
+        let lines: Vec<String> = work.ids.values().map(|ids| format!("{ids:?}\n")).collect();
+        std::fs::write(path, lines.concat())?;
+    }
+    let lengths: Vec<usize> = work.lengths.iter().flat_map(|(l, n)| std::iter::repeat_n(*l, *n)).collect();
+    println!(
+        "{}",
+        serde_json::json!({
+            "captions_per_second": work.images as f64 / wall,
+            "tokens_per_second": work.tokens as f64 / wall,
+            "encode_images_per_second": encode_rate(&model, threads * copies, &pixels)?,
+            "admit_share": work.admit / copies as f64 / wall,
+            "step_share": work.step / copies as f64 / wall,
+            "step_ms": work.step / work.steps as f64 * 1e3,
+            "rows_per_step": settings.max_slots * settings.rows_per_image(),
+            "slot_bytes": slot_bytes,
+            "images": work.images,
+            "mean_length": work.tokens as f64 / lengths.len() as f64,
+            "longest": lengths.last(),
+            "seconds": wall,
+        })
+    );
+    Ok(())
+}

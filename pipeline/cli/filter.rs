@@ -1,0 +1,42 @@
+//! `recaption filter OUT (--keep-top FRACTION | --min-similarity X) --to NEW`.
+
+use anyhow::Context;
+use recaption_stages::select::{Cut, Score};
+
+use super::{
+    args::{FilterArgs, ScoreArg},
+    logging, print,
+};
+use crate::{
+    filter::{self, FilterJob},
+    run::ExitCode,
+};
+
+/// Runs the pass and prints its report.
+pub fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
+    let cut = match (args.cut.keep_top, args.cut.min_similarity) {
+        (Some(share), _) => Cut::KeepTop(share),
+        (None, least) => Cut::AtLeast(least.context("neither --keep-top nor --min-similarity")?),
+    };
+    let job = FilterJob {
+        source: args.output.clone(),
+        output: args.to.clone(),
+        by: match args.by {
+            ScoreArg::Similarity => Score::Similarity,
+            ScoreArg::OrgSimilarity => Score::OrgSimilarity,
+        },
+        cut,
+        column: args.column.clone(),
+        overwrite: args.overwrite,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let report = runtime.block_on(filter::filter(&job))?;
+    match format {
+        logging::Format::Text => print(&report.to_string()),
+        logging::Format::Json => print(&format!("{}\n", serde_json::to_string(&report)?)),
+    }
+    Ok(ExitCode::Done)
+}
