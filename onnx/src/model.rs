@@ -67,6 +67,19 @@ pub enum Precision {
     Fp32,
     /// IEEE half.
     Fp16,
+    /// Linear layers in 8 bits, weights with a scale per output, activations with one per row; the rest is single.
+    Int8,
+}
+
+impl Precision {
+    /// Bytes of a number in caches and in cross-attention keys and values.
+    #[must_use]
+    pub fn cache_bytes(self) -> usize {
+        match self {
+            Self::Fp32 | Self::Int8 => 4,
+            Self::Fp16 => 2,
+        }
+    }
 }
 
 impl std::fmt::Display for Precision {
@@ -74,6 +87,7 @@ impl std::fmt::Display for Precision {
         f.write_str(match self {
             Self::Fp32 => "fp32",
             Self::Fp16 => "fp16",
+            Self::Int8 => "int8",
         })
     }
 }

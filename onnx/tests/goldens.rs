@@ -25,8 +25,31 @@ fn check(name: &str, precision: Precision) {
     let must: &[&str] = match precision {
         Precision::Fp32 => &["image_features", "text_features", "logits", "greedy", "beam", "beam_score"],
         Precision::Fp16 => &["image_features", "text_features"],
+        // Reported, see `int8_stays_near` for a bound.
+        Precision::Int8 => &[],
     };
     assert!(must.iter().all(|tensor| passed.contains(tensor)), "{name}: {checks:#?}");
+}
+
+/// 8 bits round each number of a product by up to 1/254 of its row's largest; random weights have no large ones.
+fn check_int8(name: &str) {
+    const LEAST: f64 = 0.995;
+    check(name, Precision::Int8);
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let model = export(&case(name), &dir.path().join("model"), Precision::Int8).expect("export");
+    let golden = Weights::read(&case(name).join("golden.safetensors"));
+    let (width, options) = (model.spec.dimensions.embed_dim, SessionOptions { threads: 1 });
+    let images = ImageEncoder::load(&model, &options).expect("encoder").encode(golden.u8("images"));
+    let ids = texts(&golden, "text", model.spec.special_ids.end);
+    let ids: Vec<&[i64]> = ids.iter().map(Vec::as_slice).collect();
+    let texts = TextEncoder::load(&model, &options).expect("encoder").encode(&ids).expect("encode");
+    for (tensor, got) in [("image_features", images.expect("encode").features), ("text_features", texts)] {
+        let want = golden.f32(tensor);
+        assert_ne!(got, want, "{name}: {tensor} was not computed in 8 bits");
+        let cosine = smallest_cosine(&got, &want, width);
+        println!("{name}: {tensor} cosine {cosine:.6}");
+        assert!(cosine > LEAST, "{name}: {tensor} cosine {cosine}");
+    }
 }
 
 macro_rules! goldens {
@@ -36,6 +59,8 @@ macro_rules! goldens {
             fn fp32_agrees_with_open_clip() { super::check($name, super::Precision::Fp32); }
             #[test]
             fn fp16_keeps_the_directions() { super::check($name, super::Precision::Fp16); }
+            #[test]
+            fn int8_stays_near() { super::check_int8($name); }
         }
     )* };
 }

@@ -1,5 +1,5 @@
 //! A row depends on its image or text alone, bit for bit: not on the batch it was in, its neighbours, the number of
-//! slots or of threads. (CPU, fp32, one machine type and library version.)
+//! slots or of threads. (CPU, fp32 and int8, one machine type and library version.)
 
 #![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
 
@@ -31,8 +31,12 @@ struct Subject {
 
 impl Subject {
     fn new(checkpoint: &std::path::Path) -> Self {
+        Self::of_precision(checkpoint, Precision::Fp32)
+    }
+
+    fn of_precision(checkpoint: &std::path::Path, precision: Precision) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let model = export(checkpoint, &dir.path().join("model"), Precision::Fp32).expect("export");
+        let model = export(checkpoint, &dir.path().join("model"), precision).expect("export");
         let mut random = Random(11);
         let pixels = (0..IMAGES).flat_map(|_| picture(model.spec.image_size as usize, &mut random)).collect();
         let (d, ids) = (model.spec.dimensions, model.spec.special_ids);
@@ -315,23 +319,25 @@ fn a_prompt_is_read_and_not_returned() {
 }
 
 macro_rules! subjects {
-    ($($test:ident: $checkpoint:expr,)*) => { $(
+    ($($test:ident: $checkpoint:expr, $precision:ident,)*) => { $(
         mod $test {
             use super::*;
+            fn subject() -> Subject { Subject::of_precision(&$checkpoint, Precision::$precision) }
             #[test]
-            fn image_features_and_cross_keys() { check_images(&Subject::new(&$checkpoint)); }
+            fn image_features_and_cross_keys() { check_images(&subject()); }
             #[test]
-            fn text_features() { check_texts(&Subject::new(&$checkpoint)); }
+            fn text_features() { check_texts(&subject()); }
             #[test]
-            fn generated_ids_and_logprobs() { check_captions(&Subject::new(&$checkpoint)); }
+            fn generated_ids_and_logprobs() { check_captions(&subject()); }
         }
     )* };
 }
 
 subjects! {
-    bundled_captioner: bundled(),
-    golden_without_pooler: case("nopool"),
-    golden_with_odd_sizes: case("odd"),
+    bundled_captioner: bundled(), Fp32,
+    golden_without_pooler: case("nopool"), Fp32,
+    golden_with_odd_sizes: case("odd"), Fp32,
+    bundled_captioner_in_int8: bundled(), Int8,
 }
 
 /// A CLIP has no captions.

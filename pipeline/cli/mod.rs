@@ -80,10 +80,7 @@ fn export_model(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let precision = match args.precision {
         args::PrecisionArg::Fp32 => Precision::Fp32,
         args::PrecisionArg::Fp16 => Precision::Fp16,
-        args::PrecisionArg::Int8 => {
-            let what = "precision int8 is not built yet in this version; use fp32".to_owned();
-            return Err(ConfigError { origin: "--precision int8".into(), what }.into());
-        }
+        args::PrecisionArg::Int8 => Precision::Int8,
     };
     let model = export(&args.checkpoint, &args.out, precision)?;
     let bytes: u64 = model.spec.files.iter().map(|f| f.size).sum();

@@ -3,9 +3,12 @@
 //! Weights keep open_clip's names and torch's layout (`[out, in]`, `Gemm` with `transB`). What can be folded into a
 //! weight is folded here, in f64: LayerScale, a LayerNorm's affine part, padding of odd head sizes.
 
+use std::collections::HashMap;
+
 use super::{
     ExportError,
     graph::{Attr, DType, GraphBuilder, Value},
+    linear::{Linear, Quantised},
     weights::{Stored, WeightsWriter},
 };
 use crate::{
@@ -16,6 +19,9 @@ use crate::{
 /// torch's default epsilon of LayerNorm, which open_clip uses throughout.
 pub const LAYER_NORM_EPSILON: f32 = 1e-5;
 
+/// Names of query, key and value.
+const PARTS: [&str; 3] = ["q", "k", "v"];
+
 /// A graph being built from a checkpoint.
 pub struct Tower<'a> {
     /// The graph.
@@ -24,10 +30,14 @@ pub struct Tower<'a> {
     pub tensors: &'a TensorReader,
     /// Where they go.
     pub weights: &'a mut WeightsWriter,
-    /// Type of weights and activations.
+    /// Precision of the export.
+    pub precision: Precision,
+    /// Type of activations, and of all weights but int8's linear layers.
     pub dtype: DType,
     /// Activation of the MLPs.
     pub activation: Activation,
+    /// Activations that were quantised already.
+    pub quantised: HashMap<Value, Quantised>,
 }
 
 /// One residual block's parameters.
@@ -74,7 +84,15 @@ impl<'a> Tower<'a> {
         precision: Precision,
         activation: Activation,
     ) -> Self {
-        Self { g: GraphBuilder::new(name), tensors, weights, dtype: DType::of(precision), activation }
+        Self {
+            g: GraphBuilder::new(name),
+            tensors,
+            weights,
+            precision,
+            dtype: DType::of(precision),
+            activation,
+            quantised: HashMap::new(),
+        }
     }
 
     /// Stores a weight under `name`, made by `make` unless an earlier graph stored it.
@@ -114,11 +132,6 @@ impl<'a> Tower<'a> {
         Ok(self.g.op("LayerNormalization", &[x, &scale, &bias], &attrs))
     }
 
-    /// `x @ weight.T + bias`: `[rows, in] -> [rows, out]`.
-    pub fn gemm(&mut self, x: &Value, weight: &Value, bias: &Value) -> Value {
-        self.g.op("Gemm", &[x, weight, bias], &[("transB", Attr::Int(1))])
-    }
-
     /// A linear layer of the checkpoint, `name.weight [out, in]` and `name.bias [out]`, times LayerScale if given.
     fn linear(
         &mut self,
@@ -127,10 +140,13 @@ impl<'a> Tower<'a> {
         sizes: [usize; 2],
         gamma: Option<&str>,
     ) -> Result<Value, ExportError> {
-        let (weight_name, bias_name) = (format!("{name}.weight"), format!("{name}.bias"));
-        let weight = self.made(&weight_name, &sizes, |t| scaled_rows(t, &weight_name, &sizes, gamma))?;
-        let bias = self.made(&bias_name, &sizes[..1], |t| scaled_rows(t, &bias_name, &sizes[..1], gamma))?;
-        Ok(self.gemm(x, &weight, &bias))
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        self.project(
+            x,
+            &Linear { weight: &weight, bias: Some(&bias), sizes },
+            |t| scaled_rows(t, &weight, &sizes, gamma),
+            |t| scaled_rows(t, &bias, &sizes[..1], gamma),
+        )
     }
 
     /// The packed projection `[3, heads * padded, width]` of a self-attention, and its bias, in the weights file.
@@ -147,32 +163,51 @@ impl<'a> Tower<'a> {
         Ok((weight, bias))
     }
 
-    /// Query, key or value projection (`part` 0, 1, 2) of a self-attention: a third of the packed weight, not a copy.
+    /// Query, key and value of a self-attention in one matrix, `[rows, 3 * heads * padded]`; not in int8.
+    pub fn project_packed(&mut self, block: &Block, x: &Value) -> Result<Value, ExportError> {
+        let (weight, bias) = self.packed_qkv(block)?;
+        let weight = self.g.weight(&format!("{}.attn.in_proj_weight", block.prefix), self.dtype, &weight);
+        let bias = self.g.weight(&format!("{}.attn.in_proj_bias", block.prefix), self.dtype, &bias);
+        Ok(self.g.op("Gemm", &[x, &weight, &bias], &[("transB", Attr::Int(1))]))
+    }
+
+    /// Query, key or value projection (`part` 0, 1, 2) of a self-attention: a third of the packed weight, not a copy. In
+    /// int8 the thirds are stored apart.
     pub fn project_part(&mut self, block: &Block, x: &Value, part: usize) -> Result<Value, ExportError> {
-        const PARTS: [&str; 3] = ["q", "k", "v"];
+        if self.precision == Precision::Int8 {
+            return self.project_own_part(block, x, part);
+        }
         let (weight, bias) = self.packed_qkv(block)?;
         let rows = block.heads * block.padded();
-        let name = format!("{}.attn.{}_weight", block.prefix, PARTS[part]);
-        let weight = self.g.weight(&name, self.dtype, &weight.rows(part * rows, rows));
-        let name = format!("{}.attn.{}_bias", block.prefix, PARTS[part]);
-        let bias = self.g.weight(&name, self.dtype, &bias.rows(part * rows, rows));
-        Ok(self.gemm(x, &weight, &bias))
+        let attn = format!("{}.attn.{}", block.prefix, PARTS[part]);
+        let weight = self.g.weight(&format!("{attn}_weight"), self.dtype, &weight.rows(part * rows, rows));
+        let bias = self.g.weight(&format!("{attn}_bias"), self.dtype, &bias.rows(part * rows, rows));
+        Ok(self.g.op("Gemm", &[x, &weight, &bias], &[("transB", Attr::Int(1))]))
     }
 
     /// Query projection of a cross-attention. Its key and value projections belong to the image encoder's graph, where
     /// they are folded with a LayerNorm: storing the packed weight here would store them again.
     pub fn project_query(&mut self, block: &Block, x: &Value) -> Result<Value, ExportError> {
+        self.project_own_part(block, x, 0)
+    }
+
+    fn project_own_part(&mut self, block: &Block, x: &Value, part: usize) -> Result<Value, ExportError> {
         let attn = format!("{}.attn", block.prefix);
         let (w, rows) = (block.width, block.heads * block.padded());
-        let weight = self.made(&format!("{attn}.q_weight"), &[rows, w], |t| {
-            let packed = t.get(&format!("{attn}.in_proj_weight"), &[3 * w, w])?;
-            Ok(pad_head_rows(&packed[..w * w], block.head_dim(), block.padded(), w))
-        })?;
-        let bias = self.made(&format!("{attn}.q_bias"), &[rows], |t| {
-            let packed = t.get(&format!("{attn}.in_proj_bias"), &[3 * w])?;
-            Ok(pad_head_rows(&packed[..w], block.head_dim(), block.padded(), 1))
-        })?;
-        Ok(self.gemm(x, &weight, &bias))
+        let (weight, bias) =
+            (format!("{attn}.{}_weight", PARTS[part]), format!("{attn}.{}_bias", PARTS[part]));
+        let third = |name: &str, t: &TensorReader, columns: usize| {
+            let shape = if columns == 1 { vec![3 * w] } else { vec![3 * w, columns] };
+            let packed = t.get(&format!("{attn}.{name}"), &shape)?;
+            let third = &packed[part * w * columns..(part + 1) * w * columns];
+            Ok(pad_head_rows(third, block.head_dim(), block.padded(), columns))
+        };
+        self.project(
+            x,
+            &Linear { weight: &weight, bias: Some(&bias), sizes: [rows, w] },
+            |t| third("in_proj_weight", t, w),
+            |t| third("in_proj_bias", t, 1),
+        )
     }
 
     /// Output projection of an attention and the residual: `residual + ls_1(out_proj(x))`.
@@ -185,14 +220,16 @@ impl<'a> Tower<'a> {
         let name = format!("{}.attn.out_proj", block.prefix);
         let gamma = block.layer_scale.then(|| format!("{}.ls_1.gamma", block.prefix));
         let (w, inner) = (block.width, block.heads * block.padded());
-        let weight_name = format!("{name}.weight");
-        let weight = self.made(&weight_name, &[w, inner], |t| {
-            let plain = scaled_rows(t, &weight_name, &[w, w], gamma.as_deref())?;
-            Ok(pad_head_columns(&plain, block.head_dim(), block.padded()))
-        })?;
-        let bias_name = format!("{name}.bias");
-        let bias = self.made(&bias_name, &[w], |t| scaled_rows(t, &bias_name, &[w], gamma.as_deref()))?;
-        let out = self.gemm(x, &weight, &bias);
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        let out = self.project(
+            x,
+            &Linear { weight: &weight, bias: Some(&bias), sizes: [w, inner] },
+            |t| {
+                let plain = scaled_rows(t, &weight, &[w, w], gamma.as_deref())?;
+                Ok(pad_head_columns(&plain, block.head_dim(), block.padded()))
+            },
+            |t| scaled_rows(t, &bias, &[w], gamma.as_deref()),
+        )?;
         Ok(self.g.op("Add", &[residual, &out], &[]))
     }
 

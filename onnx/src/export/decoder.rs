@@ -11,11 +11,12 @@ use super::{
     ExportError,
     blocks::{Block, Tower},
     graph::{Attr, DType, Dim, GraphBuilder, Value},
+    linear::Linear,
     text_encoder,
 };
 use crate::{
-    checkpoint::{DecoderConfig, ModelConfig},
-    model::{IMAGES, cross_key, cross_value, past_key, past_value, present_key, present_value},
+    checkpoint::{DecoderConfig, ModelConfig, TensorReader},
+    model::{IMAGES, Precision, cross_key, cross_value, past_key, past_value, present_key, present_value},
 };
 
 const ROWS: &str = "rows";
@@ -46,11 +47,27 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Result<()
         x = cross_attention(t, &block(d, "cross_attn", layer), &x, &step, [key, value])?;
     }
     let x = t.layer_norm("text_decoder.ln_final", &x, d.width)?;
-    let proj = t.tensor("text_decoder.text_projection", &[d.width, c.text.vocab_size])?;
-    let logits = t.g.op("MatMul", &[&x, &proj], &[]);
+    let logits = project_logits(t, &x, d.width, c.text.vocab_size)?;
     let logits = t.cast_to_f32(&logits);
     t.g.output("logits", &logits, DType::F32, &[Dim::Named(ROWS), Dim::Fixed(c.text.vocab_size)]);
     Ok(())
+}
+
+/// `[R, W] -> [R, V]`; the checkpoint stores this one as `[W, V]`.
+fn project_logits(t: &mut Tower<'_>, x: &Value, width: usize, vocab: usize) -> Result<Value, ExportError> {
+    const NAME: &str = "text_decoder.text_projection";
+    if t.precision != Precision::Int8 {
+        let proj = t.tensor(NAME, &[width, vocab])?;
+        return Ok(t.g.op("MatMul", &[x, &proj], &[]));
+    }
+    let transposed = |r: &TensorReader| {
+        let plain = r.get(NAME, &[width, vocab])?;
+        Ok((0..vocab)
+            .flat_map(|v| (0..width).map(move |w| (v, w)))
+            .map(|(v, w)| plain[w * vocab + v])
+            .collect())
+    };
+    t.project(x, &Linear { weight: NAME, bias: None, sizes: [vocab, width] }, transposed, |_| Ok(Vec::new()))
 }
 
 /// The blocks of the multimodal decoder. Its MLP is always four times wider: open_clip ignores `mlp_ratio` here.
@@ -111,15 +128,20 @@ fn self_attention(
     let present =
         [present_key(cache), present_value(cache)].map(|name| t.g.declare_output(&name, t.dtype, &shape));
     let normed = t.layer_norm(&format!("{}.ln_1", block.prefix), x, block.width)?;
-    let (weight, bias) = t.packed_qkv(block)?;
-    let weight = t.g.weight(&format!("{}.attn.in_proj_weight", block.prefix), t.dtype, &weight);
-    let bias = t.g.weight(&format!("{}.attn.in_proj_bias", block.prefix), t.dtype, &bias);
-    let qkv = t.gemm(&normed, &weight, &bias);
-    let qkv = t.as_batch(&qkv, 1, 3 * inner);
     let none = GraphBuilder::none();
+    let [query, key, value] = if t.precision == Precision::Int8 {
+        let mut part = |part| -> Result<Value, ExportError> {
+            let rows = t.project_part(block, &normed, part)?;
+            Ok(t.as_batch(&rows, 1, inner))
+        };
+        [part(0)?, part(1)?, part(2)?]
+    } else {
+        let qkv = t.project_packed(block, &normed)?;
+        [t.as_batch(&qkv, 1, 3 * inner), none.clone(), none]
+    };
     let out = t.g.microsoft_op(
         "GroupQueryAttention",
-        &[&qkv, &none, &none, &past[0], &past[1], &step.last, &step.total],
+        &[&query, &key, &value, &past[0], &past[1], &step.last, &step.total],
         &[&present[0], &present[1]],
         &[
             ("num_heads", Attr::Int(heads as i64)),

@@ -27,6 +27,8 @@ const MICROSOFT: &str = "com.microsoft";
 pub enum DType {
     /// Unsigned byte.
     U8,
+    /// Signed byte.
+    I8,
     /// Half precision.
     F16,
     /// Single precision.
@@ -46,6 +48,7 @@ impl DType {
         use tensor_proto::DataType as D;
         (match self {
             Self::U8 => D::Uint8,
+            Self::I8 => D::Int8,
             Self::F16 => D::Float16,
             Self::F32 => D::Float,
             Self::I32 => D::Int32,
@@ -54,11 +57,11 @@ impl DType {
         }) as i32
     }
 
-    /// The type that weights and activations of this precision have.
+    /// The type that activations of this precision have, and all weights but int8's linear layers.
     #[must_use]
     pub fn of(precision: Precision) -> Self {
         match precision {
-            Precision::Fp32 => Self::F32,
+            Precision::Fp32 | Precision::Int8 => Self::F32,
             Precision::Fp16 => Self::F16,
         }
     }
@@ -74,7 +77,7 @@ pub enum Dim {
 }
 
 /// A value inside the graph, by name. Shapes are the caller's business.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Value(String);
 
 /// Attribute of a node.
@@ -189,6 +192,11 @@ impl GraphBuilder {
             _ => value.to_le_bytes().to_vec(),
         };
         self.inline(dtype, &[], raw)
+    }
+
+    /// A scalar byte.
+    pub fn byte(&mut self, value: u8) -> Value {
+        self.inline(DType::U8, &[], vec![value])
     }
 
     /// A `[1, 1]` matrix of truth.

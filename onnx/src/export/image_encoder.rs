@@ -8,6 +8,7 @@ use super::{
     ExportError,
     blocks::{Block, LAYER_NORM_EPSILON, Tower, pad_head_rows},
     graph::{Attr, DType, Dim, Value},
+    linear::Linear,
 };
 use crate::{
     checkpoint::{DecoderConfig, ModelConfig, TensorReader},
@@ -189,14 +190,19 @@ fn pool(
     let x = t.layer_norm("visual.attn_pool.ln_k", x, w)?;
     let mut kv = Vec::with_capacity(2);
     for (part, letter) in [(1, 'k'), (2, 'v')] {
-        let weight = t.made(&format!("visual.attn_pool.attn.{letter}_weight"), &[inner, w], |r| {
-            Ok(pad_head_rows(&pooler_weight(r, e, w, part)?, dim, padded, w))
-        })?;
-        let bias = t.made(&format!("visual.attn_pool.attn.{letter}_bias"), &[inner], |r| {
-            let packed = r.get("visual.attn_pool.attn.in_proj_bias", &[3 * e])?;
-            Ok(pad_head_rows(&packed[part * e..(part + 1) * e], dim, padded, 1))
-        })?;
-        let rows = t.gemm(&x, &weight, &bias);
+        let (weight, bias) = (
+            format!("visual.attn_pool.attn.{letter}_weight"),
+            format!("visual.attn_pool.attn.{letter}_bias"),
+        );
+        let rows = t.project(
+            &x,
+            &Linear { weight: &weight, bias: Some(&bias), sizes: [inner, w] },
+            |r| Ok(pad_head_rows(&pooler_weight(r, e, w, part)?, dim, padded, w)),
+            |r| {
+                let packed = r.get("visual.attn_pool.attn.in_proj_bias", &[3 * e])?;
+                Ok(pad_head_rows(&packed[part * e..(part + 1) * e], dim, padded, 1))
+            },
+        )?;
         kv.push(t.as_batch(&rows, tokens, inner));
     }
     let query = t.made("visual.attn_pool.projected_query", &[1, queries, inner], |r| {
@@ -205,12 +211,13 @@ fn pool(
     let query = repeat(t, &query, &kv[0], [queries as i64, inner as i64]);
     let out = t.attention(&block, [&query, &kv[0], &kv[1]], None);
     let out = t.as_rows(&out, inner);
-    let weight = t.made("visual.attn_pool.attn.out_proj.weight", &[e, inner], |r| {
-        let plain = r.get("visual.attn_pool.attn.out_proj.weight", &[e, e])?;
-        Ok(pad_head_rows(&plain, dim, padded, 1))
-    })?;
-    let bias = t.tensor("visual.attn_pool.attn.out_proj.bias", &[e])?;
-    Ok(t.gemm(&out, &weight, &bias))
+    let (weight, bias) = ("visual.attn_pool.attn.out_proj.weight", "visual.attn_pool.attn.out_proj.bias");
+    t.project(
+        &out,
+        &Linear { weight, bias: Some(bias), sizes: [e, inner] },
+        |r| Ok(pad_head_rows(&r.get(weight, &[e, e])?, dim, padded, 1)),
+        |r| Ok(r.get(bias, &[e])?),
+    )
 }
 
 /// Query, key or value weight of the pooler (`part` 0, 1, 2): `nn.MultiheadAttention` packs the three when key and
@@ -280,13 +287,16 @@ fn cross_keys_and_values(
     let inner = d.heads * padded;
     for layer in 0..d.layers {
         for (part, name) in [(1, cross_key(layer)), (2, cross_value(layer))] {
-            let weight = t.made(&format!("{name}.weight"), &[inner, width], |r| {
-                Ok(pad_head_rows(&fold_kv_norm(r, layer, width, part)?.0, dim, padded, width))
-            })?;
-            let bias = t.made(&format!("{name}.bias"), &[inner], |r| {
-                Ok(pad_head_rows(&fold_kv_norm(r, layer, width, part)?.1, dim, padded, 1))
-            })?;
-            let rows = t.gemm(&normed, &weight, &bias);
+            let rows = t.project(
+                &normed,
+                &Linear {
+                    weight: &format!("{name}.weight"),
+                    bias: Some(&format!("{name}.bias")),
+                    sizes: [inner, width],
+                },
+                |r| Ok(pad_head_rows(&fold_kv_norm(r, layer, width, part)?.0, dim, padded, width)),
+                |r| Ok(pad_head_rows(&fold_kv_norm(r, layer, width, part)?.1, dim, padded, 1)),
+            )?;
             let shape = [Dim::Named(IMAGES), Dim::Fixed(count - 1), Dim::Fixed(inner)];
             let output = t.g.declare_output(&name, t.dtype, &shape);
             let shape = t.g.ints(&[-1, count as i64 - 1, inner as i64]);

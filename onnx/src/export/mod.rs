@@ -6,6 +6,7 @@ mod blocks;
 mod decoder;
 mod graph;
 mod image_encoder;
+mod linear;
 mod text_encoder;
 mod weights;
 

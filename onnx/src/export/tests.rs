@@ -103,6 +103,11 @@ fn graphs_in_half_precision_keep_the_contract() {
 }
 
 #[test]
+fn graphs_in_8_bits_keep_the_contract() {
+    check(Precision::Int8, "f32");
+}
+
+#[test]
 fn the_folder_describes_itself() {
     let exported = exported(Precision::Fp32);
     let spec = &exported.model.spec;
@@ -138,7 +143,11 @@ fn stored(exported: &Exported) -> BTreeMap<String, Vec<(String, u64, u64)>> {
             };
             assert_eq!(entry("location"), WEIGHTS_FILE);
             let number = |key: &str| entry(key).parse::<u64>().expect("a number");
-            let element = if tensor.data_type() == 10 { 2 } else { 4 };
+            let element = match tensor.data_type() {
+                3 => 1,
+                10 => 2,
+                _ => 4,
+            };
             assert_eq!(
                 number("length"),
                 element * tensor.dims.iter().product::<i64>() as u64,
@@ -158,7 +167,7 @@ fn stored(exported: &Exported) -> BTreeMap<String, Vec<(String, u64, u64)>> {
 
 #[test]
 fn weights_are_stored_once() {
-    for precision in [Precision::Fp32, Precision::Fp16] {
+    for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
         let exported = exported(precision);
         let stored = stored(&exported);
         let size = std::fs::metadata(exported.model.path(WEIGHTS_FILE)).expect("weights").len();
@@ -169,8 +178,10 @@ fn weights_are_stored_once() {
             }
         }
         // The text tower serves two graphs.
+        let linear = if precision == Precision::Int8 { ".int8" } else { "" };
         for name in ["text.token_embedding.weight", "text.transformer.resblocks.0.mlp.c_fc.weight"] {
-            let files: Vec<&str> = stored[name].iter().map(|p| p.0.as_str()).collect();
+            let linear = if name.contains("mlp") { linear } else { "" };
+            let files: Vec<&str> = stored[&format!("{name}{linear}")].iter().map(|p| p.0.as_str()).collect();
             assert_eq!(files, [DECODER_FILE, TEXT_ENCODER_FILE], "{name}");
         }
         // Nothing unused, nothing twice: the bytes referred to are the file, but for alignment.
@@ -185,8 +196,12 @@ fn weights_are_stored_once() {
         }
         assert_eq!(end, size);
         // Cross keys and values, folded normalisation and projected queries replace tensors of like size.
-        let element = if precision == Precision::Fp32 { 4 } else { 2 };
-        let source = exported.model.spec.parameters * element;
+        let source = match precision {
+            Precision::Fp32 => exported.model.spec.parameters * 4,
+            Precision::Fp16 => exported.model.spec.parameters * 2,
+            // Embeddings, scales and the small projections stay single.
+            Precision::Int8 => exported.model.spec.parameters * 3 / 2,
+        };
         println!("{precision}: {referred} bytes referred to, {size} stored, {source} in the checkpoint");
         assert!(size < source + source / 20, "{size} bytes for {source} of parameters");
     }

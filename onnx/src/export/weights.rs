@@ -82,13 +82,12 @@ impl WeightsWriter {
     /// # Errors
     /// When the file cannot be written, or a value does not fit the precision.
     pub fn store(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<Stored, ExportError> {
-        debug_assert_eq!(shape.iter().product::<usize>(), values.len(), "{name}");
-        let pad = self.at.next_multiple_of(ALIGN) - self.at;
-        self.write(&[0; ALIGN as usize][..pad as usize])?;
-        let offset = self.at;
         let mut bytes = Vec::with_capacity(values.len() * 4);
         match self.precision {
-            Precision::Fp32 => values.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes())),
+            // int8 speaks of linear layers, see `store_i8`; the rest stays single.
+            Precision::Fp32 | Precision::Int8 => {
+                values.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()))
+            }
             Precision::Fp16 => {
                 for v in values {
                     let half = f16::from_f32(*v);
@@ -99,7 +98,24 @@ impl WeightsWriter {
                 }
             }
         }
-        self.write(&bytes)?;
+        self.store_bytes(name, shape, &bytes)
+    }
+
+    /// Stores 8-bit integers.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn store_i8(&mut self, name: &str, shape: &[usize], values: &[i8]) -> Result<Stored, ExportError> {
+        let bytes: Vec<u8> = values.iter().map(|v| v.cast_unsigned()).collect();
+        self.store_bytes(name, shape, &bytes)
+    }
+
+    fn store_bytes(&mut self, name: &str, shape: &[usize], bytes: &[u8]) -> Result<Stored, ExportError> {
+        debug_assert_eq!(bytes.len() % shape.iter().product::<usize>(), 0, "{name}");
+        let pad = self.at.next_multiple_of(ALIGN) - self.at;
+        self.write(&[0; ALIGN as usize][..pad as usize])?;
+        let offset = self.at;
+        self.write(bytes)?;
         let stored = Stored { offset, len: bytes.len() as u64, shape: shape.to_vec() };
         self.stored.insert(name.to_owned(), stored.clone());
         Ok(stored)

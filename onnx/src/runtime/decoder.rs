@@ -90,10 +90,7 @@ impl Decoder {
     #[must_use]
     pub fn slot_bytes(&self) -> usize {
         let d = &self.dimensions;
-        let element = match self.precision {
-            Precision::Fp32 => 4,
-            Precision::Fp16 => 2,
-        };
+        let element = self.precision.cache_bytes();
         let cache: usize = (0..d.cached_layers())
             .map(|i| d.cache_heads(i))
             .map(|(h, s)| 2 * h * s * self.cache_length)
@@ -171,12 +168,12 @@ impl Decoder {
     /// Zeroed, not left as found: an empty slot is computed too, and what it holds must be numbers.
     fn zeros(&self, allocator: &Allocator, shape: &[usize]) -> ort::Result<DynTensor> {
         let kind = match self.precision {
-            Precision::Fp32 => TensorElementType::Float32,
+            Precision::Fp32 | Precision::Int8 => TensorElementType::Float32,
             Precision::Fp16 => TensorElementType::Float16,
         };
         let mut tensor = DynTensor::new(allocator, kind, shape)?;
         match self.precision {
-            Precision::Fp32 => tensor.try_extract_tensor_mut::<f32>()?.1.fill(0.0),
+            Precision::Fp32 | Precision::Int8 => tensor.try_extract_tensor_mut::<f32>()?.1.fill(0.0),
             Precision::Fp16 => tensor.try_extract_tensor_mut::<f16>()?.1.fill(f16::ZERO),
         }
         Ok(tensor)
@@ -252,7 +249,7 @@ impl Decoder {
         let failed = |source| RuntimeError::Run { graph: "decoder (copying caches)", rows, source };
         for cache in &mut bank.caches {
             match self.precision {
-                Precision::Fp32 => copy_prefixes::<f32>(cache, copies),
+                Precision::Fp32 | Precision::Int8 => copy_prefixes::<f32>(cache, copies),
                 Precision::Fp16 => copy_prefixes::<f16>(cache, copies),
             }
             .map_err(failed)?;
