@@ -5,7 +5,7 @@ PYTHON ?= python3
 PREFIX ?= /usr/local
 ONNXRUNTIME := target/onnxruntime/lib/libonnxruntime.so
 
-.PHONY: demo test bench lint doc onnxruntime install clean-demo
+.PHONY: demo test bench bench-open-clip lint doc onnxruntime install clean-demo
 
 # Scenes -> shards -> captions -> Parquet, with the bundled captioner.
 demo: $(ONNXRUNTIME)
@@ -18,6 +18,10 @@ test: $(ONNXRUNTIME)
 # Ratios of this machine, measured in one run.
 bench: $(ONNXRUNTIME)
 	$(PYTHON) benchmarks/run.py
+
+# The same weights and images through open_clip's own `generate`; fetches torch (several GB), takes about 15 minutes.
+bench-open-clip: $(ONNXRUNTIME)
+	$(PYTHON) benchmarks/against_open_clip.py
 
 lint:
 	$(CARGO) fmt --all --check

@@ -1,4 +1,4 @@
-"""open_clip's side of open_clip.py, run inside its virtual environment. Prints one line of JSON.
+"""open_clip's side of against_open_clip.py, run inside its virtual environment. Prints one line of JSON.
 
     python open_clip_peer.py make|greedy|beam|gemm MODEL WORK IMAGES TOKENS BEAMS
 """
