@@ -64,7 +64,7 @@ pub enum PrecisionArg {
     Fp32,
     /// Half precision: for GPUs.
     Fp16,
-    /// Eight bits: not built yet.
+    /// Linear layers in eight bits, for CPUs with VNNI; the rest is single.
     Int8,
 }
 
