@@ -22,6 +22,7 @@ pub use recaption_schemas as schemas;
 pub mod caption;
 pub mod commits;
 pub mod decode;
+pub mod evaluate;
 pub mod filter;
 pub mod prepare;
 pub mod read;
