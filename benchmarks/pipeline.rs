@@ -156,8 +156,7 @@ fn measure(
 
     let lane_settings =
         LaneSettings { caption: model.settings, filter: Filter::default(), embed_images: false };
-    let lane =
-        Lane::load(&model.folder, model.scorer.as_ref(), &SessionOptions { threads: 1 }, lane_settings)?;
+    let lane = Lane::load(&model.folder, model.scorer.as_ref(), &SessionOptions::on_cpu(1), lane_settings)?;
     let (to_lane, input) = crossbeam_channel::unbounded();
     for sample in prepared {
         to_lane.send(sample)?;

@@ -104,7 +104,7 @@ fn round(
 
 /// Images per second of the encoder alone, on all threads.
 fn encode_rate(model: &ModelFolder, threads: usize, pixels: &[u8]) -> Result<f64> {
-    let mut encoder = ImageEncoder::load(model, &SessionOptions { threads })?;
+    let mut encoder = ImageEncoder::load(model, &SessionOptions::on_cpu(threads))?;
     let batch = &pixels[..pixels.len().min(8 * encoder.image_bytes())];
     let images = batch.len() / encoder.image_bytes();
     encoder.encode(batch)?;
@@ -177,7 +177,7 @@ fn main() -> Result<()> {
     let seconds = options.number("seconds", 1)? as f64;
     let whole_batches = options.number("static", 0)? == 1;
     let mut captioners = (0..copies)
-        .map(|_| Captioner::load(&model, &SessionOptions { threads }, settings.clone()))
+        .map(|_| Captioner::load(&model, &SessionOptions::on_cpu(threads), settings.clone()))
         .collect::<std::result::Result<Vec<_>, _>>()?;
     let slot_bytes = captioners[0].slot_bytes();
     let (work, wall) = decode(&mut captioners, &pixels, seconds, whole_batches)?;

@@ -180,7 +180,7 @@ async fn start_lanes(
     let mut loading = tokio::task::JoinSet::new();
     for _ in 0..lanes {
         let (folder, scorer, settings) = (model.folder.clone(), model.scorer.clone(), settings.clone());
-        let options = SessionOptions { threads };
+        let options = SessionOptions::on_cpu(threads);
         loading.spawn_blocking(move || Lane::load(&folder, scorer.as_ref(), &options, settings));
     }
     let mut handles = Vec::with_capacity(lanes);

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use ort::environment::Environment;
@@ -15,6 +15,7 @@ pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 const FILE_NAME: &str = "libonnxruntime.so";
 
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+static LOADED: OnceLock<PathBuf> = OnceLock::new();
 
 /// The process's ONNX Runtime environment, loading the library on the first call.
 ///
@@ -46,6 +47,7 @@ pub fn load_library() -> Result<Environment, RuntimeError> {
                 environment.set_log_level(ort::logging::LogLevel::Warning);
                 tracing::debug!(library = %path.display(), "ONNX Runtime loaded");
                 *loaded = Some(environment.clone());
+                LOADED.get_or_init(|| path.clone());
                 return Ok(environment);
             }
             Err(error) => errors.push(error.to_string()),
@@ -53,6 +55,20 @@ pub fn load_library() -> Result<Environment, RuntimeError> {
     }
     // The first place that had a file says more than the last that had none.
     Err(failure(&candidates, errors.first().map_or("no library found", String::as_str)))
+}
+
+/// The file that was loaded; a bare name when the system's loader found it.
+pub(super) fn loaded() -> PathBuf {
+    LOADED.get().cloned().unwrap_or_else(|| PathBuf::from(FILE_NAME))
+}
+
+/// The loaded library's version as it tells it: `version 1.31.1`, or the branch that it was built from.
+pub(super) fn version() -> String {
+    let branch = ort::info().split([' ', ',']).find_map(|word| word.strip_prefix("git-branch="));
+    branch.map_or("version unknown".to_owned(), |branch| match branch.strip_prefix("rel-") {
+        Some(version) => format!("version {version}"),
+        None => format!("built from {branch}"),
+    })
 }
 
 fn failure(candidates: &[PathBuf], what: &str) -> RuntimeError {
