@@ -33,17 +33,18 @@ pub fn build(rules: &Rules, vocab: usize) -> Vec<u8> {
     let force_end = b.column_input("force_end", DType::Bool);
     let logprobs = b.g.op("LogSoftmax", &[&logits], &[("axis", Attr::Int(-1))]);
     let best = match rules.choice {
+        // By logits and not by their logarithms' differences: rounding would make equals of them.
         Choice::Best(1) => {
-            let masked = b.mask(&logprobs, rules, &forbid_end);
+            let masked = b.mask(&logits, rules, &forbid_end);
             let best = b.row_max(&masked);
             let id = b.first_equal(&masked, &best);
             b.finish_one(&id, &logprobs, &force_end, rules.end);
             best
         }
         Choice::Best(count) => {
-            let masked = b.mask(&logprobs, rules, &forbid_end);
+            let masked = b.mask(&logits, rules, &forbid_end);
             let [values, ids] = b.top(&masked, count.min(vocab));
-            b.finish(&ids, &values, count.min(vocab));
+            b.finish_many(&ids, &values, &logprobs, count.min(vocab));
             b.columns(&values, 0, 1)
         }
         Choice::Draw(settings) => {
@@ -256,6 +257,15 @@ impl Builder {
         let id = self.choose(force_end, &end, id);
         let logprob = self.g.op("GatherElements", &[logprobs, &id], &[("axis", Attr::Int(1))]);
         self.finish(&id, &logprob, 1);
+    }
+
+    /// Outputs of the `k` best tokens of masked logits; impossible ones have no probability, whatever they had before.
+    fn finish_many(&mut self, ids: &Value, values: &Value, logprobs: &Value, k: usize) {
+        let never = self.f32(f32::NEG_INFINITY);
+        let logprobs = self.g.op("GatherElements", &[logprobs, ids], &[("axis", Attr::Int(1))]);
+        let possible = self.two("Greater", values, &never);
+        let logprobs = self.choose(&possible, &logprobs, &never);
+        self.finish(ids, &logprobs, k);
     }
 
     fn finish(&mut self, ids: &Value, logprobs: &Value, k: usize) {
