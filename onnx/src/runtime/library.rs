@@ -62,13 +62,11 @@ pub(super) fn loaded() -> PathBuf {
     LOADED.get().cloned().unwrap_or_else(|| PathBuf::from(FILE_NAME))
 }
 
-/// The loaded library's version as it tells it: `version 1.31.1`, or the branch that it was built from.
-pub(super) fn version() -> String {
-    let branch = ort::info().split([' ', ',']).find_map(|word| word.strip_prefix("git-branch="));
-    branch.map_or("version unknown".to_owned(), |branch| match branch.strip_prefix("rel-") {
-        Some(version) => format!("version {version}"),
-        None => format!("built from {branch}"),
-    })
+/// The version in a library's file name, `libonnxruntime.so.1.31.1`. (ONNX Runtime tells it through a pointer that `ort` keeps
+/// to itself.)
+pub(super) fn version(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix(FILE_NAME)?.strip_prefix('.').map(str::to_owned)
 }
 
 fn failure(candidates: &[PathBuf], what: &str) -> RuntimeError {

@@ -28,6 +28,9 @@ pub struct SessionOptions {
     pub threads: usize,
     /// What computes.
     pub execution: Execution,
+    /// Whether ONNX Runtime writes a profile of every graph, `recaption-<graph>_<time>.json`, into the working folder when
+    /// its session ends.
+    pub profile: bool,
     /// For tests: takes the way of a GPU (tensors stay with the session, tokens are chosen by a graph) on the CPU.
     #[doc(hidden)]
     pub as_device: bool,
@@ -37,7 +40,7 @@ impl SessionOptions {
     /// On the CPU.
     #[must_use]
     pub const fn on_cpu(threads: usize) -> Self {
-        Self { threads, execution: Execution::Cpu, as_device: false }
+        Self { threads, execution: Execution::Cpu, profile: false, as_device: false }
     }
 
     /// Where tensors stay between graphs; `None` is the host's memory, reached by plain slices.
@@ -72,10 +75,10 @@ pub(super) fn create(
         other => other.providers(),
     };
     let environment = load_library()?;
-    let session = builder(&environment, options, providers)
+    let name = file.trim_end_matches(".onnx");
+    let session = builder(&environment, name, options, providers)
         .and_then(|mut b| b.commit_from_file(&path))
         .map_err(failed)?;
-    let name = file.trim_end_matches(".onnx");
     report(name, &session, options.execution, |operator| HEAVY.contains(&operator));
     Ok(session)
 }
@@ -88,7 +91,7 @@ pub(crate) fn create_in_memory(
 ) -> Result<Session, RuntimeError> {
     let failed = |source| RuntimeError::Session { path: PathBuf::from(format!("({name})")), source };
     let environment = load_library()?;
-    let session = builder(&environment, options, options.execution.providers())
+    let session = builder(&environment, name, options, options.execution.providers())
         .and_then(|mut b| b.commit_from_memory(graph))
         .map_err(failed)?;
     // Whatever is not arithmetic on shapes handles whole rows here.
@@ -98,15 +101,17 @@ pub(crate) fn create_in_memory(
 
 fn builder(
     environment: &Environment,
+    name: &str,
     options: &SessionOptions,
     providers: Vec<ExecutionProviderDispatch>,
 ) -> ort::Result<SessionBuilder> {
-    Ok(Session::builder(environment)?
+    let builder = Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(options.threads.max(1))?
         .with_intra_op_spinning(false)?
         .with_config_entry(assignment::RECORD, "1")?
-        .with_execution_providers(providers)?)
+        .with_execution_providers(providers)?;
+    Ok(if options.profile { builder.with_profiling(format!("recaption-{name}"))? } else { builder })
 }
 
 /// Operators whose tensors are large: on the CPU they would drag them over the bus.

@@ -70,7 +70,6 @@ impl Selector {
             .collect()
     }
 
-    #[expect(clippy::type_complexity, reason = "the three outputs of the graph")]
     fn run(
         &mut self,
         logits: &Tensor<f32>,

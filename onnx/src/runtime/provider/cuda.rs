@@ -4,7 +4,10 @@
 //! Libraries found in pip's layout beside ONNX Runtime are loaded here, by their paths, so that nobody has to set
 //! `LD_LIBRARY_PATH`: the system's loader does not look for a library that is loaded already.
 
-use std::path::{Path, PathBuf};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+};
 
 use ort::{
     ep::{CUDA, ExecutionProvider, TensorRT, cuda::CUDNN_DYLIBS},
@@ -24,10 +27,11 @@ const DRIVER: &str = "libcuda.so.1";
 const DRIVER_VERSION: &str = "/proc/driver/nvidia/version";
 /// The oldest driver that runs CUDA 13.
 const OLDEST_DRIVER: u32 = 580;
-/// What ONNX Runtime's CUDA provider is linked with; dependencies before their dependents.
-const CUDA_LIBRARIES: [&str; 4] =
-    ["libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10"];
-/// What it loads when an operator wants it: used where they are.
+/// What ONNX Runtime's CUDA provider is linked with, and cuDNN, without which it sums nothing; dependencies before their
+/// dependents.
+const CUDA_LIBRARIES: [&str; 5] =
+    ["libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudnn.so.9"];
+/// What it loads when an operator wants it: used where they are. (Besides these the parts of cuDNN, which need the driver.)
 const OPTIONAL_LIBRARIES: [&str; 3] = ["libnvJitLink.so.13", "libnvrtc.so.13", "libcufft.so.12"];
 /// What the TensorRT provider is linked with.
 const TENSORRT_LIBRARIES: [&str; 2] = ["libnvinfer.so.10", "libnvonnxparser.so.10"];
@@ -49,10 +53,10 @@ pub fn check(device: u32, tensorrt: bool) -> Result<(), Vec<Problem>> {
     }
     let mut problems: Vec<Problem> = driver().err().into_iter().collect();
     let folders = library_folders();
-    let nvidia: Vec<&str> = CUDA_LIBRARIES.iter().chain(CUDNN_DYLIBS).copied().collect();
+    problems.extend(libraries("NVIDIA's libraries", &missing(&CUDA_LIBRARIES, &folders), target));
     // Whether these are there shows when an operator wants them.
-    let _ = missing(&OPTIONAL_LIBRARIES, &folders);
-    problems.extend(libraries("NVIDIA's libraries", &missing(&nvidia, &folders), target));
+    let optional: Vec<&str> = OPTIONAL_LIBRARIES.iter().chain(CUDNN_DYLIBS).copied().collect();
+    let _ = missing(&optional, &folders);
     if tensorrt {
         problems.extend(libraries("TensorRT's libraries", &missing(&TENSORRT_LIBRARIES, &folders), target));
     }
@@ -76,12 +80,9 @@ fn parse_driver(text: &str) -> Option<String> {
 fn cpu_build(target: &str) -> Problem {
     let path = library::loaded();
     let path = path.canonicalize().unwrap_or(path);
+    let version = library::version(&path).map_or(String::new(), |version| format!(" {version}"));
     Problem::new(
-        format!(
-            "the ONNX Runtime that was loaded, {}, is a CPU build ({})",
-            path.display(),
-            library::version()
-        ),
+        format!("the ONNX Runtime{version} that was loaded, {}, is a CPU build", path.display()),
         format!(
             "`{target}` fetches one with CUDA; then set {LIBRARY_VARIABLE}=target/onnxruntime-gpu/lib/libonnxruntime.so."
         ),
@@ -96,7 +97,7 @@ fn driver() -> Result<(), Problem> {
         let missing = format!("NVIDIA's driver {version} is too old: CUDA 13 needs {OLDEST_DRIVER} or newer");
         return Err(Problem::new(missing, "Install a newer driver."));
     }
-    preload_dylib(DRIVER).map_err(|error| match version {
+    preload_dylib(DRIVER).map_err(|error| reason(&error)).map_err(|error| match version {
         Some(version) => Problem::new(
             format!("NVIDIA's driver {version} runs, but its library cannot be loaded ({error})"),
             "In a container, start it with access to the GPU (docker run --gpus all).",
@@ -128,12 +129,17 @@ fn missing<'a>(names: &[&'a str], folders: &[PathBuf]) -> Vec<&'a str> {
         paths.chain([PathBuf::from(name)]).any(|path| match preload_dylib(&path) {
             Ok(()) => true,
             Err(error) => {
-                tracing::debug!(library = %path.display(), %error, "does not load");
+                tracing::debug!(library = %path.display(), error = reason(&error), "does not load");
                 false
             }
         })
     };
     names.iter().copied().filter(|name| !loads(name)).collect()
+}
+
+/// The loader's own words, which stand behind `dlopen failed`.
+fn reason(error: &dyn Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn library_folders() -> Vec<PathBuf> {
