@@ -4,8 +4,9 @@ CARGO ?= cargo
 PYTHON ?= python3
 PREFIX ?= /usr/local
 ONNXRUNTIME := target/onnxruntime/lib/libonnxruntime.so
+ONNXRUNTIME_GPU := target/onnxruntime-gpu
 
-.PHONY: demo test bench bench-open-clip lint doc onnxruntime install clean-demo
+.PHONY: demo test bench bench-open-clip lint doc onnxruntime onnxruntime-gpu install clean-demo
 
 # Scenes -> shards -> captions -> Parquet, with the bundled captioner.
 demo: $(ONNXRUNTIME)
@@ -39,6 +40,11 @@ ifeq ($(ORT_DYLIB_PATH),)
 	$(PYTHON) scripts/fetch_onnxruntime.py target/onnxruntime
 	@touch -h $@
 endif
+
+# ONNX Runtime with CUDA and NVIDIA's libraries, 1.5 GB to fetch; TENSORRT=1 adds TensorRT's. To use it:
+# export ORT_DYLIB_PATH=$PWD/target/onnxruntime-gpu/lib/libonnxruntime.so
+onnxruntime-gpu:
+	$(PYTHON) scripts/fetch_onnxruntime.py $(ONNXRUNTIME_GPU) gpu $(if $(filter 1,$(TENSORRT)),tensorrt)
 
 install: $(ONNXRUNTIME)
 	$(CARGO) build --locked --profile dist

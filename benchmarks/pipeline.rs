@@ -154,10 +154,14 @@ fn measure(
         copies.into_iter().filter_map(|s| prepare_sample(s, &settings).ok()).collect();
     let decode = (cpu_seconds()? - before) / n;
 
-    let lane_settings =
-        LaneSettings { caption: model.settings, filter: Filter::default(), embed_images: false };
-    let lane =
-        Lane::load(&model.folder, model.scorer.as_ref(), &SessionOptions { threads: 1 }, lane_settings)?;
+    let lane_settings = LaneSettings {
+        caption: model.settings,
+        seed: 0,
+        keep_prompt: false,
+        filter: Filter::default(),
+        embed_images: false,
+    };
+    let lane = Lane::load(&model.folder, model.scorer.as_ref(), &SessionOptions::on_cpu(1), lane_settings)?;
     let (to_lane, input) = crossbeam_channel::unbounded();
     for sample in prepared {
         to_lane.send(sample)?;

@@ -41,7 +41,7 @@ struct Judge {
 
 impl Judge {
     fn new(folder: ModelFolder) -> Self {
-        let options = SessionOptions { threads: 1 };
+        let options = SessionOptions::on_cpu(1);
         Self {
             images: ImageEncoder::load(&folder, &options).expect("an image encoder"),
             texts: TextEncoder::load(&folder, &options).expect("a text encoder"),

@@ -6,7 +6,8 @@
 //! IMAGES is a file of u8 pixels `[N, S, S, 3]` at the model's size, without a header. Keys: `strategy` (greedy, sample,
 //! beam), `beams`, `candidates`, `max_tokens`, `min_tokens`, `slots` (images decoded together), `threads` (of each of the
 //! model's copies), `copies`, `seconds`, `static` (1: a batch is decoded until its longest caption ends), `ids` (a file
-//! that the ids of every image's first caption are written to, one line each).
+//! that the ids of every image's first caption are written to, one line each), `provider` and `device` (as `recaption run`
+//! has them; the CPU by default), `cache_bytes`, `profile` (1: ONNX Runtime's profile of every graph, in the working folder).
 //!
 //! Ids are of the first round over the images. Times are of whole rounds, as many as fit into `seconds`, at least one.
 
@@ -15,7 +16,7 @@ use std::{collections::BTreeMap, error::Error, sync::Mutex, time::Instant};
 use recaption_onnx::{
     ModelFolder,
     caption::{Admission, BeamSettings, CaptionSettings, Captioner, SampleSettings, Strategy, image_seed},
-    runtime::{ImageEncoder, SessionOptions},
+    runtime::{Execution, ImageEncoder, Provider, SessionOptions},
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -25,6 +26,13 @@ struct Options(BTreeMap<String, String>);
 impl Options {
     fn number(&self, key: &str, default: usize) -> Result<usize> {
         Ok(self.0.get(key).map_or(Ok(default), |v| v.parse())?)
+    }
+
+    fn sessions(&self, model: &ModelFolder, threads: usize) -> Result<SessionOptions> {
+        let provider = self.0.get("provider").map_or(Ok(Provider::Cpu), |name| name.parse())?;
+        let execution = Execution::resolve(provider, u32::try_from(self.number("device", 0)?)?, &[model])?;
+        let profile = self.number("profile", 0)? == 1;
+        Ok(SessionOptions { execution, profile, ..SessionOptions::on_cpu(threads) })
     }
 
     fn settings(&self, context: usize) -> Result<CaptionSettings> {
@@ -40,6 +48,7 @@ impl Options {
         Ok(CaptionSettings {
             strategy,
             candidates,
+            cache_bytes: self.number("cache_bytes", usize::MAX)? as u64,
             ..CaptionSettings::greedy(max, min, self.number("slots", 32)?)
         })
     }
@@ -61,14 +70,14 @@ struct Work {
 fn round(
     captioner: &mut Captioner,
     pixels: &[u8],
-    (first, stride): (usize, usize),
+    (first, stride, encode_batch): (usize, usize, usize),
     whole_batches: bool,
     work: &mut Work,
 ) -> Result<()> {
     let each = captioner.image_bytes();
     let mut waiting = (first..pixels.len() / each).step_by(stride).peekable();
     while waiting.peek().is_some() || captioner.active() > 0 {
-        let quarter = (captioner.max_slots() / 4).clamp(1, 8);
+        let quarter = (captioner.max_slots() / 4).clamp(1, encode_batch);
         while waiting.peek().is_some()
             && captioner.room() >= quarter
             && (!whole_batches || captioner.active() == 0)
@@ -103,9 +112,9 @@ fn round(
 }
 
 /// Images per second of the encoder alone, on all threads.
-fn encode_rate(model: &ModelFolder, threads: usize, pixels: &[u8]) -> Result<f64> {
-    let mut encoder = ImageEncoder::load(model, &SessionOptions { threads })?;
-    let batch = &pixels[..pixels.len().min(8 * encoder.image_bytes())];
+fn encode_rate(model: &ModelFolder, sessions: &SessionOptions, pixels: &[u8]) -> Result<f64> {
+    let mut encoder = ImageEncoder::load(model, sessions)?;
+    let batch = &pixels[..pixels.len().min(sessions.execution.encode_batch() * encoder.image_bytes())];
     let images = batch.len() / encoder.image_bytes();
     encoder.encode(batch)?;
     let began = Instant::now();
@@ -122,7 +131,7 @@ fn decode(
     captioners: &mut [Captioner],
     pixels: &[u8],
     seconds: f64,
-    whole_batches: bool,
+    (whole_batches, encode_batch): (bool, usize),
 ) -> Result<(Work, f64)> {
     let copies = captioners.len();
     let total = Mutex::new(Work::default());
@@ -137,7 +146,7 @@ fn decode(
                     let total = &total;
                     scope.spawn(move || -> Result<()> {
                         let mut work = Work::default();
-                        round(captioner, pixels, (i, copies), whole_batches, &mut work)?;
+                        round(captioner, pixels, (i, copies, encode_batch), whole_batches, &mut work)?;
                         let mut total = total.lock().map_err(|_| "a thread panicked")?;
                         total.images += work.images;
                         total.tokens += work.tokens;
@@ -176,11 +185,13 @@ fn main() -> Result<()> {
     let threads = options.number("threads", (cores / copies).max(1))?;
     let seconds = options.number("seconds", 1)? as f64;
     let whole_batches = options.number("static", 0)? == 1;
+    let sessions = options.sessions(&model, threads)?;
+    let encode_batch = sessions.execution.encode_batch();
     let mut captioners = (0..copies)
-        .map(|_| Captioner::load(&model, &SessionOptions { threads }, settings.clone()))
+        .map(|_| Captioner::load(&model, &sessions, settings.clone()))
         .collect::<std::result::Result<Vec<_>, _>>()?;
     let slot_bytes = captioners[0].slot_bytes();
-    let (work, wall) = decode(&mut captioners, &pixels, seconds, whole_batches)?;
+    let (work, wall) = decode(&mut captioners, &pixels, seconds, (whole_batches, encode_batch))?;
     drop(captioners);
     if let Some(path) = options.0.get("ids") {
         let lines: Vec<String> = work.ids.values().map(|ids| format!("{ids:?}\n")).collect();
@@ -192,7 +203,7 @@ fn main() -> Result<()> {
         serde_json::json!({
             "captions_per_second": work.images as f64 / wall,
             "tokens_per_second": work.tokens as f64 / wall,
-            "encode_images_per_second": encode_rate(&model, threads * copies, &pixels)?,
+            "encode_images_per_second": encode_rate(&model, &SessionOptions { threads: threads * copies, ..sessions }, &pixels)?,
             "admit_share": work.admit / copies as f64 / wall,
             "step_share": work.step / copies as f64 / wall,
             "step_ms": work.step / work.steps as f64 * 1e3,

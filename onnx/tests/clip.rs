@@ -14,7 +14,7 @@ use recaption_onnx::{
     verify::{FEATURE_TOLERANCE, Outcome, verify},
 };
 
-const ONE_THREAD: SessionOptions = SessionOptions { threads: 1 };
+const ONE_THREAD: SessionOptions = SessionOptions::on_cpu(1);
 
 fn exported(name: &str, precision: Precision) -> (tempfile::TempDir, ModelFolder) {
     let dir = tempfile::tempdir().expect("temporary folder");

@@ -15,8 +15,8 @@ use safetensors::Dtype;
 fn check(name: &str, precision: Precision) {
     let dir = tempfile::tempdir().expect("temporary folder");
     let model = export(&case(name), &dir.path().join("model"), precision).expect("export");
-    let checks = verify(&model, &case(name).join("golden.safetensors"), &SessionOptions { threads: 1 })
-        .expect("verify");
+    let checks =
+        verify(&model, &case(name).join("golden.safetensors"), &SessionOptions::on_cpu(1)).expect("verify");
     for check in &checks {
         println!("{name} {precision}: {:?} {} {}", check.outcome, check.tensor, check.detail);
     }
@@ -38,7 +38,7 @@ fn check_int8(name: &str) {
     let dir = tempfile::tempdir().expect("temporary folder");
     let model = export(&case(name), &dir.path().join("model"), Precision::Int8).expect("export");
     let golden = Weights::read(&case(name).join("golden.safetensors"));
-    let (width, options) = (model.spec.dimensions.embed_dim, SessionOptions { threads: 1 });
+    let (width, options) = (model.spec.dimensions.embed_dim, SessionOptions::on_cpu(1));
     let images = ImageEncoder::load(&model, &options).expect("encoder").encode(golden.u8("images"));
     let ids = texts(&golden, "text", model.spec.special_ids.end);
     let ids: Vec<&[i64]> = ids.iter().map(Vec::as_slice).collect();
@@ -105,7 +105,7 @@ fn half_precision_weights_are_read() {
             weights.write(&file);
             let model = export(&checkpoint, &dir.path().join("model"), Precision::Fp32).expect("export");
             let golden = Weights::read(&case(name).join("golden.safetensors"));
-            let options = SessionOptions { threads: 1 };
+            let options = SessionOptions::on_cpu(1);
             let (width, end) = (model.spec.dimensions.embed_dim, model.spec.special_ids.end);
             let images = ImageEncoder::load(&model, &options).expect("encoder").encode(golden.u8("images"));
             let images = images.expect("encode").features;
@@ -130,7 +130,7 @@ fn texts_with_padding_inside_or_without_words() {
     let ids = texts(&golden, "edge_text", model.spec.special_ids.end);
     assert!(ids.iter().any(|text| text.contains(&0)) && ids.iter().any(|text| text.len() == 2));
     let ids: Vec<&[i64]> = ids.iter().map(Vec::as_slice).collect();
-    let mut encoder = TextEncoder::load(&model, &SessionOptions { threads: 1 }).expect("encoder");
+    let mut encoder = TextEncoder::load(&model, &SessionOptions::on_cpu(1)).expect("encoder");
     let got = encoder.encode(&ids).expect("encode");
     let want = golden.f32("edge_text_features");
     let difference = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -108,7 +108,8 @@ fn check_images(subject: &Subject) {
     let mut alone: Vec<Vec<Vec<u32>>> = Vec::new();
     let mut differences = Vec::new();
     for threads in THREADS {
-        let mut encoder = ImageEncoder::load(&subject.model, &SessionOptions { threads }).expect("encoder");
+        let mut encoder =
+            ImageEncoder::load(&subject.model, &SessionOptions::on_cpu(threads)).expect("encoder");
         for batch in BATCHES {
             for (start, pixels) in subject.pixels.chunks(batch * subject.image_bytes()).enumerate() {
                 let rows = pixels.len() / subject.image_bytes();
@@ -145,7 +146,8 @@ fn check_texts(subject: &Subject) {
     let mut alone: Vec<Vec<u32>> = Vec::new();
     let mut differences = Vec::new();
     for threads in THREADS {
-        let mut encoder = TextEncoder::load(&subject.model, &SessionOptions { threads }).expect("encoder");
+        let mut encoder =
+            TextEncoder::load(&subject.model, &SessionOptions::on_cpu(threads)).expect("encoder");
         let width = encoder.embed_dim();
         for batch in BATCHES {
             for (start, texts) in subject.texts.chunks(batch).enumerate() {
@@ -191,7 +193,7 @@ fn strategies(model: &ModelFolder) -> [(&'static str, CaptionSettings); 3] {
 fn captions(subject: &Subject, threads: usize, settings: CaptionSettings, order: &[usize]) -> Vec<Captions> {
     let candidates = settings.candidates;
     let mut captioner =
-        Captioner::load(&subject.model, &SessionOptions { threads }, settings).expect("captioner");
+        Captioner::load(&subject.model, &SessionOptions::on_cpu(threads), settings).expect("captioner");
     let images: Vec<&[u8]> = subject.images().collect();
     let mut result: Vec<Option<Captions>> = vec![None; IMAGES];
     let mut waiting = order;
@@ -256,7 +258,7 @@ fn halving_the_batch_changes_no_caption() {
         let settings = CaptionSettings { max_slots: 8, ..settings };
         let want = captions(&subject, 1, settings.clone(), &(0..IMAGES).collect::<Vec<_>>());
         let mut captioner =
-            Captioner::load(&subject.model, &SessionOptions { threads: 1 }, settings).expect("captioner");
+            Captioner::load(&subject.model, &SessionOptions::on_cpu(1), settings).expect("captioner");
         let admissions = |tickets: &[u64]| -> Vec<Admission> {
             tickets.iter().map(|t| Admission { ticket: *t, seed: image_seed(7, &t.to_string()) }).collect()
         };
@@ -291,7 +293,7 @@ fn halving_the_batch_changes_no_caption() {
 #[test]
 fn memory_is_computed_before_it_is_taken() {
     let subject = Subject::new(&case("square"));
-    let load = |settings| Captioner::load(&subject.model, &SessionOptions { threads: 1 }, settings);
+    let load = |settings| Captioner::load(&subject.model, &SessionOptions::on_cpu(1), settings);
     let settings = CaptionSettings::greedy(10, 1, 32);
     let slot = load(settings.clone()).expect("captioner").slot_bytes() as u64;
     let slots =
@@ -314,7 +316,7 @@ fn a_prompt_is_read_and_not_returned() {
     let continued = captions(&subject, 1, prompted, &(0..IMAGES).collect::<Vec<_>>());
     assert_eq!(continued[0].0[0].0, first[2..]);
     let padding = CaptionSettings { prompt: vec![subject.model.spec.special_ids.pad], ..greedy };
-    let error = Captioner::load(&subject.model, &SessionOptions { threads: 1 }, padding);
+    let error = Captioner::load(&subject.model, &SessionOptions::on_cpu(1), padding);
     assert!(error.err().expect("refused").to_string().contains("padding"));
 }
 

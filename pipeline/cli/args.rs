@@ -82,6 +82,33 @@ pub struct ExportArgs {
     pub precision: PrecisionArg,
 }
 
+/// What computes.
+#[derive(Debug, Default, clap::Args)]
+pub struct ProviderArgs {
+    /// Execution provider (model.provider): auto, cpu, cuda or tensorrt. `auto` is cuda where everything for it is there.
+    #[arg(long, value_name = "PROVIDER")]
+    pub provider: Option<String>,
+    /// GPU number (model.device).
+    #[arg(long, value_name = "N")]
+    pub device: Option<i64>,
+}
+
+impl ProviderArgs {
+    /// Adds the flags as a layer.
+    ///
+    /// # Errors
+    /// A value that the key does not take.
+    pub fn add_to(&self, layers: &mut Layers) -> Result<(), ConfigError> {
+        if let Some(provider) = &self.provider {
+            layers.set("model.provider", provider.clone(), "--provider")?;
+        }
+        if let Some(device) = self.device {
+            layers.set("model.device", device, "--device")?;
+        }
+        Ok(())
+    }
+}
+
 /// `recaption verify`.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
@@ -89,6 +116,9 @@ pub struct VerifyArgs {
     pub model: PathBuf,
     /// Reference tensors, with their settings in a .json beside them.
     pub golden: PathBuf,
+    /// What computes.
+    #[command(flatten)]
+    pub provider: ProviderArgs,
 }
 
 /// `recaption caption`.
@@ -102,6 +132,9 @@ pub struct CaptionArgs {
     /// Image files.
     #[arg(required = true)]
     pub images: Vec<PathBuf>,
+    /// What computes.
+    #[command(flatten)]
+    pub provider: ProviderArgs,
     /// A configuration key of `[caption]` or `[model]`, as a TOML value. May be repeated.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
@@ -182,12 +215,9 @@ pub struct RunArgs {
     /// Model folder that judges similarity (model.scorer).
     #[arg(long, value_name = "MODEL")]
     pub scorer: Option<String>,
-    /// Execution provider (model.provider).
-    #[arg(long)]
-    pub provider: Option<String>,
-    /// GPU number (model.device).
-    #[arg(long)]
-    pub device: Option<i64>,
+    /// What computes.
+    #[command(flatten)]
+    pub provider: ProviderArgs,
     /// Reject captions below this similarity (filter.min_similarity).
     #[arg(long, allow_negative_numbers = true)]
     pub min_similarity: Option<f64>,
@@ -222,23 +252,20 @@ impl RunArgs {
             ("model.captioner", &self.model, "--model"),
             ("output.url", &self.output, "--output"),
             ("model.scorer", &self.scorer, "--scorer"),
-            ("model.provider", &self.provider, "--provider"),
         ];
         for (key, value, flag) in texts {
             if let Some(value) = value {
                 layers.set(key, value.clone(), flag)?;
             }
         }
-        let numbers = [
-            ("model.device", self.device, "--device"),
-            ("run.threads", self.threads, "--threads"),
-            ("run.batch_size", self.batch_size, "--batch-size"),
-        ];
+        let numbers =
+            [("run.threads", self.threads, "--threads"), ("run.batch_size", self.batch_size, "--batch-size")];
         for (key, value, flag) in numbers {
             if let Some(value) = value {
                 layers.set(key, value, flag)?;
             }
         }
+        self.provider.add_to(layers)?;
         if let Some(value) = self.min_similarity {
             layers.set("filter.min_similarity", value, "--min-similarity")?;
         }

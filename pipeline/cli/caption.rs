@@ -27,8 +27,10 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     for assignment in &args.set {
         layers.add_assignment(assignment)?;
     }
+    args.provider.add_to(&mut layers)?;
     let config = RunConfig::build(&layers)?;
-    let model = RunModel::open(&config)?;
+    let mut model = RunModel::open(&config)?;
+    let options = SessionOptions { execution: model.resolve(&config)?, ..SessionOptions::default() };
     let settings = LaneSettings {
         caption: model.settings.clone(),
         seed: config.seed,
@@ -36,7 +38,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         filter: Filter::default(),
         embed_images: false,
     };
-    let lane = Lane::load(&model.folder, model.scorer.as_ref(), &SessionOptions::default(), settings)?;
+    let lane = Lane::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
     let (to_lane, input) = crossbeam_channel::unbounded();
     let mut failed = false;
     for (index, path) in args.images.iter().enumerate() {

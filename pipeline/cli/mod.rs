@@ -12,14 +12,14 @@ use anyhow::Context;
 use clap::Parser;
 use recaption_onnx::{
     ModelFolder, Precision, export,
-    runtime::SessionOptions,
+    runtime::{Execution, SessionOptions},
     verify::{Outcome, verify},
 };
 use recaption_stages::{shards::ListError, store::StoreError};
 
 use self::args::{Args, Command, ExportArgs, RunArgs, VerifyArgs};
 use crate::{
-    config::{ConfigError, Layers, RunConfig},
+    config::{self, ConfigError, Layers, RunConfig},
     demo,
     run::{self, ExitCode, Mismatch, Reporter, RunOptions, RunReport, Stop},
 };
@@ -99,7 +99,12 @@ fn export_model(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 
 fn verify_model(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let model = ModelFolder::open(&args.model)?;
-    let checks = verify(&model, &args.golden, &SessionOptions::default())?;
+    let mut layers = Layers::default();
+    args.provider.add_to(&mut layers)?;
+    let (provider, device) = config::provider_and_device(&layers)?;
+    let execution = Execution::resolve(provider, device, &[&model])?;
+    let options = SessionOptions { execution, ..SessionOptions::default() };
+    let checks = verify(&model, &args.golden, &options)?;
     let mut failed = false;
     for check in &checks {
         let word = match check.outcome {

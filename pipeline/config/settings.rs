@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
+use recaption_onnx::runtime::{Execution, Provider};
 use recaption_stages::{
     decode::DecodeOptions,
     filter::Filter,
@@ -16,6 +17,9 @@ use super::{
 
 /// Images decoded together by one copy of the model. Larger batches win little on CPUs and cost memory.
 pub const DEFAULT_BATCH_SIZE: usize = 32;
+/// The same on a GPU, where a step of few rows waits for memory alone: what the default `run.cache_bytes` holds of a
+/// coca_ViT-L-14 in half precision, 15 MB an image.
+pub const GPU_BATCH_SIZE: usize = 256;
 /// Shards read at the same time: one hides the other's latency.
 const DEFAULT_CONCURRENT_SHARDS: usize = 2;
 /// Memory for attention caches.
@@ -48,6 +52,10 @@ pub struct RunConfig {
     pub captioner: PathBuf,
     /// Model folder of the judge; `None` is the captioner.
     pub scorer: Option<PathBuf>,
+    /// What is to compute.
+    pub provider: Provider,
+    /// Number of the GPU, where one computes.
+    pub device: u32,
     /// Copies of the model; `None` chooses by its size.
     pub sessions: Option<usize>,
     /// Strategy, candidates, prompt.
@@ -76,8 +84,8 @@ pub struct RunConfig {
     pub seed: u64,
     /// Threads.
     pub threads: usize,
-    /// Images decoded together.
-    pub batch_size: usize,
+    /// Images decoded together; `None` is by what computes.
+    pub batch_size: Option<usize>,
     /// Memory for attention caches, all copies of the model together.
     pub cache_bytes: u64,
     /// What was typed, for the run's record.
@@ -88,9 +96,8 @@ impl RunConfig {
     /// Validates what was typed.
     ///
     /// # Errors
-    /// A required key that is missing, a combination that makes no sense, a feature that is not built yet.
+    /// A required key that is missing, a combination that makes no sense.
     pub fn build(layers: &Layers) -> Result<Self, ConfigError> {
-        not_built_yet(layers)?;
         let required = |name: &str, flag: &str| {
             ConfigError::new(
                 "configuration",
@@ -119,10 +126,13 @@ impl RunConfig {
         } else {
             Images::None
         };
+        let (provider, device) = provider_and_device(layers)?;
         let cores = std::thread::available_parallelism().map_or(1, Into::into);
         Ok(Self {
             captioner: PathBuf::from(captioner),
             scorer: layers.text("model.scorer").filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            provider,
+            device,
             sessions: size("model.sessions").filter(|n| *n > 0),
             captioning: Captioning::build(layers)?,
             min_tokens,
@@ -140,14 +150,21 @@ impl RunConfig {
             images,
             seed: unsigned("run.seed").unwrap_or(0),
             threads: size("run.threads").unwrap_or(cores),
-            batch_size: size("run.batch_size").unwrap_or(DEFAULT_BATCH_SIZE),
+            batch_size: size("run.batch_size"),
             cache_bytes: unsigned("run.cache_bytes").unwrap_or(DEFAULT_CACHE_BYTES),
             typed: layers.describe(),
         })
     }
 
+    /// Images decoded together by one copy of the model.
+    #[must_use]
+    pub fn batch_size(&self, execution: Execution) -> usize {
+        self.batch_size.unwrap_or(if execution.is_gpu() { GPU_BATCH_SIZE } else { DEFAULT_BATCH_SIZE })
+    }
+
     /// The keys that change rows, with their values: two runs may share an output only if these are equal. Keys that a
-    /// strategy does not look at, and those that only change speed, are not among them.
+    /// strategy does not look at, and those that only change speed, are not among them; nor is what computes, whose floats
+    /// agree but for rounding: the run's record tells it.
     #[must_use]
     pub fn row_keys(
         &self,
@@ -219,16 +236,13 @@ fn tar_limits(layers: &Layers) -> TarLimits {
     tar
 }
 
-/// Refuses what the configuration knows but this version cannot do: better than doing something else.
-fn not_built_yet(layers: &Layers) -> Result<(), ConfigError> {
-    let refuse = |name: &str, what: &str| {
-        Err(ConfigError::new(
-            layers.origin(name),
-            format!("`{name}`: {what} is not built yet in this version"),
-        ))
-    };
-    if let Some(provider) = layers.text("model.provider").filter(|p| p == "cuda" || p == "tensorrt") {
-        return refuse("model.provider", &format!("provider `{provider}`"));
-    }
-    Ok(())
+/// What is to compute, and the number of the GPU.
+///
+/// # Errors
+/// A provider that nobody knows.
+pub fn provider_and_device(layers: &Layers) -> Result<(Provider, u32), ConfigError> {
+    let device = layers.integer("model.device").and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    let Some(name) = layers.text("model.provider") else { return Ok((Provider::default(), device)) };
+    let wrong = |what: String| ConfigError::new(layers.origin("model.provider"), what);
+    Ok((name.parse().map_err(wrong)?, device))
 }

@@ -1,6 +1,9 @@
 //! Layers, validation, and the README's table.
 
-use recaption_onnx::caption::{EarlyStopping, Strategy};
+use recaption_onnx::{
+    caption::{EarlyStopping, Strategy},
+    runtime::{Execution, Provider},
+};
 
 use super::{KEYS, Layers, RunConfig, nearest};
 
@@ -63,15 +66,34 @@ fn wrong_values_say_what_is_expected() {
 }
 
 #[test]
-fn what_is_missing_or_not_built_is_said() {
+fn what_is_missing_is_said() {
     let error = RunConfig::build(&Layers::default()).expect_err("empty").to_string();
     assert!(error.contains("model.captioner") && error.contains("--model"), "{error}");
-    for assignment in ["model.provider=cuda"] {
+}
+
+#[test]
+fn providers_are_taken_and_batches_follow_them() {
+    let build = |assignments: &[&str]| {
         let mut all = layers(COMPLETE);
-        all.add_assignment(assignment).expect("known key");
-        let error = RunConfig::build(&all).expect_err(assignment).to_string();
-        assert!(error.contains("not built yet"), "{assignment}: {error}");
+        assignments.iter().for_each(|a| all.add_assignment(a).expect(a));
+        RunConfig::build(&all).expect("valid")
+    };
+    let config = build(&[]);
+    assert_eq!((config.provider, config.device), (Provider::Auto, 0));
+    let gpu = Execution::Cuda { device: 3 };
+    assert_eq!((config.batch_size(Execution::Cpu), config.batch_size(gpu)), (32, 256));
+    for (name, provider) in [
+        ("cpu", Provider::Cpu),
+        ("cuda", Provider::Cuda),
+        ("tensorrt", Provider::TensorRt),
+        ("auto", Provider::Auto),
+    ] {
+        let config = build(&[&format!("model.provider={name}"), "model.device=3", "run.batch_size=7"]);
+        assert_eq!((config.provider, config.device), (provider, 3));
+        assert_eq!((config.batch_size(Execution::Cpu), config.batch_size(gpu)), (7, 7));
     }
+    let error = Layers::default().add_assignment("model.provider=gpu").expect_err("unknown").to_string();
+    assert!(error.contains("one of auto, cpu, cuda, tensorrt"), "{error}");
 }
 
 #[test]
@@ -112,9 +134,15 @@ fn speed_does_not_change_the_fingerprint_and_rows_do() {
         RunConfig::build(&all).expect("complete").row_keys("digest", None, 20)
     };
     let base = keys("run.threads=3");
-    for same in
-        ["run.threads=1", "run.batch_size=4", "model.sessions=2", "input.concurrent_shards=9", "run.seed=4"]
-    {
+    for same in [
+        "run.threads=1",
+        "run.batch_size=4",
+        "model.sessions=2",
+        "model.provider=cuda",
+        "model.device=1",
+        "input.concurrent_shards=9",
+        "run.seed=4",
+    ] {
         assert_eq!(keys(same), base, "{same}");
     }
     for other in

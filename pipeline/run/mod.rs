@@ -18,7 +18,9 @@ mod wire;
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
-use recaption_onnx::{ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint, tokenizer::Tokenizer};
+use recaption_onnx::{
+    ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint, runtime::Execution, tokenizer::Tokenizer,
+};
 use recaption_stages::{commits::Ledger, schemas::Preprocess, shards::list_shards, store::Stores};
 
 pub(crate) use plan::differences;
@@ -78,7 +80,7 @@ impl RunModel {
             prompt,
             max_tokens,
             min_tokens: config.min_tokens,
-            max_slots: config.batch_size,
+            max_slots: config.batch_size(Execution::Cpu),
             cache_bytes: config.cache_bytes,
         };
         settings.validate()?;
@@ -87,6 +89,17 @@ impl RunModel {
             tracing::warn!("`{key}` is set, but caption.strategy = {strategy} does not look at it");
         }
         Ok(Self { folder, scorer, settings })
+    }
+
+    /// Finds out what computes, and fits the batch to it. Loads ONNX Runtime, which a run with nothing to do does without.
+    ///
+    /// # Errors
+    /// When the provider that was asked for, or ONNX Runtime itself, is not there.
+    pub fn resolve(&mut self, config: &RunConfig) -> anyhow::Result<Execution> {
+        let models: Vec<&ModelFolder> = std::iter::once(&self.folder).chain(&self.scorer).collect();
+        let execution = Execution::resolve(config.provider, config.device, &models)?;
+        self.settings.max_slots = config.batch_size(execution);
+        Ok(execution)
     }
 
     /// What the scorer wants of an image, if that is not what the captioner wants.
@@ -121,7 +134,7 @@ pub async fn run(
     stop: &Arc<Stop>,
     reporter: &Reporter,
 ) -> anyhow::Result<RunReport> {
-    let model = RunModel::open(config)?;
+    let mut model = RunModel::open(config)?;
     let mut stores = Stores::default();
     let shards = list_shards(&mut stores, &config.shards).await?;
     let output = open_output(&mut stores, &config.output)?;
@@ -143,9 +156,11 @@ pub async fn run(
         if model.scorer.is_none() {
             warn_circular();
         }
+        let execution = model.resolve(config)?;
+        report.computed_by(execution);
         let progress = Arc::new(Progress::new(&plan));
         let _bar = reporter.start(&progress);
-        wire::execute(config, &model, &plan, &output, stop, &progress).await?
+        wire::execute(config, &model, execution, (&plan, &output), stop, &progress).await?
     };
     failures::remember(&ledger, &plan, &results, &mut report).await;
     report.interrupted = stop.requested();

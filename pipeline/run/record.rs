@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use recaption_onnx::runtime::Execution;
 use recaption_stages::{
     commits::write_json,
     schemas::{Counts, FailureClass},
@@ -54,6 +55,12 @@ pub struct RunReport {
     /// Scorer's digest, where it is not the captioner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scorer: Option<String>,
+    /// What computed, where anything was to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<&'static str>,
+    /// Number of the GPU, where one computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<u32>,
     /// What was typed.
     pub typed: BTreeMap<String, String>,
     /// Keys that change rows.
@@ -96,6 +103,8 @@ impl RunReport {
             version: env!("CARGO_PKG_VERSION"),
             model: model.folder.digest.clone(),
             scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
+            provider: None,
+            device: None,
             typed: config.typed.clone(),
             configuration: plan.configuration.clone(),
             started: now.to_rfc3339(),
@@ -112,6 +121,12 @@ impl RunReport {
             clock: std::time::Instant::now(),
             planned: plan.todo.len(),
         }
+    }
+
+    /// Remembers what computes.
+    pub fn computed_by(&mut self, execution: Execution) {
+        self.provider = Some(execution.as_str());
+        self.device = execution.device();
     }
 
     /// Writes the record and closes the clock.

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use crossbeam_channel::{Receiver, Sender};
-use recaption_onnx::{caption::CaptionSettings, runtime::SessionOptions};
+use recaption_onnx::{
+    caption::CaptionSettings,
+    runtime::{Execution, SessionOptions},
+};
 use recaption_stages::{
     caption::{Finished, Lane, LaneSettings},
     commits::Ledger,
@@ -43,8 +46,12 @@ const SHARD_WINDOW: usize = 64;
 /// an operator; measured on two cores with coca_ViT-B-32: 1.2 to 1.3 times one copy with two threads).
 const COPIES_BYTES: u64 = 4 << 30;
 
-/// Copies of the models and threads of each, using every core once.
-pub fn lanes_and_threads(config: &RunConfig, model: &RunModel) -> (usize, usize) {
+/// Copies of the models and threads of each, using every core once. On a GPU one copy keeps the card busy, and what is left
+/// to its thread is arithmetic on shapes.
+fn lanes_and_threads(config: &RunConfig, model: &RunModel, execution: Execution) -> (usize, usize) {
+    if execution.is_gpu() {
+        return (config.sessions.unwrap_or(1), 1);
+    }
     let folders = std::iter::once(&model.folder).chain(&model.scorer);
     let bytes: u64 = folders.flat_map(|folder| &folder.spec.files).map(|f| f.size).sum();
     let fitting = usize::try_from(COPIES_BYTES / bytes.max(1)).unwrap_or(usize::MAX);
@@ -80,8 +87,8 @@ impl Shared {
 pub async fn execute(
     config: &RunConfig,
     model: &RunModel,
-    plan: &Plan,
-    output: &Location,
+    execution: Execution,
+    (plan, output): (&Plan, &Location),
     stop: &Arc<Stop>,
     progress: &Arc<Progress>,
 ) -> anyhow::Result<Vec<ShardResult>> {
@@ -95,8 +102,8 @@ pub async fn execute(
         fatal: Mutex::new(None),
     });
     let (to_events, events) = mpsc::channel(EVENT_QUEUE);
-    let (to_lanes, from_decoders) = crossbeam_channel::bounded(config.batch_size.max(8));
-    let lanes = start_lanes(config, model, &shared, from_decoders, &to_events).await?;
+    let (to_lanes, from_decoders) = crossbeam_channel::bounded(model.settings.max_slots.max(8));
+    let lanes = start_lanes(config, (model, execution), &shared, from_decoders, &to_events).await?;
     let (to_decoders, samples) = mpsc::channel(SAMPLE_QUEUE);
     let decoding = tokio::spawn(decode_all(
         Arc::clone(&shared),
@@ -162,12 +169,12 @@ fn prepare_settings(config: &RunConfig, model: &RunModel) -> Arc<PrepareSettings
 /// Loads one model per lane, side by side, and starts their threads.
 async fn start_lanes(
     config: &RunConfig,
-    model: &RunModel,
+    (model, execution): (&RunModel, Execution),
     shared: &Arc<Shared>,
     input: Receiver<PreparedSample>,
     events: &mpsc::Sender<Event>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let (lanes, threads) = lanes_and_threads(config, model);
+    let (lanes, threads) = lanes_and_threads(config, model, execution);
     let caption =
         CaptionSettings { cache_bytes: model.settings.cache_bytes / lanes as u64, ..model.settings.clone() };
     let settings = LaneSettings {
@@ -180,7 +187,7 @@ async fn start_lanes(
     let mut loading = tokio::task::JoinSet::new();
     for _ in 0..lanes {
         let (folder, scorer, settings) = (model.folder.clone(), model.scorer.clone(), settings.clone());
-        let options = SessionOptions { threads };
+        let options = SessionOptions { execution, ..SessionOptions::on_cpu(threads) };
         loading.spawn_blocking(move || Lane::load(&folder, scorer.as_ref(), &options, settings));
     }
     let mut handles = Vec::with_capacity(lanes);

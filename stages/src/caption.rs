@@ -22,8 +22,6 @@ use crate::{
     score::{ScoreError, ScoreImage, ScoreJob, ScoredJob, Scorer},
 };
 
-/// Images encoded together, at most. The encoder gains nothing from more, and slots refill sooner with fewer.
-const ENCODE_BATCH: usize = 8;
 /// Finished captions that are scored together.
 const SCORE_BATCH: usize = 16;
 
@@ -74,6 +72,8 @@ pub struct Lane {
     scorer: Scorer,
     tokenizer: Tokenizer,
     settings: LaneSettings,
+    /// Images encoded together, at most.
+    encode_batch: usize,
     next_ticket: u64,
     in_hand: HashMap<u64, PreparedSample>,
     /// Images that lost their slots.
@@ -100,6 +100,7 @@ impl Lane {
                 None => Scorer::of_captioner(model, options)?,
             },
             settings,
+            encode_batch: options.execution.encode_batch(),
             next_ticket: 0,
             in_hand: HashMap::new(),
             again: VecDeque::new(),
@@ -148,7 +149,7 @@ impl Lane {
 
     /// Images per encoder call: a quarter of the slots, so that they refill before many stand empty.
     fn batch_size(&self) -> usize {
-        (self.captioner.max_slots() / 4).clamp(1, ENCODE_BATCH)
+        (self.captioner.max_slots() / 4).clamp(1, self.encode_batch)
     }
 
     /// What the channel has right now, once enough slots are free to encode a full batch.

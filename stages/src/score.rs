@@ -10,9 +10,6 @@ use recaption_onnx::{
 };
 use recaption_schemas::Similarity;
 
-/// Images encoded together by a scorer of its own, at most; the encoder gains nothing from more.
-const IMAGE_BATCH: usize = 8;
-
 /// Why a text cannot be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum ScoreError {
@@ -61,6 +58,8 @@ pub struct ScoredJob<T> {
 pub struct Scorer {
     /// Of a scorer of its own; the captioner hands over features.
     image: Option<ImageEncoder>,
+    /// Images encoded together, at most.
+    encode_batch: usize,
     text: TextEncoder,
     tokenizer: Tokenizer,
 }
@@ -71,7 +70,12 @@ impl Scorer {
     /// # Errors
     /// When the text encoder or the tokenizer cannot be loaded.
     pub fn of_captioner(model: &ModelFolder, options: &SessionOptions) -> Result<Self, ScoreError> {
-        Ok(Self { image: None, text: TextEncoder::load(model, options)?, tokenizer: Tokenizer::load(model)? })
+        Ok(Self {
+            image: None,
+            encode_batch: options.execution.encode_batch(),
+            text: TextEncoder::load(model, options)?,
+            tokenizer: Tokenizer::load(model)?,
+        })
     }
 
     /// A model of its own, CLIP or CoCa, with jobs that bring pixels.
@@ -132,7 +136,7 @@ impl Scorer {
                 waiting.push((&mut job.image, pixels));
             }
         }
-        for batch in waiting.chunks_mut(IMAGE_BATCH) {
+        for batch in waiting.chunks_mut(self.encode_batch) {
             let pixels: Vec<u8> = batch.iter_mut().flat_map(|(_, pixels)| std::mem::take(pixels)).collect();
             let features = encoder.encode(&pixels)?.features;
             let width = features.len() / batch.len();

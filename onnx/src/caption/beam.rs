@@ -6,8 +6,7 @@
 use super::{
     Decoded,
     captioner::{Context, RowInput},
-    draws::not_numbers,
-    row::best_tokens,
+    select::{Answer, Question, not_numbers},
     settings::{BeamSettings, EarlyStopping},
 };
 use crate::runtime::RuntimeError;
@@ -63,11 +62,24 @@ impl BeamSearch {
         }
     }
 
-    /// Takes the logits `[beams, V]` of what was read; appends to `copies` the rows `(from, to)` whose caches must be
+    /// What each row asks after it has read that: its best successors, nothing within the prefix.
+    pub fn questions(&self, context: &Context<'_>, out: &mut Vec<Option<Question>>) {
+        let start = out.len();
+        out.resize(start + self.settings.beams, None);
+        if self.read + 1 < context.prefix.len() {
+            return;
+        }
+        for beam in &self.beams {
+            let forbid_end = beam.ids.len() < context.settings.min_tokens;
+            out[start + beam.row] = Some(Question { forbid_end, ..Question::default() });
+        }
+    }
+
+    /// Takes the answers of all rows to [`BeamSearch::questions`]; appends to `copies` the rows `(from, to)` whose caches must be
     /// copied before the next step. True when the search is over.
     pub fn advance(
         &mut self,
-        logits: &mut [f32],
+        answers: &[Answer],
         context: &Context<'_>,
         copies: &mut Vec<(usize, usize)>,
     ) -> Result<bool, RuntimeError> {
@@ -75,7 +87,7 @@ impl BeamSearch {
         if self.read < context.prefix.len() {
             return Ok(false);
         }
-        let successors = self.successors(logits, context)?;
+        let successors = self.successors(answers)?;
         let length = self.beams[0].ids.len() + 1;
         // As the reference: even a successor that ends counts as the best attainable.
         let best = successors[0].logprob;
@@ -92,17 +104,12 @@ impl BeamSearch {
     }
 
     /// The `2 * beams` best successors of all beams, best first. So many that enough remain when half of them end.
-    fn successors(&self, logits: &mut [f32], context: &Context<'_>) -> Result<Vec<Successor>, RuntimeError> {
-        let vocab = logits.len() / self.settings.beams;
-        let (pad, end) = (context.special.pad as usize, context.special.end as usize);
-        let banned: &[usize] =
-            if self.beams[0].ids.len() < context.settings.min_tokens { &[pad, end] } else { &[pad] };
+    fn successors(&self, answers: &[Answer]) -> Result<Vec<Successor>, RuntimeError> {
         let count = 2 * self.settings.beams;
         let mut all = Vec::with_capacity(count * self.beams.len());
         for (index, beam) in self.beams.iter().enumerate() {
-            let row = &mut logits[beam.row * vocab..][..vocab];
-            let tokens = best_tokens(row, banned, count).ok_or_else(not_numbers)?;
-            all.extend(tokens.into_iter().map(|t| Successor {
+            let tokens = answers.get(beam.row).filter(|answer| !answer.is_empty()).ok_or_else(not_numbers)?;
+            all.extend(tokens.iter().map(|t| Successor {
                 beam: index,
                 id: t.id,
                 logprob: beam.logprob + f64::from(t.logprob),

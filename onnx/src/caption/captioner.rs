@@ -11,11 +11,12 @@ use super::{
     Decoded,
     beam::BeamSearch,
     draws::Draws,
+    select::{Choice, Rules, Selector, answer_all},
     settings::{CaptionSettings, Strategy},
 };
 use crate::{
     model::{ModelFolder, SpecialIds},
-    runtime::{Decoder, Encoded, ImageEncoder, RowUpdate, RuntimeError, SessionOptions},
+    runtime::{Decoder, Encoded, ImageEncoder, Logits, RowUpdate, RuntimeError, SessionOptions},
 };
 
 pub use crate::runtime::RowUpdate as RowInput;
@@ -65,6 +66,11 @@ struct Slot {
 pub struct Captioner {
     encoder: ImageEncoder,
     decoder: Decoder,
+    rules: Rules,
+    /// Chooses tokens where the logits are, when that is not the host.
+    selector: Option<Selector>,
+    /// Images encoded at a time.
+    encode_batch: usize,
     special: SpecialIds,
     prefix: Vec<i64>,
     settings: CaptionSettings,
@@ -100,9 +106,24 @@ impl Captioner {
                 settings.cache_bytes as f64 / 1e6
             )));
         }
+        let choice = match settings.strategy {
+            Strategy::Greedy => Choice::Best(1),
+            // So many that enough remain when half of them end.
+            Strategy::Beam(beam) => Choice::Best(2 * beam.beams),
+            Strategy::Sample(sample) => Choice::Draw(sample),
+        };
+        let rules = Rules::new(choice, special);
+        let select = |_| Selector::load(model, options, rules, settings.cache_length());
         Ok(Self {
             encoder: ImageEncoder::load(model, options)?,
             decoder,
+            rules,
+            selector: options.memory().map(select).transpose()?,
+            encode_batch: if options.memory().is_some() {
+                options.execution.encode_batch()
+            } else {
+                usize::MAX
+            },
             special,
             prefix: std::iter::once(special.start).chain(settings.prompt.iter().copied()).collect(),
             max_slots: settings.max_slots.min(usize::try_from(fitting).unwrap_or(usize::MAX)),
@@ -155,22 +176,29 @@ impl Captioner {
                 self.room()
             )));
         }
-        let encoded = self.encoder.encode(pixels)?;
-        self.place(images, &encoded)
-    }
-
-    fn place(&mut self, images: &[Admission], encoded: &Encoded) -> Result<(), RuntimeError> {
+        if images.is_empty() {
+            return Ok(());
+        }
+        let batch = self.encode_batch.min(images.len());
+        let encoded = pixels
+            .chunks(batch * self.image_bytes())
+            .map(|pixels| self.encoder.encode(pixels))
+            .collect::<Result<Vec<_>, _>>()?;
         let needed = self.active() + images.len();
         if needed > self.slots.len() {
             self.resize(needed)?;
         }
+        images.chunks(batch).zip(&encoded).try_for_each(|(images, encoded)| self.place(images, encoded))
+    }
+
+    /// Puts encoded images into free slots, of which there are enough.
+    fn place(&mut self, images: &[Admission], encoded: &Encoded) -> Result<(), RuntimeError> {
         let width = encoded.features.len() / images.len();
-        let mut free =
-            (0..self.slots.len()).filter(|i| self.slots[*i].is_none()).collect::<Vec<_>>().into_iter();
-        for (index, (image, features)) in images.iter().zip(encoded.features.chunks_exact(width)).enumerate()
-        {
-            let Some(slot) = free.next() else { break };
-            self.decoder.load_image(slot, encoded, index)?;
+        let free = (0..self.slots.len()).filter(|slot| self.slots[*slot].is_none());
+        let places: Vec<(usize, usize)> = free.zip(0..images.len()).collect();
+        self.decoder.load_images(&places, encoded)?;
+        let features = encoded.features.chunks_exact(width);
+        for (((slot, _), image), features) in places.iter().zip(images).zip(features) {
             let job = match self.settings.strategy {
                 Strategy::Beam(beam) => Job::Beam(BeamSearch::new(beam)),
                 Strategy::Greedy | Strategy::Sample(_) => {
@@ -178,7 +206,7 @@ impl Captioner {
                     Job::Draws(Draws::new(image.seed, rows, self.settings.candidates))
                 }
             };
-            self.slots[slot] = Some(Slot { ticket: image.ticket, image_features: features.to_vec(), job });
+            self.slots[*slot] = Some(Slot { ticket: image.ticket, image_features: features.to_vec(), job });
         }
         Ok(())
     }
@@ -208,23 +236,38 @@ impl Captioner {
             self.resize(active)?;
         }
         let rows = self.settings.rows_per_image();
+        let context = Context { prefix: &self.prefix, special: self.special, settings: &self.settings };
         let mut inputs: Vec<Option<RowUpdate>> = Vec::with_capacity(self.slots.len() * rows);
+        let mut questions = Vec::with_capacity(self.slots.len() * rows);
         for slot in &self.slots {
             match slot.as_ref().map(|slot| &slot.job) {
-                None => inputs.resize(inputs.len() + rows, None),
-                Some(Job::Draws(draws)) => draws.inputs(&self.prefix, &mut inputs),
-                Some(Job::Beam(beam)) => beam.inputs(&self.prefix, &mut inputs),
+                None => {
+                    inputs.resize(inputs.len() + rows, None);
+                    questions.resize(questions.len() + rows, None);
+                }
+                Some(Job::Draws(draws)) => {
+                    draws.inputs(&self.prefix, &mut inputs);
+                    draws.questions(&context, &mut questions);
+                }
+                Some(Job::Beam(beam)) => {
+                    beam.inputs(&self.prefix, &mut inputs);
+                    beam.questions(&context, &mut questions);
+                }
             }
         }
-        let logits = self.decoder.step(&inputs)?;
-        let context = Context { prefix: &self.prefix, special: self.special, settings: &self.settings };
-        let each = logits.len() / self.slots.len();
+        let answers = match (self.decoder.run(&inputs)?, &mut self.selector) {
+            (Logits::Host(logits), _) => answer_all(logits, &questions, &self.rules)?,
+            (Logits::Device(logits), Some(selector)) => selector.answer_all(logits, &questions)?,
+            (Logits::Device(_), None) => {
+                return Err(RuntimeError::Input("logits are on a device, and nothing chooses there".into()));
+            }
+        };
         let (mut done, mut copies, mut moves) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, (place, logits)) in self.slots.iter_mut().zip(logits.chunks_exact_mut(each)).enumerate() {
+        for (index, (place, answers)) in self.slots.iter_mut().zip(answers.chunks_exact(rows)).enumerate() {
             let Some(slot) = place else { continue };
             let over = match &mut slot.job {
-                Job::Draws(draws) => draws.advance(logits, &context)?,
-                Job::Beam(beam) => beam.advance(logits, &context, &mut moves)?,
+                Job::Draws(draws) => draws.advance(answers, &context)?,
+                Job::Beam(beam) => beam.advance(answers, &context, &mut moves)?,
             };
             let read = inputs[index * rows..][..rows].iter().flatten().next();
             let length = read.map_or(0, |input| input.position + 1);

@@ -1,11 +1,10 @@
 //! Greedy and sampled captions of one image: independent rows, each a candidate, that take the next candidate when done.
 
 use super::{
-    Decoded, SampleSettings,
+    Decoded,
     captioner::{Context, RowInput},
     random::uniform,
-    row::{NextToken, best_token},
-    sample::draw,
+    select::{Answer, Question, not_numbers},
     settings::Strategy,
 };
 use crate::runtime::RuntimeError;
@@ -55,16 +54,40 @@ impl Draws {
         }));
     }
 
-    /// Takes the logits `[rows, V]` of what was read; true when all candidates are done.
-    pub fn advance(&mut self, logits: &mut [f32], context: &Context<'_>) -> Result<bool, RuntimeError> {
-        let vocab = logits.len() / self.rows.len();
-        for (place, logits) in self.rows.iter_mut().zip(logits.chunks_exact_mut(vocab)) {
+    /// What each row asks after it has read that; nothing within the prefix.
+    pub fn questions(&self, context: &Context<'_>, out: &mut Vec<Option<Question>>) {
+        out.extend(self.rows.iter().map(|row| {
+            let row = row.as_ref().filter(|row| row.read + 1 >= context.prefix.len())?;
+            Some(self.question(row, context))
+        }));
+    }
+
+    fn question(&self, row: &Row, context: &Context<'_>) -> Question {
+        let generated = row.ids.len();
+        let mut question = Question {
+            forbid_end: generated < context.settings.min_tokens,
+            // At the last place the end token is written whatever the model says, as open_clip does.
+            force_end: generated + 1 == context.settings.max_tokens,
+            ..Question::default()
+        };
+        if let Strategy::Sample(settings) = context.settings.strategy {
+            question.uniform = uniform(self.seed, row.candidate, generated);
+            if settings.repetition_penalty != 1.0 {
+                question.said = context.prefix.iter().chain(&row.ids).copied().collect();
+            }
+        }
+        question
+    }
+
+    /// Takes the answers of all rows to [`Draws::questions`]; true when all candidates are done.
+    pub fn advance(&mut self, answers: &[Answer], context: &Context<'_>) -> Result<bool, RuntimeError> {
+        for (place, answer) in self.rows.iter_mut().zip(answers) {
             let Some(row) = place else { continue };
             row.read += 1;
             if row.read < context.prefix.len() {
                 continue;
             }
-            let token = choose(row, self.seed, logits, context)?;
+            let token = answer.first().ok_or_else(not_numbers)?;
             row.ids.push(token.id as i64);
             row.logprob += f64::from(token.logprob);
             if token.id as i64 == context.special.end {
@@ -82,50 +105,4 @@ impl Draws {
         self.done.sort_by_key(|(candidate, _)| *candidate);
         self.done.into_iter().map(|(_, decoded)| decoded).collect()
     }
-}
-
-/// The next token. At the last place the end token is written whatever the model says, as open_clip does.
-fn choose(
-    row: &Row,
-    seed: u64,
-    logits: &mut [f32],
-    context: &Context<'_>,
-) -> Result<NextToken, RuntimeError> {
-    let (pad, end) = (context.special.pad as usize, context.special.end as usize);
-    let generated = row.ids.len();
-    let token = if generated + 1 == context.settings.max_tokens {
-        let raw_end = logits[end];
-        // In this order the difference of two large logits is exact, or nearly so.
-        best_token(logits, &[])
-            .map(|any| NextToken { id: end, logprob: (raw_end - logits[any.id]) + any.logprob })
-    } else {
-        let banned: &[usize] = if generated < context.settings.min_tokens { &[pad, end] } else { &[pad] };
-        match context.settings.strategy {
-            Strategy::Sample(settings) => sample(row, seed, logits, banned, &settings, context.prefix),
-            Strategy::Greedy | Strategy::Beam(_) => best_token(logits, banned),
-        }
-    };
-    // The last place takes the end token unseen; its logit may be -inf.
-    token.filter(|t| t.logprob.is_finite()).ok_or_else(not_numbers)
-}
-
-fn sample(
-    row: &Row,
-    seed: u64,
-    logits: &mut [f32],
-    banned: &[usize],
-    settings: &SampleSettings,
-    prefix: &[i64],
-) -> Option<NextToken> {
-    let number = uniform(seed, row.candidate, row.ids.len());
-    if settings.repetition_penalty == 1.0 {
-        return draw(logits, &[], banned, settings, number);
-    }
-    let said: Vec<i64> = prefix.iter().chain(&row.ids).copied().collect();
-    draw(logits, &said, banned, settings, number)
-}
-
-/// The error of logits that are no numbers, or leave no token possible.
-pub fn not_numbers() -> RuntimeError {
-    RuntimeError::Input("the decoder's logits are not finite numbers".into())
 }

@@ -1,7 +1,8 @@
 //! `Encoded -> Candidates`: decoding strategies over one decoder, with continuous batching.
 //!
 //! `captioner` owns the models and the slots; `settings` says what is wanted; `draws` (greedy and sampling) and `beam` are
-//! what one image's rows do, pure and without a model; `sample` and `row` are the arithmetic on one row of logits.
+//! what one image's rows do, pure and without a model: they pose questions, and `select` answers them where the logits are;
+//! `sample` and `row` are the arithmetic on one row of logits on the host.
 
 mod beam;
 mod captioner;
@@ -9,11 +10,13 @@ mod draws;
 mod random;
 mod row;
 mod sample;
+mod select;
 mod settings;
 
 pub use captioner::{Admission, Captioner, Generated};
 pub use random::image_seed;
-pub use row::{NextToken, best_token};
+pub use row::best_token;
+pub use select::NextToken;
 pub use settings::{BeamSettings, CaptionSettings, EarlyStopping, SampleSettings, Strategy};
 
 /// One caption of an image, as ids.

@@ -2,21 +2,14 @@
 //!
 //! ONNX Runtime's ReduceLogSumExp and TopK cost more than this on the CPU, and the logits are in cache here.
 
+use super::select::NextToken;
+
 /// Values per chunk: independent sums, so that the compiler can use vector registers.
 const LANES: usize = 16;
 /// Values that are summed in f32 before they join an f64: few enough that rounding stays below one part in 10^6.
 const BLOCK: usize = 64 * LANES;
 /// Values whose maximum decides whether any of them is among the best.
 const TOP_BLOCK: usize = 8 * LANES;
-
-/// A token that may come next.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NextToken {
-    /// Id.
-    pub id: usize,
-    /// The model's own log-probability of it, natural logarithm, over all tokens.
-    pub logprob: f32,
-}
 
 /// The most probable token that is not in `banned`, and its log-probability under the unchanged distribution.
 /// Ties go to the lower id, as torch's argmax does. `logits` is `[V]`; banned entries are overwritten.

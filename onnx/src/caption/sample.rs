@@ -1,11 +1,12 @@
 //! Draws a token from a row of logits, warped in Hugging Face's order: repetition penalty, minimum length (the caller's
 //! `banned`), temperature, top-k, top-p.
 //!
-//! The draw inverts the distribution function at a given number in [0, 1), so that it is a function of the row and that
-//! number. Only what survives is sorted.
+//! The draw inverts the distribution function, tokens in the order of their ids, at a given number in [0, 1), so that it is a
+//! function of the row and that number, and the same one wherever it is computed. Only what survives is sorted.
 
 use super::{
-    row::{NextToken, exp, log_sum_exp, maximum, top},
+    row::{exp, log_sum_exp, maximum, top},
+    select::NextToken,
     settings::SampleSettings,
 };
 
@@ -45,12 +46,12 @@ pub fn draw(
         (0, false) => warped.draw(uniform),
         (0, true) => {
             let (least, total) = warped.depth_of(share);
-            draw_from(&warped.cut(warped.above(least), share * total), uniform)
+            draw_from(warped.cut(warped.above(least), share * total), uniform)
         }
         (k, _) => {
             let kept = warped.top_k(k);
             let total: f64 = kept.iter().map(|(_, w)| w).sum();
-            draw_from(&warped.cut(kept, share * total), uniform)
+            draw_from(warped.cut(kept, share * total), uniform)
         }
     }?;
     let logit = raw.iter().find(|(i, _)| *i == id).map_or(warped.logits[id], |(_, logit)| *logit);
@@ -157,7 +158,8 @@ impl Warped<'_> {
     }
 }
 
-fn draw_from(kept: &[(usize, f64)], uniform: f64) -> Option<usize> {
+fn draw_from(mut kept: Vec<(usize, f64)>, uniform: f64) -> Option<usize> {
+    kept.sort_unstable_by_key(|(id, _)| *id);
     let total: f64 = kept.iter().map(|(_, w)| w).sum();
     invert(kept.iter().map(|(_, w)| *w), uniform * total).map(|(at, _)| kept[at].0)
 }

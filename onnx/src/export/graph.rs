@@ -33,6 +33,8 @@ pub enum DType {
     F16,
     /// Single precision.
     F32,
+    /// Double precision.
+    F64,
     /// 32-bit integer.
     I32,
     /// 64-bit integer.
@@ -51,6 +53,7 @@ impl DType {
             Self::I8 => D::Int8,
             Self::F16 => D::Float16,
             Self::F32 => D::Float,
+            Self::F64 => D::Double,
             Self::I32 => D::Int32,
             Self::I64 => D::Int64,
             Self::Bool => D::Bool,
@@ -110,19 +113,31 @@ impl GraphBuilder {
 
     /// Declares a graph input.
     pub fn input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
-        self.graph.input.push(value_info(name, dtype, shape));
+        self.graph.input.push(value_info(name, dtype, Some(shape)));
+        Value(name.to_owned())
+    }
+
+    /// Declares a graph input of any rank and shape.
+    pub fn input_of_any_shape(&mut self, name: &str, dtype: DType) -> Value {
+        self.graph.input.push(value_info(name, dtype, None));
+        Value(name.to_owned())
+    }
+
+    /// As [`GraphBuilder::declare_output`], of any rank and shape.
+    pub fn declare_output_of_any_shape(&mut self, name: &str, dtype: DType) -> Value {
+        self.graph.output.push(value_info(name, dtype, None));
         Value(name.to_owned())
     }
 
     /// Makes `value` a graph output called `name`.
     pub fn output(&mut self, name: &str, value: &Value, dtype: DType, shape: &[Dim]) {
-        self.graph.output.push(value_info(name, dtype, shape));
+        self.graph.output.push(value_info(name, dtype, Some(shape)));
         self.push_node("Identity", "", &[value], &[name.to_owned()], &[]);
     }
 
     /// A new name, for a node that writes straight into a graph output of that name.
     pub fn declare_output(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
-        self.graph.output.push(value_info(name, dtype, shape));
+        self.graph.output.push(value_info(name, dtype, Some(shape)));
         Value(name.to_owned())
     }
 
@@ -149,7 +164,8 @@ impl GraphBuilder {
         Value(name.to_owned())
     }
 
-    fn inline(&mut self, dtype: DType, dims: &[i64], raw: Vec<u8>) -> Value {
+    /// A constant that lies in the graph itself; `raw` is row-major, little-endian.
+    pub fn inline(&mut self, dtype: DType, dims: &[i64], raw: Vec<u8>) -> Value {
         let same = |t: &&TensorProto| {
             t.data_type == Some(dtype.code())
                 && t.dims == dims
@@ -189,6 +205,7 @@ impl GraphBuilder {
     pub fn real(&mut self, dtype: DType, value: f32) -> Value {
         let raw = match dtype {
             DType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
+            DType::F64 => f64::from(value).to_le_bytes().to_vec(),
             _ => value.to_le_bytes().to_vec(),
         };
         self.inline(dtype, &[], raw)
@@ -237,6 +254,18 @@ impl GraphBuilder {
         Value(output)
     }
 
+    /// A node of the standard operator set with several outputs.
+    pub fn op_with_outputs<const N: usize>(
+        &mut self,
+        op: &str,
+        inputs: &[&Value],
+        attrs: &[(&str, Attr<'_>)],
+    ) -> [Value; N] {
+        let outputs: [String; N] = std::array::from_fn(|_| self.fresh(op));
+        self.push_node(op, "", inputs, &outputs, attrs);
+        outputs.map(Value)
+    }
+
     /// A node of the standard operator set that writes into `output`.
     pub fn op_into(&mut self, op: &str, inputs: &[&Value], output: &Value, attrs: &[(&str, Attr<'_>)]) {
         self.push_node(op, "", inputs, std::slice::from_ref(&output.0), attrs);
@@ -266,11 +295,17 @@ impl GraphBuilder {
     /// Serialises the graph as a model file.
     #[must_use]
     pub fn finish(self) -> Vec<u8> {
+        self.finish_as(OPSET)
+    }
+
+    /// As [`GraphBuilder::finish`], of another operator set than [`OPSET`].
+    #[must_use]
+    pub fn finish_as(self, version: i64) -> Vec<u8> {
         let opset = |domain: &str, version| OperatorSetIdProto {
             domain: Some(domain.to_owned()),
             version: Some(version),
         };
-        let mut opset_import = vec![opset("", OPSET)];
+        let mut opset_import = vec![opset("", version)];
         if self.microsoft {
             opset_import.push(opset(MICROSOFT, 1));
         }
@@ -306,18 +341,22 @@ fn attribute(name: &str, attr: &Attr<'_>) -> AttributeProto {
     proto
 }
 
-fn value_info(name: &str, dtype: DType, shape: &[Dim]) -> ValueInfoProto {
-    let dim = shape
-        .iter()
-        .map(|d| Dimension {
-            value: Some(match d {
-                Dim::Fixed(n) => dimension::Value::DimValue(*n as i64),
-                Dim::Named(name) => dimension::Value::DimParam((*name).to_owned()),
-            }),
-            ..Dimension::default()
-        })
-        .collect();
-    let tensor = type_proto::Tensor { elem_type: Some(dtype.code()), shape: Some(TensorShapeProto { dim }) };
+/// `shape` is `None` where even the rank is open.
+fn value_info(name: &str, dtype: DType, shape: Option<&[Dim]>) -> ValueInfoProto {
+    let dims = |shape: &[Dim]| {
+        shape
+            .iter()
+            .map(|d| Dimension {
+                value: Some(match d {
+                    Dim::Fixed(n) => dimension::Value::DimValue(*n as i64),
+                    Dim::Named(name) => dimension::Value::DimParam((*name).to_owned()),
+                }),
+                ..Dimension::default()
+            })
+            .collect()
+    };
+    let shape = shape.map(|shape| TensorShapeProto { dim: dims(shape) });
+    let tensor = type_proto::Tensor { elem_type: Some(dtype.code()), shape };
     ValueInfoProto {
         name: Some(name.to_owned()),
         r#type: Some(TypeProto {

@@ -4,7 +4,7 @@
 
 mod blocks;
 mod decoder;
-mod graph;
+pub(crate) mod graph;
 mod image_encoder;
 mod linear;
 mod text_encoder;

@@ -1,19 +1,20 @@
 //! `image_encoder.onnx`: pixels -> contrastive features and the cross-attention keys and values.
 
 use ort::{
-    session::Session,
+    memory::Allocator,
+    session::{IoBinding, Session},
     value::{DynTensor, Tensor, TensorRef},
 };
 
-use super::{RuntimeError, SessionOptions, session};
+use super::{RuntimeError, SessionOptions, device::Memory, session};
 use crate::model::{IMAGE_ENCODER_FILE, ModelFolder, cross_key, cross_value};
 
 /// What is computed once per image, for a batch of images.
 pub struct Encoded {
     /// L2-normalised embeddings, `[N, E]`.
     pub features: Vec<f32>,
-    /// Key and value of every multimodal layer, alternating, each `[N, Q, H * D]` in the model's precision. None of a
-    /// CLIP.
+    /// Key and value of every multimodal layer, alternating, each `[N, Q, H * D]` in the model's precision, in the memory
+    /// that the session works in. None of a CLIP.
     pub cross: Vec<DynTensor>,
 }
 
@@ -23,6 +24,8 @@ pub struct ImageEncoder {
     size: usize,
     embed_dim: usize,
     outputs: Vec<String>,
+    /// Where keys and values stay; none for the host's memory.
+    device: Option<(Memory, IoBinding)>,
 }
 
 impl ImageEncoder {
@@ -32,8 +35,14 @@ impl ImageEncoder {
     /// When the library or the graph cannot be loaded.
     pub fn load(model: &ModelFolder, options: &SessionOptions) -> Result<Self, RuntimeError> {
         let layers = model.spec.dimensions.decoder.map_or(0, |d| d.decoder_layers);
+        let session = session::create(model, IMAGE_ENCODER_FILE, options)?;
+        // A CLIP's features go to the host as they are.
+        let memory = options.memory().filter(|_| layers > 0);
+        let failed = |source| RuntimeError::Session { path: model.path(IMAGE_ENCODER_FILE), source };
+        let bound = |memory| Ok::<_, RuntimeError>((memory, session.create_binding().map_err(failed)?));
         Ok(Self {
-            session: session::create(&model.path(IMAGE_ENCODER_FILE), options)?,
+            device: memory.map(bound).transpose()?,
+            session,
             size: model.spec.image_size as usize,
             embed_dim: model.spec.dimensions.embed_dim,
             outputs: (0..layers).flat_map(|i| [cross_key(i), cross_value(i)]).collect(),
@@ -57,6 +66,9 @@ impl ImageEncoder {
             return Err(RuntimeError::Input(format!("{} bytes are no whole images of {each}", pixels.len())));
         }
         let failed = |source| RuntimeError::Run { graph: "image encoder", rows: n, source };
+        if self.device.is_some() {
+            return self.encode_on_device(pixels, n).map_err(failed);
+        }
         let input = TensorRef::from_array_view(([n, self.size, self.size, 3], pixels)).map_err(failed)?;
         let inputs = ort::inputs!["pixels" => input];
         let mut outputs = self.session.run(inputs).map_err(failed)?;
@@ -73,9 +85,30 @@ impl ImageEncoder {
         }
         Ok(Encoded { features, cross })
     }
-}
 
-/// An owned i64 tensor in memory that ONNX Runtime allocated, so that it can be bound and rewritten.
-pub(super) fn owned_ids(rows: usize) -> ort::Result<Tensor<i64>> {
-    Tensor::<i64>::new(&ort::memory::Allocator::default(), [rows, 1])
+    /// One upload of the pixels; keys and values stay on the device, features come back.
+    fn encode_on_device(&mut self, pixels: &[u8], n: usize) -> ort::Result<Encoded> {
+        let Some((memory, binding)) = &mut self.device else {
+            return Err(ort::Error::new("the image encoder has no device"));
+        };
+        // Owned: binding a borrowed tensor to a session of the same device deadlocks in ort 2.0.0-rc.15.
+        let mut input = Tensor::<u8>::new(&Allocator::default(), [n, self.size, self.size, 3])?;
+        input.extract_tensor_mut().1.copy_from_slice(pixels);
+        binding.bind_input("pixels", &input)?;
+        // Bound anew each time: an output that is bound once keeps its first shape.
+        binding.bind_output_to_device("image_features", &Memory::Cpu.info()?)?;
+        let there = memory.info()?;
+        for name in &self.outputs {
+            binding.bind_output_to_device(name.as_str(), &there)?;
+        }
+        binding.synchronize_inputs()?;
+        let mut outputs = self.session.run_binding(binding)?;
+        let features = outputs["image_features"].try_extract_tensor::<f32>()?.1.to_vec();
+        let mut cross: Vec<DynTensor> = Vec::with_capacity(self.outputs.len());
+        for name in &self.outputs {
+            let missing = || ort::Error::new(format!("no output `{name}`: export the model again"));
+            cross.push(outputs.remove(name).ok_or_else(missing)?.downcast()?);
+        }
+        Ok(Encoded { features, cross })
+    }
 }

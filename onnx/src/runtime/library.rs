@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use ort::environment::Environment;
@@ -15,6 +15,7 @@ pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 const FILE_NAME: &str = "libonnxruntime.so";
 
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+static LOADED: OnceLock<PathBuf> = OnceLock::new();
 
 /// The process's ONNX Runtime environment, loading the library on the first call.
 ///
@@ -46,6 +47,7 @@ pub fn load_library() -> Result<Environment, RuntimeError> {
                 environment.set_log_level(ort::logging::LogLevel::Warning);
                 tracing::debug!(library = %path.display(), "ONNX Runtime loaded");
                 *loaded = Some(environment.clone());
+                LOADED.get_or_init(|| path.clone());
                 return Ok(environment);
             }
             Err(error) => errors.push(error.to_string()),
@@ -53,6 +55,18 @@ pub fn load_library() -> Result<Environment, RuntimeError> {
     }
     // The first place that had a file says more than the last that had none.
     Err(failure(&candidates, errors.first().map_or("no library found", String::as_str)))
+}
+
+/// The file that was loaded; a bare name when the system's loader found it.
+pub(super) fn loaded() -> PathBuf {
+    LOADED.get().cloned().unwrap_or_else(|| PathBuf::from(FILE_NAME))
+}
+
+/// The version in a library's file name, `libonnxruntime.so.1.31.1`. (ONNX Runtime tells it through a pointer that `ort` keeps
+/// to itself.)
+pub(super) fn version(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix(FILE_NAME)?.strip_prefix('.').map(str::to_owned)
 }
 
 fn failure(candidates: &[PathBuf], what: &str) -> RuntimeError {

@@ -1,34 +1,235 @@
-//! Sessions, created the same way for every graph.
+//! Sessions, created the same way for every graph: on the provider that was chosen, and with a word on which provider took it.
+//!
+//! A node that falls back to the CPU is told, never hidden.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use ort::session::{Session, builder::GraphOptimizationLevel};
+use ort::{
+    environment::Environment,
+    ep::ExecutionProviderDispatch,
+    session::{
+        Session,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
+};
 
-use super::{RuntimeError, load_library};
+use super::{
+    Assignment, Execution, RuntimeError, assignment,
+    device::Memory,
+    load_library,
+    provider::{self, tensorrt},
+};
+use crate::model::{IMAGE_ENCODER_FILE, ModelFolder};
 
 /// How sessions use the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
     /// Threads inside one operator, at least 1. They sleep when idle: other stages use the same cores.
     pub threads: usize,
+    /// What computes.
+    pub execution: Execution,
+    /// Whether ONNX Runtime writes a profile of every graph, `recaption-<graph>_<time>.json`, into the working folder when
+    /// its session ends.
+    pub profile: bool,
+    /// For tests: takes the way of a GPU (tensors stay with the session, tokens are chosen by a graph) on the CPU.
+    #[doc(hidden)]
+    pub as_device: bool,
+}
+
+impl SessionOptions {
+    /// On the CPU.
+    #[must_use]
+    pub const fn on_cpu(threads: usize) -> Self {
+        Self { threads, execution: Execution::Cpu, profile: false, as_device: false }
+    }
+
+    /// Where tensors stay between graphs; `None` is the host's memory, reached by plain slices.
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        match self.execution {
+            Execution::Cuda { device } | Execution::TensorRt { device } => Some(Memory::Cuda(device)),
+            Execution::Cpu => self.as_device.then_some(Memory::Cpu),
+        }
+    }
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { threads: std::thread::available_parallelism().map_or(1, Into::into) }
+        Self::on_cpu(std::thread::available_parallelism().map_or(1, Into::into))
     }
 }
 
-/// Loads a graph.
-pub(super) fn create(path: &Path, options: &SessionOptions) -> Result<Session, RuntimeError> {
-    let environment = load_library()?;
-    let failed = |source| RuntimeError::Session { path: path.to_owned(), source };
-    let build = || -> ort::Result<Session> {
-        Session::builder(&environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(options.threads.max(1))?
-            .with_intra_op_spinning(false)?
-            .commit_from_file(path)
+/// Loads a graph of a model folder.
+pub(super) fn create(
+    model: &ModelFolder,
+    file: &str,
+    options: &SessionOptions,
+) -> Result<Session, RuntimeError> {
+    let path = model.path(file);
+    let failed = |source| RuntimeError::Session { path: path.clone(), source };
+    let providers = match options.execution {
+        Execution::TensorRt { device } if file == IMAGE_ENCODER_FILE => {
+            let settings = tensorrt::Settings::of(model, device, options.execution.encode_batch());
+            settings.prepare()?;
+            vec![settings.provider(), provider::cuda_provider(device)]
+        }
+        other => other.providers(),
     };
-    build().map_err(failed)
+    let environment = load_library()?;
+    let name = file.trim_end_matches(".onnx");
+    let session = builder(&environment, name, options, providers)
+        .and_then(|mut b| b.commit_from_file(&path))
+        .map_err(failed)?;
+    report(name, &session, options.execution, |operator| HEAVY.contains(&operator));
+    Ok(session)
+}
+
+/// Loads a graph that was built at run time, on the same provider.
+pub(crate) fn create_in_memory(
+    name: &str,
+    graph: &[u8],
+    options: &SessionOptions,
+) -> Result<Session, RuntimeError> {
+    let failed = |source| RuntimeError::Session { path: PathBuf::from(format!("({name})")), source };
+    let environment = load_library()?;
+    let session = builder(&environment, name, options, options.execution.providers())
+        .and_then(|mut b| b.commit_from_memory(graph))
+        .map_err(failed)?;
+    // Whatever is not arithmetic on shapes handles whole rows here.
+    report(name, &session, options.execution, |operator| !LIGHT.contains(&operator));
+    Ok(session)
+}
+
+fn builder(
+    environment: &Environment,
+    name: &str,
+    options: &SessionOptions,
+    providers: Vec<ExecutionProviderDispatch>,
+) -> ort::Result<SessionBuilder> {
+    let builder = Session::builder(environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(options.threads.max(1))?
+        .with_intra_op_spinning(false)?
+        .with_config_entry(assignment::RECORD, "1")?
+        .with_execution_providers(providers)?;
+    Ok(if options.profile { builder.with_profiling(format!("recaption-{name}"))? } else { builder })
+}
+
+/// Operators whose tensors are large: on the CPU they would drag them over the bus.
+const HEAVY: [&str; 19] = [
+    "Attention",
+    "BiasGelu",
+    "Conv",
+    "DynamicQuantizeMatMul",
+    "FastGelu",
+    "FusedGemm",
+    "FusedMatMul",
+    "Gelu",
+    "Gemm",
+    "GroupQueryAttention",
+    "LayerNormalization",
+    "MatMul",
+    "MatMulNBits",
+    "MultiHeadAttention",
+    "QuickGelu",
+    "SkipLayerNormalization",
+    "Softmax",
+    "Transpose",
+    "LpNormalization",
+];
+
+/// Operators that may stand on the CPU in graphs built at run time: they compute shapes.
+const LIGHT: [&str; 8] = ["Cast", "Concat", "Constant", "Gather", "Shape", "Slice", "Squeeze", "Unsqueeze"];
+
+/// Says which provider took the graph, and what fell to the CPU although another one was asked for.
+fn report(graph: &str, session: &Session, execution: Execution, is_heavy: impl Fn(&str) -> bool) {
+    let assignment = match Assignment::of(session) {
+        Ok(assignment) => assignment,
+        Err(error) => {
+            tracing::warn!(graph, %error, "ONNX Runtime does not tell which provider took the graph");
+            return;
+        }
+    };
+    let told = Told::of(&assignment, execution, is_heavy);
+    if execution == Execution::Cpu {
+        tracing::debug!(graph, provider = told.providers, nodes = told.nodes, "graph loaded");
+        return;
+    }
+    tracing::info!(
+        graph,
+        provider = told.providers,
+        nodes = told.nodes,
+        cpu_nodes = told.cpu_nodes,
+        "graph loaded"
+    );
+    if !told.heavy.is_empty() {
+        tracing::warn!(
+            graph,
+            operators = told.heavy.join(", "),
+            "large operators of this graph run on the CPU and not on the GPU: it will be slow"
+        );
+    }
+}
+
+/// What is said about a graph.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    /// Providers that took nodes, the CPU left out when others did: `CUDA`, `Tensorrt+CUDA`, `CPU`.
+    providers: String,
+    nodes: usize,
+    cpu_nodes: usize,
+    /// `2 MatMul`, only of those that a GPU should have taken.
+    heavy: Vec<String>,
+}
+
+impl Told {
+    fn of(assignment: &Assignment, execution: Execution, is_heavy: impl Fn(&str) -> bool) -> Self {
+        const CPU: &str = "CPUExecutionProvider";
+        let cpu = assignment.on(CPU);
+        let short = |name: &str| name.trim_end_matches("ExecutionProvider").to_owned();
+        let mut providers: Vec<String> =
+            assignment.0.keys().filter(|name| *name != CPU).map(|name| short(name)).collect();
+        if providers.is_empty() {
+            providers.push(short(CPU));
+        }
+        // Engines come before single kernels.
+        providers.sort_by_key(|name| !name.starts_with("Tensorrt"));
+        let fallen = cpu.iter().filter(|(operator, _)| execution != Execution::Cpu && is_heavy(operator));
+        Self {
+            providers: providers.join("+"),
+            nodes: assignment.nodes(),
+            cpu_nodes: cpu.values().sum(),
+            heavy: fallen.map(|(operator, count)| format!("{count} {operator}")).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn assignment(nodes: &[(&str, &str, usize)]) -> Assignment {
+        let mut all: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+        for (provider, operator, count) in nodes {
+            all.entry((*provider).to_owned()).or_default().insert((*operator).to_owned(), *count);
+        }
+        Assignment(all)
+    }
+
+    #[test]
+    fn fallbacks_of_large_operators_are_named() {
+        let mixed = assignment(&[
+            ("CUDAExecutionProvider", "MatMul", 12),
+            ("TensorrtExecutionProvider", "TRTKernel", 1),
+            ("CPUExecutionProvider", "Shape", 4),
+            ("CPUExecutionProvider", "GroupQueryAttention", 2),
+        ]);
+        let heavy = |operator: &str| HEAVY.contains(&operator);
+        let told = Told::of(&mixed, Execution::Cuda { device: 0 }, heavy);
+        assert_eq!((told.providers.as_str(), told.nodes, told.cpu_nodes), ("Tensorrt+CUDA", 19, 6));
+        assert_eq!(told.heavy, ["2 GroupQueryAttention"]);
+        let told = Told::of(&assignment(&[("CPUExecutionProvider", "MatMul", 3)]), Execution::Cpu, heavy);
+        assert_eq!((told.providers.as_str(), told.cpu_nodes, told.heavy.len()), ("CPU", 3, 0));
+    }
 }

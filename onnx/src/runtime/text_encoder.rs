@@ -30,7 +30,7 @@ impl TextEncoder {
     /// When the library or the graph cannot be loaded.
     pub fn load(model: &ModelFolder, options: &SessionOptions) -> Result<Self, RuntimeError> {
         Ok(Self {
-            session: session::create(&model.path(TEXT_ENCODER_FILE), options)?,
+            session: session::create(model, TEXT_ENCODER_FILE, options)?,
             context: model.spec.dimensions.context_length,
             pad: model.spec.special_ids.pad,
             padding: match model.spec.architecture {

@@ -2,19 +2,25 @@
 //!
 //! The rows of a slot share its cross-attention keys and values. Caches are bound once and written in place. A slot's image
 //! can be replaced between steps, so short captions need not wait for long ones. Memory is `slots * slot_bytes`, computed
-//! before anything is allocated.
+//! before anything is allocated. Tensors lie in the host's memory ([`host`]) or stay on the session's device ([`device`]);
+//! in the second case nothing but ids and positions crosses to it, and logits leave it only when [`Decoder::step`] asks.
 
-use half::f16;
+mod device;
+mod host;
+
 use ort::{
     memory::Allocator,
     session::{IoBinding, Session},
-    value::{DynTensor, PrimitiveTensorElementType, Tensor, TensorElementType},
+    value::{DynTensor, Tensor, TensorElementType},
 };
 
-use super::{Encoded, RuntimeError, SessionOptions, image_encoder::owned_ids, session};
-use crate::model::{
-    DECODER_FILE, DecoderDimensions, ModelFolder, Precision, cross_key, cross_value, past_key, past_value,
-    present_key, present_value,
+use super::{Encoded, RuntimeError, SessionOptions, device::Movers, session};
+use crate::{
+    export::graph::DType,
+    model::{
+        DECODER_FILE, DecoderDimensions, ModelFolder, Precision, cross_key, cross_value, past_key,
+        past_value, present_key, present_value,
+    },
 };
 
 /// Next token of one row.
@@ -26,6 +32,14 @@ pub struct RowUpdate {
     pub position: usize,
 }
 
+/// Logits of all rows after a step, `[rows, V]`, where they are.
+pub enum Logits<'a> {
+    /// In the host's memory, to be changed as the caller likes.
+    Host(&'a mut [f32]),
+    /// On the device.
+    Device(&'a Tensor<f32>),
+}
+
 /// Tensors of a given number of slots and the binding over them.
 struct Bank {
     slots: usize,
@@ -33,6 +47,8 @@ struct Bank {
     ids: Tensor<i64>,
     positions: Tensor<i64>,
     logits: Tensor<f32>,
+    /// Where [`Decoder::step`] puts logits that lie on a device.
+    mirror: Option<Tensor<f32>>,
     /// Keys and values of self-attentions, alternating, `[rows, H, L, D]`.
     caches: Vec<DynTensor>,
     /// Keys and values of cross-attentions, alternating, `[slots, Q, H * D]`.
@@ -47,6 +63,8 @@ pub struct Decoder {
     precision: Precision,
     cache_length: usize,
     rows_per_slot: usize,
+    /// What moves tensors on the session's device; none of a decoder that works in the host's memory.
+    device: Option<Movers>,
     bank: Option<Bank>,
 }
 
@@ -69,8 +87,16 @@ impl Decoder {
                 context - 1
             )));
         }
+        let session = session::create(model, DECODER_FILE, options)?;
+        let movers = |memory| {
+            let heads =
+                (0..dimensions.cached_layers()).flat_map(|i| [dimensions.cache_heads(i).0; 2]).collect();
+            let cross = (2 * dimensions.decoder_layers, dimensions.image_tokens);
+            Movers::load(memory, options, DType::of(model.spec.precision), cross, heads)
+        };
         Ok(Self {
-            session: session::create(&model.path(DECODER_FILE), options)?,
+            device: options.memory().map(movers).transpose()?,
+            session,
             dimensions,
             vocab_size: model.spec.dimensions.vocab_size,
             precision: model.spec.precision,
@@ -108,28 +134,38 @@ impl Decoder {
         debug_assert!(keep.len() <= slots);
         let old = self.bank.take().map(|bank| (bank.caches, bank.cross));
         let failed = |source| RuntimeError::Run { graph: "decoder (allocating slots)", rows: slots, source };
-        self.bank = Some(self.new_bank(slots, old, keep).map_err(failed)?);
+        let bank = self.new_bank(slots, old, keep).map_err(failed);
+        self.give_back();
+        self.bank = Some(bank?);
         Ok(())
     }
 
     /// Frees all slots.
     pub fn release(&mut self) {
         self.bank = None;
+        self.give_back();
+    }
+
+    /// Lets other sessions of the device have the memory that was freed.
+    fn give_back(&mut self) {
+        if let Some(Err(error)) = self.device.as_mut().map(Movers::shrink) {
+            tracing::warn!(%error, "memory of the GPU was not given back");
+        }
     }
 
     fn new_bank(
-        &self,
+        &mut self,
         slots: usize,
         old: Option<(Vec<DynTensor>, Vec<DynTensor>)>,
         keep: &[usize],
     ) -> ort::Result<Bank> {
-        let (d, rows) = (&self.dimensions, slots * self.rows_per_slot);
-        let allocator = Allocator::default();
+        let (d, rows) = (self.dimensions, slots * self.rows_per_slot);
+        let allocator = match &self.device {
+            Some(movers) => movers.allocator()?,
+            None => Allocator::default(),
+        };
         let mut binding = self.session.create_binding()?;
-        let mut ids = owned_ids(rows)?;
-        let mut positions = owned_ids(rows)?;
-        ids.extract_tensor_mut().1.fill(0);
-        positions.extract_tensor_mut().1.fill(0);
+        let [ids, positions] = [host::ids(rows)?, host::ids(rows)?];
         binding.bind_input("ids", &ids)?;
         binding.bind_input("positions", &positions)?;
         let mut logits = Tensor::<f32>::new(&allocator, [rows, self.vocab_size])?;
@@ -139,13 +175,11 @@ impl Decoder {
         let mut caches = Vec::new();
         for layer in 0..d.cached_layers() {
             let (heads, size) = d.cache_heads(layer);
+            let shape = [rows, heads, self.cache_length, size];
             for (past, present) in
                 [(past_key(layer), present_key(layer)), (past_value(layer), present_value(layer))]
             {
-                let mut cache = self.zeros(&allocator, &[rows, heads, self.cache_length, size])?;
-                if let Some(old) = old_caches.next() {
-                    keep_rows(&mut cache, &old, keep, self.rows_per_slot)?;
-                }
+                let mut cache = self.tensor(&allocator, &shape, old_caches.next(), keep)?;
                 binding.bind_input(past, &cache)?;
                 binding.bind_output(present, &mut cache)?;
                 caches.push(cache);
@@ -154,29 +188,34 @@ impl Decoder {
         let mut cross = Vec::new();
         for layer in 0..d.decoder_layers {
             for name in [cross_key(layer), cross_value(layer)] {
-                let mut tensor = self.zeros(&allocator, &[slots, d.image_tokens, d.cross_width()])?;
-                if let Some(old) = old_cross.next() {
-                    keep_rows(&mut tensor, &old, keep, 1)?;
-                }
+                let shape = [slots, d.image_tokens, d.cross_width()];
+                let tensor = self.tensor(&allocator, &shape, old_cross.next(), keep)?;
                 binding.bind_input(name, &tensor)?;
                 cross.push(tensor);
             }
         }
-        Ok(Bank { slots, binding, ids, positions, logits, caches, cross })
+        Ok(Bank { slots, binding, ids, positions, logits, mirror: None, caches, cross })
     }
 
-    /// Zeroed, not left as found: an empty slot is computed too, and what it holds must be numbers.
-    fn zeros(&self, allocator: &Allocator, shape: &[usize]) -> ort::Result<DynTensor> {
+    /// A tensor whose first rows are those of the slots in `keep` of `old`. The others are numbers: an empty slot is computed
+    /// too, and must not yield anything else.
+    fn tensor(
+        &mut self,
+        allocator: &Allocator,
+        shape: &[usize],
+        old: Option<DynTensor>,
+        keep: &[usize],
+    ) -> ort::Result<DynTensor> {
         let kind = match self.precision {
             Precision::Fp32 | Precision::Int8 => TensorElementType::Float32,
             Precision::Fp16 => TensorElementType::Float16,
         };
-        let mut tensor = DynTensor::new(allocator, kind, shape)?;
-        match self.precision {
-            Precision::Fp32 | Precision::Int8 => tensor.try_extract_tensor_mut::<f32>()?.1.fill(0.0),
-            Precision::Fp16 => tensor.try_extract_tensor_mut::<f16>()?.1.fill(f16::ZERO),
+        // Caches have rows, cross keys and values have slots.
+        let rows = if shape.len() == 4 { self.rows_per_slot } else { 1 };
+        match &mut self.device {
+            Some(movers) => device::tensor(movers, allocator, shape, old, (keep, rows)),
+            None => host::tensor(allocator, (kind, shape), old, (keep, rows)),
         }
-        Ok(tensor)
     }
 
     /// Puts image `index` of `encoded` into `slot`. Its self-attention cache needs no clearing: positions start at 0.
@@ -184,23 +223,63 @@ impl Decoder {
     /// # Errors
     /// When there is no such slot or the tensors do not fit.
     pub fn load_image(&mut self, slot: usize, encoded: &Encoded, index: usize) -> Result<(), RuntimeError> {
-        let bank = bank(&mut self.bank, slot)?;
-        for (to, from) in bank.cross.iter_mut().zip(&encoded.cross) {
-            copy_row(to, slot, from, index).map_err(|source| RuntimeError::Run {
-                graph: "decoder (loading an image)",
-                rows: 1,
-                source,
-            })?;
+        self.load_images(&[(slot, index)], encoded)
+    }
+
+    /// Puts images of `encoded` into slots, for every pair of slot and index.
+    ///
+    /// # Errors
+    /// As [`Decoder::load_image`].
+    pub fn load_images(&mut self, places: &[(usize, usize)], encoded: &Encoded) -> Result<(), RuntimeError> {
+        let Some(last) = places.iter().map(|(slot, _)| *slot).max() else { return Ok(()) };
+        let bank = bank(&mut self.bank, last)?;
+        match &mut self.device {
+            Some(movers) => movers.load_rows(&mut bank.cross, &encoded.cross, places),
+            None => places.iter().try_for_each(|(slot, index)| {
+                let pairs = bank.cross.iter_mut().zip(&encoded.cross);
+                pairs.into_iter().try_for_each(|(to, from)| host::copy_row(to, *slot, from, *index))
+            }),
         }
-        Ok(())
+        .map_err(|source| RuntimeError::Run {
+            graph: "decoder (loading images)",
+            rows: places.len(),
+            source,
+        })
+    }
+
+    /// As [`Decoder::run`], with the logits in the host's memory in any case.
+    ///
+    /// # Errors
+    /// As [`Decoder::run`].
+    pub fn step(&mut self, updates: &[Option<RowUpdate>]) -> Result<&mut [f32], RuntimeError> {
+        self.run_graph(updates)?;
+        let on_device = self.device.is_some();
+        let bank = bank(&mut self.bank, 0)?;
+        if on_device {
+            let failed =
+                |source| RuntimeError::Run { graph: "decoder (reading logits)", rows: updates.len(), source };
+            return device::mirror(bank).map_err(failed);
+        }
+        Ok(bank.logits.extract_tensor_mut().1)
     }
 
     /// One step of all rows; `updates[i]` is what row `i` reads, `None` leaves it idle. Slot s has the rows
-    /// `s * rows_per_slot ..`. Returns the logits `[rows, V]`, which the caller may change.
+    /// `s * rows_per_slot ..`. Returns the logits where they are.
     ///
     /// # Errors
     /// When `updates` does not match the rows, a position lies outside the cache, or the graph fails.
-    pub fn step(&mut self, updates: &[Option<RowUpdate>]) -> Result<&mut [f32], RuntimeError> {
+    pub fn run(&mut self, updates: &[Option<RowUpdate>]) -> Result<Logits<'_>, RuntimeError> {
+        self.run_graph(updates)?;
+        let on_device = self.device.is_some();
+        let bank = bank(&mut self.bank, 0)?;
+        Ok(if on_device {
+            Logits::Device(&bank.logits)
+        } else {
+            Logits::Host(bank.logits.extract_tensor_mut().1)
+        })
+    }
+
+    fn run_graph(&mut self, updates: &[Option<RowUpdate>]) -> Result<(), RuntimeError> {
         let bank = bank(&mut self.bank, 0)?;
         if updates.len() != bank.slots * self.rows_per_slot {
             return Err(RuntimeError::Input(format!(
@@ -224,12 +303,12 @@ impl Decoder {
             ids[i] = update.id;
             positions[i] = update.position as i64;
         }
-        self.session.run_binding(&bank.binding).map_err(|source| RuntimeError::Run {
-            graph: "decoder",
-            rows: updates.len(),
-            source,
-        })?;
-        Ok(bank.logits.extract_tensor_mut().1)
+        let failed = |source| RuntimeError::Run { graph: "decoder", rows: updates.len(), source };
+        if self.device.is_some() {
+            device::send_inputs(bank).map_err(failed)?;
+        }
+        self.session.run_binding(&bank.binding).map_err(failed)?;
+        Ok(())
     }
 
     /// Copies the first `length` positions of row `from`'s caches to row `to`, for every `(from, to, length)`.
@@ -246,15 +325,14 @@ impl Decoder {
         if copies.iter().any(|(from, to, length)| (*from).max(*to) >= rows || *length > self.cache_length) {
             return Err(RuntimeError::Input(format!("a cache copy leaves the {rows} rows")));
         }
-        let failed = |source| RuntimeError::Run { graph: "decoder (copying caches)", rows, source };
-        for cache in &mut bank.caches {
-            match self.precision {
-                Precision::Fp32 | Precision::Int8 => copy_prefixes::<f32>(cache, copies),
-                Precision::Fp16 => copy_prefixes::<f16>(cache, copies),
-            }
-            .map_err(failed)?;
+        if let Some(movers) = &mut self.device {
+            // What lies behind a row's own length is overwritten before it is read.
+            let length = copies.iter().map(|(_, _, length)| *length).max().unwrap_or(0);
+            let pairs: Vec<(usize, usize)> = copies.iter().map(|(from, to, _)| (*from, *to)).collect();
+            return movers.copy_rows(&mut bank.caches, &pairs, length);
         }
-        Ok(())
+        let failed = |source| RuntimeError::Run { graph: "decoder (copying caches)", rows, source };
+        bank.caches.iter_mut().try_for_each(|cache| host::copy_prefixes(cache, copies)).map_err(failed)
     }
 }
 
@@ -262,51 +340,4 @@ fn bank(bank: &mut Option<Bank>, slot: usize) -> Result<&mut Bank, RuntimeError>
     bank.as_mut()
         .filter(|b| slot < b.slots)
         .ok_or_else(|| RuntimeError::Input(format!("the decoder has no slot {slot}")))
-}
-
-/// Takes over the rows of the slots in `keep`.
-fn keep_rows(to: &mut DynTensor, from: &DynTensor, keep: &[usize], rows: usize) -> ort::Result<()> {
-    for (slot, kept) in keep.iter().enumerate() {
-        for row in 0..rows {
-            copy_row(to, slot * rows + row, from, kept * rows + row)?;
-        }
-    }
-    Ok(())
-}
-
-/// Copies the first `length` positions of all heads of a row `[H, L, D]` to another one.
-fn copy_prefixes<T: PrimitiveTensorElementType + Copy>(
-    cache: &mut DynTensor,
-    copies: &[(usize, usize, usize)],
-) -> ort::Result<()> {
-    let (shape, values) = cache.try_extract_tensor_mut::<T>()?;
-    let (heads, positions, size) = (shape[1] as usize, shape[2] as usize, shape[3] as usize);
-    for (from, to, length) in copies {
-        for head in 0..heads {
-            let at = |row: usize| (row * heads + head) * positions * size;
-            values.copy_within(at(*from)..at(*from) + length * size, at(*to));
-        }
-    }
-    Ok(())
-}
-
-/// Copies row `from_row` of `from` into row `to_row` of `to`; both `[_, ...]` with equal rest.
-fn copy_row(to: &mut DynTensor, to_row: usize, from: &DynTensor, from_row: usize) -> ort::Result<()> {
-    match from.data_type() {
-        TensorElementType::Float16 => copy_row_of::<f16>(to, to_row, from, from_row),
-        _ => copy_row_of::<f32>(to, to_row, from, from_row),
-    }
-}
-
-fn copy_row_of<T: PrimitiveTensorElementType + Copy>(
-    to: &mut DynTensor,
-    to_row: usize,
-    from: &DynTensor,
-    from_row: usize,
-) -> ort::Result<()> {
-    let (shape, source) = from.try_extract_tensor::<T>()?;
-    let len = source.len() / shape[0].max(1) as usize;
-    let target = to.try_extract_tensor_mut::<T>()?.1;
-    target[to_row * len..(to_row + 1) * len].copy_from_slice(&source[from_row * len..(from_row + 1) * len]);
-    Ok(())
 }

@@ -1,0 +1,180 @@
+//! Options of TensorRT, which compiles image encoders. What it rejects, CUDA takes.
+//!
+//! Engines and timings are kept between runs, in a folder per model and GPU. These options were never tried on a GPU: what
+//! is tested is that they are what ONNX Runtime's documentation asks for.
+
+use std::path::{Path, PathBuf};
+
+use ort::ep::{ArbitrarilyConfigurableExecutionProvider, ExecutionProviderDispatch, TensorRT};
+
+use crate::{
+    model::{ModelFolder, Precision},
+    runtime::RuntimeError,
+};
+
+/// Environment variable that names the cache folder.
+pub const CACHE_VARIABLE: &str = "RECAPTION_CACHE";
+/// Memory that TensorRT may use while it tries kernels, bytes.
+const WORKSPACE: u64 = 8 << 30;
+/// Hexadecimal digits of the model's digest in the cache folder's name.
+const DIGEST_DIGITS: usize = 16;
+
+/// What TensorRT needs to know of a model and a GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    device: u32,
+    side: u32,
+    batch: usize,
+    fp16: bool,
+    cache: PathBuf,
+}
+
+impl Settings {
+    /// For the image encoder of `model`, with at most `batch` images at a time.
+    pub fn of(model: &ModelFolder, device: u32, batch: usize) -> Self {
+        let digest = &model.digest[..DIGEST_DIGITS.min(model.digest.len())];
+        Self {
+            device,
+            side: model.spec.image_size,
+            batch,
+            fp16: model.spec.precision == Precision::Fp16,
+            cache: cache_root(|name| std::env::var_os(name).map(PathBuf::from))
+                .join("tensorrt")
+                .join(format!("{digest}-{}", device_name(device))),
+        }
+    }
+
+    /// Makes the cache folder: TensorRT would go without a cache and compile at every start.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn prepare(&self) -> Result<(), RuntimeError> {
+        std::fs::create_dir_all(&self.cache).map_err(|error| {
+            RuntimeError::Input(format!(
+                "TensorRT's cache {} cannot be made: {error}; set {CACHE_VARIABLE} to a folder that can be written",
+                self.cache.display()
+            ))
+        })
+    }
+
+    /// Names and values as ONNX Runtime takes them.
+    pub fn options(&self) -> Vec<(&'static str, String)> {
+        let shape = |n: usize| format!("pixels:{n}x{0}x{0}x3", self.side);
+        let yes = || "1".to_owned();
+        let cache = self.cache.display().to_string();
+        vec![
+            ("device_id", self.device.to_string()),
+            ("trt_fp16_enable", if self.fp16 { yes() } else { "0".to_owned() }),
+            ("trt_max_workspace_size", WORKSPACE.to_string()),
+            ("trt_profile_min_shapes", shape(1)),
+            ("trt_profile_opt_shapes", shape(self.batch)),
+            ("trt_profile_max_shapes", shape(self.batch)),
+            ("trt_engine_cache_enable", yes()),
+            ("trt_engine_cache_path", cache.clone()),
+            ("trt_timing_cache_enable", yes()),
+            ("trt_timing_cache_path", cache),
+            // LayerNorm's sums leave the range of half precision.
+            ("trt_layer_norm_fp32_fallback", yes()),
+        ]
+    }
+
+    /// The provider; failing is an error.
+    pub fn provider(&self) -> ExecutionProviderDispatch {
+        let options = self.options();
+        options
+            .iter()
+            .fold(TensorRT::default(), |provider, (name, value)| provider.with_arbitrary_config(*name, value))
+            .build()
+            .error_on_failure()
+    }
+}
+
+/// `RECAPTION_CACHE`, else `XDG_CACHE_HOME/recaption`, else `~/.cache/recaption`, else a folder among temporary files.
+fn cache_root(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+    let variable = |name| variable(name).filter(|path| path.is_absolute() || name == CACHE_VARIABLE);
+    variable(CACHE_VARIABLE)
+        .filter(|path| !path.as_os_str().is_empty())
+        .or_else(|| variable("XDG_CACHE_HOME").map(|dir| dir.join("recaption")))
+        .or_else(|| variable("HOME").map(|dir| dir.join(".cache").join("recaption")))
+        .unwrap_or_else(|| std::env::temp_dir().join("recaption"))
+}
+
+/// The GPU's model, since engines are made for one: `nvidia-h100-80gb-hbm3`; its number where the driver does not tell.
+fn device_name(device: u32) -> String {
+    gpu_model(Path::new("/proc/driver/nvidia/gpus"), device).unwrap_or_else(|| format!("gpu{device}"))
+}
+
+fn gpu_model(gpus: &Path, device: u32) -> Option<String> {
+    let mut folders: Vec<PathBuf> =
+        std::fs::read_dir(gpus).ok()?.flatten().map(|entry| entry.path()).collect();
+    folders.sort();
+    let text =
+        std::fs::read_to_string(folders.get(usize::try_from(device).ok()?)?.join("information")).ok()?;
+    let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_lowercase();
+    let safe: String = model.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    (!safe.is_empty()).then_some(safe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_those_of_the_documentation() {
+        let settings = Settings {
+            device: 2,
+            side: 224,
+            batch: 64,
+            fp16: true,
+            cache: PathBuf::from("/c/tensorrt/ab-h100"),
+        };
+        let options = settings.options();
+        let value = |name: &str| {
+            options
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| v.as_str())
+                .unwrap_or_else(|| panic!("{name}"))
+        };
+        assert_eq!(value("device_id"), "2");
+        assert_eq!(value("trt_fp16_enable"), "1");
+        assert_eq!(value("trt_profile_min_shapes"), "pixels:1x224x224x3");
+        assert_eq!(value("trt_profile_opt_shapes"), "pixels:64x224x224x3");
+        assert_eq!(value("trt_profile_max_shapes"), "pixels:64x224x224x3");
+        for cache in ["engine", "timing"] {
+            assert_eq!(value(&format!("trt_{cache}_cache_enable")), "1");
+            assert_eq!(value(&format!("trt_{cache}_cache_path")), "/c/tensorrt/ab-h100");
+        }
+        assert_eq!(value("trt_max_workspace_size"), (8_u64 << 30).to_string());
+        let fp32 = Settings { fp16: false, ..settings };
+        assert!(fp32.options().contains(&("trt_fp16_enable", "0".to_owned())));
+    }
+
+    #[test]
+    fn the_cache_follows_the_variables() {
+        let root = |set: &[(&str, &str)]| {
+            cache_root(|name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v)))
+        };
+        let all = [(CACHE_VARIABLE, "mine"), ("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/a")];
+        assert_eq!(root(&all), Path::new("mine"));
+        assert_eq!(root(&all[1..]), Path::new("/xdg/recaption"));
+        assert_eq!(root(&all[2..]), Path::new("/home/a/.cache/recaption"));
+        // The XDG specification: relative paths are ignored.
+        assert_eq!(root(&[("XDG_CACHE_HOME", "x"), ("HOME", "/h")]), Path::new("/h/.cache/recaption"));
+        assert_eq!(root(&[]), std::env::temp_dir().join("recaption"));
+    }
+
+    #[test]
+    fn engines_of_unlike_gpus_lie_apart() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        for (slot, model) in [("0000:02:00.0", "NVIDIA H100 80GB HBM3"), ("0000:01:00.0", "NVIDIA A10G")] {
+            let folder = dir.path().join(slot);
+            std::fs::create_dir(&folder).expect("folder");
+            std::fs::write(folder.join("information"), format!("Model: \t\t {model}\nIRQ: 5\n"))
+                .expect("written");
+        }
+        assert_eq!(gpu_model(dir.path(), 0).as_deref(), Some("nvidia-a10g"));
+        assert_eq!(gpu_model(dir.path(), 1).as_deref(), Some("nvidia-h100-80gb-hbm3"));
+        assert_eq!(gpu_model(dir.path(), 2), None);
+    }
+}

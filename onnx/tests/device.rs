@@ -1,0 +1,165 @@
+//! The way of a GPU, taken on the CPU: tensors stay with the sessions, graphs move them and choose tokens. Captions must be
+//! those of the host's way. (fp32; nothing here says anything about a GPU's arithmetic.)
+
+#![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
+
+mod common;
+
+use common::{Weights, bundled, case};
+use recaption_onnx::{
+    ModelFolder, Precision,
+    caption::{
+        Admission, BeamSettings, CaptionSettings, Captioner, Generated, SampleSettings, Strategy, image_seed,
+    },
+    export,
+    runtime::{SessionOptions, load_library},
+    verify::{Outcome, verify},
+};
+
+const HOST: SessionOptions = SessionOptions::on_cpu(1);
+const DEVICE: SessionOptions = SessionOptions { as_device: true, ..HOST };
+const GOLDENS: [&str; 7] = ["legacy-1", "legacy-2", "square", "quickgelu", "layerscale", "nopool", "odd"];
+
+fn exported(checkpoint: &std::path::Path) -> (tempfile::TempDir, ModelFolder) {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let model = export(checkpoint, &dir.path().join("model"), Precision::Fp32).expect("export");
+    (dir, model)
+}
+
+/// Every strategy with what it has.
+fn strategies(model: &ModelFolder) -> Vec<(&'static str, CaptionSettings)> {
+    let context = model.spec.dimensions.context_length;
+    let greedy = CaptionSettings::greedy(context - 1, 1, 4);
+    let sampled = |sample, candidates| CaptionSettings {
+        strategy: Strategy::Sample(sample),
+        candidates,
+        ..greedy.clone()
+    };
+    let plain = SampleSettings::default();
+    let beam = |beams| Strategy::Beam(BeamSettings { beams, ..BeamSettings::default() });
+    let prompted = CaptionSettings { prompt: vec![5, 3], max_tokens: context - 3, ..greedy.clone() };
+    vec![
+        ("greedy", greedy.clone()),
+        ("long", CaptionSettings { min_tokens: 6, ..greedy.clone() }),
+        ("prompt", prompted.clone()),
+        ("sample", sampled(plain, 1)),
+        ("top-k", sampled(SampleSettings { top_k: 30, temperature: 1.5, ..plain }, 3)),
+        ("top-p", sampled(SampleSettings { top_p: 0.9, temperature: 1.2, ..plain }, 10)),
+        (
+            "penalty",
+            sampled(SampleSettings { repetition_penalty: 1.4, top_k: 40, top_p: 0.95, temperature: 1.3 }, 2),
+        ),
+        ("beam", CaptionSettings { strategy: beam(3), candidates: 2, ..prompted }),
+        ("many beams", CaptionSettings { strategy: beam(6), ..greedy }),
+    ]
+}
+
+/// Images enter one, two and three at a time, so that slots are resized and refilled; memory runs out as often as told.
+fn captions(
+    model: &ModelFolder,
+    options: &SessionOptions,
+    settings: &CaptionSettings,
+    pixels: &[u8],
+    halve_after: &[usize],
+) -> Vec<Generated> {
+    let mut captioner = Captioner::load(model, options, settings.clone()).expect("captioner");
+    let images: Vec<&[u8]> = pixels.chunks_exact(captioner.image_bytes()).collect();
+    let mut waiting: Vec<u64> = (0..images.len() as u64).collect();
+    let (mut done, mut steps) = (Vec::new(), 0);
+    while !waiting.is_empty() || captioner.active() > 0 {
+        let count = (1 + steps % 3).min(captioner.room()).min(waiting.len());
+        let now: Vec<u64> = waiting.drain(..count).collect();
+        let admissions: Vec<Admission> =
+            now.iter().map(|t| Admission { ticket: *t, seed: image_seed(7, &t.to_string()) }).collect();
+        let bytes: Vec<u8> = now.iter().flat_map(|t| images[*t as usize]).copied().collect();
+        captioner.admit(&admissions, &bytes).expect("admit");
+        done.extend(captioner.step().expect("step"));
+        steps += 1;
+        if halve_after.contains(&steps) {
+            waiting.extend(captioner.halve().expect("more than one slot"));
+        }
+    }
+    done.sort_by_key(|generated| generated.ticket);
+    done
+}
+
+fn check(name: &str, model: &ModelFolder, pixels: &[u8]) {
+    for (strategy, settings) in strategies(model) {
+        let host = captions(model, &HOST, &settings, pixels, &[]);
+        for halve_after in [&[][..], &[2, 5]] {
+            let device = captions(model, &DEVICE, &settings, pixels, halve_after);
+            assert_eq!(host.len(), device.len(), "{name}, {strategy}");
+            for (a, b) in host.iter().zip(&device) {
+                let ids = |g: &Generated| g.candidates.iter().map(|c| c.ids.clone()).collect::<Vec<_>>();
+                assert_eq!(ids(a), ids(b), "{name}, {strategy}, image {}, {halve_after:?}", a.ticket);
+                assert_eq!(a.image_features, b.image_features, "{name}, {strategy}");
+                for (a, b) in a.candidates.iter().zip(&b.candidates) {
+                    assert!((a.logprob - b.logprob).abs() < 1e-3, "{name}, {strategy}: {a:?} {b:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn captions_of_the_goldens_are_the_hosts() {
+    for name in GOLDENS {
+        let (_dir, model) = exported(&case(name));
+        let golden = Weights::read(&case(name).join("golden.safetensors"));
+        check(name, &model, golden.u8("images"));
+    }
+}
+
+#[test]
+fn captions_of_the_bundled_model_are_the_hosts() {
+    let (_dir, model) = exported(&bundled());
+    let size = model.spec.image_size as usize;
+    let mut state = 11_u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    let mut pixels = Vec::new();
+    for _ in 0..7 {
+        let background = [0; 3].map(|_: u8| (random() % 256) as u8);
+        let mut picture = background.repeat(size * size);
+        let (colour, side) = ([0; 3].map(|_: u8| (random() % 256) as u8), size / 4 + random() % (size / 4));
+        let [top, left] = [0; 2].map(|_: usize| random() % (size - side));
+        for y in top..top + side {
+            for x in left..left + side {
+                picture[3 * (y * size + x)..][..3].copy_from_slice(&colour);
+            }
+        }
+        pixels.extend(picture);
+    }
+    check("bundled", &model, &pixels);
+}
+
+/// `verify` reads logits, keys and values through the device's memory too.
+#[test]
+fn the_goldens_verify() {
+    for name in GOLDENS {
+        let (_dir, model) = exported(&case(name));
+        let checks = verify(&model, &case(name).join("golden.safetensors"), &DEVICE).expect("verify");
+        assert!(checks.iter().all(|c| c.outcome != Outcome::Fail), "{name}: {checks:#?}");
+        assert!(
+            checks.iter().any(|c| c.tensor == "beam" && c.outcome == Outcome::Pass),
+            "{name}: {checks:#?}"
+        );
+    }
+}
+
+/// Half precision, as on a GPU: only the way, since two ways of rounding choose different tokens sometimes.
+#[test]
+fn fp16_takes_the_same_way() {
+    load_library().expect("ONNX Runtime");
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let model = export(&case("square"), &dir.path().join("model"), Precision::Fp16).expect("export");
+    let golden = Weights::read(&case("square").join("golden.safetensors"));
+    let (_, settings) = strategies(&model).pop().expect("beams");
+    let device = captions(&model, &DEVICE, &settings, golden.u8("images"), &[2]);
+    let host = captions(&model, &HOST, &settings, golden.u8("images"), &[]);
+    let equal = host.iter().zip(&device).filter(|(a, b)| a.candidates[0].ids == b.candidates[0].ids).count();
+    println!("{equal} of {} captions equal", host.len());
+    assert!(host.len() == device.len() && 2 * equal > host.len());
+}
