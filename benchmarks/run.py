@@ -5,6 +5,8 @@
 1. The whole pipeline against the sum of its parts (benchmarks/pipeline.rs).
 2. Decode + resize on one thread against Pillow (stages/examples/decode_bench.rs, benchmarks/pillow_decode.py), in turns.
 
+3. Continuous against static batching (benchmarks/continuous.py).
+
 Pillow is installed into target/bench-venv. Absolute times are of this machine and moment; the ratios are what to look at.
 """
 import json, pathlib, statistics, subprocess, sys, venv
@@ -52,6 +54,9 @@ def main() -> None:
     cargo("bench", "--quiet", "--locked", "--bench", "pipeline")
     sys.stdout.flush()
     decode()
+    print()
+    sys.stdout.flush()
+    subprocess.run([python(), str(ROOT / "benchmarks/continuous.py")], check=True)
 
 
 main()

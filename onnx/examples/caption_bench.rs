@@ -5,17 +5,25 @@
 //! ```
 //! IMAGES is a file of u8 pixels `[N, S, S, 3]` at the model's size, without a header. Keys: `strategy` (greedy, sample,
 //! beam), `beams`, `candidates`, `max_tokens`, `min_tokens`, `slots` (images decoded together), `threads` (of each of the
-//! model's copies), `copies`, `seconds`, `static` (1: a batch is decoded until its longest caption ends), `ids` (a file
+//! model's copies), `copies`, `seconds`, `static` (1: a batch is decoded until its longest caption ends; 2: the same,
+//! but slots are given up as captions end), `ids` (a file
 //! that the ids of every image's first caption are written to, one line each), `provider` and `device` (as `recaption run`
-//! has them; the CPU by default), `cache_bytes`, `profile` (1: ONNX Runtime's profile of every graph, in the working folder).
+//! has them; the CPU by default), `cache_bytes`, `encode_batch` (images encoded together), `profile` (1: ONNX Runtime's profile of every graph, in the working folder).
 //!
-//! Ids are of the first round over the images. Times are of whole rounds, as many as fit into `seconds`, at least one.
+//! Shares are of the wall-clock time, mean of the copies. Ids are of the first round over the images. Times are of whole rounds, as many as fit into `seconds`, at least one.
 
-use std::{collections::BTreeMap, error::Error, sync::Mutex, time::Instant};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use recaption_onnx::{
     ModelFolder,
-    caption::{Admission, BeamSettings, CaptionSettings, Captioner, SampleSettings, Strategy, image_seed},
+    caption::{
+        Admission, BeamSettings, CaptionSettings, Captioner, SampleSettings, Spent, Strategy, image_seed,
+    },
     runtime::{Execution, ImageEncoder, Provider, SessionOptions},
 };
 
@@ -184,14 +192,20 @@ fn main() -> Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     let threads = options.number("threads", (cores / copies).max(1))?;
     let seconds = options.number("seconds", 1)? as f64;
-    let whole_batches = options.number("static", 0)? == 1;
+    let batching = options.number("static", 0)?;
+    let whole_batches = batching > 0;
     let sessions = options.sessions(&model, threads)?;
-    let encode_batch = sessions.execution.encode_batch();
+    let encode_batch = options.number("encode_batch", sessions.execution.encode_batch())?;
     let mut captioners = (0..copies)
         .map(|_| Captioner::load(&model, &sessions, settings.clone()))
         .collect::<std::result::Result<Vec<_>, _>>()?;
+    captioners.iter_mut().for_each(|captioner| captioner.follow_demand(batching != 1));
     let slot_bytes = captioners[0].slot_bytes();
     let (work, wall) = decode(&mut captioners, &pixels, seconds, (whole_batches, encode_batch))?;
+    let spent: Vec<_> = captioners.iter().map(Captioner::spent).collect();
+    let share = |part: fn(&Spent) -> Duration| {
+        spent.iter().map(|s| part(s).as_secs_f64()).sum::<f64>() / copies as f64 / wall
+    };
     drop(captioners);
     if let Some(path) = options.0.get("ids") {
         let lines: Vec<String> = work.ids.values().map(|ids| format!("{ids:?}\n")).collect();
@@ -206,6 +220,10 @@ fn main() -> Result<()> {
             "encode_images_per_second": encode_rate(&model, &SessionOptions { threads: threads * copies, ..sessions }, &pixels)?,
             "admit_share": work.admit / copies as f64 / wall,
             "step_share": work.step / copies as f64 / wall,
+            "encode_share": share(|s| s.encode),
+            "decode_share": share(|s| s.decode),
+            "choose_share": share(|s| s.choose),
+            "copy_share": share(|s| s.copy),
             "step_ms": work.step / work.steps as f64 * 1e3,
             "rows_per_step": settings.max_slots * settings.rows_per_image(),
             "slot_bytes": slot_bytes,

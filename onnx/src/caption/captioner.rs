@@ -7,11 +7,13 @@
 //! free when its last row ends, so an image costs its slot as long as its longest chain of candidates. Nothing is dropped
 //! here: every admitted image comes out of [`Captioner::step`] once, or out of [`Captioner::halve`].
 
+use std::time::{Duration, Instant};
+
 use super::{
     Decoded,
     beam::BeamSearch,
     draws::Draws,
-    select::{Choice, Rules, Selector, answer_all},
+    select::{Answer, Choice, Question, Rules, Selector, answer_all},
     settings::{CaptionSettings, Strategy},
 };
 use crate::{
@@ -51,6 +53,22 @@ pub struct Context<'a> {
     pub settings: &'a CaptionSettings,
 }
 
+/// Where a captioner's time went since it was loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Image encoder.
+    pub encode: Duration,
+    /// Decoder.
+    pub decode: Duration,
+    /// Choosing tokens.
+    pub choose: Duration,
+    /// Putting images into slots, resizing, copying beams' caches.
+    pub copy: Duration,
+}
+
+/// The first positions of a row's caches that go to another row: `(from, to, length)`.
+type CacheCopy = (usize, usize, usize);
+
 enum Job {
     Draws(Draws),
     Beam(BeamSearch),
@@ -76,6 +94,8 @@ pub struct Captioner {
     settings: CaptionSettings,
     max_slots: usize,
     slots: Vec<Option<Slot>>,
+    follow_demand: bool,
+    spent: Spent,
 }
 
 impl Captioner {
@@ -129,6 +149,8 @@ impl Captioner {
             max_slots: settings.max_slots.min(usize::try_from(fitting).unwrap_or(usize::MAX)),
             settings,
             slots: Vec::new(),
+            follow_demand: true,
+            spent: Spent::default(),
         })
     }
 
@@ -148,6 +170,18 @@ impl Captioner {
     #[must_use]
     pub fn room(&self) -> usize {
         self.max_slots - self.active()
+    }
+
+    /// Where the time went.
+    #[must_use]
+    pub fn spent(&self) -> Spent {
+        self.spent
+    }
+
+    /// Whether slots become fewer when images do, which is the default. Without it finished rows are computed on until the last
+    /// one ends: static batching, to measure against.
+    pub fn follow_demand(&mut self, follow: bool) {
+        self.follow_demand = follow;
     }
 
     /// Bytes of one image's pixels.
@@ -180,15 +214,20 @@ impl Captioner {
             return Ok(());
         }
         let batch = self.encode_batch.min(images.len());
+        let began = Instant::now();
         let encoded = pixels
             .chunks(batch * self.image_bytes())
             .map(|pixels| self.encoder.encode(pixels))
             .collect::<Result<Vec<_>, _>>()?;
+        self.spent.encode += began.elapsed();
+        let began = Instant::now();
         let needed = self.active() + images.len();
         if needed > self.slots.len() {
             self.resize(needed)?;
         }
-        images.chunks(batch).zip(&encoded).try_for_each(|(images, encoded)| self.place(images, encoded))
+        images.chunks(batch).zip(&encoded).try_for_each(|(images, encoded)| self.place(images, encoded))?;
+        self.spent.copy += began.elapsed();
+        Ok(())
     }
 
     /// Puts encoded images into free slots, of which there are enough.
@@ -231,12 +270,39 @@ impl Captioner {
         if active == 0 {
             return Ok(Vec::new());
         }
+        let began = Instant::now();
         // Empty slots cost as much as full ones; half of them empty means that no more images came.
-        if active.next_power_of_two() < self.slots.len() && 2 * active <= self.slots.len() {
+        if self.follow_demand
+            && active.next_power_of_two() < self.slots.len()
+            && 2 * active <= self.slots.len()
+        {
             self.resize(active)?;
         }
+        self.spent.copy += began.elapsed();
+        let (inputs, questions) = self.ask();
+        let began = Instant::now();
+        let logits = self.decoder.run(&inputs)?;
+        self.spent.decode += began.elapsed();
+        let began = Instant::now();
+        let answers = match (logits, &mut self.selector) {
+            (Logits::Host(logits), _) => answer_all(logits, &questions, &self.rules)?,
+            (Logits::Device(logits), Some(selector)) => selector.answer_all(logits, &questions)?,
+            (Logits::Device(_), None) => {
+                return Err(RuntimeError::Input("logits are on a device, and nothing chooses there".into()));
+            }
+        };
+        self.spent.choose += began.elapsed();
+        let (done, copies) = self.advance(&inputs, &answers)?;
+        let began = Instant::now();
+        self.decoder.copy_caches(&copies)?;
+        self.spent.copy += began.elapsed();
+        Ok(done)
+    }
+
+    /// What every row reads next and what it asks about the logits; `None` for rows that are idle.
+    fn ask(&self) -> (Vec<Option<RowUpdate>>, Vec<Option<Question>>) {
         let rows = self.settings.rows_per_image();
-        let context = Context { prefix: &self.prefix, special: self.special, settings: &self.settings };
+        let context = self.context();
         let mut inputs: Vec<Option<RowUpdate>> = Vec::with_capacity(self.slots.len() * rows);
         let mut questions = Vec::with_capacity(self.slots.len() * rows);
         for slot in &self.slots {
@@ -255,13 +321,21 @@ impl Captioner {
                 }
             }
         }
-        let answers = match (self.decoder.run(&inputs)?, &mut self.selector) {
-            (Logits::Host(logits), _) => answer_all(logits, &questions, &self.rules)?,
-            (Logits::Device(logits), Some(selector)) => selector.answer_all(logits, &questions)?,
-            (Logits::Device(_), None) => {
-                return Err(RuntimeError::Input("logits are on a device, and nothing chooses there".into()));
-            }
-        };
+        (inputs, questions)
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context { prefix: &self.prefix, special: self.special, settings: &self.settings }
+    }
+
+    /// Gives every row its answer; returns images that are done, and caches to be copied.
+    fn advance(
+        &mut self,
+        inputs: &[Option<RowUpdate>],
+        answers: &[Answer],
+    ) -> Result<(Vec<Generated>, Vec<CacheCopy>), RuntimeError> {
+        let rows = self.settings.rows_per_image();
+        let context = Context { prefix: &self.prefix, special: self.special, settings: &self.settings };
         let (mut done, mut copies, mut moves) = (Vec::new(), Vec::new(), Vec::new());
         for (index, (place, answers)) in self.slots.iter_mut().zip(answers.chunks_exact(rows)).enumerate() {
             let Some(slot) = place else { continue };
@@ -281,8 +355,7 @@ impl Captioner {
                 done.push(slot.finish(self.settings.candidates));
             }
         }
-        self.decoder.copy_caches(&copies)?;
-        Ok(done)
+        Ok((done, copies))
     }
 
     /// Forgets all images in hand, after an error; returns their tickets.

@@ -13,7 +13,7 @@ mod sample;
 mod select;
 mod settings;
 
-pub use captioner::{Admission, Captioner, Generated};
+pub use captioner::{Admission, Captioner, Generated, Spent};
 pub use random::image_seed;
 pub use row::best_token;
 pub use select::NextToken;

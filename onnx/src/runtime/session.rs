@@ -19,7 +19,7 @@ use super::{
     load_library,
     provider::{self, tensorrt},
 };
-use crate::model::{IMAGE_ENCODER_FILE, ModelFolder};
+use crate::model::{IMAGE_ENCODER_FILE, ModelFolder, Precision};
 
 /// How sessions use the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,9 @@ pub(super) fn create(
     let session = builder(&environment, name, options, providers)
         .and_then(|mut b| b.commit_from_file(&path))
         .map_err(failed)?;
+    if model.spec.precision == Precision::Int8 && !fast_int8() {
+        tracing::warn!(graph = name, "this CPU has no VNNI: int8 is likely slower than fp32 here");
+    }
     report(name, &session, options.execution, |operator| HEAVY.contains(&operator));
     Ok(session)
 }
@@ -111,7 +114,17 @@ fn builder(
         .with_intra_op_spinning(false)?
         .with_config_entry(assignment::RECORD, "1")?
         .with_execution_providers(providers)?;
+    // Without VNNI, products of unsigned and signed bytes overflow in 16 bits: only then is the slow exact way taken.
+    let builder = if fast_int8() { builder } else { builder.with_precise_qmm()? };
     Ok(if options.profile { builder.with_profiling(format!("recaption-{name}"))? } else { builder })
+}
+
+/// Whether this CPU multiplies bytes fast and without overflow: Arm's kernels do, x86's with VNNI.
+fn fast_int8() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
 }
 
 /// Operators whose tensors are large: on the CPU they would drag them over the bus.

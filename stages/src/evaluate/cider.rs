@@ -68,10 +68,9 @@ fn similarity(caption: &Weighted<'_>, reference: &Weighted<'_>) -> f64 {
     }
     let delta = caption.length - reference.length;
     let penalty = (-delta * delta / (2.0 * SIGMA * SIGMA)).exp();
-    let normalised =
-        cosines
-            .iter()
-            .zip(caption.norms.iter().zip(&reference.norms))
-            .map(|(cosine, (a, b))| if *a != 0.0 && *b != 0.0 { cosine / (a * b) } else { *cosine });
+    let normalised = cosines
+        .iter()
+        .zip(caption.norms.iter().zip(&reference.norms))
+        .map(|(cosine, (a, b))| if *a != 0.0 && *b != 0.0 { cosine / (a * b) } else { *cosine });
     normalised.sum::<f64>() * penalty
 }
