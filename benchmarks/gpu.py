@@ -93,10 +93,10 @@ class Utilisation:
         return statistics.mean(self.samples) if self.samples else float("nan")
 
 
-def ours(args: argparse.Namespace, work: pathlib.Path, batch: int, *options: str, cwd: pathlib.Path = ROOT) -> dict:
+def ours(args: argparse.Namespace, work: pathlib.Path, batch: int, *options: str, cwd: pathlib.Path = ROOT, **variables: str) -> dict:
     command = [BENCH, work / "fp16", work / "images.u8", f"provider={args.provider}", f"device={args.device}", f"slots={batch}",
                f"max_tokens={TOKENS}", f"min_tokens={TOKENS - 1}", *options]
-    out = subprocess.check_output(command, env=os.environ | {"ORT_DYLIB_PATH": str(LIBRARY)}, cwd=cwd)
+    out = subprocess.check_output(command, env=os.environ | variables | {"ORT_DYLIB_PATH": str(LIBRARY)}, cwd=cwd)
     return json.loads(out.splitlines()[-1])
 
 
@@ -137,11 +137,12 @@ def operators(profile: pathlib.Path) -> list[tuple[str, str, float, int]]:
 
 def print_profile(args: argparse.Namespace, work: pathlib.Path, batch: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        ours(args, work, batch, "profile=1", "seconds=0", cwd=pathlib.Path(folder))
+        # ONNX Runtime times the launch of a node: launches must wait for their kernels, which makes this run slower.
+        ours(args, work, batch, "profile=1", "seconds=0", cwd=pathlib.Path(folder), CUDA_LAUNCH_BLOCKING="1")
         for graph in ("image_encoder", "decoder", "select"):
-            # The newest: the encoder's rate is measured by a session of its own.
-            found = sorted(pathlib.Path(folder).glob(f"recaption-{graph}_*.json"), key=lambda p: p.stat().st_size)
-            rows = operators(found[-1]) if found else []
+            # The first: the encoder's rate is measured later, by a session of its own.
+            found = sorted(pathlib.Path(folder).glob(f"recaption-{graph}_*.json"))
+            rows = operators(found[0]) if found else []
             total = sum(row[2] for row in rows) or 1
             print(f"\n{graph}, batch {batch}: {'operator':<28} {'provider':<10} {'ms':>9} {'share':>6} {'calls':>7}")
             for operator, provider, ms, count in rows[:10]:

@@ -110,17 +110,15 @@ fn captions_of_the_goldens_are_the_hosts() {
     }
 }
 
-#[test]
-fn captions_of_the_bundled_model_are_the_hosts() {
-    let (_dir, model) = exported(&bundled());
-    let size = model.spec.image_size as usize;
+/// Pictures of a square on a background, `[count, size, size, 3]`.
+fn pictures(count: usize, size: usize) -> Vec<u8> {
     let mut state = 11_u64;
     let mut random = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize
     };
     let mut pixels = Vec::new();
-    for _ in 0..7 {
+    for _ in 0..count {
         let background = [0; 3].map(|_: u8| (random() % 256) as u8);
         let mut picture = background.repeat(size * size);
         let (colour, side) = ([0; 3].map(|_: u8| (random() % 256) as u8), size / 4 + random() % (size / 4));
@@ -132,7 +130,37 @@ fn captions_of_the_bundled_model_are_the_hosts() {
         }
         pixels.extend(picture);
     }
-    check("bundled", &model, &pixels);
+    pixels
+}
+
+#[test]
+fn captions_of_the_bundled_model_are_the_hosts() {
+    let (_dir, model) = exported(&bundled());
+    check("bundled", &model, &pictures(7, model.spec.image_size as usize));
+}
+
+/// More images at once than are encoded together find their slots.
+#[test]
+fn large_admissions_are_encoded_in_parts() {
+    const IMAGES: usize = 19;
+    let (_dir, model) = exported(&bundled());
+    let pixels = pictures(IMAGES, model.spec.image_size as usize);
+    let ids = |options: &SessionOptions| {
+        let mut captioner =
+            Captioner::load(&model, options, CaptionSettings::greedy(20, 1, IMAGES)).expect("captioner");
+        let images: Vec<Admission> = (0..IMAGES as u64).map(|ticket| Admission { ticket, seed: 0 }).collect();
+        captioner.admit(&images, &pixels).expect("admit");
+        let mut done = Vec::new();
+        while captioner.active() > 0 {
+            done.extend(captioner.step().expect("step"));
+        }
+        done.sort_by_key(|generated| generated.ticket);
+        done.into_iter()
+            .map(|generated| (generated.candidates[0].ids.clone(), generated.image_features))
+            .collect::<Vec<_>>()
+    };
+    assert!(IMAGES > 2 * DEVICE.execution.encode_batch());
+    assert_eq!(ids(&DEVICE), ids(&HOST));
 }
 
 /// `verify` reads logits, keys and values through the device's memory too.

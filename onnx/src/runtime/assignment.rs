@@ -23,7 +23,7 @@ pub const RECORD: &str = "session.record_ep_graph_assignment_info";
 pub struct Assignment(pub BTreeMap<String, BTreeMap<String, usize>>);
 
 impl Assignment {
-    /// Of a session that was made with [`RECORD`] set to 1.
+    /// Of a session that was made with `session.record_ep_graph_assignment_info` set to 1, as all are here.
     ///
     /// # Errors
     /// When ONNX Runtime did not record it.

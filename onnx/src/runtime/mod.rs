@@ -50,6 +50,14 @@ pub enum RuntimeError {
         /// ONNX Runtime's words.
         source: ort::Error,
     },
+    /// A graph that was built at run time does not load.
+    #[error("the graph `{graph}`, which no model folder holds, does not load: {source}")]
+    Built {
+        /// Its name.
+        graph: String,
+        /// ONNX Runtime's words.
+        source: ort::Error,
+    },
     /// A graph fails while running.
     #[error("{graph} failed on a batch of {rows}: {source}")]
     Run {
@@ -73,7 +81,9 @@ impl RuntimeError {
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
         match self {
-            Self::Run { source, .. } | Self::Session { source, .. } => tells_of_memory(&source.to_string()),
+            Self::Run { source, .. } | Self::Session { source, .. } | Self::Built { source, .. } => {
+                tells_of_memory(&source.to_string())
+            }
             Self::Library { .. } | Self::Provider { .. } | Self::Model(_) | Self::Input(_) => false,
         }
     }

@@ -2,8 +2,6 @@
 //!
 //! A node that falls back to the CPU is told, never hidden.
 
-use std::path::PathBuf;
-
 use ort::{
     environment::Environment,
     ep::ExecutionProviderDispatch,
@@ -92,7 +90,7 @@ pub(crate) fn create_in_memory(
     graph: &[u8],
     options: &SessionOptions,
 ) -> Result<Session, RuntimeError> {
-    let failed = |source| RuntimeError::Session { path: PathBuf::from(format!("({name})")), source };
+    let failed = |source| RuntimeError::Built { graph: name.to_owned(), source };
     let environment = load_library()?;
     let session = builder(&environment, name, options, options.execution.providers())
         .and_then(|mut b| b.commit_from_memory(graph))

@@ -18,7 +18,7 @@ use ort::{
 use super::{Execution, Problem};
 use crate::{
     export::graph::{DType, Dim, GraphBuilder},
-    runtime::{LIBRARY_VARIABLE, SessionOptions, library, session},
+    runtime::{LIBRARY_VARIABLE, RuntimeError, SessionOptions, device::OPSET, library, session},
 };
 
 /// The driver's own library.
@@ -167,7 +167,10 @@ fn try_out(device: u32) -> Result<(), Problem> {
         g.op_into("Add", &[&x, &x], &y, &[]);
         let options = SessionOptions { execution: Execution::Cuda { device }, ..SessionOptions::on_cpu(1) };
         let mut session =
-            session::create_in_memory("trial", &g.finish_as(17), &options).map_err(|e| e.to_string())?;
+            session::create_in_memory("trial", &g.finish_as(OPSET), &options).map_err(|e| match e {
+                RuntimeError::Built { source, .. } => source.to_string(),
+                other => other.to_string(),
+            })?;
         let x = Tensor::from_array(([1_usize], vec![21.0_f32])).map_err(|e| e.to_string())?;
         let outputs = session.run(ort::inputs!["x" => x]).map_err(|e| e.to_string())?;
         outputs["y"].try_extract_tensor::<f32>().map(|(_, y)| y[0]).map_err(|e| e.to_string())
@@ -196,6 +199,15 @@ mod tests {
         assert_eq!(parse_driver(closed).as_deref(), Some("580.95.05"));
         assert_eq!(parse_driver(open).as_deref(), Some("575.57.08"));
         assert_eq!(parse_driver("no version here"), None);
+    }
+
+    /// On any machine: no driver, no such GPU, or an ONNX Runtime without CUDA. Never the CPU instead.
+    #[test]
+    fn a_gpu_that_is_not_there_is_onnxruntimes_error() {
+        library::load_library().expect("ONNX Runtime");
+        let problem = try_out(1023).expect_err("no such GPU");
+        println!("{}", problem.missing);
+        assert!(problem.missing.contains("on GPU 1023: ") && problem.remedy.contains("nvidia-smi"));
     }
 
     #[test]

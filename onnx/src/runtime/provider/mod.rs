@@ -88,11 +88,11 @@ impl Execution {
         match provider {
             Provider::Cpu => Ok(Self::Cpu),
             Provider::Cuda => {
-                cuda::check(device, false).and_then(|()| fits(models)).map_err(unusable)?;
+                all_of(cuda::check(device, false), fits(models)).map_err(unusable)?;
                 Ok(Self::Cuda { device })
             }
             Provider::TensorRt => {
-                cuda::check(device, true).and_then(|()| fits(models)).map_err(unusable)?;
+                all_of(cuda::check(device, true), fits(models)).map_err(unusable)?;
                 Ok(Self::TensorRt { device })
             }
             Provider::Auto => Ok(automatic(device, models)),
@@ -159,6 +159,12 @@ impl Problem {
     fn new(missing: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { missing: missing.into(), remedy: remedy.into() }
     }
+}
+
+/// What both find missing: nobody wants to learn of it one by one.
+fn all_of(one: Result<(), Vec<Problem>>, other: Result<(), Vec<Problem>>) -> Result<(), Vec<Problem>> {
+    let problems: Vec<Problem> = [one, other].into_iter().filter_map(Result::err).flatten().collect();
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
 /// All that is missing, and what to do, as sentences.
@@ -242,6 +248,9 @@ mod tests {
             return;
         }
         let (_dir, fp16) = model(Precision::Fp16);
+        let (_other, fp32) = model(Precision::Fp32);
+        let both = Execution::resolve(Provider::Cuda, 0, &[&fp32]).expect_err("two reasons").to_string();
+        assert!(both.contains("CPU build") && both.contains("is fp32"), "{both}");
         assert_eq!(Execution::resolve(Provider::Auto, 0, &[&fp16]).expect("the CPU"), Execution::Cpu);
         assert_eq!(Execution::resolve(Provider::Cpu, 3, &[&fp16]).expect("the CPU"), Execution::Cpu);
         for (provider, make) in [

@@ -150,6 +150,22 @@ mod tests {
         assert!(fp32.options().contains(&("trt_fp16_enable", "0".to_owned())));
     }
 
+    /// Where ONNX Runtime has no TensorRT, or its libraries are missing, asking for it is an error and not another provider.
+    #[test]
+    fn without_tensorrt_its_provider_is_an_error() {
+        let environment = crate::runtime::load_library().expect("ONNX Runtime");
+        if ort::util::preload_dylib("libnvinfer.so.10").is_ok() {
+            return;
+        }
+        let cache = std::env::temp_dir();
+        let settings = Settings { device: 0, side: 32, batch: 4, fp16: true, cache };
+        let builder = ort::session::Session::builder(&environment).expect("a builder");
+        let error =
+            builder.with_execution_providers([settings.provider()]).err().expect("no TensorRT").to_string();
+        println!("{error}");
+        assert!(error.to_lowercase().contains("tensorrt"), "{error}");
+    }
+
     #[test]
     fn the_cache_follows_the_variables() {
         let root = |set: &[(&str, &str)]| {
