@@ -136,13 +136,25 @@ impl Scorer {
                 waiting.push((&mut job.image, pixels));
             }
         }
-        for batch in waiting.chunks_mut(self.encode_batch) {
-            let pixels: Vec<u8> = batch.iter_mut().flat_map(|(_, pixels)| std::mem::take(pixels)).collect();
-            let features = encoder.encode(&pixels)?.features;
-            let width = features.len() / batch.len();
-            for ((image, _), features) in batch.iter_mut().zip(features.chunks_exact(width)) {
+        let mut rest = waiting.as_mut_slice();
+        while !rest.is_empty() {
+            let count = self.encode_batch.clamp(1, rest.len());
+            let pixels: Vec<u8> = rest[..count].iter().flat_map(|(_, pixels)| pixels).copied().collect();
+            let features = match encoder.encode(&pixels) {
+                Ok(encoded) => encoded.features,
+                Err(error) if error.is_out_of_memory() && count > 1 => {
+                    self.encode_batch = count / 2;
+                    tracing::warn!(images = self.encode_batch, %error, "memory ran out; the scorer goes on with half as many images at a time");
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let width = features.len() / count;
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(count);
+            for ((image, _), features) in now.iter_mut().zip(features.chunks_exact(width)) {
                 **image = ScoreImage::Features(features.to_vec());
             }
+            rest = later;
         }
         Ok(())
     }

@@ -23,9 +23,11 @@ fn picture(width: u32, height: u32) -> RgbImage {
 }
 
 fn resampled(picture: &RgbImage, orientation: Orientation, preprocess: &Preprocess) -> (Vec<u8>, u32, u32) {
-    let raster =
+    let mut raster =
         Raster { width: picture.width(), height: picture.height(), channels: Channels::Rgb, orientation };
-    let square = resample(&mut Workspace::default(), &raster, picture.as_raw(), preprocess).unwrap();
+    let mut pixels = picture.as_raw().clone();
+    raster.widen(&mut pixels);
+    let square = resample(&mut Workspace::default(), &raster, &pixels, preprocess).unwrap();
     let (width, height) = raster.upright();
     (square, width, height)
 }
