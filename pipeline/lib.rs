@@ -1,14 +1,15 @@
 //! Recaption: image shards in, captions out. This crate is the program: command line, configuration, wiring.
 //!
 //! The data's way and who owns which part of it stand in `ARCHITECTURE.md`. What a run does is in [`mod@run`], what a second
-//! pass over its output does in [`mod@filter`]; the stages
-//! themselves are in `recaption_stages`, the models in `recaption_onnx`, the output's types in `recaption_schemas`.
+//! pass over its output does in [`mod@filter`], how
+//! good captions are in [`mod@evaluate`]; the stages themselves are in `recaption_stages`, the models in `recaption_onnx`, the output's types in `recaption_schemas`.
 
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod evaluate;
 pub mod filter;
 pub mod run;
 pub mod scenes;

@@ -39,6 +39,8 @@ pub enum Command {
     Filter(FilterArgs),
     /// Caption single images.
     Caption(CaptionArgs),
+    /// Measure captions against the shards' own: CIDEr-D, BLEU, ROUGE-L, retrieval, similarity.
+    Eval(EvalArgs),
     /// Describe a model folder or an output.
     Inspect(InspectArgs),
 }
@@ -136,6 +138,25 @@ pub struct CaptionArgs {
     #[command(flatten)]
     pub provider: ProviderArgs,
     /// A configuration key of `[caption]` or `[model]`, as a TOML value. May be repeated.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `recaption eval`.
+#[derive(Debug, clap::Args)]
+pub struct EvalArgs {
+    /// Model folder.
+    pub model: PathBuf,
+    /// Shards with reference captions: URLs, paths, ranges, globs, folders.
+    #[arg(required = true)]
+    pub shards: Vec<String>,
+    /// Model folder that judges similarity and retrieval; by default the captioner.
+    #[arg(long, value_name = "MODEL")]
+    pub scorer: Option<PathBuf>,
+    /// What computes.
+    #[command(flatten)]
+    pub provider: ProviderArgs,
+    /// Any configuration key, as a TOML value. May be repeated.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
 }

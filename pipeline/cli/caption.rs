@@ -37,6 +37,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         keep_prompt: config.captioning.keep_prompt,
         filter: Filter::default(),
         embed_images: false,
+        keep_features: false,
     };
     let lane = Lane::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
     let (to_lane, input) = crossbeam_channel::unbounded();

@@ -2,6 +2,7 @@
 
 mod args;
 mod caption;
+mod eval;
 mod filter;
 mod inspect;
 pub mod logging;
@@ -65,6 +66,7 @@ fn dispatch(command: Command, format: logging::Format) -> anyhow::Result<ExitCod
         Command::Verify(args) => verify_model(&args),
         Command::Run(args) => run_job(&args, format),
         Command::Caption(args) => caption::caption(&args),
+        Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),
         Command::Inspect(args) => inspect::inspect(&args),
     }

@@ -24,6 +24,8 @@ use recaption_onnx::{
 use recaption_stages::{commits::Ledger, schemas::Preprocess, shards::list_shards, store::Stores};
 
 pub(crate) use plan::differences;
+pub(crate) use shard_writer::Event;
+pub(crate) use wire::{Shared, Wanted, stream};
 pub use plan::{Mismatch, Plan};
 pub use progress::{Progress, Reporter};
 pub use record::{ExitCode, RunReport};

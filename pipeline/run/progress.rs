@@ -11,6 +11,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use recaption_stages::shards::ShardRef;
+
 use super::plan::Plan;
 use crate::cli::logging::BARS;
 
@@ -51,6 +53,12 @@ impl Progress {
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
         Self { shards: plan.todo.len(), bytes: plan.bytes(), ..Self::default() }
+    }
+
+    /// Of shards that are all to be read.
+    #[must_use]
+    pub fn of_shards(shards: &[ShardRef]) -> Self {
+        Self { shards: shards.len(), bytes: shards.iter().map(|s| s.size).sum(), ..Self::default() }
     }
 
     /// Bytes that are done for certain: what was read, less what is still inside. An estimate for the ETA.

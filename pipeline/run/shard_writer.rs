@@ -155,7 +155,7 @@ impl Collector {
         match event {
             Event::Begin { shard, permit } => self.begin(shard, permit),
             Event::Finished(finished) => {
-                let Finished { shard, index, outcome, texts_cut } = *finished;
+                let Finished { shard, index, outcome, texts_cut, .. } = *finished;
                 // Late outcomes of a shard that failed have nowhere to go: it will be done again as a whole.
                 let Some(open) = self.open.get_mut(&shard) else { return Ok(()) };
                 open.counts.texts_cut += texts_cut;

@@ -1,6 +1,7 @@
 //! Threads and channels of a run. The only place that knows all stages.
 
 use std::{
+    future::Future,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -10,10 +11,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use crossbeam_channel::{Receiver, Sender};
-use recaption_onnx::{
-    caption::CaptionSettings,
-    runtime::{Execution, SessionOptions},
-};
+use recaption_onnx::runtime::{Execution, SessionOptions};
 use recaption_stages::{
     caption::{Finished, Lane, LaneSettings},
     commits::Ledger,
@@ -21,13 +19,14 @@ use recaption_stages::{
     prepare::{PrepareSettings, PreparedSample, prepare_sample},
     read::{ByteBudget, Found, read_shard},
     schemas::FailureClass,
+    shards::ShardRef,
     store::Location,
 };
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     RunModel,
-    plan::{Plan, Task},
+    plan::Plan,
     progress::Progress,
     shard_writer::{Collector, Event, Output, ShardFailure, ShardResult},
     stop::Stop,
@@ -61,8 +60,8 @@ fn lanes_and_threads(config: &RunConfig, model: &RunModel, execution: Execution)
 }
 
 /// What every stage of a run shares.
-struct Shared {
-    tasks: Arc<Vec<Task>>,
+pub struct Shared {
+    shards: Vec<ShardRef>,
     next: AtomicUsize,
     stop: Arc<Stop>,
     progress: Arc<Progress>,
@@ -73,7 +72,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn fail(&self, error: anyhow::Error) {
+    /// Ends the run with its first error.
+    pub fn fail(&self, error: anyhow::Error) {
         let mut fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
         fatal.get_or_insert(error);
         self.stop.abort();
@@ -92,8 +92,37 @@ pub async fn execute(
     stop: &Arc<Stop>,
     progress: &Arc<Progress>,
 ) -> anyhow::Result<Vec<ShardResult>> {
+    let shards = plan.todo.iter().map(|task| task.shard.clone()).collect();
+    let output = describe_output(config, model, plan, output);
+    let collector = Collector::new(output, Arc::clone(&plan.todo));
+    let wanted = Wanted { shards, keep_features: false };
+    stream(config, (model, execution), wanted, (stop, progress), |shared, events| {
+        collect(shared, collector, events)
+    })
+    .await
+}
+
+/// What is read, and what outcomes carry.
+pub struct Wanted {
+    /// In the order in which they are begun.
+    pub shards: Vec<ShardRef>,
+    /// Whether outcomes carry embeddings.
+    pub keep_features: bool,
+}
+
+/// Reads, decodes and captions shards; hands everything that happens to `consume`, which ends when nothing more does.
+///
+/// # Errors
+/// As [`execute`], and what `consume` says.
+pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
+    config: &RunConfig,
+    (model, execution): (&RunModel, Execution),
+    wanted: Wanted,
+    (stop, progress): (&Arc<Stop>, &Arc<Progress>),
+    consume: impl FnOnce(Arc<Shared>, mpsc::Receiver<Event>) -> F,
+) -> anyhow::Result<T> {
     let shared = Arc::new(Shared {
-        tasks: Arc::clone(&plan.todo),
+        shards: wanted.shards,
         next: AtomicUsize::new(0),
         stop: Arc::clone(stop),
         progress: Arc::clone(progress),
@@ -103,7 +132,9 @@ pub async fn execute(
     });
     let (to_events, events) = mpsc::channel(EVENT_QUEUE);
     let (to_lanes, from_decoders) = crossbeam_channel::bounded(model.settings.max_slots.max(8));
-    let lanes = start_lanes(config, (model, execution), &shared, from_decoders, &to_events).await?;
+    let settings = lane_settings(config, model, wanted.keep_features);
+    let lanes =
+        start_lanes((model, execution), (config, settings), &shared, from_decoders, &to_events).await?;
     let (to_decoders, samples) = mpsc::channel(SAMPLE_QUEUE);
     let decoding = tokio::spawn(decode_all(
         Arc::clone(&shared),
@@ -118,8 +149,7 @@ pub async fn execute(
         readers.spawn(read_all(Arc::clone(&shared), config.tar, to_decoders.clone(), to_events.clone()));
     }
     drop((to_decoders, to_events));
-    let output = describe_output(config, model, plan, output);
-    let results = collect(&shared, output, events).await;
+    let results = consume(Arc::clone(&shared), events).await;
     while let Some(done) = readers.join_next().await {
         done.context("a reader broke down")?;
     }
@@ -166,24 +196,27 @@ fn prepare_settings(config: &RunConfig, model: &RunModel) -> Arc<PrepareSettings
     })
 }
 
+fn lane_settings(config: &RunConfig, model: &RunModel, keep_features: bool) -> LaneSettings {
+    LaneSettings {
+        caption: model.settings.clone(),
+        seed: config.seed,
+        keep_prompt: config.captioning.keep_prompt,
+        filter: config.filter.clone(),
+        embed_images: config.images == Images::Embed,
+        keep_features,
+    }
+}
+
 /// Loads one model per lane, side by side, and starts their threads.
 async fn start_lanes(
-    config: &RunConfig,
     (model, execution): (&RunModel, Execution),
+    (config, mut settings): (&RunConfig, LaneSettings),
     shared: &Arc<Shared>,
     input: Receiver<PreparedSample>,
     events: &mpsc::Sender<Event>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let (lanes, threads) = lanes_and_threads(config, model, execution);
-    let caption =
-        CaptionSettings { cache_bytes: model.settings.cache_bytes / lanes as u64, ..model.settings.clone() };
-    let settings = LaneSettings {
-        caption,
-        seed: config.seed,
-        keep_prompt: config.captioning.keep_prompt,
-        filter: config.filter.clone(),
-        embed_images: config.images == Images::Embed,
-    };
+    settings.caption.cache_bytes /= lanes as u64;
     let mut loading = tokio::task::JoinSet::new();
     for _ in 0..lanes {
         let (folder, scorer, settings) = (model.folder.clone(), model.scorer.clone(), settings.clone());
@@ -245,7 +278,7 @@ async fn decode_all(
             Found::Sample(sample) => sample,
             Found::Reject { shard, index, reject } => {
                 let outcome = Outcome::Reject(Box::new(reject));
-                let finished = Box::new(Finished { shard, index, outcome, texts_cut: 0 });
+                let finished = Box::new(Finished { shard, index, outcome, texts_cut: 0, embeddings: None });
                 count(&shared.progress, &finished);
                 let _ = events.send(Event::Finished(finished)).await;
                 continue;
@@ -290,12 +323,12 @@ async fn read_all(
             return;
         }
         let shard = shared.next.fetch_add(1, Relaxed);
-        let Some(task) = shared.tasks.get(shard) else { return };
+        let Some(found) = shared.shards.get(shard) else { return };
         if events.send(Event::Begin { shard, permit }).await.is_err() {
             return;
         }
         let reading =
-            read_shard(shard, &task.shard, limits, &shared.budget, &shared.progress.bytes_read, &to_decoders);
+            read_shard(shard, found, limits, &shared.budget, &shared.progress.bytes_read, &to_decoders);
         let result = tokio::select! {
             result = reading => result,
             () = shared.stop.wait_aborted() => return,
@@ -316,11 +349,10 @@ async fn read_all(
 }
 
 async fn collect(
-    shared: &Arc<Shared>,
-    output: Arc<Output>,
+    shared: Arc<Shared>,
+    mut collector: Collector,
     mut events: mpsc::Receiver<Event>,
 ) -> anyhow::Result<Vec<ShardResult>> {
-    let mut collector = Collector::new(output, Arc::clone(&shared.tasks));
     let mut results = Vec::new();
     let note = |ended: Vec<ShardResult>, results: &mut Vec<ShardResult>| {
         for result in ended {

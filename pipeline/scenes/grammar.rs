@@ -111,7 +111,7 @@ fn article(word: &str) -> &'static str {
 }
 
 /// Where in the picture an object stands: "at the top left", "on the right", "in the center".
-fn place(object: &Object) -> String {
+pub(super) fn place(object: &Object) -> String {
     let (row, col) = (ROWS[usize::from(object.row)], COLS[usize::from(object.col)]);
     match (object.row, object.col) {
         (MIDDLE, MIDDLE) => "in the center".to_owned(),

@@ -10,6 +10,7 @@
 //! random numbers are our own. Nothing here reads a clock, a file or the environment: the same seed is the
 //! same shard, for ever.
 
+mod accuracy;
 mod draw;
 mod generate;
 mod grammar;
@@ -19,6 +20,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use accuracy::Accuracy;
 pub use draw::{REFERENCE_SIZE, draw, draw_into};
 pub use generate::{SceneRng, sample};
 pub use grammar::{AltText, descriptive, names_true_object, short};

@@ -19,7 +19,7 @@ use recaption_schemas::{Candidate, Candidates, CaptionRow, EmbeddedImage, Reject
 use crate::{
     filter::{Filter, Outcome},
     prepare::PreparedSample,
-    score::{ScoreError, ScoreImage, ScoreJob, ScoredJob, Scorer},
+    score::{Features, ScoreError, ScoreImage, ScoreJob, ScoredJob, Scorer},
 };
 
 /// Finished captions that are scored together.
@@ -49,6 +49,17 @@ pub struct Finished {
     pub outcome: Outcome,
     /// Texts cut for scoring.
     pub texts_cut: u64,
+    /// Of a sample that was captioned, where [`LaneSettings::keep_features`] asked for them.
+    pub embeddings: Option<Embeddings>,
+}
+
+/// What the scorer saw of a sample, L2-normalised, `[E]` each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embeddings {
+    /// The image.
+    pub image: Vec<f32>,
+    /// The original caption, if there was one.
+    pub original: Option<Vec<f32>>,
 }
 
 /// What a lane does with captions.
@@ -64,6 +75,8 @@ pub struct LaneSettings {
     pub filter: Filter,
     /// Whether rows carry the stored image.
     pub embed_images: bool,
+    /// Whether outcomes carry embeddings.
+    pub keep_features: bool,
 }
 
 /// A lane's models, loaded.
@@ -92,13 +105,15 @@ impl Lane {
         options: &SessionOptions,
         settings: LaneSettings,
     ) -> Result<Self, CaptionError> {
+        let mut judge = match scorer {
+            Some(scorer) => Scorer::separate(scorer, options)?,
+            None => Scorer::of_captioner(model, options)?,
+        };
+        judge.keep_features(settings.keep_features);
         Ok(Self {
             tokenizer: Tokenizer::load(model)?,
             captioner: Captioner::load(model, options, settings.caption.clone())?,
-            scorer: match scorer {
-                Some(scorer) => Scorer::separate(scorer, options)?,
-                None => Scorer::of_captioner(model, options)?,
-            },
+            scorer: judge,
             settings,
             encode_batch: options.execution.encode_batch(),
             next_ticket: 0,
@@ -269,6 +284,7 @@ fn model_error(sample: PreparedSample, error: &RuntimeError) -> Finished {
         index: sample.index,
         outcome: Outcome::Reject(Box::new(reject)),
         texts_cut: 0,
+        embeddings: None,
     }
 }
 
@@ -277,6 +293,10 @@ fn finish(job: ScoredJob<(PreparedSample, Vec<f32>)>, settings: &LaneSettings) -
     let (sample, logprobs) = job.payload;
     let mut texts = job.texts;
     let original = if sample.org_caption.is_some() { texts.pop() } else { None };
+    let embeddings = job.features.map(|Features { image, mut texts }| {
+        let last = texts.len().saturating_sub(image.len());
+        Embeddings { original: original.is_some().then(|| texts.split_off(last)), image }
+    });
     let candidates = texts
         .into_iter()
         .zip(logprobs)
@@ -299,5 +319,5 @@ fn finish(job: ScoredJob<(PreparedSample, Vec<f32>)>, settings: &LaneSettings) -
         meta: sample.meta,
         image,
     };
-    Some(Finished { shard, index, outcome: settings.filter.apply(row), texts_cut: job.cut })
+    Some(Finished { shard, index, outcome: settings.filter.apply(row), texts_cut: job.cut, embeddings })
 }

@@ -107,6 +107,7 @@ pub fn prepare_sample(sample: Sample, settings: &PrepareSettings) -> Result<Prep
                 index: sample.index,
                 outcome: Outcome::Reject(Box::new(reject)),
                 texts_cut: 0,
+                embeddings: None,
             }))
         }
     }

@@ -44,6 +44,15 @@ pub struct ScoreJob<T> {
     pub texts: Vec<String>,
 }
 
+/// The embeddings that similarities were made of, L2-normalised.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Features {
+    /// Of the image, `[E]`.
+    pub image: Vec<f32>,
+    /// Of the texts, in the job's order, `[texts, E]`.
+    pub texts: Vec<f32>,
+}
+
 /// A job's result: one similarity per text.
 pub struct ScoredJob<T> {
     /// What came with the job.
@@ -52,6 +61,8 @@ pub struct ScoredJob<T> {
     pub texts: Vec<(String, Similarity)>,
     /// Texts that were cut to the context.
     pub cut: u64,
+    /// Where [`Scorer::keep_features`] asked for them.
+    pub features: Option<Features>,
 }
 
 /// The model that judges.
@@ -62,6 +73,7 @@ pub struct Scorer {
     encode_batch: usize,
     text: TextEncoder,
     tokenizer: Tokenizer,
+    keep_features: bool,
 }
 
 impl Scorer {
@@ -75,6 +87,7 @@ impl Scorer {
             encode_batch: options.execution.encode_batch(),
             text: TextEncoder::load(model, options)?,
             tokenizer: Tokenizer::load(model)?,
+            keep_features: false,
         })
     }
 
@@ -85,6 +98,11 @@ impl Scorer {
     pub fn separate(model: &ModelFolder, options: &SessionOptions) -> Result<Self, ScoreError> {
         let image = Some(ImageEncoder::load(model, options)?);
         Ok(Self { image, ..Self::of_captioner(model, options)? })
+    }
+
+    /// Whether results carry the embeddings; they don't at first.
+    pub fn keep_features(&mut self, keep: bool) {
+        self.keep_features = keep;
     }
 
     /// Whether jobs must bring pixels instead of the captioner's features.
@@ -114,14 +132,19 @@ impl Scorer {
                 return Err(RuntimeError::Input(what).into());
             };
             let (mut texts, mut cut) = (Vec::with_capacity(job.texts.len()), 0);
+            let mut kept = Vec::new();
             // Texts first: `zip` must not take a row that belongs to the next job.
             for (text, (features, ids)) in job.texts.into_iter().zip(rows.by_ref()) {
                 let similarity = Similarity::new(dot(&image, features))
                     .ok_or_else(|| ScoreError::NotANumber(job.key.clone()))?;
                 texts.push((text, similarity));
                 cut += u64::from(ids.cut);
+                if self.keep_features {
+                    kept.extend_from_slice(features);
+                }
             }
-            scored.push(ScoredJob { payload: job.payload, texts, cut });
+            let features = self.keep_features.then_some(Features { image, texts: kept });
+            scored.push(ScoredJob { payload: job.payload, texts, cut, features });
         }
         Ok(scored)
     }

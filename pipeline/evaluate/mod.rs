@@ -1,0 +1,50 @@
+//! `recaption eval MODEL SHARDS`: captions shards that have reference captions and measures how good the captions are.
+//!
+//! Takes the same way as a run, up to the rows, and writes nothing. References are the samples' own captions, and where a
+//! sample's JSON has a list of texts called `captions`, those too. What is read is held until the end: words, two
+//! embeddings and a similarity per sample.
+
+mod gather;
+mod report;
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use recaption_stages::{shards::list_shards, store::Stores};
+
+use self::gather::Gathered;
+pub use self::report::EvalReport;
+use crate::{
+    config::RunConfig,
+    run::{Progress, Reporter, RunModel, Stop, Wanted, stream},
+};
+
+/// Captions the configured shards and measures the captions; nothing is written.
+///
+/// # Errors
+/// Bad configuration, an unusable model, inputs that cannot be listed, a model that fails, no sample at all.
+pub async fn evaluate(
+    config: &RunConfig,
+    stop: &Arc<Stop>,
+    reporter: &Reporter,
+) -> anyhow::Result<EvalReport> {
+    let mut model = RunModel::open(config)?;
+    let shards = list_shards(&mut Stores::default(), &config.shards).await?;
+    let execution = model.resolve(config)?;
+    let progress = Arc::new(Progress::of_shards(&shards));
+    let urls: Vec<String> = shards.iter().map(|shard| shard.url.clone()).collect();
+    let bar = reporter.start(&progress);
+    let wanted = Wanted { shards, keep_features: true };
+    let gathered =
+        stream(config, (&model, execution), wanted, (stop, &progress), |_, events| gather::gather(events, urls))
+            .await?;
+    drop(bar);
+    if stop.requested() {
+        bail!("interrupted: numbers of a part would not be those of the whole");
+    }
+    if gathered.samples.is_empty() {
+        bail!("no sample was captioned, so there is nothing to measure: {}", gathered.rejected());
+    }
+    let report = move || EvalReport::of(gathered, model.scorer.is_none());
+    tokio::task::spawn_blocking(report).await.context("measuring broke down")
+}

@@ -1,0 +1,197 @@
+//! The numbers, from what was gathered.
+
+use std::{collections::BTreeMap, fmt};
+
+use recaption_stages::evaluate::{Pair, Recall, bleu, cider_d, distinct, mean_words, recall, rouge_l, words};
+use serde::Serialize;
+
+use super::gather::{Gathered, Sample};
+use crate::{run::ExitCode, scenes::Accuracy};
+
+/// Samples that retrieval is measured on, the first ones: its cost is quadratic, and COCO's test split has 5,000.
+pub const RETRIEVAL_SAMPLES: usize = 5000;
+
+/// How good captions are.
+#[derive(Clone, Debug, Serialize)]
+pub struct EvalReport {
+    /// Samples that were captioned.
+    pub captions: usize,
+    /// Samples that were not, by reason.
+    pub rejects: BTreeMap<String, u64>,
+    /// Shards that could not be read.
+    pub shards_failed: BTreeMap<String, String>,
+    /// Shards that could be read in part.
+    pub shards_damaged: BTreeMap<String, String>,
+    /// Against references; none where no sample has one.
+    pub references: Option<References>,
+    /// Images and their original captions; none where there are none.
+    pub retrieval: Option<Retrieval>,
+    /// Mean similarity of image and caption.
+    pub similarity: f64,
+    /// Mean similarity of image and original caption.
+    pub org_similarity: Option<f64>,
+    /// Whether the captioner judged itself.
+    pub circular: bool,
+    /// Different unigrams and bigrams over all.
+    pub distinct: [f64; 2],
+    /// Mean words of a caption.
+    pub words: f64,
+    /// Where samples are scenes.
+    pub scenes: Option<Accuracy>,
+}
+
+/// Caption metrics.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct References {
+    /// Captions that have a reference.
+    pub captions: usize,
+    /// CIDEr-D, 0 to 10.
+    pub cider_d: f64,
+    /// BLEU-1 to BLEU-4, 0 to 1.
+    pub bleu: [f64; 4],
+    /// ROUGE-L, 0 to 1.
+    pub rouge_l: f64,
+}
+
+/// Shares of queries found among the best 1, 5 and 10.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Retrieval {
+    /// Pairs that were searched.
+    pub pairs: usize,
+    /// Images looking for texts.
+    pub image_to_text: [f64; 3],
+    /// Texts looking for images.
+    pub text_to_image: [f64; 3],
+}
+
+impl EvalReport {
+    /// Of at least one sample.
+    pub(super) fn of(gathered: Gathered, circular: bool) -> Self {
+        let samples: Vec<Sample> = gathered.samples.into_values().collect();
+        let said: Vec<Vec<String>> = samples.iter().map(|s| words(&s.caption)).collect();
+        let mut scenes = Accuracy::default();
+        for (sample, scene) in samples.iter().filter_map(|s| s.scene.as_ref().map(|scene| (s, scene))) {
+            scenes.add(scene, &sample.caption);
+        }
+        Self {
+            captions: samples.len(),
+            rejects: gathered.rejects,
+            shards_failed: gathered.failed,
+            shards_damaged: gathered.damaged,
+            references: References::of(&samples),
+            retrieval: Retrieval::of(&samples),
+            similarity: mean(samples.iter().map(|s| f64::from(s.similarity))).unwrap_or(0.0),
+            org_similarity: mean(samples.iter().filter_map(|s| s.org_similarity).map(f64::from)),
+            circular,
+            distinct: [distinct(&said, 1), distinct(&said, 2)],
+            words: mean_words(&said),
+            scenes: (scenes.captions > 0).then_some(scenes),
+        }
+    }
+
+    /// Done, or incomplete where shards could not be read whole.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        if self.shards_failed.is_empty() && self.shards_damaged.is_empty() {
+            ExitCode::Done
+        } else {
+            ExitCode::Incomplete
+        }
+    }
+}
+
+impl References {
+    fn of(samples: &[Sample]) -> Option<Self> {
+        let pair = |s: &Sample| {
+            let references: Vec<&str> = s.references.iter().map(String::as_str).collect();
+            Pair::new(&s.caption, &references)
+        };
+        let pairs: Vec<Pair> = samples.iter().filter_map(pair).collect();
+        Some(Self {
+            captions: pairs.len(),
+            cider_d: mean(cider_d(&pairs).into_iter())?,
+            bleu: bleu(&pairs),
+            rouge_l: mean(rouge_l(&pairs).into_iter())?,
+        })
+    }
+}
+
+impl Retrieval {
+    fn of(samples: &[Sample]) -> Option<Self> {
+        let pairs = samples.iter().filter_map(|s| s.embeddings.as_ref());
+        let pairs: Vec<_> = pairs
+            .filter_map(|e| e.original.as_ref().map(|original| (&e.image, original)))
+            .take(RETRIEVAL_SAMPLES)
+            .collect();
+        let width = pairs.first()?.0.len();
+        let images: Vec<f32> = pairs.iter().flat_map(|(image, _)| *image).copied().collect();
+        let texts: Vec<f32> = pairs.iter().flat_map(|(_, text)| *text).copied().collect();
+        let Recall { image_to_text, text_to_image } = recall(&images, &texts, width);
+        Some(Self { pairs: pairs.len(), image_to_text, text_to_image })
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0_u64), |(sum, n), v| (sum + v, n + 1));
+    (count > 0).then(|| sum / count as f64)
+}
+
+impl fmt::Display for EvalReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rejected: u64 = self.rejects.values().sum();
+        writeln!(f, "captions       {} ({rejected} samples rejected)", self.captions)?;
+        for (reason, count) in &self.rejects {
+            writeln!(f, "               {count:>8} {reason}")?;
+        }
+        if let Some(r) = &self.references {
+            let [one, two, three, four] = r.bleu;
+            writeln!(f, "references     of {} captions", r.captions)?;
+            writeln!(f, "CIDEr-D        {:.4}", r.cider_d)?;
+            writeln!(f, "BLEU-1 to 4    {one:.4}  {two:.4}  {three:.4}  {four:.4}")?;
+            writeln!(f, "ROUGE-L        {:.4}", r.rouge_l)?;
+        }
+        if let Some(r) = &self.retrieval {
+            let row = |[a, b, c]: [f64; 3]| format!("{a:.4}  {b:.4}  {c:.4}");
+            writeln!(f, "R@1, 5, 10     {}  image to text, {} pairs", row(r.image_to_text), r.pairs)?;
+            writeln!(f, "               {}  text to image", row(r.text_to_image))?;
+        }
+        let judge = if self.circular { ", judged by the captioner itself" } else { "" };
+        writeln!(f, "similarity     {:.4} of captions{judge}", self.similarity)?;
+        if let Some(original) = self.org_similarity {
+            writeln!(f, "               {original:.4} of original captions")?;
+        }
+        writeln!(f, "distinct-1, 2  {:.4}  {:.4}", self.distinct[0], self.distinct[1])?;
+        writeln!(f, "words          {:.2} per caption", self.words)?;
+        if let Some(a) = &self.scenes {
+            show_scenes(f, a)?;
+        }
+        for (shard, why) in &self.shards_failed {
+            writeln!(f, "failed         {shard}: {why}")?;
+        }
+        for (shard, why) in &self.shards_damaged {
+            writeln!(f, "damaged        {shard}: {why}")?;
+        }
+        Ok(())
+    }
+}
+
+fn show_scenes(f: &mut fmt::Formatter<'_>, a: &Accuracy) -> fmt::Result {
+    let percent = |n: usize, of: usize| 100.0 * n as f64 / of.max(1) as f64;
+    writeln!(
+        f,
+        "scenes         {:.1} % exactly descriptive, {:.1} % exactly short; right number of objects {:.1} %, background {:.1} %",
+        percent(a.descriptive, a.captions),
+        percent(a.short, a.captions),
+        percent(a.count, a.captions),
+        percent(a.background, a.captions)
+    )?;
+    writeln!(
+        f,
+        "               of {} objects: colour {:.1} %, shape {:.1} %, size {:.1} %, place {:.1} %",
+        a.objects,
+        percent(a.colour, a.objects),
+        percent(a.shape, a.objects),
+        percent(a.size, a.objects),
+        percent(a.place, a.objects)
+    )
+}
