@@ -119,9 +119,8 @@ def set_up(args: argparse.Namespace, work: pathlib.Path) -> None:
     images = 2 * max(args.batches)
     subprocess.run([PYTHON, "-P", ROOT / "benchmarks" / "open_clip_peer.py", "make", args.model, work, str(images), "0", "0"],
                    check=True, stdout=subprocess.DEVNULL)
-    if not (work / "fp16" / "model.json").exists():
-        subprocess.run([TARGET / "release" / "recaption", "export", "--checkpoint", work / "checkpoint", "--out", work / "fp16",
-                        "--precision", "fp16"], check=True, env=os.environ | {"ORT_DYLIB_PATH": str(LIBRARY)}, stdout=subprocess.DEVNULL)
+    subprocess.run([TARGET / "release" / "recaption", "export", "--checkpoint", work / "checkpoint", "--out", work / "fp16",
+                    "--precision", "fp16"], check=True, env=os.environ | {"ORT_DYLIB_PATH": str(LIBRARY)}, stdout=subprocess.DEVNULL)
 
 
 def operators(profile: pathlib.Path) -> list[tuple[str, str, float, int]]:

@@ -8,7 +8,7 @@ fp32 on ONNX Runtime with as many threads. A step of the decoder also reads ever
 from memory; the time that takes at the bandwidth measured by summing a large array is printed beside its arithmetic. Turns are
 interleaved; medians are printed.
 """
-import argparse, collections, json, pathlib, statistics, time
+import argparse, collections, json, pathlib, statistics, tempfile, time
 
 import numpy as np, onnx, onnxruntime as ort
 from onnx import TensorProto, helper
@@ -136,7 +136,8 @@ def rate(run, flops: int) -> float:
 
 
 def print_profile(args, folder, flops, name, build) -> None:
-    run, _, session = build(args, folder, flops, profile=f"/tmp/recaption-{name.replace(' ', '-')}")
+    scratch = tempfile.TemporaryDirectory()
+    run, _, session = build(args, folder, flops, profile=f"{scratch.name}/profile")
     for _ in range(10):
         run()
     path = pathlib.Path(session.end_profiling())
@@ -144,7 +145,7 @@ def print_profile(args, folder, flops, name, build) -> None:
     for event in json.loads(path.read_text()):
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             total[event["args"]["op_name"]] += event["dur"]
-    path.unlink()
+    scratch.cleanup()
     whole = sum(total.values())
     print(f"  {name}: " + ", ".join(f"{op} {100 * t / whole:.0f} %" for op, t in total.most_common(7)))
 

@@ -119,23 +119,6 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Ids of a prompt, without start and end.
-    ///
-    /// # Errors
-    /// When the tokenizer fails or the prompt leaves no room for a caption.
-    pub fn prompt(&self, text: &str) -> Result<Vec<i64>, TokenizerError> {
-        if text.trim().is_empty() {
-            return Ok(Vec::new());
-        }
-        let TextIds { ids, cut } = self.encode(text)?;
-        if cut || ids.len() == self.context {
-            let what =
-                format!("the prompt {text:?} leaves no room for a caption within {} tokens", self.context);
-            return Err(TokenizerError::Unusable { path: TOKENIZER_FILE.into(), what });
-        }
-        Ok(ids[1..ids.len() - 1].to_vec())
-    }
-
     /// Text of generated ids: special ids left out, tidied.
     ///
     /// # Errors

@@ -137,7 +137,7 @@ pub struct CaptionArgs {
     /// What computes.
     #[command(flatten)]
     pub provider: ProviderArgs,
-    /// A configuration key of `[caption]` or `[model]`, as a TOML value. May be repeated.
+    /// Any configuration key, as a TOML value. May be repeated.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
 }

@@ -5,7 +5,7 @@ use recaption_onnx::runtime::SessionOptions;
 use recaption_stages::{
     caption::{Lane, LaneSettings},
     decode::DecodeOptions,
-    filter::{Filter, Outcome},
+    filter::Outcome,
     prepare::{PrepareSettings, PreparedSample, squares},
 };
 
@@ -30,12 +30,12 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     args.provider.add_to(&mut layers)?;
     let config = RunConfig::build(&layers)?;
     let mut model = RunModel::open(&config)?;
-    let options = SessionOptions { execution: model.resolve(&config)?, ..SessionOptions::default() };
+    let options = SessionOptions { execution: model.resolve(&config)?, ..SessionOptions::on_cpu(config.threads) };
     let settings = LaneSettings {
         caption: model.settings.clone(),
         seed: config.seed,
         keep_prompt: config.captioning.keep_prompt,
-        filter: Filter::default(),
+        filter: config.filter.clone(),
         embed_images: false,
         keep_features: false,
     };
@@ -43,7 +43,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let (to_lane, input) = crossbeam_channel::unbounded();
     let mut failed = false;
     for (index, path) in args.images.iter().enumerate() {
-        match read(path, &model) {
+        match read(path, &model, config.decode) {
             Ok(sample) => {
                 to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no lane")?
             }
@@ -76,13 +76,13 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::Failed } else { ExitCode::Done })
 }
 
-fn read(path: &std::path::Path, model: &RunModel) -> anyhow::Result<PreparedSample> {
+fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyhow::Result<PreparedSample> {
     let bytes = std::fs::read(path)?;
     let suffix = path.extension().map(|s| s.to_string_lossy().to_lowercase());
     let settings = PrepareSettings {
         preprocess: model.folder.spec.preprocessing,
         scorer: model.scorer_preprocessing(),
-        decode: DecodeOptions::default(),
+        decode,
         keep_stored: false,
     };
     let prepared = squares(&bytes, suffix.as_deref().unwrap_or_default(), &settings)?;

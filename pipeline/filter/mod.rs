@@ -10,7 +10,10 @@ mod record;
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -116,7 +119,8 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(MIN_WORKERS, Into::into).clamp(MIN_WORKERS, MAX_WORKERS)
 }
 
-/// Does `work` for shards `0..count` side by side; the first error ends it. `doing` is for the log.
+/// Does `work` for shards `0..count` side by side; after the first error none is begun, and those in hand end first, so that
+/// uploads are closed or given up. `doing` is for the log.
 async fn side_by_side<T, W>(
     doing: &str,
     count: usize,
@@ -127,17 +131,28 @@ where
     T: Send + 'static,
     W: Future<Output = Result<T, SelectError>> + Send + 'static,
 {
-    let mut results = stream::iter(0..count).map(|i| tokio::spawn(work(i))).buffer_unordered(workers());
+    let failed = AtomicBool::new(false);
+    let mut first = None;
+    let mut results = stream::iter(0..count)
+        .take_while(|_| std::future::ready(!failed.load(Relaxed)))
+        .map(|i| tokio::spawn(work(i)))
+        .buffer_unordered(workers());
     let (mut done, mut told) = (0, Instant::now());
     while let Some(result) = results.next().await {
-        take(result.context("a worker broke down")??);
+        match result.context("a worker broke down").and_then(|r| Ok(r?)) {
+            Ok(result) => take(result),
+            Err(error) => {
+                failed.store(true, Relaxed);
+                first.get_or_insert(error);
+            }
+        }
         done += 1;
         if told.elapsed() >= LOG_EVERY {
             told = Instant::now();
             tracing::info!(doing, shards_done = done, shards = count, "progress");
         }
     }
-    Ok(())
+    first.map_or(Ok(()), Err)
 }
 
 /// The threshold, and what it will leave: one reading of the score's column for a given threshold, two for a share.

@@ -31,7 +31,7 @@ pub use progress::{Progress, Reporter};
 pub use record::{ExitCode, RunReport};
 pub use stop::{Stop, install_signal_handlers};
 
-use crate::config::RunConfig;
+use crate::config::{ConfigError, RunConfig};
 
 /// How a run treats what is already there and how it reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,20 +61,20 @@ impl RunModel {
         let scorer = config.scorer.as_deref().map(open_folder).transpose().context("model.scorer")?;
         // A scorer that is the captioner itself is none: it would compute the same features again.
         let scorer = scorer.filter(|scorer| scorer.digest != folder.digest);
-        let prompt = Tokenizer::load(&folder)?.prompt(&config.captioning.prompt)?;
+        let prompt = prompt_ids(&folder, &config.captioning.prompt)?;
         let most = (folder.spec.dimensions.context_length - 1).saturating_sub(prompt.len());
         let max_tokens = config.max_tokens.unwrap_or(most);
         if max_tokens > most {
             let after = if prompt.is_empty() { "" } else { " after this prompt" };
-            anyhow::bail!(
-                "caption.max_tokens = {max_tokens}: this model generates at most {most} tokens{after}"
-            );
+            let what =
+                format!("`caption.max_tokens` = {max_tokens}: this model generates at most {most} tokens{after}");
+            return Err(unfit(what));
         }
         if config.min_tokens >= max_tokens {
-            anyhow::bail!(
-                "caption.min_tokens = {} leaves no room below max_tokens = {max_tokens}",
+            return Err(unfit(format!(
+                "`caption.min_tokens` = {} leaves no room below max_tokens = {max_tokens}",
                 config.min_tokens
-            );
+            )));
         }
         let settings = CaptionSettings {
             strategy: config.captioning.strategy,
@@ -109,6 +109,39 @@ impl RunModel {
     pub fn scorer_preprocessing(&self) -> Option<Preprocess> {
         let preprocessing = self.scorer.as_ref().map(|scorer| scorer.spec.preprocessing);
         preprocessing.filter(|wanted| *wanted != self.folder.spec.preprocessing)
+    }
+}
+
+/// A setting that does not fit the model.
+fn unfit(what: String) -> anyhow::Error {
+    ConfigError { origin: "configuration".into(), what }.into()
+}
+
+/// Ids of the prompt, which must leave room for a caption and hold no special token: start and end mean something else
+/// where they stand, and padding is invisible to the model.
+fn prompt_ids(folder: &ModelFolder, text: &str) -> anyhow::Result<Vec<i64>> {
+    let tokenizer = Tokenizer::load(folder)?;
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let (context, special) = (folder.spec.dimensions.context_length, folder.spec.special_ids);
+    let encoded = tokenizer.encode(text)?;
+    // With start and end, of which the end's place is the caption's.
+    if encoded.cut || encoded.ids.len() >= context {
+        let what = format!("`caption.prompt` leaves no room for a caption within {context} tokens: shorten it");
+        return Err(unfit(what));
+    }
+    let ids = encoded.ids[1..encoded.ids.len() - 1].to_vec();
+    let names = [
+        (special.pad, "padding (`!` in CLIP's vocabulary)"),
+        (special.start, "a caption's start"),
+        (special.end, "a caption's end"),
+    ];
+    match names.iter().find(|(id, _)| ids.contains(id)) {
+        None => Ok(ids),
+        Some((id, name)) => Err(unfit(format!(
+            "`caption.prompt` holds id {id}, which this model reads as {name}: leave it out"
+        ))),
     }
 }
 

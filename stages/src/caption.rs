@@ -208,7 +208,12 @@ impl Lane {
             self.make_do(error)?;
             return Ok(true);
         }
+        if error.is_out_of_memory() {
+            return Err(error.into());
+        }
         if batch.len() == 1 {
+            // An image is to blame only where another one passes.
+            self.captioner.probe()?;
             return Ok(batch.into_iter().all(|sample| emit(model_error(sample, &error))));
         }
         tracing::warn!(images = batch.len(), %error, "the image encoder failed on a batch; trying one by one");

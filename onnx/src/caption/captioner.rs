@@ -94,6 +94,8 @@ pub struct Captioner {
     settings: CaptionSettings,
     max_slots: usize,
     slots: Vec<Option<Slot>>,
+    /// Images whose captions were done when the step they were done in failed.
+    ready: Vec<Generated>,
     follow_demand: bool,
     spent: Spent,
 }
@@ -117,15 +119,7 @@ impl Captioner {
             )));
         }
         let decoder = Decoder::load(model, options, settings.cache_length(), settings.rows_per_image())?;
-        let fitting = settings.cache_bytes / decoder.slot_bytes() as u64;
-        if fitting == 0 {
-            return Err(RuntimeError::Input(format!(
-                "one image needs {:.1} MB for its {} rows of caches, {:.1} MB are allowed: allow more, or fewer beams, candidates or tokens",
-                decoder.slot_bytes() as f64 / 1e6,
-                settings.rows_per_image(),
-                settings.cache_bytes as f64 / 1e6
-            )));
-        }
+        let max_slots = fitting_slots(&decoder, &settings, options.execution.encode_batch())?;
         let choice = match settings.strategy {
             Strategy::Greedy => Choice::Best(1),
             // So many that enough remain when half of them end.
@@ -146,9 +140,10 @@ impl Captioner {
             },
             special,
             prefix: std::iter::once(special.start).chain(settings.prompt.iter().copied()).collect(),
-            max_slots: settings.max_slots.min(usize::try_from(fitting).unwrap_or(usize::MAX)),
+            max_slots,
             settings,
             slots: Vec::new(),
+            ready: Vec::new(),
             follow_demand: true,
             spent: Spent::default(),
         })
@@ -268,7 +263,7 @@ impl Captioner {
     pub fn step(&mut self) -> Result<Vec<Generated>, RuntimeError> {
         let active = self.active();
         if active == 0 {
-            return Ok(Vec::new());
+            return Ok(std::mem::take(&mut self.ready));
         }
         let began = Instant::now();
         // Empty slots cost as much as full ones; half of them empty means that no more images came.
@@ -293,10 +288,12 @@ impl Captioner {
         };
         self.spent.choose += began.elapsed();
         let (done, copies) = self.advance(&inputs, &answers)?;
+        // Kept first: what is done must not be lost when the copies of others fail.
+        self.ready.extend(done);
         let began = Instant::now();
         self.decoder.copy_caches(&copies)?;
         self.spent.copy += began.elapsed();
-        Ok(done)
+        Ok(std::mem::take(&mut self.ready))
     }
 
     /// What every row reads next and what it asks about the logits; `None` for rows that are idle.
@@ -358,6 +355,15 @@ impl Captioner {
         Ok((done, copies))
     }
 
+    /// Whether the encoder works at all: it is given a grey image.
+    ///
+    /// # Errors
+    /// What the encoder says.
+    pub fn probe(&mut self) -> Result<(), RuntimeError> {
+        let grey = vec![128; self.image_bytes()];
+        self.encoder.encode(&grey).map(drop)
+    }
+
     /// Forgets all images in hand, after an error; returns their tickets.
     pub fn reset(&mut self) -> Vec<u64> {
         self.slots.iter_mut().filter_map(|slot| slot.take().map(|slot| slot.ticket)).collect()
@@ -375,6 +381,35 @@ impl Captioner {
         self.decoder.release();
         Some(tickets)
     }
+}
+
+/// Slots that `cache_bytes` hold, at most those that are wanted: each has its caches, and while a batch is admitted its cross
+/// keys and values exist twice.
+fn fitting_slots(
+    decoder: &Decoder,
+    settings: &CaptionSettings,
+    encode_batch: usize,
+) -> Result<usize, RuntimeError> {
+    let (slot, cross) = (decoder.slot_bytes() as u64, decoder.cross_bytes() as u64);
+    let batch = encode_batch.min(settings.max_slots) as u64;
+    let fitting = if settings.cache_bytes / batch >= slot + cross {
+        (settings.cache_bytes - batch * cross) / slot
+    } else {
+        settings.cache_bytes / (slot + cross)
+    };
+    if fitting == 0 {
+        return Err(RuntimeError::Input(format!(
+            "one image needs {:.1} MB for its {} rows of caches and its cross-attention keys and values, {:.1} MB are allowed (run.cache_bytes, divided by the copies of the model): allow more, or fewer beams, candidates or tokens",
+            (slot + cross) as f64 / 1e6,
+            settings.rows_per_image(),
+            settings.cache_bytes as f64 / 1e6
+        )));
+    }
+    let slots = settings.max_slots.min(usize::try_from(fitting).unwrap_or(usize::MAX));
+    if slots < settings.max_slots {
+        tracing::info!(images = slots, wanted = settings.max_slots, "run.cache_bytes holds fewer images than run.batch_size");
+    }
+    Ok(slots)
 }
 
 impl Slot {

@@ -2,6 +2,11 @@
 //!
 //! A node that falls back to the CPU is told, never hidden.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
 use ort::{
     environment::Environment,
     ep::ExecutionProviderDispatch,
@@ -161,8 +166,14 @@ fn report(graph: &str, session: &Session, execution: Execution, is_heavy: impl F
         }
     };
     let told = Told::of(&assignment, execution, is_heavy);
+    // Copies of a model load the same graphs: once is enough.
+    static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let line = format!("{graph} {} {} {}", told.providers, told.nodes, told.cpu_nodes);
+    if !KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(line) {
+        return;
+    }
     if execution == Execution::Cpu {
-        tracing::debug!(graph, provider = told.providers, nodes = told.nodes, "graph loaded");
+        tracing::info!(graph, provider = told.providers, nodes = told.nodes, "graph loaded");
         return;
     }
     tracing::info!(

@@ -21,6 +21,8 @@ pub struct TextEncoder {
     /// Padding that must follow a text: the released masks of CoCa show one padding id, a CLIP looks at none.
     padding: usize,
     embed_dim: usize,
+    /// Most texts per call: [`MAX_BATCH`], and less after memory ran out.
+    batch: usize,
 }
 
 impl TextEncoder {
@@ -38,6 +40,7 @@ impl TextEncoder {
                 Architecture::Clip => 0,
             },
             embed_dim: model.spec.dimensions.embed_dim,
+            batch: MAX_BATCH,
         })
     }
 
@@ -72,8 +75,17 @@ impl TextEncoder {
         }
         let mut features = vec![0.0; texts.len() * self.embed_dim];
         for (length, members) in groups {
-            for members in members.chunks(MAX_BATCH) {
-                self.encode_group(texts, members, length, &mut features)?;
+            let mut rest = members.as_slice();
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(self.batch.min(rest.len()));
+                match self.encode_group(texts, now, length, &mut features) {
+                    Ok(()) => rest = later,
+                    Err(error) if error.is_out_of_memory() && now.len() > 1 => {
+                        self.batch = now.len() / 2;
+                        tracing::warn!(texts = self.batch, %error, "memory ran out; going on with half as many texts at a time");
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(features)

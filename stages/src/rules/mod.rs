@@ -265,8 +265,9 @@ fn words(text: &str) -> Vec<String> {
 
 /// A text by which equal candidates are known: lower-case letters and digits alone. A text without any is itself.
 fn fold(text: &str) -> String {
-    let folded: String = text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-    if folded.is_empty() { text.trim().to_owned() } else { folded }
+    let bare = |word: &str| word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+    let words: Vec<String> = text.split_whitespace().map(bare).filter(|word: &String| !word.is_empty()).collect();
+    if words.is_empty() { text.trim().to_owned() } else { words.join(" ") }
 }
 
 fn quote(text: &str) -> String {

@@ -116,13 +116,20 @@ impl Decoder {
     #[must_use]
     pub fn slot_bytes(&self) -> usize {
         let d = &self.dimensions;
-        let element = self.precision.cache_bytes();
         let cache: usize = (0..d.cached_layers())
             .map(|i| d.cache_heads(i))
             .map(|(h, s)| 2 * h * s * self.cache_length)
             .sum();
-        let cross = 2 * d.decoder_layers * d.image_tokens * d.cross_width();
-        (cache * self.rows_per_slot + cross) * element + self.rows_per_slot * self.vocab_size * 4
+        cache * self.rows_per_slot * self.precision.cache_bytes()
+            + self.cross_bytes()
+            + self.rows_per_slot * self.vocab_size * 4
+    }
+
+    /// Bytes of one image's cross-attention keys and values.
+    #[must_use]
+    pub fn cross_bytes(&self) -> usize {
+        let d = &self.dimensions;
+        2 * d.decoder_layers * d.image_tokens * d.cross_width() * self.precision.cache_bytes()
     }
 
     /// Changes the number of slots. New slot `i` takes over what slot `keep[i]` held; the rest is empty. Tensors are replaced

@@ -194,7 +194,13 @@ fn fits(models: &[&ModelFolder]) -> Result<(), Vec<Problem>> {
 /// `auto`: everything is there, or the CPU and the reason.
 fn automatic(device: u32, models: &[&ModelFolder]) -> Execution {
     if !cuda::is_in_the_library() {
-        tracing::debug!("provider auto: cpu, this ONNX Runtime is a CPU build");
+        if cuda::driver_version().is_some() {
+            tracing::warn!(
+                "provider auto: cpu, although there is an NVIDIA driver: this ONNX Runtime is a CPU build; `make onnxruntime-gpu` fetches one with CUDA"
+            );
+        } else {
+            tracing::info!("provider auto: cpu, this ONNX Runtime is a CPU build");
+        }
         return Execution::Cpu;
     }
     if let Err(problems) = cuda::check(device, false) {

@@ -101,6 +101,11 @@ fn cache_root(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
 
 /// The GPU's model, since engines are made for one: `nvidia-h100-80gb-hbm3`; its number where the driver does not tell.
 fn device_name(device: u32) -> String {
+    // Where the variable renumbers the cards, it says more than the driver's list.
+    if let Ok(visible) = std::env::var("CUDA_VISIBLE_DEVICES") {
+        let safe = visible.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' });
+        return format!("gpu{device}-of-{}", safe.collect::<String>());
+    }
     gpu_model(Path::new("/proc/driver/nvidia/gpus"), device).unwrap_or_else(|| format!("gpu{device}"))
 }
 
