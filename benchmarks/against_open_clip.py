@@ -82,9 +82,9 @@ class Bench:
                 rows = [row[1 : row.index(peer["end"]) + 1] for row in peer["ids"]]
                 note = f"   {sum(a == b for a, b in zip(rows, self.ids(precision)))} of {len(rows)} captions equal to open_clip's"
             print(f"{'':<7} {precision:<10} {rate:>9.3f}/s {statistics.median(ratios[precision]):>7.1f}x{note}")
-            print(f"{'':<18} {last['copies']} copies, encode {last['encode_images_per_second']:.1f} images/s alone, "
-                  f"{last['step_ms']:.0f} ms per step of {last['rows_per_step']} rows; time: admit {100 * last['admit_share']:.0f} %, "
-                  f"steps {100 * last['step_share']:.0f} %")
+            parts = ", ".join(f"{part} {100 * last[part + '_share']:.0f} %" for part in ("encode", "decode", "choose", "copy"))
+            print(f"{'':<18} {last['copies']} copies; time: {parts}; encode {last['encode_images_per_second']:.1f} images/s alone, "
+                  f"{last['step_ms']:.0f} ms per step of {last['rows_per_step']} rows")
         if len(self.precisions) == 2:
             gain = statistics.median(b["captions_per_second"] / a["captions_per_second"] for a, b in zip(ours["fp32"], ours["int8"]))
             fp32, int8 = self.ids("fp32"), self.ids("int8")

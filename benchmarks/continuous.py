@@ -1,6 +1,6 @@
 """Continuous against static batching on captions of unlike length: the bundled captioner, sampling.
 
-    target/bench-venv/bin/python benchmarks/continuous.py [--images 1024] [--slots 32] [--rounds 5]
+    target/bench-venv/bin/python benchmarks/continuous.py [--images 4096] [--slots 32] [--rounds 5]
 
 Static: a batch is decoded until its longest caption ends, as `generate` functions do, and finished rows are computed on. "Freed":
 a batch too, but half of its rows is given up whenever half of them ended. Continuous: a finished row is replaced by the next image. The same
@@ -29,7 +29,7 @@ def unpack(shards: pathlib.Path, size: int, out: pathlib.Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

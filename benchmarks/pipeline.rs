@@ -160,6 +160,7 @@ fn measure(
         keep_prompt: false,
         filter: Filter::default(),
         embed_images: false,
+        keep_features: false,
     };
     let lane = Lane::load(&model.folder, model.scorer.as_ref(), &SessionOptions::on_cpu(1), lane_settings)?;
     let (to_lane, input) = crossbeam_channel::unbounded();

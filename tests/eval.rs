@@ -7,8 +7,7 @@ mod support;
 use recaption::scenes::{descriptive, sample};
 use serde_json::Value;
 use support::{
-    Place, model,
-    output::captions,
+    Place, model, output,
     program::{Call, recaption},
     shards::{Pack, SEED, jpeg},
 };
@@ -24,7 +23,10 @@ fn report(call: Call, code: i32) -> Value {
 }
 
 fn number(report: &Value, pointer: &str) -> f64 {
-    report.pointer(pointer).and_then(Value::as_f64).unwrap_or_else(|| panic!("no number at {pointer} of {report:#}"))
+    report
+        .pointer(pointer)
+        .and_then(Value::as_f64)
+        .unwrap_or_else(|| panic!("no number at {pointer} of {report:#}"))
 }
 
 /// Shards whose captions are what the model says of them: every metric is at its best.
@@ -34,12 +36,14 @@ fn a_model_agrees_with_itself() {
     let drawn = place.draw("drawn", 1, SCENES);
     place.run(&drawn, "out").ends(0);
     let mut pack = Pack::new();
-    for row in captions(&place.path("out")) {
+    for row in output::read(&place.path("out")).captions {
         let n = row.key.parse::<u64>().expect("a number") % 1_000_000;
         let (scene, _) = sample(SEED, n);
         let picture = recaption::scenes::draw(&scene, recaption::scenes::IMAGE_SIZE);
         let mut file = std::io::Cursor::new(Vec::new());
-        image::DynamicImage::ImageRgb8(picture).write_to(&mut file, image::ImageFormat::Png).expect("a picture");
+        image::DynamicImage::ImageRgb8(picture)
+            .write_to(&mut file, image::ImageFormat::Png)
+            .expect("a picture");
         let key = &row.key;
         pack = pack
             .file(&format!("{key}.png"), file.into_inner())
@@ -62,7 +66,9 @@ fn a_model_agrees_with_itself() {
     assert_eq!(number(&said, "/scenes/captions"), 24.0);
     assert!(number(&said, "/scenes/colour") > number(&said, "/scenes/objects") / 2.0, "{said:#}");
     let told = recaption().arg("eval").arg(model()).arg(&shard).args(["--log-format", "text"]).ends(0);
-    for words in ["CIDEr-D", "BLEU-1 to 4", "ROUGE-L", "R@1, 5, 10", "distinct-1, 2", "judged by the captioner itself"] {
+    for words in
+        ["CIDEr-D", "BLEU-1 to 4", "ROUGE-L", "R@1, 5, 10", "distinct-1, 2", "judged by the captioner itself"]
+    {
         told.prints(words);
     }
 }
@@ -76,10 +82,14 @@ fn every_reference_counts() {
     for n in 0..8 {
         let (scene, _) = sample(SEED + 1, n);
         let truth = serde_json::json!({ "captions": [descriptive(&scene)] }).to_string();
-        with = with.file(&format!("{n}.jpg"), jpeg(n)).file(&format!("{n}.txt"), "nothing alike").file(&format!("{n}.json"), truth);
+        with = with
+            .file(&format!("{n}.jpg"), jpeg(n))
+            .file(&format!("{n}.txt"), "nothing alike")
+            .file(&format!("{n}.json"), truth);
         without = without.file(&format!("{n}.jpg"), jpeg(n)).file(&format!("{n}.txt"), "nothing alike");
     }
-    let [with, without] = [("with.tar", with), ("without.tar", without)].map(|(name, pack)| place.write(name, pack.close()));
+    let [with, without] =
+        [("with.tar", with), ("without.tar", without)].map(|(name, pack)| place.write(name, pack.close()));
     let [rich, poor] = [&with, &without].map(|shard| report(eval(&[shard]), 0));
     assert!(number(&rich, "/references/rouge_l") > 0.5, "{rich:#}");
     assert_eq!(number(&poor, "/references/rouge_l"), 0.0);
@@ -88,12 +98,16 @@ fn every_reference_counts() {
 #[test]
 fn what_could_not_be_measured_is_told() {
     let place = Place::new();
-    let whole = place.write("whole.tar", Pack::new().file("a.jpg", jpeg(1)).file("b.jpg", b"no picture").close());
+    let whole =
+        place.write("whole.tar", Pack::new().file("a.jpg", jpeg(1)).file("b.jpg", b"no picture").close());
     let none = place.path("none.tar");
     let said = report(eval(&[&whole, &none]), 3);
     assert_eq!(number(&said, "/captions"), 1.0);
     assert_eq!(said["rejects"].as_object().map(|r| r.values().filter_map(Value::as_u64).sum()), Some(1));
-    assert!(said["shards_failed"].as_object().is_some_and(|f| f.keys().any(|k| k.ends("none.tar"))), "{said:#}");
+    assert!(
+        said["shards_failed"].as_object().is_some_and(|f| f.keys().any(|k| k.ends_with("none.tar"))),
+        "{said:#}"
+    );
     assert!(said["references"].is_null() && said["retrieval"].is_null(), "{said:#}");
     let empty = place.write("empty.tar", Pack::new().close());
     eval(&[&empty]).ends(1).warns("nothing to measure");

@@ -30,7 +30,8 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     args.provider.add_to(&mut layers)?;
     let config = RunConfig::build(&layers)?;
     let mut model = RunModel::open(&config)?;
-    let options = SessionOptions { execution: model.resolve(&config)?, ..SessionOptions::on_cpu(config.threads) };
+    let options =
+        SessionOptions { execution: model.resolve(&config)?, ..SessionOptions::on_cpu(config.threads) };
     let settings = LaneSettings {
         caption: model.settings.clone(),
         seed: config.seed,

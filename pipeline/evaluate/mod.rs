@@ -12,7 +12,6 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use recaption_stages::{shards::list_shards, store::Stores};
 
-use self::gather::Gathered;
 pub use self::report::EvalReport;
 use crate::{
     config::RunConfig,
@@ -35,9 +34,10 @@ pub async fn evaluate(
     let urls: Vec<String> = shards.iter().map(|shard| shard.url.clone()).collect();
     let bar = reporter.start(&progress);
     let wanted = Wanted { shards, keep_features: true };
-    let gathered =
-        stream(config, (&model, execution), wanted, (stop, &progress), |_, events| gather::gather(events, urls))
-            .await?;
+    let gathered = stream(config, (&model, execution), wanted, (stop, &progress), |_, events| {
+        gather::gather(events, urls)
+    })
+    .await?;
     drop(bar);
     if stop.requested() {
         bail!("interrupted: numbers of a part would not be those of the whole");

@@ -24,12 +24,12 @@ use recaption_onnx::{
 use recaption_stages::{commits::Ledger, schemas::Preprocess, shards::list_shards, store::Stores};
 
 pub(crate) use plan::differences;
-pub(crate) use shard_writer::Event;
-pub(crate) use wire::{Shared, Wanted, stream};
 pub use plan::{Mismatch, Plan};
 pub use progress::{Progress, Reporter};
 pub use record::{ExitCode, RunReport};
+pub(crate) use shard_writer::Event;
 pub use stop::{Stop, install_signal_handlers};
+pub(crate) use wire::{Wanted, stream};
 
 use crate::config::{ConfigError, RunConfig};
 
@@ -66,8 +66,9 @@ impl RunModel {
         let max_tokens = config.max_tokens.unwrap_or(most);
         if max_tokens > most {
             let after = if prompt.is_empty() { "" } else { " after this prompt" };
-            let what =
-                format!("`caption.max_tokens` = {max_tokens}: this model generates at most {most} tokens{after}");
+            let what = format!(
+                "`caption.max_tokens` = {max_tokens}: this model generates at most {most} tokens{after}"
+            );
             return Err(unfit(what));
         }
         if config.min_tokens >= max_tokens {
@@ -128,7 +129,8 @@ fn prompt_ids(folder: &ModelFolder, text: &str) -> anyhow::Result<Vec<i64>> {
     let encoded = tokenizer.encode(text)?;
     // With start and end, of which the end's place is the caption's.
     if encoded.cut || encoded.ids.len() >= context {
-        let what = format!("`caption.prompt` leaves no room for a caption within {context} tokens: shorten it");
+        let what =
+            format!("`caption.prompt` leaves no room for a caption within {context} tokens: shorten it");
         return Err(unfit(what));
     }
     let ids = encoded.ids[1..encoded.ids.len() - 1].to_vec();

@@ -119,7 +119,8 @@ mod tests {
             a.add(&scene, caption);
             [a.count, a.background, a.colour, a.shape, a.size, a.place, a.descriptive]
         };
-        let truth = "a large red star at the top left and a small blue ring in the center on a teal background";
+        let truth =
+            "a large red star at the top left and a small blue ring in the center on a teal background";
         assert_eq!(counts(truth), [1, 1, 2, 2, 2, 2, 1]);
         let wrong = "a large red heart at the top and a large green ring in the center on a pink background";
         assert_eq!(counts(wrong), [1, 0, 1, 1, 1, 1, 0]);

@@ -407,7 +407,11 @@ fn fitting_slots(
     }
     let slots = settings.max_slots.min(usize::try_from(fitting).unwrap_or(usize::MAX));
     if slots < settings.max_slots {
-        tracing::info!(images = slots, wanted = settings.max_slots, "run.cache_bytes holds fewer images than run.batch_size");
+        tracing::info!(
+            images = slots,
+            wanted = settings.max_slots,
+            "run.cache_bytes holds fewer images than run.batch_size"
+        );
     }
     Ok(slots)
 }

@@ -37,13 +37,16 @@ pub struct SessionOptions {
     /// For tests: takes the way of a GPU (tensors stay with the session, tokens are chosen by a graph) on the CPU.
     #[doc(hidden)]
     pub as_device: bool,
+    /// For tests: a decoder of more slots than this finds no memory.
+    #[doc(hidden)]
+    pub most_slots: Option<usize>,
 }
 
 impl SessionOptions {
     /// On the CPU.
     #[must_use]
     pub const fn on_cpu(threads: usize) -> Self {
-        Self { threads, execution: Execution::Cpu, profile: false, as_device: false }
+        Self { threads, execution: Execution::Cpu, profile: false, as_device: false, most_slots: None }
     }
 
     /// Where tensors stay between graphs; `None` is the host's memory, reached by plain slices.

@@ -263,11 +263,10 @@ fn words(text: &str) -> Vec<String> {
     text.unicode_words().map(|word| word.to_lowercase().replace('’', "'")).collect()
 }
 
-/// A text by which equal candidates are known: lower-case letters and digits alone. A text without any is itself.
+/// A text by which equal candidates are known: its words, in lower case. A text without any is itself.
 fn fold(text: &str) -> String {
-    let bare = |word: &str| word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-    let words: Vec<String> = text.split_whitespace().map(bare).filter(|word: &String| !word.is_empty()).collect();
-    if words.is_empty() { text.trim().to_owned() } else { words.join(" ") }
+    let folded = words(text).join(" ");
+    if folded.is_empty() { text.trim().to_owned() } else { folded }
 }
 
 fn quote(text: &str) -> String {

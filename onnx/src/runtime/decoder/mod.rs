@@ -63,6 +63,7 @@ pub struct Decoder {
     precision: Precision,
     cache_length: usize,
     rows_per_slot: usize,
+    most_slots: Option<usize>,
     /// What moves tensors on the session's device; none of a decoder that works in the host's memory.
     device: Option<Movers>,
     bank: Option<Bank>,
@@ -102,6 +103,7 @@ impl Decoder {
             precision: model.spec.precision,
             cache_length,
             rows_per_slot,
+            most_slots: options.most_slots,
             bank: None,
         })
     }
@@ -141,6 +143,9 @@ impl Decoder {
         debug_assert!(keep.len() <= slots);
         let old = self.bank.take().map(|bank| (bank.caches, bank.cross));
         let failed = |source| RuntimeError::Run { graph: "decoder (allocating slots)", rows: slots, source };
+        if self.most_slots.is_some_and(|most| slots > most) {
+            return Err(failed(ort::Error::new("Failed to allocate memory, as a test wants it")));
+        }
         let bank = self.new_bank(slots, old, keep).map_err(failed);
         self.give_back();
         self.bank = Some(bank?);

@@ -1,0 +1,145 @@
+//! A captioning thread when things go wrong: memory that runs out, an image that the model refuses. Every image ends once.
+
+#![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use recaption_onnx::{
+    ModelFolder,
+    caption::{BeamSettings, CaptionSettings, SampleSettings, Strategy},
+    runtime::SessionOptions,
+};
+use recaption_stages::{
+    caption::{Lane, LaneSettings},
+    decode::{DecodeOptions, prepare},
+    filter::{Filter, Outcome},
+    prepare::PreparedSample,
+    schemas::RejectReason,
+};
+use support::{model, shards::jpeg};
+
+const IMAGES: u64 = 21;
+
+fn samples(folder: &ModelFolder) -> Vec<PreparedSample> {
+    let square = |n| {
+        prepare(&jpeg(n), None, &folder.spec.preprocessing, &DecodeOptions::default()).expect("a picture")
+    };
+    (0..IMAGES)
+        .map(|index| PreparedSample {
+            shard: 0,
+            index,
+            key: format!("{index:03}"),
+            suffix: "jpg".into(),
+            stored: bytes::Bytes::new(),
+            width: 1,
+            height: 1,
+            sha256: String::new(),
+            pixels: square(index).pixels.as_slice().to_vec(),
+            scorer_pixels: None,
+            org_caption: Some("a red star".into()),
+            url: None,
+            meta: None,
+            held: None,
+        })
+        .collect()
+}
+
+/// What came out of a lane, by index; nothing may come out twice.
+fn outcomes(
+    options: &SessionOptions,
+    caption: CaptionSettings,
+    change: impl Fn(&mut PreparedSample),
+) -> BTreeMap<u64, Outcome> {
+    let folder = ModelFolder::open(model()).expect("a model");
+    let settings = LaneSettings {
+        caption,
+        seed: 5,
+        keep_prompt: false,
+        filter: Filter::default(),
+        embed_images: false,
+        keep_features: false,
+    };
+    let lane = Lane::load(&folder, None, options, settings).expect("a lane");
+    let (to_lane, input) = crossbeam_channel::unbounded();
+    for mut sample in samples(&folder) {
+        change(&mut sample);
+        to_lane.send(sample).expect("an open channel");
+    }
+    drop(to_lane);
+    let mut found = BTreeMap::new();
+    lane.run(&input, |finished| {
+        assert!(
+            found.insert(finished.index, finished.outcome).is_none(),
+            "{} came out twice",
+            finished.index
+        );
+        true
+    })
+    .expect("the lane ends well");
+    assert_eq!(found.len() as u64, IMAGES, "an image got lost");
+    found
+}
+
+#[test]
+fn memory_that_runs_out_halves_the_batch_and_loses_nothing() {
+    let greedy = CaptionSettings::greedy(20, 1, 16);
+    let sample = Strategy::Sample(SampleSettings { top_p: 0.9, ..SampleSettings::default() });
+    let beam = Strategy::Beam(BeamSettings { beams: 3, ..BeamSettings::default() });
+    for settings in [
+        greedy.clone(),
+        CaptionSettings { strategy: sample, candidates: 3, ..greedy.clone() },
+        CaptionSettings { strategy: beam, candidates: 2, ..greedy },
+    ] {
+        let plain = SessionOptions::on_cpu(1);
+        let want = outcomes(&plain, settings.clone(), |_| {});
+        for (most_slots, as_device) in [(8, false), (3, false), (1, false), (2, true)] {
+            let options = SessionOptions { most_slots: Some(most_slots), as_device, ..plain };
+            let got = outcomes(&options, settings.clone(), |_| {});
+            if as_device {
+                assert!(got.values().all(|o| matches!(o, Outcome::Caption(_))));
+            } else {
+                assert_eq!(got, want, "{most_slots} slots, {:?}", settings.strategy);
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_that_does_not_hold_one_image_ends_the_lane() {
+    let folder = ModelFolder::open(model()).expect("a model");
+    let settings = LaneSettings {
+        caption: CaptionSettings::greedy(20, 1, 4),
+        seed: 0,
+        keep_prompt: false,
+        filter: Filter::default(),
+        embed_images: false,
+        keep_features: false,
+    };
+    let options = SessionOptions { most_slots: Some(0), ..SessionOptions::on_cpu(1) };
+    let lane = Lane::load(&folder, None, &options, settings).expect("a lane");
+    let (to_lane, input) = crossbeam_channel::unbounded();
+    samples(&folder).into_iter().for_each(|sample| to_lane.send(sample).expect("an open channel"));
+    drop(to_lane);
+    let error = lane.run(&input, |_| panic!("nothing can come out")).expect_err("no memory at all");
+    assert!(error.to_string().contains("memory"), "{error}");
+}
+
+#[test]
+fn an_image_that_the_model_refuses_is_the_only_reject() {
+    let cut = |sample: &mut PreparedSample| {
+        if sample.index == 9 {
+            sample.pixels.truncate(10);
+        }
+    };
+    let found = outcomes(&SessionOptions::on_cpu(1), CaptionSettings::greedy(20, 1, 16), cut);
+    for (index, outcome) in found {
+        match outcome {
+            Outcome::Caption(_) => assert_ne!(index, 9),
+            Outcome::Reject(reject) => {
+                assert_eq!((index, reject.reason), (9, RejectReason::ModelError), "{}", reject.detail);
+            }
+        }
+    }
+}
