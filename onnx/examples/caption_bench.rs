@@ -4,13 +4,14 @@
 //! cargo run --release -p recaption-onnx --example caption_bench -- MODEL IMAGES [key=value]...
 //! ```
 //! IMAGES is a file of u8 pixels `[N, S, S, 3]` at the model's size, without a header. Keys: `strategy` (greedy, sample,
-//! beam), `beams`, `candidates`, `max_tokens`, `min_tokens`, `slots` (images decoded together), `threads` (of each of the
-//! model's copies), `copies`, `seconds`, `static` (1: a batch is decoded until its longest caption ends; 2: the same,
-//! but slots are given up as captions end), `ids` (a file
-//! that the ids of every image's first caption are written to, one line each), `provider` and `device` (as `recaption run`
-//! has them; the CPU by default), `cache_bytes`, `encode_batch` (images encoded together), `profile` (1: ONNX Runtime's profile of every graph, in the working folder).
+//! beam), `beams`, `candidates`, `max_tokens`, `min_tokens`, `slots` (images decoded together), `encode_batch` (images
+//! encoded together), `threads` (of each of the model's copies), `copies`, `seconds`, `static` (1: a batch is decoded until
+//! its longest caption ends; 2: the same, but slots are given up as captions end), `ids` (a file that the ids of every
+//! image's first caption are written to, one line each), `provider` and `device` (as `recaption run` has them; the CPU by
+//! default), `cache_bytes`, `profile` (1: ONNX Runtime's profile of every graph, in the working folder).
 //!
-//! Shares are of the wall-clock time, mean of the copies. A first round over the images is not measured. Times are of whole rounds, as many as fit into `seconds`, at least one.
+//! A first round over the images is not measured. Times are of whole rounds, as many as fit into `seconds`, at least one;
+//! shares are of the wall-clock time, mean of the copies.
 
 use std::{
     collections::BTreeMap,

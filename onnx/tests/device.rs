@@ -12,7 +12,7 @@ use recaption_onnx::{
         Admission, BeamSettings, CaptionSettings, Captioner, Generated, SampleSettings, Strategy, image_seed,
     },
     export,
-    runtime::{SessionOptions, load_library},
+    runtime::{Decoder, ImageEncoder, RowUpdate, SessionOptions, load_library},
     verify::{Outcome, verify},
 };
 
@@ -190,4 +190,35 @@ fn fp16_takes_the_same_way() {
     let equal = host.iter().zip(&device).filter(|(a, b)| a.candidates[0].ids == b.candidates[0].ids).count();
     println!("{equal} of {} captions equal", host.len());
     assert!(host.len() == device.len() && 2 * equal > host.len());
+}
+
+/// Captions in half precision differ where tokens tie; the logits they are chosen from must not differ at all.
+#[test]
+fn fp16_logits_are_the_hosts() {
+    load_library().expect("ONNX Runtime");
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let model = export(&case("square"), &dir.path().join("model"), Precision::Fp16).expect("export");
+    let golden = Weights::read(&case("square").join("golden.safetensors"));
+    let images = golden.u8("images");
+    let logits = |options: &SessionOptions| -> Vec<Vec<u32>> {
+        let mut encoder = ImageEncoder::load(&model, options).expect("encoder");
+        let count = images.len() / encoder.image_bytes();
+        let encoded = encoder.encode(images).expect("encode");
+        let mut decoder = Decoder::load(&model, options, 6, 1).expect("decoder");
+        // Not in the images' order, and first in fewer slots.
+        decoder.resize(count - 1, &[]).expect("slots");
+        (1..count).for_each(|i| decoder.load_image(i - 1, &encoded, i).expect("an image"));
+        decoder.resize(count, &(0..count - 1).collect::<Vec<_>>()).expect("another slot");
+        decoder.load_image(count - 1, &encoded, 0).expect("an image");
+        let step = |position: usize| {
+            let updates: Vec<_> = (0..count)
+                .map(|row| Some(RowUpdate { id: (7 * row + position + 1) as i64, position }))
+                .collect();
+            decoder.step(&updates).expect("step").iter().map(|v| v.to_bits()).collect()
+        };
+        (0..6).map(step).collect()
+    };
+    let (host, device) = (logits(&HOST), logits(&DEVICE));
+    assert!(host[0] != host[5] && host[0].len() > 100);
+    assert_eq!(host, device);
 }
