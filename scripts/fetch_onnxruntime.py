@@ -44,6 +44,7 @@ def write(archive: zipfile.ZipFile, name: str, folder: pathlib.Path) -> pathlib.
 
 def unpack_onnxruntime(wheel: pathlib.Path, dest: pathlib.Path) -> None:
     lib = dest / "lib"
+    lib.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             base = pathlib.PurePosixPath(name).name

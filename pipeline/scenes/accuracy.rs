@@ -2,9 +2,13 @@
 
 use serde::Serialize;
 
-use super::{Background, Colour, Scene, Shape, Size, descriptive, grammar::place, short};
+use super::{Background, Colour, Object, Scene, Shape, Size, descriptive, grammar::place, short};
 
-/// Counts over captions of scenes. Objects are compared in the order that true captions name them in.
+/// Objects of a caption that are looked at: more than any scene has.
+const MOST_NAMED: usize = 8;
+
+/// Counts over captions of scenes. Objects that a caption names are paired with the scene's so that most attributes agree,
+/// each with one at most; the order in which they are named counts for the exact captions alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Accuracy {
     /// Captions.
@@ -48,13 +52,50 @@ impl Accuracy {
         self.count += usize::from(objects.len() == scene.objects().len());
         self.background += usize::from(background == Some(scene.background()));
         self.objects += scene.objects().len();
-        for (object, said) in scene.objects().iter().zip(&objects) {
-            self.colour += usize::from(said.colour == Some(object.colour));
-            self.shape += usize::from(said.shape == Some(object.shape));
-            self.size += usize::from(said.size == Some(object.size));
-            self.place += usize::from(said.place == place(object));
+        let agreements: Vec<Vec<[bool; 4]>> = scene
+            .objects()
+            .iter()
+            .map(|object| objects.iter().map(|said| said.agrees(object)).collect())
+            .collect();
+        let [colour, shape, size, place] = best_pairing(&agreements, &mut vec![false; objects.len()]);
+        self.colour += colour;
+        self.shape += shape;
+        self.size += size;
+        self.place += place;
+    }
+}
+
+impl Said {
+    /// Whether colour, shape, size and place are the object's.
+    fn agrees(&self, object: &Object) -> [bool; 4] {
+        [
+            self.colour == Some(object.colour),
+            self.shape == Some(object.shape),
+            self.size == Some(object.size),
+            self.place == place(object),
+        ]
+    }
+}
+
+/// Counts of agreeing attributes under the pairing with the most. `agreements` has a row per object and a column per object
+/// that was named; `taken` are the columns in use.
+fn best_pairing(agreements: &[Vec<[bool; 4]>], taken: &mut [bool]) -> [usize; 4] {
+    let Some((row, rest)) = agreements.split_first() else { return [0; 4] };
+    // An object may stay without a partner.
+    let mut best = best_pairing(rest, taken);
+    for (column, agrees) in row.iter().enumerate() {
+        if taken[column] {
+            continue;
+        }
+        taken[column] = true;
+        let mut counts = best_pairing(rest, taken);
+        taken[column] = false;
+        counts.iter_mut().zip(agrees).for_each(|(count, agree)| *count += usize::from(*agree));
+        if counts.iter().sum::<usize>() > best.iter().sum() {
+            best = counts;
         }
     }
+    best
 }
 
 /// Objects in the order named, and the background. Words that say nothing are passed over.
@@ -71,7 +112,10 @@ fn parse(caption: &str) -> (Vec<Said>, Option<Background>) {
         } else if let Some(at) = find(&Shape::ALL.iter().map(|s| s.name()).collect::<Vec<_>>()) {
             next.shape = Some(Shape::ALL[at]);
             next.place = place_after(&words[i + 1..]);
-            objects.push(std::mem::take(&mut next));
+            let said = std::mem::take(&mut next);
+            if objects.len() < MOST_NAMED {
+                objects.push(said);
+            }
         } else if words.get(i + 1) == Some(&"background") {
             background = Background::ALL.iter().copied().find(|b| b.name() == *word);
         }
@@ -125,6 +169,11 @@ mod tests {
         let wrong = "a large red heart at the top and a large green ring in the center on a pink background";
         assert_eq!(counts(wrong), [1, 0, 1, 1, 1, 1, 0]);
         assert_eq!(counts("a red star"), [0, 0, 1, 1, 0, 0, 0]);
+        // The order does not matter but for the exact caption; no object is right twice.
+        let turned =
+            "a small blue ring in the center and a large red star at the top left on a teal background";
+        assert_eq!(counts(turned), [1, 1, 2, 2, 2, 2, 0]);
+        assert_eq!(counts("a red star and a red star and a red star")[..4], [0, 0, 1, 1]);
         assert_eq!(counts("buy now free shipping"), [0; 7]);
         assert_eq!(counts(""), [0; 7]);
     }
