@@ -113,11 +113,11 @@ fn a_judged_row_is_the_same_in_any_company() {
 #[test]
 fn another_coca_judges_on_the_captioner_s_pixels() {
     let place = Place::new();
-    // The same weights, rounded: another model that wants the same pixels and nearly agrees.
+    // The same weights, rounded: another folder that wants the same pixels and nearly agrees, and no other judge.
     export(checkpoint(), &place.path("half"), Precision::Fp16).expect("fp16");
     let input = place.draw("in", 1, 6);
     place.run(&input, "self").ends(0);
-    place.run(&input, "judged").arg("--scorer").arg(place.path("half")).ends(0).never_says(CIRCULAR);
+    place.run(&input, "judged").arg("--scorer").arg(place.path("half")).ends(0).warns(CIRCULAR);
     let (own, judged) = (output::read(&place.path("self")), output::read(&place.path("judged")));
     for (a, b) in own.captions.iter().zip(&judged.captions) {
         assert!((a.similarity.get() - b.similarity.get()).abs() < 0.01, "{a:?} {b:?}");

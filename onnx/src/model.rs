@@ -1,10 +1,14 @@
 //! A model folder as it lies on disk: `model.json`, `tokenizer.json`, the graphs (three of a CoCa, two of a CLIP) and
 //! their weights.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use recaption_schemas::{Preprocess, sha256_hex};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// Version of `model.json` and of the graphs' inputs and outputs.
 pub const MODEL_FORMAT: u32 = 1;
@@ -256,6 +260,18 @@ pub struct ModelFolder {
     pub digest: String,
 }
 
+/// SHA-256 of a file, hex.
+fn digest(path: &Path) -> std::io::Result<String> {
+    let (mut hasher, mut file) = (Sha256::new(), std::fs::File::open(path)?);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(recaption_schemas::hex(&hasher.finalize())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
 impl ModelFolder {
     /// Reads `model.json` and checks that every file is there with its size.
     ///
@@ -295,6 +311,19 @@ impl ModelFolder {
             }
         }
         Ok(Self { dir: dir.to_owned(), digest: sha256_hex(&text), spec })
+    }
+
+    /// Whether each file of the folder still is what the export wrote, in the order of `model.json`. Reads all of them.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn unchanged(&self) -> Result<Vec<bool>, ModelError> {
+        let whole = |file: &ModelFile| {
+            let path = self.path(&file.name);
+            let digest = digest(&path).map_err(|source| ModelError::Io { path, source })?;
+            Ok(digest == file.sha256)
+        };
+        self.spec.files.iter().map(whole).collect()
     }
 
     /// Sizes of the decoder.

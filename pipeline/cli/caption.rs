@@ -18,6 +18,7 @@ use crate::{
 /// Captions files one after another; a bad file is told and the rest goes on.
 pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let mut layers = Layers::default();
+    super::add_environment(&mut layers)?;
     layers.set("model.captioner", args.model.to_string_lossy().into_owned(), "MODEL")?;
     if let Some(scorer) = &args.scorer {
         layers.set("model.scorer", scorer.to_string_lossy().into_owned(), "--scorer")?;
@@ -90,7 +91,11 @@ fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyh
     Ok(PreparedSample {
         shard: 0,
         index: 0,
-        key: path.display().to_string(),
+        // As a shard would name it, so that a sampled caption is the run's.
+        key: path.file_name().map_or_else(String::new, |name| {
+            let name = name.to_string_lossy();
+            name.split('.').next().unwrap_or_default().to_owned()
+        }),
         suffix: suffix.unwrap_or_default(),
         stored: bytes::Bytes::new(),
         width: prepared.width,

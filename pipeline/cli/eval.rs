@@ -14,6 +14,7 @@ use crate::{
 /// Measures and prints.
 pub fn eval(args: &EvalArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     let mut layers = Layers::default();
+    super::add_environment(&mut layers)?;
     layers.set("model.captioner", args.model.to_string_lossy().into_owned(), "MODEL")?;
     if let Some(scorer) = &args.scorer {
         layers.set("model.scorer", scorer.to_string_lossy().into_owned(), "--scorer")?;

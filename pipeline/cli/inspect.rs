@@ -1,6 +1,6 @@
 //! `recaption inspect MODEL|OUTPUT`: what a folder holds, from its own records.
 
-use std::{io::Read, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -10,7 +10,6 @@ use recaption_stages::{
     schemas::Counts,
     store::{Location, Stores},
 };
-use sha2::{Digest, Sha256};
 
 use super::{args::InspectArgs, print};
 use crate::run::ExitCode;
@@ -64,27 +63,12 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
         if folder.has_tokenizer() { "yes" } else { "no: `run` and `caption` need one" }
     ));
     let mut damaged = false;
-    for file in &s.files {
-        let whole = digest(&folder.path(&file.name))? == file.sha256;
+    for (file, whole) in s.files.iter().zip(folder.unchanged()?) {
         damaged |= !whole;
         let word = if whole { "ok" } else { "CHANGED since the export" };
         print(&format!("{:<22} {:>12} bytes  {word}\n", file.name, file.size));
     }
     Ok(if damaged { ExitCode::Failed } else { ExitCode::Done })
-}
-
-fn digest(path: &Path) -> anyhow::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut file = std::fs::File::open(path)?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-    }
-    Ok(recaption_stages::schemas::hex(&hasher.finalize()))
 }
 
 async fn describe_output(output: &Location) -> anyhow::Result<ExitCode> {

@@ -126,12 +126,16 @@ fn layers(args: &RunArgs) -> Result<Layers, ConfigError> {
     if let Some(path) = &args.config {
         layers.add_file(path)?;
     }
-    // A variable that is no text cannot be one of ours.
-    let variables =
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    layers.add_environment(variables)?;
+    add_environment(&mut layers)?;
     args.add_to(&mut layers)?;
     Ok(layers)
+}
+
+/// Adds this process's variables. One that is no text cannot be ours.
+fn add_environment(layers: &mut Layers) -> Result<(), ConfigError> {
+    let variables =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    layers.add_environment(variables)
 }
 
 fn run_job(args: &RunArgs, format: logging::Format) -> anyhow::Result<ExitCode> {

@@ -80,7 +80,7 @@ pub const KEYS: &[Key] = &[
         "caption.early_stopping",
         Kind::Choice(&["false", "true", "never"]),
         "false",
-        "when `beam` ends: Hugging Face's rule, with as many ends as beams, or when nothing can win any more",
+        "when `beam` ends: `false` by Hugging Face's rule, `true` with as many ends as beams, `never` when nothing can win any more",
     ),
     key("caption.min_tokens", Kind::Integer(0, ANY), "1", "fewest tokens before the end token"),
     key(

@@ -45,6 +45,6 @@ pub async fn evaluate(
     if gathered.samples.is_empty() {
         bail!("no sample was captioned, so there is nothing to measure: {}", gathered.rejected());
     }
-    let report = move || EvalReport::of(gathered, model.scorer.is_none());
+    let report = move || EvalReport::of(gathered, model.is_circular());
     tokio::task::spawn_blocking(report).await.context("measuring broke down")
 }

@@ -100,9 +100,27 @@ impl RunModel {
     /// When the provider that was asked for, or ONNX Runtime itself, is not there.
     pub fn resolve(&mut self, config: &RunConfig) -> anyhow::Result<Execution> {
         let models: Vec<&ModelFolder> = std::iter::once(&self.folder).chain(&self.scorer).collect();
+        // Rows carry the model's digest: they must be its rows.
+        for model in &models {
+            let changed = model.spec.files.iter().zip(model.unchanged()?).find(|(_, whole)| !whole);
+            if let Some((file, _)) = changed {
+                anyhow::bail!(
+                    "model {}: {} was changed since the export: export the model again",
+                    model.dir.display(),
+                    file.name
+                );
+            }
+        }
         let execution = Execution::resolve(config.provider, config.device, &models)?;
         self.settings.max_slots = config.batch_size(execution);
         Ok(execution)
+    }
+
+    /// Whether the captioner judges itself, in whatever precision.
+    #[must_use]
+    pub fn is_circular(&self) -> bool {
+        let source = |model: &ModelFolder| model.spec.source_sha256.clone();
+        self.scorer.as_ref().is_none_or(|scorer| source(scorer) == source(&self.folder))
     }
 
     /// What the scorer wants of an image, if that is not what the captioner wants.
@@ -140,7 +158,16 @@ fn prompt_ids(folder: &ModelFolder, text: &str) -> anyhow::Result<Vec<i64>> {
         (special.end, "a caption's end"),
     ];
     match names.iter().find(|(id, _)| ids.contains(id)) {
-        None => Ok(ids),
+        None => {
+            let letters = |text: &str| {
+                text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>()
+            };
+            let read = tokenizer.decode(&ids)?;
+            if letters(&read) != letters(text) {
+                tracing::warn!(prompt = text, read, "the model's vocabulary does not spell the prompt");
+            }
+            Ok(ids)
+        }
         Some((id, name)) => Err(unfit(format!(
             "`caption.prompt` holds id {id}, which this model reads as {name}: leave it out"
         ))),
@@ -190,7 +217,7 @@ pub async fn run(
     let results = if plan.todo.is_empty() {
         Vec::new()
     } else {
-        if model.scorer.is_none() {
+        if model.is_circular() {
             warn_circular();
         }
         let execution = model.resolve(config)?;

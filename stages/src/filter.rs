@@ -30,8 +30,11 @@ impl Filter {
     /// Chooses among a row's candidates, then keeps or rejects it.
     #[must_use]
     pub fn apply(&self, mut row: CaptionRow) -> Outcome {
-        match self.rules.choose(&row.candidates) {
-            Ok(position) => row.candidates.choose(position),
+        let refused = match self.rules.choose(&row.candidates) {
+            Ok(position) => {
+                row.candidates.choose(position);
+                position
+            }
             Err(broken) => {
                 let best = row.candidates.best().clone();
                 return reject(row, best, RejectReason::CaptionRule, describe(&broken));
@@ -40,7 +43,10 @@ impl Filter {
         let similarity = row.candidates.chosen().similarity.get();
         match self.min_similarity {
             Some(least) if similarity < least => {
-                let detail = format!("similarity {similarity:.4} is below filter.min_similarity {least}");
+                let mut detail = format!("similarity {similarity:.4} is below filter.min_similarity {least}");
+                if refused > 0 {
+                    detail.push_str(&format!("; {refused} more similar candidates break a rule"));
+                }
                 let chosen = row.candidates.chosen().clone();
                 reject(row, chosen, RejectReason::BelowSimilarity, detail)
             }

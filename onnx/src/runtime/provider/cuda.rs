@@ -49,7 +49,7 @@ pub fn check(device: u32, tensorrt: bool) -> Result<(), Vec<Problem>> {
     let target = if tensorrt { "make onnxruntime-gpu TENSORRT=1" } else { "make onnxruntime-gpu" };
     let built = is_in_the_library() && (!tensorrt || TensorRT::is_available().unwrap_or(false));
     if !built {
-        return Err(vec![cpu_build(target)]);
+        return Err(std::iter::once(cpu_build(target)).chain(driver().err()).collect());
     }
     let mut problems: Vec<Problem> = driver().err().into_iter().collect();
     let folders = library_folders();
@@ -84,7 +84,7 @@ fn cpu_build(target: &str) -> Problem {
     Problem::new(
         format!("the ONNX Runtime{version} that was loaded, {}, is a CPU build", path.display()),
         format!(
-            "`{target}` fetches one with CUDA; then set {LIBRARY_VARIABLE}=target/onnxruntime-gpu/lib/libonnxruntime.so."
+            "`{target}` fetches one with CUDA; then point {LIBRARY_VARIABLE} at its target/onnxruntime-gpu/lib/libonnxruntime.so."
         ),
     )
 }
