@@ -131,12 +131,14 @@ pub struct Dimensions {
     pub decoder: Option<DecoderDimensions>,
 }
 
-/// Sizes of the decoder's graph, which runs the text tower and the multimodal layers.
+/// Sizes of the decoder's graph, which runs the text tower, unless the decoder reads embeddings, and the multimodal
+/// layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecoderDimensions {
     /// Tokens that the decoder cross-attends to, `Q`.
     pub image_tokens: usize,
-    /// Layers of the text tower.
+    /// Layers of the text tower with a KV cache: all that it has, or 0 of a decoder that reads token and position embeddings
+    /// (`recaption.multimodal_input` = `embeddings`), whose graph has none of them.
     pub text_layers: usize,
     /// Heads of the text tower.
     pub text_heads: usize,

@@ -46,7 +46,11 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
     let (tokens, layers) = match &d.decoder {
         Some(d) => (
             format!("{} tokens for the decoder", d.image_tokens),
-            format!("text {}, decoder {}", d.text_layers, d.decoder_layers),
+            match d.text_layers {
+                // model.json counts the layers that run at every step.
+                0 => format!("decoder {}, reads embeddings; the text tower only judges", d.decoder_layers),
+                layers => format!("text {layers}, decoder {}", d.decoder_layers),
+            },
         ),
         None => {
             ("features alone".to_owned(), "two towers; judges captions, writes none (--scorer)".to_owned())

@@ -2,18 +2,23 @@
 //!
 //! Every key of open_clip 3.3.0's `CLIPVisionCfg`, `CLIPTextCfg` and `MultimodalCfg` is known here: those that change
 //! the graph are read, those that do not are skipped, and every other one must have its default value. A key that
-//! nobody knows is an error too: it may change the graph.
+//! nobody knows is an error too: it may change the graph. What open_clip has no option for stands in an object of our
+//! own beside `model_cfg`: see [`own`].
 
+mod own;
+mod preprocess;
 mod section;
+mod towers;
 
-use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
+pub use own::{MultimodalInput, PoolerKind};
+use preprocess::parse_preprocess;
+use recaption_schemas::Preprocess;
 use section::Section;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use towers::{parse_decoder, parse_text, parse_vision};
 
-/// OpenAI's mean per channel, RGB, on a scale of 0 to 1 (open_clip's `OPENAI_DATASET_MEAN`).
-const OPENAI_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// OpenAI's standard deviation per channel, RGB.
-const OPENAI_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+/// Start of the logarithm of the contrastive temperature: open_clip's `init_logit_scale`, ln(1 / 0.07).
+const INIT_LOGIT_SCALE: f32 = 2.659_26;
 
 /// Activation of the MLPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +41,23 @@ pub struct Normalisation {
 /// The attentional pooler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolerConfig {
-    /// Queries: the first is the contrastive embedding, the rest are caption tokens.
+    /// Who answers what.
+    pub kind: PoolerKind,
+    /// Queries of `attn_pool`: caption tokens, but for the first one of a [`PoolerKind::Released`].
     pub queries: usize,
-    /// Attention heads.
+    /// Attention heads, of the contrastive pooler too.
     pub heads: usize,
+}
+
+impl PoolerConfig {
+    /// Queries whose answers are tokens for the decoder.
+    #[must_use]
+    pub fn caption_tokens(&self) -> usize {
+        match self.kind {
+            PoolerKind::Released => self.queries - 1,
+            PoolerKind::Parallel | PoolerKind::Cascade => self.queries,
+        }
+    }
 }
 
 /// The image tower.
@@ -61,8 +79,8 @@ pub struct VisionConfig {
     pub pooler: Option<PoolerConfig>,
     /// Whether `ln_pre` exists.
     pub ln_pre: bool,
-    /// LayerScale.
-    pub layer_scale: bool,
+    /// LayerScale: what its factors begin with (`ls_init_value`), or none.
+    pub layer_scale: Option<f32>,
 }
 
 impl VisionConfig {
@@ -97,8 +115,8 @@ pub struct TextConfig {
     pub layers: usize,
     /// Width of the MLP.
     pub mlp_width: usize,
-    /// LayerScale.
-    pub layer_scale: bool,
+    /// LayerScale: what its factors begin with (`ls_init_value`), or none.
+    pub layer_scale: Option<f32>,
     /// Where the embedding comes from.
     pub pooling: TextPooling,
     /// What its tensors' names begin with: `text.`, or nothing in a CLIP without `custom_text`.
@@ -106,7 +124,7 @@ pub struct TextConfig {
 }
 
 /// The multimodal decoder: as many self-attention blocks as cross-attention blocks. Its MLP is always 4 times wider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DecoderConfig {
     /// Width of the tokens; the text tower's and the caption tokens' width too.
     pub width: usize,
@@ -116,8 +134,10 @@ pub struct DecoderConfig {
     pub layers: usize,
     /// Longest text it takes.
     pub context_length: usize,
-    /// LayerScale.
-    pub layer_scale: bool,
+    /// What it reads of the text.
+    pub input: MultimodalInput,
+    /// LayerScale: what its factors begin with (`ls_init_value`), or none.
+    pub layer_scale: Option<f32>,
 }
 
 /// A whole CoCa, or a CLIP.
@@ -133,6 +153,10 @@ pub struct ModelConfig {
     pub decoder: Option<DecoderConfig>,
     /// Activation of all towers.
     pub activation: Activation,
+    /// What `logit_scale` begins with, a natural logarithm; no graph has it.
+    pub init_logit_scale: f32,
+    /// What `logit_bias` begins with, where the model has one; no graph has it.
+    pub init_logit_bias: Option<f32>,
     /// Resizing.
     pub preprocess: Preprocess,
     /// Normalisation.
@@ -140,22 +164,6 @@ pub struct ModelConfig {
 }
 
 type Parsed<T> = Result<T, String>;
-
-/// Keys that may only have their default value, with it.
-fn custom_block_defaults() -> Vec<(&'static str, Vec<Value>)> {
-    let off = || vec![Value::Bool(false)];
-    vec![
-        ("block_type", vec![Value::Null, "default".into()]),
-        ("qk_norm", off()),
-        ("scaled_cosine_attn", off()),
-        ("scale_heads", off()),
-        ("scale_attn_inner", off()),
-        ("scale_attn", off()),
-        ("scale_fc", off()),
-        ("act_kwargs", vec![Value::Null]),
-        ("norm_kwargs", vec![Value::Null]),
-    ]
-}
 
 impl ModelConfig {
     /// Parses the file's text.
@@ -166,11 +174,10 @@ impl ModelConfig {
         let root: Value = serde_json::from_str(text).map_err(|e| format!("not valid JSON: {e}"))?;
         let Value::Object(root) = root else { return Err("expected a JSON object".into()) };
         for key in root.keys() {
-            if !["model_cfg", "preprocess_cfg"].contains(&key.as_str()) {
+            if !["model_cfg", "preprocess_cfg", own::SECTION].contains(&key.as_str()) {
                 return Err(match key.as_str() {
                     "embed_dim" => "this is a bare model configuration; expected `model_cfg` around it, as on the Hugging Face hub".into(),
-                    "recaption" => "`recaption`: poolers and wirings of our own are not supported yet".into(),
-                    _ => format!("unknown key `{key}` beside `model_cfg` and `preprocess_cfg`"),
+                    _ => format!("unknown key `{key}` beside `model_cfg`, `preprocess_cfg` and `recaption`"),
                 });
             }
         }
@@ -180,18 +187,33 @@ impl ModelConfig {
             if model.flag("quick_gelu", false)? { Activation::QuickGelu } else { Activation::Gelu };
         let embed_dim = model.size("embed_dim", None)?;
         model.defaults(&[("pad_id", vec![0.into()]), ("nonscalar_logit_scale", vec![false.into()])])?;
-        model.skip(&["custom_text", "init_logit_scale", "init_logit_bias", "cast_dtype"]);
+        let init_logit_scale = model.single("init_logit_scale")?.unwrap_or(INIT_LOGIT_SCALE);
+        let init_logit_bias = model.single("init_logit_bias")?;
+        model.skip(&["custom_text", "cast_dtype"]);
         model.skip(&["vision_cfg", "text_cfg", "multimodal_cfg"]);
-        let vision = parse_vision(Section::of(model.map, "vision_cfg")?, has_decoder)?;
+        let own = own::parse(&root, has_decoder)?;
+        let mut vision = parse_vision(Section::of(model.map, "vision_cfg")?, has_decoder)?;
+        own.apply_to(&mut vision)?;
         let text = parse_text(Section::of(model.map, "text_cfg")?, has_decoder)?;
         let decoder = if has_decoder {
-            Some(parse_decoder(Section::of(model.map, "multimodal_cfg")?, text.context_length)?)
+            let section = Section::of(model.map, "multimodal_cfg")?;
+            Some(parse_decoder(section, text.context_length, own.input)?)
         } else {
             None
         };
         model.finish()?;
         let (preprocess, normalisation) = parse_preprocess(&root, vision.image_size)?;
-        let config = Self { embed_dim, vision, text, decoder, activation, preprocess, normalisation };
+        let config = Self {
+            embed_dim,
+            vision,
+            text,
+            decoder,
+            activation,
+            init_logit_scale,
+            init_logit_bias,
+            preprocess,
+            normalisation,
+        };
         config.check()?;
         Ok(config)
     }
@@ -225,7 +247,7 @@ impl ModelConfig {
         let tokens = match self.vision.pooler {
             Some(pooler) => {
                 check_heads("vision_cfg (pooler)", self.embed_dim, pooler.heads)?;
-                if pooler.queries < 2 {
+                if pooler.caption_tokens() == 0 {
                     return Err(
                         "vision_cfg.attn_pooler_queries must be at least 2: one embedding, one caption token"
                             .into(),
@@ -248,8 +270,17 @@ impl ModelConfig {
     #[must_use]
     pub fn image_tokens(&self) -> usize {
         match self.vision.pooler {
-            Some(pooler) => pooler.queries - 1,
+            Some(pooler) => pooler.caption_tokens(),
             None => self.vision.grid() * self.vision.grid(),
+        }
+    }
+
+    /// Layers of the text tower that stand before the decoder when it reads a text: none when it reads embeddings.
+    #[must_use]
+    pub fn decoding_text_layers(&self) -> usize {
+        match self.decoder.map(|d| d.input) {
+            Some(MultimodalInput::Unimodal) => self.text.layers,
+            Some(MultimodalInput::Embeddings) | None => 0,
         }
     }
 }
@@ -259,214 +290,6 @@ fn check_heads(what: &str, width: usize, heads: usize) -> Parsed<()> {
         return Err(format!("{what}: width {width} is not divisible by {heads} heads"));
     }
     Ok(())
-}
-
-/// Vision keys that act in training only, or only with `timm_model_name`.
-const VISION_SKIP: &[&str] = &[
-    "patch_dropout",
-    "output_tokens",
-    "timm_model_pretrained",
-    "timm_pool",
-    "timm_proj",
-    "timm_proj_bias",
-    "timm_drop",
-    "timm_drop_path",
-];
-
-fn parse_vision(s: Section<'_>, has_decoder: bool) -> Parsed<VisionConfig> {
-    s.skip(VISION_SKIP);
-    s.defaults(&custom_block_defaults())?;
-    s.defaults(&[
-        ("timm_model_name", vec!["".into()]),
-        ("pos_embed_type", vec!["learnable".into(), "sin_cos_2d".into()]),
-        ("pool_type", vec!["tok".into()]),
-        ("final_ln_after_pool", vec![false.into()]),
-    ])?;
-    if let Some(v @ Value::Array(_)) = s.get("layers") {
-        return Err(s.bad("layers", v, "a whole number (a list means a ResNet)"));
-    }
-    let width = s.size("width", Some(768))?;
-    let head_width = s.size("head_width", Some(64))?;
-    let pooler = match s.get("attentional_pool") {
-        None | Some(Value::Bool(false)) => {
-            s.skip(&["attn_pooler_queries", "attn_pooler_heads"]);
-            None
-        }
-        Some(v @ Value::Bool(true)) if !has_decoder => {
-            return Err(s.bad("attentional_pool", v, "false (in a CLIP; poolers are CoCa's)"));
-        }
-        Some(Value::Bool(true)) => Some(PoolerConfig {
-            queries: s.size("attn_pooler_queries", Some(256))?,
-            heads: s.size("attn_pooler_heads", Some(8))?,
-        }),
-        Some(v) => {
-            return Err(s.bad(
-                "attentional_pool",
-                v,
-                "true or false (string-valued poolers are unfinished in open_clip)",
-            ));
-        }
-    };
-    let config = VisionConfig {
-        image_size: s.square("image_size", 224)?,
-        patch_size: s.square("patch_size", 16)?,
-        width,
-        layers: s.size("layers", Some(12))?,
-        heads: width / head_width,
-        mlp_width: s.mlp_width(width)?,
-        pooler,
-        ln_pre: !s.flag("no_ln_pre", false)?,
-        layer_scale: s.layer_scale()?,
-    };
-    s.finish()?;
-    Ok(config)
-}
-
-fn parse_text(s: Section<'_>, has_decoder: bool) -> Parsed<TextConfig> {
-    if let Some(v) = s.get("hf_model_name") {
-        return Err(s.bad(
-            "hf_model_name",
-            v,
-            "none (text towers from Hugging Face transformers have other graphs)",
-        ));
-    }
-    s.defaults(&custom_block_defaults())?;
-    s.defaults(&[
-        ("pad_id", vec![0.into()]),
-        ("no_causal_mask", vec![false.into()]),
-        ("final_ln_after_pool", vec![false.into()]),
-        ("proj_bias", vec![false.into()]),
-        ("proj_type", vec!["linear".into()]),
-    ])?;
-    s.skip(&["hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "output_tokens"]);
-    let pooling = if has_decoder { coca_pooling(&s)? } else { clip_pooling(&s)? };
-    let width = s.size("width", Some(512))?;
-    let config = TextConfig {
-        context_length: s.size("context_length", Some(77))?,
-        vocab_size: s.size("vocab_size", Some(49408))?,
-        width,
-        heads: s.size("heads", Some(8))?,
-        layers: s.size("layers", Some(12))?,
-        mlp_width: s.mlp_width(width)?,
-        layer_scale: s.layer_scale()?,
-        pooling,
-        prefix: "text.",
-    };
-    s.finish()?;
-    Ok(config)
-}
-
-fn coca_pooling(s: &Section<'_>) -> Parsed<TextPooling> {
-    s.skip(&["hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"]);
-    // With a CLS embedding, pool_type and eos_id are not looked at.
-    s.skip(&["eos_id", "pool_type"]);
-    if !s.flag("embed_cls", false)? {
-        return Err("`text_cfg.embed_cls` must be true: a CoCa's text embedding is its CLS token".into());
-    }
-    Ok(TextPooling::ClassToken)
-}
-
-fn clip_pooling(s: &Section<'_>) -> Parsed<TextPooling> {
-    // Other tokenizers and cleanings give other ids, and nothing would say so afterwards.
-    s.defaults(&[
-        ("hf_tokenizer_name", vec![Value::Null]),
-        ("tokenizer_mode", vec![Value::Null]),
-        ("tokenizer_kwargs", vec![Value::Null, Value::Object(Map::new())]),
-        ("embed_cls", vec![false.into()]),
-        ("pool_type", vec!["argmax".into()]),
-    ])?;
-    s.skip(&["eos_id"]);
-    Ok(TextPooling::EndToken)
-}
-
-fn parse_decoder(s: Section<'_>, text_context: usize) -> Parsed<DecoderConfig> {
-    s.defaults(&custom_block_defaults())?;
-    // open_clip reads none of these for the decoder: `mlp_ratio` is always 4, `vocab_size` is the text tower's.
-    s.skip(&[
-        "mlp_ratio",
-        "vocab_size",
-        "dim_head",
-        "n_queries",
-        "attn_pooler_heads",
-        "embed_cls",
-        "pad_id",
-        "eos_id",
-    ]);
-    s.skip(&[
-        "output_tokens",
-        "pool_type",
-        "proj_type",
-        "proj_bias",
-        "no_causal_mask",
-        "final_ln_after_pool",
-    ]);
-    s.skip(&[
-        "hf_tokenizer_name",
-        "tokenizer_mode",
-        "tokenizer_kwargs",
-        "hf_model_pretrained",
-        "hf_proj_type",
-    ]);
-    s.skip(&["hf_pooler_type"]);
-    s.defaults(&[("hf_model_name", vec![])])?;
-    let context_length = s.size("context_length", Some(77))?;
-    if context_length < text_context - 1 {
-        return Err(format!(
-            "multimodal_cfg.context_length {context_length} is below text_cfg.context_length {text_context} - 1: teacher forcing would not fit"
-        ));
-    }
-    let config = DecoderConfig {
-        width: s.size("width", Some(512))?,
-        heads: s.size("heads", Some(8))?,
-        layers: s.size("layers", Some(12))?,
-        context_length,
-        layer_scale: s.layer_scale()?,
-    };
-    s.finish()?;
-    Ok(config)
-}
-
-fn parse_preprocess(root: &Map<String, Value>, image_size: usize) -> Parsed<(Preprocess, Normalisation)> {
-    let empty = Map::new();
-    let s = match root.get("preprocess_cfg") {
-        None | Some(Value::Null) => Section::new("preprocess_cfg", &empty),
-        Some(_) => Section::of(root, "preprocess_cfg")?,
-    };
-    s.defaults(&[("mode", vec!["RGB".into()])])?;
-    let size = s.square("size", image_size)?;
-    if size != image_size {
-        return Err(format!("preprocess_cfg.size {size} differs from vision_cfg.image_size {image_size}"));
-    }
-    let fill = match s.get("fill_color") {
-        None => 0,
-        Some(v) => {
-            v.as_u64().and_then(|n| u8::try_from(n).ok()).ok_or_else(|| s.bad("fill_color", v, "0 to 255"))?
-        }
-    };
-    let resize_mode = match s.get("resize_mode").map(|v| (v, v.as_str())) {
-        None | Some((_, Some("shortest"))) => ResizeMode::Shortest,
-        Some((_, Some("longest"))) => ResizeMode::Longest { fill: [fill; 3] },
-        Some((_, Some("squash"))) => ResizeMode::Squash,
-        Some((v, _)) => return Err(s.bad("resize_mode", v, "shortest, longest or squash")),
-    };
-    let interpolation = match s.get("interpolation").map(|v| (v, v.as_str())) {
-        None | Some((_, Some("bicubic"))) => Interpolation::Bicubic,
-        Some((_, Some("bilinear"))) => Interpolation::Bilinear,
-        Some((v, _)) => return Err(s.bad("interpolation", v, "bicubic or bilinear")),
-    };
-    let channels = |key: &'static str, default: [f64; 3]| -> Parsed<[f64; 3]> {
-        let Some(v) = s.get(key) else { return Ok(default) };
-        let numbers: Option<Vec<f64>> = v.as_array().and_then(|a| a.iter().map(Value::as_f64).collect());
-        numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| s.bad(key, v, "three numbers"))
-    };
-    let normalisation =
-        Normalisation { mean: channels("mean", OPENAI_MEAN)?, std: channels("std", OPENAI_STD)? };
-    if normalisation.std.iter().any(|s| *s <= 0.0) {
-        return Err("preprocess_cfg.std must be positive".into());
-    }
-    s.finish()?;
-    let size = u32::try_from(size).map_err(|e| e.to_string())?;
-    Ok((Preprocess { size, resize_mode, interpolation }, normalisation))
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ mod tensors;
 use std::path::{Path, PathBuf};
 
 pub use config::{
-    Activation, DecoderConfig, ModelConfig, Normalisation, PoolerConfig, TextConfig, TextPooling,
-    VisionConfig,
+    Activation, DecoderConfig, ModelConfig, MultimodalInput, Normalisation, PoolerConfig, PoolerKind,
+    TextConfig, TextPooling, VisionConfig,
 };
 pub use tensors::TensorReader;
 

@@ -1,4 +1,5 @@
-//! `decoder.onnx`: one step of the text tower and the multimodal decoder with a KV cache.
+//! `decoder.onnx`: one step of the text tower and the multimodal decoder with a KV cache. A decoder that reads embeddings
+//! has no layers of the text tower in front.
 //!
 //! Inputs: `ids`, `positions` i64 `[R, 1]`; `past_key_<i>`, `past_value_<i>` `[R, H, L, D]` for the text tower's layers
 //! and then the decoder's; `cross_key_<j>`, `cross_value_<j>` `[N, Q, H * D]`. Outputs: `logits` f32 `[R, V]` and
@@ -39,11 +40,12 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Result<()
     let cross = declare_cross(t, c, d);
     let step = prepare(t, d, &positions, &cross[0].0);
     let mut x = embed(t, c, &ids, &positions)?;
-    for layer in 0..c.text.layers {
+    let text_layers = c.decoding_text_layers();
+    for layer in 0..text_layers {
         x = self_attention(t, &text_encoder::block(c, layer), &x, &step, layer)?;
     }
     for (layer, (key, value)) in cross.iter().enumerate() {
-        x = self_attention(t, &block(d, "resblocks", layer), &x, &step, c.text.layers + layer)?;
+        x = self_attention(t, &block(d, "resblocks", layer), &x, &step, text_layers + layer)?;
         x = cross_attention(t, &block(d, "cross_attn", layer), &x, &step, [key, value])?;
     }
     let x = t.layer_norm("text_decoder.ln_final", &x, d.width)?;
@@ -77,7 +79,7 @@ fn block(d: &DecoderConfig, kind: &str, layer: usize) -> Block {
         width: d.width,
         heads: d.heads,
         mlp_width: 4 * d.width,
-        layer_scale: d.layer_scale,
+        layer_scale: d.layer_scale.is_some(),
     }
 }
 

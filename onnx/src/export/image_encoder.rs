@@ -1,17 +1,18 @@
 //! `image_encoder.onnx`: `pixels` u8 `[N, S, S, 3]` -> `image_features` f32 `[N, E]` and, for every multimodal layer
 //! (none in a CLIP), `cross_key_<i>` and `cross_value_<i>` `[N, Q, H * D]`, computed once per image.
 //!
-//! Normalisation is folded into the patch embedding, which is a matrix product over flattened patches. The pooler's
-//! queries do not depend on the image: they are projected here, once.
+//! Normalisation is folded into the patch embedding, which is a matrix product over flattened patches. Poolers are in
+//! [`pooler`].
 
 use super::{
     ExportError,
     blocks::{Block, LAYER_NORM_EPSILON, Tower, pad_head_rows},
     graph::{Attr, DType, Dim, Value},
     linear::Linear,
+    pooler::{self, Context, Pooler},
 };
 use crate::{
-    checkpoint::{DecoderConfig, ModelConfig, TensorReader},
+    checkpoint::{DecoderConfig, ModelConfig, PoolerConfig, PoolerKind, TensorReader},
     model::{IMAGES, cross_key, cross_value, padded_head_dim},
 };
 
@@ -30,7 +31,7 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
             width: c.vision.width,
             heads: c.vision.heads,
             mlp_width: c.vision.mlp_width,
-            layer_scale: c.vision.layer_scale,
+            layer_scale: c.vision.layer_scale.is_some(),
         };
         // Without a decoder only the class token is read after the last block, so only it is computed there.
         let class_only = c.decoder.is_none() && i + 1 == c.vision.layers;
@@ -41,16 +42,65 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
         let x = t.layer_norm("visual.ln_post", &x, c.vision.width)?;
         return features(t, c, &x, c.vision.width);
     };
-    // [N * count, width], with the contrastive token first.
-    let (x, count, width) = match c.vision.pooler {
-        Some(p) => (pool(t, c, &x, tokens, p.heads, p.queries)?, p.queries, c.embed_dim),
-        None => (x, tokens, c.vision.width),
+    let (pooled, caption, width) = match c.vision.pooler {
+        None => {
+            let width = c.vision.width;
+            let x = t.layer_norm("visual.ln_post", &x, width)?;
+            let (class, patches) = split(t, &x, tokens, width);
+            (class, patches, width)
+        }
+        Some(p) => {
+            let (pooled, caption) = pooled_and_caption(t, c, p, &x, tokens)?;
+            (pooled, caption, c.embed_dim)
+        }
     };
-    let x = t.layer_norm("visual.ln_post", &x, width)?;
-    let x = t.as_batch(&x, count, width);
-    let pooled = first_token(t, &x);
     features(t, c, &pooled, width)?;
-    cross_keys_and_values(t, decoder, &x, count, width)
+    cross_keys_and_values(t, decoder, &caption, c.image_tokens(), width)
+}
+
+/// The image tower's tokens `[N * tokens, W]` through the poolers: what becomes the embedding `[N, E]`, and the caption
+/// tokens `[N * Q, E]`, both normalised by their own `ln_post`.
+fn pooled_and_caption(
+    t: &mut Tower<'_>,
+    c: &ModelConfig,
+    p: PoolerConfig,
+    x: &Value,
+    tokens: usize,
+) -> Result<(Value, Value), ExportError> {
+    let e = c.embed_dim;
+    let (heads, embed_dim) = (p.heads, e);
+    let of_tower = Context { tokens, width: c.vision.width };
+    let queried = pooler::attend(
+        t,
+        &Pooler { prefix: "visual.attn_pool", queries: p.queries, heads, embed_dim, context: of_tower },
+        x,
+    )?;
+    let (context, read) = match p.kind {
+        PoolerKind::Released => {
+            let x = t.layer_norm("visual.ln_post", &queried, e)?;
+            return Ok(split(t, &x, p.queries, e));
+        }
+        PoolerKind::Parallel => (of_tower, x),
+        PoolerKind::Cascade => (Context { tokens: p.queries, width: e }, &queried),
+    };
+    let pooled = pooler::attend(
+        t,
+        &Pooler { prefix: "visual.attn_pool_contrastive", queries: 1, heads, embed_dim, context },
+        read,
+    )?;
+    Ok((
+        t.layer_norm("visual.ln_post_contrastive", &pooled, e)?,
+        t.layer_norm("visual.ln_post", &queried, e)?,
+    ))
+}
+
+/// The first of `count` tokens `[N, width]`, and the others `[N * (count - 1), width]`.
+fn split(t: &mut Tower<'_>, x: &Value, count: usize, width: usize) -> (Value, Value) {
+    let x = t.as_batch(x, count, width);
+    let first = first_token(t, &x);
+    let (starts, ends, axes) = (t.g.ints(&[1]), t.g.ints(&[count as i64]), t.g.ints(&[1]));
+    let rest = t.g.op("Slice", &[&x, &starts, &ends, &axes], &[]);
+    (first, t.as_rows(&rest, width))
 }
 
 /// Pixels to tokens `[N * (G + 1), W]`: patches, class token, positions, `ln_pre`.
@@ -103,7 +153,7 @@ fn embed(t: &mut Tower<'_>, c: &ModelConfig, pixels: &Value) -> Result<Value, Ex
 }
 
 /// `[1, a, b]` repeated for every image of `like [N, ..]`.
-fn repeat(t: &mut Tower<'_>, x: &Value, like: &Value, [a, b]: [i64; 2]) -> Value {
+pub fn repeat(t: &mut Tower<'_>, x: &Value, like: &Value, [a, b]: [i64; 2]) -> Value {
     let batch = t.g.op("Shape", &[like], &[("start", Attr::Int(0)), ("end", Attr::Int(1))]);
     let rest = t.g.ints(&[a, b]);
     let shape = t.g.op("Concat", &[&batch, &rest], &[("axis", Attr::Int(0))]);
@@ -173,89 +223,7 @@ fn first_token(t: &mut Tower<'_>, x: &Value) -> Value {
     t.g.op("Gather", &[x, &index], &[("axis", Attr::Int(1))])
 }
 
-/// The attentional pooler: `[N * tokens, W] -> [N * queries, E]`.
-fn pool(
-    t: &mut Tower<'_>,
-    c: &ModelConfig,
-    x: &Value,
-    tokens: usize,
-    heads: usize,
-    queries: usize,
-) -> Result<Value, ExportError> {
-    let (e, w) = (c.embed_dim, c.vision.width);
-    let block =
-        Block { prefix: "visual.attn_pool".into(), width: e, heads, mlp_width: 0, layer_scale: false };
-    let (dim, padded) = (block.head_dim(), block.padded());
-    let inner = heads * padded;
-    let x = t.layer_norm("visual.attn_pool.ln_k", x, w)?;
-    let mut kv = Vec::with_capacity(2);
-    for (part, letter) in [(1, 'k'), (2, 'v')] {
-        let (weight, bias) = (
-            format!("visual.attn_pool.attn.{letter}_weight"),
-            format!("visual.attn_pool.attn.{letter}_bias"),
-        );
-        let rows = t.project(
-            &x,
-            &Linear { weight: &weight, bias: Some(&bias), sizes: [inner, w] },
-            |r| Ok(pad_head_rows(&pooler_weight(r, e, w, part)?, dim, padded, w)),
-            |r| {
-                let packed = r.get("visual.attn_pool.attn.in_proj_bias", &[3 * e])?;
-                Ok(pad_head_rows(&packed[part * e..(part + 1) * e], dim, padded, 1))
-            },
-        )?;
-        kv.push(t.as_batch(&rows, tokens, inner));
-    }
-    let query = t.made("visual.attn_pool.projected_query", &[1, queries, inner], |r| {
-        Ok(pad_head_rows(&project_queries(r, e, w, queries)?, dim, padded, 1))
-    })?;
-    let query = repeat(t, &query, &kv[0], [queries as i64, inner as i64]);
-    let out = t.attention(&block, [&query, &kv[0], &kv[1]], None);
-    let out = t.as_rows(&out, inner);
-    let (weight, bias) = ("visual.attn_pool.attn.out_proj.weight", "visual.attn_pool.attn.out_proj.bias");
-    t.project(
-        &out,
-        &Linear { weight, bias: Some(bias), sizes: [e, inner] },
-        |r| Ok(pad_head_rows(&r.get(weight, &[e, e])?, dim, padded, 1)),
-        |r| Ok(r.get(bias, &[e])?),
-    )
-}
-
-/// Query, key or value weight of the pooler (`part` 0, 1, 2): `nn.MultiheadAttention` packs the three when key and
-/// query have one width, and keeps them apart when not.
-fn pooler_weight(r: &TensorReader, e: usize, w: usize, part: usize) -> Result<Vec<f32>, ExportError> {
-    const NAMES: [&str; 3] = ["q_proj_weight", "k_proj_weight", "v_proj_weight"];
-    if e == w {
-        let packed = r.get("visual.attn_pool.attn.in_proj_weight", &[3 * e, e])?;
-        return Ok(packed[part * e * e..(part + 1) * e * e].to_vec());
-    }
-    let columns = if part == 0 { e } else { w };
-    Ok(r.get(&format!("visual.attn_pool.attn.{}", NAMES[part]), &[e, columns])?)
-}
-
-/// `ln_q(query) @ Wq.T + bq`: `[queries, E]`, in f64.
-fn project_queries(r: &TensorReader, e: usize, w: usize, queries: usize) -> Result<Vec<f32>, ExportError> {
-    let query = r.get("visual.attn_pool.query", &[queries, e])?;
-    let gain = r.get("visual.attn_pool.ln_q.weight", &[e])?;
-    let shift = r.get("visual.attn_pool.ln_q.bias", &[e])?;
-    let weight = pooler_weight(r, e, w, 0)?;
-    let bias = r.get("visual.attn_pool.attn.in_proj_bias", &[3 * e])?;
-    let mut out = Vec::with_capacity(queries * e);
-    for row in query.chunks_exact(e) {
-        let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / e as f64;
-        let variance = row.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / e as f64;
-        let scale = 1.0 / (variance + f64::from(LAYER_NORM_EPSILON)).sqrt();
-        let normed: Vec<f64> = (0..e)
-            .map(|i| (f64::from(row[i]) - mean) * scale * f64::from(gain[i]) + f64::from(shift[i]))
-            .collect();
-        for (w, b) in weight.chunks_exact(e).zip(&bias) {
-            let dot: f64 = w.iter().zip(&normed).map(|(w, x)| f64::from(*w) * x).sum();
-            out.push((dot + f64::from(*b)) as f32);
-        }
-    }
-    Ok(out)
-}
-
-/// `image_features`: the first token `[N, width]`, projected and normalised.
+/// `image_features`: what was pooled `[N, width]`, projected and normalised.
 fn features(t: &mut Tower<'_>, c: &ModelConfig, pooled: &Value, width: usize) -> Result<(), ExportError> {
     let proj = t.tensor("visual.proj", &[width, c.embed_dim])?;
     let projected = t.g.op("MatMul", &[pooled, &proj], &[]);
@@ -266,22 +234,19 @@ fn features(t: &mut Tower<'_>, c: &ModelConfig, pooled: &Value, width: usize) ->
     Ok(())
 }
 
-/// Keys and values of every cross-attention. Each layer has its own `ln_1_kv`: they share the normalised tokens, and
+/// Keys and values of every cross-attention, of `tokens` `[N * count, width]`. Each layer has its own `ln_1_kv`: they share the normalised tokens, and
 /// their gains and shifts are folded into the projections.
 fn cross_keys_and_values(
     t: &mut Tower<'_>,
     d: &DecoderConfig,
-    x: &Value,
+    tokens: &Value,
     count: usize,
     width: usize,
 ) -> Result<(), ExportError> {
-    let (starts, ends, axes) = (t.g.ints(&[1]), t.g.ints(&[count as i64]), t.g.ints(&[1]));
-    let tokens = t.g.op("Slice", &[x, &starts, &ends, &axes], &[]);
-    let tokens = t.as_rows(&tokens, width);
     let ones = t.made("cross_attn.unit_gain", &[width], |_| Ok(vec![1.0; width]))?;
     let zeros = t.made("cross_attn.no_shift", &[width], |_| Ok(vec![0.0; width]))?;
     let attrs = [("axis", Attr::Int(-1)), ("epsilon", Attr::Float(LAYER_NORM_EPSILON))];
-    let normed = t.g.op("LayerNormalization", &[&tokens, &ones, &zeros], &attrs);
+    let normed = t.g.op("LayerNormalization", &[tokens, &ones, &zeros], &attrs);
     let dim = width / d.heads;
     let padded = padded_head_dim(dim);
     let inner = d.heads * padded;
@@ -297,9 +262,9 @@ fn cross_keys_and_values(
                 |r| Ok(pad_head_rows(&fold_kv_norm(r, layer, width, part)?.0, dim, padded, width)),
                 |r| Ok(pad_head_rows(&fold_kv_norm(r, layer, width, part)?.1, dim, padded, 1)),
             )?;
-            let shape = [Dim::Named(IMAGES), Dim::Fixed(count - 1), Dim::Fixed(inner)];
+            let shape = [Dim::Named(IMAGES), Dim::Fixed(count), Dim::Fixed(inner)];
             let output = t.g.declare_output(&name, t.dtype, &shape);
-            let shape = t.g.ints(&[-1, count as i64 - 1, inner as i64]);
+            let shape = t.g.ints(&[-1, count as i64, inner as i64]);
             t.g.op_into("Reshape", &[&rows, &shape], &output, &[]);
         }
     }

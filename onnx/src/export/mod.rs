@@ -7,6 +7,7 @@ mod decoder;
 pub(crate) mod graph;
 mod image_encoder;
 mod linear;
+mod pooler;
 mod text_encoder;
 mod weights;
 
@@ -224,7 +225,7 @@ fn dimensions(c: &ModelConfig) -> Dimensions {
         context_length: c.decoder.map_or(context, |d| context.min(d.context_length + 1)),
         decoder: c.decoder.map(|d| DecoderDimensions {
             image_tokens: c.image_tokens(),
-            text_layers: c.text.layers,
+            text_layers: c.decoding_text_layers(),
             text_heads: c.text.heads,
             text_head_dim: padded_head_dim(c.text.width / c.text.heads),
             decoder_layers: d.layers,

@@ -18,14 +18,14 @@ use crate::{
     model::IMAGES,
 };
 
-/// The blocks of the text tower, shared with the decoder.
+/// The blocks of the text tower, shared with a decoder that reads its output.
 pub fn block(c: &ModelConfig, layer: usize) -> Block {
     Block {
         prefix: format!("{}transformer.resblocks.{layer}", c.text.prefix),
         width: c.text.width,
         heads: c.text.heads,
         mlp_width: c.text.mlp_width,
-        layer_scale: c.text.layer_scale,
+        layer_scale: c.text.layer_scale.is_some(),
     }
 }
 

@@ -90,12 +90,12 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Presence of LayerScale: any number switches it on.
-    pub fn layer_scale(&self) -> Parsed<bool> {
-        match self.get("ls_init_value") {
-            Some(v) if v.is_number() => Ok(true),
-            Some(v) => Err(self.bad("ls_init_value", v, "a number or null")),
-            None => Ok(false),
+    /// A number that single precision holds, or none.
+    pub fn single(&self, key: &'static str) -> Parsed<Option<f32>> {
+        let Some(v) = self.get(key) else { return Ok(None) };
+        match v.as_f64().map(|n| n as f32).filter(|n| n.is_finite()) {
+            Some(n) => Ok(Some(n)),
+            None => Err(self.bad(key, v, "a number or null")),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The configuration's promises: open_clip 3.3.0's defaults, and every unsupported option named in the error.
 
+use recaption_schemas::{Interpolation, ResizeMode};
 use serde_json::json;
 
 use super::*;
@@ -54,9 +55,9 @@ fn the_base_is_read_as_written() {
             layers: 2,
             heads: 3,
             mlp_width: 384,
-            pooler: Some(PoolerConfig { queries: 256, heads: 8 }),
+            pooler: Some(PoolerConfig { kind: PoolerKind::Released, queries: 256, heads: 8 }),
             ln_pre: true,
-            layer_scale: false,
+            layer_scale: None,
         }
     );
     assert_eq!(config.text.mlp_width, 256);
@@ -112,7 +113,7 @@ fn spelt_out() -> Value {
     });
     json!({
         "model_cfg": {
-            "embed_dim": 512, "quick_gelu": false, "init_logit_scale": 2.6592, "init_logit_bias": null,
+            "embed_dim": 512, "quick_gelu": false, "init_logit_scale": 2.659_260_036_932_778, "init_logit_bias": null,
             "nonscalar_logit_scale": false, "cast_dtype": null, "pad_id": 0, "custom_text": true,
             "vision_cfg": vision, "text_cfg": text, "multimodal_cfg": multimodal
         },
@@ -213,6 +214,7 @@ fn unknown_keys_are_refused_with_their_section() {
     refused("flux_capacitor", 1.into());
     refused("/preprocess_cfg/crop_pct", 0.9.into());
     refused("/training", json!({}));
+    refused("/recaption", json!({"captions": 1}));
 }
 
 #[test]
@@ -246,6 +248,9 @@ fn numbers_out_of_range_are_refused() {
     refused("text_cfg/mlp_ratio", (-1.0).into());
     refused("text_cfg/mlp_ratio", 1e300.into());
     refused("text_cfg/ls_init_value", "1e-5".into());
+    refused("text_cfg/ls_init_value", 1e300.into());
+    refused("init_logit_scale", "2.66".into());
+    refused("init_logit_bias", true.into());
     refused("quick_gelu", 1.into());
     let mut missing = base();
     missing["model_cfg"].as_object_mut().expect("an object").remove("embed_dim");
@@ -326,7 +331,8 @@ fn the_decoders_own_quirks_are_kept() {
     assert_eq!(parse(&with("text_cfg/mlp_ratio", json!(2.67))).expect("valid").text.mlp_width, 170);
     // Teacher forcing needs one place less than the text.
     assert!(parse(&with("multimodal_cfg/context_length", json!(15))).is_ok());
-    assert!(parse(&with("text_cfg/ls_init_value", json!(0.0))).expect("valid").text.layer_scale);
+    let scaled = parse(&with("text_cfg/ls_init_value", json!(0.0))).expect("valid");
+    assert_eq!((scaled.text.layer_scale, scaled.vision.layer_scale), (Some(0.0), None));
 }
 
 /// `model_configs/coca_*.json` of open_clip 3.3.0.
