@@ -3,6 +3,7 @@
 //! First step of the exporter. No tensor is held here longer than it is worked on.
 
 mod config;
+mod parameters;
 mod tensors;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ pub use config::{
     Activation, DecoderConfig, ModelConfig, MultimodalInput, Normalisation, PoolerConfig, PoolerKind,
     TextConfig, TextPooling, VisionConfig,
 };
+pub use parameters::{Init, Parameter};
+pub use safetensors::Dtype;
 pub use tensors::TensorReader;
 
 /// Why a checkpoint cannot be used.

@@ -30,6 +30,7 @@ pub struct TensorReader {
     path: PathBuf,
     file: File,
     entries: BTreeMap<String, Entry>,
+    metadata: Option<BTreeMap<String, String>>,
     used: RefCell<BTreeSet<String>>,
 }
 
@@ -69,7 +70,9 @@ impl TensorReader {
             let entry = Entry { dtype: info.dtype, shape: info.shape.clone(), start, len: to - from };
             entries.insert(name, entry);
         }
-        Ok(Self { path: path.to_owned(), file, entries, used: RefCell::default() })
+        let metadata =
+            metadata.metadata().as_ref().map(|m| m.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
+        Ok(Self { path: path.to_owned(), file, entries, metadata, used: RefCell::default() })
     }
 
     fn error(&self, what: String) -> CheckpointError {
@@ -80,6 +83,29 @@ impl TensorReader {
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
+    }
+
+    /// Names of all tensors, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The type that the file stores a tensor in; none when there is no such tensor.
+    #[must_use]
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.entries.get(name).map(|e| e.dtype)
+    }
+
+    /// Shape of a tensor, `[]` of a scalar; none when there is no such tensor.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|e| e.shape.as_slice())
+    }
+
+    /// The file's own `__metadata__`, if it has one.
+    #[must_use]
+    pub fn metadata(&self) -> Option<&BTreeMap<String, String>> {
+        self.metadata.as_ref()
     }
 
     /// One tensor, row-major, as f32.

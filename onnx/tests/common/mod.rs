@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub mod random;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},

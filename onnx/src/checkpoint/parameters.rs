@@ -1,0 +1,215 @@
+//! The one list of a checkpoint's tensors: names and shapes as open_clip and torch have them, and what training from
+//! nothing begins with.
+//!
+//! The exporter asks for tensors one by one, where its graphs need them; `tests/parameters.rs` holds the two against each
+//! other and against open_clip's files. Linear layers are `[out, in]`, projections without bias `[in, out]`.
+
+use super::config::{
+    DecoderConfig, ModelConfig, PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
+};
+
+/// Standard deviation of token embeddings in the beginning.
+const TOKEN_STD: f32 = 0.02;
+/// Standard deviation of a text's position embeddings and class token in the beginning.
+const POSITION_STD: f32 = 0.01;
+
+/// What a tensor holds before any training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Draws from a normal distribution around 0 with this standard deviation.
+    Normal(f32),
+    /// 1.
+    Ones,
+    /// 0.
+    Zeros,
+    /// This number.
+    Constant(f32),
+}
+
+/// One tensor of a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// open_clip's name.
+    pub name: String,
+    /// Shape, row-major; `[]` of a scalar.
+    pub shape: Vec<usize>,
+    /// What it begins with.
+    pub init: Init,
+}
+
+impl Parameter {
+    /// Number of values; 1 of a scalar.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl ModelConfig {
+    /// Every tensor that a checkpoint of this configuration has, and no other, each once, in the order of the data's way:
+    /// image tower, text tower, decoder, temperature. A CLIP's are those without poolers and decoder.
+    ///
+    /// `init` is open_clip 3.3.0's where its towers initialise themselves, and CLIP's rule for the image tower's blocks, which
+    /// open_clip leaves to torch's defaults. Projections, the poolers' too, begin with the -0.5th power of their input's
+    /// width.
+    #[must_use]
+    pub fn parameters(&self) -> Vec<Parameter> {
+        let mut table = Table(Vec::new());
+        table.vision(&self.vision, self.embed_dim);
+        table.text(&self.text, self.embed_dim);
+        if let Some(decoder) = &self.decoder {
+            table.decoder(decoder, self.text.vocab_size);
+        }
+        table.add("logit_scale", &[], Init::Constant(self.init_logit_scale));
+        if let Some(bias) = self.init_logit_bias {
+            table.add("logit_bias", &[], Init::Constant(bias));
+        }
+        table.0
+    }
+}
+
+/// Residual blocks that differ in their number alone.
+struct Blocks {
+    width: usize,
+    mlp_width: usize,
+    /// Of the tower: its depth scales the layers that write into the residual.
+    layers: usize,
+    layer_scale: Option<f32>,
+}
+
+/// `width^-0.5`.
+fn per_width(width: usize) -> f32 {
+    (width as f32).powf(-0.5)
+}
+
+struct Table(Vec<Parameter>);
+
+impl Table {
+    fn add(&mut self, name: impl Into<String>, shape: &[usize], init: Init) {
+        self.0.push(Parameter { name: name.into(), shape: shape.to_vec(), init });
+    }
+
+    fn layer_norm(&mut self, prefix: &str, width: usize) {
+        self.add(format!("{prefix}.weight"), &[width], Init::Ones);
+        self.add(format!("{prefix}.bias"), &[width], Init::Zeros);
+    }
+
+    /// `weight [out, in]` and `bias [out]`.
+    fn linear(&mut self, prefix: &str, [out, input]: [usize; 2], std: f32) {
+        self.add(format!("{prefix}.weight"), &[out, input], Init::Normal(std));
+        self.add(format!("{prefix}.bias"), &[out], Init::Zeros);
+    }
+
+    fn vision(&mut self, v: &VisionConfig, embed_dim: usize) {
+        let (width, patch) = (v.width, v.patch_size);
+        let std = per_width(width);
+        self.add("visual.class_embedding", &[width], Init::Normal(std));
+        self.add("visual.positional_embedding", &[v.grid() * v.grid() + 1, width], Init::Normal(std));
+        let pixels = 3 * patch * patch;
+        self.add("visual.conv1.weight", &[width, 3, patch, patch], Init::Normal(per_width(pixels)));
+        if v.ln_pre {
+            self.layer_norm("visual.ln_pre", width);
+        }
+        let blocks = Blocks { width, mlp_width: v.mlp_width, layers: v.layers, layer_scale: v.layer_scale };
+        for layer in 0..v.layers {
+            self.block(&format!("visual.transformer.resblocks.{layer}"), &blocks, false);
+        }
+        let pooled = match v.pooler {
+            None => width,
+            Some(p) => {
+                self.poolers(p, width, embed_dim);
+                embed_dim
+            }
+        };
+        self.layer_norm("visual.ln_post", pooled);
+        self.add("visual.proj", &[pooled, embed_dim], Init::Normal(per_width(pooled)));
+    }
+
+    fn poolers(&mut self, p: PoolerConfig, width: usize, embed_dim: usize) {
+        self.pooler("visual.attn_pool", p.queries, width, embed_dim);
+        let context = match p.kind {
+            PoolerKind::Released => return,
+            PoolerKind::Parallel => width,
+            PoolerKind::Cascade => embed_dim,
+        };
+        self.pooler("visual.attn_pool_contrastive", 1, context, embed_dim);
+        self.layer_norm("visual.ln_post_contrastive", embed_dim);
+    }
+
+    /// A pooler that attends to tokens `context` wide. `nn.MultiheadAttention` packs its weights when that is its own width.
+    fn pooler(&mut self, prefix: &str, queries: usize, context: usize, embed_dim: usize) {
+        let e = embed_dim;
+        self.add(format!("{prefix}.query"), &[queries, e], Init::Normal(1.0));
+        self.layer_norm(&format!("{prefix}.ln_q"), e);
+        self.layer_norm(&format!("{prefix}.ln_k"), context);
+        if context == e {
+            self.add(format!("{prefix}.attn.in_proj_weight"), &[3 * e, e], Init::Normal(per_width(e)));
+        } else {
+            for (part, input) in [("q", e), ("k", context), ("v", context)] {
+                let init = Init::Normal(per_width(input));
+                self.add(format!("{prefix}.attn.{part}_proj_weight"), &[e, input], init);
+            }
+        }
+        self.add(format!("{prefix}.attn.in_proj_bias"), &[3 * e], Init::Zeros);
+        self.linear(&format!("{prefix}.attn.out_proj"), [e, e], per_width(e));
+    }
+
+    fn text(&mut self, text: &TextConfig, embed_dim: usize) {
+        let (width, prefix) = (text.width, text.prefix);
+        let tokens = [text.vocab_size, width];
+        self.add(format!("{prefix}token_embedding.weight"), &tokens, Init::Normal(TOKEN_STD));
+        // The class token stands behind the context and has a position of its own.
+        let class = usize::from(text.pooling == TextPooling::ClassToken);
+        let places = [text.context_length + class, width];
+        self.add(format!("{prefix}positional_embedding"), &places, Init::Normal(POSITION_STD));
+        if text.pooling == TextPooling::ClassToken {
+            self.add(format!("{prefix}cls_emb"), &[width], Init::Normal(POSITION_STD));
+        }
+        let blocks =
+            Blocks { width, mlp_width: text.mlp_width, layers: text.layers, layer_scale: text.layer_scale };
+        for layer in 0..text.layers {
+            self.block(&format!("{prefix}transformer.resblocks.{layer}"), &blocks, false);
+        }
+        self.layer_norm(&format!("{prefix}ln_final"), width);
+        let init = Init::Normal(per_width(width));
+        self.add(format!("{prefix}text_projection"), &[width, embed_dim], init);
+    }
+
+    fn decoder(&mut self, d: &DecoderConfig, vocab_size: usize) {
+        let width = d.width;
+        // open_clip ignores the decoder's `mlp_ratio`.
+        let blocks = Blocks { width, mlp_width: 4 * width, layers: d.layers, layer_scale: d.layer_scale };
+        for layer in 0..d.layers {
+            self.block(&format!("text_decoder.resblocks.{layer}"), &blocks, false);
+            self.block(&format!("text_decoder.cross_attn.{layer}"), &blocks, true);
+        }
+        self.layer_norm("text_decoder.ln_final", width);
+        let init = Init::Normal(per_width(width));
+        self.add("text_decoder.text_projection", &[width, vocab_size], init);
+    }
+
+    /// A residual block; one that attends to the image normalises keys and values by themselves.
+    fn block(&mut self, prefix: &str, b: &Blocks, cross: bool) {
+        let width = b.width;
+        let residual_std = per_width(width) * per_width(2 * b.layers);
+        self.layer_norm(&format!("{prefix}.ln_1"), width);
+        if cross {
+            self.layer_norm(&format!("{prefix}.ln_1_kv"), width);
+        }
+        let init = Init::Normal(per_width(width));
+        self.add(format!("{prefix}.attn.in_proj_weight"), &[3 * width, width], init);
+        self.add(format!("{prefix}.attn.in_proj_bias"), &[3 * width], Init::Zeros);
+        self.linear(&format!("{prefix}.attn.out_proj"), [width, width], residual_std);
+        self.layer_scale(&format!("{prefix}.ls_1"), b);
+        self.layer_norm(&format!("{prefix}.ln_2"), width);
+        self.linear(&format!("{prefix}.mlp.c_fc"), [b.mlp_width, width], per_width(2 * width));
+        self.linear(&format!("{prefix}.mlp.c_proj"), [width, b.mlp_width], residual_std);
+        self.layer_scale(&format!("{prefix}.ls_2"), b);
+    }
+
+    fn layer_scale(&mut self, prefix: &str, b: &Blocks) {
+        if let Some(value) = b.layer_scale {
+            self.add(format!("{prefix}.gamma"), &[b.width], Init::Constant(value));
+        }
+    }
+}
