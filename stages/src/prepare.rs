@@ -124,7 +124,9 @@ pub fn squares(image: &[u8], suffix: &str, settings: &PrepareSettings) -> Result
     Ok(ModelPixels { captioner: pixels.next().unwrap_or_default(), scorer: pixels.next(), width, height })
 }
 
-fn reason_of(error: &DecodeError) -> RejectReason {
+/// The reason by which an image that cannot be decoded is counted.
+#[must_use]
+pub fn reason_of(error: &DecodeError) -> RejectReason {
     match error {
         DecodeError::Unsupported { .. } => RejectReason::UnsupportedFormat,
         DecodeError::Corrupt { .. } => RejectReason::CorruptImage,

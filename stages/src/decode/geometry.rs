@@ -8,6 +8,22 @@ use image::metadata::Orientation;
 
 use recaption_schemas::ResizeMode;
 
+/// Longest axis, in pixels, that a part may imply: smaller parts are widened.
+const MAX_REGION_AXIS: f64 = 1e6;
+
+/// A part of an upright image, in shares of its sides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Region {
+    /// Left edge, [0, 1 - width].
+    pub left: f64,
+    /// Upper edge, [0, 1 - height].
+    pub top: f64,
+    /// Width, (0, 1].
+    pub width: f64,
+    /// Height, (0, 1].
+    pub height: f64,
+}
+
 /// One axis of the plan. Resize the source axis to `resized`, keep `length` of that from `offset` on, and put it at
 /// `pad` on the model's axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +80,20 @@ impl Plan {
             ResizeMode::Squash => (u64::from(size), u64::from(size)),
         };
         Self { x: Axis::new(w, size), y: Axis::new(h, size) }
+    }
+
+    /// The plan for a part of an upright image, whatever its aspect ratio.
+    pub fn of_region(size: u32, region: &Region) -> Self {
+        let axis = |start: f64, share: f64| {
+            let side = f64::from(size);
+            // The whole axis as long as it takes for the part to be `size`; at least that.
+            let share = share.clamp(side / MAX_REGION_AXIS, 1.0);
+            let resized = ((side / share).round() as u64).max(u64::from(size));
+            let start = start.clamp(0.0, 1.0 - share) * resized as f64;
+            let offset = (start.round() as u64).min(resized - u64::from(size));
+            Axis { resized, offset, length: size, pad: 0 }
+        };
+        Self { x: axis(region.left, region.width), y: axis(region.top, region.height) }
     }
 
     /// The plan's axes as the stored image has them: (stored x, stored y).

@@ -27,6 +27,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use error::DecodeError;
+pub use geometry::Region;
 pub use pixels::{Pixels, Prepared, Squares};
 pub use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
 
@@ -117,6 +118,23 @@ pub fn prepare(
     Ok(Prepared { pixels, width, height })
 }
 
+/// As [`prepare`], of a part of the picture, which is stretched to the square whatever its shape: augmentation in training.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_region(
+    bytes: &[u8],
+    suffix: Option<&str>,
+    preprocess: &Preprocess,
+    region: Option<Region>,
+    options: &DecodeOptions,
+) -> Result<Prepared, DecodeError> {
+    let Squares { pixels, width, height } =
+        prepare_views(bytes, suffix, std::slice::from_ref(preprocess), region.as_ref(), options)?;
+    let pixels = pixels.into_iter().next().ok_or_else(|| DecodeError::corrupt("", "yields no pixels"))?;
+    Ok(Prepared { pixels, width, height })
+}
+
 /// As [`prepare`], for several models: decoded once, one square for every element of `wanted`, in its order.
 ///
 /// # Errors
@@ -127,10 +145,20 @@ pub fn prepare_all(
     wanted: &[Preprocess],
     options: &DecodeOptions,
 ) -> Result<Squares, DecodeError> {
+    prepare_views(bytes, suffix, wanted, None, options)
+}
+
+fn prepare_views(
+    bytes: &[u8],
+    suffix: Option<&str>,
+    wanted: &[Preprocess],
+    region: Option<&Region>,
+    options: &DecodeOptions,
+) -> Result<Squares, DecodeError> {
     let format = sniff::sniff(bytes, suffix)?;
     catch_unwind(AssertUnwindSafe(|| {
         SCRATCH.with_borrow_mut(|scratch| {
-            let prepared = prepare_with(scratch, bytes, format, wanted, options);
+            let prepared = prepare_with(scratch, (bytes, format), wanted, region, options);
             scratch.shrink();
             prepared
         })
@@ -140,9 +168,9 @@ pub fn prepare_all(
 
 fn prepare_with(
     scratch: &mut Scratch,
-    bytes: &[u8],
-    format: Format,
+    (bytes, format): (&[u8], Format),
     wanted: &[Preprocess],
+    region: Option<&Region>,
     options: &DecodeOptions,
 ) -> Result<Squares, DecodeError> {
     let mut raster = match format {
@@ -156,7 +184,7 @@ fn prepare_with(
     let data = &scratch.pixels[..raster.len()];
     let mut pixels = Vec::with_capacity(wanted.len());
     for preprocess in wanted {
-        let square = resample::resample(&mut scratch.workspace, &raster, data, preprocess)?;
+        let square = resample::resample(&mut scratch.workspace, &raster, data, preprocess, region)?;
         pixels.push(Pixels::new(preprocess.size, square).ok_or_else(|| {
             DecodeError::corrupt("", format!("cannot become {0} x {0} pixels", preprocess.size))
         })?);

@@ -10,7 +10,7 @@ use fast_image_resize::pixels::{U8, U8x4};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
 use super::error::DecodeError;
-use super::geometry::{Axis, Plan, Turn};
+use super::geometry::{Axis, Plan, Region, Turn};
 use super::raster::{Channels, Raster};
 use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
 
@@ -58,7 +58,7 @@ fn whole(from: u32, to: u32) -> Span {
     Span { start: f64::from(from), length: f64::from(to - from) }
 }
 
-/// Crops, resizes and turns `data` (`[raster.height, raster.width, channels]` u8).
+/// Crops, resizes and turns `data` (`[raster.height, raster.width, channels]` u8); a `region` becomes the whole square.
 ///
 /// Returns `[S, S, 3]` u8 RGB, row-major.
 ///
@@ -69,10 +69,14 @@ pub(super) fn resample(
     raster: &Raster,
     data: &[u8],
     preprocess: &Preprocess,
+    region: Option<&Region>,
 ) -> Result<Vec<u8>, DecodeError> {
     let turn = Turn::from(raster.orientation);
     let (width, height) = raster.upright();
-    let plan = Plan::new(width, height, preprocess.size, preprocess.resize_mode);
+    let plan = match region {
+        Some(region) => Plan::of_region(preprocess.size, region),
+        None => Plan::new(width, height, preprocess.size, preprocess.resize_mode),
+    };
     let (x, y) = plan.stored(turn);
     resize(workspace, raster, data, (x, y), turn.transpose, preprocess.interpolation)?;
     let fill = match preprocess.resize_mode {

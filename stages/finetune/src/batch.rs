@@ -1,0 +1,125 @@
+//! A batch on the host, and what it becomes on a device.
+
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
+use recaption_onnx::checkpoint::ModelConfig;
+
+use crate::{model::Texts, objective::PAD};
+
+/// Samples on the host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// Webdataset keys, `[N]`.
+    pub keys: Vec<String>,
+    /// RGB at the model's size, `[N, S, S, 3]`.
+    pub pixels: Vec<u8>,
+    /// Each text's ids: start, words, end, without padding.
+    pub ids: Vec<Vec<i64>>,
+}
+
+/// A batch on a device.
+pub struct Inputs {
+    /// Normalised pixels, `[N, G * G, 3 * P * P]`, channel by channel.
+    pub patches: Tensor<3>,
+    /// Texts `[N, T]`, as long as the longest needs.
+    pub texts: Texts,
+    /// What the decoder should say, `[N * (T - 1)]`.
+    pub labels: Tensor<1, Int>,
+}
+
+impl Batch {
+    /// Samples.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Labels that count: every id but the first, unless it is padding.
+    #[must_use]
+    pub fn labels(&self) -> usize {
+        self.ids.iter().flat_map(|ids| ids.iter().skip(1)).filter(|id| **id != PAD).count()
+    }
+
+    /// Adds a sample.
+    pub fn push(&mut self, key: String, pixels: &[u8], ids: Vec<i64>) {
+        self.keys.push(key);
+        self.pixels.extend_from_slice(pixels);
+        self.ids.push(ids);
+    }
+
+    /// The batch in parts of at most `n` samples, in order.
+    #[must_use]
+    pub fn parts(&self, n: usize) -> Vec<Self> {
+        let image = self.pixels.len() / self.len().max(1);
+        let cut = |(i, keys): (usize, &[String])| {
+            let (from, to) = (i * n, i * n + keys.len());
+            Self {
+                keys: keys.to_vec(),
+                pixels: self.pixels[from * image..to * image].to_vec(),
+                ids: self.ids[from..to].to_vec(),
+            }
+        };
+        self.keys.chunks(n.max(1)).enumerate().map(cut).collect()
+    }
+
+    /// Puts the batch on a device.
+    #[must_use]
+    pub fn to_device(&self, c: &ModelConfig, device: &Device) -> Inputs {
+        let n = self.len();
+        let (grid, patch) = (c.vision.grid(), c.vision.patch_size);
+        let patches = cut_patches(&self.pixels, n, c);
+        let patches =
+            Tensor::from_data(TensorData::new(patches, [n, grid * grid, 3 * patch * patch]), device);
+        let length = self.length(c.text.context_length);
+        let at = |ids: &[i64], i: usize| ids.get(i).copied().unwrap_or(PAD);
+        let ids: Vec<i64> = self.ids.iter().flat_map(|ids| (0..length).map(|i| at(ids, i))).collect();
+        let hidden: Vec<bool> = ids
+            .chunks_exact(length)
+            .flat_map(|row| std::iter::once(false).chain(row.iter().map(|id| *id == PAD)))
+            .collect();
+        let labels: Vec<i64> = ids.chunks_exact(length).flat_map(|row| &row[1..]).copied().collect();
+        let labels = Tensor::from_data(TensorData::new(labels, [n * (length - 1)]), device);
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, length]), device);
+        let hidden = Tensor::<2, Bool>::from_data(TensorData::new(hidden, [n, length + 1]), device);
+        Inputs { patches, texts: Texts { ids, hidden }, labels }
+    }
+
+    /// Ids per text: one more than the longest, so that what follows cannot be seen, at most the context.
+    fn length(&self, context: usize) -> usize {
+        let last = |ids: &Vec<i64>| ids.iter().rposition(|id| *id != PAD).map_or(0, |at| at + 1);
+        (self.ids.iter().map(last).max().unwrap_or(0) + 1).clamp(2, context)
+    }
+}
+
+/// Pixels to normalised patches, as `conv1.weight` reads them: channel, row, column.
+fn cut_patches(pixels: &[u8], n: usize, c: &ModelConfig) -> Vec<f32> {
+    let (side, patch, grid) = (c.vision.image_size, c.vision.patch_size, c.vision.grid());
+    let area = patch * patch;
+    let table: Vec<[f32; 256]> = (0..3)
+        .map(|channel| {
+            let (mean, std) = (c.normalisation.mean[channel], c.normalisation.std[channel]);
+            std::array::from_fn(|v| ((v as f64 / 255.0 - mean) / std) as f32)
+        })
+        .collect();
+    let mut patches = vec![0.0; n * grid * grid * 3 * area];
+    patches.par_chunks_exact_mut(3 * area).enumerate().for_each(|(i, out)| {
+        let (image, at) = (i / (grid * grid), i % (grid * grid));
+        let (top, left) = (at / grid * patch, at % grid * patch);
+        let image = &pixels[image * side * side * 3..];
+        for row in 0..patch {
+            let line = &image[((top + row) * side + left) * 3..][..patch * 3];
+            for (column, rgb) in line.chunks_exact(3).enumerate() {
+                for (channel, v) in rgb.iter().enumerate() {
+                    out[channel * area + row * patch + column] = table[channel][usize::from(*v)];
+                }
+            }
+        }
+    });
+    patches
+}

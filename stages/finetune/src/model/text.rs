@@ -1,0 +1,74 @@
+//! The text tower.
+
+use burn::tensor::{Bool, Int, Tensor};
+use recaption_onnx::checkpoint::{ModelConfig, MultimodalInput};
+
+use super::{
+    layers::{Block, Visible, layer_norm},
+    normalise,
+    parameters::Parameters,
+};
+
+/// A batch of texts.
+#[derive(Clone)]
+pub struct Texts {
+    /// Ids `[N, T]`: start, words, end, padding. `T` is the context length, or leaves at least one padding id behind the
+    /// longest text: then nothing of what is left out can be seen.
+    pub ids: Tensor<2, Int>,
+    /// Which of the tower's `T + 1` keys are padding, by the released weights' shifted rule: key 0 never, key i where
+    /// `ids[i - 1]` is padding. `[N, T + 1]`.
+    pub hidden: Tensor<2, Bool>,
+}
+
+/// What a text becomes.
+pub struct EncodedTexts {
+    /// Embeddings `[N, E]`, L2-normalised, single; not computed unless asked for.
+    pub features: Option<Tensor<2>>,
+    /// What the decoder reads, `[N * T, W]`.
+    pub tokens: Tensor<2>,
+}
+
+/// Ids to what the rest of the model reads. Without `contrastive` the class token is left out: no other token sees it.
+pub fn encode(p: &Parameters, c: &ModelConfig, texts: &Texts, contrastive: bool) -> EncodedTexts {
+    let [batch, length] = texts.ids.dims();
+    let (width, context) = (c.text.width, c.text.context_length);
+    let words = burn::tensor::module::embedding(
+        p.matrix("text.token_embedding.weight"),
+        texts.ids.clone(),
+    );
+    let positions = p.matrix("text.positional_embedding");
+    let embedded = words + positions.clone().narrow(0, 0, length).unsqueeze();
+    let reads_embeddings = c.decoder.is_some_and(|d| d.input == MultimodalInput::Embeddings);
+    if reads_embeddings && !contrastive {
+        return EncodedTexts { features: None, tokens: embedded.reshape([batch * length, width]) };
+    }
+    let (x, tokens) = if contrastive {
+        // The class token stands last, at the position behind the whole context.
+        let class = p.lower(p.vector("text.cls_emb")).unsqueeze::<2>() + positions.narrow(0, context, 1);
+        let class = class.unsqueeze::<3>().expand([batch, 1, width]);
+        (Tensor::cat(vec![embedded.clone(), class], 1), length + 1)
+    } else {
+        (embedded.clone(), length)
+    };
+    let visible = Visible::CausalExcept(texts.hidden.clone().narrow(1, 0, tokens));
+    let mut x = x.reshape([batch * tokens, width]);
+    for layer in 0..c.text.layers {
+        let block = Block {
+            parameters: p,
+            prefix: format!("text.transformer.resblocks.{layer}"),
+            heads: c.text.heads,
+            activation: c.activation,
+            layer_scale: c.text.layer_scale.is_some(),
+        };
+        x = block.self_attention(x, batch, &visible);
+    }
+    if !contrastive {
+        return EncodedTexts { features: None, tokens: x };
+    }
+    let x = x.reshape([batch, tokens, width]);
+    let class = x.clone().narrow(1, length, 1).reshape([batch, width]);
+    let class = layer_norm(p, "text.ln_final", class);
+    let features = normalise(class.matmul(p.matrix("text.text_projection")));
+    let tokens = if reads_embeddings { embedded } else { x.narrow(1, 0, length) };
+    EncodedTexts { features: Some(features), tokens: tokens.reshape([batch * length, width]) }
+}

@@ -1,0 +1,127 @@
+//! One optimisation step's gradients, of a batch that may be too large for one forward pass.
+//!
+//! A batch in parts keeps the whole batch's negatives (GradCache, Gao et al. 2021): a first pass without a graph gives all
+//! embeddings; InfoNCE over them gives each embedding's gradient; a second pass, part by part, carries these into the
+//! parameters together with the caption's loss. The gradients equal those of the whole batch at once, for one more
+//! forward pass of the two towers.
+
+use burn::tensor::{Device, Gradients, Tensor};
+
+use super::{Losses, Weights, info_nce, losses};
+use crate::{batch::Batch, model::Coca};
+
+/// What a step found.
+pub struct Step {
+    /// Weighted InfoNCE, 0 where it has no weight.
+    pub contrastive: f64,
+    /// Weighted caption loss, 0 where it has no weight.
+    pub caption: f64,
+    /// Gradient of their sum for every parameter, in order; `None` for what is frozen or had no part.
+    pub gradients: Vec<Option<Tensor<1>>>,
+}
+
+fn scalar(x: &Tensor<1>) -> f64 {
+    f64::from(x.to_data_as::<f32>().iter::<f32>().next().unwrap_or(f32::NAN))
+}
+
+/// Losses and gradients of `batch`, in parts of at most `part` samples. `device` has autodiff.
+#[must_use]
+pub fn gradients(model: &Coca, batch: &Batch, part: usize, weights: &Weights, device: &Device) -> Step {
+    if batch.len() <= part {
+        return whole(model, batch, weights, device);
+    }
+    let mut step = Step { contrastive: 0.0, caption: 0.0, gradients: vec![None; model.parameters.list().len()] };
+    let parts: Vec<Batch> = batch.parts(part);
+    let pulls = (weights.contrastive > 0.0).then(|| embedding_gradients(model, &parts, weights, device, &mut step));
+    let total = batch.labels();
+    for (i, part) in parts.iter().enumerate() {
+        let inputs = part.to_device(&model.config, device);
+        let output =
+            model.forward(inputs.patches, &inputs.texts, weights.contrastive > 0.0, weights.caption > 0.0);
+        let pull = pulls.as_ref().map(|pulls| {
+            let (image, text) = pulls[i].clone();
+            let texts = output.text_features.clone().map(|x| (x * text).sum());
+            let images = (output.image_features.clone() * image).sum();
+            texts.map_or(images.clone(), |texts| images + texts)
+        });
+        let captions = super::Output { text_features: None, ..output };
+        let Losses { caption, .. } = losses(model, captions, inputs.labels, total, weights);
+        step.caption += caption.as_ref().map_or(0.0, scalar);
+        let Some(loss) = sum(pull, caption) else { continue };
+        add(&mut step.gradients, model, loss.backward());
+    }
+    step
+}
+
+fn sum(a: Option<Tensor<1>>, b: Option<Tensor<1>>) -> Option<Tensor<1>> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a + b),
+        (a, b) => a.or(b),
+    }
+}
+
+fn whole(model: &Coca, batch: &Batch, weights: &Weights, device: &Device) -> Step {
+    let inputs = batch.to_device(&model.config, device);
+    let output = model.forward(inputs.patches, &inputs.texts, weights.contrastive > 0.0, weights.caption > 0.0);
+    let Losses { contrastive, caption } = losses(model, output, inputs.labels, batch.labels(), weights);
+    let (con, cap) = (contrastive.as_ref().map_or(0.0, scalar), caption.as_ref().map_or(0.0, scalar));
+    let mut step =
+        Step { contrastive: con, caption: cap, gradients: vec![None; model.parameters.list().len()] };
+    if let Some(loss) = sum(contrastive, caption) {
+        add(&mut step.gradients, model, loss.backward());
+    }
+    step
+}
+
+fn add(sums: &mut [Option<Tensor<1>>], model: &Coca, mut found: Gradients) {
+    for (sum, new) in sums.iter_mut().zip(model.parameters.take_gradients(&mut found)) {
+        *sum = match (sum.take(), new) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
+type Pull = (Tensor<2>, Tensor<2>);
+
+/// First pass: all embeddings, InfoNCE over them, and its gradient for each part's embeddings. The temperature's own
+/// gradient is added to `step`.
+fn embedding_gradients(
+    model: &Coca,
+    parts: &[Batch],
+    weights: &Weights,
+    device: &Device,
+    step: &mut Step,
+) -> Vec<Pull> {
+    let plain = device.clone().without_autodiff();
+    let frozen = model.without_autodiff();
+    let features = |part: &Batch| {
+        let inputs = part.to_device(&model.config, &plain);
+        let output = frozen.forward(inputs.patches, &inputs.texts, true, false);
+        output.text_features.map(|text| (output.image_features, text))
+    };
+    let (images, texts): (Vec<_>, Vec<_>) = parts.iter().filter_map(features).unzip();
+    let leaf = |parts: Vec<Tensor<2>>| Tensor::cat(parts, 0).autodiff().require_grad();
+    let (images, texts) = (leaf(images), leaf(texts));
+    let scale = model.parameters.vector("logit_scale");
+    let loss = info_nce(images.clone(), texts.clone(), scale.clone()) * weights.contrastive;
+    step.contrastive = scalar(&loss);
+    let mut found = loss.backward();
+    let split = |leaf: &Tensor<2>, found: &Gradients| {
+        let whole = leaf.grad(found).unwrap_or_else(|| leaf.clone().without_autodiff().zeros_like());
+        let mut from = 0;
+        let mut cut = Vec::with_capacity(parts.len());
+        for part in parts {
+            cut.push(whole.clone().narrow(0, from, part.len()).autodiff());
+            from += part.len();
+        }
+        cut
+    };
+    let pulls = split(&images, &found).into_iter().zip(split(&texts, &found)).collect();
+    for (sum, name) in step.gradients.iter_mut().zip(model.parameters.list()) {
+        if name.name == "logit_scale" {
+            *sum = scale.grad_remove(&mut found);
+        }
+    }
+    pulls
+}

@@ -1,0 +1,120 @@
+//! What each parameter learns: frozen or not, at which share of the learning rate, with or without decay.
+
+use std::str::FromStr;
+
+use recaption_onnx::checkpoint::{ModelConfig, Parameter};
+
+/// How one parameter is treated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Group {
+    /// Whether it learns at all.
+    pub trained: bool,
+    /// Share of the learning rate, (0, 1].
+    pub lr_scale: f64,
+    /// Whether weight decay applies: matrices only (two dimensions and more), as in open_clip's training.
+    pub decay: bool,
+}
+
+/// Part of a model that can be frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tower {
+    Image,
+    Pooler,
+    Text,
+    Decoder,
+    Temperature,
+}
+
+/// A part that does not learn: `image`, `pooler`, `text`, `decoder` or `temperature`; `image:6` is what comes before the
+/// first six blocks, and these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freeze {
+    tower: Tower,
+    layers: Option<usize>,
+}
+
+impl FromStr for Freeze {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, layers) = match text.split_once(':') {
+            Some((name, n)) => {
+                (name, Some(n.parse().map_err(|_| format!("`{text}`: `{n}` is no number of layers"))?))
+            }
+            None => (text, None),
+        };
+        let tower = match name {
+            "image" => Tower::Image,
+            "pooler" => Tower::Pooler,
+            "text" => Tower::Text,
+            "decoder" => Tower::Decoder,
+            "temperature" => Tower::Temperature,
+            _ => {
+                return Err(format!(
+                    "`{text}`: known are image, pooler, text, decoder and temperature; `image:6` freezes the first six blocks and what comes before them"
+                ));
+            }
+        };
+        if layers.is_some() && matches!(tower, Tower::Pooler | Tower::Temperature) {
+            return Err(format!("`{text}`: {name} has no layers"));
+        }
+        Ok(Self { tower, layers })
+    }
+}
+
+/// Where a parameter stands: its tower, and its depth there (0 before the blocks, i + 1 in block i).
+fn place(c: &ModelConfig, name: &str) -> (Tower, usize) {
+    let tower = if name == "logit_scale" {
+        Tower::Temperature
+    } else if name.starts_with("text_decoder.") {
+        Tower::Decoder
+    } else if name.starts_with("text.") {
+        Tower::Text
+    } else if ["visual.attn_pool", "visual.ln_post", "visual.proj"].iter().any(|p| name.starts_with(p)) {
+        Tower::Pooler
+    } else {
+        Tower::Image
+    };
+    let block = ["resblocks.", "cross_attn."].iter().find_map(|kind| {
+        let rest = name.split_once(kind)?.1;
+        rest.split('.').next()?.parse::<usize>().ok()
+    });
+    let layers = match tower {
+        Tower::Image => c.vision.layers,
+        Tower::Text => c.text.layers,
+        Tower::Decoder => c.decoder.map_or(0, |d| d.layers),
+        Tower::Pooler | Tower::Temperature => 0,
+    };
+    let first = ["embedding", "conv1", "ln_pre", "cls_emb"].iter().any(|part| name.contains(part));
+    let depth = match block {
+        Some(block) => block + 1,
+        None if first => 0,
+        None => layers + 1,
+    };
+    (tower, depth)
+}
+
+/// How each parameter of `list` is treated. `layer_decay` multiplies the learning rate once for every block that stands
+/// between a parameter and its tower's end (BEiT's rule); 1 is off.
+#[must_use]
+pub fn groups(c: &ModelConfig, list: &[Parameter], freeze: &[Freeze], layer_decay: f64) -> Vec<Group> {
+    let last = |tower| match tower {
+        Tower::Image => c.vision.layers + 1,
+        Tower::Text => c.text.layers + 1,
+        Tower::Decoder => c.decoder.map_or(0, |d| d.layers) + 1,
+        Tower::Pooler | Tower::Temperature => 1,
+    };
+    list.iter()
+        .map(|parameter| {
+            let (tower, depth) = place(c, &parameter.name);
+            let frozen =
+                freeze.iter().any(|f| f.tower == tower && f.layers.is_none_or(|layers| depth <= layers));
+            let below = last(tower).saturating_sub(depth);
+            Group {
+                trained: !frozen,
+                lr_scale: layer_decay.powi(i32::try_from(below).unwrap_or(i32::MAX)),
+                decay: parameter.shape.len() >= 2,
+            }
+        })
+        .collect()
+}
