@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 pub mod random;
+pub mod reference;
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,8 @@
 //! The object `recaption` beside `model_cfg`: what a CoCa may be and open_clip has no option for.
 //!
-//! Both are of the CoCa paper (Yu et al. 2022) or of readings of it. A checkpoint without the object is what open_clip
-//! makes of the same `model_cfg`.
+//! Poolers of two kinds are of the CoCa paper (Yu et al. 2022); reading embeddings is what some secondary texts make of its
+//! decoder. A checkpoint without the object is what open_clip makes of the same `model_cfg`. open_clip's own strings for
+//! `attentional_pool` mean another model (it normalises before pooling) and stay refused.
 
 use serde_json::{Map, Value};
 
@@ -25,7 +26,7 @@ pub enum PoolerKind {
     /// the image tower.
     Parallel,
     /// As [`PoolerKind::Parallel`], but `attn_pool_contrastive` attends to `attn_pool`'s output `[queries, E]`, before any
-    /// `ln_post`: the paper's choice.
+    /// `ln_post`.
     Cascade,
 }
 
