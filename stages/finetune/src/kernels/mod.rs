@@ -1,36 +1,62 @@
-//! The operators that training spends its time in.
+//! The operators that training spends its time in, beside matrix products: fused, with derivatives of their own.
+//!
+//! burn composes LayerNorm and softmax of many small operators when it differentiates, and its CPU backend computes erf
+//! one element at a time. Here each is one pass over memory ([`flex`], on the CPU) or burn's own composition
+//! ([`composed`], elsewhere). `benchmarks/training.py` measures what that brings.
 
-use burn::tensor::{Tensor, activation};
+mod composed;
+mod flex;
+mod ops;
+
+use burn::{
+    backend::Dispatch,
+    tensor::{Bool, Tensor},
+};
+use ops::TrainingOps;
 
 use crate::{model::Visible, optim::Update};
 
 /// LayerNorm over the last dimension. `[R, W] -> [R, W]`.
 pub fn layer_norm(x: Tensor<2>, gain: Tensor<1>, shift: Tensor<1>, epsilon: f64) -> Tensor<2> {
-    burn::tensor::module::layer_norm(x, gain, Some(shift), epsilon)
+    Tensor::from_dispatch(Dispatch::fused_layer_norm(
+        x.into_dispatch(),
+        gain.into_dispatch(),
+        shift.into_dispatch(),
+        epsilon,
+    ))
 }
 
 /// `x * Phi(x)`, with the exact erf.
 pub fn gelu(x: Tensor<2>) -> Tensor<2> {
-    activation::gelu(x)
+    Tensor::from_dispatch(Dispatch::fused_gelu(x.into_dispatch()))
 }
 
 /// Scaled dot-product attention: query `[N, H, T, D]`, key and value `[N, H, S, D]` -> `[N, H, T, D]`.
 pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, visible: &Visible) -> Tensor<4> {
-    let [batch, heads, rows, dim] = query.dims();
-    let columns = key.dims()[2];
-    let device = query.device();
-    let scores = query.matmul(key.swap_dims(2, 3)) * (1.0 / (dim as f64).sqrt());
-    let causal = || Tensor::<2, burn::tensor::Bool>::tril_mask([rows, columns], 0, &device).unsqueeze::<4>();
-    let scores = match visible {
-        Visible::All => scores,
-        Visible::Causal => scores.mask_fill(causal().expand([batch, heads, rows, columns]), f32::NEG_INFINITY),
-        Visible::CausalExcept(hidden) => {
-            let hidden = hidden.clone().unsqueeze_dims::<4>(&[1, 1]).expand([batch, heads, rows, columns]);
-            let mask = causal().expand([batch, heads, rows, columns]).bool_or(hidden);
-            scores.mask_fill(mask, f32::NEG_INFINITY)
-        }
+    let dim = query.dims()[3];
+    let dtype = query.dtype();
+    let scores = query.matmul(key.swap_dims(2, 3));
+    let scores = if dtype == burn::tensor::DType::F32 { scores } else { scores.cast(burn::tensor::DType::F32) };
+    let (hidden, causal) = match visible {
+        Visible::All => (nothing_hidden(&scores), false),
+        Visible::Causal => (nothing_hidden(&scores), true),
+        Visible::CausalExcept(hidden) => (minus_infinity(hidden), true),
     };
-    activation::softmax(scores, 3).matmul(value)
+    let scale = 1.0 / (dim as f64).sqrt();
+    let shares =
+        Dispatch::masked_softmax(scores.into_dispatch(), hidden.into_dispatch(), scale, causal);
+    let shares = Tensor::<4>::from_dispatch(shares);
+    let shares = if shares.dtype() == dtype { shares } else { shares.cast(dtype) };
+    shares.matmul(value)
+}
+
+fn nothing_hidden(scores: &Tensor<4>) -> Tensor<2> {
+    Tensor::zeros([1, 1], &scores.device())
+}
+
+fn minus_infinity(hidden: &Tensor<2, Bool>) -> Tensor<2> {
+    let shape = hidden.dims();
+    Tensor::zeros(shape, &hidden.device()).mask_fill(hidden.clone(), f32::NEG_INFINITY)
 }
 
 /// Sum of squares, `[n] -> [1]`.
@@ -39,7 +65,12 @@ pub fn sum_of_squares(x: Tensor<1>) -> Tensor<1> {
 }
 
 /// One AdamW update of `[n]`: value, gradient, both moments -> the three anew.
-pub fn adamw(value: Tensor<1>, gradient: Tensor<1>, [m, v]: [Tensor<1>; 2], u: &Update) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+pub fn adamw(
+    value: Tensor<1>,
+    gradient: Tensor<1>,
+    [m, v]: [Tensor<1>; 2],
+    u: &Update,
+) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
     let gradient = gradient * u.clip;
     let m = m * u.beta1 + gradient.clone() * (1.0 - u.beta1);
     let v = v * u.beta2 + gradient.square() * (1.0 - u.beta2);
