@@ -9,9 +9,11 @@
 pub mod batch;
 pub mod config;
 pub mod data;
+pub mod device;
 pub mod kernels;
 pub mod model;
 pub mod objective;
 pub mod open_clip;
 pub mod optim;
 pub mod random;
+pub mod run;

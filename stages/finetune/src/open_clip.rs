@@ -119,6 +119,19 @@ impl OpenClip {
         })
     }
 
+    /// The same model with other values.
+    #[must_use]
+    pub fn with_values(&self, values: Vec<Vec<f32>>) -> Self {
+        Self { values, ..self.clone() }
+    }
+
+    /// From now on all tensors are saved as `dtype`; as they came, when there is none.
+    pub fn save_as(&mut self, dtype: Option<Dtype>) {
+        if let Some(dtype) = dtype {
+            self.dtypes = vec![dtype; self.dtypes.len()];
+        }
+    }
+
     /// Writes the directory `out`: configuration and tokenizer as they were, the weights as they are.
     ///
     /// # Errors

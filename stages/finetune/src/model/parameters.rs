@@ -77,6 +77,15 @@ impl Parameters {
         self.values = values;
     }
 
+    /// Keeps every element of a parameter in `low..=high`.
+    pub fn clamp(&mut self, name: &str, low: f32, high: f32) {
+        if let Some(at) = self.by_name.get(name) {
+            let trained = self.values[*at].is_require_grad();
+            let value = self.values[*at].clone().without_autodiff().clamp(low, high);
+            self.values[*at] = value.autodiff().set_require_grad(trained);
+        }
+    }
+
     /// All values on the host, in order.
     #[must_use]
     pub fn to_host(&self) -> Vec<Vec<f32>> {
