@@ -6,6 +6,7 @@ mod eval;
 mod filter;
 mod inspect;
 pub mod logging;
+pub(crate) mod scenes;
 
 use std::{io::Write, process::ExitCode as ProcessExit, sync::Arc};
 
@@ -62,6 +63,7 @@ fn exit_code_of(error: &anyhow::Error) -> ExitCode {
 fn dispatch(command: Command, format: logging::Format) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::demo(&args.dir, args.scenes, args.seed),
+        Command::Scenes(args) => scenes::scenes(&args),
         Command::Export(args) => export_model(&args),
         Command::Verify(args) => verify_model(&args),
         Command::Run(args) => run_job(&args, format),

@@ -70,6 +70,29 @@ impl AltText {
     }
 }
 
+/// Which of a sample's texts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Text {
+    /// What the web would say: [`AltText`].
+    #[default]
+    Alt,
+    /// The main subject alone: [`short`].
+    Short,
+    /// Everything: [`descriptive`].
+    Descriptive,
+}
+
+impl Text {
+    /// This text of `scene`, whose alt text is `alt_text`.
+    pub fn of(self, scene: &Scene, alt_text: &AltText) -> String {
+        match self {
+            Self::Alt => alt_text.text(scene),
+            Self::Short => short(scene),
+            Self::Descriptive => descriptive(scene),
+        }
+    }
+}
+
 /// The short caption, which names the main subject: "an orange star".
 pub fn short(scene: &Scene) -> String {
     // A scene has at least one object, so this is never empty.

@@ -23,7 +23,9 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, visible: &V
     let causal = || Tensor::<2, burn::tensor::Bool>::tril_mask([rows, columns], 0, &device).unsqueeze::<4>();
     let scores = match visible {
         Visible::All => scores,
-        Visible::Causal => scores.mask_fill(causal().expand([batch, heads, rows, columns]), f32::NEG_INFINITY),
+        Visible::Causal => {
+            scores.mask_fill(causal().expand([batch, heads, rows, columns]), f32::NEG_INFINITY)
+        }
         Visible::CausalExcept(hidden) => {
             let hidden = hidden.clone().unsqueeze_dims::<4>(&[1, 1]).expand([batch, heads, rows, columns]);
             let mask = causal().expand([batch, heads, rows, columns]).bool_or(hidden);
@@ -39,7 +41,12 @@ pub fn sum_of_squares(x: Tensor<1>) -> Tensor<1> {
 }
 
 /// One AdamW update of `[n]`: value, gradient, both moments -> the three anew.
-pub fn adamw(value: Tensor<1>, gradient: Tensor<1>, [m, v]: [Tensor<1>; 2], u: &Update) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+pub fn adamw(
+    value: Tensor<1>,
+    gradient: Tensor<1>,
+    [m, v]: [Tensor<1>; 2],
+    u: &Update,
+) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
     let gradient = gradient * u.clip;
     let m = m * u.beta1 + gradient.clone() * (1.0 - u.beta1);
     let v = v * u.beta2 + gradient.square() * (1.0 - u.beta2);
