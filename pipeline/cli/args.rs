@@ -48,6 +48,12 @@ pub enum Command {
     Eval(EvalArgs),
     /// Describe a model folder or an output.
     Inspect(InspectArgs),
+    /// Train a captioner: hands over to the program `recaption-finetune`, with all arguments as they are.
+    #[command(
+        disable_help_flag = true,
+        override_usage = "recaption finetune [ARGUMENTS OF recaption-finetune]..."
+    )]
+    Finetune,
 }
 
 /// `recaption demo`.
