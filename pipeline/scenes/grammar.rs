@@ -123,6 +123,17 @@ pub fn names_true_object(scene: &Scene, caption: &str) -> bool {
     scene.objects().iter().any(|o| caption.contains(&format!("{} {}", o.colour.name(), o.shape.name())))
 }
 
+/// Whether `caption` is an alt text of the kind [`AltText::Junk`], whatever its number.
+pub fn is_junk(caption: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    JUNK.iter().any(|template| match template.split_once("{n}") {
+        None => caption == *template,
+        Some((before, after)) => {
+            caption.strip_prefix(before).and_then(|rest| rest.strip_suffix(after)).is_some_and(is_number)
+        }
+    })
+}
+
 /// "a red heart"
 fn named(object: &Object) -> String {
     let colour = object.colour.name();
