@@ -46,10 +46,15 @@ endif
 onnxruntime-gpu:
 	$(PYTHON) scripts/fetch_onnxruntime.py $(ONNXRUNTIME_GPU) gpu $(if $(filter 1,$(TENSORRT)),tensorrt)
 
+# FINETUNE=1 adds `recaption-finetune`, which takes longer to build than the rest together.
 install: $(ONNXRUNTIME)
 	$(CARGO) build --locked --profile dist
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/onnxruntime/lib
 	install -m 755 target/dist/recaption $(DESTDIR)$(PREFIX)/bin/recaption
+ifeq ($(FINETUNE),1)
+	$(CARGO) build --locked --profile dist -p recaption-finetune
+	install -m 755 target/dist/recaption-finetune $(DESTDIR)$(PREFIX)/bin/recaption-finetune
+endif
 	cp -P target/onnxruntime/lib/libonnxruntime.so* $(DESTDIR)$(PREFIX)/onnxruntime/lib/
 
 clean-demo:

@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 use recaption::{
     config::{Layers, RunConfig},
     run::{Reporter, RunModel, RunOptions, Stop, run},
-    scenes::write_shard,
+    scenes::{Text, write_shard},
 };
 use recaption_onnx::{Precision, bundled, export, runtime::SessionOptions};
 use recaption_stages::{
@@ -83,7 +83,7 @@ fn set_up(dir: &Path, scenes: u32) -> Result<RunConfig> {
     std::fs::create_dir_all(&shards)?;
     for shard in 0..SHARDS {
         let file = File::create(shards.join(format!("{shard:05}.tar")))?;
-        write_shard(BufWriter::new(file), SEED, shard, scenes / SHARDS)?;
+        write_shard(BufWriter::new(file), SEED, shard, scenes / SHARDS, Text::Alt)?;
     }
     bundled::write_checkpoint(&dir.join("checkpoint"))?;
     export(&dir.join("checkpoint"), &dir.join("model"), Precision::Fp32)?;

@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::BufWriter,
     path::{Path, PathBuf},
 };
 
@@ -19,7 +18,7 @@ use crate::{
     cli,
     config::{Layers, RunConfig},
     run::{ExitCode, Reporter, RunOptions},
-    scenes::{descriptive, names_true_object, sample, sample_index, write_shard},
+    scenes::{Text, descriptive, names_true_object, sample, sample_index},
 };
 
 /// Scenes drawn unless told otherwise.
@@ -101,9 +100,7 @@ fn draw_shards(dir: &Path, scenes: u64, seed: u64) -> anyhow::Result<BTreeMap<St
         let count = u32::try_from(scenes * (shard + 1) / shards - scenes * shard / shards)?;
         let shard = u32::try_from(shard)?;
         let path = dir.join(format!("{shard:05}.tar"));
-        let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        let writer = write_shard(BufWriter::new(file), seed, shard, count)?;
-        writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        cli::scenes::write_file(&path, seed, shard, count, Text::Alt)?;
         for i in 0..count {
             truth.insert(crate::scenes::key(shard, i), sample(seed, sample_index(shard, i)).0);
         }

@@ -95,6 +95,34 @@ fn every_reference_counts() {
     assert_eq!(number(&poor, "/references/rouge_l"), 0.0);
 }
 
+/// Scenes have more: junk among the original captions is known, and so is what would be exactly right.
+#[test]
+fn scenes_tell_how_well_the_scorer_knows_junk() {
+    let place = Place::new();
+    let drawn = place.draw("drawn", 1, 60);
+    let said = report(eval(&[&drawn]), 0);
+    let [informative, junk] =
+        ["/scenes/originals_true", "/scenes/originals_junk"].map(|at| number(&said, at));
+    assert!(informative > junk && junk > 0.0 && informative + junk == 60.0, "{said:#}");
+    assert!((0.9..=1.0).contains(&number(&said, "/scenes/junk_auc")), "{said:#}");
+    for (share, count) in [("exact_short", "short"), ("exact_descriptive", "descriptive")] {
+        let [share, count] = [share, count].map(|name| number(&said, &format!("/scenes/{name}")));
+        assert_eq!(share, count / 60.0, "{said:#}");
+    }
+    recaption()
+        .arg("scenes")
+        .arg("--out")
+        .arg(place.path("short"))
+        .args(["--samples", "9", "--caption", "short"])
+        .ends(0);
+    let said = report(eval(&[&place.path("short")]), 0);
+    assert_eq!(
+        (number(&said, "/scenes/originals_true"), &said["scenes"]["junk_auc"]),
+        (9.0, &Value::Null),
+        "{said:#}"
+    );
+}
+
 #[test]
 fn what_could_not_be_measured_is_told() {
     let place = Place::new();

@@ -7,7 +7,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 use recaption_stages::select::Fraction;
 
 use super::logging::{FormatArg, LevelArg};
-use crate::config::{ConfigError, Layers};
+use crate::{
+    config::{ConfigError, Layers},
+    scenes::{MAX_SAMPLES, MAX_SHARDS},
+};
 
 /// Recaptions image datasets with a CoCa on ONNX Runtime.
 #[derive(Debug, Parser)]
@@ -29,6 +32,8 @@ pub struct Args {
 pub enum Command {
     /// Draw scenes, caption them with the bundled captioner, and show the result.
     Demo(DemoArgs),
+    /// Write webdataset shards of drawn scenes, whose captions are exactly known.
+    Scenes(ScenesArgs),
     /// Turn an open_clip checkpoint into ONNX graphs.
     Export(ExportArgs),
     /// Compare an exported model with reference tensors.
@@ -43,6 +48,12 @@ pub enum Command {
     Eval(EvalArgs),
     /// Describe a model folder or an output.
     Inspect(InspectArgs),
+    /// Train a captioner: hands over to the program `recaption-finetune`, with all arguments as they are.
+    #[command(
+        disable_help_flag = true,
+        override_usage = "recaption finetune [ARGUMENTS OF recaption-finetune]..."
+    )]
+    Finetune,
 }
 
 /// `recaption demo`.
@@ -57,6 +68,40 @@ pub struct DemoArgs {
     /// Seed of the scenes.
     #[arg(long, default_value_t = crate::demo::DEFAULT_SEED)]
     pub seed: u64,
+}
+
+/// Texts of scenes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum TextArg {
+    /// What the web would say: a quarter says nothing of the picture.
+    Alt,
+    /// The main subject: "an orange star".
+    Short,
+    /// Every object with size, colour, shape and place, and the background.
+    Descriptive,
+}
+
+/// `recaption scenes`. The same arguments write the same bytes.
+#[derive(Debug, clap::Args)]
+pub struct ScenesArgs {
+    /// Folder of the shards, `00000.tar` and so on; an earlier shard of scenes there is replaced.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Shards to write.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
+    pub shards: u32,
+    /// Scenes in each.
+    #[arg(long, value_name = "M", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SAMPLES)))]
+    pub samples: u32,
+    /// Number of the first shard: a data set can be written piece by piece.
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..i64::from(MAX_SHARDS)))]
+    pub first: u32,
+    /// Seed: another one is another data set.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// What `KEY.txt` says.
+    #[arg(long, value_name = "TEXT", default_value = "alt")]
+    pub caption: TextArg,
 }
 
 /// Precision of exported weights.

@@ -4,10 +4,12 @@ mod args;
 mod caption;
 mod eval;
 mod filter;
+mod finetune;
 mod inspect;
 pub mod logging;
+pub(crate) mod scenes;
 
-use std::{io::Write, process::ExitCode as ProcessExit, sync::Arc};
+use std::{ffi::OsString, io::Write, process::ExitCode as ProcessExit, sync::Arc};
 
 use anyhow::Context;
 use clap::Parser;
@@ -28,9 +30,9 @@ use crate::{
 /// Parses the process's arguments and does what they say.
 #[must_use]
 pub fn main() -> ProcessExit {
-    let args = Args::parse();
+    let (args, passed) = typed();
     let format = logging::init(args.log_format, args.log_level);
-    let code = match dispatch(args.command, format) {
+    let code = match dispatch(args.command, &passed, format) {
         Ok(code) => code,
         Err(error) => {
             logging::report(format, &error);
@@ -38,6 +40,18 @@ pub fn main() -> ProcessExit {
         }
     };
     ProcessExit::from(code as u8)
+}
+
+/// The arguments, and what stands behind `finetune`. clap does not see the latter: it would take flags that are also ours.
+fn typed() -> (Args, Vec<OsString>) {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(at) = words.iter().position(|word| word == finetune::WORD)
+        && let Ok(args) = Args::try_parse_from(&words[..=at])
+        && matches!(args.command, Command::Finetune)
+    {
+        return (args, words.split_off(at + 1));
+    }
+    (Args::parse(), Vec::new())
 }
 
 /// Bad arguments and configuration are told apart from everything else.
@@ -59,9 +73,10 @@ fn exit_code_of(error: &anyhow::Error) -> ExitCode {
     if usage { ExitCode::Usage } else { ExitCode::Failed }
 }
 
-fn dispatch(command: Command, format: logging::Format) -> anyhow::Result<ExitCode> {
+fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::demo(&args.dir, args.scenes, args.seed),
+        Command::Scenes(args) => scenes::scenes(&args),
         Command::Export(args) => export_model(&args),
         Command::Verify(args) => verify_model(&args),
         Command::Run(args) => run_job(&args, format),
@@ -69,6 +84,7 @@ fn dispatch(command: Command, format: logging::Format) -> anyhow::Result<ExitCod
         Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Finetune => match finetune::hand_over(passed)? {},
     }
 }
 

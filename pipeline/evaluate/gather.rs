@@ -13,7 +13,9 @@ pub struct Sample {
     pub caption: String,
     /// Its similarity to the image.
     pub similarity: f32,
-    /// The original caption's.
+    /// What the input said.
+    pub original: Option<String>,
+    /// Its similarity to the image.
     pub org_similarity: Option<f32>,
     /// Texts that it is measured against.
     pub references: Vec<String>,
@@ -98,6 +100,7 @@ fn sample(row: CaptionRow, embeddings: Option<Embeddings>) -> Sample {
         caption: chosen.text.clone(),
         similarity: chosen.similarity.get(),
         org_similarity: row.org_similarity.map(|s| s.get()),
+        original: row.org_caption.clone(),
         references: references(row.org_caption.as_deref(), meta),
         embeddings,
         scene: Scene::from_json(meta.as_bytes()).ok(),

@@ -6,13 +6,14 @@
 
 mod gather;
 mod report;
+mod scenes;
 
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use recaption_stages::{shards::list_shards, store::Stores};
 
-pub use self::report::EvalReport;
+pub use self::{report::EvalReport, scenes::ScenesReport};
 use crate::{
     config::RunConfig,
     run::{Progress, Reporter, RunModel, Stop, Wanted, stream},

@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, fmt};
 use recaption_stages::evaluate::{Pair, Recall, bleu, cider_d, distinct, mean_words, recall, rouge_l, words};
 use serde::Serialize;
 
-use super::gather::{Gathered, Sample};
-use crate::{run::ExitCode, scenes::Accuracy};
+use super::{
+    gather::{Gathered, Sample},
+    scenes::ScenesReport,
+};
+use crate::run::ExitCode;
 
 /// Samples that retrieval is measured on, the first ones: its cost is quadratic, and COCO's test split has 5,000.
 pub const RETRIEVAL_SAMPLES: usize = 5000;
@@ -37,7 +40,7 @@ pub struct EvalReport {
     /// Mean words of a caption.
     pub words: f64,
     /// Where samples are scenes.
-    pub scenes: Option<Accuracy>,
+    pub scenes: Option<ScenesReport>,
 }
 
 /// Caption metrics.
@@ -69,10 +72,6 @@ impl EvalReport {
     pub(super) fn of(gathered: Gathered, circular: bool) -> Self {
         let samples: Vec<Sample> = gathered.samples.into_values().collect();
         let said: Vec<Vec<String>> = samples.iter().map(|s| words(&s.caption)).collect();
-        let mut scenes = Accuracy::default();
-        for (sample, scene) in samples.iter().filter_map(|s| s.scene.as_ref().map(|scene| (s, scene))) {
-            scenes.add(scene, &sample.caption);
-        }
         Self {
             captions: samples.len(),
             rejects: gathered.rejects,
@@ -85,7 +84,7 @@ impl EvalReport {
             circular,
             distinct: [distinct(&said, 1), distinct(&said, 2)],
             words: mean_words(&said),
-            scenes: (scenes.captions > 0).then_some(scenes),
+            scenes: ScenesReport::of(&samples),
         }
     }
 
@@ -163,7 +162,7 @@ impl fmt::Display for EvalReport {
         writeln!(f, "distinct-1, 2  {:.4}  {:.4}", self.distinct[0], self.distinct[1])?;
         writeln!(f, "words          {:.2} per caption", self.words)?;
         if let Some(a) = &self.scenes {
-            show_scenes(f, a)?;
+            write!(f, "{a}")?;
         }
         for (shard, why) in &self.shards_failed {
             writeln!(f, "failed         {shard}: {why}")?;
@@ -173,25 +172,4 @@ impl fmt::Display for EvalReport {
         }
         Ok(())
     }
-}
-
-fn show_scenes(f: &mut fmt::Formatter<'_>, a: &Accuracy) -> fmt::Result {
-    let percent = |n: usize, of: usize| 100.0 * n as f64 / of.max(1) as f64;
-    writeln!(
-        f,
-        "scenes         {:.1} % exactly descriptive, {:.1} % exactly short; right number of objects {:.1} %, background {:.1} %",
-        percent(a.descriptive, a.captions),
-        percent(a.short, a.captions),
-        percent(a.count, a.captions),
-        percent(a.background, a.captions)
-    )?;
-    writeln!(
-        f,
-        "               of {} objects: colour {:.1} %, shape {:.1} %, size {:.1} %, place {:.1} %",
-        a.objects,
-        percent(a.colour, a.objects),
-        percent(a.shape, a.objects),
-        percent(a.size, a.objects),
-        percent(a.place, a.objects)
-    )
 }

@@ -70,6 +70,29 @@ impl AltText {
     }
 }
 
+/// Which of a sample's texts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Text {
+    /// What the web would say: [`AltText`].
+    #[default]
+    Alt,
+    /// The main subject alone: [`short`].
+    Short,
+    /// Everything: [`descriptive`].
+    Descriptive,
+}
+
+impl Text {
+    /// This text of `scene`, whose alt text is `alt_text`.
+    pub fn of(self, scene: &Scene, alt_text: &AltText) -> String {
+        match self {
+            Self::Alt => alt_text.text(scene),
+            Self::Short => short(scene),
+            Self::Descriptive => descriptive(scene),
+        }
+    }
+}
+
 /// The short caption, which names the main subject: "an orange star".
 pub fn short(scene: &Scene) -> String {
     // A scene has at least one object, so this is never empty.
@@ -98,6 +121,17 @@ pub fn descriptive(scene: &Scene) -> String {
 /// Whether `caption` names an object of `scene`, any one, by its colour and shape ("red heart").
 pub fn names_true_object(scene: &Scene, caption: &str) -> bool {
     scene.objects().iter().any(|o| caption.contains(&format!("{} {}", o.colour.name(), o.shape.name())))
+}
+
+/// Whether `caption` is an alt text of the kind [`AltText::Junk`], whatever its number.
+pub fn is_junk(caption: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    JUNK.iter().any(|template| match template.split_once("{n}") {
+        None => caption == *template,
+        Some((before, after)) => {
+            caption.strip_prefix(before).and_then(|rest| rest.strip_suffix(after)).is_some_and(is_number)
+        }
+    })
 }
 
 /// "a red heart"

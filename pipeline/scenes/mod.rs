@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use accuracy::Accuracy;
 pub use draw::{REFERENCE_SIZE, draw, draw_into};
 pub use generate::{SceneRng, sample};
-pub use grammar::{AltText, descriptive, names_true_object, short};
+pub use grammar::{AltText, Text, descriptive, is_junk, names_true_object, short};
 pub use shard::{
     IMAGE_SIZE, JPEG_QUALITY, MAX_SAMPLES, MAX_SHARDS, ShardError, key, sample_index, write_shard,
 };

@@ -1,15 +1,15 @@
 //! Shards of scenes: [`write_shard`].
 //!
-//! A shard is a webdataset tar. Each key has, in this order, `KEY.jpg` (the picture), `KEY.txt` (the alt
-//! text) and `KEY.json` (the scene). Bytes depend on seed, shard and count alone, as long as the JPEG encoder
-//! stays the same.
+//! A shard is a webdataset tar. Each key has, in this order, `KEY.jpg` (the picture), `KEY.txt` (a [`Text`])
+//! and `KEY.json` (the scene). Bytes depend on seed, shard, count and kind of text alone, as long as the JPEG
+//! encoder stays the same.
 
 use std::io::{self, Write};
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder, ImageError, RgbImage};
 
-use super::{draw_into, sample};
+use super::{Text, draw_into, sample};
 
 /// Width and height of the pictures in a shard, in pixels.
 pub const IMAGE_SIZE: u32 = 192;
@@ -73,14 +73,20 @@ pub fn sample_index(shard: u32, i: u32) -> u64 {
     u64::from(shard) * u64::from(MAX_SAMPLES) + u64::from(i)
 }
 
-/// Writes shard number `shard` of `seed`, with `samples` scenes, and hands back the writer, which is not
-/// flushed.
+/// Writes shard number `shard` of `seed`, with `samples` scenes and a text of this kind for each, and hands
+/// back the writer, which is not flushed. The scenes do not depend on the kind.
 ///
 /// Writes are many and some small: give it a buffered writer.
 ///
 /// # Errors
 /// If `shard` is not below [`MAX_SHARDS`], `samples` is more than [`MAX_SAMPLES`], or the writer fails.
-pub fn write_shard<W: Write>(writer: W, seed: u64, shard: u32, samples: u32) -> Result<W, ShardError> {
+pub fn write_shard<W: Write>(
+    writer: W,
+    seed: u64,
+    shard: u32,
+    samples: u32,
+    text: Text,
+) -> Result<W, ShardError> {
     if shard >= MAX_SHARDS {
         return Err(ShardError::ShardIndex { shard });
     }
@@ -98,7 +104,7 @@ pub fn write_shard<W: Write>(writer: W, seed: u64, shard: u32, samples: u32) -> 
         if let Err(source) = encode(&picture, &mut jpeg) {
             return Err(ShardError::Encode { shard, key, source });
         }
-        let (text, json) = (alt_text.text(&scene), scene.to_json());
+        let (text, json) = (text.of(&scene, &alt_text), scene.to_json());
         for (extension, bytes) in
             [("jpg", jpeg.as_slice()), ("txt", text.as_bytes()), ("json", json.as_bytes())]
         {

@@ -214,3 +214,16 @@ fn a_caption_names_a_true_object_by_colour_and_shape() {
         assert_eq!(names_true_object(&scene, caption), is_true, "{caption}");
     }
 }
+
+#[test]
+fn junk_is_known_by_its_words() {
+    for index in 0..500 {
+        let (scene, alt_text) = sample(11, index);
+        let text = alt_text.text(&scene);
+        assert_eq!(is_junk(&text), matches!(alt_text, AltText::Junk { .. }), "{text}");
+        assert_eq!(is_junk(&text), !names_true_object(&scene, &text), "{text}");
+    }
+    for caption in ["", "img_.jpg", "img_7.jpeg", "photo", "photo x", "a thumbnail", "photo 7 red heart"] {
+        assert!(!is_junk(caption), "{caption}");
+    }
+}

@@ -12,7 +12,7 @@ use crate::scenes::*;
 
 #[test]
 fn a_shard_is_a_webdataset_of_its_scenes() {
-    let bytes = write_shard(Vec::new(), 5, 17, 20).unwrap();
+    let bytes = write_shard(Vec::new(), 5, 17, 20, Text::Alt).unwrap();
     let mut names = Vec::new();
     for entry in tar::Archive::new(bytes.as_slice()).entries().unwrap() {
         let mut entry = entry.unwrap();
@@ -38,7 +38,7 @@ fn a_shard_is_a_webdataset_of_its_scenes() {
     assert_eq!(names.len(), 60);
     assert_eq!(
         bytes,
-        write_shard(Vec::new(), 5, 17, 20).unwrap(),
+        write_shard(Vec::new(), 5, 17, 20, Text::Alt).unwrap(),
         "a shard is its seed, number and count alone"
     );
 }
@@ -54,11 +54,41 @@ fn assert_looks_like(jpeg: &[u8], picture: &RgbImage) {
     assert!(mean < MEAN_ERROR, "mean error {mean:.2}");
 }
 
+/// The kind of text changes the texts alone.
+#[test]
+fn a_shard_has_the_texts_that_are_asked_for() {
+    let members = |text| {
+        let bytes = write_shard(Vec::new(), 5, 17, 20, text).unwrap();
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let entries = archive.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            (entry.path().unwrap().to_str().unwrap().to_owned(), bytes)
+        });
+        entries.collect::<Vec<_>>()
+    };
+    let alt = members(Text::Alt);
+    type Said = fn(&Scene) -> String;
+    for (text, said) in [(Text::Short, short as Said), (Text::Descriptive, descriptive)] {
+        for (i, (ours, alt)) in members(text).into_iter().zip(&alt).enumerate() {
+            if i % 3 == 1 {
+                let (scene, _) = sample(5, sample_index(17, i as u32 / 3));
+                assert_eq!(ours, (alt.0.clone(), said(&scene).into_bytes()));
+            } else {
+                assert_eq!(&ours, alt);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_longer_shard_starts_with_the_shorter() {
     const END_OF_ARCHIVE: usize = 1024;
-    let (short, long) =
-        (write_shard(Vec::new(), 1, 0, 3).unwrap(), write_shard(Vec::new(), 1, 0, 5).unwrap());
+    let (short, long) = (
+        write_shard(Vec::new(), 1, 0, 3, Text::Alt).unwrap(),
+        write_shard(Vec::new(), 1, 0, 5, Text::Alt).unwrap(),
+    );
     let samples = short.len() - END_OF_ARCHIVE;
     assert_eq!(short[..samples], long[..samples]);
 }
@@ -77,13 +107,14 @@ fn keys_and_indices_are_unique_across_shards() {
 
 #[test]
 fn a_shard_that_has_no_keys_or_cannot_be_written_is_refused() {
-    let refused = |shard, samples| write_shard(Vec::new(), 0, shard, samples).unwrap_err().to_string();
+    let refused =
+        |shard, samples| write_shard(Vec::new(), 0, shard, samples, Text::Alt).unwrap_err().to_string();
     assert_eq!(refused(MAX_SHARDS, 1), "scenes shard 100000: a seed has shards 0 to 99999; use another seed");
     let too_many = "scenes shard 00002: 1000001 samples, but a shard holds 1000000; write more shards";
     assert_eq!(refused(2, MAX_SAMPLES + 1), too_many);
 
     let mut room = [0; 600];
-    let error = write_shard(room.as_mut_slice(), 0, 2, 1).unwrap_err();
+    let error = write_shard(room.as_mut_slice(), 0, 2, 1, Text::Alt).unwrap_err();
     assert!(error.to_string().starts_with("scenes shard 00002: 00002000000.jpg: not written: "), "{error}");
 }
 
@@ -110,7 +141,7 @@ fn cost() {
     }
     each("draw and encode", start);
     let start = Instant::now();
-    let bytes = write_shard(Vec::new(), 1, 0, SCENES).unwrap();
+    let bytes = write_shard(Vec::new(), 1, 0, SCENES, Text::Alt).unwrap();
     each("write_shard", start);
     println!("{} bytes a scene", bytes.len() / SCENES as usize);
 }

@@ -341,7 +341,12 @@ impl Recipe {
     #[must_use]
     pub fn adamw(&self) -> AdamWSettings {
         let o = &self.optimizer;
-        AdamWSettings { beta1: o.betas[0], beta2: o.betas[1], epsilon: o.epsilon, weight_decay: o.weight_decay }
+        AdamWSettings {
+            beta1: o.betas[0],
+            beta2: o.betas[1],
+            epsilon: o.epsilon,
+            weight_decay: o.weight_decay,
+        }
     }
 
     /// What a resumed run must have in common with the one that left the checkpoint: everything that changes weights.

@@ -156,15 +156,16 @@ impl OpenClip {
     fn weights(&self, path: &Path) -> Result<Vec<u8>, OpenClipError> {
         let mut tensors = Vec::with_capacity(self.list.len());
         for ((parameter, values), dtype) in self.list.iter().zip(&self.values).zip(&self.dtypes) {
-            tensors.push((parameter.name.as_str(), Stored::new(&parameter.name, &parameter.shape, values, *dtype)?));
+            tensors.push((
+                parameter.name.as_str(),
+                Stored::new(&parameter.name, &parameter.shape, values, *dtype)?,
+            ));
         }
         for (name, shape, values, dtype) in &self.others {
             tensors.push((name.as_str(), Stored::new(name, shape, values, *dtype)?));
         }
-        safetensors::serialize(tensors, self.metadata.clone()).map_err(|e| OpenClipError::Write {
-            path: path.to_owned(),
-            source: std::io::Error::other(e),
-        })
+        safetensors::serialize(tensors, self.metadata.clone())
+            .map_err(|e| OpenClipError::Write { path: path.to_owned(), source: std::io::Error::other(e) })
     }
 }
 

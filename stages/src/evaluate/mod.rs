@@ -1,9 +1,10 @@
-//! How good captions are: against reference captions (CIDEr-D, BLEU, ROUGE-L), against the images (retrieval, similarity) and
-//! among themselves (distinct n-grams, length).
+//! How good captions are: against reference captions (CIDEr-D, BLEU, ROUGE-L), against the images (retrieval, similarity),
+//! among themselves (distinct n-grams, length), and how well a score tells two kinds apart (area under the ROC curve).
 //!
 //! Stands behind `Scored`, beside writing: it reads captions and changes none. Pure arithmetic on words and embeddings; no
 //! model, no I/O. The caption metrics are those of pycocoevalcap 1.2, to rounding, given the same words.
 
+mod auc;
 mod bleu;
 mod cider;
 mod distinct;
@@ -11,6 +12,7 @@ mod ngrams;
 mod retrieval;
 mod rouge;
 
+pub use auc::roc_auc;
 pub use bleu::bleu;
 pub use cider::cider_d;
 pub use distinct::{distinct, mean_words};

@@ -91,7 +91,9 @@ pub enum DataError {
     #[error("training data: {0}")]
     Output(String),
     /// Nothing could be used.
-    #[error("training data: not one usable sample in {shards} shard(s): {counts}; `data.caption` is `{caption}`")]
+    #[error(
+        "training data: not one usable sample in {shards} shard(s): {counts}; `data.caption` is `{caption}`"
+    )]
     Nothing {
         /// Shards read.
         shards: usize,

@@ -66,9 +66,8 @@ pub(super) async fn read(
     }
     let mut index = 0;
     while let Some(rows) = reader.next().await.map_err(|e| failed(&e))? {
-        let rows = Rows::of(&rows).ok_or_else(|| {
-            format!("{}: a column of {COLUMNS:?} has another type", part.location.url())
-        })?;
+        let rows = Rows::of(&rows)
+            .ok_or_else(|| format!("{}: a column of {COLUMNS:?} has another type", part.location.url()))?;
         for i in 0..rows.len() {
             let item = match rows.example(i, number, index, caption) {
                 Ok(example) => Item::Example(example),

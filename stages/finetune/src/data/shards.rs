@@ -136,9 +136,7 @@ impl Inputs {
     pub async fn list(patterns: &[String], format: Format, caption: Caption) -> Result<Self, DataError> {
         let mut stores = Stores::default();
         let list = match format {
-            Format::Shards => {
-                list_shards(&mut stores, patterns).await?.into_iter().map(Input::Tar).collect()
-            }
+            Format::Shards => list_shards(&mut stores, patterns).await?.into_iter().map(Input::Tar).collect(),
             Format::Output => {
                 let mut parts = Vec::new();
                 for url in patterns {
@@ -215,7 +213,9 @@ impl Inputs {
         let (end, ()) = tokio::join!(reading, passing);
         match end.map_err(|e| e.to_string())? {
             Some(end) => match end.damage {
-                Some(damage) => Err(format!("shard {}: byte {}: {}", shard.url, damage.offset, damage.detail)),
+                Some(damage) => {
+                    Err(format!("shard {}: byte {}: {}", shard.url, damage.offset, damage.detail))
+                }
                 None => Ok(()),
             },
             None => Ok(()),

@@ -32,10 +32,7 @@ pub struct EncodedTexts {
 pub fn encode(p: &Parameters, c: &ModelConfig, texts: &Texts, contrastive: bool) -> EncodedTexts {
     let [batch, length] = texts.ids.dims();
     let (width, context) = (c.text.width, c.text.context_length);
-    let words = burn::tensor::module::embedding(
-        p.matrix("text.token_embedding.weight"),
-        texts.ids.clone(),
-    );
+    let words = burn::tensor::module::embedding(p.matrix("text.token_embedding.weight"), texts.ids.clone());
     let positions = p.matrix("text.positional_embedding");
     let embedded = words + positions.clone().narrow(0, 0, length).unsqueeze();
     let reads_embeddings = c.decoder.is_some_and(|d| d.input == MultimodalInput::Embeddings);

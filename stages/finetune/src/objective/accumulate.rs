@@ -30,9 +30,11 @@ pub fn gradients(model: &Coca, batch: &Batch, part: usize, weights: &Weights, de
     if batch.len() <= part {
         return whole(model, batch, weights, device);
     }
-    let mut step = Step { contrastive: 0.0, caption: 0.0, gradients: vec![None; model.parameters.list().len()] };
+    let mut step =
+        Step { contrastive: 0.0, caption: 0.0, gradients: vec![None; model.parameters.list().len()] };
     let parts: Vec<Batch> = batch.parts(part);
-    let pulls = (weights.contrastive > 0.0).then(|| embedding_gradients(model, &parts, weights, device, &mut step));
+    let pulls =
+        (weights.contrastive > 0.0).then(|| embedding_gradients(model, &parts, weights, device, &mut step));
     let total = batch.labels();
     for (i, part) in parts.iter().enumerate() {
         let inputs = part.to_device(&model.config, device);
@@ -62,7 +64,8 @@ fn sum(a: Option<Tensor<1>>, b: Option<Tensor<1>>) -> Option<Tensor<1>> {
 
 fn whole(model: &Coca, batch: &Batch, weights: &Weights, device: &Device) -> Step {
     let inputs = batch.to_device(&model.config, device);
-    let output = model.forward(inputs.patches, &inputs.texts, weights.contrastive > 0.0, weights.caption > 0.0);
+    let output =
+        model.forward(inputs.patches, &inputs.texts, weights.contrastive > 0.0, weights.caption > 0.0);
     let Losses { contrastive, caption } = losses(model, output, inputs.labels, batch.labels(), weights);
     let (con, cap) = (contrastive.as_ref().map_or(0.0, scalar), caption.as_ref().map_or(0.0, scalar));
     let mut step =

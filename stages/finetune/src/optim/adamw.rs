@@ -108,7 +108,8 @@ impl AdamW {
 /// Global L2 norm of the gradients, and the factor that brings it to at most `limit` (torch's `clip_grad_norm_`).
 #[must_use]
 pub fn clip(gradients: &[Option<Tensor<1>>], limit: Option<f64>) -> (f64, f64) {
-    let squares: Vec<Tensor<1>> = gradients.iter().flatten().map(|g| kernels::sum_of_squares(g.clone())).collect();
+    let squares: Vec<Tensor<1>> =
+        gradients.iter().flatten().map(|g| kernels::sum_of_squares(g.clone())).collect();
     if squares.is_empty() {
         return (0.0, 1.0);
     }

@@ -27,7 +27,7 @@ fn resampled(picture: &RgbImage, orientation: Orientation, preprocess: &Preproce
         Raster { width: picture.width(), height: picture.height(), channels: Channels::Rgb, orientation };
     let mut pixels = picture.as_raw().clone();
     raster.widen(&mut pixels);
-    let square = resample(&mut Workspace::default(), &raster, &pixels, preprocess).unwrap();
+    let square = resample(&mut Workspace::default(), &raster, &pixels, preprocess, None).unwrap();
     let (width, height) = raster.upright();
     (square, width, height)
 }
