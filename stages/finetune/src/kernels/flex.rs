@@ -80,7 +80,14 @@ fn rows<const N: usize>(
             || {
                 for (i, out) in out.chunks_exact_mut(width).enumerate() {
                     let row = task * per_task + i;
-                    f(row, out, inputs.map(#[inline(always)] |input| &input[row * width..(row + 1) * width]));
+                    f(
+                        row,
+                        out,
+                        inputs.map(
+                            #[inline(always)]
+                            |input| &input[row * width..(row + 1) * width],
+                        ),
+                    );
                 }
             },
         ));
@@ -136,21 +143,33 @@ impl Kernels for Flex {
         let x = contiguous(&x);
         let input = values(&x);
         let mut out = vec![0.0; input.len()];
-        rows(&mut out, [input], last_dimension(&x), #[inline(always)] |_, out, [x]| {
-            out.iter_mut().zip(x).for_each(|(y, x)| *y = x * normal(*x).0);
-        });
+        rows(
+            &mut out,
+            [input],
+            last_dimension(&x),
+            #[inline(always)]
+            |_, out, [x]| {
+                out.iter_mut().zip(x).for_each(|(y, x)| *y = x * normal(*x).0);
+            },
+        );
         tensor(out, &x)
     }
 
     fn gelu_back(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
         let (x, grad) = (contiguous(&x), contiguous(&grad));
         let mut out = vec![0.0; values(&x).len()];
-        rows(&mut out, [values(&x), values(&grad)], last_dimension(&x), #[inline(always)] |_, out, [x, grad]| {
-            for ((out, x), grad) in out.iter_mut().zip(x).zip(grad) {
-                let (share, density) = normal(*x);
-                *out = grad * x.mul_add(density, share);
-            }
-        });
+        rows(
+            &mut out,
+            [values(&x), values(&grad)],
+            last_dimension(&x),
+            #[inline(always)]
+            |_, out, [x, grad]| {
+                for ((out, x), grad) in out.iter_mut().zip(x).zip(grad) {
+                    let (share, density) = normal(*x);
+                    *out = grad * x.mul_add(density, share);
+                }
+            },
+        );
         tensor(out, &x)
     }
 
@@ -158,12 +177,18 @@ impl Kernels for Flex {
         let (x, gain, shift) = (contiguous(&x), contiguous(&gain), contiguous(&shift));
         let (gain, shift) = (values(&gain), values(&shift));
         let mut out = vec![0.0; values(&x).len()];
-        rows(&mut out, [values(&x)], gain.len(), #[inline(always)] |_, out, [x]| {
-            let (mean, scale) = moments(x, epsilon as f32);
-            for (((out, x), gain), shift) in out.iter_mut().zip(x).zip(gain).zip(shift) {
-                *out = ((x - mean) * scale).mul_add(*gain, *shift);
-            }
-        });
+        rows(
+            &mut out,
+            [values(&x)],
+            gain.len(),
+            #[inline(always)]
+            |_, out, [x]| {
+                let (mean, scale) = moments(x, epsilon as f32);
+                for (((out, x), gain), shift) in out.iter_mut().zip(x).zip(gain).zip(shift) {
+                    *out = ((x - mean) * scale).mul_add(*gain, *shift);
+                }
+            },
+        );
         tensor(out, &x)
     }
 
@@ -206,23 +231,29 @@ impl Kernels for Flex {
         let (heads, queries, keys) = (shape[1], shape[2], shape[3]);
         let hidden = (hidden.layout().shape().num_elements() > 1).then(|| values(&hidden));
         let mut out = vec![0.0; values(&scores).len()];
-        rows(&mut out, [values(&scores)], keys, #[inline(always)] |row, out, [scores]| {
-            let seen = if causal { (row % queries + 1).min(keys) } else { keys };
-            let (out, scores) = (&mut out[..seen], &scores[..seen]);
-            match hidden {
-                Some(hidden) => {
-                    let hidden = &hidden[row / (heads * queries) * keys..][..seen];
-                    for ((out, score), hidden) in out.iter_mut().zip(scores).zip(hidden) {
-                        *out = score.mul_add(scale as f32, *hidden);
+        rows(
+            &mut out,
+            [values(&scores)],
+            keys,
+            #[inline(always)]
+            |row, out, [scores]| {
+                let seen = if causal { (row % queries + 1).min(keys) } else { keys };
+                let (out, scores) = (&mut out[..seen], &scores[..seen]);
+                match hidden {
+                    Some(hidden) => {
+                        let hidden = &hidden[row / (heads * queries) * keys..][..seen];
+                        for ((out, score), hidden) in out.iter_mut().zip(scores).zip(hidden) {
+                            *out = score.mul_add(scale as f32, *hidden);
+                        }
                     }
+                    None => out.iter_mut().zip(scores).for_each(|(out, score)| *out = score * scale as f32),
                 }
-                None => out.iter_mut().zip(scores).for_each(|(out, score)| *out = score * scale as f32),
-            }
-            let most = out.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            out.iter_mut().for_each(|x| *x = exp(*x - most));
-            let total = 1.0 / sum(out, |i| out[i]);
-            out.iter_mut().for_each(|x| *x *= total);
-        });
+                let most = out.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                out.iter_mut().for_each(|x| *x = exp(*x - most));
+                let total = 1.0 / sum(out, |i| out[i]);
+                out.iter_mut().for_each(|x| *x *= total);
+            },
+        );
         tensor(out, &scores)
     }
 
@@ -230,12 +261,18 @@ impl Kernels for Flex {
         let (shares, grad) = (contiguous(&shares), contiguous(&grad));
         let mut out = vec![0.0; values(&shares).len()];
         let inputs = [values(&shares), values(&grad)];
-        rows(&mut out, inputs, last_dimension(&shares), #[inline(always)] |_, out, [shares, grad]| {
-            let mean = sum(shares, |i| shares[i] * grad[i]);
-            for ((out, share), grad) in out.iter_mut().zip(shares).zip(grad) {
-                *out = share * (grad - mean) * scale as f32;
-            }
-        });
+        rows(
+            &mut out,
+            inputs,
+            last_dimension(&shares),
+            #[inline(always)]
+            |_, out, [shares, grad]| {
+                let mean = sum(shares, |i| shares[i] * grad[i]);
+                for ((out, share), grad) in out.iter_mut().zip(shares).zip(grad) {
+                    *out = share * (grad - mean) * scale as f32;
+                }
+            },
+        );
         tensor(out, &shares)
     }
 }

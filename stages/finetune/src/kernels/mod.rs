@@ -36,15 +36,15 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, visible: &V
     let dim = query.dims()[3];
     let dtype = query.dtype();
     let scores = query.matmul(key.swap_dims(2, 3));
-    let scores = if dtype == burn::tensor::DType::F32 { scores } else { scores.cast(burn::tensor::DType::F32) };
+    let scores =
+        if dtype == burn::tensor::DType::F32 { scores } else { scores.cast(burn::tensor::DType::F32) };
     let (hidden, causal) = match visible {
         Visible::All => (nothing_hidden(&scores), false),
         Visible::Causal => (nothing_hidden(&scores), true),
         Visible::CausalExcept(hidden) => (minus_infinity(hidden), true),
     };
     let scale = 1.0 / (dim as f64).sqrt();
-    let shares =
-        Dispatch::masked_softmax(scores.into_dispatch(), hidden.into_dispatch(), scale, causal);
+    let shares = Dispatch::masked_softmax(scores.into_dispatch(), hidden.into_dispatch(), scale, causal);
     let shares = Tensor::<4>::from_dispatch(shares);
     let shares = if shares.dtype() == dtype { shares } else { shares.cast(dtype) };
     shares.matmul(value)

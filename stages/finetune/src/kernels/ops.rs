@@ -1,16 +1,15 @@
 //! The operators as burn sees them: dispatched by device, with their derivatives.
 
-use burn::{
-    backend::{
-        Backend, Flex, backend_extension,
-        autodiff::{
-            Autodiff, NodeId,
-            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-            grads::Gradients,
-            ops::{Backward, Ops, OpsKind, unary},
-        },
-        tensor::FloatTensor,
+use burn::backend::{
+    Backend, Flex,
+    autodiff::{
+        Autodiff, NodeId,
+        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+        grads::Gradients,
+        ops::{Backward, Ops, OpsKind, unary},
     },
+    backend_extension,
+    tensor::FloatTensor,
 };
 
 /// What a backend computes; [`TrainingOps`] adds the graph.
@@ -152,8 +151,12 @@ impl<B: Kernels, C: CheckpointStrategy> TrainingOps for Autodiff<B, C> {
         match Norm.prepare::<C>([x.node(), gain.node(), shift.node()]).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let state = (prep.checkpoint(&x), prep.checkpoint(&gain), epsilon);
-                let out =
-                    B::norm_forward(x.into_primitive(), gain.into_primitive(), shift.into_primitive(), epsilon);
+                let out = B::norm_forward(
+                    x.into_primitive(),
+                    gain.into_primitive(),
+                    shift.into_primitive(),
+                    epsilon,
+                );
                 prep.finish(state, out)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::norm_forward(

@@ -18,7 +18,10 @@ pub fn card(
 ) -> anyhow::Result<String> {
     let c = &saved.config;
     let mut text = String::new();
-    writeln!(text, "---\nlibrary_name: open_clip\npipeline_tag: image-to-text\ntags: [coca, recaption]\n---\n")?;
+    writeln!(
+        text,
+        "---\nlibrary_name: open_clip\npipeline_tag: image-to-text\ntags: [coca, recaption]\n---\n"
+    )?;
     let name = recipe.run.out.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
     writeln!(text, "# {name}\n")?;
     writeln!(
@@ -56,9 +59,8 @@ pub fn card(
     )?;
     writeln!(text, "```toml\n{}```\n", toml::to_string(recipe)?)?;
     writeln!(text, "## Digests\n")?;
-    let file = |name: &str| -> anyhow::Result<String> {
-        Ok(sha256_hex(&std::fs::read(finished.model.join(name))?))
-    };
+    let file =
+        |name: &str| -> anyhow::Result<String> { Ok(sha256_hex(&std::fs::read(finished.model.join(name))?)) };
     writeln!(text, "| file | SHA-256 |\n|---|---|")?;
     for name in ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"] {
         writeln!(text, "| {name} | {} |", file(name)?)?;

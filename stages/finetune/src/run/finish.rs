@@ -71,7 +71,11 @@ pub fn finish(run: Run<'_>) -> anyhow::Result<Finished> {
                 .context("the trained model is saved and exported, but could not be verified")?;
             let failed = checks.iter().any(|check| check.outcome == Outcome::Fail);
             let told: Vec<String> = checks.iter().map(tell).collect();
-            anyhow::ensure!(!failed, "{}: the exported model differs from the trained one: {told:?}", onnx.display());
+            anyhow::ensure!(
+                !failed,
+                "{}: the exported model differs from the trained one: {told:?}",
+                onnx.display()
+            );
             told
         }
         None => vec!["unchecked: no `data.validation` to compare on".to_owned()],

@@ -10,7 +10,10 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-use crate::{data::DataCounts, open_clip::{OpenClipError, write_whole}};
+use crate::{
+    data::DataCounts,
+    open_clip::{OpenClipError, write_whole},
+};
 
 /// Points of the curve on a terminal.
 const CURVE: usize = 60;
@@ -87,7 +90,8 @@ impl Line {
     }
 }
 
-const CSV_HEAD: &str = "step,kind,contrastive_loss,caption_loss,gradient_norm,lr,samples_per_second,exact,best\n";
+const CSV_HEAD: &str =
+    "step,kind,contrastive_loss,caption_loss,gradient_norm,lr,samples_per_second,exact,best\n";
 
 /// Where lines go.
 pub struct Metrics {
@@ -123,7 +127,8 @@ impl Metrics {
     pub fn add(&mut self, line: &Line) -> Result<(), OpenClipError> {
         let json = serde_json::to_string(line).unwrap_or_default() + "\n";
         for (path, text) in [(&self.jsonl, json), (&self.csv, line.csv())] {
-            let write = || OpenOptions::new().append(true).create(true).open(path)?.write_all(text.as_bytes());
+            let write =
+                || OpenOptions::new().append(true).create(true).open(path)?.write_all(text.as_bytes());
             write().map_err(|source| OpenClipError::Write { path: path.clone(), source })?;
         }
         match &mut self.bars {
@@ -177,10 +182,12 @@ struct Bars {
 impl Bars {
     fn new(steps: u64) -> Self {
         let all = MultiProgress::new();
-        let style = |text: &str| ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = all.add(ProgressBar::new(steps).with_style(style(
-            "steps       {wide_bar} {pos}/{len}  {elapsed} gone, {eta} left",
-        )));
+        let style =
+            |text: &str| ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = all.add(
+            ProgressBar::new(steps)
+                .with_style(style("steps       {wide_bar} {pos}/{len}  {elapsed} gone, {eta} left")),
+        );
         let line = || ProgressBar::no_length().with_style(style("{prefix:<11} {msg}"));
         let (losses, validation) = (all.add(line()), all.add(line()));
         losses.set_prefix("training");

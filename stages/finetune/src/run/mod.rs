@@ -127,7 +127,11 @@ pub async fn train(recipe: &Recipe, options: Options, stop: &Stop) -> anyhow::Re
             run.save()?;
         }
         if enough {
-            tracing::info!(step, "no better validation for {} times: the run stops early", run.progress.worse);
+            tracing::info!(
+                step,
+                "no better validation for {} times: the run stops early",
+                run.progress.worse
+            );
             break;
         }
         if stopping && !last {
@@ -159,7 +163,8 @@ impl<'a> Run<'a> {
         let freeze = recipe.freeze().map_err(anyhow::Error::msg)?;
         let groups = groups(&source.config, &source.list, &freeze, recipe.optimizer.layer_decay);
         let trained: Vec<bool> = groups.iter().map(|g| g.trained).collect();
-        let found = if options.overwrite { None } else { state::newest(out, &source.list, &device.clone().inner())? };
+        let found =
+            if options.overwrite { None } else { state::newest(out, &source.list, &device.clone().inner())? };
         let fingerprint = recipe.fingerprint();
         let (progress, values, state, average) = match found {
             Some(found) => {
@@ -188,11 +193,18 @@ impl<'a> Run<'a> {
         let inputs = Arc::new(Inputs::list(&data.train, data.format, data.caption.clone()).await?);
         let metrics = metrics::Metrics::resume(out, progress.step, recipe.optimizer.steps, options.terminal)?;
         let mut run = Self {
-            recipe, device, source, model, optimizer, average, progress, validation: Vec::new(), metrics,
+            recipe,
+            device,
+            source,
+            model,
+            optimizer,
+            average,
+            progress,
+            validation: Vec::new(),
+            metrics,
         };
         if !data.validation.is_empty() {
-            let held_out =
-                Arc::new(Inputs::list(&data.validation, data.format, data.caption.clone()).await?);
+            let held_out = Arc::new(Inputs::list(&data.validation, data.format, data.caption.clone()).await?);
             let settings = run.loader_settings();
             let (batches, counts) =
                 load_all(held_out, Arc::clone(&tokenizer), settings, data.validation_samples).await?;

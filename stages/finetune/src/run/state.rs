@@ -215,7 +215,8 @@ fn load(path: &Path, list: &[Parameter], device: &Device) -> Result<State, State
         let n = values.len();
         Tensor::from_data(TensorData::new(values, [n]), device)
     };
-    let missing = |p: &Parameter| damaged(format!("`{}` is missing: it belongs to another architecture", p.name));
+    let missing =
+        |p: &Parameter| damaged(format!("`{}` is missing: it belongs to another architecture", p.name));
     let (mut values, mut moments, mut average) = (Vec::new(), Vec::new(), Vec::new());
     for parameter in list {
         values.push(get("value", parameter)?.ok_or_else(|| missing(parameter))?);

@@ -28,14 +28,17 @@ impl Stop {
     pub fn listen(&self) -> std::io::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let stop = self.clone();
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         tokio::spawn(async move {
             loop {
                 tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
                 if stop.requested() {
                     std::process::exit(130);
                 }
-                tracing::warn!("stopping behind this step; once more to stop at once, losing the steps since the last checkpoint");
+                tracing::warn!(
+                    "stopping behind this step; once more to stop at once, losing the steps since the last checkpoint"
+                );
                 stop.press();
             }
         });

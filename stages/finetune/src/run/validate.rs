@@ -43,7 +43,8 @@ pub fn validate(model: &Coca, batches: &[Batch], weights: &Weights, device: &Dev
             model.forward(inputs.patches, &inputs.texts, weights.contrastive > 0.0, weights.caption > 0.0);
         if let Some(logits) = &output.logits {
             let right = logits.clone().argmax(1).reshape([-1]).equal(inputs.labels.clone());
-            let right = right.bool_or(inputs.labels.clone().equal_elem(PAD)).reshape([batch.len() as i64, -1]);
+            let right =
+                right.bool_or(inputs.labels.clone().equal_elem(PAD)).reshape([batch.len() as i64, -1]);
             exact += right.all_dim(1).int().sum().into_scalar::<i64>() as usize;
         }
         let Losses { contrastive: con, caption: cap } =
