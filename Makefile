@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 ONNXRUNTIME := target/onnxruntime/lib/libonnxruntime.so
 ONNXRUNTIME_GPU := target/onnxruntime-gpu
 
-.PHONY: demo test bench bench-open-clip lint doc onnxruntime onnxruntime-gpu install clean-demo
+.PHONY: demo test bench bench-open-clip bench-training lint doc onnxruntime onnxruntime-gpu install clean-demo
 
 # Scenes -> shards -> captions -> Parquet, with the bundled captioner.
 demo: $(ONNXRUNTIME)
@@ -23,6 +23,10 @@ bench: $(ONNXRUNTIME)
 # The same weights and images through open_clip's own `generate`; fetches torch (several GB), takes about 15 minutes.
 bench-open-clip: $(ONNXRUNTIME)
 	$(PYTHON) benchmarks/against_open_clip.py
+
+# A training step against torch's, on the same checkpoint and batches; fetches torch as bench-open-clip does.
+bench-training: $(ONNXRUNTIME)
+	$(PYTHON) benchmarks/training.py
 
 lint:
 	$(CARGO) fmt --all --check
