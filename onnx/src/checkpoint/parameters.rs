@@ -10,6 +10,10 @@ use super::config::{
 
 /// Standard deviation of token embeddings in the beginning.
 const TOKEN_STD: f32 = 0.02;
+/// Standard deviation of the image tower's class token and positions. Patches of normalised pixels come out of `conv1` with
+/// about unit variance, and this is half of it, as in the text tower. open_clip draws them with width^-0.5, a tenth: small
+/// models then name everything in a picture but its place.
+const IMAGE_POSITION_STD: f32 = 0.5;
 /// Standard deviation of a text's position embeddings and class token in the beginning.
 const POSITION_STD: f32 = 0.01;
 
@@ -102,9 +106,9 @@ impl Table {
 
     fn vision(&mut self, v: &VisionConfig, embed_dim: usize) {
         let (width, patch) = (v.width, v.patch_size);
-        let std = per_width(width);
-        self.add("visual.class_embedding", &[width], Init::Normal(std));
-        self.add("visual.positional_embedding", &[v.grid() * v.grid() + 1, width], Init::Normal(std));
+        let places = [v.grid() * v.grid() + 1, width];
+        self.add("visual.class_embedding", &[width], Init::Normal(IMAGE_POSITION_STD));
+        self.add("visual.positional_embedding", &places, Init::Normal(IMAGE_POSITION_STD));
         let pixels = 3 * patch * patch;
         self.add("visual.conv1.weight", &[width, 3, patch, patch], Init::Normal(per_width(pixels)));
         if v.ln_pre {

@@ -15,7 +15,7 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
 use burn::tensor::{Device, Tensor};
-pub use finish::{Finished, MODEL, ONNX};
+pub use finish::{Finished, MODEL, ONNX, write_golden};
 pub use metrics::{Line, TrainLine, ValidationLine, read as read_metrics};
 use recaption_onnx::{model::SpecialIds, tokenizer::Tokenizer};
 use recaption_stages::decode::DecodeOptions;

@@ -1,0 +1,292 @@
+//! What a recipe, data, numbers and disks can do to a run: each ends with its exit code and a message that helps.
+
+#![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
+
+mod common;
+
+use std::fs;
+
+use common::{Story, data, members, small, tar, write_model};
+
+#[test]
+fn recipes_that_cannot_be_are_told_with_their_key() {
+    let story = Story::new();
+    for (change, words) in [
+        ("data.train=[]", "`data.train` is empty: name at least one shard"),
+        ("optimizer.lr=0", "`optimizer.lr` = 0 is out of its range"),
+        ("optimizer.lr=-1e-3", "optimizer.lr"),
+        ("optimizer.lr=nan", "optimizer.lr"),
+        ("optimizer.lr=inf", "optimizer.lr"),
+        ("optimizer.lr=fast", "lr"),
+        ("optimizer.steps=0", "optimizer.steps"),
+        ("optimizer.steps=-3", "steps"),
+        ("optimizer.steps=2.5", "steps"),
+        ("optimizer.final_ratio=1.5", "optimizer.final_ratio"),
+        ("optimizer.betas=[0.9, 1.0]", "optimizer.betas"),
+        ("optimizer.betas=[0.9]", "betas"),
+        ("optimizer.epsilon=0", "optimizer.epsilon"),
+        ("optimizer.epsilon=inf", "optimizer.epsilon"),
+        ("optimizer.weight_decay=-0.1", "optimizer.weight_decay"),
+        ("optimizer.weight_decay=inf", "optimizer.weight_decay"),
+        ("optimizer.clip_norm=nan", "optimizer.clip_norm"),
+        ("optimizer.layer_decay=0", "optimizer.layer_decay"),
+        ("optimizer.layer_decay=1.1", "optimizer.layer_decay"),
+        ("optimizer.ema_decay=1", "optimizer.ema_decay"),
+        ("objective.contrastive=-1", "objective.contrastive"),
+        ("objective.label_smoothing=1", "objective.label_smoothing"),
+        ("run.batch_size=0", "run.batch_size"),
+        ("run.batch_size=1", "`run.batch_size` of at least 2"),
+        ("run.micro_batch=0", "run.micro_batch"),
+        ("run.checkpoint_every=0", "run.checkpoint_every"),
+        ("run.validate_every=0", "run.validate_every"),
+        ("run.log_every=0", "run.log_every"),
+        ("run.patience=2", "`run.patience` needs `data.validation`"),
+        ("run.device=tpu", "run.device = `tpu`: expected `cpu`, `cuda` or `cuda:N`"),
+        ("run.device=cuda", "--features cuda"),
+        ("run.device=cuda:x", "cuda:N"),
+        ("run.precision=fp8", "fp8"),
+        ("data.shuffle_buffer=0", "data.shuffle_buffer"),
+        ("data.validation_samples=0", "data.validation_samples"),
+        ("data.format=csv", "csv"),
+        ("data.caption=json.", "`json.`: expected `text`, `original` or `json.KEY`"),
+        ("data.caption=alt", "`alt`"),
+        ("data.crop={scale=[0.0,1.0]}", "data.crop"),
+        ("data.crop={scale=[0.9,0.5]}", "data.crop"),
+        ("data.crop={scale=[0.5,1.0],ratio=[-1.0,1.0]}", "data.crop"),
+        ("model.freeze=[\"imag\"]", "model.freeze: `imag`: known are image, pooler, text, decoder and temperature"),
+        ("model.freeze=[\"pooler:2\"]", "pooler has no layers"),
+        ("model.freeze=[\"image:x\"]", "`x` is no number of layers"),
+        ("model.init=zeros", "zeros"),
+        ("optimizer.learning_rate=1", "learning_rate"),
+        ("optimiser.lr=1", "optimiser"),
+        ("data.crop={scale=[0.5,1.0],size=3}", "size"),
+        ("lr=1", "expected section.key=value"),
+        ("optimizer.lr", "expected section.key=value"),
+    ] {
+        let said = story.call("out", &[change]).ends(2);
+        said.warns(words).warns("error: ");
+    }
+    assert!(!story.path("out/checkpoints").exists());
+    story.write("recipe.toml", "[model]\ncheckpoint = \"start\"\n");
+    story.call("out", &[]).ends(2).warns("recipe.toml").warns("data");
+    story.write("recipe.toml", "[model\n");
+    story.call("out", &[]).ends(2).warns("recipe.toml");
+    fs::remove_file(story.path("recipe.toml")).expect("a file");
+    story.call("out", &[]).ends(2).warns("recipe.toml").warns("No such file");
+}
+
+/// Both objectives off, which takes two keys.
+#[test]
+fn a_recipe_that_would_learn_nothing_is_refused() {
+    let story = Story::new();
+    story.call("out", &["objective.contrastive=0", "objective.caption=0"]).ends(2).warns("nothing would be learnt");
+    let all = r#"model.freeze=["image","pooler","text","decoder","temperature"]"#;
+    let said = story.call("out", &[all]).ends(2);
+    said.warns("model.freeze").keeps_quiet_about("panicked");
+}
+
+#[test]
+fn models_that_cannot_be_trained_are_told() {
+    let story = Story::new();
+    let checkpoint = |path: &std::path::Path| format!("model.checkpoint={:?}", path.display().to_string());
+    let missing = checkpoint(&story.path("nowhere"));
+    for init in ["model.init=checkpoint", "model.init=random"] {
+        story.call("out", &[&missing, init]).ends(1).warns("nowhere/open_clip_config.json").warns("No such file");
+        story.call("out", &[&checkpoint(&data("clip/plain")), init]).ends(1).warns("clip/plain").warns("no decoder");
+    }
+    // No tokenizer.
+    story.call("out", &[&checkpoint(&data("coca/odd"))]).ends(1).warns("coca/odd/tokenizer.json");
+    // No weights.
+    fs::remove_file(story.path("start/open_clip_model.safetensors")).expect("a file");
+    story.call("out", &[]).ends(1).warns("start/open_clip_model.safetensors");
+    // Weights of another configuration.
+    write_model(&story.path("start"), &small(1));
+    fs::write(story.path("start/open_clip_config.json"), small(2).to_string()).expect("a file");
+    story.call("out", &[]).ends(1).warns("resblocks.1.");
+}
+
+#[test]
+fn data_that_is_not_there_is_told() {
+    let story = Story::new();
+    let nothing = story.shards("data.train", "none/*.tar");
+    story.call("out", &[&nothing]).ends(1).warns("none/*.tar");
+    let nothing = story.shards("data.validation", "none/*.tar");
+    story.call("out", &[&nothing]).ends(1).warns("none/*.tar");
+    let no_output = format!("data.train=[\"{}\"]", story.path("train").display());
+    story.call("out", &[&no_output, "data.format=output"]).ends(1).warns("no commit records");
+}
+
+#[test]
+fn captions_that_are_not_there_are_counted_and_end_the_run() {
+    let story = Story::new();
+    let said = story.call("out", &["data.caption=json.title"]).ends(1);
+    said.warns("not one usable sample in 3 shard(s)").warns("30 no_caption").warns("`json.title`");
+
+    let mut members = members(4, 12);
+    for (name, content) in &mut members {
+        if name.ends_with(".txt") {
+            *content = b" \n".to_vec();
+        }
+    }
+    story.write("empty/00004.tar", tar(&members));
+    let empty = story.shards("data.train", "empty/*.tar");
+    story.call("out", &[&empty]).ends(1).warns("1 shard(s): 0 used, 12 empty_caption");
+    let held_out = story.shards("data.validation", "empty/*.tar");
+    story.call("out", &[&held_out]).ends(1).warns("1 shard(s): 0 used, 12 empty_caption");
+
+    members.retain(|(name, _)| name.ends_with(".jpg"));
+    story.write("empty/00004.tar", tar(&members));
+    story.call("out", &[&empty]).ends(1).warns("12 no_caption");
+    story.call("out", &[&empty, "data.caption=json.title"]).ends(1).warns("12 no_json");
+    assert!(!story.path("out/checkpoints").exists());
+}
+
+#[test]
+fn some_bad_images_are_counted_and_training_goes_on() {
+    let story = Story::new();
+    let mut members = members(4, 10);
+    for (name, content) in &mut members {
+        match name.as_str() {
+            "00004000001.jpg" => content.truncate(900),
+            "00004000004.jpg" => *content = b"no picture".to_vec(),
+            "00004000006.txt" => content.clear(),
+            _ => {}
+        }
+    }
+    members.retain(|(name, _)| name != "00004000008.jpg");
+    story.write("train/00004.tar", tar(&members));
+    let judged = story.judged();
+    story.call("out", &[&judged, "optimizer.steps=5", "run.batch_size=6", "data.shuffle_buffer=100"]).ends(0);
+    // Five batches of six fit into the 36 good samples of the first epoch.
+    let lines = story.train_lines("out");
+    let counts = &lines.last().expect("a line")["data"];
+    assert_eq!(counts["used"], 30, "{counts}");
+    assert_eq!(counts["bad"]["empty_caption"], 1, "{counts}");
+    assert_eq!(counts["bad"]["missing_image"], 1, "{counts}");
+    let images = ["corrupt_image", "unsupported_format"].map(|reason| counts["bad"][reason].as_u64().unwrap_or(0));
+    assert!(images.iter().sum::<u64>() <= 2, "{counts}");
+    // All of two epochs.
+    story.call("long", &["optimizer.steps=12", "run.batch_size=6", "data.shuffle_buffer=100"]).ends(0);
+    let lines = story.train_lines("long");
+    let counts = &lines.last().expect("a line")["data"];
+    assert_eq!(counts["used"], 72, "{counts}");
+    let images: u64 = ["corrupt_image", "unsupported_format"].iter().filter_map(|r| counts["bad"][r].as_u64()).sum();
+    assert_eq!((images, &counts["bad"]["empty_caption"], &counts["failed_shards"]), (4, &2.into(), &0.into()), "{counts}");
+}
+
+/// However few samples are shuffled together.
+#[test]
+fn images_that_are_all_bad_end_the_run() {
+    let story = Story::new();
+    for shard in 0..3 {
+        let mut members = members(shard, 10);
+        members.iter_mut().filter(|(n, _)| n.ends_with(".jpg")).for_each(|(_, content)| content.truncate(300));
+        story.write(&format!("bad/{shard:05}.tar"), tar(&members));
+    }
+    let bad = story.shards("data.train", "bad/*.tar");
+    for buffer in ["data.shuffle_buffer=100", "data.shuffle_buffer=10", "data.shuffle_buffer=4"] {
+        // Left alone it might read for ever.
+        let begun = std::time::Instant::now();
+        let said = story.call("out", &[&bad, buffer]).signal("-KILL", || begun.elapsed().as_secs() >= 5);
+        said.check(said.code == Some(1), &format!("{buffer}: expected exit code 1 within five seconds"));
+        said.warns("not one usable sample in 3 shard(s): 0 used, 30 corrupt_image");
+    }
+}
+
+#[test]
+fn a_cut_shard_gives_what_it_has() {
+    let story = Story::new();
+    let mut cut = tar(&members(4, 10));
+    cut.truncate(cut.len() / 2);
+    story.write("train/00004.tar", cut);
+    let said = story.call("out", &["optimizer.steps=12"]).ends(0);
+    said.warns("train/00004.tar: byte ").warns("training goes on without the rest of it");
+    let lines = story.train_lines("out");
+    let counts = &lines.last().expect("a line")["data"];
+    assert!(counts["failed_shards"].as_u64() >= Some(2), "{counts}");
+    assert_eq!(counts["used"], 96, "{counts}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run() {
+    let story = Story::new();
+    let wild = ["optimizer.lr=1e30", "optimizer.clip_norm=0", "optimizer.warmup_steps=0", "run.checkpoint_every=1"];
+    let said = story.call("out", &wild).ends(1);
+    said.warns("error: step ").warns("not a number").warns("optimizer.lr").warns("optimizer.clip_norm").warns("0000");
+    let kept = story.names("out/checkpoints");
+    assert!(!kept.is_empty());
+    let again = story.call("out", &wild).ends(1);
+    again.warns("not a number");
+    assert_eq!(story.names("out/checkpoints"), kept);
+    assert!(!story.path("out/model").exists(), "a model of no numbers was saved");
+}
+
+/// Where the last step goes wrong, no loss behind it says so.
+#[test]
+fn weights_that_are_no_numbers_are_never_the_result() {
+    let story = Story::new();
+    let judged = story.judged();
+    let wild = ["optimizer.lr=1e38", "optimizer.clip_norm=0", "optimizer.warmup_steps=0", "run.validate_every=1"];
+    for (steps, validation) in [("optimizer.steps=1", None), ("optimizer.steps=1", Some(&judged)), ("optimizer.steps=4", Some(&judged))] {
+        let mut changes = wild.to_vec();
+        changes.push(steps);
+        changes.extend(validation.map(String::as_str));
+        let out = format!("out-{steps}-{}", validation.is_some());
+        let said = story.call(&out, &changes).ends(1);
+        said.warns("not a number");
+        assert!(!story.path(&format!("{out}/model")).exists(), "a useless model was saved");
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_room() {
+    let story = Story::new();
+    let judged = story.judged();
+    // A checkpoint grows by nothing but the moments, which the first one lacks; so the limit lies below all of them, and
+    // above everything else that a run writes before it.
+    let changes = [judged.as_str(), "optimizer.steps=12"];
+    story.call("calm", &changes).ends(0);
+    let size = story.read("calm/checkpoints/step-00000012.safetensors").len() as u64;
+
+    let call = story.call("out", &changes);
+    call.signal("-KILL", || story.path("out/checkpoints/step-00000003.safetensors").exists());
+    let kept = story.names("out/checkpoints");
+    let kept: Vec<String> = kept.into_iter().filter(|n| n.starts_with("step-")).collect();
+    let newest = format!("out/checkpoints/{}", kept.last().expect("a checkpoint"));
+    let before = story.read(&newest);
+    let said = call.clone().limit(size / 1024 * 3 / 4).ends(1);
+    said.warns("error: step ").warns("no checkpoint was written; the one before stays").warns("out/checkpoints/step-");
+    said.warns("File too large");
+    assert!(story.read(&newest) == before, "the checkpoint before was touched");
+    let names = story.names("out/checkpoints");
+    assert_eq!(names.iter().filter(|n| n.starts_with("step-")).collect::<Vec<_>>(), kept.iter().collect::<Vec<_>>());
+
+    call.ends(0);
+    assert_eq!(story.metrics("calm"), story.metrics("out"));
+    assert!(story.weights("calm") == story.weights("out"));
+    // Nothing half-written is left, neither by the kill nor by the disk.
+    let left: Vec<String> = story.names("out/checkpoints").into_iter().filter(|n| !n.starts_with("step-")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_full_disk_at_the_end_is_told_and_the_end_can_be_done_again() {
+    let story = Story::new();
+    story.call("calm", &[]).ends(0);
+    let size = story.weights("calm").len() as u64;
+    story.call("out", &[]).ends(0);
+    fs::remove_dir_all(story.path("out/model")).expect("a folder");
+    fs::remove_dir_all(story.path("out/onnx")).expect("a folder");
+    let said = story.call("out", &[]).limit(size / 1024 / 2).ends(1);
+    said.warns("error: cannot write").warns("out/model/").warns("File too large");
+    story.call("out", &[]).ends(0);
+    assert!(story.weights("calm") == story.weights("out"));
+}
+
+#[test]
+fn an_output_that_is_no_folder_is_told() {
+    let story = Story::new();
+    story.write("out", "years of work");
+    story.call("out", &[]).ends(1).warns("cannot create").warns("/out");
+    assert_eq!(story.read("out"), b"years of work");
+}

@@ -1,0 +1,353 @@
+//! Whole runs of the program: what they leave, what every switch does to the weights, and what the same command does twice.
+
+#![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
+
+mod common;
+
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+use common::{SAMPLES, Story, bundled};
+use recaption_finetune::{
+    data::{Caption, Format, Inputs, Loader, LoaderSettings, Position},
+    open_clip::OpenClip,
+    run::{Line, read_metrics},
+};
+use recaption_onnx::{ModelFolder, Precision, export, model::SpecialIds, tokenizer::Tokenizer};
+use recaption_schemas::sha256_hex;
+
+/// Names of the tensors that training changed, and of those that it did not.
+fn moved(story: &Story, out: &str) -> [BTreeSet<String>; 2] {
+    let before = OpenClip::read(&story.path("start")).expect("a checkpoint");
+    let after = OpenClip::read(&story.path(&format!("{out}/model"))).expect("a trained model");
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let mut names = [BTreeSet::new(), BTreeSet::new()];
+    for ((parameter, a), b) in before.list.iter().zip(&before.values).zip(&after.values) {
+        names[usize::from(bits(a) == bits(b))].insert(parameter.name.clone());
+    }
+    names
+}
+
+/// Largest change of a tensor.
+fn change(story: &Story, out: &str, name: &str) -> f32 {
+    let read = |dir: &Path| {
+        let model = OpenClip::read(dir).expect("a checkpoint");
+        let at = model.list.iter().position(|p| p.name == name).expect("the tensor");
+        model.values[at].clone()
+    };
+    let (a, b) = (read(&story.path("start")), read(&story.path(&format!("{out}/model"))));
+    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[track_caller]
+fn close(a: &[[f64; 2]], b: &[[f64; 2]], tolerance: f64) {
+    assert_eq!(a.len(), b.len(), "lines");
+    for (step, (a, b)) in a.iter().zip(b).enumerate() {
+        let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(apart <= tolerance, "line {}: {a:?} and {b:?} are {apart:e} apart", step + 1);
+    }
+}
+
+#[test]
+fn a_run_leaves_a_model_its_export_its_numbers_and_its_card() {
+    let story = Story::new();
+    let said = story.call("out", &[&story.judged()]).ends(0);
+    said.prints("model").prints("(step").prints("ok image_features").prints("ok text_features").prints("ok logits");
+    said.prints("held out  8 samples");
+    let names = story.names("out");
+    for name in ["best", "checkpoints", "metrics.csv", "metrics.jsonl", "model", "onnx"] {
+        assert!(names.iter().any(|n| n == name), "{name} is missing: {names:?}");
+    }
+    assert!(names.iter().all(|n| !n.contains("partial")), "{names:?}");
+    assert_eq!(story.names("out/checkpoints"), ["step-00000009.safetensors", "step-00000012.safetensors"]);
+
+    // The model reads back, and came from the weights that it began with.
+    let model = story.path("out/model");
+    let back = OpenClip::read(&model).expect("a trained model");
+    assert!(back.values.iter().flatten().all(|v| v.is_finite()));
+    assert_eq!(story.read("out/model/open_clip_config.json"), story.read("start/open_clip_config.json"));
+    assert_eq!(story.read("out/model/tokenizer.json"), story.read("start/tokenizer.json"));
+    ModelFolder::open(&story.path("out/onnx")).expect("an export");
+
+    // A line per step, three validations, and the same in the table.
+    let lines = read_metrics(&story.path("out/metrics.jsonl"));
+    let steps: Vec<u64> = lines.iter().filter_map(|l| match l { Line::Train(l) => Some(l.step), Line::Validation(_) => None }).collect();
+    assert_eq!(steps, (1..=12).collect::<Vec<_>>());
+    let judged: Vec<_> = lines.iter().filter_map(|l| match l { Line::Validation(l) => Some((l.step, l.samples)), Line::Train(_) => None }).collect();
+    assert_eq!(judged, [(4, 8), (8, 8), (12, 8)]);
+    let table = String::from_utf8(story.read("out/metrics.csv")).expect("text");
+    let columns: BTreeSet<usize> = table.lines().map(|l| l.split(',').count()).collect();
+    assert_eq!((table.lines().count(), columns), (16, BTreeSet::from([9])), "{table}");
+    let losses = story.losses("out");
+    assert!(losses[11][1] < losses[0][1], "it learns nothing: {losses:?}");
+
+    // Every digest on the card is true.
+    let card = String::from_utf8(story.read("out/model/README.md")).expect("text");
+    let mut checked = 0;
+    for line in card.lines().filter(|l| l.starts_with("| ") && l.trim_end_matches(" |").len() > 64) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let file = match cells[1] {
+            "ONNX export (fp32), model.json" => "out/onnx/model.json".to_owned(),
+            name => format!("out/model/{name}"),
+        };
+        assert_eq!(cells[2], sha256_hex(&story.read(&file)), "{file}");
+        checked += 1;
+    }
+    assert_eq!(checked, 4, "{card}");
+    for words in ["library_name: open_clip", "12 of 12 steps of 8 samples", "ok logits", "[optimizer]", "0.003"] {
+        assert!(card.contains(words), "the card lacks {words}:\n{card}");
+    }
+}
+
+#[test]
+fn the_same_command_on_a_finished_run_trains_nothing_anew() {
+    let story = Story::new();
+    let call = story.call("out", &[&story.judged()]);
+    let first = call.ends(0);
+    let (weights, metrics) = (story.weights("out"), story.read("out/metrics.jsonl"));
+    let second = call.ends(0);
+    second.check(first.stdout == second.stdout, &format!("it said something else before: {}", first.stdout));
+    assert!(story.weights("out") == weights, "other weights");
+    assert!(story.read("out/metrics.jsonl") == metrics, "other metrics");
+}
+
+#[test]
+fn patience_ends_a_run_and_the_best_is_kept() {
+    let story = Story::new();
+    let judged = story.judged();
+    // Where nothing but the temperature's clamp learns, no validation is better than the first.
+    let changes = [judged.as_str(), "run.patience=2", "run.validate_every=2", "optimizer.steps=40", "optimizer.lr=0.3", "optimizer.warmup_steps=0"];
+    let call = story.call("out", &changes);
+    let said = call.ends(0);
+    said.warns("the run stops early");
+    let lines = read_metrics(&story.path("out/metrics.jsonl"));
+    let judged: Vec<_> = lines.iter().filter_map(|l| match l { Line::Validation(l) => Some(l.clone()), Line::Train(_) => None }).collect();
+    let last = judged.last().expect("validations");
+    let loss = |l: &recaption_finetune::run::ValidationLine| l.contrastive_loss + l.caption_loss;
+    let best = judged.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).expect("one");
+    assert!(last.step < 40, "{judged:?}");
+    assert_eq!(last.step, best.step + 4, "two validations without a better one: {judged:?}");
+    said.prints(&format!("(step {})", best.step));
+    assert!(story.weights("out") == story.read("out/best/open_clip_model.safetensors"));
+
+    // Again: it has had enough.
+    let (weights, metrics) = (story.weights("out"), story.metrics("out"));
+    let again = call.ends(0);
+    again.check(story.metrics("out") == metrics, "the same command went on training");
+    again.check(story.weights("out") == weights, "the same command changed the model");
+}
+
+#[test]
+fn another_recipe_over_the_same_place_is_refused_unless_it_may_begin_anew() {
+    let story = Story::new();
+    story.call("out", &[]).ends(0);
+    let before = (story.weights("out"), story.read("out/metrics.jsonl"));
+    for (change, was) in [
+        ("optimizer.lr=1e-3", "optimizer.lr was 0.003, is 0.001"),
+        ("data.shuffle_buffer=13", "data.shuffle_buffer was 12, is 13"),
+        ("model.freeze=[\"image\"]", "model.freeze was [], is [\"image\"]"),
+        ("run.micro_batch=4", "run.micro_batch was null, is 4"),
+        ("data.crop={scale=[0.9,1.0]}", "data.crop was null"),
+    ] {
+        let said = story.call("out", &[change]).ends(2);
+        said.warns(was).warns("--overwrite").warns("run.out");
+    }
+    assert!(before == (story.weights("out"), story.read("out/metrics.jsonl")), "a refused run changed something");
+    // What changes no weight is no other recipe.
+    story.call("out", &["run.checkpoint_every=5", "run.log_every=2", "data.cache_bytes=0"]).ends(0);
+
+    // Shorter than what is there, and stopped on the way: its own checkpoints are the ones that stay.
+    let fresh = ["optimizer.lr=1e-3", "optimizer.steps=10", "run.checkpoint_every=2"];
+    let call = story.call("out", &fresh);
+    let lines = || story.read("out/metrics.jsonl").iter().filter(|b| **b == b'\n').count();
+    call.clone().arg("--overwrite").signal("-TERM", || lines() < 9 && lines() >= 3).ends(1);
+    let said = call.ends(0);
+    said.warns("going on from a checkpoint");
+    story.call("calm", &fresh).ends(0);
+    assert_eq!(story.metrics("calm"), story.metrics("out"));
+    assert!(story.weights("calm") == story.weights("out"), "--overwrite and a stop gave another model");
+    assert_eq!(story.names("calm/checkpoints"), story.names("out/checkpoints"));
+}
+
+#[test]
+fn a_batch_in_parts_gives_the_losses_of_the_whole() {
+    let story = Story::new();
+    let judged = story.judged();
+    story.call("whole", &[&judged]).ends(0);
+    for (out, part) in [("threes", "run.micro_batch=3"), ("ones", "run.micro_batch=1"), ("more", "run.micro_batch=9")] {
+        story.call(out, &[&judged, part]).ends(0);
+        close(&story.losses("whole"), &story.losses(out), 1e-5);
+    }
+    assert_eq!(story.metrics("whole"), story.metrics("more"));
+}
+
+#[test]
+fn what_is_frozen_stays_to_the_bit_and_the_rest_learns() {
+    let story = Story::new();
+    let all = OpenClip::read(&story.path("start")).expect("a checkpoint").list;
+    let is_pooler = |n: &str| ["visual.attn_pool", "visual.ln_post", "visual.proj"].iter().any(|p| n.starts_with(p));
+    let frozen: [(&str, &str, &dyn Fn(&str) -> bool); 4] = [
+        ("image", r#"["image"]"#, &|n| n.starts_with("visual.") && !is_pooler(n)),
+        ("lower", r#"["image:1","text:1"]"#, &|n| {
+            let below = ["conv1", "ln_pre", "class_embedding", "positional_embedding", "resblocks.0."];
+            let text = ["token_embedding", "cls_emb", "positional_embedding", "resblocks.0."];
+            n.starts_with("visual.") && !is_pooler(n) && below.iter().any(|p| n.contains(p))
+                || n.starts_with("text.") && text.iter().any(|p| n.contains(p))
+        }),
+        ("heads", r#"["pooler","temperature"]"#, &|n| is_pooler(n) || n == "logit_scale"),
+        ("words", r#"["text","decoder"]"#, &|n| n.starts_with("text")),
+    ];
+    for (out, freeze, is_frozen) in frozen {
+        let freeze = format!("model.freeze={freeze}");
+        for average in ["optimizer.ema_decay=0", "optimizer.ema_decay=0.9"] {
+            let out = format!("{out}-{average}");
+            story.call(&out, &[&freeze, average, "optimizer.steps=6"]).ends(0);
+            let [changed, same] = moved(&story, &out);
+            let wanted: BTreeSet<String> = all.iter().map(|p| p.name.clone()).filter(|n| is_frozen(n)).collect();
+            let thawed: Vec<_> = wanted.difference(&same).collect();
+            assert!(thawed.is_empty(), "{freeze}, {average}: these are frozen and changed: {thawed:?}");
+            let stuck: Vec<_> = same.difference(&wanted).collect();
+            assert!(stuck.is_empty(), "{freeze}, {average}: these learnt nothing: {stuck:?}");
+            assert_eq!(changed.len() + same.len(), all.len());
+        }
+    }
+}
+
+#[test]
+fn layers_far_from_the_end_learn_less() {
+    let story = Story::new();
+    let one_step = ["optimizer.steps=1", "optimizer.warmup_steps=0", "optimizer.weight_decay=0", "optimizer.clip_norm=0"];
+    story.call("even", &one_step).ends(0);
+    story.call("decayed", &[&one_step[..], &["optimizer.layer_decay=0.5"]].concat()).ends(0);
+    // AdamW's first step is the learning rate for every weight whose gradient is not tiny.
+    for (name, halvings) in [
+        ("visual.conv1.weight", 3),
+        ("visual.transformer.resblocks.0.attn.in_proj_weight", 2),
+        ("visual.transformer.resblocks.1.mlp.c_fc.weight", 1),
+        ("visual.attn_pool.attn.out_proj.weight", 0),
+        ("visual.proj", 0),
+        ("text.token_embedding.weight", 3),
+        ("text.transformer.resblocks.1.mlp.c_fc.weight", 1),
+        ("text.text_projection", 0),
+        ("text_decoder.resblocks.0.attn.in_proj_weight", 2),
+        ("text_decoder.cross_attn.1.attn.in_proj_weight", 1),
+        ("text_decoder.text_projection", 0),
+        ("logit_scale", 0),
+    ] {
+        let (even, decayed) = (change(&story, "even", name), change(&story, "decayed", name));
+        let ratio = even / decayed;
+        let wanted = 2_f32.powi(halvings);
+        assert!((ratio / wanted - 1.0).abs() < 0.01, "{name}: {even} and {decayed}, a ratio of {ratio}, not {wanted}");
+    }
+}
+
+#[test]
+fn an_average_is_judged_and_saved_and_training_does_not_see_it() {
+    let story = Story::new();
+    let judged = story.judged();
+    let changes = [judged.as_str(), "optimizer.steps=6"];
+    story.call("plain", &changes).ends(0);
+    story.call("averaged", &[&changes[..], &["optimizer.ema_decay=0.9"]].concat()).ends(0);
+    assert_eq!(story.losses("plain"), story.losses("averaged"), "training saw the average");
+    let far = change(&story, "plain", "visual.proj");
+    let near = change(&story, "averaged", "visual.proj");
+    assert!(near > 0.0 && near < 0.7 * far, "the average moved by {near}, the weights by {far}");
+}
+
+#[test]
+fn half_precision_is_saved_judged_and_exported() {
+    let story = Story::new();
+    let judged = story.judged();
+    story.call("full", &[&judged]).ends(0);
+    story.call("half", &[&judged, "model.save_as=fp16"]).ends(0).prints("ok logits");
+    assert_eq!(story.losses("full"), story.losses("half"));
+    let (full, half) = (story.weights("full").len(), story.weights("half").len());
+    assert!(half < full * 6 / 10, "{half} of {full} bytes");
+
+    // The type changes no weight of the training, so it may be chosen when all is done.
+    story.call("full", &[&judged, "model.save_as=fp16"]).ends(0);
+    assert!(story.weights("full") == story.weights("half"), "the type was not taken");
+}
+
+#[test]
+fn one_objective_alone_learns_alone() {
+    let story = Story::new();
+    story.call("contrast", &["objective.caption=0", "optimizer.steps=4"]).ends(0);
+    let [_, same] = moved(&story, "contrast");
+    let decoder: Vec<_> = same.iter().filter(|n| !n.starts_with("text_decoder.")).collect();
+    assert!(decoder.iter().all(|n| n.starts_with("visual.")) , "{decoder:?}");
+    assert!(same.iter().any(|n| n.starts_with("text_decoder.")), "{same:?}");
+    assert!(story.losses("contrast").iter().all(|[con, cap]| *con > 0.0 && *cap == 0.0));
+
+    story.call("caption", &["objective.contrastive=0", "optimizer.steps=4", "run.micro_batch=3"]).ends(0);
+    let [changed, same] = moved(&story, "caption");
+    assert!(same.contains("logit_scale") && same.contains("text.text_projection"), "{same:?}");
+    assert!(changed.contains("visual.conv1.weight") && changed.contains("text_decoder.text_projection"));
+    assert!(story.losses("caption").iter().all(|[con, cap]| *con == 0.0 && *cap > 0.0));
+}
+
+/// Captions the shards with the bundled captioner by the library, images embedded.
+fn caption_with_images(story: &Story, output: &str) {
+    let model = story.path("captioner");
+    export(&bundled(), &model, Precision::Fp32).expect("an export");
+    let mut layers = recaption::config::Layers::default();
+    let text = |path: &Path| path.display().to_string();
+    for (key, value) in [
+        ("model.captioner", text(&model)),
+        ("input.shards", text(&story.path("train/*.tar"))),
+        ("output.url", text(&story.path(output))),
+        ("output.images", "embed".into()),
+    ] {
+        layers.set(key, value, "test").expect("a key");
+    }
+    let config = recaption::config::RunConfig::build(&layers).expect("a configuration");
+    let options = recaption::run::RunOptions::default();
+    let stop = Arc::new(recaption::run::Stop::default());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let run = recaption::run::run(&config, options, &stop, &recaption::run::Reporter::Silent);
+    runtime.block_on(run).expect("captions");
+}
+
+/// Batches of the inputs as they would be trained on: keys, ids and pixels.
+fn batches(pattern: &Path, format: Format, caption: Caption, count: usize) -> Vec<recaption_finetune::batch::Batch> {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let pattern = [pattern.display().to_string()];
+    let inputs = runtime.block_on(Inputs::list(&pattern, format, caption)).expect("inputs");
+    let model = OpenClip::read(&bundled()).expect("a checkpoint");
+    let special = SpecialIds { pad: 0, start: 510, end: 511 };
+    let tokenizer = Tokenizer::from_file(&bundled().join("tokenizer.json"), special, 36, 512).expect("a tokenizer");
+    let settings = LoaderSettings {
+        batch_size: 10,
+        window: 15,
+        seed: 2,
+        preprocess: model.config.preprocess,
+        decode: recaption_stages::decode::DecodeOptions::default(),
+        crop: None,
+        cache_bytes: 0,
+    };
+    let loader = Loader::start(Arc::new(inputs), Arc::new(tokenizer), settings, Position::default()).expect("a loader");
+    (0..count).map(|_| loader.next().expect("a batch").batch).collect()
+}
+
+#[test]
+fn a_run_trains_on_what_recaption_wrote() {
+    let story = Story::new();
+    caption_with_images(&story, "captioned");
+    let (tars, output) = (story.path("train/*.tar"), story.path("captioned"));
+    let shards = batches(&tars, Format::Shards, Caption::Text, 3);
+    let original = batches(&output, Format::Output, Caption::Original, 3);
+    assert!(shards == original, "the same samples in another order: {:?} and {:?}", shards[0].keys, original[0].keys);
+    let synthetic = batches(&output, Format::Output, Caption::Text, 3);
+    for (a, b) in original.iter().zip(&synthetic) {
+        assert!(a.keys == b.keys && a.pixels == b.pixels && a.ids != b.ids, "{:?} {:?}", a.keys, b.keys);
+    }
+    let keys: BTreeSet<&String> = synthetic.iter().flat_map(|b| &b.keys).collect();
+    assert_eq!(keys.len(), SAMPLES as usize);
+
+    let from_output = format!("data.train=[\"{}\"]", output.display());
+    story.call("shards", &[]).ends(0);
+    let changes = [from_output.as_str(), "data.format=output", "data.caption=original"];
+    story.call("output", &changes).ends(0);
+    assert_eq!(story.metrics("shards"), story.metrics("output"));
+    story.call("synthetic", &[&from_output, "data.format=output"]).ends(0);
+    assert_ne!(story.losses("shards"), story.losses("synthetic"));
+}
