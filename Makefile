@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 ONNXRUNTIME := target/onnxruntime/lib/libonnxruntime.so
 ONNXRUNTIME_GPU := target/onnxruntime-gpu
 
-.PHONY: demo test bench bench-open-clip bench-training lint doc onnxruntime onnxruntime-gpu install clean-demo
+.PHONY: demo test bench bench-open-clip bench-training scenes-base scenes-ssc scenes-dsc lint doc onnxruntime onnxruntime-gpu install clean-demo
 
 # Scenes -> shards -> captions -> Parquet, with the bundled captioner.
 demo: $(ONNXRUNTIME)
@@ -27,6 +27,25 @@ bench-open-clip: $(ONNXRUNTIME)
 # A training step against torch's, on the same checkpoint and batches; fetches torch as bench-open-clip does.
 bench-training: $(ONNXRUNTIME)
 	$(PYTHON) benchmarks/training.py
+
+# The bundled captioners of scenes: shards, training by recipe, then into onnx/models. SSC and DSC begin where base ends. A
+# stopped training goes on with the same command.
+SCENES_SHARDS := --shards 48 --samples 1000 --seed 1
+HELD_OUT_SHARDS := --shards 2 --samples 1000 --seed 2
+scenes-base: CAPTION := alt
+scenes-ssc: CAPTION := short
+scenes-dsc: CAPTION := descriptive
+scenes-ssc scenes-dsc: target/scenes/coca-scenes-base/model/README.md
+target/scenes/coca-scenes-base/model/README.md:
+	$(MAKE) scenes-base
+scenes-base scenes-ssc scenes-dsc: $(ONNXRUNTIME)
+	$(CARGO) build --locked --release --bin recaption
+	$(CARGO) build --locked --release -p recaption-finetune
+	target/release/recaption scenes --out target/scenes/$(CAPTION) $(SCENES_SHARDS) --caption $(CAPTION)
+	target/release/recaption scenes --out target/scenes/held-$(CAPTION) $(HELD_OUT_SHARDS) --caption $(CAPTION)
+	target/release/recaption finetune stages/finetune/recipes/$@.toml
+	mkdir -p onnx/models/coca-$@
+	cp target/scenes/coca-$@/model/* onnx/models/coca-$@/
 
 lint:
 	$(CARGO) fmt --all --check
