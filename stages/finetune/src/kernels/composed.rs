@@ -1,8 +1,52 @@
 //! The operators from burn's own: for GPUs, where fusion is the backend's business, and what [`super::flex`] is tested
 //! against.
 
+#![cfg(any(feature = "cuda", test))]
+
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
+#[cfg(feature = "cuda")]
+use burn::backend::ops::{ActivationOps, FloatTensorOps, ModuleOps};
 use burn::tensor::Shape;
+
+#[cfg(feature = "cuda")]
+impl super::ops::Kernels for burn::backend::Cube {
+    fn gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::gelu(x)
+    }
+    fn gelu_back(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::gelu_backward(x, grad)
+    }
+    fn norm_forward(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        Self::layer_norm(x, gain, Some(shift), epsilon)
+    }
+    fn norm_back(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> [FloatTensor<Self>; 3] {
+        norm_back::<Self>(x, gain, grad, epsilon)
+    }
+    fn softmax_forward(
+        scores: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        scale: f64,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        let shape = scores.shape();
+        let device = Self::float_device(&scores);
+        let below = causal.then(|| below::<Self>(shape[2], shape[3], &device));
+        softmax_forward::<Self>(scores, hidden, scale, below)
+    }
+    fn softmax_back(shares: FloatTensor<Self>, grad: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        softmax_back::<Self>(shares, grad, scale)
+    }
+}
 
 /// LayerNorm's derivatives, see `Kernels::norm_back`.
 pub fn norm_back<B: Backend>(

@@ -121,8 +121,12 @@ fn contiguous(x: &FlexTensor) -> FlexTensor {
     if x.as_slice::<f32>().is_some() { x.clone() } else { x.to_contiguous() }
 }
 
+/// A contiguous tensor's values.
 fn values(x: &FlexTensor) -> &[f32] {
-    x.as_slice::<f32>().unwrap_or_default()
+    match x.as_slice::<f32>() {
+        Some(values) => values,
+        None => panic!("these operators take single-precision tensors, not {:?}", x.dtype()),
+    }
 }
 
 fn tensor(values: Vec<f32>, like: &FlexTensor) -> FlexTensor {

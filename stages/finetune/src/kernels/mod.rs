@@ -10,7 +10,7 @@ mod ops;
 
 use burn::{
     backend::Dispatch,
-    tensor::{Bool, Tensor},
+    tensor::{Bool, DType, Tensor},
 };
 use ops::TrainingOps;
 
@@ -26,9 +26,15 @@ pub fn layer_norm(x: Tensor<2>, gain: Tensor<1>, shift: Tensor<1>, epsilon: f64)
     ))
 }
 
-/// `x * Phi(x)`, with the exact erf.
+/// `x * Phi(x)`, with the exact erf; in single, whatever comes in.
 pub fn gelu(x: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::fused_gelu(x.into_dispatch()))
+    let dtype = x.dtype();
+    let y = Tensor::from_dispatch(Dispatch::fused_gelu(cast(x, DType::F32).into_dispatch()));
+    cast(y, dtype)
+}
+
+fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+    if x.dtype() == dtype { x } else { x.cast(dtype) }
 }
 
 /// Scaled dot-product attention: query `[N, H, T, D]`, key and value `[N, H, S, D]` -> `[N, H, T, D]`.
@@ -36,8 +42,7 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, visible: &V
     let dim = query.dims()[3];
     let dtype = query.dtype();
     let scores = query.matmul(key.swap_dims(2, 3));
-    let scores =
-        if dtype == burn::tensor::DType::F32 { scores } else { scores.cast(burn::tensor::DType::F32) };
+    let scores = cast(scores, DType::F32);
     let (hidden, causal) = match visible {
         Visible::All => (nothing_hidden(&scores), false),
         Visible::Causal => (nothing_hidden(&scores), true),
@@ -46,8 +51,7 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, visible: &V
     let scale = 1.0 / (dim as f64).sqrt();
     let shares = Dispatch::masked_softmax(scores.into_dispatch(), hidden.into_dispatch(), scale, causal);
     let shares = Tensor::<4>::from_dispatch(shares);
-    let shares = if shares.dtype() == dtype { shares } else { shares.cast(dtype) };
-    shares.matmul(value)
+    cast(shares, dtype).matmul(value)
 }
 
 fn nothing_hidden(scores: &Tensor<4>) -> Tensor<2> {

@@ -65,27 +65,36 @@ pub trait TrainingOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-impl TrainingOps for Flex {
-    fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::gelu_forward(x)
-    }
-    fn fused_layer_norm(
-        x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
-        shift: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
-        Self::norm_forward(x, gain, shift, epsilon)
-    }
-    fn masked_softmax(
-        scores: FloatTensor<Self>,
-        hidden: FloatTensor<Self>,
-        scale: f64,
-        causal: bool,
-    ) -> FloatTensor<Self> {
-        Self::softmax_forward(scores, hidden, scale, causal)
-    }
+/// Without a graph the operators are the kernels themselves.
+macro_rules! plain {
+    ($backend:ty) => {
+        impl TrainingOps for $backend {
+            fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::gelu_forward(x)
+            }
+            fn fused_layer_norm(
+                x: FloatTensor<Self>,
+                gain: FloatTensor<Self>,
+                shift: FloatTensor<Self>,
+                epsilon: f64,
+            ) -> FloatTensor<Self> {
+                Self::norm_forward(x, gain, shift, epsilon)
+            }
+            fn masked_softmax(
+                scores: FloatTensor<Self>,
+                hidden: FloatTensor<Self>,
+                scale: f64,
+                causal: bool,
+            ) -> FloatTensor<Self> {
+                Self::softmax_forward(scores, hidden, scale, causal)
+            }
+        }
+    };
 }
+
+plain!(Flex);
+#[cfg(feature = "cuda")]
+plain!(burn::backend::Cube);
 
 #[derive(Debug)]
 struct Gelu;

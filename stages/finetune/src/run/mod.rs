@@ -26,7 +26,7 @@ pub use validate::{Validation, validate};
 use crate::{
     batch::Batch,
     config::{Compute, Initialisation, Recipe, SaveAs},
-    data::{DataCounts, Inputs, Loader, LoaderSettings, load_all},
+    data::{Inputs, Loader, LoaderSettings, load_all},
     device,
     model::{Coca, Parameters},
     objective::gradients,
@@ -104,7 +104,8 @@ pub async fn train(recipe: &Recipe, options: Options, stop: &Stop) -> anyhow::Re
     let loader = Loader::start(inputs, tokenizer, run.loader_settings(), run.progress.position)
         .context("cannot start the loader")?;
     let mut window = Window::default();
-    while run.progress.step < recipe.optimizer.steps {
+    // A run that stopped early stays stopped when it is asked again.
+    while run.progress.step < recipe.optimizer.steps && !run.waited_enough() {
         let begun = Instant::now();
         let loaded = loader.next()?;
         run.step(&loaded.batch, &mut window)?;
@@ -311,8 +312,13 @@ impl<'a> Run<'a> {
             samples: found.samples,
             best,
         }))?;
+        Ok(self.waited_enough())
+    }
+
+    /// Whether too many validations passed without a better one.
+    fn waited_enough(&self) -> bool {
         let patience = self.recipe.run.patience;
-        Ok(patience > 0 && self.progress.worse >= patience)
+        patience > 0 && self.progress.worse >= patience
     }
 
     fn best_folder(&self) -> PathBuf {
@@ -370,10 +376,4 @@ fn tokenizer(source: &OpenClip) -> anyhow::Result<Tokenizer> {
     let special = SpecialIds { pad: 0, start: vocabulary as i64 - 2, end: vocabulary as i64 - 1 };
     let path = source.dir.join(recaption_onnx::checkpoint::Checkpoint::TOKENIZER);
     Ok(Tokenizer::from_file(&path, special, c.text.context_length, vocabulary)?)
-}
-
-/// Unused counts are not an error.
-#[must_use]
-pub fn describe(counts: &DataCounts) -> String {
-    counts.to_string()
 }
