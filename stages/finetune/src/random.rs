@@ -10,13 +10,13 @@ impl Random {
     pub fn new(seed: u64, stream: &[u64]) -> Self {
         let mut random = Self(seed);
         for part in stream {
-            random.0 = random.next().wrapping_add(*part);
+            random.0 = random.bits().wrapping_add(*part);
         }
         random
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,13 +26,13 @@ impl Random {
 
     /// In [0, 1).
     pub fn fraction(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+        (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// In 0..n; 0 for n = 0.
     pub fn below(&mut self, n: usize) -> usize {
         // The high half of a product: even for any n that a list can have.
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+        ((u128::from(self.bits()) * n as u128) >> 64) as usize
     }
 
     /// Standard normal (Box and Muller 1958).

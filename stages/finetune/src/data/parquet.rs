@@ -1,5 +1,6 @@
 //! A finished run's captions, with the images it embedded, as training data.
 
+use arrow_array::{Array, BinaryArray, RecordBatch, StringArray, StructArray, cast::AsArray};
 use recaption_schemas::PartInfo;
 use recaption_stages::{
     commits::Ledger,
@@ -71,7 +72,7 @@ pub(super) async fn read(
         for i in 0..rows.len() {
             let item = match rows.example(i, number, index, caption) {
                 Ok(example) => Item::Example(example),
-                Err(reason) => Item::Bad { shard: number, index, reason: reason.to_owned() },
+                Err(reason) => Item::Bad { index, reason: reason.to_owned() },
             };
             index += 1;
             if to.send(item).await.is_err() {
@@ -81,8 +82,6 @@ pub(super) async fn read(
     }
     Ok(())
 }
-
-use arrow_array::{Array, BinaryArray, RecordBatch, StringArray, StructArray, cast::AsArray};
 
 /// The columns of some rows.
 struct Rows<'a> {

@@ -117,9 +117,7 @@ pub(super) enum Item {
     Example(Example),
     /// A sample that cannot be used, with the reason.
     Bad {
-        /// Number of its shard.
-        shard: usize,
-        /// Position there.
+        /// Position in its shard.
         index: u64,
         /// Why.
         reason: String,
@@ -201,8 +199,8 @@ impl Inputs {
             while let Some(found) = found.recv().await {
                 let item = match found {
                     Found::Sample(sample) => self.example(sample),
-                    Found::Reject { shard, index, reject } => {
-                        Item::Bad { shard, index, reason: reject.reason.as_str().to_owned() }
+                    Found::Reject { index, reject, .. } => {
+                        Item::Bad { index, reason: reject.reason.as_str().to_owned() }
                     }
                 };
                 if to.send(item).await.is_err() {
@@ -227,7 +225,7 @@ impl Inputs {
         let text = org_caption.as_deref();
         match self.caption.find(text, text, meta.as_deref()) {
             Ok(caption) => Item::Example(Example { shard, index, key, image, suffix, caption }),
-            Err(reason) => Item::Bad { shard, index, reason: reason.to_owned() },
+            Err(reason) => Item::Bad { index, reason: reason.to_owned() },
         }
     }
 }

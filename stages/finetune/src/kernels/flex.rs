@@ -28,7 +28,7 @@ fn exp(x: f32) -> f32 {
     let shifted = x.max(-87.0).mul_add(LOG2_E, ROUND);
     let n = shifted - ROUND;
     // ln 2 in two parts, so that n * ln 2 is exact enough.
-    let r = n.mul_add(-0.693_359_375, x.max(-87.0));
+    let r = n.mul_add(-0.693_359_4, x.max(-87.0));
     let r = n.mul_add(2.121_944_4e-4, r);
     let mut p = 1.987_569_2e-4_f32;
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1] {

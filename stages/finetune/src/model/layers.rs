@@ -25,6 +25,7 @@ pub struct Block<'a> {
 
 /// Which keys a query may see.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "one lives per forward pass, and a tensor is a handle")]
 pub enum Visible {
     /// All.
     All,

@@ -149,23 +149,42 @@ impl<'a> Run<'a> {
         recipe: &'a Recipe,
         options: Options,
     ) -> anyhow::Result<(Self, Arc<Inputs>, Arc<Tokenizer>)> {
-        let (out, seed) = (&recipe.run.out, recipe.run.seed);
+        let mut run = Self::model(recipe, options)?;
+        let tokenizer = Arc::new(tokenizer(&run.source)?);
+        let data = &recipe.data;
+        let inputs = Arc::new(Inputs::list(&data.train, data.format, data.caption.clone()).await?);
+        if !data.validation.is_empty() {
+            let held_out = Arc::new(Inputs::list(&data.validation, data.format, data.caption.clone()).await?);
+            let settings = run.loader_settings();
+            let (batches, counts) =
+                load_all(held_out, Arc::clone(&tokenizer), settings, data.validation_samples).await?;
+            tracing::info!("validation: {counts}");
+            run.validation = batches;
+        }
+        tracing::info!(
+            parameters = run.model.parameters.count(),
+            trained = run.optimizer.groups().iter().filter(|g| g.trained).count(),
+            tensors = run.optimizer.groups().len(),
+            shards = inputs.len(),
+            device = recipe.run.device,
+            "training"
+        );
+        Ok((run, inputs, tokenizer))
+    }
+
+    /// Model and optimizer, new or from the newest checkpoint.
+    fn model(recipe: &'a Recipe, options: Options) -> anyhow::Result<Self> {
+        let out = &recipe.run.out;
         std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
         let device = device::open(&recipe.run.device)?;
-        let mut source = match recipe.model.init {
-            Initialisation::Checkpoint => OpenClip::read(&recipe.model.checkpoint)?,
-            Initialisation::Random => OpenClip::initialise(&recipe.model.checkpoint, seed)?,
-        };
-        source.save_as(match recipe.model.save_as {
-            SaveAs::Source => None,
-            SaveAs::Fp32 => Some(recaption_onnx::checkpoint::Dtype::F32),
-            SaveAs::Fp16 => Some(recaption_onnx::checkpoint::Dtype::F16),
-        });
+        let source = source(recipe)?;
         let freeze = recipe.freeze().map_err(anyhow::Error::msg)?;
         let groups = groups(&source.config, &source.list, &freeze, recipe.optimizer.layer_decay);
         let trained: Vec<bool> = groups.iter().map(|g| g.trained).collect();
-        let found =
-            if options.overwrite { None } else { state::newest(out, &source.list, &device.clone().inner())? };
+        let found = match options.overwrite {
+            true => None,
+            false => state::newest(out, &source.list, &device.clone().inner())?,
+        };
         let fingerprint = recipe.fingerprint();
         let (progress, values, state, average) = match found {
             Some(found) => {
@@ -189,38 +208,9 @@ impl<'a> Run<'a> {
             optimizer.state = state;
         }
         let model = Coca::new(source.config, parameters).context("the checkpoint is no CoCa")?;
-        let tokenizer = Arc::new(tokenizer(&source)?);
-        let data = &recipe.data;
-        let inputs = Arc::new(Inputs::list(&data.train, data.format, data.caption.clone()).await?);
         let metrics = metrics::Metrics::resume(out, progress.step, recipe.optimizer.steps, options.terminal)?;
-        let mut run = Self {
-            recipe,
-            device,
-            source,
-            model,
-            optimizer,
-            average,
-            progress,
-            validation: Vec::new(),
-            metrics,
-        };
-        if !data.validation.is_empty() {
-            let held_out = Arc::new(Inputs::list(&data.validation, data.format, data.caption.clone()).await?);
-            let settings = run.loader_settings();
-            let (batches, counts) =
-                load_all(held_out, Arc::clone(&tokenizer), settings, data.validation_samples).await?;
-            tracing::info!("validation: {counts}");
-            run.validation = batches;
-        }
-        tracing::info!(
-            parameters = run.model.parameters.count(),
-            trained = trained.iter().filter(|t| **t).count(),
-            tensors = trained.len(),
-            shards = inputs.len(),
-            device = recipe.run.device,
-            "training"
-        );
-        Ok((run, inputs, tokenizer))
+        let validation = Vec::new();
+        Ok(Self { recipe, device, source, model, optimizer, average, progress, validation, metrics })
     }
 
     fn loader_settings(&self) -> LoaderSettings {
@@ -368,6 +358,20 @@ fn compare(old: &serde_json::Value, new: &serde_json::Value, recipe: &Recipe) ->
         return Ok(());
     }
     Err(Mismatch { out: recipe.run.out.display().to_string(), keys: keys.join("; ") })
+}
+
+/// The model that training begins with.
+fn source(recipe: &Recipe) -> anyhow::Result<OpenClip> {
+    let mut source = match recipe.model.init {
+        Initialisation::Checkpoint => OpenClip::read(&recipe.model.checkpoint)?,
+        Initialisation::Random => OpenClip::initialise(&recipe.model.checkpoint, recipe.run.seed)?,
+    };
+    source.save_as(match recipe.model.save_as {
+        SaveAs::Source => None,
+        SaveAs::Fp32 => Some(recaption_onnx::checkpoint::Dtype::F32),
+        SaveAs::Fp16 => Some(recaption_onnx::checkpoint::Dtype::F16),
+    });
+    Ok(source)
 }
 
 fn tokenizer(source: &OpenClip) -> anyhow::Result<Tokenizer> {
