@@ -167,7 +167,6 @@ fn impatient(story: &Story, judged: &str) -> Call {
 }
 
 #[test]
-#[ignore = "fails: it goes on for `run.patience` validations more, and may end with another model"]
 fn a_run_that_had_enough_has_enough_the_second_time() {
     let story = Story::new();
     let judged = story.judged();

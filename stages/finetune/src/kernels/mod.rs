@@ -7,6 +7,8 @@
 mod composed;
 mod flex;
 mod ops;
+#[cfg(test)]
+mod tests;
 
 use burn::{
     backend::Dispatch,
