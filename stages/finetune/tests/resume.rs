@@ -90,6 +90,18 @@ fn sigterm_ends_with_a_checkpoint_and_the_same_command_goes_on() {
     alike(&story, "calm", "stopped");
 }
 
+/// A checkpoint is three times the model: those that a kill left half-written would fill a disk.
+#[test]
+#[ignore = "fails: nothing removes the files of processes that are gone"]
+fn what_a_kill_left_half_written_is_cleared_away() {
+    let story = Story::new();
+    let call = story.call("out", &[]);
+    let left = "out/checkpoints/.step-00000003.safetensors.partial-99999999";
+    story.write(left, "half of a checkpoint");
+    call.ends(0);
+    assert!(!story.path(left).exists(), "{:?}", story.names("out/checkpoints"));
+}
+
 /// What was written once stays as it was, to the last digit.
 #[test]
 #[ignore = "fails: resuming writes metrics.jsonl anew, and serde_json reads no number exactly without `float_roundtrip`"]
@@ -133,6 +145,18 @@ fn what_cannot_be_used_is_counted_once() {
     alike(&story, "calm", "shaken");
 }
 
+/// Kills the call when the checkpoint of this step is there, and leaves that one alone: the run may have come further.
+fn kill_behind(story: &Story, call: &Call, out: &str, step: u64) {
+    let wanted = format!("step-{step:08}.safetensors");
+    call.signal("-KILL", || story.path(&format!("{out}/checkpoints/{wanted}")).exists());
+    for name in story.names(&format!("{out}/checkpoints")) {
+        if name != wanted {
+            fs::remove_file(story.path(&format!("{out}/checkpoints/{name}"))).expect("a file");
+        }
+    }
+    assert_eq!(story.names(&format!("{out}/checkpoints")), [wanted], "too fast for this story");
+}
+
 /// A checkpoint may stand where a shard was read to its last sample, and none is left of the epoch.
 #[test]
 #[ignore = "fails: `not one usable sample`, though the resumed run is at the end of the epoch"]
@@ -146,14 +170,7 @@ fn a_run_goes_on_from_the_very_end_of_its_data() {
         let buffer = format!("data.shuffle_buffer={buffer}");
         let changes = [data.as_str(), buffer.as_str(), "run.checkpoint_every=2", "optimizer.steps=200"];
         let call = story.call(&out, &changes);
-        call.signal("-KILL", || story.path(&format!("{out}/checkpoints/step-00000002.safetensors")).exists());
-        // Only that one: the run may have come further.
-        for name in story.names(&format!("{out}/checkpoints")) {
-            if name != "step-00000002.safetensors" {
-                fs::remove_file(story.path(&format!("{out}/checkpoints/{name}"))).expect("a file");
-            }
-        }
-        assert_eq!(story.names(&format!("{out}/checkpoints")).len(), 1, "too fast for this story");
+        kill_behind(&story, &call, &out, 2);
         let said = call.signal("-TERM", || lines(&story, &out) >= 8);
         said.check(said.code == Some(1), &format!("{buffer}: it should go on until it is stopped"));
         said.prints("the same command goes on").warns("going on from a checkpoint");
@@ -167,7 +184,7 @@ fn lines_of_the_log_are_means_over_the_same_steps() {
     let changes = ["run.log_every=4", "run.checkpoint_every=6", "optimizer.steps=16"];
     story.call("calm", &changes).ends(0);
     let call = story.call("shaken", &changes);
-    call.signal("-KILL", || story.path("shaken/checkpoints/step-00000006.safetensors").exists());
+    kill_behind(&story, &call, "shaken", 6);
     call.ends(0);
     alike(&story, "calm", "shaken");
 }

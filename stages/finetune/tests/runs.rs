@@ -225,6 +225,31 @@ fn a_run_that_began_anew_can_be_stopped_and_goes_on() {
     assert_eq!(story.names("calm/checkpoints"), story.names("out/checkpoints"));
 }
 
+/// Killed before its first own checkpoint, it must not pass for the old run, which had come to its end.
+#[test]
+#[ignore = "fails: the old run's checkpoints stay, and the same command takes the last of them for the result"]
+fn what_began_anew_and_was_killed_is_not_the_old_run() {
+    let story = Story::new();
+    let call = story.call("out", &["optimizer.steps=200", "run.checkpoint_every=50"]);
+    call.ends(0);
+    let lines = || story.read("out/metrics.jsonl").iter().filter(|b| **b == b'\n').count();
+    let killed = call.clone().arg("--overwrite").signal("-KILL", || (10..40).contains(&lines()));
+    killed.check(killed.code.is_none(), "it was not killed");
+    let said = call.ends(0);
+    said.warns("training step=1 ");
+    assert_eq!(lines(), 200, "lines of metrics.jsonl after all");
+}
+
+/// A recipe is compared with what JSON made of it.
+#[test]
+#[ignore = "fails: serde_json reads no number exactly without `float_roundtrip`, so the recipe differs from itself"]
+fn a_number_of_seventeen_digits_is_the_same_the_second_time() {
+    let story = Story::new();
+    let call = story.call("out", &["optimizer.lr=0.00017142857142857143", "optimizer.steps=2"]);
+    call.ends(0);
+    call.ends(0);
+}
+
 #[test]
 fn a_batch_in_parts_gives_the_losses_of_the_whole() {
     let story = Story::new();
@@ -366,6 +391,26 @@ fn one_objective_alone_learns_alone() {
     assert!(same.contains("logit_scale") && same.contains("text.text_projection"), "{same:?}");
     assert!(changed.contains("visual.conv1.weight") && changed.contains("text_decoder.text_projection"));
     assert!(story.losses("caption").iter().all(|[con, cap]| *con == 0.0 && *cap > 0.0));
+}
+
+#[test]
+fn the_temperature_alone_can_learn() {
+    temperature_alone("run.micro_batch=8");
+}
+
+#[test]
+#[ignore = "fails: burn panics in `backward`, since no embedding has a gradient"]
+fn so_it_can_when_the_batch_is_in_parts() {
+    temperature_alone("run.micro_batch=3");
+}
+
+fn temperature_alone(part: &str) {
+    let story = Story::new();
+    let frozen = r#"model.freeze=["image","pooler","text"]"#;
+    let changes = [frozen, "objective.caption=0", "optimizer.steps=3", part];
+    story.call("out", &changes).ends(0);
+    let [changed, _] = moved(&story, "out");
+    assert_eq!(changed, BTreeSet::from(["logit_scale".to_owned()]));
 }
 
 /// Captions the shards with the bundled captioner by the library, images embedded.
