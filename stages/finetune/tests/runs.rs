@@ -1,4 +1,4 @@
-//! Whole runs of the program: what they leave, what every switch does to the weights, and what the same command does twice.
+//! Whole runs of the program: what they leave, what the same command does twice, and another.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -14,38 +14,6 @@ use recaption_finetune::{
 };
 use recaption_onnx::{ModelFolder, Precision, export, model::SpecialIds, tokenizer::Tokenizer};
 use recaption_schemas::sha256_hex;
-
-/// Names of the tensors that training changed, and of those that it did not.
-fn moved(story: &Story, out: &str) -> [BTreeSet<String>; 2] {
-    let before = OpenClip::read(&story.path("start")).expect("a checkpoint");
-    let after = OpenClip::read(&story.path(&format!("{out}/model"))).expect("a trained model");
-    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-    let mut names = [BTreeSet::new(), BTreeSet::new()];
-    for ((parameter, a), b) in before.list.iter().zip(&before.values).zip(&after.values) {
-        names[usize::from(bits(a) == bits(b))].insert(parameter.name.clone());
-    }
-    names
-}
-
-/// Largest change of a tensor.
-fn change(story: &Story, out: &str, name: &str) -> f32 {
-    let read = |dir: &Path| {
-        let model = OpenClip::read(dir).expect("a checkpoint");
-        let at = model.list.iter().position(|p| p.name == name).expect("the tensor");
-        model.values[at].clone()
-    };
-    let (a, b) = (read(&story.path("start")), read(&story.path(&format!("{out}/model"))));
-    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-#[track_caller]
-fn close(a: &[[f64; 2]], b: &[[f64; 2]], tolerance: f64) {
-    assert_eq!(a.len(), b.len(), "lines");
-    for (step, (a, b)) in a.iter().zip(b).enumerate() {
-        let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        assert!(apart <= tolerance, "line {}: {a:?} and {b:?} are {apart:e} apart", step + 1);
-    }
-}
 
 #[test]
 fn a_run_leaves_a_model_its_export_its_numbers_and_its_card() {
@@ -95,13 +63,17 @@ fn a_run_leaves_a_model_its_export_its_numbers_and_its_card() {
     assert_eq!((table.lines().count(), columns), (16, BTreeSet::from([9])), "{table}");
     let losses = story.losses("out");
     assert!(losses[11][1] < losses[0][1], "it learns nothing: {losses:?}");
+}
 
-    // Every digest on the card is true.
+#[test]
+fn the_card_says_what_the_model_is_and_every_digest_is_true() {
+    let story = Story::new();
+    story.call("out", &[&story.judged()]).ends(0);
     let card = String::from_utf8(story.read("out/model/README.md")).expect("text");
     let mut checked = 0;
     for line in card.lines() {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        if !cells.get(2).is_some_and(|cell| cell.len() == 64) {
+        if cells.get(2).is_none_or(|cell| cell.len() != 64) {
             continue;
         }
         let file = match cells[1] {
@@ -248,169 +220,6 @@ fn a_number_of_seventeen_digits_is_the_same_the_second_time() {
     let call = story.call("out", &["optimizer.lr=0.00017142857142857143", "optimizer.steps=2"]);
     call.ends(0);
     call.ends(0);
-}
-
-#[test]
-fn a_batch_in_parts_gives_the_losses_of_the_whole() {
-    let story = Story::new();
-    let judged = story.judged();
-    story.call("whole", &[&judged]).ends(0);
-    for (out, part) in
-        [("threes", "run.micro_batch=3"), ("ones", "run.micro_batch=1"), ("more", "run.micro_batch=9")]
-    {
-        story.call(out, &[&judged, part]).ends(0);
-        close(&story.losses("whole"), &story.losses(out), 1e-5);
-    }
-    assert_eq!(story.metrics("whole"), story.metrics("more"));
-}
-
-#[test]
-fn what_is_frozen_stays_to_the_bit_and_the_rest_learns() {
-    frozen_stays("optimizer.ema_decay=0");
-}
-
-#[test]
-#[ignore = "fails: the average of equal numbers is not that number: x * d + x * (1 - d) rounds"]
-fn so_it_does_in_an_average() {
-    frozen_stays("optimizer.ema_decay=0.9");
-}
-
-fn frozen_stays(average: &str) {
-    let story = Story::new();
-    let all = OpenClip::read(&story.path("start")).expect("a checkpoint").list;
-    let is_pooler =
-        |n: &str| ["visual.attn_pool", "visual.ln_post", "visual.proj"].iter().any(|p| n.starts_with(p));
-    let frozen: [(&str, &str, &dyn Fn(&str) -> bool); 4] = [
-        ("image", r#"["image"]"#, &|n| n.starts_with("visual.") && !is_pooler(n)),
-        ("lower", r#"["image:1","text:1"]"#, &|n| {
-            let below = ["conv1", "ln_pre", "class_embedding", "positional_embedding", "resblocks.0."];
-            let text = ["token_embedding", "cls_emb", "positional_embedding", "resblocks.0."];
-            n.starts_with("visual.") && !is_pooler(n) && below.iter().any(|p| n.contains(p))
-                || n.starts_with("text.") && text.iter().any(|p| n.contains(p))
-        }),
-        ("heads", r#"["pooler","temperature"]"#, &|n| is_pooler(n) || n == "logit_scale"),
-        ("words", r#"["text","decoder"]"#, &|n| n.starts_with("text")),
-    ];
-    for (out, freeze, is_frozen) in frozen {
-        let freeze = format!("model.freeze={freeze}");
-        story.call(out, &[&freeze, average, "optimizer.steps=6"]).ends(0);
-        let [changed, same] = moved(&story, &out);
-        let wanted: BTreeSet<String> = all.iter().map(|p| p.name.clone()).filter(|n| is_frozen(n)).collect();
-        let thawed: Vec<_> = wanted.difference(&same).collect();
-        assert!(thawed.is_empty(), "{freeze}, {average}: these are frozen and changed: {thawed:?}");
-        let stuck: Vec<_> = same.difference(&wanted).collect();
-        assert!(stuck.is_empty(), "{freeze}, {average}: these learnt nothing: {stuck:?}");
-        assert_eq!(changed.len() + same.len(), all.len());
-    }
-}
-
-#[test]
-fn layers_far_from_the_end_learn_less() {
-    let story = Story::new();
-    let one_step = [
-        "optimizer.steps=1",
-        "optimizer.warmup_steps=0",
-        "optimizer.weight_decay=0",
-        "optimizer.clip_norm=0",
-    ];
-    story.call("even", &one_step).ends(0);
-    story.call("decayed", &[&one_step[..], &["optimizer.layer_decay=0.5"]].concat()).ends(0);
-    // AdamW's first step is the learning rate for every weight whose gradient is not tiny.
-    for (name, halvings) in [
-        ("visual.conv1.weight", 3),
-        ("visual.transformer.resblocks.0.attn.in_proj_weight", 2),
-        ("visual.transformer.resblocks.1.mlp.c_fc.weight", 1),
-        ("visual.attn_pool.attn.out_proj.weight", 0),
-        ("visual.proj", 0),
-        ("text.token_embedding.weight", 3),
-        ("text.transformer.resblocks.1.mlp.c_fc.weight", 1),
-        ("text.text_projection", 0),
-        ("text_decoder.resblocks.0.attn.in_proj_weight", 2),
-        ("text_decoder.cross_attn.1.attn.in_proj_weight", 1),
-        ("text_decoder.text_projection", 0),
-        ("logit_scale", 0),
-    ] {
-        let (even, decayed) = (change(&story, "even", name), change(&story, "decayed", name));
-        let ratio = even / decayed;
-        let wanted = 2_f32.powi(halvings);
-        assert!(
-            (ratio / wanted - 1.0).abs() < 0.01,
-            "{name}: {even} and {decayed}, a ratio of {ratio}, not {wanted}"
-        );
-    }
-}
-
-#[test]
-fn an_average_is_judged_and_saved_and_training_does_not_see_it() {
-    let story = Story::new();
-    let judged = story.judged();
-    let changes = [judged.as_str(), "optimizer.steps=6"];
-    story.call("plain", &changes).ends(0);
-    story.call("averaged", &[&changes[..], &["optimizer.ema_decay=0.9"]].concat()).ends(0);
-    assert_eq!(story.losses("plain"), story.losses("averaged"), "training saw the average");
-    let far = change(&story, "plain", "visual.proj");
-    let near = change(&story, "averaged", "visual.proj");
-    assert!(near > 0.0 && near < 0.7 * far, "the average moved by {near}, the weights by {far}");
-}
-
-#[test]
-fn half_precision_is_saved_judged_and_exported() {
-    let story = Story::new();
-    let judged = story.judged();
-    story.call("full", &[&judged]).ends(0);
-    story.call("half", &[&judged, "model.save_as=fp16"]).ends(0).prints("ok logits");
-    assert_eq!(story.losses("full"), story.losses("half"));
-    let (full, half) = (story.weights("full").len(), story.weights("half").len());
-    assert!(half < full * 6 / 10, "{half} of {full} bytes");
-}
-
-/// It changes no weight of the training, and the recipe's fingerprint leaves it out.
-#[test]
-#[ignore = "fails: with `data.validation` the best model keeps the type that it was first saved in"]
-fn the_saved_type_may_be_chosen_when_all_is_done() {
-    let story = Story::new();
-    let judged = story.judged();
-    story.call("half", &[&judged, "model.save_as=fp16"]).ends(0);
-    story.call("full", &[&judged]).ends(0);
-    story.call("full", &[&judged, "model.save_as=fp16"]).ends(0);
-    assert!(story.weights("full") == story.weights("half"), "the type was not taken");
-}
-
-#[test]
-fn one_objective_alone_learns_alone() {
-    let story = Story::new();
-    story.call("contrast", &["objective.caption=0", "optimizer.steps=4"]).ends(0);
-    let [_, same] = moved(&story, "contrast");
-    let decoder: Vec<_> = same.iter().filter(|n| !n.starts_with("text_decoder.")).collect();
-    assert!(decoder.iter().all(|n| n.starts_with("visual.")), "{decoder:?}");
-    assert!(same.iter().any(|n| n.starts_with("text_decoder.")), "{same:?}");
-    assert!(story.losses("contrast").iter().all(|[con, cap]| *con > 0.0 && *cap == 0.0));
-
-    story.call("caption", &["objective.contrastive=0", "optimizer.steps=4", "run.micro_batch=3"]).ends(0);
-    let [changed, same] = moved(&story, "caption");
-    assert!(same.contains("logit_scale") && same.contains("text.text_projection"), "{same:?}");
-    assert!(changed.contains("visual.conv1.weight") && changed.contains("text_decoder.text_projection"));
-    assert!(story.losses("caption").iter().all(|[con, cap]| *con == 0.0 && *cap > 0.0));
-}
-
-#[test]
-fn the_temperature_alone_can_learn() {
-    temperature_alone("run.micro_batch=8");
-}
-
-#[test]
-#[ignore = "fails: burn panics in `backward`, since no embedding has a gradient"]
-fn so_it_can_when_the_batch_is_in_parts() {
-    temperature_alone("run.micro_batch=3");
-}
-
-fn temperature_alone(part: &str) {
-    let story = Story::new();
-    let frozen = r#"model.freeze=["image","pooler","text"]"#;
-    let changes = [frozen, "objective.caption=0", "optimizer.steps=3", part];
-    story.call("out", &changes).ends(0);
-    let [changed, _] = moved(&story, "out");
-    assert_eq!(changed, BTreeSet::from(["logit_scale".to_owned()]));
 }
 
 /// Captions the shards with the bundled captioner by the library, images embedded.

@@ -34,13 +34,12 @@ fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     }
 }
 
-/// `f` and `g` give the same for the same leaves, and so do their derivatives for every leaf.
+/// A leaf's derivative, on the host.
+type Derivative<'a> = &'a dyn Fn(&burn::tensor::Gradients) -> Option<Vec<f32>>;
+
+/// Two results of the same leaves are the same, and so are their derivatives for every leaf.
 #[track_caller]
-fn alike<const D: usize>(
-    what: &str,
-    [mine, burns]: [&Tensor<D>; 2],
-    leaves: &[&dyn Fn(&burn::tensor::Gradients) -> Option<Vec<f32>>],
-) {
+fn alike<const D: usize>(what: &str, [mine, burns]: [&Tensor<D>; 2], leaves: &[Derivative<'_>]) {
     close(what, &host(mine), &host(burns), 2e-6);
     // Weights that differ by element, so that no sum hides a place.
     let weights = numbers(99, mine.dims().iter().product(), 1.0);
