@@ -8,7 +8,7 @@ ONNXRUNTIME_GPU := target/onnxruntime-gpu
 
 .PHONY: demo test bench bench-open-clip bench-training scenes-base scenes-ssc scenes-dsc lint doc onnxruntime onnxruntime-gpu install clean-demo
 
-# Scenes -> shards -> captions -> Parquet, with the bundled captioner.
+# Scenes -> shards -> captions -> Parquet and a page, with the bundled captioners.
 demo: $(ONNXRUNTIME)
 	$(CARGO) run --locked --release --quiet -- demo --dir target/demo
 

@@ -21,7 +21,7 @@ use recaption::{
     run::{Reporter, RunModel, RunOptions, Stop, run},
     scenes::{Text, write_shard},
 };
-use recaption_onnx::{Precision, bundled, export, runtime::SessionOptions};
+use recaption_onnx::{Bundled, Precision, export, runtime::SessionOptions};
 use recaption_stages::{
     caption::{Lane, LaneSettings},
     decode::DecodeOptions,
@@ -85,7 +85,7 @@ fn set_up(dir: &Path, scenes: u32) -> Result<RunConfig> {
         let file = File::create(shards.join(format!("{shard:05}.tar")))?;
         write_shard(BufWriter::new(file), SEED, shard, scenes / SHARDS, Text::Alt)?;
     }
-    bundled::write_checkpoint(&dir.join("checkpoint"))?;
+    Bundled::Base.write_checkpoint(&dir.join("checkpoint"))?;
     export(&dir.join("checkpoint"), &dir.join("model"), Precision::Fp32)?;
     let text = |name: &str| dir.join(name).to_string_lossy().into_owned();
     let mut layers = Layers::default();

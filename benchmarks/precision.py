@@ -53,7 +53,8 @@ def main() -> None:
             return subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
 
         shown = recaption("demo", "--dir", demo, "--scenes", args.scenes, "--seed", args.seed)
-        print("fp32             " + next(line for line in shown.splitlines() if "name a true object" in line))
+        # Of the demo's table the base, in fp32, and the heading.
+        print(*(line for line in shown.splitlines() if line.startswith((f"{args.scenes} scenes", "base "))), sep="\n")
         recaption("export", "--checkpoint", demo / "checkpoint", "--out", demo / "int8", "--precision", "int8")
         recaption("run", "--model", demo / "int8", "--input", demo / "shards", "--output", demo / "out-int8")
         subprocess.run([python, "-c", COMPARE, demo / "output" / "captions", demo / "out-int8" / "captions"], check=True)

@@ -401,20 +401,3 @@ fn secrets_in_mistyped_assignments_are_kept() {
     keeps_secrets(&said, &place.path("out"), &SECRETS);
     said.warns("did you mean `output.url`");
 }
-
-#[test]
-fn a_smaller_demo_after_a_larger_one_shows_its_own_scenes_alone() {
-    let place = Place::new();
-    let demo =
-        |scenes: &str| recaption().dir(place.root()).args(["demo", "--dir", "demo", "--scenes", scenes]);
-    demo("3").ends(0).prints("3 captions");
-    demo("1").ends(0).prints("1 captions");
-}
-
-#[test]
-fn a_demo_clears_no_folder_but_its_own() {
-    let place = Place::new();
-    let mine = place.write("work/shards/thesis.tar", "years of work");
-    recaption().dir(place.root()).args(["demo", "--dir", "work", "--scenes", "1"]).ends(1).warns("--dir");
-    assert!(mine.exists());
-}

@@ -17,5 +17,6 @@ pub mod runtime;
 pub mod tokenizer;
 pub mod verify;
 
+pub use bundled::Bundled;
 pub use export::{ExportError, export};
 pub use model::{ModelError, ModelFolder, ModelSpec, Precision};

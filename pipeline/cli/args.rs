@@ -30,7 +30,7 @@ pub struct Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Draw scenes, caption them with the bundled captioner, and show the result.
+    /// Draw scenes, caption them with the bundled captioners, and show what became of the alt texts.
     Demo(DemoArgs),
     /// Write webdataset shards of drawn scenes, whose captions are exactly known.
     Scenes(ScenesArgs),
@@ -59,7 +59,7 @@ pub enum Command {
 /// `recaption demo`.
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
-    /// Where shards, model and output go.
+    /// Where shards, models, outputs and the page go.
     #[arg(long, default_value = "recaption-demo")]
     pub dir: PathBuf,
     /// Scenes to draw.

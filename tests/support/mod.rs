@@ -19,7 +19,7 @@ use std::{
     time::SystemTime,
 };
 
-use recaption_onnx::{Precision, bundled, export};
+use recaption_onnx::{Bundled, Precision, export};
 use tempfile::TempDir;
 
 use self::program::{Call, recaption};
@@ -32,7 +32,7 @@ fn captioner() -> &'static (PathBuf, PathBuf) {
     CAPTIONER.get_or_init(|| {
         let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
         let (checkpoint, model) = (place.join("checkpoint"), place.join("model"));
-        bundled::write_checkpoint(&checkpoint).expect("the bundled checkpoint can be written");
+        Bundled::Base.write_checkpoint(&checkpoint).expect("the bundled checkpoint can be written");
         export(&checkpoint, &model, Precision::Fp32).expect("the bundled checkpoint can be exported");
         (checkpoint, model)
     })

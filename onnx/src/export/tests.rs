@@ -6,7 +6,7 @@ use prost::Message;
 
 use super::*;
 use crate::{
-    bundled,
+    Bundled,
     proto::{
         ModelProto, ValueInfoProto, tensor_proto::DataLocation, tensor_shape_proto::dimension, type_proto,
     },
@@ -24,7 +24,7 @@ struct Exported {
 fn exported(precision: Precision) -> Exported {
     let dir = tempfile::tempdir().expect("temporary folder");
     let checkpoint = dir.path().join("checkpoint");
-    bundled::write_checkpoint(&checkpoint).expect("written");
+    Bundled::Base.write_checkpoint(&checkpoint).expect("written");
     let model = export(&checkpoint, &dir.path().join("model"), precision).expect("export");
     let graphs = GRAPHS
         .iter()

@@ -218,12 +218,12 @@ fn automatic(device: u32, models: &[&ModelFolder]) -> Execution {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{bundled, export};
+    use crate::{Bundled, export};
 
     fn model(precision: Precision) -> (tempfile::TempDir, ModelFolder) {
         let dir = tempfile::tempdir().expect("temporary folder");
         let checkpoint = dir.path().join("checkpoint");
-        bundled::write_checkpoint(&checkpoint).expect("written");
+        Bundled::Base.write_checkpoint(&checkpoint).expect("written");
         let model = export(&checkpoint, &dir.path().join("model"), precision).expect("export");
         (dir, model)
     }

@@ -3,9 +3,9 @@
 
 #![cfg(any(feature = "cuda", test))]
 
-use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 #[cfg(feature = "cuda")]
 use burn::backend::ops::{ActivationOps, FloatTensorOps, ModuleOps};
+use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::Shape;
 
 #[cfg(feature = "cuda")]
