@@ -248,6 +248,22 @@ pub struct RecipeError {
     pub what: String,
 }
 
+impl RecipeError {
+    /// Of a recipe that proved to be impossible while it was worked on.
+    #[must_use]
+    pub fn of(what: &str) -> Self {
+        Self { origin: "the recipe".into(), what: what.into() }
+    }
+}
+
+impl RunSection {
+    /// Samples per forward pass.
+    #[must_use]
+    pub fn part(&self) -> usize {
+        self.micro_batch.unwrap_or(self.batch_size)
+    }
+}
+
 impl Recipe {
     /// Reads a recipe; each of `changes` is `section.key=value` and wins. Relative paths are the current folder's.
     ///
@@ -279,9 +295,13 @@ impl Recipe {
         for beta in o.betas {
             positive("optimizer.betas", (0.0..1.0).contains(&beta), beta)?;
         }
-        positive("optimizer.epsilon", o.epsilon > 0.0, o.epsilon)?;
-        positive("optimizer.weight_decay", o.weight_decay >= 0.0, o.weight_decay)?;
-        positive("optimizer.clip_norm", o.clip_norm >= 0.0, o.clip_norm)?;
+        positive("optimizer.epsilon", o.epsilon > 0.0 && o.epsilon.is_finite(), o.epsilon)?;
+        positive(
+            "optimizer.weight_decay",
+            o.weight_decay >= 0.0 && o.weight_decay.is_finite(),
+            o.weight_decay,
+        )?;
+        positive("optimizer.clip_norm", o.clip_norm >= 0.0 && o.clip_norm.is_finite(), o.clip_norm)?;
         positive("optimizer.layer_decay", o.layer_decay > 0.0 && o.layer_decay <= 1.0, o.layer_decay)?;
         positive("optimizer.ema_decay", (0.0..1.0).contains(&o.ema_decay), o.ema_decay)?;
         let w = &self.objective;
@@ -297,6 +317,13 @@ impl Recipe {
         positive("run.validate_every", run.validate_every > 0, 0.0)?;
         positive("run.log_every", run.log_every > 0, 0.0)?;
         positive("data.shuffle_buffer", self.data.shuffle_buffer > 0, 0.0)?;
+        positive("data.validation_samples", self.data.validation_samples > 0, 0.0)?;
+        if run.out.to_string_lossy().contains("://") {
+            return Err(format!(
+                "`run.out` = {}: a folder of this machine is needed; copy it afterwards",
+                run.out.display()
+            ));
+        }
         if self.data.train.is_empty() {
             return Err("`data.train` is empty: name at least one shard".into());
         }
@@ -349,10 +376,20 @@ impl Recipe {
         }
     }
 
+    /// The same without secrets: user info and queries of URLs.
+    #[must_use]
+    pub fn redacted(&self) -> Self {
+        let mut recipe = self.clone();
+        for url in recipe.data.train.iter_mut().chain(&mut recipe.data.validation) {
+            *url = recaption_schemas::redact_url(url);
+        }
+        recipe
+    }
+
     /// What a resumed run must have in common with the one that left the checkpoint: everything that changes weights.
     #[must_use]
     pub fn fingerprint(&self) -> serde_json::Value {
-        let mut value = serde_json::to_value(self).unwrap_or_default();
+        let mut value = serde_json::to_value(self.redacted()).unwrap_or_default();
         for key in ["out", "device", "checkpoint_every", "log_every"] {
             value["run"].as_object_mut().map(|run| run.remove(key));
         }

@@ -6,8 +6,10 @@ use anyhow::Context;
 use clap::Parser;
 use recaption_finetune::{
     config::{Recipe, RecipeError},
+    device::DeviceError,
     run::{Ended, Mismatch, Options, Stop, train},
 };
+use recaption_stages::shards::ListError;
 use tracing_subscriber::{filter::LevelFilter, fmt};
 
 /// Trains or fine-tunes the captioner by a recipe: a CoCa in open_clip's format comes out, exported to ONNX and verified.
@@ -41,7 +43,12 @@ fn main() -> ExitCode {
         Err(error) => {
             // Chains say where and why; secrets of URLs never get that far.
             eprintln!("error: {}", recaption_schemas::redact_text(&format!("{error:#}")));
-            let usage = error.chain().any(|cause| cause.is::<RecipeError>() || cause.is::<Mismatch>());
+            let usage = error.chain().any(|cause| {
+                cause.is::<RecipeError>()
+                    || cause.is::<Mismatch>()
+                    || cause.is::<DeviceError>()
+                    || matches!(cause.downcast_ref(), Some(ListError::Pattern { .. } | ListError::Nothing(_)))
+            });
             ExitCode::from(if usage { USAGE } else { FAILED })
         }
     }

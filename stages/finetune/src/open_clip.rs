@@ -79,7 +79,8 @@ impl OpenClip {
         let values = list.iter().map(|p| tensors.get(&p.name, &p.shape)).collect::<Result<_, _>>()?;
         let dtype = |name: &str| tensors.dtype(name).unwrap_or(Dtype::F32);
         let mut others = Vec::new();
-        if let Some(shape) = tensors.shape("logit_bias") {
+        let listed = list.iter().any(|p| p.name == "logit_bias");
+        if let Some(shape) = tensors.shape("logit_bias").filter(|_| !listed) {
             let shape = shape.to_vec();
             let bias = tensors.get("logit_bias", &shape)?;
             others.push(("logit_bias".to_owned(), shape, bias, dtype("logit_bias")));
@@ -122,7 +123,15 @@ impl OpenClip {
     /// The same model with other values.
     #[must_use]
     pub fn with_values(&self, values: Vec<Vec<f32>>) -> Self {
-        Self { values, ..self.clone() }
+        Self {
+            dir: self.dir.clone(),
+            config: self.config,
+            list: self.list.clone(),
+            values,
+            dtypes: self.dtypes.clone(),
+            metadata: self.metadata.clone(),
+            others: self.others.clone(),
+        }
     }
 
     /// From now on all tensors are saved as `dtype`; as they came, when there is none.
@@ -201,7 +210,12 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), OpenClipError> {
         let mut file = std::fs::File::create(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        std::fs::rename(&beside, path)
+        std::fs::rename(&beside, path)?;
+        // The name, too, should outlive a power cut.
+        match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            Some(folder) => std::fs::File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
     };
     write().map_err(|source| {
         // What is left would only confuse; the first error is the one to tell.

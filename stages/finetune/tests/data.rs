@@ -236,7 +236,7 @@ fn nothing_to_use_is_an_error_that_counts() {
     story.write("bad/00004.tar", tar(&all));
     let reading = Reading::of(&story, "bad/*.tar");
     match reading.start(Position::default()).next() {
-        Err(DataError::Nothing { shards: 1, counts, caption }) => {
+        Err(DataError::Nothing { shards: 1, counts, caption, .. }) => {
             assert_eq!((counts.as_str(), caption.as_str()), ("0 used, 6 empty_caption", "text"));
         }
         other => panic!("{other:?}"),

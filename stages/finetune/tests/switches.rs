@@ -61,7 +61,6 @@ fn what_is_frozen_stays_to_the_bit_and_the_rest_learns() {
 }
 
 #[test]
-#[ignore = "fails: the average of equal numbers is not that number: x * d + x * (1 - d) rounds"]
 fn so_it_does_in_an_average() {
     frozen_stays("optimizer.ema_decay=0.9");
 }
@@ -160,7 +159,6 @@ fn half_precision_is_saved_judged_and_exported() {
 
 /// It changes no weight of the training, and the recipe's fingerprint leaves it out.
 #[test]
-#[ignore = "fails: with `data.validation` the best model keeps the type that it was first saved in"]
 fn the_saved_type_may_be_chosen_when_all_is_done() {
     let story = Story::new();
     let judged = story.judged();
@@ -193,7 +191,6 @@ fn the_temperature_alone_can_learn() {
 }
 
 #[test]
-#[ignore = "fails: burn panics in `backward`, since no embedding has a gradient"]
 fn so_it_can_when_the_batch_is_in_parts() {
     temperature_alone("run.micro_batch=3");
 }

@@ -71,37 +71,9 @@ impl Loader {
         let (to, batches) = mpsc::sync_channel(QUEUE);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let thread = std::thread::Builder::new().name("loader".into()).spawn(move || {
-            let caption = inputs.caption();
-            let shards = inputs.len();
-            let mut windows =
-                Windows::new(inputs, settings.seed, settings.window, true, Position { taken: 0, ..position });
-            let mut making = Making::new(tokenizer, settings);
-            let mut skip = position.taken;
-            let mut epoch = DataCounts::default();
-            loop {
-                let window = runtime.block_on(windows.next());
-                let next = windows.position();
-                epoch.add(&window.counts);
-                making.counts.add(&window.counts);
-                let before = making.used;
-                let start = Position { taken: skip, ..window.start };
-                match making.consume(&window.examples, start, next, |loaded| to.send(Ok(loaded)).is_ok()) {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(error) => return drop(to.send(Err(error))),
-                }
-                epoch.add(&std::mem::take(&mut making.fresh));
-                epoch.used += making.used - before;
-                // A resumed run saw only a part of its first epoch.
-                if window.ends_epoch && epoch.used == 0 && skip == 0 && window.start.shard == 0 {
-                    let counts = epoch.to_string();
-                    return drop(to.send(Err(DataError::Nothing { shards, counts, caption })));
-                }
-                if window.ends_epoch {
-                    epoch = DataCounts::default();
-                }
-                skip = 0;
-            }
+            let making = Making::new(Arc::clone(&inputs), tokenizer, settings);
+            // An error ends the batches; nobody may listen any more.
+            let _ = making.run(&runtime, inputs, position, &to).or_else(|error| to.send(Err(error)));
         })?;
         Ok(Self { batches, _thread: thread })
     }
@@ -109,9 +81,9 @@ impl Loader {
     /// The next batch.
     ///
     /// # Errors
-    /// When an epoch had nothing to use, or the tokenizer fails.
+    /// When an epoch had nothing to use.
     pub fn next(&self) -> Result<Loaded, DataError> {
-        self.batches.recv().map_err(|_| DataError::Broken)?
+        self.batches.recv().map_err(|_| DataError::Broken("it said nothing".into()))?
     }
 }
 
@@ -125,36 +97,34 @@ pub async fn load_all(
     settings: LoaderSettings,
     limit: usize,
 ) -> Result<(Vec<Batch>, DataCounts), DataError> {
-    let (caption, shards) = (inputs.caption(), inputs.len());
     let size = settings.batch_size;
-    let mut windows = Windows::new(inputs, 0, limit.min(settings.window), false, Position::default());
-    let mut making = Making::new(tokenizer, LoaderSettings { crop: None, cache_bytes: 0, ..settings });
-    let (mut batches, mut counts, mut left) = (Vec::new(), DataCounts::default(), limit);
+    let mut windows =
+        Windows::new(Arc::clone(&inputs), 0, limit.min(settings.window), false, Position::default());
+    let settings = LoaderSettings { crop: None, cache_bytes: 0, ..settings };
+    let mut making = Making::new(inputs, tokenizer, settings);
+    let (mut batches, mut left) = (Vec::new(), limit);
     loop {
         let window = windows.next().await;
-        counts.add(&window.counts);
+        making.epoch.add(&window.counts);
+        making.failure = making.failure.take().or(window.failure);
         let examples = &window.examples[..window.examples.len().min(left)];
         left -= examples.len();
         making.consume(examples, window.start, window.start, |loaded| {
             batches.push(loaded.batch);
             true
-        })?;
+        });
         if window.ends_epoch || left == 0 {
             break;
         }
     }
-    batches.extend((!making.pending.is_empty()).then_some(making.pending));
-    counts.add(&making.fresh);
-    counts.used = making.used;
+    batches.extend((!making.pending.is_empty()).then(|| std::mem::take(&mut making.pending)));
     debug_assert!(batches.iter().all(|b| b.len() <= size));
-    if batches.is_empty() {
-        return Err(DataError::Nothing { shards, counts: counts.to_string(), caption });
-    }
-    Ok((batches, counts))
+    if batches.is_empty() { Err(making.nothing()) } else { Ok((batches, making.epoch)) }
 }
 
 /// A batch in the making.
 struct Making {
+    inputs: Arc<Inputs>,
     tokenizer: Arc<Tokenizer>,
     settings: LoaderSettings,
     pending: Batch,
@@ -162,22 +132,80 @@ struct Making {
     cached: usize,
     /// Counts since the last batch.
     counts: DataCounts,
-    /// Bad samples since they were last taken.
-    fresh: DataCounts,
-    used: u64,
+    /// Counts of the epoch.
+    epoch: DataCounts,
+    /// What the first shard that failed said.
+    failure: Option<String>,
 }
 
 impl Making {
-    fn new(tokenizer: Arc<Tokenizer>, settings: LoaderSettings) -> Self {
+    fn new(inputs: Arc<Inputs>, tokenizer: Arc<Tokenizer>, settings: LoaderSettings) -> Self {
         Self {
+            inputs,
             tokenizer,
             settings,
             pending: Batch::default(),
             cache: HashMap::new(),
             cached: 0,
             counts: DataCounts::default(),
-            fresh: DataCounts::default(),
-            used: 0,
+            epoch: DataCounts::default(),
+            failure: None,
+        }
+    }
+
+    /// Windows to batches until nobody takes them. The next window is filled while one is used.
+    fn run(
+        mut self,
+        runtime: &tokio::runtime::Runtime,
+        inputs: Arc<Inputs>,
+        position: Position,
+        to: &mpsc::SyncSender<Result<Loaded, DataError>>,
+    ) -> Result<(), DataError> {
+        let begin = Position { taken: 0, ..position };
+        let (seed, size) = (self.settings.seed, self.settings.window);
+        let fill = |mut windows: Windows| async move {
+            let window = windows.next().await;
+            (window, windows)
+        };
+        let mut filling = runtime.spawn(fill(Windows::new(inputs, seed, size, true, begin)));
+        let mut skip = position.taken;
+        // Only an epoch that is seen from its first sample can be found to hold nothing.
+        let mut whole = position.shard == 0 && position.sample == 0 && position.taken == 0;
+        loop {
+            let (window, windows) =
+                runtime.block_on(filling).map_err(|e| DataError::Broken(e.to_string()))?;
+            let next = windows.position();
+            filling = runtime.spawn(fill(windows));
+            // What was met while this window was filled was counted before the checkpoint, if that lies inside it.
+            if skip == 0 {
+                self.epoch.add(&window.counts);
+                self.counts.add(&window.counts);
+            }
+            self.failure = self.failure.take().or(window.failure);
+            let start = Position { taken: skip, ..window.start };
+            if !self.consume(&window.examples, start, next, |loaded| to.send(Ok(loaded)).is_ok()) {
+                return Ok(());
+            }
+            skip = 0;
+            if window.ends_epoch {
+                if whole && self.epoch.used == 0 {
+                    return Err(self.nothing());
+                }
+                (whole, self.epoch) = (true, DataCounts::default());
+            }
+        }
+    }
+
+    /// Why there are no batches.
+    fn nothing(&self) -> DataError {
+        DataError::Nothing {
+            shards: self.inputs.len(),
+            counts: self.epoch.to_string(),
+            caption: self.inputs.caption(),
+            failure: self
+                .failure
+                .as_ref()
+                .map_or(String::new(), |what| format!("; the first failure: {what}")),
         }
     }
 
@@ -188,12 +216,12 @@ impl Making {
         start: Position,
         next: Position,
         mut give: impl FnMut(Loaded) -> bool,
-    ) -> Result<bool, DataError> {
+    ) -> bool {
         let mut taken = start.taken.min(examples.len());
         while taken < examples.len() {
             let wanted = self.settings.batch_size - self.pending.len();
             let some = &examples[taken..examples.len().min(taken + wanted)];
-            self.add(some, start.epoch)?;
+            self.add(some, start.epoch);
             taken += some.len();
             if self.pending.len() == self.settings.batch_size {
                 let position = if taken == examples.len() { next } else { Position { taken, ..start } };
@@ -203,34 +231,35 @@ impl Making {
                     counts: std::mem::take(&mut self.counts),
                 };
                 if !give(loaded) {
-                    return Ok(false);
+                    return false;
                 }
             }
         }
-        Ok(true)
+        true
     }
 
     /// Decodes examples and adds the good ones.
-    fn add(&mut self, examples: &[Example], epoch: u64) -> Result<(), DataError> {
+    fn add(&mut self, examples: &[Example], epoch: u64) {
         let decoded: Vec<Result<Arc<[u8]>, &'static str>> =
             examples.par_iter().map(|example| self.pixels(example, epoch)).collect();
         for (example, pixels) in examples.iter().zip(decoded) {
-            match pixels {
-                Ok(pixels) => {
-                    let text = self.tokenizer.encode(&example.caption)?;
-                    self.counts.texts_cut += u64::from(text.cut);
-                    self.counts.used += 1;
-                    self.used += 1;
+            let sample = pixels.and_then(|pixels| {
+                let text = self.tokenizer.encode(&example.caption).map_err(|_| "untokenizable_caption")?;
+                Ok((pixels, text))
+            });
+            let mut seen = DataCounts::default();
+            match sample {
+                Ok((pixels, text)) => {
+                    seen.texts_cut = u64::from(text.cut);
+                    seen.used = 1;
                     self.pending.push(example.key.clone(), &pixels, text.ids);
                     self.keep(example, pixels);
                 }
-                Err(reason) => {
-                    self.counts.add_bad(reason);
-                    self.fresh.add_bad(reason);
-                }
+                Err(reason) => seen.add_bad(reason),
             }
+            self.counts.add(&seen);
+            self.epoch.add(&seen);
         }
-        Ok(())
     }
 
     fn pixels(&self, example: &Example, epoch: u64) -> Result<Arc<[u8]>, &'static str> {
@@ -251,8 +280,8 @@ impl Making {
         if self.settings.crop.is_none() && self.cached + pixels.len() <= self.settings.cache_bytes {
             self.cached += pixels.len();
             let place = (example.shard, example.index);
-            if self.cache.insert(place, Arc::clone(&pixels)).is_some() {
-                self.cached -= pixels.len();
+            if let Some(old) = self.cache.insert(place, pixels) {
+                self.cached -= old.len();
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Shards or our own Parquet -> examples -> shuffled windows -> batches, by the same reader, decoder and resizer as a run.
 //!
 //! The order depends on the seed alone. A window of bounded size is filled from shards in the epoch's order, shuffled and
-//! handed out; the next one is filled meanwhile. A [`Position`] names a place in that order, so that a resumed run goes
+//! handed out; the next one is filled meanwhile, so two are in memory. A [`Position`] names a place in that order, so that a resumed run goes
 //! on with the sample it would have seen. Bad samples are counted by reason, never fatal; an epoch without one good
 //! sample is.
 
@@ -92,7 +92,7 @@ pub enum DataError {
     Output(String),
     /// Nothing could be used.
     #[error(
-        "training data: not one usable sample in {shards} shard(s): {counts}; `data.caption` is `{caption}`"
+        "training data: not one usable sample in {shards} shard(s): {counts}; `data.caption` is `{caption}`{failure}"
     )]
     Nothing {
         /// Shards read.
@@ -101,13 +101,12 @@ pub enum DataError {
         counts: String,
         /// Where captions were looked for.
         caption: String,
+        /// What the first shard that failed said, or nothing.
+        failure: String,
     },
-    /// The tokenizer.
-    #[error(transparent)]
-    Tokenizer(#[from] recaption_onnx::tokenizer::TokenizerError),
     /// A thread ended early: a defect.
-    #[error("the loader's thread broke down")]
-    Broken,
+    #[error("the loader's thread broke down: {0}")]
+    Broken(String),
 }
 
 impl std::fmt::Display for DataCounts {

@@ -24,6 +24,13 @@ pub(super) struct Part {
     info: PartInfo,
 }
 
+impl Part {
+    /// Of path and size, which follow from the rows.
+    pub fn fingerprint(&self) -> String {
+        format!("{} {} {}", self.location.url(), self.info.rows, self.info.bytes)
+    }
+}
+
 /// The parts of the output at `url` that a commit record vouches for, by name.
 pub(super) async fn parts(stores: &mut Stores, url: &str) -> Result<Vec<Part>, DataError> {
     let failed = |e: &dyn std::fmt::Display| DataError::Output(e.to_string());
@@ -57,21 +64,21 @@ pub(super) async fn read(
     to: &mpsc::Sender<Item>,
 ) -> Result<(), String> {
     let failed = |e: &dyn std::fmt::Display| e.to_string();
-    let mut reader =
-        PartReader::open(part.location.clone(), &part.info, None).await.map_err(|e| failed(&e))?;
-    if reader.schema().index_of("image").is_err() {
+    let open = |columns| PartReader::open(part.location.clone(), &part.info, columns);
+    if open(None).await.map_err(|e| failed(&e))?.schema().index_of("image").is_err() {
         return Err(format!(
             "{}: no column `image`: run with `output.images = \"embed\"` to train on an output",
             part.location.url()
         ));
     }
+    let mut reader = open(Some(&COLUMNS)).await.map_err(|e| failed(&e))?;
     let mut index = 0;
     while let Some(rows) = reader.next().await.map_err(|e| failed(&e))? {
         let rows = Rows::of(&rows)
             .ok_or_else(|| format!("{}: a column of {COLUMNS:?} has another type", part.location.url()))?;
         for i in 0..rows.len() {
             let item = match rows.example(i, number, index, caption) {
-                Ok(example) => Item::Example(example),
+                Ok(example) => Item::Example(example, None),
                 Err(reason) => Item::Bad { index, reason: reason.to_owned() },
             };
             index += 1;

@@ -3,16 +3,19 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
+use recaption_schemas::sha256_hex;
 use recaption_stages::{
-    read::{ByteBudget, Found, Sample, read_shard},
+    read::{ByteBudget, Found, ReadError, Sample, read_shard},
+    schemas::FailureClass,
     shards::{ShardRef, list_shards},
     store::Stores,
     tar::TarLimits,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{DataError, Example, parquet};
 
@@ -20,8 +23,13 @@ use super::{DataError, Example, parquet};
 const READ_AHEAD: usize = 3;
 /// Samples of one shard that wait.
 const QUEUE: usize = 64;
-/// Bytes that waiting samples hold together.
-const READ_AHEAD_BYTES: usize = 256 << 20;
+/// Bytes that the waiting samples of one shard hold: a budget of its own each, or the shards that are read ahead would take
+/// what the first one waits for.
+const SHARD_BYTES: usize = 64 << 20;
+/// Attempts at a shard whose transport fails.
+const ATTEMPTS: u32 = 4;
+/// Pause before the second attempt; it doubles.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the inputs are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,8 +121,8 @@ pub struct Inputs {
 
 /// What comes out of the inputs.
 pub(super) enum Item {
-    /// An example.
-    Example(Example),
+    /// An example, with its share of the bytes that may wait.
+    Example(Example, Option<OwnedSemaphorePermit>),
     /// A sample that cannot be used, with the reason.
     Bad {
         /// Position in its shard.
@@ -152,6 +160,20 @@ impl Inputs {
         self.list.len()
     }
 
+    /// Digest of what they are: names, sizes and entity tags, in order. A place in the data means nothing in another list.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let names: Vec<String> = self
+            .list
+            .iter()
+            .map(|input| match input {
+                Input::Tar(shard) => shard.fingerprint(),
+                Input::Part(part) => part.fingerprint(),
+            })
+            .collect();
+        sha256_hex(names.join("\n").as_bytes())
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -166,13 +188,12 @@ impl Inputs {
 
     /// Reads the inputs `order` one after another, and some of the next ahead.
     pub(super) fn read(self: Arc<Self>, order: Vec<usize>) -> Reading {
-        let budget = ByteBudget::new(READ_AHEAD_BYTES);
-        Reading { inputs: self, order: order.into(), ahead: VecDeque::new(), budget }
+        Reading { inputs: self, order: order.into(), ahead: VecDeque::new() }
     }
 
-    async fn read_one(&self, number: usize, budget: ByteBudget, to: mpsc::Sender<Item>) {
+    async fn read_one(&self, number: usize, to: mpsc::Sender<Item>) {
         let failed = match &self.list[number] {
-            Input::Tar(shard) => self.read_tar(number, shard, &budget, &to).await,
+            Input::Tar(shard) => self.read_tar_again(number, shard, &to).await,
             Input::Part(part) => parquet::read(number, part, &self.caption, &to).await,
         };
         if let Err(what) = failed {
@@ -181,50 +202,77 @@ impl Inputs {
         }
     }
 
+    /// Reads a shard; where the way to it fails, again from the sample that was not handed on.
+    async fn read_tar_again(
+        &self,
+        number: usize,
+        shard: &ShardRef,
+        to: &mpsc::Sender<Item>,
+    ) -> Result<(), String> {
+        let (mut next, mut pause) = (0, PAUSE);
+        for attempt in 1.. {
+            match self.read_tar(number, shard, &mut next, to).await {
+                Err(error) if error.class == FailureClass::Transport && attempt < ATTEMPTS => {
+                    tracing::warn!("{error}; attempt {attempt} of {ATTEMPTS}");
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                end => return end.map_err(|error| error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands on the samples from position `next` on, and counts it up.
     async fn read_tar(
         &self,
         number: usize,
         shard: &ShardRef,
-        budget: &ByteBudget,
+        next: &mut u64,
         to: &mpsc::Sender<Item>,
-    ) -> Result<(), String> {
+    ) -> Result<(), ReadError> {
+        let budget = ByteBudget::new(SHARD_BYTES);
         let (send, mut found) = mpsc::channel(QUEUE);
         let bytes = AtomicU64::new(0);
         let reading = async {
-            let end = read_shard(number, shard, TarLimits::default(), budget, &bytes, &send).await;
+            let end = read_shard(number, shard, TarLimits::default(), &budget, &bytes, &send).await;
             drop(send);
             end
         };
-        let passing = async {
+        // The receiver is dropped when nobody listens: the reader then ends too.
+        let passing = async move {
             while let Some(found) = found.recv().await {
-                let item = match found {
-                    Found::Sample(sample) => self.example(sample),
+                let (index, item) = match found {
+                    Found::Sample(sample) => (sample.index, self.example(sample)),
                     Found::Reject { index, reject, .. } => {
-                        Item::Bad { index, reason: reject.reason.as_str().to_owned() }
+                        (index, Item::Bad { index, reason: reject.reason.as_str().to_owned() })
                     }
                 };
+                if index < *next {
+                    continue;
+                }
                 if to.send(item).await.is_err() {
                     break;
                 }
+                *next = index + 1;
             }
         };
         let (end, ()) = tokio::join!(reading, passing);
-        match end.map_err(|e| e.to_string())? {
-            Some(end) => match end.damage {
-                Some(damage) => {
-                    Err(format!("shard {}: byte {}: {}", shard.url, damage.offset, damage.detail))
-                }
-                None => Ok(()),
-            },
+        match end?.and_then(|end| end.damage) {
+            Some(damage) => Err(ReadError {
+                url: shard.url.clone(),
+                what: format!("byte {}: {}", damage.offset, damage.detail),
+                class: FailureClass::Data,
+            }),
             None => Ok(()),
         }
     }
 
     fn example(&self, sample: Sample) -> Item {
-        let Sample { shard, index, key, image, suffix, org_caption, meta, .. } = sample;
+        let Sample { shard, index, key, image, suffix, org_caption, meta, held, .. } = sample;
         let text = org_caption.as_deref();
         match self.caption.find(text, text, meta.as_deref()) {
-            Ok(caption) => Item::Example(Example { shard, index, key, image, suffix, caption }),
+            Ok(caption) => Item::Example(Example { shard, index, key, image, suffix, caption }, held),
             Err(reason) => Item::Bad { index, reason: reason.to_owned() },
         }
     }
@@ -235,7 +283,6 @@ pub(super) struct Reading {
     inputs: Arc<Inputs>,
     order: VecDeque<usize>,
     ahead: VecDeque<mpsc::Receiver<Item>>,
-    budget: ByteBudget,
 }
 
 impl Reading {
@@ -260,8 +307,8 @@ impl Reading {
             && let Some(number) = self.order.pop_front()
         {
             let (to, items) = mpsc::channel(QUEUE);
-            let (inputs, budget) = (Arc::clone(&self.inputs), self.budget.clone());
-            tokio::spawn(async move { inputs.read_one(number, budget, to).await });
+            let inputs = Arc::clone(&self.inputs);
+            tokio::spawn(async move { inputs.read_one(number, to).await });
             self.ahead.push_back(items);
         }
     }

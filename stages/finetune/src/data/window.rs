@@ -23,6 +23,8 @@ pub struct Window {
     pub start: Position,
     /// Samples that were met while filling it and cannot be used.
     pub counts: DataCounts,
+    /// The first shard that could not be read to its end, if one could not.
+    pub failure: Option<String>,
     /// Whether the input ends with it.
     pub ends_epoch: bool,
 }
@@ -57,16 +59,22 @@ impl Windows {
         let start = self.at;
         let mut reading = match self.reading.take() {
             Some(reading) => reading,
-            None => Arc::clone(&self.inputs).read(self.order(start.epoch).split_off(start.shard)),
+            None => Arc::clone(&self.inputs)
+                .read(self.order(start.epoch).split_off(start.shard.min(self.inputs.len()))),
         };
-        let mut window =
-            Window { examples: Vec::new(), start, counts: DataCounts::default(), ends_epoch: false };
+        let mut window = Window {
+            examples: Vec::new(),
+            start,
+            counts: DataCounts::default(),
+            failure: None,
+            ends_epoch: false,
+        };
         let mut bytes = 0;
         // A resumed run meets samples of its first shard that earlier windows held.
         let (mut shard, mut sample) = (start.shard, start.sample);
         while window.examples.len() < self.size && bytes < WINDOW_BYTES {
             let index = match reading.next().await {
-                Some(Item::Example(example)) => {
+                Some(Item::Example(example, _held)) => {
                     let index = example.index;
                     if index >= sample {
                         bytes += example.image.len();
@@ -83,6 +91,7 @@ impl Windows {
                 Some(Item::Failed(what)) => {
                     tracing::warn!("{what}; training goes on without the rest of it");
                     window.counts.failed_shards += 1;
+                    window.failure.get_or_insert(what);
                     continue;
                 }
                 None => {

@@ -25,10 +25,13 @@ const DENSITY: f32 = 0.398_942_3;
 fn exp(x: f32) -> f32 {
     // Adding and taking away 1.5 * 2^23 rounds to a whole number; its bits are the exponent.
     const ROUND: f32 = 12_582_912.0;
-    let shifted = x.max(-87.0).mul_add(LOG2_E, ROUND);
+    const LOWEST: f32 = -87.5;
+    // Not `max`, which would make a number of what is none.
+    let x = if x < -87.0 { LOWEST } else { x };
+    let shifted = x.mul_add(LOG2_E, ROUND);
     let n = shifted - ROUND;
     // ln 2 in two parts, so that n * ln 2 is exact enough.
-    let r = n.mul_add(-0.693_359_4, x.max(-87.0));
+    let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let mut p = 1.987_569_2e-4_f32;
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1] {
@@ -36,7 +39,7 @@ fn exp(x: f32) -> f32 {
     }
     let power = p.mul_add(r * r, r) + 1.0;
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
-    if x < -87.0 { 0.0 } else { power * scale }
+    if x == LOWEST { 0.0 } else { power * scale }
 }
 
 /// Phi(x) and the normal density at x. erf by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.

@@ -18,6 +18,9 @@ use ops::TrainingOps;
 
 use crate::{model::Visible, optim::Update};
 
+/// Elements that are summed together.
+const SUMMED: usize = 4096;
+
 /// LayerNorm over the last dimension. `[R, W] -> [R, W]`.
 pub fn layer_norm(x: Tensor<2>, gain: Tensor<1>, shift: Tensor<1>, epsilon: f64) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::fused_layer_norm(
@@ -65,9 +68,19 @@ fn minus_infinity(hidden: &Tensor<2, Bool>) -> Tensor<2> {
     Tensor::zeros(shape, &hidden.device()).mask_fill(hidden.clone(), f32::NEG_INFINITY)
 }
 
-/// Sum of squares, `[n] -> [1]`.
+/// Sum of squares, `[n] -> [1]`: rows of a fixed length first, so that no number of threads changes the order of adding.
 pub fn sum_of_squares(x: Tensor<1>) -> Tensor<1> {
-    x.square().sum()
+    let x = x.without_autodiff();
+    let n = x.dims()[0];
+    let rows = n / SUMMED;
+    if rows < 2 {
+        return x.square().sum();
+    }
+    let whole = x.clone().narrow(0, 0, rows * SUMMED).reshape([rows, SUMMED]).square().sum_dim(1).sum();
+    if n == rows * SUMMED {
+        return whole;
+    }
+    whole + x.narrow(0, rows * SUMMED, n - rows * SUMMED).square().sum()
 }
 
 /// One AdamW update of `[n]`: value, gradient, both moments -> the three anew.

@@ -49,8 +49,7 @@ pub fn gradients(model: &Coca, batch: &Batch, part: usize, weights: &Weights, de
         let captions = super::Output { text_features: None, ..output };
         let Losses { caption, .. } = losses(model, captions, inputs.labels, total, weights);
         step.caption += caption.as_ref().map_or(0.0, scalar);
-        let Some(loss) = sum(pull, caption) else { continue };
-        add(&mut step.gradients, model, loss.backward());
+        add(&mut step.gradients, model, sum(pull, caption));
     }
     step
 }
@@ -70,13 +69,13 @@ fn whole(model: &Coca, batch: &Batch, weights: &Weights, device: &Device) -> Ste
     let (con, cap) = (contrastive.as_ref().map_or(0.0, scalar), caption.as_ref().map_or(0.0, scalar));
     let mut step =
         Step { contrastive: con, caption: cap, gradients: vec![None; model.parameters.list().len()] };
-    if let Some(loss) = sum(contrastive, caption) {
-        add(&mut step.gradients, model, loss.backward());
-    }
+    add(&mut step.gradients, model, sum(contrastive, caption));
     step
 }
 
-fn add(sums: &mut [Option<Tensor<1>>], model: &Coca, mut found: Gradients) {
+/// Adds a loss's gradients; one that no trained parameter has a part in has none.
+fn add(sums: &mut [Option<Tensor<1>>], model: &Coca, loss: Option<Tensor<1>>) {
+    let Some(mut found) = loss.filter(Tensor::is_tracked).map(|loss| loss.backward()) else { return };
     for (sum, new) in sums.iter_mut().zip(model.parameters.take_gradients(&mut found)) {
         *sum = match (sum.take(), new) {
             (Some(a), Some(b)) => Some(a + b),

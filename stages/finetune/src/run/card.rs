@@ -57,7 +57,7 @@ pub fn card(
         progress.seconds,
         finished.step
     )?;
-    writeln!(text, "```toml\n{}```\n", toml::to_string(recipe)?)?;
+    writeln!(text, "```toml\n{}```\n", toml::to_string(&recipe.redacted())?)?;
     writeln!(text, "## Digests\n")?;
     let file =
         |name: &str| -> anyhow::Result<String> { Ok(sha256_hex(&std::fs::read(finished.model.join(name))?)) };

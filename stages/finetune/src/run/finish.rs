@@ -11,7 +11,7 @@ use recaption_onnx::{
     runtime::SessionOptions,
     verify::{Check, Outcome, verify},
 };
-use safetensors::{View, serialize_to_file};
+use safetensors::View;
 
 use super::{Run, Validation, card, validate};
 use crate::{
@@ -22,6 +22,8 @@ use crate::{
 
 /// Folder of the trained model in open_clip's format.
 pub const MODEL: &str = "model";
+/// The model card.
+const CARD: &str = "README.md";
 /// Folder of its export.
 pub const ONNX: &str = "onnx";
 /// Samples on which ONNX is held against burn.
@@ -48,9 +50,11 @@ pub fn finish(run: Run<'_>) -> anyhow::Result<Finished> {
     let (model, onnx) = (out.join(MODEL), out.join(ONNX));
     let device = run.device.clone().inner();
     let (step, saved) = match run.progress.best {
-        Some((step, _)) => (step, OpenClip::read(&run.best_folder())?),
+        Some((step, _)) => (step, run.source.with_values(OpenClip::read(&run.best_folder(step))?.values)),
         None => (run.progress.step, run.source.with_values(run.judged().parameters.to_host())),
     };
+    // An older card must not describe the new weights.
+    let _ = std::fs::remove_file(model.join(CARD));
     saved.write(&model)?;
     // What was saved, with the rounding of its type, is what is judged.
     let saved = OpenClip::read(&model)?;
@@ -58,8 +62,8 @@ pub fn finish(run: Run<'_>) -> anyhow::Result<Finished> {
     let parameters = Parameters::new(saved.list.clone(), saved.values.clone(), &trained, &device);
     let coca = Coca::new(saved.config, parameters).context("the saved model is no CoCa")?;
     let weights = run.recipe.weights();
-    let validation =
-        (!run.validation.is_empty()).then(|| validate(&coca, &run.validation, &weights, &device));
+    let validation = (!run.validation.is_empty())
+        .then(|| validate(&coca, &run.validation, run.recipe.run.part(), &weights, &device));
     export(&model, &onnx, Precision::Fp32)?;
     let exported = recaption_onnx::ModelFolder::open(&onnx)?;
     let checks = match run.validation.first() {
@@ -82,7 +86,7 @@ pub fn finish(run: Run<'_>) -> anyhow::Result<Finished> {
     };
     let finished = Finished { model: model.clone(), onnx, step, validation, checks };
     let card = card::card(run.recipe, &run.progress, &saved, &exported, &finished)?;
-    write_whole(&model.join("README.md"), card.as_bytes())?;
+    write_whole(&model.join(CARD), card.as_bytes())?;
     Ok(finished)
 }
 
@@ -120,7 +124,7 @@ pub fn write_golden(path: &Path, model: &Coca, batch: &Batch, device: &Device) -
         ("text_features", floats(text, &[n, c.embed_dim])?),
         ("logits", floats(logits, &[n, length - 1, c.text.vocab_size])?),
     ];
-    serialize_to_file(tensors, None, path).with_context(|| format!("cannot write {}", path.display()))?;
+    write_whole(path, &safetensors::serialize(tensors, None)?)?;
     let vocabulary = c.text.vocab_size;
     let settings = serde_json::json!({ "sot": vocabulary - 2, "eos": vocabulary - 1, "pad": 0 });
     Ok(write_whole(&path.with_extension("json"), format!("{settings}\n").as_bytes())?)

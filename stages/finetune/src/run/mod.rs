@@ -11,13 +11,17 @@ mod state;
 mod stop;
 mod validate;
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use anyhow::{Context, bail};
 use burn::tensor::{Device, Tensor};
 pub use finish::{Finished, MODEL, ONNX, write_golden};
 pub use metrics::{Line, TrainLine, ValidationLine, read as read_metrics};
-use recaption_onnx::{model::SpecialIds, tokenizer::Tokenizer};
+use recaption_onnx::{checkpoint::Dtype, model::SpecialIds, tokenizer::Tokenizer};
 use recaption_stages::decode::DecodeOptions;
 pub use state::{Progress, StateError};
 pub use stop::Stop;
@@ -25,7 +29,7 @@ pub use validate::{Validation, validate};
 
 use crate::{
     batch::Batch,
-    config::{Compute, Initialisation, Recipe, SaveAs},
+    config::{Compute, Initialisation, Recipe, RecipeError, SaveAs},
     data::{Inputs, Loader, LoaderSettings, load_all},
     device,
     model::{Coca, Parameters},
@@ -36,6 +40,8 @@ use crate::{
 
 /// Largest logarithm of the inverse temperature: 100, as CLIP and open_clip have it.
 const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
+/// Folder of the best model so far.
+const BEST: &str = "best";
 /// Keys that an error names; a batch may have thousands.
 const KEYS_TOLD: usize = 16;
 
@@ -82,49 +88,43 @@ struct Run<'a> {
     metrics: metrics::Metrics,
 }
 
-/// Sums since the last line of the log.
-#[derive(Default)]
-struct Window {
-    steps: u64,
-    contrastive: f64,
-    caption: f64,
-    norm: f64,
-    seconds: f64,
-}
-
 /// Trains by the recipe, or goes on where its checkpoints end.
 ///
 /// # Errors
 /// Bad settings, unusable data, a loss that is no number, a full disk: see the message. What the checkpoints hold stays.
 pub async fn train(recipe: &Recipe, options: Options, stop: &Stop) -> anyhow::Result<Ended> {
+    if options.overwrite {
+        begin_anew(&recipe.run.out)?;
+    }
     let (mut run, inputs, tokenizer) = Run::open(recipe, options).await?;
     if run.progress.step > 0 {
         tracing::info!(step = run.progress.step, "going on from a checkpoint");
     }
     let loader = Loader::start(inputs, tokenizer, run.loader_settings(), run.progress.position)
         .context("cannot start the loader")?;
-    let mut window = Window::default();
     // A run that stopped early stays stopped when it is asked again.
     while run.progress.step < recipe.optimizer.steps && !run.waited_enough() {
         let begun = Instant::now();
         let loaded = loader.next()?;
-        run.step(&loaded.batch, &mut window)?;
+        run.step(&loaded.batch)?;
         run.progress.position = loaded.position;
         run.progress.counts.add(&loaded.counts);
         let seconds = begun.elapsed().as_secs_f64();
-        window.seconds += seconds;
+        run.progress.log.seconds += seconds;
         run.progress.seconds += seconds;
         let step = run.progress.step;
         let last = step == recipe.optimizer.steps;
         if last || step.is_multiple_of(recipe.run.log_every) {
-            run.log(&mut window)?;
+            run.log()?;
         }
-        let mut enough = false;
-        if last || step.is_multiple_of(recipe.run.validate_every) {
-            enough = run.judge()?;
-        }
+        let judging = last || step.is_multiple_of(recipe.run.validate_every);
         let stopping = stop.requested();
-        if last || enough || stopping || step.is_multiple_of(recipe.run.checkpoint_every) {
+        let saving = last || stopping || step.is_multiple_of(recipe.run.checkpoint_every);
+        if judging || saving {
+            run.check_values(&loaded.batch)?;
+        }
+        let enough = judging && run.judge(&loaded.batch)?;
+        if saving || enough {
             run.save()?;
         }
         if enough {
@@ -153,6 +153,12 @@ impl<'a> Run<'a> {
         let tokenizer = Arc::new(tokenizer(&run.source)?);
         let data = &recipe.data;
         let inputs = Arc::new(Inputs::list(&data.train, data.format, data.caption.clone()).await?);
+        let digest = inputs.digest();
+        if run.progress.step > 0 && run.progress.inputs != digest {
+            let keys = "data.train names other shards, or shards that changed: a place in the data means nothing there";
+            return Err(Mismatch { out: recipe.run.out.display().to_string(), keys: keys.into() }.into());
+        }
+        run.progress.inputs = digest;
         if !data.validation.is_empty() {
             let held_out = Arc::new(Inputs::list(&data.validation, data.format, data.caption.clone()).await?);
             let settings = run.loader_settings();
@@ -181,10 +187,10 @@ impl<'a> Run<'a> {
         let freeze = recipe.freeze().map_err(anyhow::Error::msg)?;
         let groups = groups(&source.config, &source.list, &freeze, recipe.optimizer.layer_decay);
         let trained: Vec<bool> = groups.iter().map(|g| g.trained).collect();
-        let found = match options.overwrite {
-            true => None,
-            false => state::newest(out, &source.list, &device.clone().inner())?,
-        };
+        if !trained.contains(&true) {
+            bail!(RecipeError::of("model.freeze: everything is frozen, so nothing would be learnt"));
+        }
+        let found = state::newest(out, &source.list, &device.clone().inner())?;
         let fingerprint = recipe.fingerprint();
         let (progress, values, state, average) = match found {
             Some(found) => {
@@ -226,33 +232,43 @@ impl<'a> Run<'a> {
     }
 
     /// One step of the optimizer.
-    fn step(&mut self, batch: &Batch, window: &mut Window) -> anyhow::Result<()> {
+    fn step(&mut self, batch: &Batch) -> anyhow::Result<()> {
         let recipe = self.recipe;
-        let part = recipe.run.micro_batch.unwrap_or(recipe.run.batch_size);
-        let step = gradients(&self.model, batch, part, &recipe.weights(), &self.device);
+        let step = gradients(&self.model, batch, recipe.run.part(), &recipe.weights(), &self.device);
+        if step.gradients.iter().all(Option::is_none) {
+            bail!(RecipeError::of(
+                "nothing that learns has a part in the loss: see `model.freeze` and [objective]"
+            ));
+        }
         let limit = Some(recipe.optimizer.clip_norm).filter(|limit| *limit > 0.0);
         let (norm, factor) = clip(&step.gradients, limit);
         if !(step.contrastive + step.caption + norm).is_finite() {
-            bail!(not_a_number(self.progress.step + 1, [step.contrastive, step.caption, norm], batch));
+            let what = format!(
+                "contrastive loss {}, caption loss {}, gradient norm {norm}",
+                step.contrastive, step.caption
+            );
+            bail!(not_a_number(self.progress.step + 1, &what, batch));
         }
         let lr = recipe.schedule().at(self.progress.step);
         let values = self.optimizer.step(self.model.parameters.values(), step.gradients, lr, factor);
         self.model.parameters.replace(values);
         self.model.parameters.clamp("logit_scale", 0.0, MAX_LOGIT_SCALE);
         if let Some(old) = self.average.take() {
-            let new = average(old, self.model.parameters.values(), recipe.optimizer.ema_decay);
-            self.average = Some(new);
+            let (new, groups) = (self.model.parameters.values(), self.optimizer.groups());
+            self.average = Some(average(old, new, groups, recipe.optimizer.ema_decay));
         }
         self.progress.step += 1;
         self.metrics.step(self.progress.step);
-        window.steps += 1;
-        window.contrastive += step.contrastive;
-        window.caption += step.caption;
-        window.norm += norm;
+        let log = &mut self.progress.log;
+        log.steps += 1;
+        log.contrastive += step.contrastive;
+        log.caption += step.caption;
+        log.norm += norm;
         Ok(())
     }
 
-    fn log(&mut self, window: &mut Window) -> anyhow::Result<()> {
+    fn log(&mut self) -> anyhow::Result<()> {
+        let window = std::mem::take(&mut self.progress.log);
         let n = window.steps.max(1) as f64;
         let scale = crate::model::host(&self.model.parameters.vector("logit_scale"));
         let line = TrainLine {
@@ -266,7 +282,6 @@ impl<'a> Run<'a> {
             samples_per_second: n * self.recipe.run.batch_size as f64 / window.seconds,
             data: self.progress.counts.clone(),
         };
-        *window = Window::default();
         Ok(self.metrics.add(&Line::Train(line))?)
     }
 
@@ -280,17 +295,25 @@ impl<'a> Run<'a> {
     }
 
     /// Validates; keeps the best. Whether the run has waited long enough for a better one.
-    fn judge(&mut self) -> anyhow::Result<bool> {
+    fn judge(&mut self, batch: &Batch) -> anyhow::Result<bool> {
         if self.validation.is_empty() {
             return Ok(false);
         }
         let model = self.judged();
-        let found = validate(&model, &self.validation, &self.recipe.weights(), &self.device.clone().inner());
+        let (weights, part) = (self.recipe.weights(), self.recipe.run.part());
+        let found = validate(&model, &self.validation, part, &weights, &self.device.clone().inner());
+        if !found.loss().is_finite() {
+            let what =
+                format!("validation: contrastive loss {}, caption loss {}", found.contrastive, found.caption);
+            bail!(not_a_number(self.progress.step, &what, batch));
+        }
         let best = self.progress.best.is_none_or(|(_, loss)| found.loss() < loss);
         if best {
             self.progress.best = Some((self.progress.step, found.loss()));
             self.progress.worse = 0;
-            self.source.with_values(model.parameters.to_host()).write(&self.best_folder())?;
+            let mut best = self.source.with_values(model.parameters.to_host());
+            best.save_as(Some(Dtype::F32));
+            best.write(&self.best_folder(self.progress.step))?;
         } else {
             self.progress.worse += 1;
         }
@@ -311,8 +334,17 @@ impl<'a> Run<'a> {
         patience > 0 && self.progress.worse >= patience
     }
 
-    fn best_folder(&self) -> PathBuf {
-        self.recipe.run.out.join("best")
+    /// Where the model of that step is kept, in single precision, while it is the best.
+    fn best_folder(&self, step: u64) -> PathBuf {
+        self.recipe.run.out.join(BEST).join(format!("step-{step:08}"))
+    }
+
+    /// Weights that are no numbers must become neither a checkpoint nor the best.
+    fn check_values(&self, batch: &Batch) -> anyhow::Result<()> {
+        let (size, _) =
+            clip(&self.model.parameters.values().iter().cloned().map(Some).collect::<Vec<_>>(), None);
+        anyhow::ensure!(size.is_finite(), not_a_number(self.progress.step, "the weights", batch));
+        Ok(())
     }
 
     fn save(&self) -> anyhow::Result<()> {
@@ -326,18 +358,41 @@ impl<'a> Run<'a> {
         )
         .with_context(|| {
             format!("step {}: no checkpoint was written; the one before stays, and the same command goes on from it", self.progress.step)
-        })
+        })?;
+        // Only now is no checkpoint left that speaks of an older best.
+        let kept = self.progress.best.map(|(step, _)| self.best_folder(step));
+        for entry in std::fs::read_dir(self.recipe.run.out.join(BEST)).into_iter().flatten().flatten() {
+            if Some(entry.path()) != kept {
+                // One that stays is only a waste of room.
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(())
     }
 }
 
+/// Removes what an earlier run left, so that nothing of it can be taken for this one's.
+fn begin_anew(out: &Path) -> anyhow::Result<()> {
+    for folder in [state::FOLDER, BEST, MODEL, ONNX] {
+        match std::fs::remove_dir_all(out.join(folder)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot remove {}", out.join(folder).display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// What a step says that must not go on.
-fn not_a_number(step: u64, [contrastive, caption, norm]: [f64; 3], batch: &Batch) -> String {
+fn not_a_number(step: u64, what: &str, batch: &Batch) -> String {
     let told: Vec<&str> = batch.keys.iter().take(KEYS_TOLD).map(String::as_str).collect();
     let rest = batch.keys.len().saturating_sub(KEYS_TOLD);
     let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
     format!(
-        "step {step}: contrastive loss {contrastive}, caption loss {caption}, gradient norm {norm}: not a number. The batch's keys: {}{more}. \
-         The last checkpoint is untouched; look at these images and captions, lower `optimizer.lr` or set `optimizer.clip_norm`, then run again",
+        "step {step}: {what}: not a number. The batch's keys: {}{more}. The last checkpoint is untouched. Look at these images and \
+         captions; or begin another run with a lower `optimizer.lr` or an `optimizer.clip_norm`, from the newest folder below `best/` as \
+         `model.checkpoint` where there is one",
         told.join(", ")
     )
 }
@@ -368,8 +423,8 @@ fn source(recipe: &Recipe) -> anyhow::Result<OpenClip> {
     };
     source.save_as(match recipe.model.save_as {
         SaveAs::Source => None,
-        SaveAs::Fp32 => Some(recaption_onnx::checkpoint::Dtype::F32),
-        SaveAs::Fp16 => Some(recaption_onnx::checkpoint::Dtype::F16),
+        SaveAs::Fp32 => Some(Dtype::F32),
+        SaveAs::Fp16 => Some(Dtype::F16),
     });
     Ok(source)
 }

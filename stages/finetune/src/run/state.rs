@@ -25,7 +25,7 @@ const FORMAT: u32 = 1;
 /// Checkpoints that are kept.
 const KEPT: usize = 2;
 /// Folder below the run's.
-const FOLDER: &str = "checkpoints";
+pub const FOLDER: &str = "checkpoints";
 
 /// What a step depends on, beside tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,8 +44,27 @@ pub struct Progress {
     pub worse: u64,
     /// Seconds of training so far, of all attempts.
     pub seconds: f64,
+    /// Sums since the last line of the log.
+    pub log: Sums,
+    /// Digest of the list of inputs, in which the position is a place.
+    pub inputs: String,
     /// What the recipe says about weights.
     pub recipe: serde_json::Value,
+}
+
+/// Sums over the steps since the last line of the log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Steps.
+    pub steps: u64,
+    /// Weighted contrastive losses.
+    pub contrastive: f64,
+    /// Weighted caption losses.
+    pub caption: f64,
+    /// Norms of gradients.
+    pub norm: f64,
+    /// Seconds, loading included.
+    pub seconds: f64,
 }
 
 impl Progress {
@@ -60,6 +79,8 @@ impl Progress {
             best: None,
             worse: 0,
             seconds: 0.0,
+            log: Sums::default(),
+            inputs: String::new(),
             recipe,
         }
     }
@@ -150,6 +171,17 @@ pub fn save(
     Ok(())
 }
 
+/// Removes what a killed run left half-written in `folder`.
+fn clear_partial(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') && name.contains(".partial-") {
+            // One that stays is only a waste of room.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Checkpoints of the run in `out`, oldest first.
 fn found(out: &Path) -> Result<Vec<PathBuf>, StateError> {
     let folder = out.join(FOLDER);
@@ -172,6 +204,8 @@ fn found(out: &Path) -> Result<Vec<PathBuf>, StateError> {
 /// # Errors
 /// When the newest whole one belongs to another architecture, or all are damaged.
 pub fn newest(out: &Path, list: &[Parameter], device: &Device) -> Result<Option<State>, StateError> {
+    clear_partial(out);
+    clear_partial(&out.join(FOLDER));
     let mut first = None;
     for path in found(out)?.into_iter().rev() {
         match load(&path, list, device) {
@@ -223,6 +257,13 @@ fn load(path: &Path, list: &[Parameter], device: &Device) -> Result<State, State
         let (m, v) = (get("m", parameter)?, get("v", parameter)?);
         moments.push(m.zip(v).map(|(m, v)| [tensor(m), tensor(v)]));
         average.extend(get("average", parameter)?.map(tensor));
+    }
+    let known = tensors.names().iter().filter(|name| name.starts_with("value.")).count();
+    if known != list.len() {
+        return Err(damaged(format!(
+            "it holds {known} parameters, the model has {}: it belongs to another architecture",
+            list.len()
+        )));
     }
     let average = (average.len() == list.len()).then_some(average);
     Ok(State { progress, values, optimizer: AdamWState { steps, moments }, average })

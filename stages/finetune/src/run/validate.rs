@@ -1,17 +1,17 @@
 //! Losses on held-out batches.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 use crate::{
     batch::Batch,
     model::Coca,
-    objective::{Losses, PAD, Weights, losses},
+    objective::{PAD, Weights, cross_entropy, info_nce},
 };
 
 /// What a validation found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Validation {
-    /// Weighted contrastive loss, mean over samples.
+    /// Weighted contrastive loss over batches of the training's size, mean over samples.
     pub contrastive: f64,
     /// Weighted caption loss, mean over labels.
     pub caption: f64,
@@ -29,29 +29,46 @@ impl Validation {
     }
 }
 
-/// Forward passes over `batches`, without label smoothing; `device` without autodiff.
+/// Forward passes over `batches`, in parts of at most `part` samples, without label smoothing; `device` without autodiff.
 #[must_use]
-pub fn validate(model: &Coca, batches: &[Batch], weights: &Weights, device: &Device) -> Validation {
-    let weights = Weights { label_smoothing: 0.0, ..*weights };
+pub fn validate(
+    model: &Coca,
+    batches: &[Batch],
+    part: usize,
+    weights: &Weights,
+    device: &Device,
+) -> Validation {
     let model = model.without_autodiff();
     let (mut contrastive, mut caption, mut exact) = (0.0, 0.0, 0);
     let samples: usize = batches.iter().map(Batch::len).sum();
     let labels: usize = batches.iter().map(Batch::labels).sum();
     for batch in batches {
-        let inputs = batch.to_device(&model.config, device);
-        let output =
-            model.forward(inputs.patches, &inputs.texts, weights.contrastive > 0.0, weights.caption > 0.0);
-        if let Some(logits) = &output.logits {
-            let right = logits.clone().argmax(1).reshape([-1]).equal(inputs.labels.clone());
-            let right =
-                right.bool_or(inputs.labels.clone().equal_elem(PAD)).reshape([batch.len() as i64, -1]);
-            exact += right.all_dim(1).int().sum().into_scalar::<i64>() as usize;
+        let (mut images, mut texts) = (Vec::new(), Vec::new());
+        for part in batch.parts(part) {
+            let inputs = part.to_device(&model.config, device);
+            let output = model.forward(
+                inputs.patches,
+                &inputs.texts,
+                weights.contrastive > 0.0,
+                weights.caption > 0.0,
+            );
+            if let Some(logits) = output.logits {
+                let right = logits.clone().argmax(1).reshape([-1]).equal(inputs.labels.clone());
+                let right = right.bool_or(inputs.labels.clone().equal_elem(PAD));
+                let right = right.reshape([part.len() as i64, -1]).all_dim(1).int().sum();
+                exact += usize::try_from(right.into_scalar::<i64>()).unwrap_or(0);
+                caption += scalar(cross_entropy(logits, inputs.labels, 1, 0.0)) * weights.caption;
+            }
+            if let Some(text) = output.text_features {
+                images.push(output.image_features);
+                texts.push(text);
+            }
         }
-        let Losses { contrastive: con, caption: cap } =
-            losses(&model, output, inputs.labels, batch.labels(), &weights);
-        let value = |x: Option<burn::tensor::Tensor<1>>| x.map_or(0.0, |x| f64::from(x.into_scalar::<f32>()));
-        contrastive += value(con) * batch.len() as f64;
-        caption += value(cap) * batch.labels() as f64;
+        if !texts.is_empty() {
+            let scale = model.parameters.vector("logit_scale");
+            let loss = info_nce(Tensor::cat(images, 0), Tensor::cat(texts, 0), scale);
+            contrastive += scalar(loss) * weights.contrastive * batch.len() as f64;
+        }
     }
     Validation {
         contrastive: contrastive / samples.max(1) as f64,
@@ -59,4 +76,8 @@ pub fn validate(model: &Coca, batches: &[Batch], weights: &Weights, device: &Dev
         exact: exact as f64 / samples.max(1) as f64,
         samples,
     }
+}
+
+fn scalar(x: Tensor<1>) -> f64 {
+    f64::from(x.into_scalar::<f32>())
 }
