@@ -1,6 +1,7 @@
 """Time of a training step against torch: the same open_clip checkpoint, batches, objective, optimizer and threads, in one run.
 
     python3 benchmarks/training.py [--checkpoint onnx/models/coca-scenes-base] [--batch 64] [--steps 12] [--rounds 3]
+    python3 benchmarks/training.py --device cuda --precision bf16
     make bench-training
 
 Installs open_clip as `against_open_clip.py` does. Both sides start from the same weights and see the same batches of scenes
@@ -44,9 +45,12 @@ def main() -> None:
     a.add_argument("--batch", type=int, default=64)
     a.add_argument("--steps", type=int, default=12)
     a.add_argument("--rounds", type=int, default=3)
+    a.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: never run so far")
+    a.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     args = a.parse_args()
     install()
     cargo = ["cargo", "build", "--quiet", "--locked", "--release", "-p", "recaption-finetune", "--example", "step_time"]
+    cargo += ["--features", "cuda"] if args.device == "cuda" else []
     subprocess.run(cargo, cwd=ROOT, check=True)
     WORK.mkdir(parents=True, exist_ok=True)
     samples = 8 * args.batch
@@ -55,12 +59,12 @@ def main() -> None:
     inputs = WORK / "inputs.safetensors"
     subprocess.run([PYTHON, "-c", PREPARE, WORK / "shards" / "00000.tar", args.checkpoint, inputs], check=True)
     threads = str(os.cpu_count())
-    sizes = ["--batch", str(args.batch), "--steps", str(args.steps), "--warmup", "3"]
+    sizes = ["--device", args.device, "--precision", args.precision, "--batch", str(args.batch), "--steps", str(args.steps), "--warmup", "3"]
     ours_command = [STEP_TIME, args.checkpoint, inputs, *sizes]
     theirs_command = [PYTHON, PEER, args.checkpoint, inputs, *sizes, "--threads", threads]
     ratios, worst = [], 0.0
     for turn in range(args.rounds):
-        ours = json.loads(subprocess.check_output(ours_command, env={"RAYON_NUM_THREADS": threads} | os.environ))
+        ours = json.loads(subprocess.check_output(ours_command, env=os.environ | {"RAYON_NUM_THREADS": threads}))
         theirs = json.loads(subprocess.check_output(theirs_command).splitlines()[-1])
         ratio = theirs["seconds_per_step_median"] / ours["seconds_per_step_median"]
         ratios.append(ratio)

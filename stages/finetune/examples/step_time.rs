@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::Context;
-use burn::tensor::Device;
+use burn::tensor::DType;
 use clap::Parser;
 use recaption_finetune::{
     batch::Batch,
@@ -28,14 +28,25 @@ struct Args {
     steps: usize,
     #[arg(long, default_value_t = 3)]
     warmup: usize,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// `fp32` or `bf16`.
+    #[arg(long, default_value = "fp32")]
+    precision: String,
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let device = Device::flex().autodiff();
+    let device = recaption_finetune::device::open(&args.device)?;
+    let compute = match args.precision.as_str() {
+        "fp32" => DType::F32,
+        "bf16" => DType::BF16,
+        other => anyhow::bail!("--precision {other}: expected fp32 or bf16"),
+    };
     let read = OpenClip::read(&args.checkpoint)?;
     let trained = vec![true; read.list.len()];
-    let parameters = Parameters::new(read.list, read.values, &trained, &device);
+    let parameters = Parameters::new(read.list, read.values, &trained, &device).computing_in(compute);
     let mut model = Coca::new(read.config, parameters).context("no CoCa")?;
     let batches = batches(&args)?;
     let settings = AdamWSettings { beta1: 0.9, beta2: 0.98, epsilon: 1e-6, weight_decay: 0.2 };
