@@ -54,7 +54,7 @@ impl ModelConfig {
     /// image tower, text tower, decoder, temperature. A CLIP's are those without poolers and decoder.
     ///
     /// `init` is open_clip 3.3.0's where its towers initialise themselves, and CLIP's rule for the image tower's blocks, which
-    /// open_clip leaves to torch's defaults. Projections, the poolers' too, begin with the -0.5th power of their input's
+    /// open_clip leaves to torch's defaults; the image tower's positions begin larger than there. Projections, the poolers' too, begin with the -0.5th power of their input's
     /// width.
     #[must_use]
     pub fn parameters(&self) -> Vec<Parameter> {

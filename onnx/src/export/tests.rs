@@ -12,11 +12,9 @@ use crate::{
     },
 };
 
-/// Sizes of the bundled captioner: 3 text layers, 3 decoder layers, 4 heads of 32, 32 image tokens.
-const LAYERS: usize = 3;
-
 struct Exported {
     _dir: tempfile::TempDir,
+    config: ModelConfig,
     model: ModelFolder,
     graphs: BTreeMap<String, ModelProto>,
 }
@@ -33,7 +31,8 @@ fn exported(precision: Precision) -> Exported {
             ((*name).to_owned(), ModelProto::decode(bytes.as_slice()).expect("a model"))
         })
         .collect();
-    Exported { _dir: dir, model, graphs }
+    let config = Checkpoint::open(&checkpoint).expect("a checkpoint").config;
+    Exported { _dir: dir, config, model, graphs }
 }
 
 /// `name: type[dimensions]`.
@@ -68,27 +67,35 @@ fn check(precision: Precision, real: &str) {
             exported.graphs[file].opset_import.iter().map(|o| (o.domain(), o.version())).collect();
         assert!(opsets.contains(&("", 23)), "{opsets:?}");
     };
-    let cross: Vec<String> = (0..LAYERS)
-        .flat_map(|i| ["key", "value"].map(|what| format!("cross_{what}_{i}: {real}[images, 32, 128]")))
-        .collect();
-    let caches = |time: &str| -> Vec<String> {
-        (0..2 * LAYERS)
-            .flat_map(|i| {
-                ["key", "value"].map(|what| format!("{time}_{what}_{i}: {real}[rows, 4, cache, 32]"))
-            })
-            .collect()
+    let c = &exported.config;
+    let (side, embedding, vocabulary) = (c.vision.image_size, c.embed_dim, c.text.vocab_size);
+    let (tokens, decoder) = (c.image_tokens(), c.decoder.expect("a CoCa"));
+    let (width, heads) = (decoder.width, decoder.heads);
+    let both = |name: &str, i: usize, shape: &str| {
+        ["key", "value"].map(|what| format!("{name}_{what}_{i}: {real}[{shape}]"))
     };
+    let cross_shape = format!("images, {tokens}, {width}");
+    let cross: Vec<String> = (0..decoder.layers).flat_map(|i| both("cross", i, &cross_shape)).collect();
+    // Text tower and decoder are of one width and have as many heads.
+    let cache_shape = format!("rows, {heads}, cache, {}", width / heads);
+    let cached = c.text.layers + decoder.layers;
+    let caches =
+        |time: &str| -> Vec<String> { (0..cached).flat_map(|i| both(time, i, &cache_shape)).collect() };
     let one = |text: &str| vec![text.to_owned()];
     expect(
         "image_encoder.onnx",
-        one("pixels: u8[images, 96, 96, 3]"),
-        [one("image_features: f32[images, 128]"), cross.clone()].concat(),
+        one(&format!("pixels: u8[images, {side}, {side}, 3]")),
+        [one(&format!("image_features: f32[images, {embedding}]")), cross.clone()].concat(),
     );
-    expect("text_encoder.onnx", one("ids: i64[images, tokens]"), one("text_features: f32[images, 128]"));
+    expect(
+        "text_encoder.onnx",
+        one("ids: i64[images, tokens]"),
+        one(&format!("text_features: f32[images, {embedding}]")),
+    );
     expect(
         "decoder.onnx",
         [one("ids: i64[rows, 1]"), one("positions: i64[rows, 1]"), cross, caches("past")].concat(),
-        [one("logits: f32[rows, 512]"), caches("present")].concat(),
+        [one(&format!("logits: f32[rows, {vocabulary}]")), caches("present")].concat(),
     );
 }
 
@@ -199,8 +206,12 @@ fn weights_are_stored_once() {
         let source = match precision {
             Precision::Fp32 => exported.model.spec.parameters * 4,
             Precision::Fp16 => exported.model.spec.parameters * 2,
-            // Embeddings, scales and the small projections stay single.
-            Precision::Int8 => exported.model.spec.parameters * 3 / 2,
+            // Embeddings, scales, the small projections and the patch embedding stay single.
+            Precision::Int8 => {
+                let vision = &exported.config.vision;
+                let patch = (vision.width * 3 * vision.patch_size * vision.patch_size) as u64;
+                (exported.model.spec.parameters - patch) * 3 / 2 + 4 * patch
+            }
         };
         println!("{precision}: {referred} bytes referred to, {size} stored, {source} in the checkpoint");
         assert!(size < source + source / 20, "{size} bytes for {source} of parameters");

@@ -51,7 +51,7 @@ pub enum Initialisation {
     /// The checkpoint's.
     #[default]
     Checkpoint,
-    /// Random, as open_clip initialises.
+    /// Random: recaption-onnx's table of parameters, which is open_clip's but for larger image positions.
     Random,
 }
 

@@ -97,7 +97,7 @@ impl OpenClip {
         })
     }
 
-    /// A new model by the configuration in `dir`, initialised as open_clip does it; weights there are not looked at.
+    /// A new model by the configuration in `dir`, drawn at random by the table of parameters; weights there are not looked at.
     ///
     /// # Errors
     /// A missing or malformed configuration, a CLIP.

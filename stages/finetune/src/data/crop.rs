@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
 
-/// Attempts before the whole image is taken, as in torchvision.
+/// Attempts, as in torchvision, before the whole image is taken; torchvision takes a central part then.
 const ATTEMPTS: usize = 10;
 
 /// Range of a crop.

@@ -72,8 +72,10 @@ impl Loader {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let thread = std::thread::Builder::new().name("loader".into()).spawn(move || {
             let making = Making::new(Arc::clone(&inputs), tokenizer, settings);
-            // An error ends the batches; nobody may listen any more.
-            let _ = making.run(&runtime, inputs, position, &to).or_else(|error| to.send(Err(error)));
+            if let Err(error) = making.run(&runtime, inputs, position, &to) {
+                // It ends the batches; nobody may listen any more.
+                let _ = to.send(Err(error));
+            }
         })?;
         Ok(Self { batches, _thread: thread })
     }

@@ -1,8 +1,8 @@
 //! The operators that training spends its time in, beside matrix products: fused, with derivatives of their own.
 //!
 //! burn composes LayerNorm and softmax of many small operators when it differentiates, and its CPU backend computes erf
-//! one element at a time. Here each is one pass over memory ([`flex`], on the CPU) or burn's own composition
-//! ([`composed`], elsewhere). `benchmarks/training.py` measures what that brings.
+//! one element at a time. Here each is one pass over memory (`flex.rs`, on the CPU) or burn's own composition
+//! (`composed.rs`, elsewhere). `benchmarks/training.py` measures what that brings.
 
 mod composed;
 mod flex;

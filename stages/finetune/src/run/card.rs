@@ -6,7 +6,10 @@ use recaption_onnx::ModelFolder;
 use recaption_schemas::sha256_hex;
 
 use super::{Finished, Progress};
-use crate::{config::Recipe, open_clip::OpenClip};
+use crate::{
+    config::{Initialisation, Recipe},
+    open_clip::OpenClip,
+};
 
 /// The card of a trained model, Markdown with the hub's front matter.
 pub fn card(
@@ -66,5 +69,10 @@ pub fn card(
         writeln!(text, "| {name} | {} |", file(name)?)?;
     }
     writeln!(text, "| ONNX export (fp32), model.json | {} |", onnx.digest)?;
+    if recipe.model.init == Initialisation::Checkpoint {
+        let source = std::fs::read(recipe.model.checkpoint.join("open_clip_model.safetensors"))?;
+        writeln!(text, "| weights that training began with | {} |", sha256_hex(&source))?;
+    }
+    writeln!(text, "| training data: names, sizes and entity tags of its shards | {} |", progress.inputs)?;
     Ok(text)
 }

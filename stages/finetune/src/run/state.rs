@@ -30,7 +30,7 @@ pub const FOLDER: &str = "checkpoints";
 /// What a step depends on, beside tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// [`FORMAT`].
+    /// Version of the layout.
     pub format: u32,
     /// Steps done.
     pub step: u64,
