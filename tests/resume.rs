@@ -79,14 +79,13 @@ fn killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes() {
         let out = place.path(&name);
         let mut running = run(&name).start();
         sleep(moment);
-        let alive = running.is_alive();
         running.kill();
-        let said = running.wait();
-        said.check(!alive || said.status.code().is_none(), "a killed run has no exit code");
+        // It may have ended a moment before: then it has an exit code.
+        let killed = running.wait().status.code().is_none();
         nothing_is_half_written(&out);
         let (committed, visible) = (commits(&out).len(), parts(&out).len());
         in_between += usize::from(committed > 0 && committed < 20);
-        let how = if alive { "killed" } else { "had ended" };
+        let how = if killed { "killed" } else { "had ended" };
         println!("{moment:?} of {undisturbed:?}: {how} with {committed} of 20 shards and {visible} parts");
 
         let report = run(&name).ends(0).report();

@@ -71,8 +71,12 @@ pub fn card(
     writeln!(text, "| ONNX export (fp32), model.json | {} |", onnx.digest)?;
     if recipe.model.init == Initialisation::Checkpoint {
         let source = std::fs::read(recipe.model.checkpoint.join("open_clip_model.safetensors"))?;
-        writeln!(text, "| weights that training began with | {} |", sha256_hex(&source))?;
+        writeln!(text, "\nTraining began with weights of SHA-256 {}.", sha256_hex(&source))?;
     }
-    writeln!(text, "| training data: names, sizes and entity tags of its shards | {} |", progress.inputs)?;
+    writeln!(
+        text,
+        "\nThe list of training shards (names, sizes, entity tags) has SHA-256 {}.",
+        progress.inputs
+    )?;
     Ok(text)
 }
