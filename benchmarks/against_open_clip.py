@@ -123,4 +123,5 @@ def main() -> None:
                             bench.work / "checkpoint", "--profile"], check=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
