@@ -29,7 +29,7 @@ bench-training: $(ONNXRUNTIME)
 	$(PYTHON) benchmarks/training.py
 
 # The bundled captioners of scenes: shards, training by recipe, then into onnx/models. SSC and DSC begin where base ends. A
-# stopped training goes on with the same command.
+# stopped training goes on with the same command. A new base needs a new reference: scripts/make_reference.py.
 SCENES_SHARDS := --shards 48 --samples 1000 --seed 1
 HELD_OUT_SHARDS := --shards 2 --samples 1000 --seed 2
 scenes-base: CAPTION := alt

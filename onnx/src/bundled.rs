@@ -10,8 +10,8 @@ use crate::checkpoint::Checkpoint;
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Bundled {
-    /// Trained on pictures with alt texts such as the web has; the others began as it. Tells best what belongs together, so
-    /// it is the one that judges.
+    /// Trained on pictures with alt texts such as the web has; the others began as it. It has seen texts of all kinds, so it is
+    /// the one that judges.
     Base,
     /// Fine-tuned to short captions, which name the main subject.
     Ssc,

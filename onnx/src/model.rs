@@ -187,6 +187,15 @@ pub struct SpecialIds {
     pub end: i64,
 }
 
+impl SpecialIds {
+    /// CLIP's rule, and that of every model here: padding is 0, start and end are the last two.
+    #[must_use]
+    pub fn of_vocabulary(size: usize) -> Self {
+        let size = i64::try_from(size).unwrap_or(i64::MAX);
+        Self { pad: 0, start: size - 2, end: size - 1 }
+    }
+}
+
 /// One file of the folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelFile {

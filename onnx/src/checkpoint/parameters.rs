@@ -11,8 +11,8 @@ use super::config::{
 /// Standard deviation of token embeddings in the beginning.
 const TOKEN_STD: f32 = 0.02;
 /// Standard deviation of the image tower's class token and positions. Patches of normalised pixels come out of `conv1` with
-/// about unit variance, and this is half of it, as in the text tower. open_clip draws them with width^-0.5, a tenth: small
-/// models then name everything in a picture but its place.
+/// about unit variance, and this is half of it, as in the text tower. open_clip draws them with width^-0.5, a tenth, from
+/// which small models were slow to learn places (ARCHITECTURE.md has the numbers).
 const IMAGE_POSITION_STD: f32 = 0.5;
 /// Standard deviation of a text's position embeddings and class token in the beginning.
 const POSITION_STD: f32 = 0.01;
@@ -54,8 +54,8 @@ impl ModelConfig {
     /// image tower, text tower, decoder, temperature. A CLIP's are those without poolers and decoder.
     ///
     /// `init` is open_clip 3.3.0's where its towers initialise themselves, and CLIP's rule for the image tower's blocks, which
-    /// open_clip leaves to torch's defaults; the image tower's positions begin larger than there. Projections, the poolers' too, begin with the -0.5th power of their input's
-    /// width.
+    /// open_clip leaves to torch's defaults; the image tower's positions begin larger than there. Projections, the poolers'
+    /// too, begin with the -0.5th power of their input's width.
     #[must_use]
     pub fn parameters(&self) -> Vec<Parameter> {
         let mut table = Table(Vec::new());

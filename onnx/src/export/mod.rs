@@ -202,11 +202,7 @@ fn describe(
         format_version: MODEL_FORMAT,
         architecture: if c.decoder.is_some() { Architecture::Coca } else { Architecture::Clip },
         dimensions: dimensions(c),
-        special_ids: SpecialIds {
-            pad: 0,
-            start: c.text.vocab_size as i64 - 2,
-            end: c.text.vocab_size as i64 - 1,
-        },
+        special_ids: SpecialIds::of_vocabulary(c.text.vocab_size),
         image_size: c.preprocess.size,
         preprocessing: c.preprocess,
         precision,

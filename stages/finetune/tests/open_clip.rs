@@ -11,6 +11,7 @@ use recaption_finetune::{
     objective::{Weights, gradients},
     open_clip::OpenClip,
     optim::{AdamW, AdamWSettings, clip, groups},
+    run::validate,
 };
 use safetensors::SafeTensors;
 
@@ -128,6 +129,25 @@ fn twenty_steps(case: &str) {
     }
     println!("{case}: losses of 20 steps differ by {worst:.1e} at most, relative");
     assert!(worst <= 1e-4, "{worst:e}");
+}
+
+/// Validation in parts is validation at once, and its losses are open_clip's.
+#[test]
+fn validation_is_the_same_in_parts() {
+    let device = Device::flex().autodiff();
+    let plain = Device::flex();
+    let (model, fixture) = (model("layerscale", &device), Fixture::of("layerscale"));
+    let batches = [fixture.batch("")];
+    for part in [6, 4, 1] {
+        let found = validate(&model, &batches, part, &WEIGHTS, &plain);
+        close("contrastive loss", found.contrastive, fixture.f32("contrastive_loss")[0], 1e-5);
+        close("caption loss", found.caption, fixture.f32("caption_loss")[0], 1e-5);
+        assert_eq!((found.samples, found.exact), (6, 0.0), "random weights caption nothing");
+    }
+    let both = [fixture.batch(""), fixture.batch("_1")];
+    let [a, b] = both.clone().map(|batch| validate(&model, &[batch], 6, &WEIGHTS, &plain));
+    let mean = validate(&model, &both, 6, &WEIGHTS, &plain);
+    close("mean of two batches", mean.contrastive, ((a.contrastive + b.contrastive) / 2.0) as f32, 1e-6);
 }
 
 #[test]

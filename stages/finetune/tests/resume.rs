@@ -249,3 +249,16 @@ fn refused(story: &Story, call: &Call, what: &str, config: &serde_json::Value) {
     );
     said.warns("out/checkpoints/step-");
 }
+
+/// A place in the data means nothing in another list of shards.
+#[test]
+fn another_list_of_shards_is_refused() {
+    let story = Story::new();
+    let call = story.call("out", &[]);
+    call.ends(0);
+    let kept = story.names("out/checkpoints");
+    story.draw("train", 3, 10);
+    call.ends(2).warns("data.train names other shards").warns("--overwrite");
+    assert_eq!(story.names("out/checkpoints"), kept);
+    call.clone().arg("--overwrite").ends(0);
+}

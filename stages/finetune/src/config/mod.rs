@@ -196,3 +196,36 @@ fn set(table: &mut toml::Table, change: &str) -> Result<(), String> {
     section_table.insert(key.to_owned(), value);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is published with a model, and what lies in every checkpoint, holds no secret of a URL.
+    #[test]
+    fn secrets_of_urls_are_left_out() {
+        let text = r#"
+            [model]
+            checkpoint = "start"
+            [data]
+            train = ["https://me:word@host.example/a.tar?X-Amz-Signature=abc", "s3://bucket/{000..009}.tar"]
+            validation = ["https://host.example/b.tar?sig=def"]
+            [optimizer]
+            lr = 1e-5
+            steps = 10
+            [run]
+            out = "out"
+            batch_size = 8
+        "#;
+        let recipe: Recipe = toml::from_str(text).expect("a recipe");
+        let card = toml::to_string(&recipe.redacted()).expect("TOML");
+        for written in [card, recipe.fingerprint().to_string()] {
+            for secret in ["word", "abc", "def", "sig=", "Signature"] {
+                assert!(!written.contains(secret), "{secret} in {written}");
+            }
+            assert!(written.contains("https://host.example/a.tar"), "{written}");
+            assert!(written.contains("s3://bucket/{000..009}.tar"), "{written}");
+        }
+        assert!(recipe.data.train[0].contains("Signature"), "what is read needs its secret");
+    }
+}

@@ -5,7 +5,7 @@ use burn::{
     tensor::{Bool, Device, Tensor, TensorData, activation, module},
 };
 
-use super::{attention, composed, gelu, layer_norm, ops::Kernels};
+use super::{attention, composed, gelu, layer_norm, ops::Kernels, sum_of_squares};
 use crate::{model::Visible, random::Random};
 
 const EPSILON: f64 = 1e-5;
@@ -242,5 +242,25 @@ fn nor_is_it_by_softmax() {
         let shares = values(&Flex::softmax_forward(scores, flex(vec![0.0], &[1, 1]), 1.0, false));
         assert!(shares[..8].iter().any(|v| v.is_nan()), "softmax of {bad} gives {:?}", &shares[..8]);
         assert!(shares[8..].iter().all(|v| v.is_finite()), "softmax of {bad} spoils its neighbour");
+    }
+}
+
+#[test]
+fn squares_are_summed_in_one_order_whatever_the_threads() {
+    let device = Device::flex();
+    // Without, with one and with several whole rows, and with a rest; the last is what burn itself sums in parallel.
+    for n in [1, 4096, 8191, 3 * 4096, 3 * 4096 + 7, (4 << 20) + 11] {
+        let values = numbers(7, n, 1.0);
+        let want: f64 = values.iter().map(|v| f64::from(*v).powi(2)).sum();
+        let sum = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            let x = Tensor::<1>::from_data(TensorData::new(values.clone(), [n]), &device);
+            pool.install(|| host(&sum_of_squares(x))[0])
+        };
+        let one = sum(1);
+        assert!((f64::from(one) - want).abs() <= 1e-5 * want, "{n}: {one}, not {want}");
+        for threads in [2, 3, 8] {
+            assert_eq!(one.to_bits(), sum(threads).to_bits(), "{n} squares on {threads} threads");
+        }
     }
 }

@@ -8,6 +8,7 @@ use recaption_onnx::{
     Precision,
     checkpoint::Dtype,
     export,
+    model::SpecialIds,
     runtime::SessionOptions,
     verify::{Check, Outcome, verify},
 };
@@ -125,8 +126,8 @@ pub fn write_golden(path: &Path, model: &Coca, batch: &Batch, device: &Device) -
         ("logits", floats(logits, &[n, length - 1, c.text.vocab_size])?),
     ];
     write_whole(path, &safetensors::serialize(tensors, None)?)?;
-    let vocabulary = c.text.vocab_size;
-    let settings = serde_json::json!({ "sot": vocabulary - 2, "eos": vocabulary - 1, "pad": 0 });
+    let special = SpecialIds::of_vocabulary(c.text.vocab_size);
+    let settings = serde_json::json!({ "sot": special.start, "eos": special.end, "pad": special.pad });
     Ok(write_whole(&path.with_extension("json"), format!("{settings}\n").as_bytes())?)
 }
 

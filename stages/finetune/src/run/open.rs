@@ -144,7 +144,7 @@ fn source(recipe: &Recipe) -> anyhow::Result<OpenClip> {
 fn tokenizer(source: &OpenClip) -> anyhow::Result<Tokenizer> {
     let c = &source.config;
     let vocabulary = c.text.vocab_size;
-    let special = SpecialIds { pad: 0, start: vocabulary as i64 - 2, end: vocabulary as i64 - 1 };
+    let special = SpecialIds::of_vocabulary(vocabulary);
     let path = source.dir.join(Checkpoint::TOKENIZER);
     Ok(Tokenizer::from_file(&path, special, c.text.context_length, vocabulary)?)
 }
