@@ -154,12 +154,7 @@ fn adamw_is_its_formula_by_group() {
 #[test]
 fn an_average_is_its_formula() {
     let (old, new) = (numbers(1, 4, 1.0), numbers(2, 4, 1.0));
-    let got = average(
-        vec![tensor(&old, [4])],
-        &[tensor(&new, [4])],
-        &[Group { trained: true, lr_scale: 1.0, decay: true }],
-        0.75,
-    );
+    let got = average(vec![tensor(&old, [4])], &[tensor(&new, [4])], 0.75);
     let want: Vec<f64> =
         old.iter().zip(&new).map(|(o, n)| 0.75 * f64::from(*o) + 0.25 * f64::from(*n)).collect();
     close("average", &host(&got[0]), &want, 1e-6);

@@ -119,17 +119,10 @@ pub fn clip(gradients: &[Option<Tensor<1>>], limit: Option<f64>) -> (f64, f64) {
     (norm, factor)
 }
 
-/// Exponential moving average of the trained parameters, `[n]` each: `old + (new - old) * (1 - decay)`, which stays where
-/// it is when nothing moves.
+/// Exponential moving average of the parameters, `[n]` each: `old + (new - old) * (1 - decay)`, which stays to the bit where
+/// nothing moves.
 #[must_use]
-pub fn average(old: Vec<Tensor<1>>, new: &[Tensor<1>], groups: &[Group], decay: f64) -> Vec<Tensor<1>> {
-    let each = old.into_iter().zip(new).zip(groups);
-    each.map(|((old, new), group)| {
-        if !group.trained {
-            return old;
-        }
-        let new = new.clone().without_autodiff();
-        old.clone() + (new - old) * (1.0 - decay)
-    })
-    .collect()
+pub fn average(old: Vec<Tensor<1>>, new: &[Tensor<1>], decay: f64) -> Vec<Tensor<1>> {
+    let pairs = old.into_iter().zip(new);
+    pairs.map(|(old, new)| old.clone() + (new.clone().without_autodiff() - old) * (1.0 - decay)).collect()
 }

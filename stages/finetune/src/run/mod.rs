@@ -175,8 +175,8 @@ impl<'a> Run<'a> {
         self.model.parameters.replace(values);
         self.model.parameters.clamp("logit_scale", 0.0, MAX_LOGIT_SCALE);
         if let Some(old) = self.average.take() {
-            let (new, groups) = (self.model.parameters.values(), self.optimizer.groups());
-            self.average = Some(average(old, new, groups, recipe.optimizer.ema_decay));
+            let new = self.model.parameters.values();
+            self.average = Some(average(old, new, recipe.optimizer.ema_decay));
         }
         self.progress.step += 1;
         self.metrics.step(self.progress.step);
