@@ -151,6 +151,25 @@ pub const KEYS: &[Key] = &[
         "4 GiB",
         "memory for attention caches, all copies of the model together; fewer images are decoded together when it is short",
     ),
+    key(
+        "run.max_failure_ratio",
+        Kind::Real(0.0, 1.0),
+        "0.5",
+        "share of failed samples, of at least 1,000 and in more than one shard, beyond which the run stops; 1 is off",
+    ),
+    key(
+        "run.lock_seconds",
+        Kind::Integer(1, 86_400),
+        "600",
+        "with `--lock` on a bucket: seconds after which the lock of a run that is not heard of any more is past",
+    ),
+    key("store.retries", Kind::Integer(0, 100), "8", "further attempts at a request that may go better"),
+    key(
+        "store.timeout_seconds",
+        Kind::Real(0.1, 3600.0),
+        "30",
+        "seconds in which an answer of a store, or the next bytes of one, are due",
+    ),
 ];
 
 /// The key of that name.

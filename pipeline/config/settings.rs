@@ -1,12 +1,13 @@
 //! The second layer: validated settings, built once by one fallible function.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use recaption_onnx::runtime::{Execution, Provider};
 use recaption_stages::{
     decode::DecodeOptions,
     filter::Filter,
     rules::{RuleSettings, TextRules},
+    store::StoreSettings,
     tar::TarLimits,
 };
 
@@ -26,6 +27,11 @@ const DEFAULT_CONCURRENT_SHARDS: usize = 2;
 const DEFAULT_CACHE_BYTES: u64 = 4 << 30;
 /// Image bytes held between reading and decoding.
 const DEFAULT_BUFFER_BYTES: usize = 256 << 20;
+
+/// Time after which a lock in a bucket is past.
+const DEFAULT_LOCK_SECONDS: u64 = 600;
+/// Share of failed samples beyond which a run stops.
+const DEFAULT_MAX_FAILURE_RATIO: f64 = 0.5;
 
 /// Whether rows carry the stored image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +94,12 @@ pub struct RunConfig {
     pub batch_size: Option<usize>,
     /// Memory for attention caches, all copies of the model together.
     pub cache_bytes: u64,
+    /// Share of failed samples beyond which the run stops, 0 to 1.
+    pub max_failure_ratio: f64,
+    /// Seconds after which the lock of a run that was not heard of is past, in a bucket.
+    pub lock_seconds: u64,
+    /// How stores are spoken to.
+    pub stores: StoreSettings,
     /// What was typed, for the run's record.
     pub typed: BTreeMap<String, String>,
 }
@@ -152,6 +164,9 @@ impl RunConfig {
             threads: size("run.threads").unwrap_or(cores),
             batch_size: size("run.batch_size"),
             cache_bytes: unsigned("run.cache_bytes").unwrap_or(DEFAULT_CACHE_BYTES),
+            max_failure_ratio: layers.real("run.max_failure_ratio").unwrap_or(DEFAULT_MAX_FAILURE_RATIO),
+            lock_seconds: unsigned("run.lock_seconds").unwrap_or(DEFAULT_LOCK_SECONDS),
+            stores: store_settings(layers),
             typed: layers.describe(),
         })
     }
@@ -234,6 +249,19 @@ fn tar_limits(layers: &Layers) -> TarLimits {
         tar.max_member_bytes = bytes;
     }
     tar
+}
+
+/// How stores are spoken to.
+#[must_use]
+pub fn store_settings(layers: &Layers) -> StoreSettings {
+    let mut stores = StoreSettings::default();
+    if let Some(retries) = layers.integer("store.retries").and_then(|n| u32::try_from(n).ok()) {
+        stores.retries = retries;
+    }
+    if let Some(seconds) = layers.real("store.timeout_seconds") {
+        stores.timeout = Duration::from_secs_f64(seconds);
+    }
+    stores
 }
 
 /// What is to compute, and the number of the GPU.

@@ -34,7 +34,7 @@ pub async fn evaluate(
     let progress = Arc::new(Progress::of_shards(&shards));
     let urls: Vec<String> = shards.iter().map(|shard| shard.url.clone()).collect();
     let bar = reporter.start(&progress);
-    let wanted = Wanted { shards, keep_features: true };
+    let wanted = Wanted { begin: (0..shards.len()).collect(), shards, watch: None, keep_features: true };
     let gathered = stream(config, (&model, execution), wanted, (stop, &progress), |_, events| {
         gather::gather(events, urls)
     })

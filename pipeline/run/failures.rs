@@ -8,7 +8,7 @@ use recaption_stages::{
 use super::{
     plan::Plan,
     record::{FailedShard, RunReport},
-    shard_writer::ShardResult,
+    shard_writer::{Finish, ShardResult},
 };
 
 /// Adds results to the report and brings the failure records of the output up to date.
@@ -71,7 +71,8 @@ fn collect(plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
     for result in results {
         let url = &plan.todo[result.shard].shard.url;
         match &result.outcome {
-            Ok(commit) => {
+            Ok(finish) if finish.elsewhere => report.shards_elsewhere += 1,
+            Ok(Finish { commit, .. }) => {
                 report.shards_done += 1;
                 report.counts.add(&commit.counts);
                 if let Some(damage) = &commit.damaged {

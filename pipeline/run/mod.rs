@@ -8,20 +8,35 @@
 //! does not grow with the size of a shard or of the dataset.
 
 mod failures;
+mod guard;
+mod lock;
 mod plan;
 mod progress;
+mod queue;
 mod record;
 mod shard_writer;
 mod stop;
 mod wire;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use anyhow::Context;
+use chrono::{DateTime, Utc};
+use lock::Locked;
 use recaption_onnx::{
     ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint, runtime::Execution, tokenizer::Tokenizer,
 };
-use recaption_stages::{commits::Ledger, schemas::Preprocess, shards::list_shards, store::Stores};
+use recaption_stages::{
+    commits::{Ledger, remove},
+    schemas::Preprocess,
+    shards::list_shards,
+    store::{Location, StoreKind, Stores},
+};
+use shard_writer::ShardResult;
 
 pub(crate) use plan::differences;
 pub use plan::{Mismatch, Plan};
@@ -38,6 +53,24 @@ use crate::config::{ConfigError, RunConfig};
 pub struct RunOptions {
     /// Replace an output that was made with another configuration.
     pub overwrite: bool,
+    /// Leave shards alone that did not change since.
+    pub since: Option<DateTime<Utc>>,
+    /// Remove the rows of shards that are not among the inputs any more.
+    pub retire: bool,
+    /// Run only where no other run with a lock does.
+    pub lock: bool,
+    /// Do only what failed: shards, and shards with samples that were rejected for a reason that may pass.
+    pub retry: bool,
+}
+
+/// Another run holds the lock. Ends the program with exit code 0: for cron nothing is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{output} is locked by {holder}; nothing was done")]
+pub struct LockedOut {
+    /// The output, redacted.
+    output: String,
+    /// Who holds the lock.
+    holder: String,
 }
 
 /// The models of a run with the settings that depend on them.
@@ -198,14 +231,47 @@ pub async fn run(
     stop: &Arc<Stop>,
     reporter: &Reporter,
 ) -> anyhow::Result<RunReport> {
-    let mut model = RunModel::open(config)?;
-    let mut stores = Stores::default();
-    let shards = list_shards(&mut stores, &config.shards).await?;
+    run_over(Stores::new(config.stores), config, options, stop, reporter).await
+}
+
+/// As [`run()`], over stores of the caller's.
+///
+/// # Errors
+/// As [`run()`].
+pub async fn run_over(
+    mut stores: Stores,
+    config: &RunConfig,
+    options: RunOptions,
+    stop: &Arc<Stop>,
+    reporter: &Reporter,
+) -> anyhow::Result<RunReport> {
     let output = open_output(&mut stores, &config.output)?;
+    let lock = if options.lock { Some(lock::lock(&output, config.lock_seconds).await?) } else { None };
+    let lock = match lock {
+        Some(Locked::Elsewhere { holder }) => return Err(LockedOut { output: output.url(), holder }.into()),
+        Some(Locked::Here(lock)) => Some(lock),
+        None => None,
+    };
+    let report = run_unlocked((stores, output), config, options, stop, reporter).await;
+    if let Some(lock) = lock {
+        lock.release().await;
+    }
+    report
+}
+
+async fn run_unlocked(
+    (mut stores, output): (Stores, Location),
+    config: &RunConfig,
+    options: RunOptions,
+    stop: &Arc<Stop>,
+    reporter: &Reporter,
+) -> anyhow::Result<RunReport> {
+    let mut model = RunModel::open(config)?;
+    let shards = list_shards(&mut stores, &config.shards).await?;
     let ledger = Ledger::new(output.clone());
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
-    let plan = Plan::make(shards, &ledger, keys, options.overwrite).await?;
+    let plan = Plan::make(shards, &ledger, keys, &options).await?;
     tracing::info!(
         shards = plan.todo.len() + plan.done.len(),
         done = plan.done.len(),
@@ -224,12 +290,69 @@ pub async fn run(
         report.computed_by(execution);
         let progress = Arc::new(Progress::new(&plan));
         let _bar = reporter.start(&progress);
-        wire::execute(config, &model, execution, (&plan, &output), stop, &progress).await?
+        rounds(config, (&model, execution), (&plan, &output), (stop, &progress)).await?
     };
     failures::remember(&ledger, &plan, &results, &mut report).await;
+    if options.retire && !stop.requested() {
+        retire(&output, &ledger, &plan).await.context("shards without an input could not be retired")?;
+        report.retired = true;
+    }
+    report.requests_retried = stores.retried();
     report.interrupted = stop.requested();
     report.write(&output).await.context("the run's record could not be written")?;
     Ok(report)
+}
+
+/// Rounds over shards that failed on the way.
+const ROUNDS: u32 = 3;
+/// Pause before each round but the first; what failed with a store's bad minutes should not meet the same ones.
+const ROUND_PAUSE: Duration = Duration::from_secs(5);
+
+/// Runs the plan; shards whose failure may pass are begun again when all others are done.
+async fn rounds(
+    config: &RunConfig,
+    (model, execution): (&RunModel, Execution),
+    (plan, output): (&Plan, &Location),
+    (stop, progress): (&Arc<Stop>, &Arc<Progress>),
+) -> anyhow::Result<Vec<ShardResult>> {
+    let mut begin: Vec<usize> = (0..plan.todo.len()).collect();
+    let mut results = Vec::new();
+    for round in 1.. {
+        let round_results =
+            wire::execute(config, model, execution, (plan, output), begin, (stop, progress)).await?;
+        let passes = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.may_pass);
+        let last = round == ROUNDS || stop.requested();
+        let (again, ended): (Vec<_>, Vec<_>) =
+            round_results.into_iter().partition(|result| !last && passes(result));
+        results.extend(ended);
+        if again.is_empty() {
+            break;
+        }
+        tracing::warn!(shards = again.len(), "shards failed on the way; they are begun again");
+        tokio::select! {
+            () = tokio::time::sleep(ROUND_PAUSE) => {}
+            () = stop.wait_requested() => {
+                results.extend(again);
+                break;
+            }
+        }
+        progress.failed.fetch_sub(again.len(), Relaxed);
+        begin = again.iter().map(|result| result.shard).collect();
+    }
+    Ok(results)
+}
+
+/// Removes shards that are not among the inputs any more: first what makes them exist, then their rows.
+async fn retire(output: &Location, ledger: &Ledger, plan: &Plan) -> anyhow::Result<()> {
+    for (shard, names) in &plan.orphans {
+        for name in names {
+            ledger.revoke(shard, name).await?;
+        }
+        for table in ["captions", "rejects"] {
+            remove(&output.child(table).child(&format!("part-{shard}.parquet"))).await?;
+        }
+    }
+    Ok(())
 }
 
 /// A captioner that judges its own captions prefers what it likes to say.
@@ -239,11 +362,7 @@ fn warn_circular() {
     );
 }
 
-pub(crate) fn open_output(
-    stores: &mut Stores,
-    url: &str,
-) -> anyhow::Result<recaption_stages::store::Location> {
-    use recaption_stages::store::StoreKind;
+pub(crate) fn open_output(stores: &mut Stores, url: &str) -> anyhow::Result<Location> {
     let output = stores.locate(url)?;
     match output.kind {
         StoreKind::Http => anyhow::bail!("output {}: a web server cannot be written to", output.url()),
@@ -255,7 +374,7 @@ pub(crate) fn open_output(
 
 /// Files that a killed run left half-written. object_store stages local uploads as `NAME#N` and renames them; they are
 /// invisible to readers, but would pile up. Younger ones may belong to another worker.
-fn remove_stale_uploads(output: &recaption_stages::store::Location) -> anyhow::Result<()> {
+fn remove_stale_uploads(output: &Location) -> anyhow::Result<()> {
     const STALE: std::time::Duration = std::time::Duration::from_secs(3600);
     let root = local_path(output);
     for folder in ["captions", "rejects", "_recaption/shards", "_recaption/runs", "_recaption/failures"] {
@@ -278,7 +397,7 @@ fn remove_stale_uploads(output: &recaption_stages::store::Location) -> anyhow::R
 }
 
 /// The path of a place on this machine.
-pub(crate) fn local_path(location: &recaption_stages::store::Location) -> std::path::PathBuf {
+pub(crate) fn local_path(location: &Location) -> std::path::PathBuf {
     std::path::PathBuf::from("/").join(object_path_to_file(location.path.as_ref()))
 }
 

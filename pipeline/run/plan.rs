@@ -1,12 +1,18 @@
 //! What is to be done: inputs against commit records.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
+use futures::{StreamExt, TryStreamExt, stream};
 use recaption_stages::{
-    commits::{Ledger, RecordName, configuration_fingerprint},
-    schemas::ShardId,
+    commits::{Ledger, RecordName, Records, configuration_fingerprint},
+    schemas::{RejectReason, ShardCommit, ShardId},
     shards::ShardRef,
 };
+
+use super::RunOptions;
 
 /// An output that was made with another configuration. Ends the program with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +40,16 @@ pub struct Plan {
     pub todo: Arc<Vec<Task>>,
     /// Shards that need nothing.
     pub done: Vec<ShardId>,
-    /// Shards in the output that are not among the inputs.
-    pub orphans: usize,
+    /// Shards in the output that are not among the inputs any more.
+    pub orphans: Orphans,
+    /// Shards that are left alone, because they did not change lately or have nothing to retry.
+    pub passed_over: usize,
     /// Keys that change rows.
     pub configuration: BTreeMap<String, String>,
 }
 
 impl Plan {
-    /// Compares inputs and records. One listing, and at most one record is opened.
+    /// Compares inputs and records. One listing, and at most one record is opened; for a retry, all of them.
     ///
     /// # Errors
     /// [`Mismatch`] when the output holds rows of another configuration and `overwrite` is off; errors of the store.
@@ -49,11 +57,11 @@ impl Plan {
         shards: Vec<ShardRef>,
         ledger: &Ledger,
         configuration: BTreeMap<String, String>,
-        overwrite: bool,
+        options: &RunOptions,
     ) -> anyhow::Result<Self> {
         let mut records = ledger.list().await?;
         let fingerprint = configuration_fingerprint(&configuration);
-        if !overwrite {
+        if !options.overwrite {
             let other = records.iter().find_map(|(shard, names)| {
                 names
                     .iter()
@@ -67,13 +75,17 @@ impl Plan {
                 );
             }
         }
-        let (mut todo, mut done) = (Vec::new(), Vec::new());
+        let (mut todo, mut done, mut passed_over) = (Vec::new(), Vec::new(), 0);
         for shard in shards {
             let name = RecordName { input: shard.fingerprint(), configuration: fingerprint.clone() };
             let mut stale = records.remove(shard.id.as_str()).unwrap_or_default();
             // A shard that cannot be looked at now keeps what it has, but is reported.
             if stale.contains(&name) && stale.len() == 1 && shard.missing.is_none() {
-                done.push(shard.id);
+                done.push(shard);
+                continue;
+            }
+            if options.since.is_some_and(|since| shard.modified.is_some_and(|modified| modified < since)) {
+                passed_over += 1;
                 continue;
             }
             if shard.missing.is_some() {
@@ -81,7 +93,13 @@ impl Plan {
             }
             todo.push(Task { shard, name, stale });
         }
-        Ok(Self { todo: Arc::new(todo), done, orphans: records.len(), configuration })
+        if options.retry {
+            let before = todo.len();
+            todo = retried(todo, &mut done, ledger, &fingerprint).await?;
+            passed_over += before.saturating_sub(todo.len());
+        }
+        let done = done.into_iter().map(|shard| shard.id).collect();
+        Ok(Self { todo: Arc::new(todo), done, orphans: records, passed_over, configuration })
     }
 
     /// Bytes to be read.
@@ -89,6 +107,49 @@ impl Plan {
     pub fn bytes(&self) -> u64 {
         self.todo.iter().map(|t| t.shard.size).sum()
     }
+}
+
+/// Shards without an input, with their records.
+pub type Orphans = Records;
+
+/// Commit records read at the same time.
+const RECORDS_AT_ONCE: usize = 64;
+
+/// Of shards that are not done those that failed before, and shards that are done but rejected samples for a reason that
+/// may be gone by now.
+async fn retried(
+    todo: Vec<Task>,
+    done: &mut Vec<ShardRef>,
+    ledger: &Ledger,
+    configuration: &str,
+) -> anyhow::Result<Vec<Task>> {
+    let failed: HashSet<String> = ledger.failures().await?.into_iter().collect();
+    let mut again: Vec<Task> =
+        todo.into_iter().filter(|task| failed.contains(task.shard.id.as_str())).collect();
+    let looked: Vec<(ShardRef, RecordName, bool)> = stream::iter(std::mem::take(done))
+        .map(|shard| async move {
+            let name = RecordName { input: shard.fingerprint(), configuration: configuration.to_owned() };
+            let commit = ledger.find(shard.id.as_str(), &name).await?;
+            let passes = commit.is_some_and(|commit| may_pass(&commit));
+            anyhow::Ok((shard, name, passes))
+        })
+        .buffered(RECORDS_AT_ONCE)
+        .try_collect()
+        .await?;
+    for (shard, name, passes) in looked {
+        if passes {
+            again.push(Task { shard, stale: vec![name.clone()], name });
+        } else {
+            done.push(shard);
+        }
+    }
+    Ok(again)
+}
+
+/// Whether a shard holds rejects that another attempt may turn into captions.
+fn may_pass(commit: &ShardCommit) -> bool {
+    let transient = RejectReason::ALL.iter().filter(|reason| reason.is_transient());
+    transient.into_iter().any(|reason| commit.counts.reasons.contains_key(reason.as_str()))
 }
 
 /// The keys that differ, with both values.

@@ -61,6 +61,8 @@ pub struct RunReport {
     /// Number of the GPU, where one computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<u32>,
+    /// Where it was typed: paths without a beginning are meant from here.
+    pub directory: String,
     /// What was typed.
     pub typed: BTreeMap<String, String>,
     /// Keys that change rows.
@@ -75,16 +77,24 @@ pub struct RunReport {
     pub shards_skipped: usize,
     /// Shards committed by this run.
     pub shards_done: usize,
+    /// Shards that another worker committed while this one ran.
+    pub shards_elsewhere: usize,
     /// Shards committed by this run that could be read only in part.
     pub shards_damaged: Vec<String>,
-    /// Shards in the output that are not among the inputs any more.
-    pub shards_orphaned: usize,
+    /// Shards that were left alone: not changed since `--since`, or with nothing to retry.
+    pub shards_passed_over: usize,
+    /// Shards in the output that are not among the inputs any more, by name.
+    pub shards_orphaned: Vec<String>,
+    /// Whether their rows were removed.
+    pub retired: bool,
     /// Shards that failed.
     pub shards_failed: Vec<FailedShard>,
     /// Shards that were not begun or not finished because the run was interrupted.
     pub shards_left: usize,
     /// Where the samples of this run's shards went.
     pub counts: Counts,
+    /// Requests to stores that took another attempt, those of the cloud clients' own not counted.
+    pub requests_retried: u64,
     /// Whether the run was asked to stop.
     pub interrupted: bool,
     #[serde(skip)]
@@ -105,6 +115,8 @@ impl RunReport {
             scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
             provider: None,
             device: None,
+            directory: std::env::current_dir()
+                .map_or_else(|_| String::new(), |dir| dir.display().to_string()),
             typed: config.typed.clone(),
             configuration: plan.configuration.clone(),
             started: now.to_rfc3339(),
@@ -112,11 +124,15 @@ impl RunReport {
             seconds: 0.0,
             shards_skipped: plan.done.len(),
             shards_done: 0,
+            shards_elsewhere: 0,
             shards_damaged: Vec::new(),
-            shards_orphaned: plan.orphans,
+            shards_passed_over: plan.passed_over,
+            shards_orphaned: sorted(plan.orphans.keys()),
+            retired: false,
             shards_failed: Vec::new(),
             shards_left: 0,
             counts: Counts::default(),
+            requests_retried: 0,
             interrupted: false,
             clock: std::time::Instant::now(),
             planned: plan.todo.len(),
@@ -136,7 +152,8 @@ impl RunReport {
     pub async fn write(&mut self, output: &Location) -> Result<(), StoreError> {
         self.finished = chrono::Utc::now().to_rfc3339();
         self.seconds = self.clock.elapsed().as_secs_f64();
-        self.shards_left = self.planned - self.shards_done - self.shards_failed.len();
+        let ended = self.shards_done + self.shards_elsewhere + self.shards_failed.len();
+        self.shards_left = self.planned.saturating_sub(ended);
         self.interrupted &= self.shards_left > 0;
         write_json(&output.child("_recaption/runs").child(&format!("{}.json", self.run)), self).await
     }
@@ -155,6 +172,15 @@ impl RunReport {
             ExitCode::Done
         }
     }
+}
+
+/// Shards without an input that are named.
+const NAMED: usize = 10;
+
+fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut names: Vec<String> = names.cloned().collect();
+    names.sort();
+    names
 }
 
 impl std::fmt::Display for RunReport {
@@ -186,8 +212,26 @@ impl std::fmt::Display for RunReport {
             };
             writeln!(f, "failed    {}{note}", failed.error)?;
         }
-        if self.shards_orphaned > 0 {
-            writeln!(f, "note      {} shards of the output are not among the inputs", self.shards_orphaned)?;
+        if self.shards_passed_over > 0 {
+            writeln!(f, "note      {} shards were left alone", self.shards_passed_over)?;
+        }
+        if self.shards_elsewhere > 0 {
+            writeln!(f, "note      {} shards were done by another worker meanwhile", self.shards_elsewhere)?;
+        }
+        if !self.shards_orphaned.is_empty() {
+            let n = self.shards_orphaned.len();
+            let what = if self.retired {
+                "retired: their inputs are gone, and so are their rows"
+            } else {
+                "of the output are not among the inputs any more; `--retire` removes their rows"
+            };
+            writeln!(f, "note      {n} shards {what}")?;
+            for shard in self.shards_orphaned.iter().take(NAMED) {
+                writeln!(f, "          {shard}")?;
+            }
+            if n > NAMED {
+                writeln!(f, "          and {} more", n - NAMED)?;
+            }
         }
         if self.interrupted {
             writeln!(f, "interrupted: the same command goes on where this one stopped")?;

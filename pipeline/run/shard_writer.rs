@@ -12,19 +12,19 @@ use std::{
 use arrow_array::RecordBatch;
 use recaption_stages::{
     caption::Finished,
-    commits::{Ledger, part_path},
+    commits::{Committed, Ledger, part_path},
     filter::Outcome,
     read::ShardEnd,
     schemas::{
-        COMMIT_FORMAT, CaptionTable, Counts, Damage, FailureClass, PartInfo, RejectTable, ShardCommit,
-        caption_schema, metadata_keys, redact_text, reject_schema,
+        COMMIT_FORMAT, CaptionTable, Counts, Damage, FailureClass, RejectTable, ShardCommit, caption_schema,
+        metadata_keys, redact_text, reject_schema,
     },
-    store::Location,
-    write::PartWriter,
+    store::{Fault, Location, StoreError},
+    write::{PartWriter, WriteError},
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::plan::Task;
+use super::{guard::FailureGuard, plan::Task};
 
 /// Uncompressed bytes gathered before a batch goes to the encoder.
 const BATCH_BYTES: usize = 4 << 20;
@@ -38,6 +38,37 @@ pub struct ShardFailure {
     pub class: FailureClass,
     /// What happened.
     pub error: String,
+    /// Whether another attempt in this run may go better.
+    pub may_pass: bool,
+    /// Whether every other shard would fail the same way: an output that is full, or refuses.
+    pub ends_run: bool,
+}
+
+impl ShardFailure {
+    /// An output that does not take what is written.
+    fn of_output(shard: &str, fault: Fault, error: &dyn std::fmt::Display) -> Self {
+        Self {
+            class: FailureClass::Transport,
+            error: redact_text(&format!("shard {shard}: {error}")),
+            may_pass: fault.may_pass(),
+            ends_run: matches!(fault, Fault::Full | Fault::Permanent),
+        }
+    }
+
+    /// A shard that was given up without a reason of its own.
+    fn given_up() -> Self {
+        Self { class: FailureClass::Transport, error: String::new(), may_pass: false, ends_run: false }
+    }
+}
+
+/// A shard that is committed.
+pub struct Finish {
+    /// Its record.
+    pub commit: Box<ShardCommit>,
+    /// Whether its record was new.
+    pub committed: Committed,
+    /// Whether its rows are another worker's, so that this one counts none.
+    pub elsewhere: bool,
 }
 
 /// How a shard ended.
@@ -45,7 +76,7 @@ pub struct ShardResult {
     /// Number within the run.
     pub shard: usize,
     /// Its commit record, or why there is none.
-    pub outcome: Result<Box<ShardCommit>, ShardFailure>,
+    pub outcome: Result<Finish, ShardFailure>,
 }
 
 /// What reaches the collector.
@@ -65,6 +96,13 @@ pub enum Event {
         shard: usize,
         /// What it held.
         end: ShardEnd,
+    },
+    /// Another worker committed a shard meanwhile.
+    Elsewhere {
+        /// Number within the run.
+        shard: usize,
+        /// Its record.
+        commit: Box<ShardCommit>,
     },
     /// A shard cannot be read.
     Failed {
@@ -128,21 +166,24 @@ pub struct Collector {
     tasks: Arc<Vec<Task>>,
     open: BTreeMap<usize, Open>,
     writers: tokio::task::JoinSet<ShardResult>,
-    failed: Vec<ShardResult>,
-    /// Shards whose failure was told: one that can neither be read nor written fails once.
+    /// Shards that ended without being written.
+    early: Vec<ShardResult>,
+    /// Shards whose end was told: one that can neither be read nor written fails once.
     told: HashSet<usize>,
+    guard: FailureGuard,
 }
 
 impl Collector {
     /// An empty collector.
     #[must_use]
-    pub fn new(output: Arc<Output>, tasks: Arc<Vec<Task>>) -> Self {
+    pub fn new(output: Arc<Output>, tasks: Arc<Vec<Task>>, guard: FailureGuard) -> Self {
         Self {
             output,
             tasks,
             open: BTreeMap::new(),
             writers: tokio::task::JoinSet::new(),
-            failed: Vec::new(),
+            early: Vec::new(),
+            guard,
             told: HashSet::new(),
         }
     }
@@ -150,7 +191,8 @@ impl Collector {
     /// Takes one event.
     ///
     /// # Errors
-    /// When rows do not fit the schema: a defect, not bad data.
+    /// When rows do not fit the schema, which is a defect and not bad data, or when so many samples failed that something
+    /// is wrong with the run.
     pub async fn take(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Begin { shard, permit } => self.begin(shard, permit),
@@ -159,6 +201,7 @@ impl Collector {
                 // Late outcomes of a shard that failed have nowhere to go: it will be done again as a whole.
                 let Some(open) = self.open.get_mut(&shard) else { return Ok(()) };
                 open.counts.texts_cut += texts_cut;
+                self.guard.count(shard, &outcome)?;
                 open.waiting.insert(index, outcome);
                 self.advance(shard).await?;
             }
@@ -168,15 +211,22 @@ impl Collector {
                     self.advance(shard).await?;
                 }
             }
-            Event::Failed { shard, failure } => {
-                // Dropping the sender tells the shard's task to give up.
-                self.open.remove(&shard);
-                if self.told.insert(shard) {
-                    self.failed.push(ShardResult { shard, outcome: Err(failure) });
-                }
+            Event::Elsewhere { shard, commit } => {
+                let outcome = Ok(Finish { commit, committed: Committed::Before, elsewhere: true });
+                self.give_up(ShardResult { shard, outcome });
             }
+            Event::Failed { shard, failure } => self.give_up(ShardResult { shard, outcome: Err(failure) }),
         }
         Ok(())
+    }
+
+    /// Ends a shard before its rows are whole.
+    fn give_up(&mut self, result: ShardResult) {
+        // Dropping the sender tells the shard's task to end.
+        self.open.remove(&result.shard);
+        if self.told.insert(result.shard) {
+            self.early.push(result);
+        }
     }
 
     fn begin(&mut self, shard: usize, permit: OwnedSemaphorePermit) {
@@ -245,7 +295,7 @@ impl Collector {
 
     /// Shards that ended since the last call.
     pub fn ended(&mut self) -> Vec<ShardResult> {
-        let mut ended = std::mem::take(&mut self.failed);
+        let mut ended = std::mem::take(&mut self.early);
         while let Some(result) = self.writers.try_join_next() {
             ended.extend(self.joined(result));
         }
@@ -255,7 +305,7 @@ impl Collector {
     /// Waits for the uploads of complete shards; shards that are not complete are given up.
     pub async fn finish(mut self) -> Vec<ShardResult> {
         self.open.clear();
-        let mut ended = std::mem::take(&mut self.failed);
+        let mut ended = std::mem::take(&mut self.early);
         while let Some(result) = self.writers.join_next().await {
             ended.extend(self.joined(result));
         }
@@ -286,18 +336,21 @@ async fn write_shard(
     output: &Output,
     task: &Task,
     mut batches: mpsc::Receiver<ToPart>,
-) -> Result<Box<ShardCommit>, ShardFailure> {
-    let transport = |e: &dyn std::fmt::Display| ShardFailure {
-        class: FailureClass::Transport,
-        error: redact_text(&format!("shard {}: {e}", task.shard.url)),
+) -> Result<Finish, ShardFailure> {
+    let url = &task.shard.url;
+    let unwritten = |e: WriteError| ShardFailure::of_output(url, e.fault(), &e);
+    let refused = |e: StoreError| {
+        // A record that cannot be read, or parts that another worker replaced, are this shard's trouble alone.
+        let fault = if matches!(e, StoreError::Record { .. }) { Fault::Exhausted } else { e.fault() };
+        ShardFailure::of_output(url, fault, &e)
     };
     let id = &task.shard.id;
     let (captions_path, rejects_path) = (part_path("captions", id), part_path("rejects", id));
     let metadata = output.metadata();
     let part = |path: &str, schema| PartWriter::new(&output.location.child(path), Arc::new(schema));
     let mut captions =
-        part(&captions_path, caption_schema(output.embed, metadata.clone())).map_err(|e| transport(&e))?;
-    let mut rejects = part(&rejects_path, reject_schema(metadata)).map_err(|e| transport(&e))?;
+        part(&captions_path, caption_schema(output.embed, metadata.clone())).map_err(unwritten)?;
+    let mut rejects = part(&rejects_path, reject_schema(metadata)).map_err(unwritten)?;
     let end = loop {
         let written = match batches.recv().await {
             Some(ToPart::Captions(batch)) => captions.write(batch).await,
@@ -308,29 +361,31 @@ async fn write_shard(
         if let Err(error) = written {
             captions.abort().await;
             rejects.abort().await;
-            return Err(transport(&error));
+            return Err(unwritten(error));
         }
     };
     let Some((counts, damaged)) = end else {
         captions.abort().await;
         rejects.abort().await;
-        return Err(ShardFailure { class: FailureClass::Transport, error: String::new() });
+        return Err(ShardFailure::given_up());
     };
     // From here on the parts are replaced: what the old records promise no longer holds.
     for name in &task.stale {
-        output.ledger.revoke(id.as_str(), name).await.map_err(|e| transport(&e))?;
+        output.ledger.revoke(id.as_str(), name).await.map_err(refused)?;
     }
-    let info = |path: String, (rows, bytes)| PartInfo { path, rows, bytes };
-    let captions = info(captions_path, captions.finish().await.map_err(|e| transport(&e))?);
-    let rejects = info(rejects_path, rejects.finish().await.map_err(|e| transport(&e))?);
+    let captions = captions.finish().await.map_err(unwritten)?.info(&captions_path);
+    let rejects = rejects.finish().await.map_err(unwritten)?.info(&rejects_path);
     if !counts.balanced() || counts.captioned != captions.rows || counts.rejected != rejects.rows {
-        return Err(transport(&format!(
-            "the accounts do not balance: {counts:?}, {captions:?}, {rejects:?}"
-        )));
+        return Err(ShardFailure {
+            class: FailureClass::Transport,
+            error: format!("shard {url}: the accounts do not balance: {counts:?}, {captions:?}, {rejects:?}"),
+            may_pass: false,
+            ends_run: false,
+        });
     }
     let commit = ShardCommit {
         format: COMMIT_FORMAT,
-        shard: task.shard.url.clone(),
+        shard: url.clone(),
         size: task.shard.size,
         etag: task.shard.etag.clone(),
         fingerprint: task.name.fingerprint(),
@@ -341,6 +396,6 @@ async fn write_shard(
         captions,
         rejects,
     };
-    output.ledger.commit(id.as_str(), &commit).await.map_err(|e| transport(&e))?;
-    Ok(Box::new(commit))
+    let committed = output.ledger.commit(id.as_str(), &commit).await.map_err(refused)?;
+    Ok(Finish { commit: Box::new(commit), committed, elsewhere: false })
 }

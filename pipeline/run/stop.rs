@@ -15,7 +15,7 @@ const ABORT: u8 = 2;
 #[derive(Default)]
 pub struct Stop {
     level: AtomicU8,
-    aborted: Notify,
+    pressed: Notify,
 }
 
 impl Stop {
@@ -23,15 +23,13 @@ impl Stop {
     pub fn press(&self) {
         let before = self.level.load(Ordering::SeqCst);
         self.level.store(if before == GO { DRAIN } else { ABORT }, Ordering::SeqCst);
-        if before != GO {
-            self.aborted.notify_waiters();
-        }
+        self.pressed.notify_waiters();
     }
 
     /// Gives up at once, after an error that ends the run.
     pub fn abort(&self) {
         self.level.store(ABORT, Ordering::SeqCst);
-        self.aborted.notify_waiters();
+        self.pressed.notify_waiters();
     }
 
     /// Whether no further shard should be begun.
@@ -48,12 +46,21 @@ impl Stop {
 
     /// Waits until [`Stop::is_aborted`].
     pub async fn wait_aborted(&self) {
+        self.wait(ABORT).await;
+    }
+
+    /// Waits until [`Stop::requested`].
+    pub async fn wait_requested(&self) {
+        self.wait(DRAIN).await;
+    }
+
+    async fn wait(&self, level: u8) {
         loop {
-            let notified = self.aborted.notified();
-            if self.is_aborted() {
+            let pressed = self.pressed.notified();
+            if self.level.load(Ordering::SeqCst) >= level {
                 return;
             }
-            notified.await;
+            pressed.await;
         }
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{
     future::Future,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     thread::JoinHandle,
 };
 
@@ -14,11 +11,11 @@ use crossbeam_channel::{Receiver, Sender};
 use recaption_onnx::runtime::{Execution, SessionOptions};
 use recaption_stages::{
     caption::{Finished, Lane, LaneSettings},
-    commits::Ledger,
+    commits::{Committed, Ledger},
     filter::Outcome,
     prepare::{PrepareSettings, PreparedSample, prepare_sample},
     read::{ByteBudget, Found, read_shard},
-    schemas::FailureClass,
+    schemas::{FailureClass, ShardCommit},
     shards::ShardRef,
     store::Location,
 };
@@ -26,8 +23,10 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     RunModel,
-    plan::Plan,
+    guard::FailureGuard,
+    plan::{Plan, Task},
     progress::Progress,
+    queue::Queue,
     shard_writer::{Collector, Event, Output, ShardFailure, ShardResult},
     stop::Stop,
 };
@@ -62,7 +61,8 @@ fn lanes_and_threads(config: &RunConfig, model: &RunModel, execution: Execution)
 /// What every stage of a run shares.
 pub struct Shared {
     shards: Vec<ShardRef>,
-    next: AtomicUsize,
+    queue: Queue,
+    watch: Option<Watch>,
     stop: Arc<Stop>,
     progress: Arc<Progress>,
     window: Arc<Semaphore>,
@@ -80,7 +80,7 @@ impl Shared {
     }
 }
 
-/// Runs the plan to its end, or to the stop.
+/// Runs the plan's shards of these numbers to their end, or to the stop.
 ///
 /// # Errors
 /// When the models cannot be loaded or fail, or a stage breaks down. Shards that fail are results, not errors.
@@ -89,13 +89,15 @@ pub async fn execute(
     model: &RunModel,
     execution: Execution,
     (plan, output): (&Plan, &Location),
-    stop: &Arc<Stop>,
-    progress: &Arc<Progress>,
+    begin: Vec<usize>,
+    (stop, progress): (&Arc<Stop>, &Arc<Progress>),
 ) -> anyhow::Result<Vec<ShardResult>> {
     let shards = plan.todo.iter().map(|task| task.shard.clone()).collect();
     let output = describe_output(config, model, plan, output);
-    let collector = Collector::new(output, Arc::clone(&plan.todo));
-    let wanted = Wanted { shards, keep_features: false };
+    let watch = Watch { ledger: output.ledger.clone(), tasks: Arc::clone(&plan.todo) };
+    let guard = FailureGuard::new(config.max_failure_ratio);
+    let collector = Collector::new(output, Arc::clone(&plan.todo), guard);
+    let wanted = Wanted { shards, begin, watch: Some(watch), keep_features: false };
     stream(config, (model, execution), wanted, (stop, progress), |shared, events| {
         collect(shared, collector, events)
     })
@@ -104,8 +106,12 @@ pub async fn execute(
 
 /// What is read, and what outcomes carry.
 pub struct Wanted {
-    /// In the order in which they are begun.
+    /// All that have a number.
     pub shards: Vec<ShardRef>,
+    /// Numbers, in the order in which they are begun.
+    pub begin: Vec<usize>,
+    /// Looks what other workers did meanwhile.
+    pub watch: Option<Watch>,
     /// Whether outcomes carry embeddings.
     pub keep_features: bool,
 }
@@ -123,7 +129,8 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
 ) -> anyhow::Result<T> {
     let shared = Arc::new(Shared {
         shards: wanted.shards,
-        next: AtomicUsize::new(0),
+        queue: Queue::new(wanted.begin),
+        watch: wanted.watch,
         stop: Arc::clone(stop),
         progress: Arc::clone(progress),
         window: Arc::new(Semaphore::new(SHARD_WINDOW.max(config.concurrent_shards))),
@@ -310,6 +317,26 @@ async fn decode_all(
     let _ = tokio::task::spawn_blocking(move || drop(pool)).await;
 }
 
+/// Looks for records that other workers wrote after this one's plan was made.
+pub struct Watch {
+    ledger: Ledger,
+    tasks: Arc<Vec<Task>>,
+}
+
+/// The record of a shard that another worker committed meanwhile; never ends where there is none. Asked while the shard is
+/// read already, so that nothing waits for the answer.
+async fn done_elsewhere(watch: Option<&Watch>, shard: usize) -> Box<ShardCommit> {
+    if let Some(watch) = watch
+        && let Some(task) = watch.tasks.get(shard)
+        // One that is to be done again in spite of its record is nobody else's.
+        && !task.stale.contains(&task.name)
+        && let Ok(Some(commit)) = watch.ledger.find(task.shard.id.as_str(), &task.name).await
+    {
+        return Box::new(commit);
+    }
+    std::future::pending().await
+}
+
 /// One reader: takes the next shard until there is none.
 async fn read_all(
     shared: Arc<Shared>,
@@ -322,7 +349,7 @@ async fn read_all(
         if shared.stop.requested() {
             return;
         }
-        let shard = shared.next.fetch_add(1, Relaxed);
+        let Some(shard) = shared.queue.take() else { return };
         let Some(found) = shared.shards.get(shard) else { return };
         if events.send(Event::Begin { shard, permit }).await.is_err() {
             return;
@@ -331,6 +358,13 @@ async fn read_all(
             read_shard(shard, found, limits, &shared.budget, &shared.progress.bytes_read, &to_decoders);
         let result = tokio::select! {
             result = reading => result,
+            commit = done_elsewhere(shared.watch.as_ref(), shard) => {
+                shared.queue.mix();
+                if events.send(Event::Elsewhere { shard, commit }).await.is_err() {
+                    return;
+                }
+                continue;
+            }
             () = shared.stop.wait_aborted() => return,
         };
         let event = match result {
@@ -338,8 +372,10 @@ async fn read_all(
             Ok(None) => return,
             Err(error) => {
                 tracing::error!(%error, "shard cannot be read");
-                let class = error.class;
-                Event::Failed { shard, failure: ShardFailure { class, error: error.to_string() } }
+                let (class, may_pass) =
+                    (error.class, error.class == FailureClass::Transport && found.missing.is_none());
+                let failure = ShardFailure { class, error: error.to_string(), may_pass, ends_run: false };
+                Event::Failed { shard, failure }
             }
         };
         if events.send(event).await.is_err() {
@@ -357,11 +393,19 @@ async fn collect(
     let note = |ended: Vec<ShardResult>, results: &mut Vec<ShardResult>| {
         for result in ended {
             match &result.outcome {
-                Ok(commit) => {
+                Ok(finish) => {
+                    if finish.committed != Committed::Now {
+                        shared.queue.mix();
+                    }
                     shared.progress.committed.fetch_add(1, Relaxed);
-                    tracing::debug!(shard = commit.shard, captioned = commit.counts.captioned, "committed");
+                    let commit = &finish.commit;
+                    let (shard, elsewhere) = (&commit.shard, finish.elsewhere);
+                    tracing::debug!(shard, captioned = commit.counts.captioned, elsewhere, "committed");
                 }
                 Err(failure) => {
+                    if failure.ends_run {
+                        shared.fail(anyhow!("the output cannot be written: {}", failure.error));
+                    }
                     shared.progress.failed.fetch_add(1, Relaxed);
                     if failure.class == FailureClass::Transport {
                         tracing::error!(error = failure.error, "shard failed");

@@ -62,6 +62,9 @@ pub struct PartInfo {
     pub rows: u64,
     /// Bytes of the file.
     pub bytes: u64,
+    /// SHA-256 of the file, hex; records of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
 }
 
 /// The commit record, written last: a shard without one does not exist.

@@ -46,6 +46,26 @@ impl RejectReason {
         Self::ModelError,
     ];
 
+    /// Whether another attempt at the same sample may go better.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::ModelError)
+    }
+
+    /// Whether such a reject says that something failed: decoding, the way, a model. What a filter or a limit rejects does
+    /// not.
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Self::MissingImage
+                | Self::UnsupportedFormat
+                | Self::CorruptImage
+                | Self::DamagedShard
+                | Self::ModelError
+        )
+    }
+
     /// The name written to Parquet.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -3,12 +3,16 @@
 //! One listing tells what is done: a record's name carries the fingerprint of its input and of the configuration.
 //! Failures leave a record of their own, by which a rerun tells poison from bad luck.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::ErrorKind,
+};
 
 use futures::TryStreamExt;
-use object_store::{ObjectStoreExt, PutPayload};
-use recaption_schemas::{FailureRecord, ShardCommit, ShardId, sha256_hex};
+use object_store::{Error, ObjectStoreExt, PutMode, PutPayload};
+use recaption_schemas::{FailureRecord, PartInfo, ShardCommit, ShardId, hex, sha256_hex};
 use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
 
 use crate::store::{Location, StoreError};
 
@@ -53,6 +57,20 @@ impl RecordName {
 /// All records of an output, by shard. A shard has several when an earlier run died between writing and clearing up.
 pub type Records = HashMap<String, Vec<RecordName>>;
 
+/// Attempts at a commit whose record comes and goes.
+const ATTEMPTS: u32 = 4;
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// The record was put.
+    Now,
+    /// The same record was there.
+    Before,
+    /// It took the place of another worker's.
+    Instead,
+}
+
 /// The records of one output.
 #[derive(Clone)]
 pub struct Ledger {
@@ -66,10 +84,6 @@ impl Ledger {
         Self { out }
     }
 
-    fn failed(location: &Location, source: object_store::Error) -> StoreError {
-        StoreError::Store { url: location.url(), source }
-    }
-
     fn place(&self, folder: &str, shard: &str, fingerprint: &str) -> Location {
         self.out.child(folder).child(&format!("{shard}.{fingerprint}.json"))
     }
@@ -79,21 +93,13 @@ impl Ledger {
     /// # Errors
     /// When the output cannot be listed.
     pub async fn list(&self) -> Result<Records, StoreError> {
-        let folder = self.out.child(COMMITS);
         let mut records = Records::new();
-        let mut listing = folder.store.list(Some(&folder.path));
-        loop {
-            match listing.try_next().await {
-                Ok(Some(meta)) => {
-                    if let Some((shard, name)) = meta.location.filename().and_then(RecordName::parse) {
-                        records.entry(shard).or_default().push(name);
-                    }
-                }
-                Ok(None) => return Ok(records),
-                Err(object_store::Error::NotFound { .. }) => return Ok(records),
-                Err(source) => return Err(Self::failed(&folder, source)),
+        for meta in self.out.child(COMMITS).list().await? {
+            if let Some((shard, name)) = meta.location.filename().and_then(RecordName::parse) {
+                records.entry(shard).or_default().push(name);
             }
         }
+        Ok(records)
     }
 
     /// Reads a commit record.
@@ -101,19 +107,100 @@ impl Ledger {
     /// # Errors
     /// When it cannot be read or parsed.
     pub async fn read(&self, shard: &str, name: &RecordName) -> Result<ShardCommit, StoreError> {
-        let place = self.place(COMMITS, shard, &name.fingerprint());
-        match read_json(&place).await? {
+        match self.find(shard, name).await? {
             Some(commit) => Ok(commit),
-            None => Err(StoreError::Url { url: place.url(), what: "the commit record is gone".into() }),
+            None => {
+                let url = self.place(COMMITS, shard, &name.fingerprint()).url();
+                Err(StoreError::Record { url, what: "the commit record is gone".into() })
+            }
         }
     }
 
-    /// Writes a commit record: from now on the shard exists.
+    /// Reads a commit record, if there is one.
     ///
     /// # Errors
-    /// When the store refuses.
-    pub async fn commit(&self, shard: &str, commit: &ShardCommit) -> Result<(), StoreError> {
-        write_json(&self.place(COMMITS, shard, &commit.fingerprint), commit).await
+    /// When it cannot be read or parsed.
+    pub async fn find(&self, shard: &str, name: &RecordName) -> Result<Option<ShardCommit>, StoreError> {
+        read_json(&self.place(COMMITS, shard, &name.fingerprint())).await
+    }
+
+    /// Writes a commit record: from now on the shard exists. The record is put on the condition that there is none, where
+    /// the store knows conditions.
+    ///
+    /// One that is there already and says the same is this one: its own put, whose answer was lost, or another worker's
+    /// identical work. One that says otherwise is replaced, since the parts beside it are this worker's; both parts must
+    /// then be what the record says, or else nothing is left of the shard and it is done again.
+    ///
+    /// # Errors
+    /// When the store refuses, or another worker wrote other parts meanwhile.
+    pub async fn commit(&self, shard: &str, commit: &ShardCommit) -> Result<Committed, StoreError> {
+        let place = self.place(COMMITS, shard, &commit.fingerprint);
+        let bytes = to_json(&place, commit)?;
+        let refused = |source| StoreError::Store { url: place.url(), source };
+        // A record may go between the two requests, when someone redoes the shard.
+        for _ in 0..ATTEMPTS {
+            match place.store.put_opts(&place.path, bytes.clone().into(), PutMode::Create.into()).await {
+                Ok(_) => return Ok(Committed::Now),
+                Err(Error::AlreadyExists { .. }) => {}
+                Err(error) if cannot_create(&error) => {
+                    place.store.put(&place.path, bytes.into()).await.map_err(refused)?;
+                    return Ok(Committed::Now);
+                }
+                Err(error) => return Err(refused(error)),
+            }
+            match read_json::<ShardCommit>(&place).await {
+                Ok(Some(there)) if there == *commit => return Ok(Committed::Before),
+                Ok(None) => {}
+                Ok(Some(_)) | Err(StoreError::Record { .. }) => {
+                    return self.replace(shard, commit, bytes).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::Record {
+            url: place.url(),
+            what: "the commit record comes and goes: another run works on this output with other settings"
+                .into(),
+        })
+    }
+
+    async fn replace(
+        &self,
+        shard: &str,
+        commit: &ShardCommit,
+        bytes: Vec<u8>,
+    ) -> Result<Committed, StoreError> {
+        let place = self.place(COMMITS, shard, &commit.fingerprint);
+        tracing::warn!(
+            shard = commit.shard,
+            "another worker did this shard with another outcome; this one holds"
+        );
+        let put = place.store.put(&place.path, bytes.into()).await;
+        put.map_err(|source| StoreError::Store { url: place.url(), source })?;
+        for part in [&commit.captions, &commit.rejects] {
+            if !self.holds(part).await? {
+                remove(&place).await?;
+                let what = "another worker wrote this part meanwhile; the shard must be done again".into();
+                return Err(StoreError::Record { url: self.out.child(&part.path).url(), what });
+            }
+        }
+        Ok(Committed::Instead)
+    }
+
+    /// Whether a part's bytes are what its record says.
+    async fn holds(&self, part: &PartInfo) -> Result<bool, StoreError> {
+        let place = self.out.child(&part.path);
+        let refused = |source| StoreError::Store { url: place.url(), source };
+        let mut pieces = match place.store.get(&place.path).await {
+            Ok(got) => got.into_stream(),
+            Err(Error::NotFound { .. }) => return Ok(false),
+            Err(source) => return Err(refused(source)),
+        };
+        let mut sum = Sha256::new();
+        while let Some(piece) = pieces.try_next().await.map_err(refused)? {
+            sum.update(&piece);
+        }
+        Ok(part.sha256.as_ref().is_none_or(|expected| *expected == hex(&sum.finalize())))
     }
 
     /// Removes a commit record: the shard no longer exists. To be done before its parts are replaced.
@@ -171,7 +258,9 @@ async fn read_json<T: DeserializeOwned>(place: &Location) -> Result<Option<T>, S
         Err(source) => return Err(store_error(source)),
     };
     let parsed = serde_json::from_slice(&bytes);
-    parsed.map(Some).map_err(|e| StoreError::Url { url: place.url(), what: format!("malformed record: {e}") })
+    parsed
+        .map(Some)
+        .map_err(|e| StoreError::Record { url: place.url(), what: format!("malformed record: {e}") })
 }
 
 /// Writes a small JSON document.
@@ -179,12 +268,31 @@ async fn read_json<T: DeserializeOwned>(place: &Location) -> Result<Option<T>, S
 /// # Errors
 /// When the store refuses.
 pub async fn write_json(place: &Location, value: &impl Serialize) -> Result<(), StoreError> {
-    let store_error = |source| StoreError::Store { url: place.url(), source };
+    let payload = PutPayload::from(to_json(place, value)?);
+    let put = place.store.put(&place.path, payload).await;
+    put.map(drop).map_err(|source| StoreError::Store { url: place.url(), source })
+}
+
+fn to_json(place: &Location, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     let mut bytes = serde_json::to_vec_pretty(value)
-        .map_err(|e| StoreError::Url { url: place.url(), what: e.to_string() })?;
+        .map_err(|e| StoreError::Record { url: place.url(), what: e.to_string() })?;
     bytes.push(b'\n');
-    place.store.put(&place.path, PutPayload::from(bytes)).await.map_err(store_error)?;
-    Ok(())
+    Ok(bytes)
+}
+
+/// Whether a store, or the file system under it, has no conditional put: S3 servers of old, file systems without hard links.
+fn cannot_create(error: &Error) -> bool {
+    match error {
+        Error::NotImplemented { .. } | Error::NotSupported { .. } => true,
+        Error::Generic { .. } => {
+            let text = error.to_string();
+            let link = std::iter::successors(std::error::Error::source(error), |e| e.source())
+                .find_map(|e| e.downcast_ref::<std::io::Error>())
+                .is_some_and(|e| matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied));
+            link || text.contains("status code: 501") || text.contains("NotImplemented")
+        }
+        _ => false,
+    }
 }
 
 /// Removes an object; one that is not there is no error.
@@ -203,12 +311,7 @@ pub async fn remove(place: &Location) -> Result<(), StoreError> {
 /// # Errors
 /// When the store refuses.
 pub async fn list_below(folder: &Location) -> Result<Vec<Location>, StoreError> {
-    let listed: Result<Vec<_>, _> = folder.store.list(Some(&folder.path)).try_collect().await;
-    match listed {
-        Ok(metas) => Ok(metas.into_iter().map(|meta| folder.at(meta.location)).collect()),
-        Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
-        Err(source) => Err(StoreError::Store { url: folder.url(), source }),
-    }
+    Ok(folder.list().await?.into_iter().map(|meta| folder.at(meta.location)).collect())
 }
 
 /// The part's path as the commit record names it.

@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
 use recaption_schemas::{ShardId, redact_text, redact_url, sha256_hex};
@@ -28,6 +29,8 @@ pub struct ShardRef {
     pub size: u64,
     /// Entity tag, or else the time of the last change.
     pub etag: Option<String>,
+    /// Time of the last change, where the store knows it.
+    pub modified: Option<DateTime<Utc>>,
     /// Why it could not even be looked at, when it could not.
     pub missing: Option<String>,
 }
@@ -39,9 +42,17 @@ impl ShardRef {
         match meta {
             Ok(meta) => {
                 let etag = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
-                Self { location, url, id, size: meta.size, etag: Some(etag), missing: None }
+                Self {
+                    location,
+                    url,
+                    id,
+                    size: meta.size,
+                    etag: Some(etag),
+                    modified: Some(meta.last_modified),
+                    missing: None,
+                }
             }
-            Err(why) => Self { location, url, id, size: 0, etag: None, missing: Some(why) },
+            Err(why) => Self { location, url, id, size: 0, etag: None, modified: None, missing: Some(why) },
         }
     }
 

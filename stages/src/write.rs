@@ -15,9 +15,11 @@ use parquet::{
     errors::ParquetError,
     file::{metadata::KeyValue, properties::WriterProperties},
 };
+use recaption_schemas::{PartInfo, hex};
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
-use crate::store::Location;
+use crate::store::{Fault, Location, words};
 
 /// Uncompressed bytes after which a row group is closed. The contract says below 100 MB.
 pub const ROW_GROUP_BYTES: usize = 64 << 20;
@@ -40,13 +42,36 @@ pub enum WriteError {
         source: ParquetError,
     },
     /// The upload.
-    #[error("{part}: cannot upload: {source}")]
+    #[error("{part}: cannot upload: {}", upload_words(source))]
     Upload {
         /// The part.
         part: String,
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl WriteError {
+    /// What is to be done about it.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Encode { .. } => Fault::Permanent,
+            Self::Upload { source, .. } => match stored(source) {
+                Some(error) => Fault::of(error),
+                None => Fault::of_io(source),
+            },
+        }
+    }
+}
+
+/// The store's own error within one of input and output.
+fn stored(error: &std::io::Error) -> Option<&object_store::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn upload_words(error: &std::io::Error) -> String {
+    stored(error).map_or_else(|| error.to_string(), words)
 }
 
 /// A part under construction.
@@ -58,6 +83,26 @@ pub struct PartWriter {
     group_bytes: usize,
     rows: u64,
     bytes: u64,
+    sum: Sha256,
+}
+
+/// A part that is visible.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// SHA-256 of the file, hex.
+    pub sha256: String,
+}
+
+impl Written {
+    /// What a commit record says of it.
+    #[must_use]
+    pub fn info(self, path: &str) -> PartInfo {
+        PartInfo { path: path.to_owned(), rows: self.rows, bytes: self.bytes, sha256: Some(self.sha256) }
+    }
 }
 
 impl PartWriter {
@@ -81,7 +126,15 @@ impl PartWriter {
         let upload =
             BufWriter::with_capacity(Arc::clone(&location.store), location.path.clone(), UPLOAD_BYTES)
                 .with_max_concurrency(UPLOAD_CONCURRENCY);
-        Ok(Self { url: location.url(), encoder: Some(encoder), upload, group_bytes: 0, rows: 0, bytes: 0 })
+        Ok(Self {
+            url: location.url(),
+            encoder: Some(encoder),
+            upload,
+            group_bytes: 0,
+            rows: 0,
+            bytes: 0,
+            sum: Sha256::new(),
+        })
     }
 
     /// Adds rows.
@@ -105,11 +158,11 @@ impl PartWriter {
         self.send(done).await
     }
 
-    /// Completes the part and makes it visible; returns rows and bytes.
+    /// Completes the part and makes it visible.
     ///
     /// # Errors
     /// When encoding or uploading fails.
-    pub async fn finish(mut self) -> Result<(u64, u64), WriteError> {
+    pub async fn finish(mut self) -> Result<Written, WriteError> {
         let rest = self
             .encode(|encoder| {
                 encoder.finish()?;
@@ -121,7 +174,8 @@ impl PartWriter {
             .shutdown()
             .await
             .map_err(|source| WriteError::Upload { part: self.url.clone(), source })?;
-        Ok((self.rows, self.bytes))
+        let sha256 = hex(&self.sum.finalize());
+        Ok(Written { rows: self.rows, bytes: self.bytes, sha256 })
     }
 
     /// Gives up a part: nothing of it becomes visible.
@@ -155,6 +209,7 @@ impl PartWriter {
             return Ok(());
         }
         self.bytes += bytes.len() as u64;
+        self.sum.update(&bytes);
         let failed = |source: object_store::Error| WriteError::Upload {
             part: self.url.clone(),
             source: source.into(),

@@ -208,9 +208,8 @@ impl Writers {
     }
 
     async fn finish(self, old: &ShardCommit) -> Result<(PartInfo, PartInfo), SelectError> {
-        let info = |path: &str, (rows, bytes)| PartInfo { path: path.to_owned(), rows, bytes };
-        let captions = info(&old.captions.path, self.captions.finish().await?);
-        Ok((captions, info(&old.rejects.path, self.rejects.finish().await?)))
+        let captions = self.captions.finish().await?.info(&old.captions.path);
+        Ok((captions, self.rejects.finish().await?.info(&old.rejects.path)))
     }
 
     async fn abort(self) {

@@ -1,22 +1,44 @@
 //! Object stores by URL: one store per bucket, host or machine, opened once.
 //!
 //! Plain paths and `file://`, `s3://`, `gs://`, `az://` (and its relatives), `http(s)://` (reading only). Credentials come
-//! from each cloud's own environment variables, as object_store documents them. Secrets never appear in an error.
+//! from each cloud's own environment variables, as object_store documents them. Secrets never appear in an error. Every
+//! store is [`Steady`]: it takes another attempt where one may go better.
+
+mod fault;
+mod lease;
+mod settings;
+mod steady;
 
 use std::{
     collections::HashMap,
     path::{Path as FsPath, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use futures::TryStreamExt;
 use object_store::{
-    ClientOptions, HeaderMap, HeaderValue, ObjectStore, aws::AmazonS3Builder, azure::MicrosoftAzureBuilder,
-    gcp::GoogleCloudStorageBuilder, http::HttpBuilder, local::LocalFileSystem, path::Path,
+    BackoffConfig, ClientConfigKey, ClientOptions, HeaderMap, HeaderValue, ObjectMeta, ObjectStore,
+    RetryConfig,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
+    http::HttpBuilder,
+    local::LocalFileSystem,
+    path::Path,
 };
 use percent_encoding::percent_decode_str;
 use recaption_schemas::redact_url;
 use url::Url;
+
+pub use fault::{Fault, words};
+pub use lease::{Lease, LeaseError};
+pub use settings::StoreSettings;
+pub use steady::Steady;
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,14 +51,33 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// A record of the output cannot be used.
+    #[error("{url}: {what}")]
+    Record {
+        /// The record's URL, redacted.
+        url: String,
+        /// What is wrong.
+        what: String,
+    },
     /// The store refuses.
-    #[error("{url}: {source}")]
+    #[error("{url}: {}", words(source))]
     Store {
         /// The URL, redacted.
         url: String,
         /// The store's words.
         source: object_store::Error,
     },
+}
+
+impl StoreError {
+    /// What is to be done about it.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Url { .. } | Self::Record { .. } => Fault::Permanent,
+            Self::Store { source, .. } => Fault::of(source),
+        }
+    }
 }
 
 /// What kind of place a URL speaks of.
@@ -76,6 +117,33 @@ impl Location {
         self.url_of(&self.path)
     }
 
+    /// Everything below this place, in no order; nothing where there is no such place. Begins anew where a listing
+    /// breaks.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn list(&self) -> Result<Vec<ObjectMeta>, StoreError> {
+        let mut left = LISTINGS;
+        loop {
+            left -= 1;
+            match self.store.list(Some(&self.path)).try_collect().await {
+                Ok(metas) => return Ok(metas),
+                Err(object_store::Error::NotFound { .. }) if self.kind == StoreKind::Local => {
+                    return Ok(Vec::new());
+                }
+                Err(error) if left > 0 && Fault::of(&error) == Fault::Transient => {
+                    tracing::warn!(
+                        folder = self.url(),
+                        error = words(&error),
+                        "listing broke; beginning anew"
+                    );
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                Err(source) => return Err(StoreError::Store { url: self.url(), source }),
+            }
+        }
+    }
+
     /// Another place in the same store.
     #[must_use]
     pub fn at(&self, path: Path) -> Self {
@@ -96,13 +164,45 @@ fn scheme_of(text: &str) -> Option<&str> {
     text.split_once("://").map(|(scheme, _)| scheme)
 }
 
+/// Attempts to list a folder.
+const LISTINGS: u32 = 5;
+
+/// Puts a store around another.
+pub type Wrap = Arc<dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync>;
+
 /// Opens stores and keeps them.
 #[derive(Default)]
 pub struct Stores {
     open: HashMap<String, Arc<dyn ObjectStore>>,
+    settings: StoreSettings,
+    wrap: Option<Wrap>,
+    retried: Arc<AtomicU64>,
 }
 
 impl Stores {
+    /// Stores with these settings.
+    #[must_use]
+    pub fn new(settings: StoreSettings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
+    /// Puts something between every store and what makes it steady: to count requests, or to inject faults.
+    #[must_use]
+    pub fn wrapped(self, wrap: Wrap) -> Self {
+        Self { wrap: Some(wrap), ..self }
+    }
+
+    /// Further attempts so far, those of the cloud clients' own not counted.
+    #[must_use]
+    pub fn retried(&self) -> u64 {
+        self.retried.load(Relaxed)
+    }
+
+    fn steady(&self, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        let store = self.wrap.as_ref().map_or(Arc::clone(&store), |wrap| wrap(store));
+        Arc::new(Steady::new(store, self.settings, Arc::clone(&self.retried)))
+    }
+
     /// The place that `text` names: a URL or a path. Nothing is read yet.
     ///
     /// # Errors
@@ -123,11 +223,17 @@ impl Stores {
     fn local(&mut self, path: &FsPath, text: &str) -> Result<Location, StoreError> {
         let path = Path::from_absolute_path(path)
             .map_err(|e| StoreError::Url { url: text.to_owned(), what: e.to_string() })?;
-        let store = self
-            .open
-            .entry("file".into())
-            .or_insert_with(|| Arc::new(LocalFileSystem::new().with_automatic_cleanup(false)));
-        Ok(Location { store: Arc::clone(store), path, kind: StoreKind::Local, base: "file://".into() })
+        let store = match self.open.get("file") {
+            Some(store) => Arc::clone(store),
+            None => {
+                // Synced: a commit record must not outlive its parts when the power fails.
+                let local = LocalFileSystem::new().with_automatic_cleanup(false).with_fsync(true);
+                let store = self.steady(Arc::new(local));
+                self.open.insert("file".into(), Arc::clone(&store));
+                store
+            }
+        };
+        Ok(Location { store, path, kind: StoreKind::Local, base: "file://".into() })
     }
 
     fn remote(&mut self, text: &str) -> Result<Location, StoreError> {
@@ -157,7 +263,9 @@ impl Stores {
         let store = match self.open.get(&key) {
             Some(store) => Arc::clone(store),
             None => {
-                let store = build(&url).map_err(|source| StoreError::Store { url: redacted, source })?;
+                let store = build(&url, &self.settings)
+                    .map_err(|source| StoreError::Store { url: redacted, source })?;
+                let store = self.steady(store);
                 self.open.insert(key, Arc::clone(&store));
                 store
             }
@@ -173,25 +281,48 @@ fn install_crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-type Build = fn(&Url) -> object_store::Result<Arc<dyn ObjectStore>>;
+type Build = fn(&Url, &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>>;
 
-fn s3(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
-    Ok(Arc::new(AmazonS3Builder::from_env().with_url(url.as_str()).build()?))
+/// What a whole request may take, its body included. Long bodies are read on where they stopped.
+const WHOLE_REQUEST: &str = "300 seconds";
+
+/// Attempts that the clients make by themselves, where a status tells them to.
+fn retries(settings: &StoreSettings) -> RetryConfig {
+    RetryConfig {
+        max_retries: settings.retries as usize,
+        backoff: BackoffConfig {
+            init_backoff: settings.first_pause,
+            max_backoff: settings.longest_pause,
+            ..BackoffConfig::default()
+        },
+        ..RetryConfig::default()
+    }
 }
 
-fn gcs(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
-    Ok(Arc::new(GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).build()?))
+fn s3(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(retries(settings));
+    let key = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
+    Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
 }
 
-fn azure(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
-    Ok(Arc::new(MicrosoftAzureBuilder::from_env().with_url(url.as_str()).build()?))
+fn gcs(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
+    let key = GoogleConfigKey::Client(ClientConfigKey::Timeout);
+    Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
 }
 
-fn http(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn azure(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
+    let key = AzureConfigKey::Client(ClientConfigKey::Timeout);
+    Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
+}
+
+fn http(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
     // A query (a presigned URL's signature) stays on the base: the client only adds the path.
     let mut base = url.clone();
     base.set_path("");
-    let mut options = ClientOptions::new().with_allow_http(true);
+    let mut options =
+        ClientOptions::new().with_allow_http(true).with_config(ClientConfigKey::Timeout, WHOLE_REQUEST);
     if let Some(authorization) = basic_authorization(url) {
         // User info has no place in a request's address, and the client would not make a header of it.
         let cleared = base.set_username("").and_then(|()| base.set_password(None));
@@ -200,7 +331,8 @@ fn http(url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
         headers.insert("authorization", authorization);
         options = options.with_default_headers(headers);
     }
-    Ok(Arc::new(HttpBuilder::new().with_url(base.as_str()).with_client_options(options).build()?))
+    let builder = HttpBuilder::new().with_url(base.as_str()).with_client_options(options);
+    Ok(Arc::new(builder.with_retry(retries(settings)).build()?))
 }
 
 /// The header that user info stands for (RFC 7617), where there is user info.

@@ -1,0 +1,134 @@
+//! Stops a run whose failures say that something is wrong with it: `run.max_failure_ratio`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use recaption_stages::{filter::Outcome, schemas::RejectReason};
+
+/// Samples that must have ended before their failures are judged.
+const ENOUGH: u64 = 1000;
+
+/// Too many samples failed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{failed} of {ended} samples failed ({reasons}), more than run.max_failure_ratio = {limit} allows: something is wrong \
+     with the inputs, the model or the way to them. Committed shards stay; after a repair `recaption retry` redoes those \
+     with failures that may pass, and a larger run.max_failure_ratio (1 is off) goes on as it is"
+)]
+pub struct TooManyFailures {
+    failed: u64,
+    ended: u64,
+    limit: f64,
+    reasons: String,
+}
+
+/// Samples of a shard, or of all.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    ended: u64,
+    failed: u64,
+}
+
+impl Tally {
+    fn exceeds(self, limit: f64) -> bool {
+        self.failed as f64 > limit * self.ended as f64
+    }
+}
+
+/// Counts what failed: in decoding, on the way, in a model; never what a filter rejects.
+#[derive(Debug)]
+pub struct FailureGuard {
+    limit: f64,
+    all: Tally,
+    shards: HashMap<usize, Tally>,
+    reasons: BTreeMap<RejectReason, u64>,
+}
+
+impl FailureGuard {
+    /// Allows this share of failed samples, 0 to 1.
+    #[must_use]
+    pub fn new(limit: f64) -> Self {
+        Self { limit, all: Tally::default(), shards: HashMap::new(), reasons: BTreeMap::new() }
+    }
+
+    /// Counts a sample that ended.
+    ///
+    /// # Errors
+    /// When enough samples ended, too many of them failed, and not in one shard alone.
+    pub fn count(&mut self, shard: usize, outcome: &Outcome) -> Result<(), TooManyFailures> {
+        let failure = match outcome {
+            Outcome::Reject(reject) if reject.reason.is_failure() => Some(reject.reason),
+            _ => None,
+        };
+        let one = self.shards.entry(shard).or_default();
+        for tally in [&mut self.all, one] {
+            tally.ended += 1;
+            tally.failed += u64::from(failure.is_some());
+        }
+        let Some(reason) = failure else { return Ok(()) };
+        *self.reasons.entry(reason).or_default() += 1;
+        if self.all.ended < ENOUGH || !self.all.exceeds(self.limit) {
+            return Ok(());
+        }
+        // A single bad shard says nothing of the run: the others must be as bad.
+        let worst = self.shards.values().max_by_key(|tally| tally.failed).copied().unwrap_or_default();
+        let others = Tally { ended: self.all.ended - worst.ended, failed: self.all.failed - worst.failed };
+        if !others.exceeds(self.limit) {
+            return Ok(());
+        }
+        let reasons: Vec<String> = self.reasons.iter().map(|(r, n)| format!("{n} {}", r.as_str())).collect();
+        Err(TooManyFailures {
+            failed: self.all.failed,
+            ended: self.all.ended,
+            limit: self.limit,
+            reasons: reasons.join(", "),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use recaption_stages::schemas::Reject;
+
+    use super::*;
+
+    fn reject(reason: RejectReason) -> Outcome {
+        Outcome::Reject(Box::new(Reject {
+            key: String::new(),
+            reason,
+            detail: String::new(),
+            caption: None,
+            similarity: None,
+            org_caption: None,
+        }))
+    }
+
+    /// Samples that ended when the guard spoke up, of shards of `(samples, failures)`.
+    fn stops(limit: f64, shards: &[(u64, u64)], reason: RejectReason) -> Option<u64> {
+        let mut guard = FailureGuard::new(limit);
+        for (shard, (samples, failures)) in shards.iter().enumerate() {
+            for at in 0..*samples {
+                let outcome = if at < *failures { reject(reason) } else { reject(RejectReason::CaptionRule) };
+                if guard.count(shard, &outcome).is_err() {
+                    return Some(guard.all.ended);
+                }
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn many_failures_in_many_shards_stop_a_run_and_nothing_else_does() {
+        use RejectReason::{CorruptImage, TooSmall};
+        assert_eq!(stops(0.5, &[(100, 100); 20], CorruptImage), Some(1000));
+        assert_eq!(stops(0.5, &[(99, 99); 10], CorruptImage), None, "not enough were read");
+        assert_eq!(stops(0.5, &[(5000, 5000)], CorruptImage), None, "a single shard never does");
+        assert_eq!(
+            stops(0.5, &[(100, 0), (5000, 5000), (100, 0)], CorruptImage),
+            None,
+            "nor among good ones"
+        );
+        assert_eq!(stops(0.5, &[(100, 100); 20], TooSmall), None, "filters are no failures");
+        assert_eq!(stops(0.5, &[(100, 50); 20], CorruptImage), None, "half is allowed");
+        assert_eq!(stops(1.0, &[(100, 100); 20], CorruptImage), None, "1 is off");
+    }
+}
