@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use recaption_stages::select::Fraction;
@@ -9,6 +10,7 @@ use recaption_stages::select::Fraction;
 use super::logging::{FormatArg, LevelArg};
 use crate::{
     config::{ConfigError, Layers},
+    run::RunOptions,
     scenes::{MAX_SAMPLES, MAX_SHARDS},
 };
 
@@ -40,6 +42,10 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Caption shards.
     Run(RunArgs),
+    /// Tell what of an output is done, pending and failed, and what was rejected.
+    Status(StatusArgs),
+    /// Do once more what failed: shards, and samples that were rejected for a reason that may pass.
+    Retry(RetryArgs),
     /// Keep the best rows of a finished output, in a new dataset.
     Filter(FilterArgs),
     /// Caption single images.
@@ -299,9 +305,76 @@ pub struct RunArgs {
     /// Replace an output that was made with another configuration.
     #[arg(long)]
     pub overwrite: bool,
+    /// Leave shards alone that did not change since: 2026-11-24, 2026-11-24T06:00:00Z, or an age such as 90m, 36h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<DateTime<Utc>>,
+    /// Remove the rows of shards that are not among the inputs any more.
+    #[arg(long)]
+    pub retire: bool,
+    /// Do nothing, with exit code 0, while another run with --lock works on the same output.
+    #[arg(long)]
+    pub lock: bool,
+}
+
+/// A time, or an age.
+fn since(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.to_utc());
+    }
+    if let Some(day) = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|d| d.and_hms_opt(0, 0, 0)) {
+        return Ok(day.and_utc());
+    }
+    let unit = text.chars().last().and_then(|unit| match unit {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3600),
+        'd' => Some(86_400),
+        'w' => Some(7 * 86_400),
+        _ => None,
+    });
+    let age = unit.and_then(|unit| text[..text.len() - 1].parse::<i64>().ok()?.checked_mul(unit));
+    age.and_then(TimeDelta::try_seconds)
+        .and_then(|age| Utc::now().checked_sub_signed(age))
+        .ok_or_else(|| "expected 2026-11-24, 2026-11-24T06:00:00Z, or an age such as 90m, 36h, 7d".to_owned())
+}
+
+/// `recaption status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Output of `recaption run`: folder or bucket prefix.
+    #[arg(value_name = "OUT")]
+    pub output: String,
+}
+
+/// `recaption retry`: configured as the last run over the same output was.
+#[derive(Debug, clap::Args)]
+pub struct RetryArgs {
+    /// Output of `recaption run`: folder or bucket prefix.
+    #[arg(value_name = "OUT")]
+    pub output: String,
+    /// Shards, where the last run's had secrets in their URLs, which its record does not hold. May be repeated.
+    #[arg(long, value_name = "URL")]
+    pub input: Vec<String>,
+    /// Any configuration key, as a TOML value. May be repeated.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Do nothing, with exit code 0, while another run with --lock works on the same output.
+    #[arg(long)]
+    pub lock: bool,
 }
 
 impl RunArgs {
+    /// How the run treats what is there.
+    pub fn options(&self) -> RunOptions {
+        RunOptions {
+            overwrite: self.overwrite,
+            since: self.since,
+            retire: self.retire,
+            lock: self.lock,
+            retry: false,
+        }
+    }
+
     /// Adds the flags as the last layer. A flag of its own wins over `--set`.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod finetune;
 mod inspect;
 pub mod logging;
 pub(crate) mod scenes;
+mod status;
 
 use std::{ffi::OsString, io::Write, process::ExitCode as ProcessExit, sync::Arc};
 
@@ -24,7 +25,7 @@ use self::args::{Args, Command, ExportArgs, RunArgs, VerifyArgs};
 use crate::{
     config::{self, ConfigError, Layers, RunConfig},
     demo,
-    run::{self, ExitCode, Mismatch, Reporter, RunOptions, RunReport, Stop},
+    run::{self, ExitCode, LockedOut, Mismatch, Reporter, RunOptions, RunReport, Stop},
 };
 
 /// Parses the process's arguments and does what they say.
@@ -80,6 +81,8 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Export(args) => export_model(&args),
         Command::Verify(args) => verify_model(&args),
         Command::Run(args) => run_job(&args, format),
+        Command::Status(args) => status::show(&args, format),
+        Command::Retry(args) => status::retry(&args, format),
         Command::Caption(args) => caption::caption(&args),
         Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),
@@ -156,7 +159,18 @@ fn add_environment(layers: &mut Layers) -> Result<(), ConfigError> {
 
 fn run_job(args: &RunArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     let config = RunConfig::build(&layers(args)?)?;
-    let report = run_to_end(&config, RunOptions { overwrite: args.overwrite }, Reporter::Auto)?;
+    finish_run(&config, args.options(), format)
+}
+
+/// Runs a job and tells how it ended.
+fn finish_run(config: &RunConfig, options: RunOptions, format: logging::Format) -> anyhow::Result<ExitCode> {
+    let report = match run_to_end(config, options, Reporter::Auto) {
+        Err(error) if error.is::<LockedOut>() => {
+            tracing::info!("{error}");
+            return Ok(ExitCode::Done);
+        }
+        report => report?,
+    };
     match format {
         logging::Format::Text => print(&report.to_string()),
         logging::Format::Json => print(&format!("{}\n", serde_json::to_string(&report)?)),

@@ -103,6 +103,18 @@ impl Layers {
         self.set(key.trim(), parse_value(value.trim()), &origin)
     }
 
+    /// Adds what [`Layers::describe`] made of other layers.
+    ///
+    /// # Errors
+    /// A key that is not known any more, a value of the wrong type.
+    pub fn add_described(
+        &mut self,
+        described: &BTreeMap<String, String>,
+        origin: &str,
+    ) -> Result<(), ConfigError> {
+        described.iter().try_for_each(|(key, value)| self.set(key, parse_value(value), origin))
+    }
+
     /// Sets one key.
     ///
     /// # Errors
@@ -174,11 +186,10 @@ impl Layers {
     #[must_use]
     pub fn describe(&self) -> BTreeMap<String, String> {
         let redacted = |value: &Value| match value {
-            Value::String(text) => format!("{:?}", redact_url(text)),
+            Value::String(text) => Value::String(redact_url(text)).to_string(),
             Value::Array(items) => {
-                let items: Vec<String> =
-                    items.iter().filter_map(Value::as_str).map(|t| format!("{:?}", redact_url(t))).collect();
-                format!("[{}]", items.join(", "))
+                let texts = items.iter().filter_map(Value::as_str);
+                Value::Array(texts.map(|text| Value::String(redact_url(text))).collect()).to_string()
             }
             other => other.to_string(),
         };

@@ -158,7 +158,7 @@ fn run(captioner: Bundled, dir: &Path) -> anyhow::Result<RunReport> {
     layers.set("input.shards", text(&dir.join(SHARDS)), "demo")?;
     layers.set("output.url", text(&places.output), "demo")?;
     let config = RunConfig::build(&layers)?;
-    cli::run_to_end(&config, RunOptions { overwrite: true }, Reporter::Auto)
+    cli::run_to_end(&config, RunOptions { overwrite: true, ..RunOptions::default() }, Reporter::Auto)
 }
 
 /// Who a caption is from, in the order of all tables, with where it lies in a row.

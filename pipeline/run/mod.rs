@@ -15,6 +15,7 @@ mod progress;
 mod queue;
 mod record;
 mod shard_writer;
+mod status;
 mod stop;
 mod wire;
 
@@ -43,6 +44,7 @@ pub use plan::{Mismatch, Plan};
 pub use progress::{Progress, Reporter};
 pub use record::{ExitCode, RunReport};
 pub(crate) use shard_writer::Event;
+pub use status::{LastRun, Status, status};
 pub use stop::{Stop, install_signal_handlers};
 pub(crate) use wire::{Wanted, stream};
 

@@ -13,6 +13,9 @@ use serde::Serialize;
 use super::{RunModel, plan::Plan};
 use crate::config::RunConfig;
 
+/// Keys that were typed, with their values as TOML writes them.
+pub type Typed = BTreeMap<String, String>;
+
 /// Exit codes, a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitCode {
@@ -64,7 +67,7 @@ pub struct RunReport {
     /// Where it was typed: paths without a beginning are meant from here.
     pub directory: String,
     /// What was typed.
-    pub typed: BTreeMap<String, String>,
+    pub typed: Typed,
     /// Keys that change rows.
     pub configuration: BTreeMap<String, String>,
     /// Start, RFC 3339.

@@ -215,6 +215,14 @@ impl Ledger {
         self.out.child(FAILURES).child(&format!("{id}.json"))
     }
 
+    /// A record that [`Ledger::failures`] named.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn failure_of(&self, shard: &str) -> Result<Option<FailureRecord>, StoreError> {
+        read_json(&self.out.child(FAILURES).child(&format!("{shard}.json"))).await
+    }
+
     /// The record of an earlier failure of this shard.
     ///
     /// # Errors
@@ -250,7 +258,11 @@ impl Ledger {
     }
 }
 
-async fn read_json<T: DeserializeOwned>(place: &Location) -> Result<Option<T>, StoreError> {
+/// Reads a small JSON document, if there is one.
+///
+/// # Errors
+/// When it cannot be read or parsed.
+pub async fn read_json<T: DeserializeOwned>(place: &Location) -> Result<Option<T>, StoreError> {
     let store_error = |source| StoreError::Store { url: place.url(), source };
     let bytes = match place.store.get(&place.path).await {
         Ok(got) => got.bytes().await.map_err(store_error)?,

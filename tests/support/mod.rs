@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "every story takes what it needs")]
 
+pub mod flaky;
 pub mod output;
 pub mod program;
 pub mod server;

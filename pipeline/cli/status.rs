@@ -1,0 +1,74 @@
+//! `recaption status OUT` and `recaption retry OUT`: what an output lacks, and another attempt at it. Both know from the
+//! record of the last run what belongs to it.
+
+use std::path::Path;
+
+use anyhow::Context;
+use recaption_stages::store::Stores;
+
+use super::{
+    add_environment,
+    args::{RetryArgs, StatusArgs},
+    finish_run, logging, print,
+};
+use crate::{
+    config::{Layers, RunConfig, store_settings},
+    run::{ExitCode, LastRun, RunOptions, status},
+};
+
+/// Describes what is done, pending and failed.
+pub fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
+    let mut stores = environment_stores()?;
+    let output = stores.locate(&args.output)?;
+    let found = block_on(async {
+        enter(&LastRun::of(&output).await?);
+        status(&mut stores, &output).await
+    })?;
+    match format {
+        logging::Format::Text => print(&found.to_string()),
+        logging::Format::Json => print(&format!("{}\n", serde_json::to_string(&found)?)),
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Runs what failed once more, configured as the last run was.
+pub fn retry(args: &RetryArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
+    // Looked up before the directory changes.
+    let output = environment_stores()?.locate(&args.output)?;
+    let last = block_on(LastRun::of(&output))?;
+    let mut layers = last.layers()?;
+    for assignment in &args.set {
+        layers.add_assignment(assignment)?;
+    }
+    if !args.input.is_empty() {
+        let patterns: Vec<toml::Value> = args.input.iter().cloned().map(Into::into).collect();
+        layers.set("input.shards", patterns, "--input")?;
+    }
+    let url = if args.output.contains("://") { args.output.clone() } else { output.url() };
+    layers.set("output.url", url, "OUT")?;
+    enter(&last);
+    let config = RunConfig::build(&layers)?;
+    let options = RunOptions { retry: true, lock: args.lock, ..RunOptions::default() };
+    finish_run(&config, options, format)
+}
+
+/// Goes where the last run was started, so that its paths mean the same, if that place is still there.
+fn enter(last: &LastRun) {
+    if !last.directory.is_empty() && std::env::set_current_dir(Path::new(&last.directory)).is_err() {
+        tracing::warn!(
+            directory = last.directory,
+            "the last run's directory is gone; its paths are taken from here"
+        );
+    }
+}
+
+fn environment_stores() -> anyhow::Result<Stores> {
+    let mut layers = Layers::default();
+    add_environment(&mut layers)?;
+    Ok(Stores::new(store_settings(&layers)))
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(work)
+}

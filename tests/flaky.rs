@@ -1,0 +1,184 @@
+//! Stores that fail all the time: the same rows as if nothing had happened, none lost, none twice.
+
+#![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
+
+mod support;
+
+use std::{io::Write, path::Path, sync::Arc, time::Duration};
+
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload, memory::InMemory, path::Path as StorePath};
+use recaption::{
+    config::{Layers, RunConfig},
+    run::{Reporter, RunOptions, RunReport, Stop, run_over},
+};
+use recaption_stages::store::{Steady, StoreSettings, Stores};
+use support::{
+    Dice, Place,
+    flaky::{Faults, Flaky},
+    model, output,
+};
+
+/// Impatient, so that silences do not take long.
+fn impatient() -> StoreSettings {
+    StoreSettings {
+        retries: 12,
+        timeout: Duration::from_millis(400),
+        first_pause: Duration::from_millis(1),
+        longest_pause: Duration::from_millis(20),
+    }
+}
+
+fn faults(rate: f64, seed: u64) -> Flaky {
+    Flaky::new(Faults { rate, silence: Duration::from_millis(600), seed })
+}
+
+fn config(input: &Path, out: &Path) -> RunConfig {
+    let mut layers = Layers::default();
+    let mut set = |key, value: &Path| {
+        layers.set(key, value.to_str().expect("UTF-8").to_owned(), "test").expect("a key");
+    };
+    set("model.captioner", model());
+    set("input.shards", input);
+    set("output.url", out);
+    layers.set("input.concurrent_shards", 8, "test").expect("a key");
+    RunConfig::build(&layers).expect("a configuration")
+}
+
+fn run(stores: Stores, config: &RunConfig) -> RunReport {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let stop = Arc::new(Stop::default());
+    let ran = runtime.block_on(run_over(stores, config, RunOptions::default(), &stop, &Reporter::Silent));
+    ran.expect("a run that ends")
+}
+
+#[test]
+fn a_thousand_faults_change_nothing() {
+    let place = Place::new();
+    let input = place.draw("in", 500, 2);
+    run(Stores::default(), &config(&input, &place.path("undisturbed")));
+    let flaky = faults(0.3, 7);
+    let wrapped = flaky.clone();
+    let stores = Stores::new(impatient()).wrapped(Arc::new(move |inner| wrapped.around(inner)));
+    let report = run(stores, &config(&input, &place.path("disturbed")));
+    let counts = flaky.counts();
+    let total: u64 = counts.values().sum();
+    // Past the test harness, which keeps what tests print to itself.
+    let _ = writeln!(
+        std::io::stderr(),
+        "{total} faults survived: {counts:?}; {} requests took another attempt",
+        report.requests_retried
+    );
+    assert!(total >= 1000, "{counts:?}");
+    for kind in ["error", "silence", "lost answer", "broken body", "short body"] {
+        assert!(counts.contains_key(kind), "no {kind} among {counts:?}");
+    }
+    assert_eq!((report.shards_done, report.shards_failed.len(), report.shards_left), (500, 0, 0));
+    assert_eq!(
+        output::part_bytes(&place.path("disturbed")),
+        output::part_bytes(&place.path("undisturbed")),
+        "byte for byte"
+    );
+    assert_eq!(output::commits(&place.path("disturbed")), output::commits(&place.path("undisturbed")));
+    assert_eq!(output::read(&place.path("disturbed")), output::read(&place.path("undisturbed")));
+}
+
+fn steady(inner: Arc<dyn ObjectStore>) -> Steady {
+    Steady::new(inner, impatient(), Arc::default())
+}
+
+#[tokio::test]
+async fn bodies_that_break_are_read_on_where_they_stopped() {
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let (path, bytes) = (StorePath::from("big"), Dice::new(1).noise(300_000));
+    inner.put(&path, PutPayload::from(bytes.clone())).await.expect("a put");
+    for seed in 0..40 {
+        let store = steady(faults(0.6, seed).around(Arc::clone(&inner)));
+        let whole = store.get(&path).await.expect("a get").bytes().await.expect("all bytes");
+        assert!(whole == bytes, "seed {seed}: other bytes");
+        let part = store.get_range(&path, 1000..200_000).await.expect("a range");
+        assert!(part == bytes[1000..200_000], "seed {seed}: another range");
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_changes_while_it_is_read_is_an_error_and_no_mixture() {
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let path = StorePath::from("shard");
+    inner.put(&path, PutPayload::from(vec![7; 100_000])).await.expect("a put");
+    let store = steady(Arc::new(Swapping { inner, path: path.clone() }));
+    let error = store.get(&path).await.expect("a get").bytes().await.expect_err("another object");
+    assert!(error.to_string().contains("changed while it was read"), "{error}");
+}
+
+use swapping::Swapping;
+
+/// Breaks the first body in the middle, after which the object is another one.
+mod swapping {
+    use std::{fmt, sync::Arc};
+
+    use async_trait::async_trait;
+    use futures::{StreamExt, stream::BoxStream};
+    use object_store::{
+        CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+        ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+        path::Path,
+    };
+
+    #[derive(Debug)]
+    pub struct Swapping {
+        pub inner: Arc<dyn ObjectStore>,
+        pub path: Path,
+    }
+
+    impl fmt::Display for Swapping {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Swapping")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for Swapping {
+        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+            let got = self.inner.get_opts(location, options.clone()).await?;
+            if options.range.is_some() {
+                return Ok(got);
+            }
+            let (meta, range, attributes, extensions) =
+                (got.meta.clone(), got.range.clone(), got.attributes.clone(), got.extensions.clone());
+            let bytes = got.bytes().await?;
+            self.inner.put(&self.path, PutPayload::from(vec![255; bytes.len()])).await?;
+            let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+            let error = Error::Generic { store: "swapping", source: Box::new(reset) };
+            let stream = futures::stream::iter([Ok(bytes.slice(..bytes.len() / 2)), Err(error)]).boxed();
+            Ok(GetResult { payload: GetResultPayload::Stream(stream), meta, range, attributes, extensions })
+        }
+
+        async fn put_opts(&self, at: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+            self.inner.put_opts(at, payload, opts).await
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            at: &Path,
+            opts: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
+            self.inner.put_multipart_opts(at, opts).await
+        }
+
+        fn delete_stream(&self, all: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.inner.delete_stream(all)
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.inner.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.inner.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.inner.copy_opts(from, to, options).await
+        }
+    }
+}
