@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use recaption_onnx::{
     ModelFolder,
-    caption::{BeamSettings, CaptionSettings, SampleSettings, Strategy},
+    caption::{BeamSettings, CaptionSettings, SampleSettings, Strategy, image_seed},
     runtime::SessionOptions,
 };
 use recaption_stages::{
@@ -17,6 +17,7 @@ use recaption_stages::{
     filter::{Filter, Outcome},
     prepare::PreparedSample,
     schemas::RejectReason,
+    score::{ScoreImage, ScoreJob, Scorer},
 };
 use support::{model, shards::jpeg};
 
@@ -142,4 +143,48 @@ fn an_image_that_the_model_refuses_is_the_only_reject() {
             }
         }
     }
+}
+
+#[test]
+fn an_image_on_which_the_decoder_fails_is_found_among_the_others_and_is_the_only_reject() {
+    let beam = Strategy::Beam(BeamSettings { beams: 3, ..BeamSettings::default() });
+    for settings in [
+        CaptionSettings::greedy(20, 1, 16),
+        CaptionSettings { strategy: beam, candidates: 2, ..CaptionSettings::greedy(20, 1, 16) },
+    ] {
+        let plain = SessionOptions::on_cpu(1);
+        let mut want = outcomes(&plain, settings.clone(), |_| {});
+        let options = SessionOptions { refuses: Some(image_seed(5, "009")), ..plain };
+        let mut got = outcomes(&options, settings, |_| {});
+        let Some(Outcome::Reject(reject)) = got.remove(&9) else { panic!("it passed") };
+        assert_eq!(reject.reason, RejectReason::ModelError, "{}", reject.detail);
+        want.remove(&9);
+        assert_eq!(got, want, "the others are as they are without it");
+    }
+}
+
+#[test]
+fn a_sample_that_the_scorer_refuses_is_the_only_reject() {
+    let folder = ModelFolder::open(model()).expect("a model");
+    let options = SessionOptions::on_cpu(1);
+    let mut scorer = Scorer::separate(&folder, &options).expect("a scorer");
+    let samples = samples(&folder);
+    let job = |sample: &PreparedSample, bytes: usize| ScoreJob {
+        payload: sample.index,
+        key: sample.key.clone(),
+        image: ScoreImage::Pixels(sample.pixels[..bytes].to_vec()),
+        texts: vec!["a red star".into()],
+    };
+    let whole = samples[0].pixels.len();
+    let jobs = samples.iter().map(|s| job(s, if s.index == 4 { 10 } else { whole })).collect();
+    let Err(unscored) = scorer.score::<u64>(jobs) else { panic!("a cut image passed") };
+    let (mut passed, mut refused) = (0, Vec::new());
+    for job in unscored.jobs {
+        match scorer.score(vec![job]) {
+            Ok(scored) => passed += scored.len(),
+            Err(unscored) => refused.extend(unscored.jobs.iter().map(|job| job.payload)),
+        }
+    }
+    assert_eq!((passed as u64, refused), (IMAGES - 1, vec![4]), "every job came back with its pixels");
+    scorer.probe().expect("the model works");
 }

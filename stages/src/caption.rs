@@ -2,8 +2,8 @@
 //!
 //! Takes prepared images from a bounded channel as slots become free, decodes with continuous batching, scores in small
 //! groups, filters, and hands outcomes on. Nothing waits for a batch to fill: what is there is begun. A lane drops
-//! nothing; an image on which the encoder fails alone is rejected as `model_error`, and when memory runs out the images in
-//! hand begin anew in half as many slots.
+//! nothing; a batch on which a model fails is tried one by one, an image on which it fails alone is rejected as
+//! `model_error`, and when memory runs out the images in hand begin anew in half as many slots.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -19,7 +19,7 @@ use recaption_schemas::{Candidate, Candidates, CaptionRow, EmbeddedImage, Reject
 use crate::{
     filter::{Filter, Outcome},
     prepare::PreparedSample,
-    score::{Features, ScoreError, ScoreImage, ScoreJob, ScoredJob, Scorer},
+    score::{Features, ScoreError, ScoreImage, ScoreJob, ScoredJob, Scorer, Unscored},
 };
 
 /// Finished captions that are scored together.
@@ -126,7 +126,7 @@ impl Lane {
     /// Works until the channel is closed and everything in hand is done. `emit` may block; `false` from it ends the lane.
     ///
     /// # Errors
-    /// When a model fails on more than a single image.
+    /// When a model fails on more than single images.
     pub fn run(
         mut self,
         input: &Receiver<PreparedSample>,
@@ -154,7 +154,12 @@ impl Lane {
             }
             match self.captioner.step() {
                 Ok(done) => done.into_iter().try_for_each(|generated| self.decoded(generated))?,
-                Err(error) => self.make_do(error)?,
+                Err(error) if error.is_out_of_memory() => self.make_do(error)?,
+                Err(error) => {
+                    if !self.one_by_one(&error, &mut emit)? {
+                        return Ok(());
+                    }
+                }
             }
             if self.to_score.len() >= SCORE_BATCH && !self.flush(&mut emit)? {
                 return Ok(());
@@ -238,6 +243,55 @@ impl Lane {
         Ok(())
     }
 
+    /// Decodes the images in hand each alone, after a step failed with all of them: the one that is to blame is rejected.
+    fn one_by_one(
+        &mut self,
+        error: &RuntimeError,
+        emit: &mut impl FnMut(Finished) -> bool,
+    ) -> Result<bool, CaptionError> {
+        let mut suspects: Vec<(u64, PreparedSample)> = Vec::new();
+        for ticket in self.captioner.reset() {
+            suspects.extend(self.in_hand.remove(&ticket).map(|sample| (ticket, sample)));
+        }
+        suspects.sort_by_key(|(ticket, _)| *ticket);
+        tracing::warn!(images = suspects.len(), %error, "the decoder failed on a batch; trying one by one");
+        for (_, sample) in suspects {
+            if !self.admit(vec![sample], emit)? {
+                return Ok(false);
+            }
+            while self.captioner.active() > 0 {
+                match self.captioner.step() {
+                    Ok(done) => done.into_iter().try_for_each(|generated| self.decoded(generated))?,
+                    Err(error) if error.is_out_of_memory() => return Err(error.into()),
+                    Err(error) => {
+                        let guilty = self.captioner.reset();
+                        // An image is to blame only where another one passes.
+                        self.works()?;
+                        for sample in guilty.iter().filter_map(|ticket| self.in_hand.remove(ticket)) {
+                            if !emit(model_error(sample, &error)) {
+                                return Ok(false);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether encoder and decoder work at all, with no image in hand: they are given a grey one.
+    fn works(&mut self) -> Result<(), CaptionError> {
+        let grey = vec![128; self.captioner.image_bytes()];
+        self.captioner.admit(&[Admission { ticket: u64::MAX, seed: 0 }], &grey)?;
+        while self.captioner.active() > 0 {
+            for generated in self.captioner.step()? {
+                // Of a ticket that nobody has: what else was ready is kept, this is forgotten.
+                self.decoded(generated)?;
+            }
+        }
+        Ok(())
+    }
+
     fn decoded(&mut self, generated: Generated) -> Result<(), CaptionError> {
         let Some(mut sample) = self.in_hand.remove(&generated.ticket) else { return Ok(()) };
         let (mut texts, mut logprobs) = (Vec::new(), Vec::new());
@@ -266,16 +320,30 @@ impl Lane {
 
     fn flush(&mut self, emit: &mut impl FnMut(Finished) -> bool) -> Result<bool, CaptionError> {
         let jobs = std::mem::take(&mut self.to_score);
-        for job in self.scorer.score(jobs)? {
-            if !finish(job, &self.settings).is_none_or(&mut *emit) {
-                return Ok(false);
+        let Unscored { error, jobs } = match self.scorer.score(jobs) {
+            Ok(scored) => {
+                let mut finished = scored.into_iter().filter_map(|job| finish(job, &self.settings));
+                return Ok(finished.all(emit));
             }
+            Err(unscored) => unscored,
+        };
+        if jobs.len() > 1 {
+            tracing::warn!(jobs = jobs.len(), %error, "the scorer failed on a batch; trying one by one");
+            for job in jobs {
+                self.to_score = vec![job];
+                if !self.flush(emit)? {
+                    return Ok(false);
+                }
+            }
+            return Ok(true);
         }
-        Ok(true)
+        // A sample is to blame only where another one passes.
+        self.scorer.probe()?;
+        Ok(jobs.into_iter().all(|job| emit(model_error(job.payload.0, &error))))
     }
 }
 
-fn model_error(sample: PreparedSample, error: &RuntimeError) -> Finished {
+fn model_error(sample: PreparedSample, error: &dyn std::fmt::Display) -> Finished {
     let reject = Reject {
         key: sample.key,
         reason: RejectReason::ModelError,

@@ -65,6 +65,23 @@ pub struct ScoredJob<T> {
     pub features: Option<Features>,
 }
 
+/// Jobs that could not be scored together.
+pub struct Unscored<T> {
+    /// Why.
+    pub error: ScoreError,
+    /// All of them, as they were.
+    pub jobs: Vec<ScoreJob<T>>,
+}
+
+/// What was found out about a job's texts.
+#[derive(Default)]
+struct Judgement {
+    similarities: Vec<Similarity>,
+    cut: u64,
+    /// `[texts, E]`, where they are kept.
+    features: Vec<f32>,
+}
+
 /// The model that judges.
 pub struct Scorer {
     /// Of a scorer of its own; the captioner hands over features.
@@ -114,9 +131,26 @@ impl Scorer {
     /// Scores all jobs in as few calls as their lengths allow. A result does not depend on the other jobs.
     ///
     /// # Errors
-    /// When the model fails or yields no numbers.
-    pub fn score<T>(&mut self, mut jobs: Vec<ScoreJob<T>>) -> Result<Vec<ScoredJob<T>>, ScoreError> {
-        self.encode_images(&mut jobs)?;
+    /// When the model fails or yields no numbers: the jobs come back with it.
+    pub fn score<T>(&mut self, mut jobs: Vec<ScoreJob<T>>) -> Result<Vec<ScoredJob<T>>, Unscored<T>> {
+        let judged = self.encode_images(&mut jobs).and_then(|()| self.judge(&jobs));
+        let judgements = match judged {
+            Ok(judgements) => judgements,
+            Err(error) => return Err(Unscored { error, jobs }),
+        };
+        let scored = jobs.into_iter().zip(judgements).map(|(job, judgement)| {
+            let texts = job.texts.into_iter().zip(judgement.similarities).collect();
+            let features = match (self.keep_features, job.image) {
+                (true, ScoreImage::Features(image)) => Some(Features { image, texts: judgement.features }),
+                _ => None,
+            };
+            ScoredJob { payload: job.payload, texts, cut: judgement.cut, features }
+        });
+        Ok(scored.collect())
+    }
+
+    /// One judgement per job, whose images have features.
+    fn judge<T>(&mut self, jobs: &[ScoreJob<T>]) -> Result<Vec<Judgement>, ScoreError> {
         let mut ids: Vec<TextIds> = Vec::new();
         for text in jobs.iter().flat_map(|job| &job.texts) {
             ids.push(self.tokenizer.encode(text)?);
@@ -124,29 +158,40 @@ impl Scorer {
         let slices: Vec<&[i64]> = ids.iter().map(|t| t.ids.as_slice()).collect();
         let features = self.text.encode(&slices)?;
         let mut rows = features.chunks_exact(self.text.embed_dim()).zip(&ids);
-        let mut scored = Vec::with_capacity(jobs.len());
+        let mut judgements = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let ScoreImage::Features(image) = job.image else {
+            let ScoreImage::Features(image) = &job.image else {
                 let what =
                     format!("key {}: the captioner as its own scorer takes features, not pixels", job.key);
                 return Err(RuntimeError::Input(what).into());
             };
-            let (mut texts, mut cut) = (Vec::with_capacity(job.texts.len()), 0);
-            let mut kept = Vec::new();
-            // Texts first: `zip` must not take a row that belongs to the next job.
-            for (text, (features, ids)) in job.texts.into_iter().zip(rows.by_ref()) {
-                let similarity = Similarity::new(dot(&image, features))
+            let mut judgement = Judgement::default();
+            // `take` first: `zip` must not take a row that belongs to the next job.
+            for (features, ids) in rows.by_ref().take(job.texts.len()) {
+                let similarity = Similarity::new(dot(image, features))
                     .ok_or_else(|| ScoreError::NotANumber(job.key.clone()))?;
-                texts.push((text, similarity));
-                cut += u64::from(ids.cut);
+                judgement.similarities.push(similarity);
+                judgement.cut += u64::from(ids.cut);
                 if self.keep_features {
-                    kept.extend_from_slice(features);
+                    judgement.features.extend_from_slice(features);
                 }
             }
-            let features = self.keep_features.then_some(Features { image, texts: kept });
-            scored.push(ScoredJob { payload: job.payload, texts, cut, features });
+            judgements.push(judgement);
         }
-        Ok(scored)
+        Ok(judgements)
+    }
+
+    /// Whether the model works at all: it is given a word, and a grey image if it has eyes of its own.
+    ///
+    /// # Errors
+    /// What the model says.
+    pub fn probe(&mut self) -> Result<(), ScoreError> {
+        if let Some(encoder) = &mut self.image {
+            encoder.encode(&vec![128; encoder.image_bytes()])?;
+        }
+        let ids = self.tokenizer.encode("a")?;
+        self.text.encode(&[&ids.ids])?;
+        Ok(())
     }
 
     /// Turns every job's pixels into features.
@@ -159,10 +204,11 @@ impl Scorer {
                 waiting.push((&mut job.image, pixels));
             }
         }
-        let mut rest = waiting.as_mut_slice();
-        while !rest.is_empty() {
-            let count = self.encode_batch.clamp(1, rest.len());
-            let pixels: Vec<u8> = rest[..count].iter().flat_map(|(_, pixels)| pixels).copied().collect();
+        let mut done = 0;
+        while done < waiting.len() {
+            let count = self.encode_batch.clamp(1, waiting.len() - done);
+            let now = &mut waiting[done..done + count];
+            let pixels: Vec<u8> = now.iter().flat_map(|(_, pixels)| pixels).copied().collect();
             let features = match encoder.encode(&pixels) {
                 Ok(encoded) => encoded.features,
                 Err(error) if error.is_out_of_memory() && count > 1 => {
@@ -170,14 +216,19 @@ impl Scorer {
                     tracing::warn!(images = self.encode_batch, %error, "memory ran out; the scorer goes on with half as many images at a time");
                     continue;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // Back to their jobs, which may be scored one by one.
+                    for (image, pixels) in waiting.into_iter().skip(done) {
+                        *image = ScoreImage::Pixels(pixels);
+                    }
+                    return Err(error.into());
+                }
             };
             let width = features.len() / count;
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(count);
             for ((image, _), features) in now.iter_mut().zip(features.chunks_exact(width)) {
                 **image = ScoreImage::Features(features.to_vec());
             }
-            rest = later;
+            done += count;
         }
         Ok(())
     }

@@ -76,6 +76,7 @@ enum Job {
 
 struct Slot {
     ticket: u64,
+    seed: u64,
     image_features: Vec<f32>,
     job: Job,
 }
@@ -97,6 +98,7 @@ pub struct Captioner {
     /// Images whose captions were done when the step they were done in failed.
     ready: Vec<Generated>,
     follow_demand: bool,
+    refuses: Option<u64>,
     spent: Spent,
 }
 
@@ -145,6 +147,7 @@ impl Captioner {
             slots: Vec::new(),
             ready: Vec::new(),
             follow_demand: true,
+            refuses: options.refuses,
             spent: Spent::default(),
         })
     }
@@ -240,7 +243,8 @@ impl Captioner {
                     Job::Draws(Draws::new(image.seed, rows, self.settings.candidates))
                 }
             };
-            self.slots[*slot] = Some(Slot { ticket: image.ticket, image_features: features.to_vec(), job });
+            self.slots[*slot] =
+                Some(Slot { ticket: image.ticket, seed: image.seed, image_features: features.to_vec(), job });
         }
         Ok(())
     }
@@ -274,6 +278,9 @@ impl Captioner {
             self.resize(active)?;
         }
         self.spent.copy += began.elapsed();
+        if self.refuses.is_some_and(|seed| self.slots.iter().flatten().any(|slot| slot.seed == seed)) {
+            return Err(RuntimeError::Input("an image is refused, as the test wants it".into()));
+        }
         let (inputs, questions) = self.ask();
         let began = Instant::now();
         let logits = self.decoder.run(&inputs)?;

@@ -40,13 +40,23 @@ pub struct SessionOptions {
     /// For tests: a decoder of more slots than this finds no memory.
     #[doc(hidden)]
     pub most_slots: Option<usize>,
+    /// For tests: a decoder call fails while an image of this seed is in hand.
+    #[doc(hidden)]
+    pub refuses: Option<u64>,
 }
 
 impl SessionOptions {
     /// On the CPU.
     #[must_use]
     pub const fn on_cpu(threads: usize) -> Self {
-        Self { threads, execution: Execution::Cpu, profile: false, as_device: false, most_slots: None }
+        Self {
+            threads,
+            execution: Execution::Cpu,
+            profile: false,
+            as_device: false,
+            most_slots: None,
+            refuses: None,
+        }
     }
 
     /// Where tensors stay between graphs; `None` is the host's memory, reached by plain slices.
