@@ -14,8 +14,9 @@ use recaption::{
 use recaption_stages::store::{Steady, StoreSettings, Stores};
 use support::{
     Dice, Place,
-    flaky::{Faults, Flaky},
+    flaky::{Faults, Flaky, Refusal},
     model, output,
+    shards::Pack,
 };
 
 /// Impatient, so that silences do not take long.
@@ -29,7 +30,7 @@ fn impatient() -> StoreSettings {
 }
 
 fn faults(rate: f64, seed: u64) -> Flaky {
-    Flaky::new(Faults { rate, silence: Duration::from_millis(600), seed })
+    Flaky::new(Faults { rate, silence: Duration::from_millis(600), seed, refusal: None })
 }
 
 fn config(input: &Path, out: &Path) -> RunConfig {
@@ -45,10 +46,13 @@ fn config(input: &Path, out: &Path) -> RunConfig {
 }
 
 fn run(stores: Stores, config: &RunConfig) -> RunReport {
+    try_run(stores, config).expect("a run that ends")
+}
+
+fn try_run(stores: Stores, config: &RunConfig) -> anyhow::Result<RunReport> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let stop = Arc::new(Stop::default());
-    let ran = runtime.block_on(run_over(stores, config, RunOptions::default(), &stop, &Reporter::Silent));
-    ran.expect("a run that ends")
+    runtime.block_on(run_over(stores, config, RunOptions::default(), &stop, &Reporter::Silent))
 }
 
 #[test]
@@ -80,6 +84,51 @@ fn a_thousand_faults_change_nothing() {
     );
     assert_eq!(output::commits(&place.path("disturbed")), output::commits(&place.path("undisturbed")));
     assert_eq!(output::read(&place.path("disturbed")), output::read(&place.path("undisturbed")));
+}
+
+#[test]
+fn an_output_that_is_full_or_forbidden_ends_the_run_at_once_and_what_is_committed_stays() {
+    let place = Place::new();
+    let input = place.draw("in", 200, 2);
+    run(Stores::default(), &config(&input, &place.path("undisturbed")));
+    for (name, refusal, words) in [
+        ("full", Refusal::Full, "there is no room left: make room, then run the same command again"),
+        ("denied", Refusal::Denied, "access is denied: check the credentials"),
+    ] {
+        let flaky =
+            Flaky::new(Faults { rate: 0.0, silence: Duration::ZERO, seed: 0, refusal: Some((60, refusal)) });
+        let wrapped = flaky.clone();
+        let stores = Stores::new(impatient()).wrapped(Arc::new(move |inner| wrapped.around(inner)));
+        let config = config(&input, &place.path(name));
+        let error = try_run(stores, &config).err().expect("a run that cannot end");
+        let error = format!("{error:#}");
+        assert!(error.contains("the output cannot be written") && error.contains(words), "{error}");
+        assert!(flaky.writes() < 60 + 200, "{} writes were tried: it went on", flaky.writes());
+        let kept = output::commits(&place.path(name)).len();
+        assert!((10..=20).contains(&kept), "three writes a shard: {kept}");
+        let report = run(Stores::default(), &config);
+        assert_eq!((report.shards_skipped, report.shards_done), (kept, 200 - kept));
+        assert_eq!(output::read(&place.path(name)), output::read(&place.path("undisturbed")));
+    }
+}
+
+#[test]
+fn a_run_in_which_too_much_fails_stops_with_the_reasons() {
+    let place = Place::new();
+    for shard in 0..40 {
+        let mut pack = Pack::new();
+        for sample in 0..50 {
+            pack = pack.file(&format!("{sample:03}.jpg"), b"no picture at all");
+        }
+        place.write(&format!("in/{shard:05}.tar"), pack.close());
+    }
+    let mut config = config(&place.path("in"), &place.path("out"));
+    let error = try_run(Stores::default(), &config).err().expect("a run that stops");
+    let error = format!("{error:#}");
+    assert!(error.contains("run.max_failure_ratio = 0.5") && error.contains("1000 corrupt_image"), "{error}");
+    config.max_failure_ratio = 1.0;
+    let report = run(Stores::default(), &config);
+    assert_eq!(report.shards_done + report.shards_skipped, 40);
 }
 
 fn steady(inner: Arc<dyn ObjectStore>) -> Steady {

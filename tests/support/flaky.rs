@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -27,12 +30,24 @@ pub struct Faults {
     pub silence: Duration,
     /// Seed.
     pub seed: u64,
+    /// From how many writes on every further one is refused, and how.
+    pub refusal: Option<(u64, Refusal)>,
+}
+
+/// What will not pass.
+#[derive(Clone, Copy)]
+pub enum Refusal {
+    /// No room is left.
+    Full,
+    /// The credentials do not allow it.
+    Denied,
 }
 
 struct State {
     dice: Mutex<Dice>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     faults: Faults,
+    writes: AtomicU64,
 }
 
 /// Counts and dice, shared by all stores that [`Flaky::around`] makes.
@@ -43,7 +58,7 @@ impl Flaky {
     /// Nothing has failed yet.
     pub fn new(faults: Faults) -> Self {
         let dice = Mutex::new(Dice::new(faults.seed));
-        Self(Arc::new(State { dice, counts: Mutex::default(), faults }))
+        Self(Arc::new(State { dice, counts: Mutex::default(), faults, writes: AtomicU64::new(0) }))
     }
 
     /// A store that fails around one that does not.
@@ -65,6 +80,25 @@ impl Flaky {
         let kind = kinds[dice.throw() as usize % kinds.len()];
         *self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
         Some(kind)
+    }
+
+    fn write(&self, location: &Path) -> Result<()> {
+        let writes = self.0.writes.fetch_add(1, Relaxed);
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        match self.0.faults.refusal {
+            Some((from, Refusal::Full)) if writes >= from => {
+                Err(Error::Generic { store: "flaky", source: Box::new(full) })
+            }
+            Some((from, Refusal::Denied)) if writes >= from => {
+                Err(Error::PermissionDenied { path: location.to_string(), source: "403 Forbidden".into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes so far.
+    pub fn writes(&self) -> u64 {
+        self.0.writes.load(Relaxed)
     }
 
     fn fraction(&self) -> f64 {
@@ -113,6 +147,7 @@ impl ObjectStore for FlakyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let kind = self.flaky.throw(&WRITES);
         self.before(kind).await?;
+        self.flaky.write(location)?;
         after(kind, self.inner.put_opts(location, payload, opts).await)
     }
 
