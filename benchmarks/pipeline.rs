@@ -27,10 +27,9 @@ use recaption_stages::{
     decode::DecodeOptions,
     filter::Filter,
     prepare::{PrepareSettings, PreparedSample, prepare_sample},
-    read::{ByteBudget, Found, Sample, read_shard},
+    read::{ByteBudget, Found, ReadSettings, Sample, read_shard},
     shards::list_shards,
     store::Stores,
-    tar::TarLimits,
 };
 
 const SHARDS: u32 = 4;
@@ -96,14 +95,14 @@ fn set_up(dir: &Path, scenes: u32) -> Result<RunConfig> {
 }
 
 async fn read_all(config: &RunConfig) -> Result<Vec<Sample>> {
-    let shards = list_shards(&mut Stores::default(), &config.shards).await?;
+    let shards = list_shards(&mut Stores::default(), &config.shards, config.read.format).await?;
     let budget = ByteBudget::new(1 << 30);
     let mut samples = Vec::new();
     for (number, shard) in shards.iter().enumerate() {
         let (to, mut found) = tokio::sync::mpsc::channel(64);
         let bytes = AtomicU64::new(0);
         let reading = async {
-            let end = read_shard(number, shard, TarLimits::default(), &budget, &bytes, &to).await;
+            let end = read_shard(number, shard, &ReadSettings::default(), &budget, &bytes, &to).await;
             drop(to);
             end
         };

@@ -11,8 +11,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use recaption_stages::{
     commits::Ledger,
     schemas::{
-        COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, PartInfo, ShardCommit,
-        ShardId, Similarity, caption_schema, reject_schema,
+        COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit, ShardId,
+        Similarity, caption_schema, reject_schema,
     },
     store::Stores,
     write::PartWriter,
@@ -29,7 +29,7 @@ type Scores = (f32, Option<f32>);
 
 /// Writes an output as a run would leave it: one shard per list of rows.
 fn dataset(out: &Path, shards: &[&[Scores]]) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(async {
         for (number, rows) in shards.iter().enumerate() {
             shard(out, &format!("s3://b/{number:05}.tar"), rows).await;
@@ -66,11 +66,11 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
     if !rows.is_empty() {
         part.write(table.finish().expect("rows")).await.expect("written");
     }
-    let captions = info(captions, part.finish().await.expect("uploaded"));
+    let captions = part.finish().await.expect("uploaded").info(&captions);
     let rejects = format!("rejects/{}", id.part_name());
     let part =
         PartWriter::new(&location.child(&rejects), Arc::new(reject_schema([].into()))).expect("a part");
-    let rejects = info(rejects, part.finish().await.expect("uploaded"));
+    let rejects = part.finish().await.expect("uploaded").info(&rejects);
     let n = rows.len() as u64;
     let commit = ShardCommit {
         format: COMMIT_FORMAT,
@@ -86,10 +86,6 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
         rejects,
     };
     Ledger::new(location).commit(id.as_str(), &commit).await.expect("committed");
-}
-
-fn info(path: String, (rows, bytes): (u64, u64)) -> PartInfo {
-    PartInfo { path, rows, bytes }
 }
 
 fn filter(place: &Place, from: &str, arguments: &[&str], to: &str) -> Call {

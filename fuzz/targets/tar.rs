@@ -31,10 +31,8 @@ fn members(data: &[u8], chunk: usize) -> (Vec<Member>, String) {
 fuzz_target!(|data: &[u8]| {
     let Some((first, data)) = data.split_first() else { return };
     let (whole, end) = members(data, usize::MAX);
-    assert_eq!((&whole, &end), {
-        let (parts, end) = members(data, 1 + usize::from(*first) * 7);
-        (&parts.clone(), &end.clone())
-    });
+    let parts = members(data, 1 + usize::from(*first) * 7);
+    assert_eq!((&whole, &end), (&parts.0, &parts.1));
     let mut assembler = Assembler::new();
     let mut samples = 0;
     for member in whole {

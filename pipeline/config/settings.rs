@@ -6,9 +6,9 @@ use recaption_onnx::runtime::{Execution, Provider};
 use recaption_stages::{
     decode::DecodeOptions,
     filter::Filter,
+    read::{Columns, ReadSettings},
     rules::{RuleSettings, TextRules},
     store::StoreSettings,
-    tar::TarLimits,
 };
 
 use super::{
@@ -28,6 +28,8 @@ const DEFAULT_CACHE_BYTES: u64 = 4 << 30;
 /// Image bytes held between reading and decoding.
 const DEFAULT_BUFFER_BYTES: usize = 256 << 20;
 
+/// A column that is looked for by its usual names.
+const AUTO_COLUMN: &str = "auto";
 /// Time after which a lock in a bucket is past.
 const DEFAULT_LOCK_SECONDS: u64 = 600;
 /// Share of failed samples beyond which a run stops.
@@ -76,8 +78,8 @@ pub struct RunConfig {
     pub shards: Vec<String>,
     /// Image limits and orientation.
     pub decode: DecodeOptions,
-    /// Archive limits.
-    pub tar: TarLimits,
+    /// How shards are read.
+    pub read: Arc<ReadSettings>,
     /// Shards read at the same time.
     pub concurrent_shards: usize,
     /// Image bytes held between reading and decoding.
@@ -155,7 +157,7 @@ impl RunConfig {
             },
             shards,
             decode: decode_options(layers),
-            tar: tar_limits(layers),
+            read: Arc::new(read_settings(layers)?),
             concurrent_shards: size("input.concurrent_shards").unwrap_or(DEFAULT_CONCURRENT_SHARDS),
             buffer_bytes: size("input.buffer_bytes").unwrap_or(DEFAULT_BUFFER_BYTES),
             output,
@@ -198,11 +200,23 @@ impl RunConfig {
         put("caption.min_tokens", self.min_tokens.to_string());
         put("caption.max_tokens", max_tokens.to_string());
         put("filter.min_similarity", self.filter.min_similarity.map_or("off".into(), |v| v.to_string()));
-        put("input.format", "webdataset".into());
+        put("input.format", self.read.format.as_str().into());
+        let columns = &self.read.columns;
+        // Those that are looked for by their usual names are not told.
+        for (name, column) in [
+            ("input.image_column", &columns.image),
+            ("input.caption_column", &columns.caption),
+            ("input.url_column", &columns.url),
+            ("input.key_column", &columns.key),
+        ] {
+            if let Some(column) = column {
+                put(name, column.clone());
+            }
+        }
         put("input.max_pixels", self.decode.max_pixels.to_string());
         put("input.min_side", self.decode.min_side.to_string());
         put("input.exif_orientation", self.decode.exif_orientation.to_string());
-        put("input.max_member_bytes", self.tar.max_member_bytes.to_string());
+        put("input.max_member_bytes", self.read.tar.max_member_bytes.to_string());
         put("output.images", self.images.as_str().into());
         // Rules that are off are not among them: an output made before there were rules stays the same.
         for (name, value) in self.filter.rules.row_keys() {
@@ -243,12 +257,23 @@ fn text_rules(layers: &Layers) -> Result<TextRules, ConfigError> {
     TextRules::new(settings).map_err(|e| ConfigError::new(layers.origin(e.key), e.what))
 }
 
-fn tar_limits(layers: &Layers) -> TarLimits {
-    let mut tar = TarLimits::default();
+fn read_settings(layers: &Layers) -> Result<ReadSettings, ConfigError> {
+    let mut settings = ReadSettings::default();
     if let Some(bytes) = layers.integer("input.max_member_bytes").and_then(|n| u64::try_from(n).ok()) {
-        tar.max_member_bytes = bytes;
+        settings.tar.max_member_bytes = bytes;
     }
-    tar
+    if let Some(format) = layers.text("input.format") {
+        let wrong = |what| ConfigError::new(layers.origin("input.format"), what);
+        settings.format = format.parse().map_err(wrong)?;
+    }
+    let column = |name: &str| layers.text(name).filter(|name| name != AUTO_COLUMN);
+    settings.columns = Columns {
+        image: column("input.image_column"),
+        caption: column("input.caption_column"),
+        url: column("input.url_column"),
+        key: column("input.key_column"),
+    };
+    Ok(settings)
 }
 
 /// How stores are spoken to.

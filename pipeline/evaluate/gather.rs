@@ -59,7 +59,7 @@ pub async fn gather(mut events: mpsc::Receiver<Event>, urls: Vec<String>) -> any
     let url = |shard: usize| urls.get(shard).cloned().unwrap_or_default();
     while let Some(event) = events.recv().await {
         match event {
-            Event::Begin { .. } | Event::Elsewhere { .. } => {}
+            Event::Begin { .. } | Event::Elsewhere { .. } | Event::Kept { .. } => {}
             Event::Finished(finished) => {
                 counts.entry(finished.shard).or_default().1 += 1;
                 match finished.outcome {

@@ -29,7 +29,7 @@ pub async fn evaluate(
     reporter: &Reporter,
 ) -> anyhow::Result<EvalReport> {
     let mut model = RunModel::open(config)?;
-    let shards = list_shards(&mut Stores::default(), &config.shards).await?;
+    let shards = list_shards(&mut Stores::new(config.stores), &config.shards, config.read.format).await?;
     let execution = model.resolve(config)?;
     let progress = Arc::new(Progress::of_shards(&shards));
     let urls: Vec<String> = shards.iter().map(|shard| shard.url.clone()).collect();

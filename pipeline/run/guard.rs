@@ -128,7 +128,7 @@ mod tests {
             "nor among good ones"
         );
         assert_eq!(stops(0.5, &[(100, 100); 20], TooSmall), None, "filters are no failures");
-        assert_eq!(stops(0.5, &[(100, 50); 20], CorruptImage), None, "half is allowed");
+        assert_eq!(stops(0.5, &[(100, 40); 20], CorruptImage), None, "less than half is allowed");
         assert_eq!(stops(1.0, &[(100, 100); 20], CorruptImage), None, "1 is off");
     }
 }

@@ -7,12 +7,14 @@
 //! Every arrow is a bounded channel. Readers are held back by a window of open shards and a budget of bytes, so memory
 //! does not grow with the size of a shard or of the dataset.
 
+mod collector;
 mod failures;
 mod guard;
 mod lock;
 mod plan;
 mod progress;
 mod queue;
+mod readers;
 mod record;
 mod shard_writer;
 mod status;
@@ -39,11 +41,11 @@ use recaption_stages::{
 };
 use shard_writer::ShardResult;
 
+pub(crate) use collector::Event;
 pub(crate) use plan::differences;
 pub use plan::{Mismatch, Plan};
 pub use progress::{Progress, Reporter};
 pub use record::{ExitCode, RunReport};
-pub(crate) use shard_writer::Event;
 pub use status::{LastRun, Status, status};
 pub use stop::{Stop, install_signal_handlers};
 pub(crate) use wire::{Wanted, stream};
@@ -269,7 +271,7 @@ async fn run_unlocked(
     reporter: &Reporter,
 ) -> anyhow::Result<RunReport> {
     let mut model = RunModel::open(config)?;
-    let shards = list_shards(&mut stores, &config.shards).await?;
+    let shards = list_shards(&mut stores, &config.shards, config.read.format).await?;
     let ledger = Ledger::new(output.clone());
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);

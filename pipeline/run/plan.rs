@@ -32,6 +32,8 @@ pub struct Task {
     pub name: RecordName,
     /// Records of the same shard that no longer hold; they go before its parts are replaced.
     pub stale: Vec<RecordName>,
+    /// Of a retry: the record whose rows stay, but for samples that were rejected for a reason that may pass.
+    pub keep: Option<Box<ShardCommit>>,
 }
 
 /// The shards of a run.
@@ -91,7 +93,7 @@ impl Plan {
             if shard.missing.is_some() {
                 stale.clear();
             }
-            todo.push(Task { shard, name, stale });
+            todo.push(Task { shard, name, stale, keep: None });
         }
         if options.retry {
             let before = todo.len();
@@ -126,21 +128,22 @@ async fn retried(
     let failed: HashSet<String> = ledger.failures().await?.into_iter().collect();
     let mut again: Vec<Task> =
         todo.into_iter().filter(|task| failed.contains(task.shard.id.as_str())).collect();
-    let looked: Vec<(ShardRef, RecordName, bool)> = stream::iter(std::mem::take(done))
+    let looked: Vec<(ShardRef, RecordName, Option<ShardCommit>)> = stream::iter(std::mem::take(done))
         .map(|shard| async move {
             let name = RecordName { input: shard.fingerprint(), configuration: configuration.to_owned() };
             let commit = ledger.find(shard.id.as_str(), &name).await?;
-            let passes = commit.is_some_and(|commit| may_pass(&commit));
-            anyhow::Ok((shard, name, passes))
+            anyhow::Ok((shard, name, commit.filter(may_pass)))
         })
         .buffered(RECORDS_AT_ONCE)
         .try_collect()
         .await?;
-    for (shard, name, passes) in looked {
-        if passes {
-            again.push(Task { shard, stale: vec![name.clone()], name });
-        } else {
-            done.push(shard);
+    for (shard, name, commit) in looked {
+        match commit {
+            Some(commit) => {
+                let keep = Some(Box::new(commit));
+                again.push(Task { shard, stale: vec![name.clone()], name, keep });
+            }
+            None => done.push(shard),
         }
     }
     Ok(again)

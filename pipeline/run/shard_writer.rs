@@ -1,35 +1,23 @@
-//! Outcomes -> parts -> commit: puts a shard's rows back into their order and writes them.
+//! Rows -> parts -> commit: the task of one open shard. It encodes, uploads, and in the end commits.
 //!
-//! [`Collector`] belongs to one task that only sorts and counts; every open shard has a task of its own that encodes and
-//! uploads ([`write_shard`]). A slow upload holds back its own shard first, and through the bounded channels everything
-//! else. Rows wait here only until the ones before them arrive, so what is held is bounded by what is in flight.
+//! In a retry, rows that stay are copied from the shard's earlier parts, in between those that are new.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow_array::RecordBatch;
 use recaption_stages::{
-    caption::Finished,
     commits::{Committed, Ledger, part_path},
-    filter::Outcome,
-    read::ShardEnd,
     schemas::{
-        COMMIT_FORMAT, CaptionTable, Counts, Damage, FailureClass, RejectTable, ShardCommit, caption_schema,
-        metadata_keys, redact_text, reject_schema,
+        COMMIT_FORMAT, Counts, Damage, FailureClass, PartInfo, ShardCommit, caption_schema, metadata_keys,
+        redact_text, reject_schema,
     },
+    select::{PartReader, SelectError},
     store::{Fault, Location, StoreError},
     write::{PartWriter, WriteError},
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
-use super::{guard::FailureGuard, plan::Task};
-
-/// Uncompressed bytes gathered before a batch goes to the encoder.
-const BATCH_BYTES: usize = 4 << 20;
-/// Batches of one shard waiting for its encoder.
-const BATCH_QUEUE: usize = 2;
+use super::plan::Task;
 
 /// Why a shard failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,44 +67,24 @@ pub struct ShardResult {
     pub outcome: Result<Finish, ShardFailure>,
 }
 
-/// What reaches the collector.
-pub enum Event {
-    /// A shard is begun; `permit` keeps its place in the window until it ends.
-    Begin {
-        /// Number within the run.
-        shard: usize,
-        /// Place in the window.
-        permit: OwnedSemaphorePermit,
-    },
-    /// A sample ended.
-    Finished(Box<Finished>),
-    /// All samples of a shard were read.
-    Read {
-        /// Number within the run.
-        shard: usize,
-        /// What it held.
-        end: ShardEnd,
-    },
-    /// Another worker committed a shard meanwhile.
-    Elsewhere {
-        /// Number within the run.
-        shard: usize,
-        /// Its record.
-        commit: Box<ShardCommit>,
-    },
-    /// A shard cannot be read.
-    Failed {
-        /// Number within the run.
-        shard: usize,
-        /// Why.
-        failure: ShardFailure,
-    },
+/// A table of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// `captions/`.
+    Captions,
+    /// `rejects/`.
+    Rejects,
 }
 
 /// To a shard's own task.
-enum ToPart {
-    Captions(RecordBatch),
-    Rejects(RecordBatch),
+pub enum ToPart {
+    /// New rows.
+    Rows(Table, RecordBatch),
+    /// The earlier part's next rows stay.
+    Keep(Table, u64),
+    /// The earlier part's next row goes.
+    Drop(Table),
+    /// All rows were sent.
     End(Counts, Option<Damage>),
 }
 
@@ -139,7 +107,8 @@ pub struct Output {
 }
 
 impl Output {
-    fn metadata(&self) -> std::collections::HashMap<String, String> {
+    /// Metadata of every part.
+    pub fn metadata(&self) -> std::collections::HashMap<String, String> {
         let always: [(&str, &str); 3] = [
             (metadata_keys::SCHEMA_VERSION, recaption_stages::schemas::CAPTION_SCHEMA_VERSION),
             (metadata_keys::MODEL, &self.model),
@@ -150,238 +119,160 @@ impl Output {
     }
 }
 
-struct Open {
-    waiting: BTreeMap<u64, Outcome>,
-    next: u64,
-    counts: Counts,
-    captions: CaptionTable,
-    rejects: RejectTable,
-    end: Option<ShardEnd>,
-    to_part: mpsc::Sender<ToPart>,
+/// One part under construction, with the earlier one where there is one.
+struct Part {
+    writer: PartWriter,
+    earlier: Option<Earlier>,
 }
 
-/// Sorts outcomes by shard and position.
-pub struct Collector {
-    output: Arc<Output>,
-    tasks: Arc<Vec<Task>>,
-    open: BTreeMap<usize, Open>,
-    writers: tokio::task::JoinSet<ShardResult>,
-    /// Shards that ended without being written.
-    early: Vec<ShardResult>,
-    /// Shards whose end was told: one that can neither be read nor written fails once.
-    told: HashSet<usize>,
-    guard: FailureGuard,
+/// The rows of an earlier part that were not looked at.
+struct Earlier {
+    reader: PartReader,
+    rest: Option<RecordBatch>,
 }
 
-impl Collector {
-    /// An empty collector.
-    #[must_use]
-    pub fn new(output: Arc<Output>, tasks: Arc<Vec<Task>>, guard: FailureGuard) -> Self {
-        Self {
-            output,
-            tasks,
-            open: BTreeMap::new(),
-            writers: tokio::task::JoinSet::new(),
-            early: Vec::new(),
-            guard,
-            told: HashSet::new(),
-        }
+/// Why a part is not written.
+enum PartError {
+    Write(WriteError),
+    Earlier(SelectError),
+}
+
+impl Part {
+    async fn write(&mut self, rows: RecordBatch) -> Result<(), PartError> {
+        self.writer.write(rows).await.map_err(PartError::Write)
     }
 
-    /// Takes one event.
-    ///
-    /// # Errors
-    /// When rows do not fit the schema, which is a defect and not bad data, or when so many samples failed that something
-    /// is wrong with the run.
-    pub async fn take(&mut self, event: Event) -> anyhow::Result<()> {
-        match event {
-            Event::Begin { shard, permit } => self.begin(shard, permit),
-            Event::Finished(finished) => {
-                let Finished { shard, index, outcome, texts_cut, .. } = *finished;
-                // Late outcomes of a shard that failed have nowhere to go: it will be done again as a whole.
-                let Some(open) = self.open.get_mut(&shard) else { return Ok(()) };
-                open.counts.texts_cut += texts_cut;
-                self.guard.count(shard, &outcome)?;
-                open.waiting.insert(index, outcome);
-                self.advance(shard).await?;
+    /// Copies, or passes over, the next rows of the earlier part.
+    async fn copy(&mut self, mut rows: u64, keep: bool) -> Result<(), PartError> {
+        let Some(earlier) = &mut self.earlier else { return Ok(()) };
+        while rows > 0 {
+            let batch = match earlier.rest.take() {
+                Some(batch) => batch,
+                None => match earlier.reader.next().await.map_err(PartError::Earlier)? {
+                    Some(batch) => batch,
+                    None => return Ok(()),
+                },
+            };
+            let now = usize::try_from(rows).unwrap_or(usize::MAX).min(batch.num_rows());
+            rows -= now as u64;
+            if now < batch.num_rows() {
+                earlier.rest = Some(batch.slice(now, batch.num_rows() - now));
             }
-            Event::Read { shard, end } => {
-                if let Some(open) = self.open.get_mut(&shard) {
-                    open.end = Some(end);
-                    self.advance(shard).await?;
-                }
+            if keep {
+                self.writer.write(batch.slice(0, now)).await.map_err(PartError::Write)?;
             }
-            Event::Elsewhere { shard, commit } => {
-                let outcome = Ok(Finish { commit, committed: Committed::Before, elsewhere: true });
-                self.give_up(ShardResult { shard, outcome });
-            }
-            Event::Failed { shard, failure } => self.give_up(ShardResult { shard, outcome: Err(failure) }),
         }
         Ok(())
     }
+}
 
-    /// Ends a shard before its rows are whole.
-    fn give_up(&mut self, result: ShardResult) {
-        // Dropping the sender tells the shard's task to end.
-        self.open.remove(&result.shard);
-        if self.told.insert(result.shard) {
-            self.early.push(result);
-        }
-    }
+/// Both parts of a shard.
+struct Parts {
+    captions: Part,
+    rejects: Part,
+}
 
-    fn begin(&mut self, shard: usize, permit: OwnedSemaphorePermit) {
-        let (to_part, from_collector) = mpsc::channel(BATCH_QUEUE);
-        let url = self.tasks[shard].shard.url.clone();
-        let metadata = self.output.metadata();
-        let open = Open {
-            waiting: BTreeMap::new(),
-            next: 0,
-            counts: Counts::default(),
-            captions: CaptionTable::new(
-                Arc::new(caption_schema(self.output.embed, metadata.clone())),
-                url.clone(),
-            ),
-            rejects: RejectTable::new(Arc::new(reject_schema(metadata)), url),
-            end: None,
-            to_part,
+impl Parts {
+    async fn open(output: &Output, task: &Task) -> Result<Self, PartError> {
+        let metadata = output.metadata();
+        let begin = |table, schema| {
+            let place = output.location.child(&part_path(table, &task.shard.id));
+            PartWriter::new(&place, Arc::new(schema)).map_err(PartError::Write)
         };
-        self.open.insert(shard, open);
-        let (output, tasks) = (Arc::clone(&self.output), Arc::clone(&self.tasks));
-        self.writers.spawn(async move {
-            let outcome = write_shard(&output, &tasks[shard], from_collector).await;
-            drop(permit);
-            ShardResult { shard, outcome }
-        });
+        let captions = begin("captions", caption_schema(output.embed, metadata.clone()))?;
+        let rejects = begin("rejects", reject_schema(metadata))?;
+        let earlier = async |info: Option<&PartInfo>| {
+            let Some(info) = info else { return Ok(None) };
+            let reader = PartReader::open(output.location.child(&info.path), info, None).await;
+            reader.map(|reader| Some(Earlier { reader, rest: None })).map_err(PartError::Earlier)
+        };
+        let keep = task.keep.as_deref();
+        Ok(Self {
+            captions: Part { writer: captions, earlier: earlier(keep.map(|commit| &commit.captions)).await? },
+            rejects: Part { writer: rejects, earlier: earlier(keep.map(|commit| &commit.rejects)).await? },
+        })
     }
 
-    /// Moves rows that are next in order into the tables, and on when enough are gathered.
-    async fn advance(&mut self, shard: usize) -> anyhow::Result<()> {
-        let Some(open) = self.open.get_mut(&shard) else { return Ok(()) };
-        while let Some(outcome) = open.waiting.remove(&open.next) {
-            open.next += 1;
-            open.counts.read += 1;
-            match outcome {
-                Outcome::Caption(row) => {
-                    open.counts.captioned += 1;
-                    open.captions.push(&row);
-                }
-                Outcome::Reject(reject) => {
-                    open.counts.rejected += 1;
-                    *open.counts.reasons.entry(reject.reason.as_str().to_owned()).or_default() += 1;
-                    open.rejects.push(&reject);
-                }
-            }
-            if open.captions.bytes() >= BATCH_BYTES {
-                send(&open.to_part, ToPart::Captions(open.captions.finish()?)).await;
-            }
-            if open.rejects.bytes() >= BATCH_BYTES {
-                send(&open.to_part, ToPart::Rejects(open.rejects.finish()?)).await;
-            }
+    fn of(&mut self, table: Table) -> &mut Part {
+        match table {
+            Table::Captions => &mut self.captions,
+            Table::Rejects => &mut self.rejects,
         }
-        let complete = open.end.as_ref().is_some_and(|end| end.samples == open.next);
-        if complete && let Some(mut open) = self.open.remove(&shard) {
-            let end = open.end.take().unwrap_or(ShardEnd { samples: 0, ignored_members: 0, damage: None });
-            open.counts.ignored_members = end.ignored_members;
-            if open.captions.rows() > 0 {
-                send(&open.to_part, ToPart::Captions(open.captions.finish()?)).await;
-            }
-            if open.rejects.rows() > 0 {
-                send(&open.to_part, ToPart::Rejects(open.rejects.finish()?)).await;
-            }
-            send(&open.to_part, ToPart::End(open.counts, end.damage)).await;
-        }
-        Ok(())
     }
 
-    /// Shards that ended since the last call.
-    pub fn ended(&mut self) -> Vec<ShardResult> {
-        let mut ended = std::mem::take(&mut self.early);
-        while let Some(result) = self.writers.try_join_next() {
-            ended.extend(self.joined(result));
-        }
-        ended
-    }
-
-    /// Waits for the uploads of complete shards; shards that are not complete are given up.
-    pub async fn finish(mut self) -> Vec<ShardResult> {
-        self.open.clear();
-        let mut ended = std::mem::take(&mut self.early);
-        while let Some(result) = self.writers.join_next().await {
-            ended.extend(self.joined(result));
-        }
-        ended
-    }
-
-    fn joined(&mut self, result: Result<ShardResult, tokio::task::JoinError>) -> Option<ShardResult> {
-        match result {
-            // Given up: either it failed and was told already, or it is left to the next run.
-            Ok(ShardResult { outcome: Err(failure), .. }) if failure.error.is_empty() => None,
-            Ok(result) if result.outcome.is_ok() => Some(result),
-            Ok(result) => self.told.insert(result.shard).then_some(result),
-            Err(error) => {
-                tracing::error!(%error, "a shard's writer broke down");
-                None
+    /// Takes all rows; `None` where the shard is given up.
+    async fn fill(
+        &mut self,
+        batches: &mut mpsc::Receiver<ToPart>,
+    ) -> Result<Option<(Counts, Option<Damage>)>, PartError> {
+        loop {
+            match batches.recv().await {
+                Some(ToPart::Rows(table, batch)) => self.of(table).write(batch).await?,
+                Some(ToPart::Keep(table, rows)) => self.of(table).copy(rows, true).await?,
+                Some(ToPart::Drop(table)) => self.of(table).copy(1, false).await?,
+                Some(ToPart::End(counts, damage)) => return Ok(Some((counts, damage))),
+                None => return Ok(None),
             }
         }
+    }
+
+    /// Nothing of them becomes visible.
+    async fn abort(self) {
+        self.captions.writer.abort().await;
+        self.rejects.writer.abort().await;
     }
 }
 
-async fn send(to_part: &mpsc::Sender<ToPart>, message: ToPart) {
-    // The task ends early only after an error, which it returns.
-    let _ = to_part.send(message).await;
-}
-
-/// Writes one shard: clears what no longer holds, uploads both parts, then commits.
-async fn write_shard(
+/// Writes one shard: uploads both parts, clears what no longer holds, then makes them visible and commits.
+pub async fn write_shard(
     output: &Output,
     task: &Task,
     mut batches: mpsc::Receiver<ToPart>,
 ) -> Result<Finish, ShardFailure> {
     let url = &task.shard.url;
+    let unwritten = |e: PartError| match e {
+        PartError::Write(e) => ShardFailure::of_output(url, e.fault(), &e),
+        PartError::Earlier(e) => ShardFailure::of_output(url, Fault::Exhausted, &e),
+    };
+    let mut parts = Parts::open(output, task).await.map_err(unwritten)?;
+    match parts.fill(&mut batches).await {
+        Ok(Some((counts, damaged))) => finish(output, task, parts, counts, damaged).await,
+        Ok(None) => {
+            parts.abort().await;
+            Err(ShardFailure::given_up())
+        }
+        Err(error) => {
+            parts.abort().await;
+            Err(unwritten(error))
+        }
+    }
+}
+
+/// From here on the parts are replaced: what old records promise no longer holds.
+async fn finish(
+    output: &Output,
+    task: &Task,
+    parts: Parts,
+    counts: Counts,
+    damaged: Option<Damage>,
+) -> Result<Finish, ShardFailure> {
+    let (url, id) = (&task.shard.url, &task.shard.id);
     let unwritten = |e: WriteError| ShardFailure::of_output(url, e.fault(), &e);
     let refused = |e: StoreError| {
         // A record that cannot be read, or parts that another worker replaced, are this shard's trouble alone.
         let fault = if matches!(e, StoreError::Record { .. }) { Fault::Exhausted } else { e.fault() };
         ShardFailure::of_output(url, fault, &e)
     };
-    let id = &task.shard.id;
-    let (captions_path, rejects_path) = (part_path("captions", id), part_path("rejects", id));
-    let metadata = output.metadata();
-    let part = |path: &str, schema| PartWriter::new(&output.location.child(path), Arc::new(schema));
-    let mut captions =
-        part(&captions_path, caption_schema(output.embed, metadata.clone())).map_err(unwritten)?;
-    let mut rejects = part(&rejects_path, reject_schema(metadata)).map_err(unwritten)?;
-    let end = loop {
-        let written = match batches.recv().await {
-            Some(ToPart::Captions(batch)) => captions.write(batch).await,
-            Some(ToPart::Rejects(batch)) => rejects.write(batch).await,
-            Some(ToPart::End(counts, damage)) => break Some((counts, damage)),
-            None => break None,
-        };
-        if let Err(error) = written {
-            captions.abort().await;
-            rejects.abort().await;
-            return Err(unwritten(error));
-        }
-    };
-    let Some((counts, damaged)) = end else {
-        captions.abort().await;
-        rejects.abort().await;
-        return Err(ShardFailure::given_up());
-    };
-    // From here on the parts are replaced: what the old records promise no longer holds.
     for name in &task.stale {
         output.ledger.revoke(id.as_str(), name).await.map_err(refused)?;
     }
-    let captions = captions.finish().await.map_err(unwritten)?.info(&captions_path);
-    let rejects = rejects.finish().await.map_err(unwritten)?.info(&rejects_path);
+    let written = parts.captions.writer.finish().await.map_err(unwritten)?;
+    let captions = written.info(&part_path("captions", id));
+    let written = parts.rejects.writer.finish().await.map_err(unwritten)?;
+    let rejects = written.info(&part_path("rejects", id));
     if !counts.balanced() || counts.captioned != captions.rows || counts.rejected != rejects.rows {
-        return Err(ShardFailure {
-            class: FailureClass::Transport,
-            error: format!("shard {url}: the accounts do not balance: {counts:?}, {captions:?}, {rejects:?}"),
-            may_pass: false,
-            ends_run: false,
-        });
+        let what = format!("the accounts do not balance: {counts:?}, {captions:?}, {rejects:?}");
+        return Err(ShardFailure::of_output(url, Fault::Exhausted, &what));
     }
     let commit = ShardCommit {
         format: COMMIT_FORMAT,

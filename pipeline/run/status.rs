@@ -143,7 +143,7 @@ impl Status {
 
 async fn inputs_of(stores: &mut Stores, last: &LastRun) -> anyhow::Result<Vec<ShardRef>> {
     let config = RunConfig::build(&last.layers()?)?;
-    Ok(list_shards(stores, &config.shards).await?)
+    Ok(list_shards(stores, &config.shards, config.read.format).await?)
 }
 
 async fn read_failures(ledger: &Ledger) -> anyhow::Result<Vec<FailureRecord>> {

@@ -14,8 +14,8 @@ use recaption_stages::{
     commits::{Committed, Ledger},
     filter::Outcome,
     prepare::{PrepareSettings, PreparedSample, prepare_sample},
-    read::{ByteBudget, Found, read_shard},
-    schemas::{FailureClass, ShardCommit},
+    read::{ByteBudget, Found},
+    schemas::FailureClass,
     shards::ShardRef,
     store::Location,
 };
@@ -23,11 +23,13 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     RunModel,
+    collector::{Collector, Event},
     guard::FailureGuard,
-    plan::{Plan, Task},
+    plan::Plan,
     progress::Progress,
     queue::Queue,
-    shard_writer::{Collector, Event, Output, ShardFailure, ShardResult},
+    readers::{Watch, read_all},
+    shard_writer::{Output, ShardResult},
     stop::Stop,
 };
 use crate::config::{Images, RunConfig};
@@ -60,13 +62,13 @@ fn lanes_and_threads(config: &RunConfig, model: &RunModel, execution: Execution)
 
 /// What every stage of a run shares.
 pub struct Shared {
-    shards: Vec<ShardRef>,
-    queue: Queue,
-    watch: Option<Watch>,
-    stop: Arc<Stop>,
-    progress: Arc<Progress>,
-    window: Arc<Semaphore>,
-    budget: ByteBudget,
+    pub(super) shards: Vec<ShardRef>,
+    pub(super) queue: Queue,
+    pub(super) watch: Option<Watch>,
+    pub(super) stop: Arc<Stop>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) window: Arc<Semaphore>,
+    pub(super) budget: ByteBudget,
     /// First error that ends the run.
     fatal: Mutex<Option<anyhow::Error>>,
 }
@@ -94,7 +96,7 @@ pub async fn execute(
 ) -> anyhow::Result<Vec<ShardResult>> {
     let shards = plan.todo.iter().map(|task| task.shard.clone()).collect();
     let output = describe_output(config, model, plan, output);
-    let watch = Watch { ledger: output.ledger.clone(), tasks: Arc::clone(&plan.todo) };
+    let watch = Watch::new(output.ledger.clone(), output.location.clone(), Arc::clone(&plan.todo));
     let guard = FailureGuard::new(config.max_failure_ratio);
     let collector = Collector::new(output, Arc::clone(&plan.todo), guard);
     let wanted = Wanted { shards, begin, watch: Some(watch), keep_features: false };
@@ -153,7 +155,12 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     ));
     let mut readers = tokio::task::JoinSet::new();
     for _ in 0..config.concurrent_shards {
-        readers.spawn(read_all(Arc::clone(&shared), config.tar, to_decoders.clone(), to_events.clone()));
+        readers.spawn(read_all(
+            Arc::clone(&shared),
+            Arc::clone(&config.read),
+            to_decoders.clone(),
+            to_events.clone(),
+        ));
     }
     drop((to_decoders, to_events));
     let results = consume(Arc::clone(&shared), events).await;
@@ -315,73 +322,6 @@ async fn decode_all(
         .acquire_many(u32::try_from(pool.current_num_threads() * DECODES_PER_THREAD).unwrap_or(1))
         .await;
     let _ = tokio::task::spawn_blocking(move || drop(pool)).await;
-}
-
-/// Looks for records that other workers wrote after this one's plan was made.
-pub struct Watch {
-    ledger: Ledger,
-    tasks: Arc<Vec<Task>>,
-}
-
-/// The record of a shard that another worker committed meanwhile; never ends where there is none. Asked while the shard is
-/// read already, so that nothing waits for the answer.
-async fn done_elsewhere(watch: Option<&Watch>, shard: usize) -> Box<ShardCommit> {
-    if let Some(watch) = watch
-        && let Some(task) = watch.tasks.get(shard)
-        // One that is to be done again in spite of its record is nobody else's.
-        && !task.stale.contains(&task.name)
-        && let Ok(Some(commit)) = watch.ledger.find(task.shard.id.as_str(), &task.name).await
-    {
-        return Box::new(commit);
-    }
-    std::future::pending().await
-}
-
-/// One reader: takes the next shard until there is none.
-async fn read_all(
-    shared: Arc<Shared>,
-    limits: recaption_stages::tar::TarLimits,
-    to_decoders: mpsc::Sender<Found>,
-    events: mpsc::Sender<Event>,
-) {
-    loop {
-        let Ok(permit) = Arc::clone(&shared.window).acquire_owned().await else { return };
-        if shared.stop.requested() {
-            return;
-        }
-        let Some(shard) = shared.queue.take() else { return };
-        let Some(found) = shared.shards.get(shard) else { return };
-        if events.send(Event::Begin { shard, permit }).await.is_err() {
-            return;
-        }
-        let reading =
-            read_shard(shard, found, limits, &shared.budget, &shared.progress.bytes_read, &to_decoders);
-        let result = tokio::select! {
-            result = reading => result,
-            commit = done_elsewhere(shared.watch.as_ref(), shard) => {
-                shared.queue.mix();
-                if events.send(Event::Elsewhere { shard, commit }).await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            () = shared.stop.wait_aborted() => return,
-        };
-        let event = match result {
-            Ok(Some(end)) => Event::Read { shard, end },
-            Ok(None) => return,
-            Err(error) => {
-                tracing::error!(%error, "shard cannot be read");
-                let (class, may_pass) =
-                    (error.class, error.class == FailureClass::Transport && found.missing.is_none());
-                let failure = ShardFailure { class, error: error.to_string(), may_pass, ends_run: false };
-                Event::Failed { shard, failure }
-            }
-        };
-        if events.send(event).await.is_err() {
-            return;
-        }
-    }
 }
 
 async fn collect(

@@ -24,6 +24,7 @@ pub mod commits;
 pub mod decode;
 pub mod evaluate;
 pub mod filter;
+pub mod former;
 pub mod prepare;
 pub mod read;
 pub mod rules;

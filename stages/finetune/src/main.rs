@@ -47,7 +47,10 @@ fn main() -> ExitCode {
                 cause.is::<RecipeError>()
                     || cause.is::<Mismatch>()
                     || cause.is::<DeviceError>()
-                    || matches!(cause.downcast_ref(), Some(ListError::Pattern { .. } | ListError::Nothing(_)))
+                    || matches!(
+                        cause.downcast_ref(),
+                        Some(ListError::Pattern { .. } | ListError::Nothing { .. })
+                    )
             });
             ExitCode::from(if usage { USAGE } else { FAILED })
         }

@@ -22,8 +22,19 @@ use crate::tar::{Member, MemberData, MemberKind};
 pub struct Assembler {
     open: Option<Open>,
     next_index: u64,
-    keys: HashSet<u128>,
+    keys: Keys,
     ignored: IgnoredMembers,
+}
+
+/// The keys of a shard's samples so far, 16 bytes each.
+#[derive(Debug, Default)]
+pub struct Keys(HashSet<u128>);
+
+impl Keys {
+    /// Whether `key` was not there before; it is from now on.
+    pub fn is_new(&mut self, key: &str) -> bool {
+        self.0.insert(digest(key))
+    }
 }
 
 /// The sample whose members are arriving.
@@ -135,7 +146,7 @@ impl Assembler {
         Open {
             index,
             key: key.to_owned(),
-            duplicate: !self.keys.insert(digest(key)),
+            duplicate: !self.keys.is_new(key),
             seen: HashSet::new(),
             seen_bytes: 0,
             image: None,

@@ -24,7 +24,7 @@ mod tests;
 
 use crate::tar::MemberData;
 
-pub use assemble::Assembler;
+pub use assemble::{Assembler, Keys};
 pub use name::{NameClass, split_name};
 
 /// Suffixes of image formats that are decoded.
@@ -35,6 +35,12 @@ pub const IMAGE_SUFFIXES: [&str; 11] =
 /// better is there, so that the sample is rejected for its format and not for having no image.
 pub const UNSUPPORTED_IMAGE_SUFFIXES: [&str; 12] =
     ["heic", "heif", "avif", "jxl", "jp2", "svg", "psd", "ico", "raw", "cr2", "nef", "dng"];
+
+/// Whether a suffix, in lower case, is that of an image, decoded or not.
+#[must_use]
+pub fn is_image_suffix(suffix: &str) -> bool {
+    IMAGE_SUFFIXES.contains(&suffix) || UNSUPPORTED_IMAGE_SUFFIXES.contains(&suffix)
+}
 
 /// Suffixes of the original caption, the best first.
 pub const CAPTION_SUFFIXES: [&str; 3] = ["txt", "text", "caption"];

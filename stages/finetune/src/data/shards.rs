@@ -8,11 +8,10 @@ use std::{
 
 use recaption_schemas::sha256_hex;
 use recaption_stages::{
-    read::{ByteBudget, Found, ReadError, Sample, read_shard},
+    read::{ByteBudget, Found, InputFormat, ReadError, ReadSettings, Sample, read_shard},
     schemas::FailureClass,
     shards::{ShardRef, list_shards},
     store::Stores,
-    tar::TarLimits,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -142,7 +141,11 @@ impl Inputs {
     pub async fn list(patterns: &[String], format: Format, caption: Caption) -> Result<Self, DataError> {
         let mut stores = Stores::default();
         let list = match format {
-            Format::Shards => list_shards(&mut stores, patterns).await?.into_iter().map(Input::Tar).collect(),
+            Format::Shards => list_shards(&mut stores, patterns, InputFormat::Auto)
+                .await?
+                .into_iter()
+                .map(Input::Tar)
+                .collect(),
             Format::Output => {
                 let mut parts = Vec::new();
                 for url in patterns {
@@ -235,7 +238,7 @@ impl Inputs {
         let (send, mut found) = mpsc::channel(QUEUE);
         let bytes = AtomicU64::new(0);
         let reading = async {
-            let end = read_shard(number, shard, TarLimits::default(), &budget, &bytes, &send).await;
+            let end = read_shard(number, shard, &ReadSettings::default(), &budget, &bytes, &send).await;
             drop(send);
             end
         };

@@ -1,18 +1,25 @@
-//! Input patterns -> shards: brace ranges, globs, folders. First of the data's way: `-> ShardRef`.
+//! Input patterns -> shards: brace ranges, globs, folders, lists in a file. First of the data's way: `-> ShardRef`.
 //!
 //! A pattern that matches nothing is an error that names it; a shard named twice is read once.
+
+mod braces;
+mod folder;
+mod list_file;
 
 use std::{collections::HashMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
-use recaption_schemas::{ShardId, redact_text, redact_url, sha256_hex};
+use recaption_schemas::{ShardId, redact_url, sha256_hex};
 
-use crate::store::{Location, StoreError, StoreKind, Stores};
+pub use braces::{MAX_EXPANSION, expand_braces};
 
-/// Most shards one brace pattern may name.
-pub const MAX_EXPANSION: usize = 10_000_000;
+use crate::{
+    read::{InputFormat, is_image_name},
+    store::{Location, StoreError, StoreKind, Stores, words},
+};
+
 /// Requests in flight while sizes and entity tags are asked for.
 const HEAD_CONCURRENCY: usize = 32;
 
@@ -33,6 +40,8 @@ pub struct ShardRef {
     pub modified: Option<DateTime<Utc>>,
     /// Why it could not even be looked at, when it could not.
     pub missing: Option<String>,
+    /// The files of a folder of images, by name; of everything else none.
+    pub files: Option<Arc<Vec<ObjectMeta>>>,
 }
 
 impl ShardRef {
@@ -50,9 +59,19 @@ impl ShardRef {
                     etag: Some(etag),
                     modified: Some(meta.last_modified),
                     missing: None,
+                    files: None,
                 }
             }
-            Err(why) => Self { location, url, id, size: 0, etag: None, modified: None, missing: Some(why) },
+            Err(why) => Self {
+                location,
+                url,
+                id,
+                size: 0,
+                etag: None,
+                modified: None,
+                missing: Some(why),
+                files: None,
+            },
         }
     }
 
@@ -79,8 +98,13 @@ pub enum ListError {
         what: String,
     },
     /// Nothing matches.
-    #[error("input pattern `{0}` matches no shard")]
-    Nothing(String),
+    #[error("input pattern `{pattern}` matches no shard; looked for {looked_for}")]
+    Nothing {
+        /// The pattern, redacted.
+        pattern: String,
+        /// What would have been taken.
+        looked_for: &'static str,
+    },
     /// None of the shards can be looked at.
     #[error("none of the {shards} input shards can be found; the first: {why}")]
     AllMissing {
@@ -104,14 +128,20 @@ pub enum ListError {
 ///
 /// # Errors
 /// See [`ListError`].
-pub async fn list_shards(stores: &mut Stores, patterns: &[String]) -> Result<Vec<ShardRef>, ListError> {
+pub async fn list_shards(
+    stores: &mut Stores,
+    patterns: &[String],
+    format: InputFormat,
+) -> Result<Vec<ShardRef>, ListError> {
+    let patterns = list_file::expand(stores, patterns).await?;
     let mut shards: Vec<ShardRef> = Vec::new();
     let mut seen: HashMap<String, Arc<dyn ObjectStore>> = HashMap::new();
     let mut ids = HashMap::new();
-    for pattern in patterns {
-        let found = list_pattern(stores, pattern).await?;
+    for pattern in &patterns {
+        let found = list_pattern(stores, pattern, format).await?;
         if found.is_empty() {
-            return Err(ListError::Nothing(redact_url(pattern)));
+            let looked_for = folder::looked_for(format);
+            return Err(ListError::Nothing { pattern: redact_url(pattern), looked_for });
         }
         for shard in found {
             if let Some(store) = seen.insert(shard.url.clone(), Arc::clone(&shard.location.store)) {
@@ -136,7 +166,11 @@ pub async fn list_shards(stores: &mut Stores, patterns: &[String]) -> Result<Vec
     }
 }
 
-async fn list_pattern(stores: &mut Stores, pattern: &str) -> Result<Vec<ShardRef>, ListError> {
+async fn list_pattern(
+    stores: &mut Stores,
+    pattern: &str,
+    format: InputFormat,
+) -> Result<Vec<ShardRef>, ListError> {
     let bad = |what: String| ListError::Pattern { pattern: redact_url(pattern), what };
     let mut plain = Vec::new();
     let mut shards = Vec::new();
@@ -158,8 +192,15 @@ async fn list_pattern(stores: &mut Stores, pattern: &str) -> Result<Vec<ShardRef
                 ));
             }
             shards.extend(list_glob(stores, &name).await?);
-        } else if name.ends_with('/') || (!name.contains("://") && std::path::Path::new(&name).is_dir()) {
-            shards.extend(list_glob(stores, &format!("{}/*.tar", name.trim_end_matches('/'))).await?);
+        } else if name.ends_with('/')
+            || (!name.contains("://") && std::path::Path::new(&name).is_dir())
+            || (format == InputFormat::Folder && !web)
+        {
+            if web {
+                return Err(bad("a web server cannot be listed; name the shards".into()));
+            }
+            let folder = stores.locate(&name)?;
+            shards.extend(folder::list(&folder, format).await?);
         } else {
             plain.push(stores.locate(&name)?);
         }
@@ -183,9 +224,9 @@ async fn head(location: &Location) -> Result<ObjectMeta, String> {
         Err(_) if location.kind == StoreKind::Http => {
             let options = GetOptions::new().with_range(Some(GetRange::Bounded(0..1)));
             let got = location.store.get_opts(&location.path, options).await;
-            got.map(|r| r.meta).map_err(|e| redact_text(&e.to_string()))
+            got.map(|r| r.meta).map_err(|e| words(&e))
         }
-        Err(error) => Err(redact_text(&error.to_string())),
+        Err(error) => Err(words(&error)),
     }
 }
 
@@ -206,11 +247,13 @@ async fn list_glob(stores: &mut Stores, pattern: &str) -> Result<Vec<ShardRef>, 
         require_literal_separator: true,
         require_literal_leading_dot: true,
     };
-    let listed = location.store.list(Some(&location.path)).try_collect::<Vec<_>>().await;
-    let mut metas = listed.map_err(|source| StoreError::Store { url: redact_url(folder), source })?;
+    let mut metas = location.list().await?;
     metas.retain(|meta| {
         relative(&location.path, &meta.location).is_some_and(|name| matcher.matches_with(&name, options))
     });
+    if let Some(image) = metas.iter().find(|meta| is_image_name(meta.location.as_ref())) {
+        return Err(bad(format!("matches image files ({}); name their folder instead", image.location)));
+    }
     metas.sort_by(|a, b| a.location.cmp(&b.location));
     Ok(metas.iter().map(|meta| ShardRef::new(location.at(meta.location.clone()), Ok(meta))).collect())
 }
@@ -218,122 +261,4 @@ async fn list_glob(stores: &mut Stores, pattern: &str) -> Result<Vec<ShardRef>, 
 fn relative(folder: &Path, path: &Path) -> Option<String> {
     let parts: Vec<String> = path.prefix_match(folder)?.map(|p| p.as_ref().to_owned()).collect();
     Some(parts.join("/"))
-}
-
-/// Expands `{00000..00099}` and `{a,b}`, as shells and webdataset do; several and nested ones too.
-///
-/// # Errors
-/// Unbalanced braces, a malformed range, more than [`MAX_EXPANSION`] names.
-pub fn expand_braces(pattern: &str) -> Result<Vec<String>, String> {
-    let Some(open) = pattern.find('{') else {
-        return match pattern.find('}') {
-            Some(_) => Err("`}` without `{`".into()),
-            None => Ok(vec![pattern.to_owned()]),
-        };
-    };
-    let mut depth = 0;
-    let close = pattern[open..]
-        .char_indices()
-        .find(|(_, c)| {
-            depth += match c {
-                '{' => 1,
-                '}' => -1,
-                _ => 0,
-            };
-            depth == 0
-        })
-        .map(|(at, _)| open + at)
-        .ok_or("`{` without `}`")?;
-    let choices = expand_group(&pattern[open + 1..close])?;
-    let tails = expand_braces(&pattern[close + 1..])?;
-    if choices.len().saturating_mul(tails.len()) > MAX_EXPANSION {
-        return Err(format!("names more than {MAX_EXPANSION} shards"));
-    }
-    let mut out = Vec::with_capacity(choices.len() * tails.len());
-    for choice in &choices {
-        for tail in &tails {
-            out.push(format!("{}{choice}{tail}", &pattern[..open]));
-        }
-    }
-    Ok(out)
-}
-
-/// What stands between braces: a range of numbers, or alternatives.
-fn expand_group(group: &str) -> Result<Vec<String>, String> {
-    if let Some((from, to)) = group.split_once("..")
-        && !group.contains(['{', ','])
-    {
-        let number =
-            |text: &str| text.parse::<u64>().map_err(|_| format!("`{{{group}}}` is no range of numbers"));
-        let (first, last) = (number(from)?, number(to)?);
-        if first > last {
-            return Err(format!("`{{{group}}}` runs backwards"));
-        }
-        if last - first >= MAX_EXPANSION as u64 {
-            return Err(format!("names more than {MAX_EXPANSION} shards"));
-        }
-        let width = if from.starts_with('0') || to.starts_with('0') { from.len().max(to.len()) } else { 0 };
-        return Ok((first..=last).map(|n| format!("{n:0width$}")).collect());
-    }
-    let mut depth = 0;
-    let mut parts = vec![String::new()];
-    for c in group.chars() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(String::new());
-                continue;
-            }
-            _ => {}
-        }
-        if let Some(last) = parts.last_mut() {
-            last.push(c);
-        }
-    }
-    let mut out = Vec::new();
-    for part in parts {
-        out.extend(expand_braces(&part)?);
-    }
-    Ok(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::expand_braces;
-
-    fn expand(pattern: &str) -> Vec<String> {
-        expand_braces(pattern).expect(pattern)
-    }
-
-    #[test]
-    fn ranges_keep_their_width() {
-        assert_eq!(
-            expand("s3://b/{00008..00011}.tar"),
-            ["s3://b/00008.tar", "s3://b/00009.tar", "s3://b/00010.tar", "s3://b/00011.tar"]
-        );
-        assert_eq!(expand("{8..10}"), ["8", "9", "10"]);
-        assert_eq!(expand("{000..2}"), ["000", "001", "002"]);
-    }
-
-    #[test]
-    fn alternatives_multiply_and_nest() {
-        assert_eq!(expand("{a,b}/{0..1}"), ["a/0", "a/1", "b/0", "b/1"]);
-        assert_eq!(expand("x{a,b{1..2}}"), ["xa", "xb1", "xb2"]);
-        assert_eq!(expand("plain.tar"), ["plain.tar"]);
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        for (pattern, word) in [
-            ("{0..9", "without"),
-            ("0..9}", "without"),
-            ("{9..0}", "backwards"),
-            ("{a..b}", "no range"),
-            ("{0..99999999999}", "more than"),
-        ] {
-            let error = expand_braces(pattern).expect_err(pattern);
-            assert!(error.contains(word), "{pattern}: {error}");
-        }
-    }
 }

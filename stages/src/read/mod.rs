@@ -1,0 +1,237 @@
+//! `ShardRef -> Sample`: streams one shard and hands on its samples. A shard is never in memory.
+//!
+//! Async, on tokio; parsing a chunk blocks for microseconds, Parquet is decoded on blocking threads. Bounded by the channel's
+//! capacity and by the byte budget that every sample draws on until its bytes are dropped. What cannot become a sample
+//! becomes a reject here; a broken tail is one reject. Nothing is dropped.
+//!
+//! | file | what |
+//! |---|---|
+//! | `format` | what a shard is |
+//! | `open`, `unpack` | its bytes in order, unpacked |
+//! | `archive` (with [`crate::tar`], [`crate::webdataset`]) | members -> samples |
+//! | `folder` | image files and their sidecars -> samples |
+//! | `table` | rows of Parquet -> samples |
+
+mod archive;
+mod folder;
+mod format;
+mod open;
+mod table;
+mod unpack;
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use bytes::Bytes;
+use recaption_schemas::{Damage, FailureClass, Reject, RejectReason, redact_text};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::{shards::ShardRef, tar::TarLimits};
+
+pub use folder::METADATA_FILE;
+pub use format::{InputFormat, ListKind, is_image_name, is_list_name, is_shard_name};
+
+/// Unit of the byte budget, bytes.
+const BUDGET_UNIT: usize = 1024;
+
+/// A sample with its image's bytes, on its way to the decoder.
+pub struct Sample {
+    /// Number of the shard within the run.
+    pub shard: usize,
+    /// Position in the shard.
+    pub index: u64,
+    /// Webdataset key.
+    pub key: String,
+    /// Stored image.
+    pub image: Bytes,
+    /// The image member's suffix, lower case.
+    pub suffix: String,
+    /// What the input said.
+    pub org_caption: Option<String>,
+    /// The sample's own JSON.
+    pub meta: Option<String>,
+    /// Where the image came from.
+    pub url: Option<String>,
+    /// Share of the byte budget, given back when dropped.
+    pub held: Option<OwnedSemaphorePermit>,
+}
+
+/// Bytes that samples may hold between reader and decoder.
+#[derive(Clone)]
+pub struct ByteBudget {
+    semaphore: Arc<Semaphore>,
+    units: u32,
+}
+
+impl ByteBudget {
+    /// A budget of `bytes`, at least one unit.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        let units = u32::try_from(bytes / BUDGET_UNIT).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 4);
+        Self { semaphore: Arc::new(Semaphore::new(units as usize)), units }
+    }
+
+    /// Waits for room for `bytes`; a sample larger than the whole budget takes all of it.
+    pub async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX).min(self.units);
+        Arc::clone(&self.semaphore).acquire_many_owned(units).await.ok()
+    }
+}
+
+/// What a shard turned out to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardEnd {
+    /// Samples handed on, rejects of the reader included.
+    pub samples: u64,
+    /// Members that are no samples.
+    pub ignored_members: u64,
+    /// Set when the shard could be read only in part.
+    pub damage: Option<Damage>,
+}
+
+impl ShardEnd {
+    /// A shard of so many samples, read to its end.
+    fn whole(samples: u64, ignored_members: u64) -> Self {
+        Self { samples, ignored_members, damage: None }
+    }
+}
+
+/// How shards are read.
+#[derive(Clone, Debug, Default)]
+pub struct ReadSettings {
+    /// What is told of their format.
+    pub format: InputFormat,
+    /// Archive limits; the largest member is also the largest image of other formats.
+    pub tar: TarLimits,
+    /// Names of columns, where rows are read.
+    pub columns: Columns,
+}
+
+/// Names of columns; those that are not told are looked for by their usual names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Columns {
+    /// Image bytes.
+    pub image: Option<String>,
+    /// What the input says.
+    pub caption: Option<String>,
+    /// Where the image comes from.
+    pub url: Option<String>,
+    /// Key.
+    pub key: Option<String>,
+}
+
+/// Why a shard could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("shard {url}: {what}")]
+pub struct ReadError {
+    /// The shard, redacted.
+    pub url: String,
+    /// What happened.
+    pub what: String,
+    /// Whether another attempt may go better.
+    pub class: FailureClass,
+}
+
+/// What the reader found, in the shard's order.
+pub enum Found {
+    /// A sample to decode.
+    Sample(Sample),
+    /// A sample that ends here.
+    Reject {
+        /// Number of the shard within the run.
+        shard: usize,
+        /// Position in the shard.
+        index: u64,
+        /// Why.
+        reject: Reject,
+    },
+}
+
+/// What reading a shard needs beside the shard.
+#[derive(Clone, Copy)]
+struct Reading<'a> {
+    number: usize,
+    shard: &'a ShardRef,
+    settings: &'a ReadSettings,
+    budget: &'a ByteBudget,
+    bytes_read: &'a AtomicU64,
+    to: &'a mpsc::Sender<Found>,
+}
+
+impl Reading<'_> {
+    /// Errors of web servers quote the address, with its secrets.
+    fn error(&self, what: &str, class: FailureClass) -> ReadError {
+        ReadError { url: self.shard.url.clone(), what: redact_text(what), class }
+    }
+
+    fn transport(&self, error: &object_store::Error) -> ReadError {
+        self.error(&crate::store::words(error), FailureClass::Transport)
+    }
+
+    fn data(&self, what: &str) -> ReadError {
+        self.error(what, FailureClass::Data)
+    }
+
+    /// Hands a sample on, once there is room for its bytes; `false` when nobody takes it.
+    async fn send(&self, mut sample: Sample) -> bool {
+        let bytes = sample.image.len()
+            + [&sample.org_caption, &sample.meta, &sample.url]
+                .iter()
+                .filter_map(|t| t.as_ref())
+                .map(String::len)
+                .sum::<usize>();
+        sample.held = self.budget.take(bytes).await;
+        self.to.send(Found::Sample(sample)).await.is_ok()
+    }
+
+    /// Hands a reject on; `false` when nobody takes it.
+    async fn reject(&self, index: u64, reject: Reject) -> bool {
+        self.to.send(Found::Reject { shard: self.number, index, reject }).await.is_ok()
+    }
+
+    /// The one reject of a broken tail; `false` when nobody takes it.
+    async fn reject_tail(&self, index: u64, key: String, detail: String) -> bool {
+        let reason = RejectReason::DamagedShard;
+        let reject = Reject { key, reason, detail, caption: None, similarity: None, org_caption: None };
+        self.reject(index, reject).await
+    }
+}
+
+/// Streams `shard`, the run's shard `number`, and sends everything found; a closed channel stops the reading, and `None`
+/// comes back. Adds the bytes that arrive to `bytes_read`.
+///
+/// # Errors
+/// When the shard is missing or unreadable, is nothing that can be read, or changed while it was read. Rows already sent are
+/// then worth nothing: the shard is not committed.
+pub async fn read_shard(
+    number: usize,
+    shard: &ShardRef,
+    settings: &ReadSettings,
+    budget: &ByteBudget,
+    bytes_read: &AtomicU64,
+    to: &mpsc::Sender<Found>,
+) -> Result<Option<ShardEnd>, ReadError> {
+    let reading = Reading { number, shard, settings, budget, bytes_read, to };
+    if let Some(why) = &shard.missing {
+        return Err(reading.error(why, FailureClass::Transport));
+    }
+    if shard.files.is_some() {
+        return folder::read(reading).await;
+    }
+    let name = shard.url.rsplit('/').next().unwrap_or_default();
+    match settings.format {
+        InputFormat::Parquet => table::read(reading).await,
+        InputFormat::Auto if name.to_ascii_lowercase().ends_with(".parquet") => table::read(reading).await,
+        InputFormat::UrlList => Err(reading.data("lists of addresses cannot be read")),
+        InputFormat::Auto if ListKind::of_name(name).is_some() => {
+            Err(reading.data("lists of addresses cannot be read"))
+        }
+        InputFormat::Folder => Err(reading.data("it is no folder, which input.format = \"folder\" wants")),
+        InputFormat::Auto | InputFormat::Webdataset => {
+            let Some(first) = open::first(reading).await? else { return archive::read_empty(reading) };
+            if settings.format == InputFormat::Auto && first.bytes.starts_with(format::PARQUET_MAGIC) {
+                return table::read(reading).await;
+            }
+            archive::read(reading, first).await
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Packed bytes in, bytes out: gzip and zstd, recognised by their first bytes. Output comes in pieces of bounded size,
+//! so that what unpacks to terabytes holds no more memory than anything else.
+
+use std::io::Write;
+
+use bytes::{Buf, Bytes};
+use flate2::write::MultiGzDecoder;
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
+
+/// Input that gzip is given at a time: deflate makes at most 1,032 bytes of one.
+const GZIP_SLICE: usize = 4 << 10;
+/// Most that zstd hands out at a time.
+const ZSTD_PIECE: usize = 1 << 20;
+/// Largest window that zstd may ask memory for, as a power of two: what `zstd --long` writes.
+const WINDOW_LOG: u32 = 27;
+
+/// How a stream is packed.
+pub enum Unpack {
+    /// It is not.
+    Plain,
+    /// gzip, also several members.
+    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
+    /// zstd, also several frames.
+    Zstd {
+        /// The decoder.
+        decoder: Box<Decoder<'static>>,
+        /// Whether a frame is open.
+        open: bool,
+    },
+}
+
+impl Unpack {
+    /// By the first bytes of a stream.
+    ///
+    /// # Errors
+    /// When zstd cannot be set up.
+    pub fn recognise(first: &[u8]) -> std::io::Result<Self> {
+        match first {
+            [0x1f, 0x8b, ..] => Ok(Self::Gzip(Box::new(MultiGzDecoder::new(Vec::new())))),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+                let mut decoder = Decoder::new()?;
+                decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG))?;
+                Ok(Self::Zstd { decoder: Box::new(decoder), open: true })
+            }
+            _ => Ok(Self::Plain),
+        }
+    }
+
+    /// Whether bytes come out other than they went in.
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        !matches!(self, Self::Plain)
+    }
+
+    /// Takes some of `packed` and returns what came of it, perhaps nothing yet. To be called until `packed` is empty.
+    ///
+    /// # Errors
+    /// When the bytes are damaged.
+    pub fn next(&mut self, packed: &mut Bytes) -> std::io::Result<Bytes> {
+        match self {
+            Self::Plain => Ok(std::mem::take(packed)),
+            Self::Gzip(decoder) => {
+                let now = packed.split_to(packed.len().min(GZIP_SLICE));
+                decoder.write_all(&now)?;
+                Ok(std::mem::take(decoder.get_mut()).into())
+            }
+            Self::Zstd { decoder, open } => {
+                let mut out = vec![0; ZSTD_PIECE];
+                let (hint, read, written) = {
+                    let mut input = InBuffer::around(packed);
+                    let mut output = OutBuffer::around(out.as_mut_slice());
+                    let hint = decoder.run(&mut input, &mut output)?;
+                    (hint, input.pos(), output.pos())
+                };
+                *open = hint != 0;
+                packed.advance(read);
+                out.truncate(written);
+                Ok(out.into())
+            }
+        }
+    }
+
+    /// What is left at the end of the input; empty when there is no more. To be called until it is.
+    ///
+    /// # Errors
+    /// When the packed stream is cut.
+    pub fn finish(&mut self) -> std::io::Result<Bytes> {
+        match self {
+            Self::Plain => Ok(Bytes::new()),
+            Self::Gzip(decoder) => {
+                decoder.try_finish()?;
+                Ok(std::mem::take(decoder.get_mut()).into())
+            }
+            Self::Zstd { open: false, .. } => Ok(Bytes::new()),
+            Self::Zstd { .. } => {
+                let rest = self.next(&mut Bytes::new())?;
+                let Self::Zstd { open, .. } = self else { return Ok(rest) };
+                if rest.is_empty() && *open {
+                    return Err(std::io::Error::new(
+                        std::io::ErrorKind::UnexpectedEof,
+                        "the zstd frame is cut",
+                    ));
+                }
+                Ok(rest)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).expect("memory");
+        encoder.finish().expect("memory")
+    }
+
+    fn unpacked(packed: &[u8], chunk: usize) -> std::io::Result<Vec<u8>> {
+        let mut unpack = Unpack::recognise(packed)?;
+        let mut out = Vec::new();
+        for piece in packed.chunks(chunk) {
+            let mut piece = Bytes::copy_from_slice(piece);
+            while !piece.is_empty() {
+                let some = unpack.next(&mut piece)?;
+                assert!(some.len() <= 5 << 20, "{} bytes at once", some.len());
+                out.extend_from_slice(&some);
+            }
+        }
+        loop {
+            let rest = unpack.finish()?;
+            if rest.is_empty() {
+                return Ok(out);
+            }
+            out.extend_from_slice(&rest);
+        }
+    }
+
+    #[test]
+    fn several_members_and_frames_are_one_stream_in_any_chunks() {
+        let (one, two) = (vec![7_u8; 300_000], (0..=255_u8).cycle().take(70_000).collect::<Vec<_>>());
+        let whole = [one.clone(), two.clone()].concat();
+        let zstd = |bytes: &[u8]| zstd::bulk::compress(bytes, 3).expect("memory");
+        for packed in [[gzip(&one), gzip(&two)].concat(), [zstd(&one), zstd(&two)].concat()] {
+            for chunk in [1, 7, 4096, usize::MAX >> 1] {
+                assert!(unpacked(&packed, chunk).expect("whole") == whole, "chunks of {chunk}");
+            }
+            let error = unpacked(&packed[..packed.len() - 3], 4096).expect_err("cut");
+            assert!(!error.to_string().is_empty());
+        }
+        assert_eq!(unpacked(b"plain", 2).expect("plain"), b"plain");
+    }
+
+    #[test]
+    fn a_bomb_comes_in_small_pieces() {
+        let bomb = zstd::bulk::compress(&vec![0; 256 << 20], 19).expect("memory");
+        assert!(bomb.len() < 64 << 10, "{}", bomb.len());
+        assert_eq!(unpacked(&bomb, usize::MAX >> 1).expect("whole").len(), 256 << 20);
+    }
+}

@@ -1,0 +1,105 @@
+//! What a folder holds: shards, lists of addresses, or images.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use object_store::{ObjectMeta, path::Path};
+use recaption_schemas::{ShardId, sha256_hex};
+
+use super::{ListError, ShardRef};
+use crate::{
+    read::{InputFormat, ListKind, METADATA_FILE, is_image_name, is_list_name, is_shard_name},
+    store::Location,
+    webdataset::{CAPTION_SUFFIXES, JSON_SUFFIX},
+};
+
+/// What is looked for in a folder, for the error where nothing is found.
+pub fn looked_for(format: InputFormat) -> &'static str {
+    match format {
+        InputFormat::Auto => {
+            ".tar, .tar.gz, .tgz, .tar.zst and .parquet files, lists of addresses (.csv, .tsv, .jsonl), images"
+        }
+        InputFormat::Webdataset => ".tar, .tar.gz, .tgz and .tar.zst files",
+        InputFormat::Parquet => ".parquet files",
+        InputFormat::UrlList => ".csv, .tsv, .jsonl, .txt and .parquet files",
+        InputFormat::Folder => "images",
+    }
+}
+
+/// The shards of a folder: files directly in it, else folders of images at any depth.
+pub async fn list(folder: &Location, format: InputFormat) -> Result<Vec<ShardRef>, ListError> {
+    let mut files = folder.list().await?;
+    files.retain(|meta| meta.location.filename().is_some_and(|name| !name.starts_with('.')));
+    files.sort_by(|a, b| a.location.cmp(&b.location));
+    let direct = |fits: fn(&str) -> bool| -> Vec<ShardRef> {
+        let fitting = files.iter().filter(|meta| {
+            parent(&meta.location) == folder.path && meta.location.filename().is_some_and(fits)
+        });
+        fitting.map(|meta| ShardRef::new(folder.at(meta.location.clone()), Ok(meta))).collect()
+    };
+    Ok(match format {
+        InputFormat::Webdataset => direct(|name| is_shard_name(name) && !is_parquet(name)),
+        InputFormat::Parquet => direct(is_parquet),
+        InputFormat::UrlList => direct(|name| ListKind::of_name(name).is_some() || is_parquet(name)),
+        InputFormat::Folder => images(folder, files),
+        InputFormat::Auto => {
+            let shards = direct(is_shard_name);
+            if !shards.is_empty() {
+                return Ok(shards);
+            }
+            let lists = direct(|name| is_list_name(name) && name != METADATA_FILE);
+            let images = images(folder, files);
+            // A list beside images is about them.
+            if images.is_empty() { lists } else { images }
+        }
+    })
+}
+
+fn is_parquet(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with(".parquet")
+}
+
+fn parent(path: &Path) -> Path {
+    let mut parts: Vec<_> = path.parts().collect();
+    parts.pop();
+    Path::from_iter(parts)
+}
+
+/// One shard per folder that directly holds an image. `files` are sorted.
+fn images(folder: &Location, files: Vec<ObjectMeta>) -> Vec<ShardRef> {
+    let mut folders: BTreeMap<Path, Vec<ObjectMeta>> = BTreeMap::new();
+    for meta in files {
+        if meta.location.filename().is_some_and(belongs) {
+            folders.entry(parent(&meta.location)).or_default().push(meta);
+        }
+    }
+    folders.retain(|_, files| files.iter().any(|meta| is_image_name(meta.location.as_ref())));
+    folders.into_iter().map(|(path, files)| shard(folder.at(path), files)).collect()
+}
+
+/// Whether a file is an image, something about one, or about all.
+fn belongs(name: &str) -> bool {
+    let suffix = name.rsplit_once('.').map(|(_, suffix)| suffix.to_lowercase()).unwrap_or_default();
+    is_image_name(name)
+        || suffix == JSON_SUFFIX
+        || CAPTION_SUFFIXES.contains(&suffix.as_str())
+        || name == METADATA_FILE
+}
+
+fn shard(location: Location, files: Vec<ObjectMeta>) -> ShardRef {
+    let url = format!("{}/", location.url());
+    let mut text = String::new();
+    for meta in &files {
+        let etag = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
+        text.push_str(&format!("{}\n{}\n{etag}\n", meta.location, meta.size));
+    }
+    ShardRef {
+        id: ShardId::from_url(&url),
+        url,
+        location,
+        size: files.iter().map(|meta| meta.size).sum(),
+        etag: Some(sha256_hex(text.as_bytes())),
+        modified: files.iter().map(|meta| meta.last_modified).max(),
+        missing: None,
+        files: Some(Arc::new(files)),
+    }
+}

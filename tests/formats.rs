@@ -1,0 +1,328 @@
+//! The same pictures, keys and captions in every format: the same rows. And what goes wrong in each.
+
+#![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
+
+mod support;
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray};
+use arrow_schema::{DataType, Field};
+use parquet::{
+    arrow::ArrowWriter, basic::Compression, file::properties::WriterProperties, file::reader::FileReader,
+};
+use support::{
+    Place,
+    output::{self, Caption},
+    program::recaption,
+    shards::{Pack, jpeg, scenes},
+};
+
+const SCENES: u32 = 40;
+
+/// A sample as it lies in a shard of scenes.
+struct Sample {
+    key: String,
+    jpg: Vec<u8>,
+    txt: String,
+    json: String,
+}
+
+fn samples() -> Vec<Sample> {
+    let mut samples: Vec<Sample> = Vec::new();
+    let tar = scenes(0, SCENES);
+    for entry in tar::Archive::new(&tar[..]).entries().expect("a tar") {
+        let mut entry = entry.expect("a member");
+        let name = String::from_utf8(entry.path_bytes().into_owned()).expect("UTF-8");
+        let (key, suffix) = name.split_once('.').expect("a suffix");
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).expect("bytes");
+        if samples.last().is_none_or(|sample| sample.key != key) {
+            samples.push(Sample { key: key.into(), jpg: vec![], txt: String::new(), json: String::new() });
+        }
+        let sample = samples.last_mut().expect("one");
+        match suffix {
+            "jpg" => sample.jpg = bytes,
+            "txt" => sample.txt = String::from_utf8(bytes).expect("UTF-8"),
+            "json" => sample.json = String::from_utf8(bytes).expect("UTF-8"),
+            other => panic!("what is a .{other}?"),
+        }
+    }
+    assert_eq!(samples.len(), SCENES as usize);
+    samples
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(bytes, 3).expect("memory")
+}
+
+fn texts(values: impl IntoIterator<Item = String>) -> ArrayRef {
+    Arc::new(values.into_iter().map(Some).collect::<StringArray>())
+}
+
+fn binaries<'a>(values: impl IntoIterator<Item = Option<&'a [u8]>>) -> ArrayRef {
+    Arc::new(values.into_iter().collect::<BinaryArray>())
+}
+
+/// Writes a table with row groups of ten rows.
+fn write_table(path: &Path, columns: Vec<(&str, ArrayRef)>, compression: Compression) {
+    let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+    let properties = WriterProperties::builder()
+        .set_compression(compression)
+        .set_max_row_group_row_count(Some(10))
+        .build();
+    fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+    let file = File::create(path).expect("a file");
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
+    writer.write(&batch).expect("rows");
+    writer.close().expect("a footer");
+}
+
+/// Hugging Face's image feature.
+fn image_feature(samples: &[Sample]) -> ArrayRef {
+    let bytes = binaries(samples.iter().map(|s| Some(&s.jpg[..])));
+    let paths = texts(samples.iter().map(|s| format!("{}.jpg", s.key)));
+    let field = |name, kind| Arc::new(Field::new(name, kind, true));
+    Arc::new(StructArray::from(vec![
+        (field("bytes", DataType::Binary), bytes),
+        (field("path", DataType::Utf8), paths),
+    ]))
+}
+
+/// Rows of a run over `input`, without what names the shard, or, on demand, the sample's JSON.
+fn rows(place: &Place, input: &Path, out: &str, with_meta: bool) -> Vec<Caption> {
+    place.run(input, out).ends(0);
+    let mut rows = output::read(&place.path(out)).captions;
+    for row in &mut rows {
+        row.shard.clear();
+        if !with_meta {
+            row.meta = None;
+        }
+    }
+    rows.sort_by(|a, b| a.key.cmp(&b.key));
+    rows
+}
+
+#[test]
+fn every_format_gives_the_same_rows() {
+    let place = Place::new();
+    let samples = samples();
+    let tar = scenes(0, SCENES);
+    let plain = place.write("plain/00000.tar", &tar);
+    let wanted = rows(&place, &plain, "out-plain", true);
+    assert_eq!(wanted.len(), SCENES as usize);
+
+    let half = tar.len() / 1024 * 512;
+    for (name, bytes) in [
+        ("00000.tar.gz", gzip(&tar)),
+        ("00000.tgz", [gzip(&tar[..half]), gzip(&tar[half..])].concat()),
+        ("00000.tar.zst", zstd(&tar)),
+        ("frames.tar.zst", [zstd(&tar[..half]), zstd(&tar[half..])].concat()),
+        ("called-tar-but-packed.tar", gzip(&tar)),
+        ("no-extension", zstd(&tar)),
+    ] {
+        let input = place.write(&format!("packed/{name}"), bytes);
+        assert_eq!(rows(&place, &input, &format!("out-{name}"), true), wanted, "{name}");
+    }
+
+    // Folders: sidecars, and Hugging Face's metadata.
+    for sample in &samples {
+        place.write(&format!("folder/a/{}.jpg", sample.key), &sample.jpg);
+        place.write(&format!("folder/a/{}.txt", sample.key), &sample.txt);
+        place.write(&format!("folder/a/{}.json", sample.key), &sample.json);
+        place.write(&format!("imagefolder/{}.jpg", sample.key), &sample.jpg);
+    }
+    place.write("folder/a/.DS_Store", "x");
+    let folder = place.path("folder");
+    assert_eq!(rows(&place, &folder, "out-folder", true), wanted, "a folder of folders with sidecars");
+    let lines = samples.iter().map(|s| {
+        serde_json::json!({"file_name": format!("{}.jpg", s.key), "text": s.txt, "n": 1}).to_string() + "\n"
+    });
+    place.write("imagefolder/metadata.jsonl", lines.collect::<String>());
+    let mut plain_rows = wanted.clone();
+    plain_rows.iter_mut().for_each(|row| row.meta = None);
+    assert_eq!(rows(&place, &place.path("imagefolder"), "out-imagefolder", false), plain_rows, "imagefolder");
+
+    // Parquet: Hugging Face's form, img2dataset's form, told columns.
+    let key = || texts(samples.iter().map(|s| s.key.clone()));
+    let caption = || texts(samples.iter().map(|s| s.txt.clone()));
+    let jpg = || binaries(samples.iter().map(|s| Some(&s.jpg[..])));
+    let json = || texts(samples.iter().map(|s| s.json.clone()));
+    let table = place.path("parquet/hf.parquet");
+    write_table(&table, vec![("image", image_feature(&samples)), ("text", caption())], Compression::SNAPPY);
+    assert_eq!(rows(&place, &table, "out-hf", false), plain_rows, "Hugging Face's image feature");
+    let table = place.path("parquet/img2dataset.parquet");
+    let columns = vec![("caption", caption()), ("key", key()), ("json", json()), ("jpg", jpg())];
+    write_table(&table, columns, Compression::ZSTD(Default::default()));
+    assert_eq!(rows(&place, &table, "out-img2dataset", true), wanted, "img2dataset's columns");
+    let odd = place.path("parquet/odd");
+    write_table(&odd, vec![("k", key()), ("said", caption()), ("photo", jpg())], Compression::LZ4_RAW);
+    place
+        .run(&odd, "out-odd")
+        .set("input.image_column=photo")
+        .set("input.caption_column=said")
+        .set("input.key_column=k")
+        .ends(0);
+    let mut told = output::read(&place.path("out-odd")).captions;
+    told.iter_mut().for_each(|row| {
+        row.shard.clear();
+        row.meta = None;
+    });
+    assert_eq!(told, plain_rows, "columns that are told, in a file without extension");
+
+    // Its own output, with embedded images.
+    place.run(&plain, "embedded").set("output.images=embed").ends(0);
+    let own = place.path("embedded/captions");
+    place.run(&own, "out-own").set("input.caption_column=org_caption").ends(0);
+    let mut own = output::read(&place.path("out-own")).captions;
+    own.iter_mut().for_each(|row| row.shard.clear());
+    assert_eq!(own, wanted, "its own output");
+
+    // A list in a file.
+    let list = format!("# shards\n\n{}\n", plain.display());
+    place.write("list.txt", list);
+    let said = recaption().dir(place.root()).arg("run").arg("--model").arg(support::model());
+    said.args(["--input", "@list.txt", "--output", "out-list"]).ends(0);
+    let mut listed = output::read(&place.path("out-list")).captions;
+    listed.iter_mut().for_each(|row| row.shard.clear());
+    assert_eq!(listed, wanted, "a list of shards");
+}
+
+/// The one reject of an output that has `kept` captions.
+#[track_caller]
+fn one_reject(place: &Place, out: &str, kept: usize) -> output::Rejected {
+    let mut rows = output::read(&place.path(out));
+    assert_eq!((rows.captions.len(), rows.rejects.len()), (kept, 1), "{:#?}", rows.rejects);
+    rows.rejects.remove(0)
+}
+
+#[test]
+fn packed_shards_that_are_cut_or_damaged_keep_their_whole_samples() {
+    let place = Place::new();
+    let tar = scenes(0, SCENES);
+    for (name, packed) in [("cut.tar.gz", gzip(&tar)), ("cut.tar.zst", zstd(&tar))] {
+        let cut = place.write(name, &packed[..packed.len() * 3 / 4]);
+        let out = format!("out-{name}");
+        place.run(&cut, &out).ends(3);
+        let rows = output::read(&place.path(&out));
+        let kept = rows.captions.len();
+        assert!((10..SCENES as usize).contains(&kept), "{name}: {kept}");
+        let reject = one_reject(&place, &out, kept);
+        assert_eq!(reject.reason, "damaged_shard");
+        assert!(reject.detail.contains("of the unpacked tar"), "{}", reject.detail);
+    }
+    let mut damaged = zstd(&tar);
+    let middle = damaged.len() * 4 / 5;
+    damaged[middle..middle + 64].fill(0xFF);
+    let damaged = place.write("damaged.tar.zst", damaged);
+    place.run(&damaged, "out-damaged").ends(3);
+    let rows = output::read(&place.path("out-damaged"));
+    assert_eq!(rows.rejects.last().map(|reject| reject.reason.as_str()), Some("damaged_shard"));
+    let nonsense = place.write("nonsense.tar.gz", gzip(&[b'x'; 4096]));
+    place.run(&nonsense, "out-nonsense").ends(3).warns("not a tar");
+}
+
+#[test]
+fn a_bomb_is_one_reject_and_fills_no_memory() {
+    let place = Place::new();
+    // A member of 4 GB of zeros, which zstd makes a few hundred kilobytes of, between two pictures.
+    let mut tar = Pack::new().file("000.jpg", jpeg(0)).close();
+    tar.truncate(tar.len() - 1024);
+    let mut header = tar::Header::new_ustar();
+    header.set_path("001.jpg").expect("a name");
+    header.set_size(4 << 30);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("an encoder");
+    encoder.write_all(&tar).expect("memory");
+    encoder.write_all(header.as_bytes()).expect("memory");
+    let zeros = vec![0; 16 << 20];
+    for _ in 0..256 {
+        encoder.write_all(&zeros).expect("memory");
+    }
+    encoder.write_all(&Pack::new().file("002.jpg", jpeg(2)).close()).expect("memory");
+    let bomb = place.write("bomb.tar.zst", encoder.finish().expect("memory"));
+    place.run(&bomb, "out").ends(0);
+    let reject = one_reject(&place, "out", 2);
+    assert_eq!((reject.key.as_str(), reject.reason.as_str()), ("001", "too_large"));
+}
+
+#[test]
+fn tables_reject_rows_and_name_what_they_lack() {
+    let place = Place::new();
+    let pictures: Vec<Vec<u8>> = (0..6).map(jpeg).collect();
+    let mut images: Vec<Option<&[u8]>> = pictures.iter().map(|bytes| Some(&bytes[..])).collect();
+    images[1] = None;
+    images[4] = Some(b"no picture");
+    let keys = ["a", "b", "a", "c", "d", "e"].map(str::to_owned);
+    let table = place.path("rows.parquet");
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3, 4, 5, 6]));
+    write_table(
+        &table,
+        vec![("jpg", binaries(images)), ("key", texts(keys)), ("n", numbers)],
+        Compression::UNCOMPRESSED,
+    );
+    place.run(&table, "out").ends(0);
+    let rows = output::read(&place.path("out"));
+    assert_eq!(rows.captions.iter().map(|row| row.key.as_str()).collect::<Vec<_>>(), ["a", "c", "e"]);
+    assert_eq!(rows.captions[1].meta.as_deref(), Some("{\"n\":4}"));
+    let reasons: Vec<(&str, &str)> =
+        rows.rejects.iter().map(|r| (r.key.as_str(), r.reason.as_str())).collect();
+    assert_eq!(reasons, [("b", "missing_image"), ("a", "duplicate_key"), ("d", "corrupt_image")]);
+
+    let table = place.path("none.parquet");
+    write_table(&table, vec![("title", texts(["x".to_owned()]))], Compression::UNCOMPRESSED);
+    place.run(&table, "out-none").ends(3).warns("there are: title").warns("input.image_column");
+    place.run(&table, "out-told").set("input.image_column=picture").ends(3).warns("no column `picture`");
+    place.run(&table, "out-type").set("input.image_column=title").ends(3).warns("is of type Utf8");
+    let table = place.write("cut.parquet", &fs::read(place.path("rows.parquet")).expect("bytes")[..500]);
+    place.run(&table, "out-cut").ends(3).warns("no Parquet that can be read");
+}
+
+#[test]
+fn a_table_with_a_damaged_page_keeps_the_row_groups_before_it() {
+    let place = Place::new();
+    let samples = samples();
+    let table = place.path("table.parquet");
+    write_table(&table, vec![("image", image_feature(&samples))], Compression::SNAPPY);
+    let mut bytes = fs::read(&table).expect("bytes");
+    let reader = parquet::file::reader::SerializedFileReader::new(File::open(&table).expect("a file"));
+    let reader = reader.expect("a footer");
+    let column = reader.metadata().row_group(2).column(0);
+    let page = column.data_page_offset() as usize;
+    bytes[page..page + 200].fill(0xFF);
+    fs::write(&table, bytes).expect("bytes");
+    place.run(&table, "out").ends(3);
+    let reject = one_reject(&place, "out", 20);
+    assert_eq!(reject.reason, "damaged_shard");
+    assert!(reject.detail.contains("(row 20 of 40, 20 rows not read)"), "{}", reject.detail);
+}
+
+#[test]
+fn patterns_that_match_nothing_say_what_was_looked_for() {
+    let place = Place::new();
+    place.write("empty/notes.md", "x");
+    let empty: PathBuf = place.path("empty");
+    place.run(&empty, "out").ends(2).warns("matches no shard").warns(".tar.zst and .parquet files");
+    place.run(&empty, "out").set("input.format=folder").ends(2).warns("looked for images");
+    place.write("images/a.jpg", jpeg(0));
+    place.run(place.path("images/*.jpg"), "out").ends(2).warns("name their folder instead");
+    place.write("list.txt", "# nothing\n\n");
+    place.run(format!("@{}", place.path("list.txt").display()), "out").ends(2).warns("names no shard");
+    place.write("nested.txt", "@list.txt\n");
+    place.run(format!("@{}", place.path("nested.txt").display()), "out").ends(2).warns("line 1");
+    place.write("bad/metadata.jsonl", "{\"text\": 1}");
+    place.write("bad/a.jpg", jpeg(0));
+    place.run(place.path("bad"), "out").ends(3).warns("metadata.jsonl, line 1: no `file_name`");
+}
