@@ -91,6 +91,7 @@ impl Stub {
     }
 
     fn converse(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream);
         while let Some(request) = Request::read(&mut reader)? {
             let answer = self.answer(&request);
