@@ -6,6 +6,7 @@
     FAULTS_STALL     seconds of a stall; 30 if it is not set
     FAULTS_STALLS    most stalls; no limit if it is not set
     FAULTS_KINDS     kinds to choose from, separated by commas; all if it is not set
+    FAULTS_ONLY      regular expression over "METHOD /path?query": other requests meet no mistake by chance
     FAULTS_LOSE      regular expressions over "METHOD /path?query", one a line: the first answer of each that says success
                      is lost, whatever the rate
 
@@ -35,6 +36,7 @@ class Faults:
         self.stall = float(env.get("FAULTS_STALL", "30"))
         self.stalls = int(env.get("FAULTS_STALLS", "1000000"))
         self.kinds = set(filter(None, env.get("FAULTS_KINDS", "").split(","))) or {*WITHOUT_SERVER, *ANY_ANSWER, *WITH_BODY}
+        self.only = re.compile(env.get("FAULTS_ONLY", ""))
         self.lose = [re.compile(rule) for rule in env.get("FAULTS_LOSE", "").splitlines() if rule]
         self.burst = 0
         self.journal = open(env["FAULTS_JOURNAL"], "a", buffering=1)
@@ -46,7 +48,7 @@ class Faults:
         if self.burst:
             self.burst -= 1
             return "503"
-        if self.dice.random() >= self.rate:
+        if self.dice.random() >= self.rate or not self.only.search(asked(flow)):
             return None
         known = WITHOUT_SERVER + ANY_ANSWER + (WITH_BODY if flow.request.method == "GET" else [])
         known = [kind for kind in known if kind in self.kinds and (kind != "stall" or self.stalls)]
@@ -74,9 +76,8 @@ class Faults:
 
     async def response(self, flow: http.HTTPFlow) -> None:
         kind, answer = flow.metadata.get("fault"), flow.response
-        asked = f"{flow.request.method} {flow.request.path}"
         for rule in self.lose:
-            if rule.search(asked) and answer.status_code < 300:
+            if rule.search(asked(flow)) and answer.status_code < 300:
                 self.lose.remove(rule)
                 kind = "lost_answer"
                 break
@@ -100,6 +101,10 @@ class Faults:
             wrong = len(body) + 1000 if kind == "too_long" else len(body) // 2
             answer.headers["content-length"] = str(wrong)
             answer.headers["connection"] = "close"
+
+
+def asked(flow: http.HTTPFlow) -> str:
+    return f"{flow.request.method} {flow.request.path}"
 
 
 def reset(flow: http.HTTPFlow) -> None:
