@@ -317,9 +317,17 @@ async fn open(shard: &ShardRef) -> object_store::Result<BoxStream<'static, objec
     let location = shard.location.clone();
     match location.kind {
         StoreKind::Bucket | StoreKind::Http => {
-            let etag = if location.kind == StoreKind::Bucket { shard.etag.clone() } else { None };
-            let options = GetOptions::new().with_if_match(etag);
-            Ok(location.store.get_opts(&location.path, options).await?.into_stream())
+            // Some servers list no entity tags; a time is no condition that one could be asked to keep.
+            let conditional = location.kind == StoreKind::Bucket && shard.tagged;
+            let etag = shard.etag.clone().filter(|_| conditional);
+            let got = location.store.get_opts(&location.path, GetOptions::new().with_if_match(etag)).await?;
+            if got.meta.size != shard.size {
+                // A proxy that announces too little would cut the shard, and rows with it.
+                let what = format!("the answer announces {} of {} bytes", got.meta.size, shard.size);
+                let source = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, what);
+                return Err(object_store::Error::Generic { store: "recaption", source: Box::new(source) });
+            }
+            Ok(got.into_stream())
         }
         StoreKind::Local => {
             let (size, etag) = (shard.size, shard.etag.clone());
