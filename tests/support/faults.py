@@ -7,8 +7,8 @@
     FAULTS_STALLS    most stalls; no limit if it is not set
     FAULTS_KINDS     kinds to choose from, separated by commas; all if it is not set
     FAULTS_ONLY      regular expression over "METHOD /path?query": other requests meet no mistake by chance
-    FAULTS_LOSE      regular expressions over "METHOD /path?query", one a line: the first answer of each that says success
-                     is lost, whatever the rate
+    FAULTS_AT        lines of a kind and a regular expression over "METHOD /path?query": the first answer of each that says
+                     success meets that mistake, whatever the rate; only kinds that need the server's answer
 
 The mistakes: `500`, `503` (in bursts, with S3's SlowDown) and `429` come instead of the server's answer, and the server
 hears nothing. `refused` breaks the connection before the server hears. `stall` is silence before the answer. `lost_answer`
@@ -37,7 +37,8 @@ class Faults:
         self.stalls = int(env.get("FAULTS_STALLS", "1000000"))
         self.kinds = set(filter(None, env.get("FAULTS_KINDS", "").split(","))) or {*WITHOUT_SERVER, *ANY_ANSWER, *WITH_BODY}
         self.only = re.compile(env.get("FAULTS_ONLY", ""))
-        self.lose = [re.compile(rule) for rule in env.get("FAULTS_LOSE", "").splitlines() if rule]
+        rules = (line.split(" ", 1) for line in env.get("FAULTS_AT", "").splitlines() if line)
+        self.rules = [(kind, re.compile(where)) for kind, where in rules]
         self.burst = 0
         self.journal = open(env["FAULTS_JOURNAL"], "a", buffering=1)
 
@@ -76,10 +77,10 @@ class Faults:
 
     async def response(self, flow: http.HTTPFlow) -> None:
         kind, answer = flow.metadata.get("fault"), flow.response
-        for rule in self.lose:
-            if rule.search(asked(flow)) and answer.status_code < 300:
-                self.lose.remove(rule)
-                kind = "lost_answer"
+        for rule in self.rules:
+            if rule[1].search(asked(flow)) and answer.status_code < 300:
+                self.rules.remove(rule)
+                kind = rule[0]
                 break
         body = answer.raw_content or b""
         if kind in WITH_BODY and len(body) < 2:
