@@ -6,15 +6,24 @@ PREFIX ?= /usr/local
 ONNXRUNTIME := target/onnxruntime/lib/libonnxruntime.so
 ONNXRUNTIME_GPU := target/onnxruntime-gpu
 
-.PHONY: demo test bench bench-open-clip bench-training scenes-base scenes-ssc scenes-dsc lint doc onnxruntime onnxruntime-gpu install clean-demo
+.PHONY: demo test test-services test-s3s bench bench-open-clip bench-training scenes-base scenes-ssc scenes-dsc lint doc onnxruntime onnxruntime-gpu install clean-demo
 
 # Scenes -> shards -> captions -> Parquet and a page, with the bundled captioners.
 demo: $(ONNXRUNTIME)
 	$(CARGO) run --locked --release --quiet -- demo --dir target/demo
 
 # All tests, in the release profile that the demo uses too: dependencies compile once.
-test: $(ONNXRUNTIME)
+test: $(ONNXRUNTIME) test-services
 	$(CARGO) test --locked --release --workspace --no-fail-fast
+
+# Servers for the tests of storage, below target/test-services: fetched once, then nothing is done.
+test-services:
+	$(PYTHON) scripts/test_services.py
+
+# The tests over an S3 that checks signatures. It is compiled from source, which takes longer than the tests.
+test-s3s: $(ONNXRUNTIME)
+	$(PYTHON) scripts/test_services.py s3s
+	$(CARGO) test --locked --release --test stores s3_with_signatures -- --ignored
 
 # Ratios of this machine, measured in one run.
 bench: $(ONNXRUNTIME)

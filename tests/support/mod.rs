@@ -6,10 +6,13 @@
 
 #![allow(dead_code, reason = "every story takes what it needs")]
 
+pub mod bucket;
 pub mod flaky;
+pub mod gcs;
 pub mod output;
 pub mod program;
 pub mod server;
+pub mod services;
 pub mod shards;
 
 use std::{

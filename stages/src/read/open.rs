@@ -53,7 +53,8 @@ pub async fn next(
 pub fn condition(shard: &ShardRef) -> Option<String> {
     match shard.location.kind {
         StoreKind::Http => None,
-        _ => shard.etag.clone(),
+        // Some servers list no entity tags; a time is no condition that one could be asked to keep.
+        _ => shard.etag.clone().filter(|_| shard.tagged),
     }
 }
 
@@ -62,10 +63,17 @@ async fn open(shard: &ShardRef) -> object_store::Result<BoxStream<'static, objec
     match location.kind {
         StoreKind::Bucket | StoreKind::Http => {
             let options = GetOptions::new().with_if_match(condition(shard));
-            Ok(location.store.get_opts(&location.path, options).await?.into_stream())
+            let got = location.store.get_opts(&location.path, options).await?;
+            if got.meta.size != shard.size {
+                // A proxy that announces too little would cut the shard, and rows with it.
+                let what = format!("the answer announces {} of {} bytes", got.meta.size, shard.size);
+                let source = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, what);
+                return Err(object_store::Error::Generic { store: "recaption", source: Box::new(source) });
+            }
+            Ok(got.into_stream())
         }
         StoreKind::Local => {
-            let (size, etag) = (shard.size, shard.etag.clone());
+            let (size, etag) = (shard.size, condition(shard));
             location.store.head(&location.path).await?;
             let pieces = futures::stream::iter((0..size).step_by(LOCAL_CHUNK as usize));
             Ok(pieces

@@ -98,6 +98,8 @@ fn shard(location: Location, files: Vec<ObjectMeta>) -> ShardRef {
         location,
         size: files.iter().map(|meta| meta.size).sum(),
         etag: Some(sha256_hex(text.as_bytes())),
+        // Of the files together; each has its own.
+        tagged: false,
         modified: files.iter().map(|meta| meta.last_modified).max(),
         missing: None,
         files: Some(Arc::new(files)),

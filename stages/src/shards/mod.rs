@@ -36,6 +36,8 @@ pub struct ShardRef {
     pub size: u64,
     /// Entity tag, or else the time of the last change.
     pub etag: Option<String>,
+    /// Whether that is an entity tag, which a request may be made to depend on.
+    pub tagged: bool,
     /// Time of the last change, where the store knows it.
     pub modified: Option<DateTime<Utc>>,
     /// Why it could not even be looked at, when it could not.
@@ -57,6 +59,7 @@ impl ShardRef {
                     id,
                     size: meta.size,
                     etag: Some(etag),
+                    tagged: meta.e_tag.is_some(),
                     modified: Some(meta.last_modified),
                     missing: None,
                     files: None,
@@ -68,6 +71,7 @@ impl ShardRef {
                 id,
                 size: 0,
                 etag: None,
+                tagged: false,
                 modified: None,
                 missing: Some(why),
                 files: None,

@@ -1,0 +1,214 @@
+//! The same stories over every kind of store: a folder, S3 (moto; s3s-fs with `make test-s3s`), Azure (azurite) and Google
+//! Cloud Storage (the stub). Shards and output lie in the same store. Whatever the store, the rows are the folder's.
+
+#![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
+
+mod support;
+
+use std::{io::Cursor, sync::OnceLock};
+
+use image::{DynamicImage, ImageFormat, RgbImage};
+use serde_json::json;
+use support::{
+    Dice,
+    bucket::Bucket,
+    output::Rows,
+    services::request,
+    shards::{Pack, scenes},
+};
+
+/// Parts above this size go up in pieces (`UPLOAD_BYTES` in stages/src/write.rs).
+const ONE_REQUEST: usize = 16 << 20;
+
+/// A shard whose part is larger than one request: images that no codec makes smaller.
+fn heavy() -> Vec<u8> {
+    const SIDE: u32 = 1_500;
+    let mut dice = Dice::new(16);
+    let mut pack = Pack::new();
+    for n in 0..3 {
+        let pixels = dice.noise((SIDE * SIDE * 3) as usize);
+        let picture = RgbImage::from_raw(SIDE, SIDE, pixels).expect("pixels of that size");
+        let mut file = Cursor::new(Vec::new());
+        DynamicImage::ImageRgb8(picture)
+            .write_to(&mut file, ImageFormat::Bmp)
+            .expect("pictures can be encoded");
+        pack = pack.file(&format!("noise{n}.bmp"), file.into_inner()).file(&format!("noise{n}.txt"), "noise");
+    }
+    pack.close()
+}
+
+/// Two shards of scenes and the heavy one.
+fn fill(bucket: &Bucket) {
+    bucket.put("in/00000.tar", scenes(0, 40));
+    bucket.put("in/00001.tar", scenes(1, 40));
+    bucket.put("in/00002.tar", heavy());
+}
+
+/// What all stores must give for [`fill`]: the folder's rows.
+fn wanted() -> &'static Rows {
+    static WANTED: OnceLock<Rows> = OnceLock::new();
+    WANTED.get_or_init(|| {
+        let folder = Bucket::local();
+        fill(&folder);
+        folder.run("in", "out").set("output.images=embed").ends(0);
+        folder.rows("out")
+    })
+}
+
+fn rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces(bucket: &Bucket) {
+    fill(bucket);
+    let report = bucket.run("in", "out").set("output.images=embed").ends(0).report();
+    assert_eq!(report["shards_done"], json!(3), "{report:#}");
+    assert_eq!(bucket.rows("out"), *wanted());
+    assert_eq!(bucket.records("out").len(), 3);
+    let parts = bucket.list("out/captions");
+    let largest = parts.iter().map(|part| bucket.get(part).len()).max();
+    assert!(largest > Some(ONE_REQUEST), "no part is larger than one request: {largest:?}");
+}
+
+fn a_finished_output_is_left_alone_and_a_changed_shard_is_done_again(bucket: &Bucket) {
+    (0..3).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 6)));
+    bucket.run("in", "out").ends(0);
+    let (before, records) = (bucket.rows("out"), bucket.records("out"));
+    let report = bucket.run("in", "out").ends(0).report();
+    assert_eq!((&report["shards_skipped"], &report["shards_done"]), (&json!(3), &json!(0)), "{report:#}");
+    assert_eq!((bucket.rows("out"), bucket.records("out")), (before.clone(), records.clone()));
+
+    bucket.put("in/00001.tar", scenes(41, 5));
+    let report = bucket.run("in", "out").ends(0).report();
+    assert_eq!((&report["shards_skipped"], &report["shards_done"]), (&json!(2), &json!(1)), "{report:#}");
+    let (after, now) = (bucket.rows("out"), bucket.records("out"));
+    assert_eq!(now.iter().filter(|record| records.contains(record)).count(), 2, "{now:?}");
+    assert_eq!(now.len(), 3, "the old record of the changed shard is gone: {now:?}");
+    let of = |rows: &Rows, shard: &str| {
+        rows.captions.iter().filter(|row| row.shard == shard).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(of(&after, "00000.tar"), of(&before, "00000.tar"));
+    assert_eq!(of(&after, "00002.tar"), of(&before, "00002.tar"));
+    let keys: Vec<String> = of(&after, "00001.tar").into_iter().map(|row| row.key).collect();
+    assert_eq!(keys, (0..5).map(|i| format!("00041{i:06}")).collect::<Vec<_>>());
+}
+
+fn another_configuration_is_refused_by_name_and_overwrite_redoes(bucket: &Bucket) {
+    (0..2).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 4)));
+    bucket.run("in", "out").ends(0);
+    let before = bucket.list("out");
+    let refused = bucket.run("in", "out").set("caption.max_tokens=9").ends(2);
+    refused.warns("`caption.max_tokens` was 35, is 9").warns("--overwrite");
+    assert_eq!(bucket.list("out"), before, "something was changed");
+    bucket.run("in", "out").set("caption.max_tokens=9").arg("--overwrite").ends(0);
+    bucket.run("in", "fresh").set("caption.max_tokens=9").ends(0);
+    assert_eq!(bucket.rows("out"), bucket.rows("fresh"));
+    assert_eq!(bucket.records("out").len(), 2, "the old records are gone");
+}
+
+fn two_workers_at_once_leave_every_row_once(bucket: &Bucket) {
+    (0..6).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 10)));
+    // One shard after another: then both work on the same shard at the same time.
+    let work = || bucket.run("in", "out").set("input.concurrent_shards=1").set("run.threads=1").start();
+    let workers = [work(), work()];
+    for said in workers.map(|worker| worker.wait()) {
+        said.check(said.status.code() == Some(0), "exit code 0 was expected of both workers");
+    }
+    assert_eq!(bucket.records("out").len(), 6);
+    let together = bucket.rows("out");
+    let mut keys: Vec<_> = together.captions.iter().map(|row| &row.key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), 60, "rows are lost or there twice");
+    bucket.run("in", "alone").ends(0);
+    assert_eq!(together, bucket.rows("alone"));
+}
+
+/// All stories over a store.
+macro_rules! over {
+    ($($store:ident: $open:expr, $($(#[$attribute:meta])* $story:ident),+;)*) => {$(
+        mod $store {
+            use super::Bucket;
+            $(#[test] $(#[$attribute])* fn $story() { super::$story(&$open); })+
+        }
+    )*};
+}
+
+over! {
+    a_folder: Bucket::local(),
+        rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
+        a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
+        another_configuration_is_refused_by_name_and_overwrite_redoes,
+        two_workers_at_once_leave_every_row_once;
+    s3: Bucket::moto(),
+        rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
+        a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
+        another_configuration_is_refused_by_name_and_overwrite_redoes,
+        two_workers_at_once_leave_every_row_once,
+        nothing_is_left_of_uploads_in_pieces;
+    // One writer at a time; it takes minutes to compile.
+    s3_with_signatures: Bucket::s3s(),
+        #[ignore = "make test-s3s"]
+        rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
+        #[ignore = "make test-s3s"]
+        a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
+        #[ignore = "make test-s3s"]
+        another_configuration_is_refused_by_name_and_overwrite_redoes;
+    azure: Bucket::azurite(),
+        rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
+        a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
+        another_configuration_is_refused_by_name_and_overwrite_redoes,
+        two_workers_at_once_leave_every_row_once;
+    google: Bucket::gcs(),
+        rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
+        a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
+        another_configuration_is_refused_by_name_and_overwrite_redoes,
+        two_workers_at_once_leave_every_row_once;
+}
+
+fn nothing_is_left_of_uploads_in_pieces(bucket: &Bucket) {
+    fill(bucket);
+    bucket.run("in", "out").set("output.images=embed").ends(0);
+    let port = bucket.service.as_ref().expect("a server").port();
+    let (status, body) = support::services::ask(port, "GET", "/shards?uploads", &[]).expect("an answer");
+    assert!(status == 200 && body.contains("ListMultipartUploadsResult"), "{status}: {body}");
+    assert!(!body.contains("<UploadId>"), "{body}");
+}
+
+#[test]
+fn commit_records_are_put_only_where_there_is_none() {
+    let bucket = Bucket::gcs();
+    (0..3).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 4)));
+    bucket.run("in", "out").ends(0);
+    let asked = bucket.gcs.as_ref().expect("the stub").asked();
+    let puts = |folder: &str| {
+        asked.iter().filter(|r| r.method == "PUT" && r.path.contains(folder)).collect::<Vec<_>>()
+    };
+    let records = puts("/_recaption/shards/");
+    assert_eq!(records.len(), 3, "{records:?}");
+    for record in records {
+        assert_eq!(
+            record.generation_match.as_deref(),
+            Some("0"),
+            "a record was put without a precondition: {record:?}"
+        );
+    }
+    assert!(puts("/captions/").iter().all(|part| part.generation_match.is_none()));
+}
+
+#[test]
+fn parts_larger_than_a_request_go_up_in_pieces_which_are_closed() {
+    let bucket = Bucket::gcs();
+    fill(&bucket);
+    bucket.run("in", "out").set("output.images=embed").ends(0);
+    let stub = bucket.gcs.as_ref().expect("the stub");
+    let pieces = stub.asked().iter().filter(|r| r.query.contains_key("partNumber")).count();
+    assert!(pieces >= 2, "{pieces} pieces");
+    assert_eq!(stub.open_uploads(), 0);
+}
+
+#[test]
+fn a_bucket_that_is_not_there_is_one_clear_error() {
+    let bucket = Bucket::moto();
+    bucket.put("in/00000.tar", scenes(0, 4));
+    let port = bucket.service.as_ref().expect("a server").port();
+    assert_eq!(request(port, "GET", "/nowhere", &[]).ok(), Some(404));
+    let said = bucket.run_into("in", "s3://nowhere/out").ends(1);
+    said.warns("s3://nowhere/out").never_says("tests-secret");
+}
