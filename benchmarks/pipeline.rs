@@ -102,7 +102,7 @@ async fn read_all(config: &RunConfig) -> Result<Vec<Sample>> {
         let (to, mut found) = tokio::sync::mpsc::channel(64);
         let bytes = AtomicU64::new(0);
         let reading = async {
-            let end = read_shard(number, shard, &ReadSettings::default(), &budget, &bytes, &to).await;
+            let end = read_shard(number, shard, &ReadSettings::default(), &budget, &bytes, None, &to).await;
             drop(to);
             end
         };

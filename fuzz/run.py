@@ -17,10 +17,13 @@ LIMITS = ["-timeout=10", "-rss_limit_mb=2048"]
 MOST_BYTES = {"tar": 1 << 16, "image": 1 << 16, "config": 1 << 12, "parquet": 1 << 15, "lists": 1 << 13}
 
 
+PREFIX = {"tar": b"\x01", "parquet": b"\x00"}
+
+
 def seeds(target: str) -> list[pathlib.Path]:
     data = ROOT / "tests/data"
-    folders = {"tar": [data / "tar"], "image": [data], "config": [ROOT / "examples", ROOT / "stages/finetune/recipes"], "lists": [data]}
-    endings = {"tar": {".tar"}, "image": {".jpg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}, "config": {".toml"},
+    folders = {"parquet": [HERE / "seeds", data / "tar"], "tar": [data / "tar"], "image": [data], "config": [ROOT / "examples", ROOT / "stages/finetune/recipes"], "lists": [data]}
+    endings = {"parquet": {".parquet", ".tar", ".zst", ".gz"}, "tar": {".tar"}, "image": {".jpg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}, "config": {".toml"},
                "lists": {".tsv", ".csv", ".jsonl"}}
     return [f for folder in folders.get(target, []) for f in sorted(folder.rglob("*")) if f.suffix in endings[target]]
 
@@ -43,7 +46,8 @@ def main() -> None:
         limit = MOST_BYTES.get(target, 4096)
         for seed in seeds(target):
             if seed.stat().st_size < limit:
-                (corpus / f"seed-{seed.name}").write_bytes(seed.read_bytes())
+                # The first byte chooses among the ways that a target goes.
+                (corpus / f"seed-{seed.name}").write_bytes(PREFIX.get(target, b"") + seed.read_bytes())
         command = [ROOT / "target/fuzz" / triple / "release" / target, corpus, f"-max_total_time={args.seconds}", f"-max_len={limit}",
                    f"-artifact_prefix={crashes}/{target}-", "-print_final_stats=1", *LIMITS]
         began = time.time()

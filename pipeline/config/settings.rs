@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use recaption_onnx::runtime::{Execution, Provider};
 use recaption_stages::{
     decode::DecodeOptions,
+    fetch::{FetchSettings, Fetcher},
     filter::Filter,
     read::{Columns, ReadSettings},
     rules::{RuleSettings, TextRules},
@@ -203,6 +204,11 @@ impl RunConfig {
         put("input.format", self.read.format.as_str().into());
         let columns = &self.read.columns;
         // Those that are looked for by their usual names are not told.
+        if let Some(fetcher) = &self.read.fetcher
+            && fetcher.settings().opt_out != FetchSettings::default().opt_out
+        {
+            put("fetch.opt_out", fetcher.settings().opt_out.join(", "));
+        }
         for (name, column) in [
             ("input.image_column", &columns.image),
             ("input.caption_column", &columns.caption),
@@ -273,7 +279,30 @@ fn read_settings(layers: &Layers) -> Result<ReadSettings, ConfigError> {
         url: column("input.url_column"),
         key: column("input.key_column"),
     };
+    settings.fetcher = Some(fetcher(layers, settings.tar.max_member_bytes)?);
     Ok(settings)
+}
+
+/// Who fetches what lists of addresses name.
+fn fetcher(layers: &Layers, max_bytes: u64) -> Result<Fetcher, ConfigError> {
+    let size = |name: &str| layers.integer(name).and_then(|n| usize::try_from(n).ok());
+    let mut settings = FetchSettings { max_bytes, ..FetchSettings::default() };
+    if let Some(seconds) = layers.real("fetch.timeout_seconds") {
+        settings.timeout = Duration::from_secs_f64(seconds);
+    }
+    if let Some(retries) = size("fetch.retries").and_then(|n| u32::try_from(n).ok()) {
+        settings.retries = retries;
+    }
+    settings.concurrency = size("fetch.concurrency").unwrap_or(settings.concurrency);
+    settings.per_host = size("fetch.per_host").unwrap_or(settings.per_host);
+    if let Some(agent) = layers.text("fetch.user_agent") {
+        settings.user_agent = agent;
+    }
+    settings.allow_private = layers.flag("fetch.allow_private").unwrap_or(false);
+    if layers.is_set("fetch.opt_out") {
+        settings.opt_out = layers.texts("fetch.opt_out");
+    }
+    Fetcher::new(settings).map_err(|what| ConfigError::new(layers.origin("fetch.user_agent"), what))
 }
 
 /// How stores are spoken to.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use recaption_stages::{
     commits::Ledger,
-    former::{Former, Verdict},
+    former::Former,
     read::{Found, ReadError, ReadSettings, ShardEnd, read_shard},
     schemas::{FailureClass, ShardCommit},
     shards::ShardRef,
@@ -13,9 +13,6 @@ use recaption_stages::{
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{collector::Event, plan::Task, shard_writer::ShardFailure, wire::Shared};
-
-/// Samples of a retried shard between its reader and the sieve.
-const SIEVE_QUEUE: usize = 16;
 
 /// What the readers of a run know of the output that they read for.
 pub struct Watch {
@@ -69,7 +66,7 @@ pub async fn read_all(
             return;
         }
         let result = tokio::select! {
-            result = read_one(&shared, (shard, found), &settings, &to_decoders, &events) => result,
+            result = read_one(&shared, (shard, found), &settings, &to_decoders) => result,
             commit = done_elsewhere(shared.watch.as_ref(), shard) => {
                 shared.queue.mix();
                 if events.send(Event::Elsewhere { shard, commit }).await.is_err() {
@@ -102,53 +99,16 @@ async fn read_one(
     (shard, found): (usize, &ShardRef),
     settings: &ReadSettings,
     to_decoders: &mpsc::Sender<Found>,
-    events: &mpsc::Sender<Event>,
 ) -> Result<Option<ShardEnd>, ReadError> {
     let bytes_read = &shared.progress.bytes_read;
     let keep = shared.watch.as_ref().and_then(|watch| Some((watch, watch.keep(shard)?)));
     let Some((watch, commit)) = keep else {
-        return read_shard(shard, found, settings, &shared.budget, bytes_read, to_decoders).await;
+        return read_shard(shard, found, settings, &shared.budget, bytes_read, None, to_decoders).await;
     };
-    let error = |what: String, class| ReadError { url: found.url.clone(), what, class };
-    let former = Former::open(&watch.output, commit).await;
-    let former = former.map_err(|e| error(format!("its earlier rows: {e}"), FailureClass::Transport))?;
-    let (to_sieve, from_reader) = mpsc::channel(SIEVE_QUEUE);
-    let reading = async move {
-        // Moved in: the sieve ends when the reader does.
-        let to_sieve = to_sieve;
-        read_shard(shard, found, settings, &shared.budget, bytes_read, &to_sieve).await
-    };
-    let (end, fits) = tokio::join!(reading, sieve(from_reader, former, to_decoders, events));
-    match end? {
-        Some(_) if !fits => Err(error(
-            "its samples are not those that its rows were made of: replace its rows with `recaption run --overwrite`"
-                .into(),
-            FailureClass::Data,
-        )),
-        end => Ok(end),
-    }
-}
-
-/// Hands on what is to be done again, and tells of the rest that it stays. Whether every sample had its row.
-async fn sieve(
-    mut from_reader: mpsc::Receiver<Found>,
-    mut former: Former,
-    to_decoders: &mpsc::Sender<Found>,
-    events: &mpsc::Sender<Event>,
-) -> bool {
-    while let Some(found) = from_reader.recv().await {
-        let (shard, index, key) = match &found {
-            Found::Sample(sample) => (sample.shard, sample.index, &sample.key),
-            Found::Reject { shard, index, reject } => (*shard, *index, &reject.key),
-        };
-        let sent = match former.next(key) {
-            Some(Verdict::Again) => to_decoders.send(found).await.is_ok(),
-            Some(Verdict::Keep(was)) => events.send(Event::Kept { shard, index, was }).await.is_ok(),
-            None => return false,
-        };
-        if !sent {
-            return false;
-        }
-    }
-    former.is_at_end()
+    let former = Former::open(&watch.output, commit).await.map_err(|e| ReadError {
+        url: found.url.clone(),
+        what: format!("its earlier rows: {e}"),
+        class: FailureClass::Transport,
+    })?;
+    read_shard(shard, found, settings, &shared.budget, bytes_read, Some(former), to_decoders).await
 }

@@ -290,6 +290,11 @@ async fn decode_all(
         }
         let sample = match found {
             Found::Sample(sample) => sample,
+            Found::Kept { shard, index, was } => {
+                let _ = events.send(Event::Kept { shard, index, was }).await;
+                shared.progress.finished.fetch_add(1, Relaxed);
+                continue;
+            }
             Found::Reject { shard, index, reject } => {
                 let outcome = Outcome::Reject(Box::new(reject));
                 let finished = Box::new(Finished { shard, index, outcome, texts_cut: 0, embeddings: None });

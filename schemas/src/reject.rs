@@ -28,11 +28,17 @@ pub enum RejectReason {
     DamagedShard,
     /// The model failed on this image alone.
     ModelError,
+    /// The image could not be fetched, also after several attempts.
+    FetchFailed,
+    /// The image is not to be had: its server says so, or its address is none that is asked.
+    UrlRefused,
+    /// The image's server opts out of use by machines.
+    OptedOut,
 }
 
 impl RejectReason {
     /// All reasons, in the order of reports.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::MissingImage,
         Self::UnsupportedFormat,
         Self::CorruptImage,
@@ -44,12 +50,15 @@ impl RejectReason {
         Self::DuplicateKey,
         Self::DamagedShard,
         Self::ModelError,
+        Self::FetchFailed,
+        Self::UrlRefused,
+        Self::OptedOut,
     ];
 
     /// Whether another attempt at the same sample may go better.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::ModelError)
+        matches!(self, Self::ModelError | Self::FetchFailed)
     }
 
     /// Whether such a reject says that something failed: decoding, the way, a model. What a filter or a limit rejects does
@@ -63,6 +72,8 @@ impl RejectReason {
                 | Self::CorruptImage
                 | Self::DamagedShard
                 | Self::ModelError
+                | Self::FetchFailed
+                | Self::UrlRefused
         )
     }
 
@@ -81,6 +92,9 @@ impl RejectReason {
             Self::DuplicateKey => "duplicate_key",
             Self::DamagedShard => "damaged_shard",
             Self::ModelError => "model_error",
+            Self::FetchFailed => "fetch_failed",
+            Self::UrlRefused => "url_refused",
+            Self::OptedOut => "opted_out",
         }
     }
 }

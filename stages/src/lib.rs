@@ -23,6 +23,7 @@ pub mod caption;
 pub mod commits;
 pub mod decode;
 pub mod evaluate;
+pub mod fetch;
 pub mod filter;
 pub mod former;
 pub mod prepare;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use recaption_schemas::{Damage, Reject, RejectReason};
 
-use super::{Found, ReadError, Reading, Sample, ShardEnd, open, open::First, unpack::Unpack};
+use super::{Found, ReadError, Reading, Sample, ShardEnd, Stays, open, open::First, unpack::Unpack};
 use crate::{
     tar::{Cut, MemberData, TarEnd, TarError, TarParser},
     webdataset::{Assembler, ImageMember, NameClass, RawSample, Tail, split_name},
@@ -84,7 +84,7 @@ impl<'a> Archive<'a> {
             match self.parser.next_member() {
                 Ok(Some(member)) => {
                     if let Some(raw) = self.samples.assembler.push(member)
-                        && !self.samples.emit(raw).await
+                        && !self.samples.emit(raw).await?
                     {
                         return Ok(Step::Nobody);
                     }
@@ -153,7 +153,7 @@ impl<'a> Archive<'a> {
             // its image is kept: at most a sidecar of it is missing, and the commit record says where.
             if raw.cut && (cut_key.as_ref() == Some(&raw.key) || raw.image.is_none()) {
                 tail_key = raw.key;
-            } else if !self.samples.emit(raw).await {
+            } else if !self.samples.emit(raw).await? {
                 return Ok(None);
             }
         }
@@ -172,7 +172,7 @@ impl<'a> Archive<'a> {
             let detail = format!("{} ({place})", damage.detail);
             let index = self.samples.emitted;
             self.samples.emitted += 1;
-            if !self.reading.reject_tail(index, tail_key, detail).await {
+            if !self.reading.reject_tail(index, tail_key, detail).await? {
                 return Ok(None);
             }
         }
@@ -194,9 +194,12 @@ impl<'a> Samples<'a> {
     }
 
     /// Hands a sample on; `false` when nobody takes it.
-    pub async fn emit(&mut self, raw: RawSample) -> bool {
+    pub async fn emit(&mut self, raw: RawSample) -> Result<bool, ReadError> {
         self.emitted += 1;
         let (index, bytes) = (raw.index, raw.bytes_held());
+        if let Stays::Told(taken) = self.reading.stays(index, &raw.key).await? {
+            return Ok(taken);
+        }
         let found = match judge(self.reading.number, raw) {
             Ok(mut sample) => {
                 sample.held = self.reading.budget.take(bytes).await;
@@ -204,7 +207,7 @@ impl<'a> Samples<'a> {
             }
             Err(reject) => Found::Reject { shard: self.reading.number, index, reject },
         };
-        self.reading.to.send(found).await.is_ok()
+        Ok(self.reading.to.send(found).await.is_ok())
     }
 }
 

@@ -55,7 +55,7 @@ pub async fn read(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
         let line = lines.remove(&member.name);
         if let Some(mut raw) = samples.assembler.push(member) {
             tell(&mut raw, told.take());
-            if !samples.emit(raw).await {
+            if !samples.emit(raw).await? {
                 return Ok(None);
             }
         }
@@ -63,7 +63,7 @@ pub async fn read(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
     }
     if let Some(mut raw) = samples.assembler.finish(Tail::Whole) {
         tell(&mut raw, told);
-        if !samples.emit(raw).await {
+        if !samples.emit(raw).await? {
             return Ok(None);
         }
     }

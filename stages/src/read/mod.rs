@@ -11,21 +11,28 @@
 //! | `archive` (with [`crate::tar`], [`crate::webdataset`]) | members -> samples |
 //! | `folder` | image files and their sidecars -> samples |
 //! | `table` | rows of Parquet -> samples |
+//! | `list` (with [`crate::fetch`]) | addresses -> samples |
 
 mod archive;
 mod folder;
 mod format;
+mod list;
 mod open;
 mod table;
 mod unpack;
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 
 use bytes::Bytes;
 use recaption_schemas::{Damage, FailureClass, Reject, RejectReason, redact_text};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::{shards::ShardRef, tar::TarLimits};
+use crate::{
+    fetch::Fetcher,
+    former::{Former, Verdict, Was},
+    shards::ShardRef,
+    tar::TarLimits,
+};
 
 pub use folder::METADATA_FILE;
 pub use format::{InputFormat, ListKind, is_image_name, is_list_name, is_shard_name};
@@ -104,6 +111,8 @@ pub struct ReadSettings {
     pub tar: TarLimits,
     /// Names of columns, where rows are read.
     pub columns: Columns,
+    /// Fetches what lists name; without it they cannot be read.
+    pub fetcher: Option<Fetcher>,
 }
 
 /// Names of columns; those that are not told are looked for by their usual names.
@@ -144,6 +153,15 @@ pub enum Found {
         /// Why.
         reject: Reject,
     },
+    /// A sample that stays as an earlier run left it.
+    Kept {
+        /// Number of the shard within the run.
+        shard: usize,
+        /// Position in the shard.
+        index: u64,
+        /// What it was.
+        was: Was,
+    },
 }
 
 /// What reading a shard needs beside the shard.
@@ -154,7 +172,16 @@ struct Reading<'a> {
     settings: &'a ReadSettings,
     budget: &'a ByteBudget,
     bytes_read: &'a AtomicU64,
+    former: Option<&'a Mutex<Former>>,
     to: &'a mpsc::Sender<Found>,
+}
+
+/// Whether a sample stays as an earlier run left it.
+enum Stays {
+    /// It does not, or there was no earlier run.
+    No,
+    /// It does, and that was told; to nobody, when `false`.
+    Told(bool),
 }
 
 impl Reading<'_> {
@@ -188,16 +215,38 @@ impl Reading<'_> {
         self.to.send(Found::Reject { shard: self.number, index, reject }).await.is_ok()
     }
 
+    /// Asks the earlier rows about the next sample.
+    async fn stays(&self, index: u64, key: &str) -> Result<Stays, ReadError> {
+        let Some(former) = self.former else { return Ok(Stays::No) };
+        let verdict = former.lock().unwrap_or_else(PoisonError::into_inner).next(key);
+        match verdict {
+            Some(Verdict::Again) => Ok(Stays::No),
+            Some(Verdict::Keep(was)) => {
+                let kept = Found::Kept { shard: self.number, index, was };
+                Ok(Stays::Told(self.to.send(kept).await.is_ok()))
+            }
+            None => Err(self.data(OTHER_SAMPLES)),
+        }
+    }
+
     /// The one reject of a broken tail; `false` when nobody takes it.
-    async fn reject_tail(&self, index: u64, key: String, detail: String) -> bool {
+    async fn reject_tail(&self, index: u64, key: String, detail: String) -> Result<bool, ReadError> {
+        if let Stays::Told(taken) = self.stays(index, &key).await? {
+            return Ok(taken);
+        }
         let reason = RejectReason::DamagedShard;
         let reject = Reject { key, reason, detail, caption: None, similarity: None, org_caption: None };
-        self.reject(index, reject).await
+        Ok(self.reject(index, reject).await)
     }
 }
 
+/// Where a retry's shard does not fit its rows.
+const OTHER_SAMPLES: &str =
+    "its samples are not those that its rows were made of: replace its rows with `recaption run --overwrite`";
+
 /// Streams `shard`, the run's shard `number`, and sends everything found; a closed channel stops the reading, and `None`
-/// comes back. Adds the bytes that arrive to `bytes_read`.
+/// comes back. Adds the bytes that arrive to `bytes_read`. With the rows of an earlier run, in `former`, only samples that are
+/// to be done again are read out, and of the others it is told that they stay.
 ///
 /// # Errors
 /// When the shard is missing or unreadable, is nothing that can be read, or changed while it was read. Rows already sent are
@@ -208,9 +257,18 @@ pub async fn read_shard(
     settings: &ReadSettings,
     budget: &ByteBudget,
     bytes_read: &AtomicU64,
+    former: Option<Former>,
     to: &mpsc::Sender<Found>,
 ) -> Result<Option<ShardEnd>, ReadError> {
-    let reading = Reading { number, shard, settings, budget, bytes_read, to };
+    let former = former.map(Mutex::new);
+    let reading = Reading { number, shard, settings, budget, bytes_read, former: former.as_ref(), to };
+    let end = read_any(reading).await?;
+    let fits = former.as_ref().is_none_or(|f| f.lock().unwrap_or_else(PoisonError::into_inner).is_at_end());
+    if end.is_some() && !fits { Err(reading.data(OTHER_SAMPLES)) } else { Ok(end) }
+}
+
+async fn read_any(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
+    let (shard, settings) = (reading.shard, reading.settings);
     if let Some(why) = &shard.missing {
         return Err(reading.error(why, FailureClass::Transport));
     }
@@ -221,10 +279,13 @@ pub async fn read_shard(
     match settings.format {
         InputFormat::Parquet => table::read(reading).await,
         InputFormat::Auto if name.to_ascii_lowercase().ends_with(".parquet") => table::read(reading).await,
-        InputFormat::UrlList => Err(reading.data("lists of addresses cannot be read")),
-        InputFormat::Auto if ListKind::of_name(name).is_some() => {
-            Err(reading.data("lists of addresses cannot be read"))
+        InputFormat::UrlList if name.to_ascii_lowercase().ends_with(".parquet") => table::read(reading).await,
+        InputFormat::UrlList | InputFormat::Auto if ListKind::of_name(name).is_some() => {
+            list::read(reading, ListKind::of_name(name).unwrap_or(ListKind::Text)).await
         }
+        InputFormat::UrlList => Err(reading.data(
+            "what kind of list it is cannot be told by its name, which ends in none of .csv, .tsv, .jsonl, .txt, .parquet",
+        )),
         InputFormat::Folder => Err(reading.data("it is no folder, which input.format = \"folder\" wants")),
         InputFormat::Auto | InputFormat::Webdataset => {
             let Some(first) = open::first(reading).await? else { return archive::read_empty(reading) };

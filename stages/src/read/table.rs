@@ -23,8 +23,8 @@ use parquet::{
 use recaption_schemas::{Damage, Reject, RejectReason};
 
 use self::columns::{Chosen, Row};
-use super::{ReadError, Reading, Sample, ShardEnd, open::condition};
-use crate::webdataset::Keys;
+use super::{ReadError, Reading, Sample, ShardEnd, Stays, list::Fetching, open::condition};
+use crate::{fetch::ListRow, webdataset::Keys};
 
 /// Rows decoded together: of images that have a megabyte each these are tens of megabytes.
 const BATCH_ROWS: usize = 32;
@@ -45,12 +45,16 @@ pub async fn read(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
     let metadata = Arc::new(metadata);
     let builder = ParquetPushDecoderBuilder::try_new_decoder_with_options(Arc::clone(&metadata), options);
     let builder = builder.map_err(|e| reading.data(&format!("no Parquet that can be read: {e}")))?;
-    let chosen = Chosen::among(builder.schema(), &reading.settings.columns).map_err(|e| reading.data(&e))?;
+    let chosen = Chosen::among(builder.schema(), &reading.settings.columns, reading.settings.format);
+    let chosen = chosen.map_err(|e| reading.data(&e))?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), chosen.roots());
     check_groups(reading, &metadata, &mask)?;
     let decoder = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build();
     let decoder = decoder.map_err(|e| reading.data(&e.to_string()))?;
     let mut rows_of = RowReader { reading, decoder: Some(decoder) };
+    if !chosen.has_image() {
+        return read_list(reading, rows_of, &chosen, rows).await;
+    }
     let mut table = Table { reading, chosen, keys: Keys::default(), emitted: 0 };
     loop {
         match rows_of.next().await {
@@ -68,6 +72,48 @@ pub async fn read(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
             Err(Broken::Bytes(what)) => return table.broken(rows, what).await,
         }
     }
+}
+
+/// Fetches what a table without images names.
+async fn read_list(
+    reading: Reading<'_>,
+    mut rows_of: RowReader<'_>,
+    chosen: &Chosen,
+    rows: u64,
+) -> Result<Option<ShardEnd>, ReadError> {
+    let mut fetching = Fetching::new(reading)?;
+    let mut broken = None;
+    loop {
+        let batch = match rows_of.next().await {
+            Ok(Some(batch)) => batch,
+            Ok(None) if fetching.emitted() == rows => break,
+            Ok(None) => {
+                broken = Some(format!("{} of {rows} rows could be read", fetching.emitted()));
+                break;
+            }
+            Err(Broken::Shard(error)) => return Err(error),
+            Err(Broken::Bytes(what)) => {
+                broken = Some(what);
+                break;
+            }
+        };
+        for row in chosen.rows(&batch).map_err(|e| reading.data(&e))? {
+            let index = fetching.emitted();
+            let url = row.url.ok_or_else(|| "the row has no address".to_owned());
+            let key = row.key.unwrap_or_else(|| format!("{index:09}"));
+            let row = ListRow { index, key, url, caption: row.caption, meta: row.meta };
+            if !fetching.row(row).await? {
+                return Ok(None);
+            }
+        }
+    }
+    let Some(what) = broken else { return fetching.finish().await };
+    let index = fetching.emitted();
+    let Some(mut end) = fetching.finish().await? else { return Ok(None) };
+    let detail = format!("{what} (row {index} of {rows}, {} rows not read)", rows.saturating_sub(index));
+    end.samples += 1;
+    end.damage = Some(Damage { offset: index, detail: detail.clone() });
+    Ok(reading.reject_tail(index, String::new(), detail).await?.then_some(end))
 }
 
 /// Refuses what would not fit into memory.
@@ -145,7 +191,14 @@ impl Table<'_> {
         for row in rows {
             let index = self.emitted;
             self.emitted += 1;
-            let sent = match self.judge(index, row) {
+            let key = row.key.clone().unwrap_or_else(|| format!("{index:09}"));
+            if let Stays::Told(taken) = self.reading.stays(index, &key).await? {
+                if taken {
+                    continue;
+                }
+                return Ok(false);
+            }
+            let sent = match self.judge(index, key, row) {
                 Ok(sample) => self.reading.send(sample).await,
                 Err(reject) => self.reading.reject(index, reject).await,
             };
@@ -156,8 +209,7 @@ impl Table<'_> {
         Ok(true)
     }
 
-    fn judge(&mut self, index: u64, row: Row) -> Result<Sample, Reject> {
-        let key = row.key.unwrap_or_else(|| format!("{index:09}"));
+    fn judge(&mut self, index: u64, key: String, row: Row) -> Result<Sample, Reject> {
         let duplicate = !self.keys.is_new(&key);
         let limit = self.reading.settings.tar.max_member_bytes;
         let refused = if duplicate {
@@ -195,7 +247,7 @@ impl Table<'_> {
         let detail = format!("{what} (row {} of {rows}, {left} rows not read)", self.emitted);
         let index = self.emitted;
         self.emitted += 1;
-        if !self.reading.reject_tail(index, String::new(), detail.clone()).await {
+        if !self.reading.reject_tail(index, String::new(), detail.clone()).await? {
             return Ok(None);
         }
         let damage = Some(Damage { offset: index, detail });

@@ -276,7 +276,7 @@ impl Stores {
 }
 
 /// TLS needs a provider of cryptography, chosen once per process.
-fn install_crypto() {
+pub(crate) fn install_crypto() {
     // A later call finds it installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

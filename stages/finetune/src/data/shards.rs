@@ -238,7 +238,7 @@ impl Inputs {
         let (send, mut found) = mpsc::channel(QUEUE);
         let bytes = AtomicU64::new(0);
         let reading = async {
-            let end = read_shard(number, shard, &ReadSettings::default(), &budget, &bytes, &send).await;
+            let end = read_shard(number, shard, &ReadSettings::default(), &budget, &bytes, None, &send).await;
             drop(send);
             end
         };
@@ -247,6 +247,7 @@ impl Inputs {
             while let Some(found) = found.recv().await {
                 let (index, item) = match found {
                     Found::Sample(sample) => (sample.index, self.example(sample)),
+                    Found::Kept { .. } => continue,
                     Found::Reject { index, reject, .. } => {
                         (index, Item::Bad { index, reason: reject.reason.as_str().to_owned() })
                     }

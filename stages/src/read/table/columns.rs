@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::{
-    read::Columns,
+    read::{Columns, InputFormat},
     webdataset::{IMAGE_SUFFIXES, NameClass, split_name},
 };
 
@@ -33,7 +33,8 @@ pub struct Row {
 /// Columns by name, with their place among all.
 #[derive(Debug)]
 pub struct Chosen {
-    image: (String, usize),
+    /// None in a list of addresses.
+    image: Option<(String, usize)>,
     caption: Option<(String, usize)>,
     url: Option<(String, usize)>,
     key: Option<(String, usize)>,
@@ -48,7 +49,7 @@ impl Chosen {
     ///
     /// # Errors
     /// A column that was told is not there or of another type; no column of image bytes.
-    pub fn among(schema: &Schema, told: &Columns) -> Result<Self, String> {
+    pub fn among(schema: &Schema, told: &Columns, format: InputFormat) -> Result<Self, String> {
         let names = || schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
         let find = |name: &str| schema.index_of(name).ok().map(|at| (name.to_owned(), at));
         let choose =
@@ -74,14 +75,12 @@ impl Chosen {
         let caption = choose(&told.caption, "input.caption_column", &CAPTION, is_text)?;
         let url = choose(&told.url, "input.url_column", &URL, is_text)?;
         let key = choose(&told.key, "input.key_column", &KEY, is_key)?;
-        let Some(image) = image else {
-            return Err(format!(
-                "no column of image bytes; there are: {}. Name it with input.image_column",
-                names()
-            ));
-        };
+        let image = image.filter(|_| format != InputFormat::UrlList);
+        check(format, image.is_some(), url.as_ref(), &names())?;
         let meta = choose(&None, "", &META, is_text)?;
-        let used = [Some(&image), caption.as_ref(), key.as_ref()];
+        // The address of an image that is there is part of what is known of it; of one that is fetched it is the way.
+        let address = url.as_ref().filter(|_| image.is_none());
+        let used = [image.as_ref(), address, caption.as_ref(), key.as_ref()];
         let is_other = |at: usize| !used.iter().flatten().any(|(_, used)| *used == at);
         let others = if meta.is_some() {
             Vec::new()
@@ -95,10 +94,15 @@ impl Chosen {
         Ok(Self { image, caption, url, key, meta, others })
     }
 
+    /// Whether images are there, and not to be fetched.
+    pub fn has_image(&self) -> bool {
+        self.image.is_some()
+    }
+
     /// Places of the columns that are read.
     pub fn roots(&self) -> Vec<usize> {
         let one = [
-            Some(&self.image),
+            self.image.as_ref(),
             self.caption.as_ref(),
             self.url.as_ref(),
             self.key.as_ref(),
@@ -116,22 +120,25 @@ impl Chosen {
             |name: &str| batch.column_by_name(name).ok_or_else(|| format!("column `{name}` is missing"));
         let optional =
             |chosen: &Option<(String, usize)>| chosen.as_ref().map(|(name, _)| column(name)).transpose();
-        let image = column(&self.image.0)?;
+        let image = optional(&self.image)?;
         let (caption, url) = (optional(&self.caption)?, optional(&self.url)?);
         let (key, meta) = (optional(&self.key)?, optional(&self.meta)?);
         let others = self.others.iter().map(|(name, _)| Ok((name.as_str(), column(name)?)));
         let others: Vec<(&str, &ArrayRef)> = others.collect::<Result<_, String>>()?;
-        let (bytes, path) = split_image(image);
+        let (bytes, path) = image.map_or((None, None), split_image);
+        let name = self.image.as_ref().map_or("", |(name, _)| name.as_str());
         let rows = (0..batch.num_rows()).map(|row| {
             let path = path.and_then(|path| text(path, row));
             let (named, suffix) = path.as_deref().map_or((None, None), |path| match split_name(path) {
                 NameClass::Part { key, suffix } => (Some(key.to_owned()), Some(suffix)),
                 _ => (None, None),
             });
-            let own = IMAGE_SUFFIXES.contains(&self.image.0.as_str()).then(|| self.image.0.clone());
+            let own = IMAGE_SUFFIXES.contains(&name).then(|| name.to_owned());
             Row {
                 key: key.and_then(|column| any_text(column, row)).or(named),
-                image: bytes.and_then(|bytes| binary(bytes, row)).filter(|_| image.is_valid(row)),
+                image: bytes
+                    .and_then(|bytes| binary(bytes, row))
+                    .filter(|_| image.is_some_and(|i| i.is_valid(row))),
                 suffix: suffix.or(own).unwrap_or_default(),
                 caption: caption.and_then(|column| text(column, row)),
                 url: url.and_then(|column| text(column, row)),
@@ -142,6 +149,26 @@ impl Chosen {
             }
         });
         Ok(rows.collect())
+    }
+}
+
+/// Whether a table has what its format needs.
+fn check(
+    format: InputFormat,
+    has_image: bool,
+    url: Option<&(String, usize)>,
+    names: &str,
+) -> Result<(), String> {
+    let lacks =
+        |what: &str, key: &str| Err(format!("no column {what}; there are: {names}. Name it with {key}"));
+    match (format, has_image, url) {
+        (InputFormat::UrlList, _, None) => lacks("of addresses", "input.url_column"),
+        (InputFormat::Parquet, false, Some((url, _))) => lacks(
+            "of image bytes",
+            &format!("input.image_column, or fetch what `{url}` names with input.format = \"url_list\""),
+        ),
+        (_, false, None) => lacks("of image bytes or addresses", "input.image_column or input.url_column"),
+        _ => Ok(()),
     }
 }
 

@@ -1,0 +1,64 @@
+//! Any bytes as Parquet input, and as an archive that may be packed: samples, rejects and an end that agree with each other,
+//! or an error; never a panic that gets out, never more memory than the limits allow.
+#![no_main]
+
+use std::sync::{Arc, LazyLock, atomic::AtomicU64};
+
+use libfuzzer_sys::fuzz_target;
+use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
+use recaption_stages::{
+    read::{ByteBudget, Found, InputFormat, ReadSettings, read_shard},
+    shards::list_shards,
+    store::Stores,
+};
+use tokio::{runtime::Runtime, sync::mpsc};
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+});
+
+async fn read(data: &[u8], name: &str, format: InputFormat) {
+    let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    memory.put(&Path::from(name), data.to_vec().into()).await.expect("memory");
+    let mut stores = Stores::default().wrapped(Arc::new(move |_| Arc::clone(&memory)));
+    let Ok(shards) = list_shards(&mut stores, &[format!("/{name}")], InputFormat::Webdataset).await else { return };
+    let mut settings = ReadSettings { format, ..ReadSettings::default() };
+    settings.tar.max_member_bytes = 1 << 16;
+    let (to, mut found) = mpsc::channel(4);
+    let (budget, bytes) = (ByteBudget::new(1 << 20), AtomicU64::new(0));
+    let counting = async {
+        let mut next = 0;
+        while let Some(found) = found.recv().await {
+            let index = match found {
+                Found::Sample(sample) => {
+                    assert!(sample.image.len() <= 1 << 16);
+                    sample.index
+                }
+                Found::Reject { index, .. } => index,
+            };
+            assert_eq!(index, next, "in order, each once");
+            next += 1;
+        }
+        next
+    };
+    let reading = async move {
+        // Moved in: the counting ends when the reading does.
+        let to = to;
+        read_shard(0, &shards[0], &settings, &budget, &bytes, None, &to).await
+    };
+    let (end, count) = tokio::join!(reading, counting);
+    if let Ok(end) = end {
+        assert_eq!(end.expect("somebody listened").samples, count);
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some((first, rest)) = data.split_first() else { return };
+    RUNTIME.block_on(async {
+        match first % 3 {
+            0 => read(rest, "x", InputFormat::Auto).await,
+            1 => read(rest, "x.parquet", InputFormat::Parquet).await,
+            _ => read(rest, "x.tar", InputFormat::Webdataset).await,
+        }
+    });
+});

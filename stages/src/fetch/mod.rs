@@ -1,0 +1,22 @@
+//! Lists of addresses -> samples: the lists are parsed, the images fetched from whoever serves them.
+//!
+//! Strangers wrote the list, and strangers answer. So: only http and https, no address within the own network (looked at after
+//! the name is resolved and after every redirect), every answer bounded in size and time, a few requests per host, and
+//! images whose server opts out of machine use are left alone.
+//!
+//! | file | what |
+//! |---|---|
+//! | `lists` | CSV, TSV, JSON lines, plain text -> rows |
+//! | `client` (with `address`, `robots`) | address -> bytes |
+//! | `rows` | rows -> samples, many at a time |
+
+mod address;
+mod client;
+mod lists;
+mod robots;
+mod rows;
+
+pub use address::is_public;
+pub use client::{FetchError, FetchSettings, Fetched, Fetcher};
+pub use lists::{ListParser, ListRow};
+pub use rows::{Rows, fetch_row};

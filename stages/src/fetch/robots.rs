@@ -1,0 +1,62 @@
+//! `X-Robots-Tag`: what a server says about machine use of an answer. Read as img2dataset reads it.
+
+use reqwest::header::{HeaderMap, HeaderName};
+
+const HEADER: HeaderName = HeaderName::from_static("x-robots-tag");
+
+/// The directive among `refused` that the answer carries for everybody or for `agent`, if it carries one.
+///
+/// There may be several headers, each a list between commas; a list may begin with the name of the agent that it is for.
+pub fn refusal(headers: &HeaderMap, agent: &str, refused: &[String]) -> Option<String> {
+    let agent = agent.to_ascii_lowercase();
+    for value in headers.get_all(HEADER) {
+        let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+        let mut for_us = true;
+        for part in value.split(',') {
+            let directive = match part.split_once(':') {
+                // `unavailable_after: DATE` and `max-snippet: N` are no agents.
+                Some((name, _)) if name.trim() == "unavailable_after" || name.trim().starts_with("max-") => {
+                    continue;
+                }
+                Some((name, rest)) => {
+                    let name = name.trim();
+                    for_us = name == "*" || agent.split(['/', ' ', ';']).any(|word| word == name);
+                    rest
+                }
+                None => part,
+            };
+            let directive = directive.trim();
+            if for_us && refused.iter().any(|refused| refused.eq_ignore_ascii_case(directive)) {
+                return Some(directive.to_owned());
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn directives_count_for_everybody_or_for_the_agent_that_is_named() {
+        let refused = ["noai", "noimageai", "noindex", "noimageindex"].map(str::to_owned);
+        let found = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(HEADER, HeaderValue::from_str(value).expect("a header"));
+            }
+            refusal(&headers, "recaption/0.1 (+https://example.org)", &refused)
+        };
+        assert_eq!(found(&["noai"]).as_deref(), Some("noai"));
+        assert_eq!(found(&["nofollow, NoImageAI"]).as_deref(), Some("noimageai"));
+        assert_eq!(found(&["nofollow", "noindex"]).as_deref(), Some("noindex"));
+        assert_eq!(found(&["googlebot: noindex, noai"]), None);
+        assert_eq!(found(&["recaption: noai"]).as_deref(), Some("noai"));
+        assert_eq!(found(&["unavailable_after: 25 Jun 2030 15:00:00 PST, noai"]).as_deref(), Some("noai"));
+        assert_eq!(found(&["all", "nofollow, noarchive"]), None);
+        assert_eq!(found(&[]), None);
+    }
+}
