@@ -316,8 +316,9 @@ fn image_bytes(image: &ImageMember) -> Result<Bytes, (RejectReason, String)> {
 async fn open(shard: &ShardRef) -> object_store::Result<BoxStream<'static, object_store::Result<Bytes>>> {
     let location = shard.location.clone();
     match location.kind {
-        StoreKind::Bucket | StoreKind::Http => {
-            let etag = if location.kind == StoreKind::Bucket { shard.etag.clone() } else { None };
+        StoreKind::Bucket | StoreKind::Hub | StoreKind::Http => {
+            // A web server may take it for something else.
+            let etag = if location.kind == StoreKind::Http { None } else { shard.etag.clone() };
             let options = GetOptions::new().with_if_match(etag);
             Ok(location.store.get_opts(&location.path, options).await?.into_stream())
         }

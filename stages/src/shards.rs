@@ -41,16 +41,10 @@ impl ShardRef {
         let id = ShardId::from_url(&url);
         match meta {
             Ok(meta) => {
+                // The hub says nothing of the time.
+                let modified = Some(meta.last_modified).filter(|_| location.kind != StoreKind::Hub);
                 let etag = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
-                Self {
-                    location,
-                    url,
-                    id,
-                    size: meta.size,
-                    etag: Some(etag),
-                    modified: Some(meta.last_modified),
-                    missing: None,
-                }
+                Self { location, url, id, size: meta.size, etag: Some(etag), modified, missing: None }
             }
             Err(why) => Self { location, url, id, size: 0, etag: None, modified: None, missing: Some(why) },
         }
