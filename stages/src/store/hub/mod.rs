@@ -354,7 +354,7 @@ impl ObjectStore for Hub {
     }
 }
 
-/// The bytes as they come.
+/// The bytes as they come. Fused: of an object without bytes object_store asks for more after the end.
 fn body(response: Response) -> BoxStream<'static, Result<Bytes>> {
     futures::stream::unfold(Some(response), |response| async {
         let mut response = response?;
@@ -364,6 +364,7 @@ fn body(response: Response) -> BoxStream<'static, Result<Bytes>> {
             Err(error) => Some((Err(broken(&error)), None)),
         }
     })
+    .fuse()
     .boxed()
 }
 
