@@ -1,9 +1,11 @@
 //! Object stores by URL: one store per bucket, host or machine, opened once.
 //!
-//! Plain paths and `file://`, `s3://`, `gs://`, `az://` (and its relatives), `http(s)://` and `hf://datasets/`
-//! (reading only). Credentials come from each cloud's own environment variables, as object_store documents them. Secrets never appear in an error. Every
-//! store is [`Steady`]: it takes another attempt where one may go better.
+//! Plain paths and `file://`, `s3://`, `gs://`, `az://` (and its relatives), `http(s)://` and `hf://datasets/` (both
+//! reading only). Credentials come from each cloud's own environment variables, as object_store documents them, from AWS's
+//! shared files, and from the hub's variables. Secrets never appear in an error. Every store is [`Steady`]: it takes
+//! another attempt where one may go better.
 
+mod aws_profile;
 mod fault;
 mod hub;
 mod lease;
@@ -200,7 +202,8 @@ impl Stores {
         Self { wrap: Some(wrap), ..self }
     }
 
-    /// Takes the hub's variables from `environment` instead of the process's.
+    /// Takes the variables of the hub and of AWS's profiles from `environment` instead of the process's; what object_store
+    /// reads by itself stays the process's.
     #[must_use]
     pub fn with_environment(self, environment: Lookup) -> Self {
         Self { environment: Some(environment), ..self }
@@ -282,7 +285,7 @@ impl Stores {
         let store = match self.open.get(&key) {
             Some(store) => Arc::clone(store),
             None => {
-                let store = build(&url, &self.settings)
+                let store = build(&url, &self.settings, &|name| self.variable(name))
                     .map_err(|source| StoreError::Store { url: redacted, source })?;
                 let store = self.steady(store);
                 self.open.insert(key, Arc::clone(&store));
@@ -319,7 +322,8 @@ fn install_crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-type Build = fn(&Url, &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>>;
+type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
+type Build = fn(&Url, &StoreSettings, Variable<'_>) -> object_store::Result<Arc<dyn ObjectStore>>;
 
 /// What a whole request may take, its body included. Long bodies are read on where they stopped.
 const WHOLE_REQUEST: &str = "300 seconds";
@@ -337,25 +341,32 @@ fn retries(settings: &StoreSettings) -> RetryConfig {
     }
 }
 
-fn s3(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(retries(settings));
+fn s3(
+    url: &Url,
+    settings: &StoreSettings,
+    variable: Variable<'_>,
+) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let builder = aws_profile::apply(AmazonS3Builder::from_env(), variable).map_err(|what| {
+        object_store::Error::Unauthenticated { path: redact_url(url.as_str()), source: what.into() }
+    })?;
+    let builder = builder.with_url(url.as_str()).with_retry(retries(settings));
     let key = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
     Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
 }
 
-fn gcs(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn gcs(url: &Url, settings: &StoreSettings, _: Variable<'_>) -> object_store::Result<Arc<dyn ObjectStore>> {
     let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
     let key = GoogleConfigKey::Client(ClientConfigKey::Timeout);
     Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
 }
 
-fn azure(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn azure(url: &Url, settings: &StoreSettings, _: Variable<'_>) -> object_store::Result<Arc<dyn ObjectStore>> {
     let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
     let key = AzureConfigKey::Client(ClientConfigKey::Timeout);
     Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
 }
 
-fn http(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn http(url: &Url, settings: &StoreSettings, _: Variable<'_>) -> object_store::Result<Arc<dyn ObjectStore>> {
     // A query (a presigned URL's signature) stays on the base: the client only adds the path.
     let mut base = url.clone();
     base.set_path("");
