@@ -370,6 +370,9 @@ pub(crate) fn open_output(stores: &mut Stores, url: &str) -> anyhow::Result<Loca
     let output = stores.locate(url)?;
     match output.kind {
         StoreKind::Http => anyhow::bail!("output {}: a web server cannot be written to", output.url()),
+        StoreKind::Hub => {
+            anyhow::bail!("output {}: the Hugging Face hub cannot be written to", output.url());
+        }
         StoreKind::Local => remove_stale_uploads(&output)?,
         StoreKind::Bucket => {}
     }

@@ -61,7 +61,7 @@ pub fn condition(shard: &ShardRef) -> Option<String> {
 async fn open(shard: &ShardRef) -> object_store::Result<BoxStream<'static, object_store::Result<Bytes>>> {
     let location = shard.location.clone();
     match location.kind {
-        StoreKind::Bucket | StoreKind::Http => {
+        StoreKind::Bucket | StoreKind::Hub | StoreKind::Http => {
             let options = GetOptions::new().with_if_match(condition(shard));
             let got = location.store.get_opts(&location.path, options).await?;
             if got.meta.size != shard.size {

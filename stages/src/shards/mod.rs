@@ -52,6 +52,8 @@ impl ShardRef {
         let id = ShardId::from_url(&url);
         match meta {
             Ok(meta) => {
+                // The hub says nothing of the time.
+                let modified = Some(meta.last_modified).filter(|_| location.kind != StoreKind::Hub);
                 let etag = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
                 Self {
                     location,
@@ -60,7 +62,7 @@ impl ShardRef {
                     size: meta.size,
                     etag: Some(etag),
                     tagged: meta.e_tag.is_some(),
-                    modified: Some(meta.last_modified),
+                    modified,
                     missing: None,
                     files: None,
                 }

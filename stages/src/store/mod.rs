@@ -1,10 +1,13 @@
 //! Object stores by URL: one store per bucket, host or machine, opened once.
 //!
-//! Plain paths and `file://`, `s3://`, `gs://`, `az://` (and its relatives), `http(s)://` (reading only). Credentials come
-//! from each cloud's own environment variables, as object_store documents them. Secrets never appear in an error. Every
-//! store is [`Steady`]: it takes another attempt where one may go better.
+//! Plain paths and `file://`, `s3://`, `gs://`, `az://` (and its relatives), `http(s)://` and `hf://datasets/` (both
+//! reading only). Credentials come from each cloud's own environment variables, as object_store documents them, from AWS's
+//! shared files, and from the hub's variables. Secrets never appear in an error. Every store is [`Steady`]: it takes
+//! another attempt where one may go better.
 
+mod aws_profile;
 mod fault;
+mod hub;
 mod lease;
 mod settings;
 mod steady;
@@ -36,6 +39,7 @@ use recaption_schemas::redact_url;
 use url::Url;
 
 pub use fault::{Fault, words};
+pub use hub::{Dataset, Hub, HubSettings};
 pub use lease::{Lease, LeaseError};
 pub use settings::StoreSettings;
 pub use steady::Steady;
@@ -89,6 +93,8 @@ pub enum StoreKind {
     Bucket,
     /// A web server: can be read only.
     Http,
+    /// A dataset on the Hugging Face hub: can be listed, not written.
+    Hub,
 }
 
 /// A place in a store.
@@ -170,12 +176,16 @@ const LISTINGS: u32 = 5;
 /// Puts a store around another.
 pub type Wrap = Arc<dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync>;
 
+/// Finds a variable of an environment.
+pub type Lookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// Opens stores and keeps them.
 #[derive(Default)]
 pub struct Stores {
     open: HashMap<String, Arc<dyn ObjectStore>>,
     settings: StoreSettings,
     wrap: Option<Wrap>,
+    environment: Option<Lookup>,
     retried: Arc<AtomicU64>,
 }
 
@@ -190,6 +200,17 @@ impl Stores {
     #[must_use]
     pub fn wrapped(self, wrap: Wrap) -> Self {
         Self { wrap: Some(wrap), ..self }
+    }
+
+    /// Takes the variables of the hub and of AWS's profiles from `environment` instead of the process's; what object_store
+    /// reads by itself stays the process's.
+    #[must_use]
+    pub fn with_environment(self, environment: Lookup) -> Self {
+        Self { environment: Some(environment), ..self }
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        self.environment.as_ref().map_or_else(|| std::env::var(name).ok(), |lookup| lookup(name))
     }
 
     /// Further attempts so far, those of the cloud clients' own not counted.
@@ -247,9 +268,10 @@ impl Stores {
             "gs" => (StoreKind::Bucket, gcs),
             "az" | "azure" | "adl" | "abfs" | "abfss" => (StoreKind::Bucket, azure),
             "http" | "https" => (StoreKind::Http, http),
+            "hf" => return self.hub(&url, &redacted),
             _ => {
                 return Err(bad(format!(
-                    "unknown scheme `{scheme}`; known are file, s3, gs, az, http, https and plain paths"
+                    "unknown scheme `{scheme}`; known are file, s3, gs, az, http, https, hf and plain paths"
                 )));
             }
         };
@@ -263,7 +285,7 @@ impl Stores {
         let store = match self.open.get(&key) {
             Some(store) => Arc::clone(store),
             None => {
-                let store = build(&url, &self.settings)
+                let store = build(&url, &self.settings, &|name| self.variable(name))
                     .map_err(|source| StoreError::Store { url: redacted, source })?;
                 let store = self.steady(store);
                 self.open.insert(key, Arc::clone(&store));
@@ -273,6 +295,25 @@ impl Stores {
         let base = redact_url(&url[..url::Position::BeforePath]);
         Ok(Location { store, path, kind, base })
     }
+
+    /// One store per dataset and revision: the revision's commit is looked up once.
+    fn hub(&mut self, url: &Url, redacted: &str) -> Result<Location, StoreError> {
+        let bad = |what: String| StoreError::Url { url: redacted.to_owned(), what };
+        let (dataset, path) = Dataset::parse(url).map_err(bad)?;
+        let base = dataset.to_string();
+        let store = match self.open.get(&base) {
+            Some(store) => Arc::clone(store),
+            None => {
+                let hub = HubSettings::from_lookup(|name| self.variable(name)).map_err(bad)?;
+                let store = Hub::new(dataset, hub, self.settings)
+                    .map_err(|source| StoreError::Store { url: redacted.to_owned(), source })?;
+                let store = self.steady(Arc::new(store));
+                self.open.insert(base.clone(), Arc::clone(&store));
+                store
+            }
+        };
+        Ok(Location { store, path, kind: StoreKind::Hub, base })
+    }
 }
 
 /// TLS needs a provider of cryptography, chosen once per process.
@@ -281,7 +322,8 @@ pub(crate) fn install_crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-type Build = fn(&Url, &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>>;
+type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
+type Build = fn(&Url, &StoreSettings, Variable<'_>) -> object_store::Result<Arc<dyn ObjectStore>>;
 
 /// What a whole request may take, its body included. Long bodies are read on where they stopped.
 const WHOLE_REQUEST: &str = "300 seconds";
@@ -299,25 +341,32 @@ fn retries(settings: &StoreSettings) -> RetryConfig {
     }
 }
 
-fn s3(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(retries(settings));
+fn s3(
+    url: &Url,
+    settings: &StoreSettings,
+    variable: Variable<'_>,
+) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let builder = aws_profile::apply(AmazonS3Builder::from_env(), variable).map_err(|what| {
+        object_store::Error::Unauthenticated { path: redact_url(url.as_str()), source: what.into() }
+    })?;
+    let builder = builder.with_url(url.as_str()).with_retry(retries(settings));
     let key = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
     Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
 }
 
-fn gcs(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn gcs(url: &Url, settings: &StoreSettings, _: Variable<'_>) -> object_store::Result<Arc<dyn ObjectStore>> {
     let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
     let key = GoogleConfigKey::Client(ClientConfigKey::Timeout);
     Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
 }
 
-fn azure(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn azure(url: &Url, settings: &StoreSettings, _: Variable<'_>) -> object_store::Result<Arc<dyn ObjectStore>> {
     let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
     let key = AzureConfigKey::Client(ClientConfigKey::Timeout);
     Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
 }
 
-fn http(url: &Url, settings: &StoreSettings) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn http(url: &Url, settings: &StoreSettings, _: Variable<'_>) -> object_store::Result<Arc<dyn ObjectStore>> {
     // A query (a presigned URL's signature) stays on the base: the client only adds the path.
     let mut base = url.clone();
     base.set_path("");

@@ -158,7 +158,8 @@ impl ObjectStore for Steady {
             options,
             stream: Some(stream),
         };
-        let stream = futures::stream::unfold(Some(reading), Reading::next).boxed();
+        // Fused: of an object without bytes object_store asks for more after the end.
+        let stream = futures::stream::unfold(Some(reading), Reading::next).fuse().boxed();
         Ok(GetResult { payload: GetResultPayload::Stream(stream), ..got })
     }
 

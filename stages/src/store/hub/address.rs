@@ -1,0 +1,259 @@
+//! What is asked of the hub and where it is: a dataset by URL, the endpoint, the token.
+
+use std::{fmt, path::PathBuf};
+
+use object_store::{HeaderValue, path::Path};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use url::Url;
+
+/// What a revision keeps of itself in a canonical URL.
+const REVISION: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Where the hub is if nobody says otherwise.
+const ENDPOINT: &str = "https://huggingface.co";
+
+/// A dataset on the hub, and which revision of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataset {
+    /// `ORG/NAME`, or `NAME` alone for the few of old.
+    name: String,
+    /// A branch, tag or commit; the branch `main` where there is none.
+    revision: Option<String>,
+}
+
+impl Dataset {
+    /// The dataset and the path in it that `hf://datasets/ORG/NAME[@REVISION]/PATH` names.
+    ///
+    /// A name without organisation is understood where nothing follows, or where its revision does; otherwise two
+    /// parts are always an organisation and a name. A revision's slashes are written `%2F`, but for `refs/pr/N` and
+    /// `refs/convert/NAME`, which may stand as they are.
+    ///
+    /// # Errors
+    /// Says what is wrong; without anything that may be secret.
+    pub fn parse(url: &Url) -> Result<(Self, Path), String> {
+        let host = url.host_str().unwrap_or_default();
+        if host != "datasets"
+            || !url.username().is_empty()
+            || url.password().is_some()
+            || url.port().is_some()
+        {
+            return Err("a dataset on the hub is written hf://datasets/ORG/NAME[@REVISION]/PATH".into());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(
+                "a path on the hub has neither query nor fragment; write ? as %3F and # as %23".into()
+            );
+        }
+        let parts: Vec<&str> = url.path().split('/').filter(|part| !part.is_empty()).collect();
+        let (name, mut rest) = match parts.as_slice() {
+            [] => return Err("no dataset: it is written hf://datasets/ORG/NAME[@REVISION]/PATH".into()),
+            [legacy, rest @ ..] if legacy.contains('@') || rest.is_empty() => ((*legacy).to_owned(), rest),
+            [organisation, name, rest @ ..] => (format!("{organisation}/{name}"), rest),
+            [_] => return Err("no dataset".into()),
+        };
+        let (name, revision) = match name.split_once('@') {
+            None => (name, None),
+            Some((name, "refs")) => match rest {
+                [kind @ ("pr" | "convert"), which, further @ ..] => {
+                    rest = further;
+                    (name.to_owned(), Some(format!("refs/{kind}/{which}")))
+                }
+                _ => return Err("the revision `refs` is followed by /pr/N or /convert/NAME".into()),
+            },
+            Some((name, revision)) => (name.to_owned(), Some(revision.to_owned())),
+        };
+        let legal = |part: &str| {
+            let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            !part.is_empty() && !part.starts_with('.') && part.chars().all(known)
+        };
+        if !name.split('/').all(legal) {
+            return Err(format!("`{name}` is no name of a dataset"));
+        }
+        let revision = match revision {
+            None => None,
+            Some(revision) => {
+                let revision = percent_decode_str(&revision).decode_utf8().map_err(|e| e.to_string())?;
+                if revision.is_empty() || revision.split('/').any(|part| matches!(part, "" | "." | "..")) {
+                    return Err("the revision after @ is empty or malformed".into());
+                }
+                Some(revision.into_owned())
+            }
+        };
+        // So that its canonical URLs name it again: `NAME/PATH` would be an organisation and a name.
+        let revision = revision.or_else(|| (!name.contains('/')).then(|| "main".to_owned()));
+        let path =
+            Path::from_url_path(rest.join("/")).map_err(|e| format!("the path cannot be used: {e}"))?;
+        Ok((Self { name, revision }, path))
+    }
+
+    /// `ORG/NAME`, in parts.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &str> {
+        self.name.split('/')
+    }
+
+    /// The branch, tag or commit.
+    #[must_use]
+    pub fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or("main")
+    }
+}
+
+/// The beginning of all its canonical URLs: `hf://datasets/ORG/NAME[@REVISION]`.
+impl fmt::Display for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hf://datasets/{}", self.name)?;
+        match &self.revision {
+            Some(revision) => write!(f, "@{}", utf8_percent_encode(revision, REVISION)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where the hub is and who asks it.
+#[derive(Clone)]
+pub struct HubSettings {
+    /// Its address.
+    pub(super) endpoint: Url,
+    /// The `Authorization` header, marked as secret.
+    pub(super) authorization: Option<HeaderValue>,
+}
+
+impl HubSettings {
+    /// From an environment: `HF_ENDPOINT`, and `HF_TOKEN`, else the file `HF_TOKEN_PATH`, else `token` in `HF_HOME`,
+    /// in `XDG_CACHE_HOME/huggingface` or in `~/.cache/huggingface`.
+    ///
+    /// # Errors
+    /// An endpoint that is no address of a web server, a token file that was named but cannot be read, a token that
+    /// cannot be sent.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let lookup = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
+        let text = lookup("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into());
+        let endpoint = Url::parse(text.trim()).map_err(|e| format!("HF_ENDPOINT is no address: {e}"))?;
+        if !matches!(endpoint.scheme(), "http" | "https") || endpoint.query().is_some() {
+            return Err("HF_ENDPOINT is no address of a web server (http or https)".into());
+        }
+        if !endpoint.username().is_empty() || endpoint.password().is_some() {
+            return Err("HF_ENDPOINT may hold no user and password; set HF_TOKEN".into());
+        }
+        let authorization = match lookup("HF_TOKEN") {
+            Some(token) => Some(bearer(&token)?),
+            None => match token_file(&lookup)? {
+                Some(token) => Some(bearer(&token)?),
+                None => None,
+            },
+        };
+        Ok(Self { endpoint, authorization })
+    }
+
+    /// The token, to be taken out of what others say.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.authorization.as_ref()?.to_str().ok()?.strip_prefix("Bearer ")
+    }
+}
+
+fn token_file(lookup: &impl Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
+    let named = lookup("HF_TOKEN_PATH").map(PathBuf::from);
+    let path = named.clone().or_else(|| {
+        let home = || lookup("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        let cache = || lookup("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+        let hub = lookup("HF_HOME").map(PathBuf::from).or_else(|| Some(cache()?.join("huggingface")));
+        Some(hub?.join("token"))
+    });
+    let Some(path) = path else { return Ok(None) };
+    match std::fs::read_to_string(&path) {
+        Ok(token) => Ok(Some(token).filter(|token| !token.trim().is_empty())),
+        Err(error) if named.is_some() && error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("the token file {} (HF_TOKEN_PATH) cannot be read: {error}", path.display()))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+        .map_err(|_| "the token of the Hugging Face hub (HF_TOKEN) holds what no token may hold")?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Without the token.
+impl fmt::Debug for HubSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = if self.authorization.is_some() { "a token" } else { "no token" };
+        write!(f, "HubSettings({}, {token})", self.endpoint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<(String, String), String> {
+        let (dataset, path) = Dataset::parse(&Url::parse(text).expect(text))?;
+        Ok((dataset.to_string(), path.to_string()))
+    }
+
+    #[test]
+    fn urls_name_a_dataset_a_revision_and_a_path() {
+        for (text, dataset, path) in [
+            ("hf://datasets/o/n", "hf://datasets/o/n", ""),
+            ("hf://datasets/o/n/a%20b/0.tar", "hf://datasets/o/n", "a b/0.tar"),
+            ("hf://datasets/o/n@v1.0/0.tar", "hf://datasets/o/n@v1.0", "0.tar"),
+            ("hf://datasets/o/n@refs/pr/7/0.tar", "hf://datasets/o/n@refs%2Fpr%2F7", "0.tar"),
+            ("hf://datasets/o/n@refs%2Fpr%2F7/0.tar", "hf://datasets/o/n@refs%2Fpr%2F7", "0.tar"),
+            ("hf://datasets/o/n@refs/convert/parquet/", "hf://datasets/o/n@refs%2Fconvert%2Fparquet", ""),
+            ("hf://datasets/squad/", "hf://datasets/squad@main", ""),
+            ("hf://datasets/squad@main/a/b.tar", "hf://datasets/squad@main", "a/b.tar"),
+            ("hf://datasets/A/B/c", "hf://datasets/A/B", "c"),
+        ] {
+            let got = parse(text).expect(text);
+            assert_eq!(got, (dataset.to_owned(), path.to_owned()), "{text}");
+            assert_eq!(parse(&got.0).expect(text).0, got.0, "{text}: canonical URLs stay");
+        }
+    }
+
+    #[test]
+    fn what_is_no_dataset_is_an_error() {
+        for text in [
+            "hf://models/o/n/x",
+            "hf://datasets",
+            "hf://datasets/",
+            "hf://u:p@datasets/o/n/x",
+            "hf://datasets/o/n/x?y",
+            "hf://datasets/o/n@/x",
+            "hf://datasets/o/n@refs/x",
+            "hf://datasets/o/n@a%2F..%2Fb/x",
+            "hf://datasets/o/.n/x",
+            "hf://datasets/o/n%2Fm/x",
+        ] {
+            parse(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn tokens_come_from_variable_or_file_and_are_not_shown() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("token");
+        std::fs::write(&file, "hf_file\n").expect("file");
+        let (file, home) = (file.display().to_string(), folder.path().display().to_string());
+        for (set, token) in [
+            (vec![("HF_TOKEN", "hf_variable"), ("HF_HOME", home.as_str())], Some("hf_variable")),
+            (vec![("HF_TOKEN", " "), ("HF_TOKEN_PATH", file.as_str())], Some("hf_file")),
+            (vec![("HF_HOME", home.as_str())], Some("hf_file")),
+            (vec![("HF_TOKEN_PATH", "/nowhere/token")], None),
+            (vec![("HOME", "/nowhere")], None),
+            (vec![], None),
+        ] {
+            let find = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+            let settings = HubSettings::from_lookup(find).expect("settings");
+            assert_eq!(settings.token(), token);
+            assert!(!format!("{settings:?}").contains("hf_"), "{settings:?}");
+        }
+        for (name, value) in
+            [("HF_ENDPOINT", "ftp://x"), ("HF_TOKEN", "hf_\u{7}"), ("HF_TOKEN_PATH", home.as_str())]
+        {
+            let error = HubSettings::from_lookup(|n| (n == name).then(|| value.to_owned())).expect_err(name);
+            assert!(error.contains(name) && !error.contains("hf_"), "{error}");
+        }
+    }
+}
