@@ -1,0 +1,194 @@
+"""Memory that does not grow with the data set, and an output of 100,000 shards in which nothing is left to do.
+
+    python3 scripts/scale.py memory  [--part 1]         2,000 shards of 5 samples and 1 shard of 200,000, also a quarter of each
+    python3 scripts/scale.py nothing [--shards 100000]  `recaption run` over a folder whose shards are all committed
+    python3 scripts/scale.py nothing-s3 [--shards 10000]   the same over moto_server
+
+`memory` prints the peak of the program's resident memory (VmHWM) and its throughput; images are embedded. `nothing` makes
+inputs, parts and commit records as the program would have left them, from one shard that it did itself, and prints the time of
+a run that finds nothing to do, with what it is spent on (`strace -c` and `perf` where they are installed: --profile).
+"""
+import argparse, concurrent.futures, hashlib, json, os, pathlib, shutil, subprocess, sys, tempfile, time
+
+import soak
+
+# Scenes that are really drawn; larger shards repeat them under other keys.
+DRAWN = 2_000
+# A file has at most 65,000 names on ext4.
+NAMES_PER_FILE = 50_000
+POLL_SECONDS = 0.05
+
+
+def measure(call: list[str], env: dict[str, str]) -> tuple[dict, float, int]:
+    """Runs the program; its report, seconds, and peak memory in bytes."""
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(call, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        peak = 0
+        while process.poll() is None:
+            try:
+                status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+                peak = max(peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
+            except (OSError, TypeError):
+                pass
+            time.sleep(POLL_SECONDS)
+        took = time.monotonic() - began
+        out.seek(0), err.seek(0)
+        if process.returncode:
+            sys.exit(f"exit code {process.returncode}: {err.read().decode()[-3000:]}")
+        return json.loads(out.read()), took, peak * 1024
+
+
+def repeated(drawn: bytes, samples: int, path: pathlib.Path) -> None:
+    """A shard of `samples`: the drawn one again and again, with another beginning of the keys each time."""
+    members, at, count = [], 0, 0
+    while at < len(drawn) and drawn[at]:
+        size = int(drawn[at + 124:at + 135], 8)
+        whole = 512 + -(-size // 512) * 512
+        members.append(bytearray(drawn[at:at + whole]))
+        at += whole
+    per = len({bytes(m[:100]).split(b".")[0] for m in members})
+    with path.open("wb") as file:
+        for turn in range(-(-samples // per)):
+            keys = set()
+            for member in members:
+                key = bytes(member[:100]).split(b".")[0]
+                keys.add(key)
+                if turn * per + len(keys) > samples:
+                    break
+                member[:5] = f"{turn:05}".encode()
+                member[148:156] = b" " * 8
+                member[148:156] = f"{sum(member[:512]):06o}\0 ".encode()
+                file.write(member)
+        file.write(bytes(1024))
+
+
+def memory(options) -> None:
+    with tempfile.TemporaryDirectory(dir=soak.MODEL.parent) as scratch:
+        root = pathlib.Path(scratch)
+        drawn = (soak.draw(root / "drawn", 1, DRAWN) / "00000.tar").read_bytes()
+        print(f"{'shards':>8} {'samples':>8} {'peak MiB':>9} {'images/s':>9} {'seconds':>8}")
+        for shards, samples in ((500, 5), (2_000, 5), (1, 50_000), (1, 200_000)):
+            shards, samples = (shards // options.part, samples) if shards > 1 else (shards, samples // options.part)
+            folder = root / "in"
+            if shards > 1:
+                soak.draw(folder, shards, samples)
+            else:
+                folder.mkdir()
+                repeated(drawn, samples, folder / "00000.tar")
+            report, took, peak = measure(
+                soak.command(f"{folder}/", f"{root}/out", "--set", "output.images=embed"), soak.environment())
+            read = report["counts"]["captioned"]
+            assert read == shards * samples, f"{read} of {shards * samples}"
+            print(f"{shards:>8} {shards * samples:>8} {peak / 2**20:>9.0f} {read / report['seconds']:>9.0f} {took:>8.1f}", flush=True)
+            shutil.rmtree(folder), shutil.rmtree(root / "out")
+
+
+def hexdigest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fabricate(base: str, count: int, tar: bytes, template: dict, configuration: str, put, put_part) -> None:
+    """Inputs, parts and commit records of `count` shards.
+
+    Names and fingerprints are those of `ShardId::from_url` (schemas/src/shard.rs), `ShardRef::fingerprint`
+    (stages/src/shards.rs) and `RecordName` (stages/src/commits.rs).
+    """
+    def one(n: int) -> None:
+        url = f"{base}/in/{n:06}.tar"
+        etag = put(f"in/{n:06}.tar", tar)
+        shard = f"{n:06}-{hexdigest(url)[:8]}"
+        fingerprint = f"{hexdigest(chr(10).join((url, str(len(tar)), etag)))[:16]}-{configuration}"
+        record = template | {"shard": url, "size": len(tar), "etag": etag, "fingerprint": fingerprint}
+        for table in ("captions", "rejects"):
+            record[table] = template[table] | {"path": f"{table}/part-{shard}.parquet"}
+            put_part(f"out/{record[table]['path']}", table, n)
+        put(f"out/_recaption/shards/{shard}.{fingerprint}.json", (json.dumps(record, indent=2) + "\n").encode())
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for done in pool.map(one, range(count), chunksize=64):
+            del done
+
+
+def template(store, tar: bytes) -> tuple[dict, str, dict[str, bytes]]:
+    """One shard that the program did itself: its commit record, the configuration's fingerprint, its parts."""
+    store.put("one/in/000000.tar", tar)
+    call = soak.command(f"{store.base}/one/in/", f"{store.base}/one/out")
+    subprocess.run(call, check=True, env=store.environment, capture_output=True)
+    [record] = soak.records(store, "one/out")
+    commit = json.loads(store.get(record))
+    parts = {table: store.get(f"one/out/{commit[table]['path']}") for table in ("captions", "rejects")}
+    return commit, record.removesuffix(".json").rsplit("-", 1)[1], parts
+
+
+def nothing(options) -> None:
+    with tempfile.TemporaryDirectory(dir=soak.MODEL.parent) as scratch:
+        store = soak.Folder(pathlib.Path(scratch))
+        tar = (soak.draw(store.root / "drawn", 1, 1) / "00000.tar").read_bytes()
+        commit, configuration, parts = template(store, tar)
+
+        for folder in ("in", "out/_recaption/shards", "out/captions", "out/rejects"):
+            (store.root / folder).mkdir(parents=True)
+
+        def put(key: str, body: bytes) -> str:
+            path = store.root / key
+            path.write_bytes(body)
+            stat = path.stat()
+            return f'"{stat.st_ino:x}-{stat.st_mtime_ns // 1000:x}-{stat.st_size:x}"'
+
+        def put_part(key: str, table: str, n: int) -> None:
+            # Parts are not read: names are enough.
+            source = store.root / f"part-{table}-{n // NAMES_PER_FILE}"
+            if not source.exists():
+                source.write_bytes(parts[table])
+            os.link(source, store.root / key)
+
+        began = time.monotonic()
+        fabricate(f"file://{scratch}", options.shards, tar, commit, configuration, put, put_part)
+        print(f"{options.shards} shards made in {time.monotonic() - began:.0f} s", flush=True)
+        finds_nothing(store, options)
+
+
+def nothing_s3(options) -> None:
+    with soak.moto() as moto, tempfile.TemporaryDirectory() as scratch:
+        store = soak.S3(moto.port)
+        tar = (soak.draw(pathlib.Path(scratch), 1, 1) / "00000.tar").read_bytes()
+        commit, configuration, parts = template(store, tar)
+
+        def put(key: str, body: bytes) -> str:
+            store.put(key, body)
+            return f'"{hashlib.md5(body).hexdigest()}"'
+
+        began = time.monotonic()
+        fabricate(store.base, options.shards, tar, commit, configuration, put,
+                  lambda key, table, n: store.put(key, parts[table]))
+        print(f"{options.shards} shards made in {time.monotonic() - began:.0f} s", flush=True)
+        finds_nothing(store, options)
+
+
+def finds_nothing(store, options) -> None:
+    call = soak.command(f"{store.base}/in/", f"{store.base}/out")
+    for attempt in range(3):
+        report, took, peak = measure(call, store.environment)
+        assert report["shards_skipped"] == options.shards and report["shards_done"] == 0, report
+        print(f"run {attempt + 1}: nothing to do after {took:.2f} s, peak {peak / 2**20:.0f} MiB", flush=True)
+    if options.profile:
+        for tool in (["strace", "-f", "-c", "-w"], ["perf", "record", "-q", "-g", "-o", str(soak.MODEL.parent / "perf.data")]):
+            if shutil.which(tool[0]):
+                done = subprocess.run([*tool, *call], env=store.environment, capture_output=True, text=True)
+                print("\n".join(done.stderr.splitlines()[-40:]) if tool[0] == "strace" else f"perf: {tool[-1]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["memory", "nothing", "nothing-s3"])
+    parser.add_argument("--part", type=int, default=1, help="of `memory`: that much less of everything")
+    parser.add_argument("--shards", type=int)
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    options.shards = options.shards or (10_000 if options.what == "nothing-s3" else 100_000)
+    soak.in_venv()
+    {"memory": memory, "nothing": nothing, "nothing-s3": nothing_s3}[options.what](options)
+
+
+main()
