@@ -16,6 +16,7 @@ use object_store::{
     Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload, path::Path,
 };
 use recaption_stages::{
+    read::InputFormat,
     shards::list_shards,
     store::{Dataset, Fault, Hub, HubSettings, StoreKind, StoreSettings, Stores},
 };
@@ -265,7 +266,7 @@ async fn shards_are_listed_over_pages_and_read_without_the_token() {
     let cdn = cdn();
     let hub = hub(&cdn, usual());
     let patterns = ["hf://datasets/o/n/data/*.tar".to_owned()];
-    let shards = list_shards(&mut stores(&hub), &patterns).await.expect("shards");
+    let shards = list_shards(&mut stores(&hub), &patterns, InputFormat::Auto).await.expect("shards");
     let found: Vec<_> = shards.iter().map(|s| (s.url.as_str(), s.size, s.etag.as_deref())).collect();
     assert_eq!(
         found,
@@ -294,7 +295,7 @@ async fn one_shard_by_name_is_found() {
     let cdn = cdn();
     let hub = hub(&cdn, usual());
     let patterns = ["hf://datasets/o/n/data/{a,small}.tar".to_owned()];
-    let shards = list_shards(&mut stores(&hub), &patterns).await.expect("shards");
+    let shards = list_shards(&mut stores(&hub), &patterns, InputFormat::Auto).await.expect("shards");
     let tags: Vec<_> = shards.iter().map(|s| (s.size, s.etag.as_deref())).collect();
     assert_eq!(tags, [(100_000, Some("sha-a.tar")), (10, Some("git-small"))]);
 }

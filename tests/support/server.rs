@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
     thread,
 };
 
@@ -17,6 +20,23 @@ pub enum Answer {
     OnlyGet(Vec<u8>),
     /// Answers with this status.
     Status(u16),
+    /// Answers so many times with a status, and then hands out the bytes.
+    Late(Arc<AtomicU64>, u16, Vec<u8>),
+    /// Hands out the bytes with further headers.
+    With(&'static str, Vec<u8>),
+    /// Sends elsewhere.
+    Redirect(String),
+    /// Announces all bytes and sends half of them, so many times.
+    Cut(Arc<AtomicU64>, Vec<u8>),
+}
+
+/// `n`, to be counted down.
+pub fn times(n: u64) -> Arc<AtomicU64> {
+    Arc::new(AtomicU64::new(n))
+}
+
+fn count_down(left: &AtomicU64) -> bool {
+    left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok()
 }
 
 /// One request.
@@ -89,7 +109,24 @@ fn serve(
         target,
         authorization,
     });
+    let (mut more, mut cut) = ("", false);
     let bytes = match answers.get(&path) {
+        Some(Answer::Late(left, status, _)) if count_down(left) => return refuse(stream, *status),
+        Some(Answer::Late(_, _, bytes)) => bytes,
+        Some(Answer::With(headers, bytes)) => {
+            more = headers;
+            bytes
+        }
+        Some(Answer::Redirect(to)) => {
+            return write!(
+                stream,
+                "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+        }
+        Some(Answer::Cut(left, bytes)) => {
+            cut = count_down(left);
+            bytes
+        }
         Some(Answer::File(bytes)) => bytes,
         Some(Answer::OnlyGet(bytes)) if method == "GET" => bytes,
         Some(Answer::OnlyGet(_)) => return refuse(stream, 403),
@@ -100,13 +137,14 @@ fn serve(
     let status = if to - from == bytes.len() { "200 OK" } else { "206 Partial Content" };
     write!(
         stream,
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{}/{}\r\nAccept-Ranges: bytes\r\nETag: \"{:x}\"\r\nLast-Modified: Thu, 19 Oct 2023 12:00:00 GMT\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{}/{}\r\nAccept-Ranges: bytes\r\nETag: \"{:x}\"\r\nLast-Modified: Thu, 19 Oct 2023 12:00:00 GMT\r\n{more}Connection: close\r\n\r\n",
         to - from,
         to.max(1) - 1,
         bytes.len(),
         bytes.len()
     )?;
     if method == "GET" {
+        let to = if cut { from + (to - from) / 2 } else { to };
         stream.write_all(&bytes[from..to])?;
     }
     stream.flush()

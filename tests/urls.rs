@@ -1,0 +1,191 @@
+//! Lists of addresses: the images that they name become the rows that a shard of the same images would give, and what
+//! cannot be fetched becomes a reject that tells why, and is tried again where that may help.
+
+#![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
+
+mod support;
+
+use std::collections::HashMap;
+
+use support::{
+    Place,
+    output::{self, Caption},
+    program::{Call, recaption},
+    server::{Answer, Server, times},
+    shards::{Pack, jpeg},
+};
+
+fn run(place: &Place, input: &str, out: &str) -> Call {
+    place.run(place.path(input), out).set("fetch.allow_private=true").set("fetch.retries=1")
+}
+
+/// Captions without what a tar cannot know.
+fn bare(place: &Place, out: &str) -> Vec<Caption> {
+    let mut rows = output::read(&place.path(out)).captions;
+    for row in &mut rows {
+        (row.url, row.meta) = (None, None);
+        row.shard.clear();
+    }
+    rows
+}
+
+#[test]
+fn every_kind_of_list_gives_the_rows_of_a_shard() {
+    const IMAGES: u64 = 30;
+    let place = Place::new();
+    let mut pack = Pack::new();
+    let mut answers = HashMap::new();
+    for n in 0..IMAGES {
+        pack =
+            pack.file(&format!("k{n:02}.jpg"), jpeg(n)).file(&format!("k{n:02}.txt"), format!("scene, {n}"));
+        answers.insert(format!("/{n}.jpg"), Answer::File(jpeg(n)));
+    }
+    place.write("shard.tar", pack.close());
+    place.run(place.path("shard.tar"), "shard").ends(0);
+    let wanted = bare(&place, "shard");
+    let server = Server::start(answers);
+    let url = |n: u64| format!("http://127.0.0.1:{}/{n}.jpg", server.port());
+    let (mut csv, mut tsv) = ("key,url,caption,n\n".to_owned(), "id\turl\tTEXT\n".to_owned());
+    let (mut json, mut text) = (String::new(), String::new());
+    for n in 0..IMAGES {
+        csv += &format!("k{n:02},{},\"scene, {n}\",{n}\n", url(n));
+        tsv += &format!("k{n:02}\t{}\tscene, {n}\n", url(n));
+        let line =
+            serde_json::json!({"url": url(n), "caption": format!("scene, {n}"), "key": format!("k{n:02}")});
+        json += &format!("{line}\n");
+        text += &format!("{}\n", url(n));
+    }
+    place.write("list.csv", &csv);
+    place.write("list.tsv", tsv);
+    place.write("list.jsonl", json);
+    place.write("list.txt", text);
+    place.write("packed.csv.zst", zstd::bulk::compress(csv.as_bytes(), 3).expect("memory"));
+    write_parquet(&place, IMAGES, url);
+    for list in ["list.csv", "list.tsv", "list.jsonl", "packed.csv.zst", "list.parquet"] {
+        let out = format!("out-{list}");
+        run(&place, list, &out).ends(0);
+        assert_eq!(bare(&place, &out), wanted, "{list}");
+        let rows = output::read(&place.path(&out)).captions;
+        assert_eq!(rows[3].url, Some(url(3)), "{list}");
+    }
+    let rows = output::read(&place.path("out-list.csv")).captions;
+    assert_eq!(rows[4].meta.as_deref(), Some("{\"n\":\"4\"}"));
+    run(&place, "list.txt", "out-text").ends(0);
+    let rows = output::read(&place.path("out-text")).captions;
+    let plain: Vec<_> = rows.iter().map(|row| (row.key.clone(), row.sha256.clone())).collect();
+    let hashes = wanted.iter().enumerate().map(|(n, row)| (format!("{n:09}"), row.sha256.clone()));
+    assert_eq!(plain, hashes.collect::<Vec<_>>(), "plain text has no keys");
+}
+
+fn write_parquet(place: &Place, images: u64, url: impl Fn(u64) -> String) {
+    use arrow_array::{ArrayRef, RecordBatch, StringArray};
+    let column = |text: &dyn Fn(u64) -> String| -> ArrayRef {
+        std::sync::Arc::new((0..images).map(|n| Some(text(n))).collect::<StringArray>())
+    };
+    let columns = [
+        ("URL", column(&|n| url(n))),
+        ("TEXT", column(&|n| format!("scene, {n}"))),
+        ("key", column(&|n| format!("k{n:02}"))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("a table");
+    let file = std::fs::File::create(place.path("list.parquet")).expect("a file");
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).expect("a writer");
+    writer.write(&batch).expect("rows");
+    writer.close().expect("a footer");
+}
+
+#[test]
+fn what_cannot_be_fetched_is_a_reject_and_what_may_pass_is_tried_again_alone() {
+    let place = Place::new();
+    let late = times(2);
+    let answers = HashMap::from([
+        ("/good".to_owned(), Answer::File(jpeg(0))),
+        ("/gone".to_owned(), Answer::Status(404)),
+        ("/late".to_owned(), Answer::Late(late, 503, jpeg(1))),
+        ("/once".to_owned(), Answer::Late(times(1), 429, jpeg(2))),
+        ("/cut".to_owned(), Answer::Cut(times(1), jpeg(3))),
+        ("/no-ai".to_owned(), Answer::With("X-Robots-Tag: noindex, noai\r\n", jpeg(4))),
+        ("/page".to_owned(), Answer::With("Content-Type: text/html\r\n", b"<html>".to_vec())),
+        ("/large".to_owned(), Answer::File(vec![0; 100_000])),
+        ("/there".to_owned(), Answer::Redirect("/good".to_owned())),
+        ("/round".to_owned(), Answer::Redirect("/round".to_owned())),
+    ]);
+    let server = Server::start(answers);
+    let names = ["good", "gone", "late", "once", "cut", "no-ai", "page", "large", "there", "round"];
+    let mut list = "url,key\n".to_owned();
+    for name in names {
+        list += &format!("http://127.0.0.1:{}/{name},{name}\n", server.port());
+    }
+    list += "ftp://example.org/x,scheme\nnot an address,word\n";
+    list += &format!("http://127.0.0.1:{}/good,good\none,too,many\n", server.port());
+    place.write("list.csv", list);
+    run(&place, "list.csv", "out").set("input.max_member_bytes=50000").ends(0);
+    let first = output::read(&place.path("out"));
+    let keys = |rows: &[Caption]| rows.iter().map(|row| row.key.clone()).collect::<Vec<_>>();
+    assert_eq!(keys(&first.captions), ["good", "once", "cut", "there"]);
+    let reasons: Vec<(&str, &str)> =
+        first.rejects.iter().map(|r| (r.key.as_str(), r.reason.as_str())).collect();
+    assert_eq!(
+        reasons,
+        [
+            ("gone", "url_refused"),
+            ("late", "fetch_failed"),
+            ("no-ai", "opted_out"),
+            ("page", "unsupported_format"),
+            ("large", "too_large"),
+            ("round", "url_refused"),
+            ("scheme", "url_refused"),
+            ("word", "url_refused"),
+            ("good", "duplicate_key"),
+            ("000000013", "url_refused"),
+        ]
+    );
+    let detail = |key: &str| first.rejects.iter().find(|r| r.key == key).map(|r| r.detail.clone());
+    assert_eq!(detail("late").as_deref(), Some("status 503 Service Unavailable (2 attempts)"));
+    assert_eq!(detail("no-ai").as_deref(), Some("X-Robots-Tag says noindex"));
+    assert_eq!(detail("round").as_deref(), Some("more than 5 redirects"));
+
+    let asked = server.asked().len();
+    let retry = recaption().dir(place.root()).arg("retry").arg(place.path("out"));
+    retry.ends(0);
+    let again: Vec<String> =
+        server.asked().iter().skip(asked).map(|request| request.target.clone()).collect();
+    assert_eq!(again, ["/late"], "nothing else is asked");
+    let second = output::read(&place.path("out"));
+    assert_eq!(keys(&second.captions), ["good", "late", "once", "cut", "there"], "in the list's order");
+    assert_eq!(second.rejects.len(), first.rejects.len() - 1);
+    let kept =
+        |rows: &output::Rows| rows.captions.iter().filter(|r| r.key != "late").cloned().collect::<Vec<_>>();
+    assert_eq!(kept(&second), kept(&first), "what was there stays as it was");
+    assert!(second.rejects.iter().all(|reject| reject.key != "late"));
+    recaption().dir(place.root()).arg("retry").arg(place.path("out")).ends(0);
+    assert_eq!(output::read(&place.path("out")), second);
+}
+
+#[test]
+fn the_own_network_is_not_asked_not_even_by_a_redirect_or_a_name() {
+    let place = Place::new();
+    let server = Server::start(HashMap::from([("/secret".to_owned(), Answer::File(jpeg(0)))]));
+    let port = server.port();
+    let list = format!(
+        "url\nhttp://127.0.0.1:{port}/secret\nhttp://localhost:{port}/secret\nhttp://2130706433:{port}/secret\nhttp://[::ffff:127.0.0.1]:{port}/secret\nhttp://0x7f.1:{port}/secret\nhttp://169.254.169.254/latest/meta-data\nhttp://user:secret@example.org/x\n"
+    );
+    place.write("list.csv", list);
+    let said = place.run(place.path("list.csv"), "out").set("fetch.retries=0").ends(0);
+    said.never_says("user:secret");
+    let rows = output::read(&place.path("out"));
+    assert_eq!((rows.captions.len(), rows.rejects.len()), (0, 7));
+    for reject in &rows.rejects {
+        assert_eq!(reject.reason, "url_refused", "{reject:?}");
+        assert!(!reject.detail.contains("secret"), "{reject:?}");
+    }
+    assert!(server.asked().is_empty(), "{:?}", server.asked());
+}
+
+#[test]
+fn a_list_without_addresses_says_what_it_has() {
+    let place = Place::new();
+    place.write("list.csv", "link,caption\nx,y\n");
+    run(&place, "list.csv", "out").ends(3).warns("there are: link, caption").warns("input.url_column");
+    run(&place, "list.csv", "told").set("input.url_column=href").ends(3).warns("no column `href`");
+}
