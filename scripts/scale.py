@@ -2,13 +2,16 @@
 
     python3 scripts/scale.py memory  [--part 1]         2,000 shards of 5 samples and 1 shard of 200,000, also a quarter of each
     python3 scripts/scale.py nothing [--shards 100000]  `recaption run` over a folder whose shards are all committed
-    python3 scripts/scale.py nothing-s3 [--shards 10000]   the same over moto_server
+    python3 scripts/scale.py nothing-s3 [--shards 10000]   the same over moto_server, most of whose time is moto's
+    python3 scripts/scale.py nothing-listed [--shards 100000] [--latency 0.1]   over a server that only lists, 1,000 keys a page,
+                                                            and takes that many seconds for each
 
 `memory` prints the peak of the program's resident memory (VmHWM) and its throughput; images are embedded. `nothing` makes
 inputs, parts and commit records as the program would have left them, from one shard that it did itself, and prints the time of
 a run that finds nothing to do, with what it is spent on (`strace -c` and `perf` where they are installed: --profile).
 """
-import argparse, concurrent.futures, hashlib, json, os, pathlib, shutil, subprocess, sys, tempfile, time
+import argparse, bisect, concurrent.futures, hashlib, http.server, json, os, pathlib, shutil, subprocess, sys, tempfile, threading
+import time, urllib.parse
 
 import soak
 
@@ -17,6 +20,8 @@ DRAWN = 2_000
 # A file has at most 65,000 names on ext4.
 NAMES_PER_FILE = 50_000
 POLL_SECONDS = 0.05
+# Keys on a page of S3's listings.
+PAGE = 1_000
 
 
 def measure(call: list[str], env: dict[str, str]) -> tuple[dict, float, int]:
@@ -166,6 +171,63 @@ def nothing_s3(options) -> None:
         finds_nothing(store, options)
 
 
+class Lister(http.server.BaseHTTPRequestHandler):
+    """S3 as far as a run needs it that finds nothing to do: listings, and a record of the run that is put."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    keys: list[tuple[str, int, str]]
+    latency: float
+
+    def do_GET(self) -> None:
+        query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
+        time.sleep(self.latency)
+        if "list-type" not in query:
+            return self.answer(404)
+        prefix = query.get("prefix", "")
+        begin = bisect.bisect_right(self.keys, (query.get("continuation-token") or prefix, sys.maxsize))
+        page = [k for k in self.keys[begin:begin + PAGE] if k[0].startswith(prefix)]
+        body = "".join(f"<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>2023-10-19T12:00:00.000Z</LastModified>"
+                       f"<ETag>{etag}</ETag></Contents>" for key, size, etag in page)
+        if len(page) == PAGE:
+            body += f"<NextContinuationToken>{page[-1][0]}</NextContinuationToken>"
+        self.answer(200, f"<ListBucketResult>{body}</ListBucketResult>".encode())
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(200)
+
+    def answer(self, status: int, body: bytes = b"") -> None:
+        self.send_response(status)
+        self.send_header("ETag", '"0"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+def nothing_listed(options) -> None:
+    with tempfile.TemporaryDirectory(dir=soak.MODEL.parent) as scratch:
+        folder = soak.Folder(pathlib.Path(scratch))
+        tar = (soak.draw(folder.root / "drawn", 1, 1) / "00000.tar").read_bytes()
+        commit, configuration, _ = template(folder, tar)
+    keys, etag = {}, f'"{hashlib.md5(tar).hexdigest()}"'
+
+    def put(key: str, body: bytes) -> str:
+        keys[key] = (key, len(body), etag)
+        return etag
+
+    fabricate(f"s3://{soak.BUCKET}", options.shards, tar, commit, configuration, put, lambda *_: None)
+    Lister.keys, Lister.latency = sorted(keys.values()), options.latency
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Lister) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        finds_nothing(soak.S3(server.server_port, make=False), options)
+        server.shutdown()
+
+
 def finds_nothing(store, options) -> None:
     call = soak.command(f"{store.base}/in/", f"{store.base}/out")
     for attempt in range(3):
@@ -176,19 +238,20 @@ def finds_nothing(store, options) -> None:
         for tool in (["strace", "-f", "-c", "-w"], ["perf", "record", "-q", "-g", "-o", str(soak.MODEL.parent / "perf.data")]):
             if shutil.which(tool[0]):
                 done = subprocess.run([*tool, *call], env=store.environment, capture_output=True, text=True)
-                print("\n".join(done.stderr.splitlines()[-40:]) if tool[0] == "strace" else f"perf: {tool[-1]}")
+                print("\n".join(done.stderr.splitlines()[:14]) if tool[0] == "strace" else f"perf: {tool[-1]}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["memory", "nothing", "nothing-s3"])
+    parser.add_argument("what", choices=["memory", "nothing", "nothing-s3", "nothing-listed"])
     parser.add_argument("--part", type=int, default=1, help="of `memory`: that much less of everything")
     parser.add_argument("--shards", type=int)
+    parser.add_argument("--latency", type=float, default=0.1, help="of `nothing-listed`: seconds for a page")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     options.shards = options.shards or (10_000 if options.what == "nothing-s3" else 100_000)
     soak.in_venv()
-    {"memory": memory, "nothing": nothing, "nothing-s3": nothing_s3}[options.what](options)
+    {"memory": memory, "nothing": nothing, "nothing-s3": nothing_s3, "nothing-listed": nothing_listed}[options.what](options)
 
 
 main()

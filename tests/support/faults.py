@@ -11,9 +11,10 @@
                      success meets that mistake, whatever the rate; only kinds that need the server's answer
 
 The mistakes: `500`, `503` (in bursts, with S3's SlowDown) and `429` come instead of the server's answer, and the server
-hears nothing. `refused` breaks the connection before the server hears. `stall` is silence before the answer. `lost_answer`
-breaks the connection after the server has done what it was asked. `reset` and `cut` break an answer in the middle of its
-body, by RST and by FIN; `too_long` and `too_short` announce another length than the body has.
+hears nothing. `refused` breaks the connection before the server hears, `upload_cut` while a body is being sent. `stall` is
+silence before the answer. `lost_answer` breaks the connection after the server has done what it was asked. `reset` and `cut`
+break an answer in the middle of its body, by RST and by FIN; after `silent` nothing more comes and nothing breaks; `too_long`
+and `too_short` announce another length than the body has.
 """
 import asyncio, json, os, random, re, socket, struct
 
@@ -21,7 +22,8 @@ from mitmproxy import ctx, http
 
 WITHOUT_SERVER = ["500", "503", "429", "refused"]
 ANY_ANSWER = ["stall", "lost_answer"]
-WITH_BODY = ["reset", "cut", "too_long", "too_short"]
+WITH_BODY = ["reset", "cut", "silent", "too_long", "too_short"]
+UPLOADS = ["upload_cut"]
 # How many requests in a row meet the 503.
 BURST = (2, 3)
 # Long enough for half a body to arrive before the connection breaks.
@@ -35,7 +37,7 @@ class Faults:
         self.rate = float(env.get("FAULTS_RATE", "0"))
         self.stall = float(env.get("FAULTS_STALL", "30"))
         self.stalls = int(env.get("FAULTS_STALLS", "1000000"))
-        self.kinds = set(filter(None, env.get("FAULTS_KINDS", "").split(","))) or {*WITHOUT_SERVER, *ANY_ANSWER, *WITH_BODY}
+        self.kinds = set(filter(None, env.get("FAULTS_KINDS", "").split(","))) or {*WITHOUT_SERVER, *ANY_ANSWER, *WITH_BODY, *UPLOADS}
         self.only = re.compile(env.get("FAULTS_ONLY", ""))
         rules = (line.split(" ", 1) for line in env.get("FAULTS_AT", "").splitlines() if line)
         self.rules = [(kind, re.compile(where)) for kind, where in rules]
@@ -51,20 +53,26 @@ class Faults:
             return "503"
         if self.dice.random() >= self.rate or not self.only.search(asked(flow)):
             return None
-        known = WITHOUT_SERVER + ANY_ANSWER + (WITH_BODY if flow.request.method == "GET" else [])
-        known = [kind for kind in known if kind in self.kinds and (kind != "stall" or self.stalls)]
+        known = WITHOUT_SERVER + ANY_ANSWER + {"GET": WITH_BODY, "PUT": UPLOADS}.get(flow.request.method, [])
+        known = [kind for kind in known if kind in self.kinds and (kind not in ("stall", "silent") or self.stalls)]
         kind = self.dice.choice(known) if known else None
         if kind == "503":
             self.burst = self.dice.randint(*BURST) - 1
-        if kind == "stall":
+        if kind in ("stall", "silent"):
             self.stalls -= 1
         return kind
 
-    def request(self, flow: http.HTTPFlow) -> None:
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
         kind = self.choose(flow)
         precondition = flow.request.headers.get("if-none-match")
         self.write(flow, request=True, if_none_match=precondition)
         flow.metadata["fault"] = kind
+        if kind in UPLOADS:
+            self.write(flow, fault=kind)
+            flow.kill()
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        kind = flow.metadata.get("fault")
         if kind in ("500", "503", "429"):
             code = {"500": "InternalError", "503": "SlowDown", "429": "TooManyRequests"}[kind]
             body = f"<Error><Code>{code}</Code><Message>a mistake on purpose</Message></Error>"
@@ -91,12 +99,12 @@ class Faults:
             await asyncio.sleep(self.stall)
         elif kind == "lost_answer":
             flow.kill()
-        elif kind in ("reset", "cut"):
+        elif kind in ("reset", "cut", "silent"):
             answer.headers["content-length"] = str(len(body))
             answer.raw_content = body[: len(body) // 2]
             if kind == "cut":
                 answer.headers["connection"] = "close"
-            else:
+            elif kind == "reset":
                 asyncio.get_running_loop().call_later(HALF_SECONDS, reset, flow)
         elif kind in ("too_long", "too_short"):
             wrong = len(body) + 1000 if kind == "too_long" else len(body) // 2
