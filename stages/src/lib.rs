@@ -3,7 +3,7 @@
 //! | file | hop |
 //! |---|---|
 //! | `shards` | patterns -> `ShardRef` |
-//! | `read` (with `tar`, `webdataset`) | `ShardRef` -> `Sample` |
+//! | `read` (with `tar`, `webdataset`, `fetch`, and `former` in a retry) | `ShardRef` -> `Sample` |
 //! | `prepare` (with `decode`) | `Sample` -> `Image` |
 //! | `caption` | `Image` -> `Encoded` -> `Candidates` |
 //! | `score` | `Candidates` -> `Scored` |
