@@ -42,9 +42,20 @@ pub async fn list(folder: &Location, format: InputFormat) -> Result<Vec<ShardRef
         InputFormat::UrlList => direct(|name| ListKind::of_name(name).is_some() || is_parquet(name)),
         InputFormat::Folder => images(folder, files),
         InputFormat::Auto => {
-            let shards = direct(is_shard_name);
-            if !shards.is_empty() {
-                return Ok(shards);
+            let tars = direct(|name| is_shard_name(name) && !is_parquet(name));
+            let tables = direct(is_parquet);
+            if !tars.is_empty() {
+                if !tables.is_empty() {
+                    // img2dataset writes what it knows of a tar's images beside the tar.
+                    tracing::info!(
+                        files = tables.len(),
+                        "Parquet files beside tars are left alone; input.format takes them"
+                    );
+                }
+                return Ok(tars);
+            }
+            if !tables.is_empty() {
+                return Ok(tables);
             }
             let lists = direct(|name| is_list_name(name) && name != METADATA_FILE);
             let images = images(folder, files);
