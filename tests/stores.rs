@@ -102,6 +102,28 @@ fn another_configuration_is_refused_by_name_and_overwrite_redoes(bucket: &Bucket
     assert_eq!(bucket.records("out").len(), 2, "the old records are gone");
 }
 
+fn a_lock_keeps_others_out_and_ends_when_its_run_is_dead(bucket: &Bucket) {
+    (0..30).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 8)));
+    let run = || bucket.run("in", "out").arg("--lock").set("run.lock_seconds=4").set("run.threads=1");
+    let mut first = run().start();
+    let lock = "out/_recaption/lock.json";
+    while first.is_alive() && bucket.list("out/_recaption").iter().all(|name| name != lock) {
+        std::thread::yield_now();
+    }
+    run().ends(0).warns("is locked by process").warns("nothing was done");
+    assert!(first.is_alive(), "the first run was to be under way still");
+    first.kill();
+    first.wait();
+    run().ends(0).warns("is locked by process");
+    // Renewed at least a second before it was killed: past four seconds later.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let report = run().ends(0).report();
+    assert_eq!(report["shards_left"], json!(0), "{report:#}");
+    assert_eq!(bucket.records("out").len(), 30);
+    let report = run().ends(0).report();
+    assert_eq!(report["shards_skipped"], json!(30), "a lock that was given back holds nobody up: {report:#}");
+}
+
 fn two_workers_at_once_leave_every_row_once(bucket: &Bucket) {
     (0..6).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 10)));
     // One shard after another: then both work on the same shard at the same time.
@@ -141,6 +163,7 @@ over! {
         a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
         another_configuration_is_refused_by_name_and_overwrite_redoes,
         two_workers_at_once_leave_every_row_once,
+        a_lock_keeps_others_out_and_ends_when_its_run_is_dead,
         nothing_is_left_of_uploads_in_pieces;
     // One writer at a time; it takes minutes to compile.
     s3_with_signatures: Bucket::s3s(),
@@ -154,12 +177,14 @@ over! {
         rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
         a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
         another_configuration_is_refused_by_name_and_overwrite_redoes,
-        two_workers_at_once_leave_every_row_once;
+        two_workers_at_once_leave_every_row_once,
+        a_lock_keeps_others_out_and_ends_when_its_run_is_dead;
     google: Bucket::gcs(),
         rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
         a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
         another_configuration_is_refused_by_name_and_overwrite_redoes,
-        two_workers_at_once_leave_every_row_once;
+        two_workers_at_once_leave_every_row_once,
+        a_lock_keeps_others_out_and_ends_when_its_run_is_dead;
 }
 
 fn nothing_is_left_of_uploads_in_pieces(bucket: &Bucket) {
