@@ -17,14 +17,14 @@ LIMITS = ["-timeout=10", "-rss_limit_mb=2048"]
 MOST_BYTES = {"tar": 1 << 16, "image": 1 << 16, "config": 1 << 12, "parquet": 1 << 15, "lists": 1 << 13}
 
 
-PREFIX = {"tar": b"\x01", "parquet": b"\x00"}
+PREFIX = {"tar": b"\x01", "parquet": b"\x00", "lists": b"\x04"}
 
 
 def seeds(target: str) -> list[pathlib.Path]:
     data = ROOT / "tests/data"
-    folders = {"parquet": [HERE / "seeds", data / "tar"], "tar": [data / "tar"], "image": [data], "config": [ROOT / "examples", ROOT / "stages/finetune/recipes"], "lists": [data]}
+    folders = {"parquet": [HERE / "seeds", data / "tar"], "tar": [data / "tar"], "image": [data], "config": [ROOT / "examples", ROOT / "stages/finetune/recipes"], "lists": [HERE / "seeds"]}
     endings = {"parquet": {".parquet", ".tar", ".zst", ".gz"}, "tar": {".tar"}, "image": {".jpg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}, "config": {".toml"},
-               "lists": {".tsv", ".csv", ".jsonl"}}
+               "lists": {".txt", ".csv", ".jsonl"}}
     return [f for folder in folders.get(target, []) for f in sorted(folder.rglob("*")) if f.suffix in endings[target]]
 
 

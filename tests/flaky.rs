@@ -100,7 +100,7 @@ fn an_output_that_is_full_or_forbidden_ends_the_run_at_once_and_what_is_committe
         let wrapped = flaky.clone();
         let stores = Stores::new(impatient()).wrapped(Arc::new(move |inner| wrapped.around(inner)));
         let config = config(&input, &place.path(name));
-        let error = try_run(stores, &config).err().expect("a run that cannot end");
+        let error = try_run(stores, &config).expect_err("a run that cannot end");
         let error = format!("{error:#}");
         assert!(error.contains("the output cannot be written") && error.contains(words), "{error}");
         assert!(flaky.writes() < 60 + 200, "{} writes were tried: it went on", flaky.writes());
@@ -123,7 +123,7 @@ fn a_run_in_which_too_much_fails_stops_with_the_reasons() {
         place.write(&format!("in/{shard:05}.tar"), pack.close());
     }
     let mut config = config(&place.path("in"), &place.path("out"));
-    let error = try_run(Stores::default(), &config).err().expect("a run that stops");
+    let error = try_run(Stores::default(), &config).expect_err("a run that stops");
     let error = format!("{error:#}");
     assert!(error.contains("run.max_failure_ratio = 0.5") && error.contains("1000 corrupt_image"), "{error}");
     config.max_failure_ratio = 1.0;

@@ -114,15 +114,30 @@ fn rows(place: &Place, input: &Path, out: &str, with_meta: bool) -> Vec<Caption>
     rows
 }
 
-#[test]
-fn every_format_gives_the_same_rows() {
-    let place = Place::new();
-    let samples = samples();
-    let tar = scenes(0, SCENES);
-    let plain = place.write("plain/00000.tar", &tar);
-    let wanted = rows(&place, &plain, "out-plain", true);
-    assert_eq!(wanted.len(), SCENES as usize);
+/// A shard of scenes, its samples, and the rows that it gives: with and without the samples' JSON.
+struct Story {
+    place: Place,
+    samples: Vec<Sample>,
+    tar: Vec<u8>,
+    shard: PathBuf,
+    wanted: Vec<Caption>,
+    without_meta: Vec<Caption>,
+}
 
+fn story() -> Story {
+    let place = Place::new();
+    let tar = scenes(0, SCENES);
+    let shard = place.write("plain/00000.tar", &tar);
+    let wanted = rows(&place, &shard, "out-plain", true);
+    assert_eq!(wanted.len(), SCENES as usize);
+    let mut without_meta = wanted.clone();
+    without_meta.iter_mut().for_each(|row| row.meta = None);
+    Story { place, samples: samples(), tar, shard, wanted, without_meta }
+}
+
+#[test]
+fn packed_tars_give_the_rows_of_a_plain_one() {
+    let Story { place, tar, wanted, .. } = story();
     let half = tar.len() / 1024 * 512;
     for (name, bytes) in [
         ("00000.tar.gz", gzip(&tar)),
@@ -135,8 +150,11 @@ fn every_format_gives_the_same_rows() {
         let input = place.write(&format!("packed/{name}"), bytes);
         assert_eq!(rows(&place, &input, &format!("out-{name}"), true), wanted, "{name}");
     }
+}
 
-    // Folders: sidecars, and Hugging Face's metadata.
+#[test]
+fn folders_give_the_rows_of_a_tar() {
+    let Story { place, samples, wanted, without_meta, .. } = story();
     for sample in &samples {
         place.write(&format!("folder/a/{}.jpg", sample.key), &sample.jpg);
         place.write(&format!("folder/a/{}.txt", sample.key), &sample.txt);
@@ -150,18 +168,20 @@ fn every_format_gives_the_same_rows() {
         serde_json::json!({"file_name": format!("{}.jpg", s.key), "text": s.txt, "n": 1}).to_string() + "\n"
     });
     place.write("imagefolder/metadata.jsonl", lines.collect::<String>());
-    let mut plain_rows = wanted.clone();
-    plain_rows.iter_mut().for_each(|row| row.meta = None);
-    assert_eq!(rows(&place, &place.path("imagefolder"), "out-imagefolder", false), plain_rows, "imagefolder");
+    let imagefolder = place.path("imagefolder");
+    assert_eq!(rows(&place, &imagefolder, "out-imagefolder", false), without_meta, "imagefolder");
+}
 
-    // Parquet: Hugging Face's form, img2dataset's form, told columns.
+#[test]
+fn tables_give_the_rows_of_a_tar() {
+    let Story { place, samples, wanted, without_meta, .. } = story();
     let key = || texts(samples.iter().map(|s| s.key.clone()));
     let caption = || texts(samples.iter().map(|s| s.txt.clone()));
     let jpg = || binaries(samples.iter().map(|s| Some(&s.jpg[..])));
     let json = || texts(samples.iter().map(|s| s.json.clone()));
     let table = place.path("parquet/hf.parquet");
     write_table(&table, vec![("image", image_feature(&samples)), ("text", caption())], Compression::SNAPPY);
-    assert_eq!(rows(&place, &table, "out-hf", false), plain_rows, "Hugging Face's image feature");
+    assert_eq!(rows(&place, &table, "out-hf", false), without_meta, "Hugging Face's image feature");
     let table = place.path("parquet/img2dataset.parquet");
     let columns = vec![("caption", caption()), ("key", key()), ("json", json()), ("jpg", jpg())];
     write_table(&table, columns, Compression::ZSTD(Default::default()));
@@ -179,18 +199,20 @@ fn every_format_gives_the_same_rows() {
         row.shard.clear();
         row.meta = None;
     });
-    assert_eq!(told, plain_rows, "columns that are told, in a file without extension");
+    assert_eq!(told, without_meta, "columns that are told, in a file without extension");
+}
 
-    // Its own output, with embedded images.
-    place.run(&plain, "embedded").set("output.images=embed").ends(0);
+#[test]
+fn its_own_output_and_a_list_of_shards_give_the_same_rows() {
+    let Story { place, shard, wanted, .. } = story();
+    place.run(&shard, "embedded").set("output.images=embed").ends(0);
     let own = place.path("embedded/captions");
     place.run(&own, "out-own").set("input.caption_column=org_caption").ends(0);
     let mut own = output::read(&place.path("out-own")).captions;
     own.iter_mut().for_each(|row| row.shard.clear());
     assert_eq!(own, wanted, "its own output");
 
-    // A list in a file.
-    let list = format!("# shards\n\n{}\n", plain.display());
+    let list = format!("# shards\n\n{}\n", shard.display());
     place.write("list.txt", list);
     let said = recaption().dir(place.root()).arg("run").arg("--model").arg(support::model());
     said.args(["--input", "@list.txt", "--output", "out-list"]).ends(0);

@@ -94,14 +94,12 @@ fn write_parquet(place: &Place, images: u64, url: impl Fn(u64) -> String) {
     writer.close().expect("a footer");
 }
 
-#[test]
-fn what_cannot_be_fetched_is_a_reject_and_what_may_pass_is_tried_again_alone() {
-    let place = Place::new();
-    let late = times(2);
-    let answers = HashMap::from([
+/// Everything that a server may do.
+fn answers() -> HashMap<String, Answer> {
+    HashMap::from([
         ("/good".to_owned(), Answer::File(jpeg(0))),
         ("/gone".to_owned(), Answer::Status(404)),
-        ("/late".to_owned(), Answer::Late(late, 503, jpeg(1))),
+        ("/late".to_owned(), Answer::Late(times(2), 503, jpeg(1))),
         ("/once".to_owned(), Answer::Late(times(1), 429, jpeg(2))),
         ("/cut".to_owned(), Answer::Cut(times(1), jpeg(3))),
         ("/no-ai".to_owned(), Answer::With("X-Robots-Tag: noindex, noai\r\n", jpeg(4))),
@@ -109,8 +107,13 @@ fn what_cannot_be_fetched_is_a_reject_and_what_may_pass_is_tried_again_alone() {
         ("/large".to_owned(), Answer::File(vec![0; 100_000])),
         ("/there".to_owned(), Answer::Redirect("/good".to_owned())),
         ("/round".to_owned(), Answer::Redirect("/round".to_owned())),
-    ]);
-    let server = Server::start(answers);
+    ])
+}
+
+#[test]
+fn what_cannot_be_fetched_is_a_reject_and_what_may_pass_is_tried_again_alone() {
+    let place = Place::new();
+    let server = Server::start(answers());
     let names = ["good", "gone", "late", "once", "cut", "no-ai", "page", "large", "there", "round"];
     let mut list = "url,key\n".to_owned();
     for name in names {

@@ -260,7 +260,8 @@ async fn metadata(reading: Reading<'_>) -> Result<ParquetMetaData, ReadError> {
     let failed = |what: &dyn std::fmt::Display| reading.data(&format!("no Parquet that can be read: {what}"));
     let decoder = ParquetMetaDataPushDecoder::try_new(size).map_err(|e| failed(&e))?;
     let mut decoder = decoder.with_page_index_policy(PageIndexPolicy::Skip);
-    let mut ranges = vec![size.saturating_sub(FOOTER_BYTES)..size];
+    let footer = size.saturating_sub(FOOTER_BYTES)..size;
+    let mut ranges = vec![footer];
     loop {
         if ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum::<u64>() > MAX_METADATA_BYTES
         {
