@@ -11,6 +11,7 @@ mod collector;
 mod failures;
 mod guard;
 mod lock;
+mod model;
 mod plan;
 mod progress;
 mod queue;
@@ -22,7 +23,6 @@ mod stop;
 mod wire;
 
 use std::{
-    path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -30,18 +30,16 @@ use std::{
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use lock::Locked;
-use recaption_onnx::{
-    ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint, runtime::Execution, tokenizer::Tokenizer,
-};
+use recaption_onnx::runtime::Execution;
 use recaption_stages::{
     commits::{Ledger, remove},
-    schemas::Preprocess,
     shards::list_shards,
     store::{Location, StoreKind, Stores},
 };
 use shard_writer::ShardResult;
 
 pub(crate) use collector::Event;
+pub use model::RunModel;
 pub(crate) use plan::differences;
 pub use plan::{Mismatch, Plan};
 pub use progress::{Progress, Reporter};
@@ -50,7 +48,7 @@ pub use status::{LastRun, Status, status};
 pub use stop::{Stop, install_signal_handlers};
 pub(crate) use wire::{Wanted, stream};
 
-use crate::config::{ConfigError, RunConfig};
+use crate::config::RunConfig;
 
 /// How a run treats what is already there and how it reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,154 +73,6 @@ pub struct LockedOut {
     output: String,
     /// Who holds the lock.
     holder: String,
-}
-
-/// The models of a run with the settings that depend on them.
-pub struct RunModel {
-    /// The captioner.
-    pub folder: ModelFolder,
-    /// The model that judges; none where the captioner judges itself.
-    pub scorer: Option<ModelFolder>,
-    /// Decoding.
-    pub settings: CaptionSettings,
-}
-
-impl RunModel {
-    /// Opens the configured model folders and fits the settings to them.
-    ///
-    /// # Errors
-    /// When a folder is unusable, has no tokenizer, or cannot do what is configured.
-    pub fn open(config: &RunConfig) -> anyhow::Result<Self> {
-        let folder = open_folder(&config.captioner)?;
-        folder.decoder()?;
-        let scorer = config.scorer.as_deref().map(open_folder).transpose().context("model.scorer")?;
-        // A scorer that is the captioner itself is none: it would compute the same features again.
-        let scorer = scorer.filter(|scorer| scorer.digest != folder.digest);
-        let prompt = prompt_ids(&folder, &config.captioning.prompt)?;
-        let most = (folder.spec.dimensions.context_length - 1).saturating_sub(prompt.len());
-        let max_tokens = config.max_tokens.unwrap_or(most);
-        if max_tokens > most {
-            let after = if prompt.is_empty() { "" } else { " after this prompt" };
-            let what = format!(
-                "`caption.max_tokens` = {max_tokens}: this model generates at most {most} tokens{after}"
-            );
-            return Err(unfit(what));
-        }
-        if config.min_tokens >= max_tokens {
-            return Err(unfit(format!(
-                "`caption.min_tokens` = {} leaves no room below max_tokens = {max_tokens}",
-                config.min_tokens
-            )));
-        }
-        let settings = CaptionSettings {
-            strategy: config.captioning.strategy,
-            candidates: config.captioning.candidates,
-            prompt,
-            max_tokens,
-            min_tokens: config.min_tokens,
-            max_slots: config.batch_size(Execution::Cpu),
-            cache_bytes: config.cache_bytes,
-        };
-        settings.validate()?;
-        for key in &config.captioning.ignored {
-            let strategy = config.captioning.strategy_name();
-            tracing::warn!("`{key}` is set, but caption.strategy = {strategy} does not look at it");
-        }
-        Ok(Self { folder, scorer, settings })
-    }
-
-    /// Finds out what computes, and fits the batch to it. Loads ONNX Runtime, which a run with nothing to do does without.
-    ///
-    /// # Errors
-    /// When the provider that was asked for, or ONNX Runtime itself, is not there.
-    pub fn resolve(&mut self, config: &RunConfig) -> anyhow::Result<Execution> {
-        let models: Vec<&ModelFolder> = std::iter::once(&self.folder).chain(&self.scorer).collect();
-        // Rows carry the model's digest: they must be its rows.
-        for model in &models {
-            let changed = model.spec.files.iter().zip(model.unchanged()?).find(|(_, whole)| !whole);
-            if let Some((file, _)) = changed {
-                anyhow::bail!(
-                    "model {}: {} was changed since the export: export the model again",
-                    model.dir.display(),
-                    file.name
-                );
-            }
-        }
-        let execution = Execution::resolve(config.provider, config.device, &models)?;
-        self.settings.max_slots = config.batch_size(execution);
-        Ok(execution)
-    }
-
-    /// Whether the captioner judges itself, in whatever precision.
-    #[must_use]
-    pub fn is_circular(&self) -> bool {
-        let source = |model: &ModelFolder| model.spec.source_sha256.clone();
-        self.scorer.as_ref().is_none_or(|scorer| source(scorer) == source(&self.folder))
-    }
-
-    /// What the scorer wants of an image, if that is not what the captioner wants.
-    #[must_use]
-    pub fn scorer_preprocessing(&self) -> Option<Preprocess> {
-        let preprocessing = self.scorer.as_ref().map(|scorer| scorer.spec.preprocessing);
-        preprocessing.filter(|wanted| *wanted != self.folder.spec.preprocessing)
-    }
-}
-
-/// A setting that does not fit the model.
-fn unfit(what: String) -> anyhow::Error {
-    ConfigError { origin: "configuration".into(), what }.into()
-}
-
-/// Ids of the prompt, which must leave room for a caption and hold no special token: start and end mean something else
-/// where they stand, and padding is invisible to the model.
-fn prompt_ids(folder: &ModelFolder, text: &str) -> anyhow::Result<Vec<i64>> {
-    let tokenizer = Tokenizer::load(folder)?;
-    if text.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    let (context, special) = (folder.spec.dimensions.context_length, folder.spec.special_ids);
-    let encoded = tokenizer.encode(text)?;
-    // With start and end, of which the end's place is the caption's.
-    if encoded.cut || encoded.ids.len() >= context {
-        let what =
-            format!("`caption.prompt` leaves no room for a caption within {context} tokens: shorten it");
-        return Err(unfit(what));
-    }
-    let ids = encoded.ids[1..encoded.ids.len() - 1].to_vec();
-    let names = [
-        (special.pad, "padding (`!` in CLIP's vocabulary)"),
-        (special.start, "a caption's start"),
-        (special.end, "a caption's end"),
-    ];
-    match names.iter().find(|(id, _)| ids.contains(id)) {
-        None => {
-            let letters = |text: &str| {
-                text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>()
-            };
-            let read = tokenizer.decode(&ids)?;
-            if letters(&read) != letters(text) {
-                tracing::warn!(prompt = text, read, "the model's vocabulary does not spell the prompt");
-            }
-            Ok(ids)
-        }
-        Some((id, name)) => Err(unfit(format!(
-            "`caption.prompt` holds id {id}, which this model reads as {name}: leave it out"
-        ))),
-    }
-}
-
-fn open_folder(dir: &Path) -> anyhow::Result<ModelFolder> {
-    if !dir.join("model.json").exists() && dir.join(Checkpoint::CONFIG).exists() {
-        anyhow::bail!(
-            "{} is an open_clip checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
-            dir.display(),
-            dir.display()
-        );
-    }
-    let folder = ModelFolder::open(dir)?;
-    // Fails early and clearly when there is no tokenizer.
-    Tokenizer::load(&folder)?;
-    Ok(folder)
 }
 
 /// Runs the job; returns what happened, also when shards failed.
