@@ -1,6 +1,7 @@
 """Memory that does not grow with the data set, and an output of 100,000 shards in which nothing is left to do.
 
-    python3 scripts/scale.py memory  [--part 1]         2,000 shards of 5 samples and 1 shard of 200,000, also a quarter of each
+    python3 scripts/scale.py memory [--part 1] [--arenas N]   2,000 shards of 5 samples and 1 shard of 200,000, also a quarter of
+                                                              each; glibc's malloc keeps N arenas (its own default: 8 a core)
     python3 scripts/scale.py nothing [--shards 100000]  `recaption run` over a folder whose shards are all committed
     python3 scripts/scale.py nothing-s3 [--shards 10000]   the same over moto_server, most of whose time is moto's
     python3 scripts/scale.py nothing-listed [--shards 100000] [--latency 0.1]   over a server that only lists, 1,000 keys a page,
@@ -72,6 +73,7 @@ def memory(options) -> None:
     with tempfile.TemporaryDirectory(dir=soak.MODEL.parent) as scratch:
         root = pathlib.Path(scratch)
         drawn = (soak.draw(root / "drawn", 1, DRAWN) / "00000.tar").read_bytes()
+        env = soak.environment(**({"MALLOC_ARENA_MAX": str(options.arenas)} if options.arenas else {}))
         print(f"{'shards':>8} {'samples':>8} {'peak MiB':>9} {'images/s':>9} {'seconds':>8}")
         for shards, samples in ((500, 5), (2_000, 5), (1, 50_000), (1, 200_000)):
             shards, samples = (shards // options.part, samples) if shards > 1 else (shards, samples // options.part)
@@ -82,7 +84,7 @@ def memory(options) -> None:
                 folder.mkdir()
                 repeated(drawn, samples, folder / "00000.tar")
             report, took, peak = measure(
-                soak.command(f"{folder}/", f"{root}/out", "--set", "output.images=embed"), soak.environment())
+                soak.command(f"{folder}/", f"{root}/out", "--set", "output.images=embed"), env)
             read = report["counts"]["captioned"]
             assert read == shards * samples, f"{read} of {shards * samples}"
             print(f"{shards:>8} {shards * samples:>8} {peak / 2**20:>9.0f} {read / report['seconds']:>9.0f} {took:>8.1f}", flush=True)
@@ -245,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["memory", "nothing", "nothing-s3", "nothing-listed"])
     parser.add_argument("--part", type=int, default=1, help="of `memory`: that much less of everything")
+    parser.add_argument("--arenas", type=int, help="of `memory`: MALLOC_ARENA_MAX of the program")
     parser.add_argument("--shards", type=int)
     parser.add_argument("--latency", type=float, default=0.1, help="of `nothing-listed`: seconds for a page")
     parser.add_argument("--profile", action="store_true")
