@@ -56,9 +56,11 @@ fn only_new_and_changed_shards_are_done_and_removed_ones_are_told_and_retired_on
     assert!(orphans[0].as_str().is_some_and(|name| name.starts_with("00002-")), "{report:#}");
     assert_eq!(output::read(&place.path("out")).captions.len(), 4 + 5 + 4 + 4, "still there");
 
+    place.write("out/_recaption/failures/gone-00000000.json", "{}");
     let said = place.run(&input, "out").args(["--retire", "--log-format", "text"]).ends(0);
     said.prints("1 shards retired: their inputs are gone");
     assert_eq!(output::commits(&place.path("out")).len(), 3);
+    assert!(!place.path("out/_recaption/failures/gone-00000000.json").exists(), "a failure of no input");
     assert_eq!(output::read(&place.path("out")).captions.len(), 4 + 5 + 4);
     numbers(&status(&place, "out"), &[("done", 3), ("pending", 0), ("orphaned", 0)]);
 }

@@ -23,6 +23,7 @@ mod stop;
 mod wire;
 
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -33,6 +34,7 @@ use lock::Locked;
 use recaption_onnx::runtime::Execution;
 use recaption_stages::{
     commits::{Ledger, remove},
+    schemas::ShardId,
     shards::list_shards,
     store::{Location, StoreKind, Stores},
 };
@@ -205,6 +207,10 @@ async fn retire(output: &Location, ledger: &Ledger, plan: &Plan) -> anyhow::Resu
         for table in ["captions", "rejects"] {
             remove(&output.child(table).child(&format!("part-{shard}.parquet"))).await?;
         }
+    }
+    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
+    for shard in ledger.failures().await?.iter().filter(|shard| !inputs.contains(shard.as_str())) {
+        ledger.forget_failure_of(shard).await?;
     }
     Ok(())
 }

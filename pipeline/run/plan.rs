@@ -44,6 +44,8 @@ pub struct Plan {
     pub done: Vec<ShardId>,
     /// Shards in the output that are not among the inputs any more.
     pub orphans: Orphans,
+    /// Names of all inputs.
+    pub inputs: HashSet<ShardId>,
     /// Shards that are left alone, because they did not change lately or have nothing to retry.
     pub passed_over: usize,
     /// Keys that change rows.
@@ -62,6 +64,7 @@ impl Plan {
         options: &RunOptions,
     ) -> anyhow::Result<Self> {
         let mut records = ledger.list().await?;
+        let inputs = shards.iter().map(|shard| shard.id.clone()).collect();
         let fingerprint = configuration_fingerprint(&configuration);
         if !options.overwrite {
             let other = records.iter().find_map(|(shard, names)| {
@@ -101,7 +104,7 @@ impl Plan {
             passed_over += before.saturating_sub(todo.len());
         }
         let done = done.into_iter().map(|shard| shard.id).collect();
-        Ok(Self { todo: Arc::new(todo), done, orphans: records, passed_over, configuration })
+        Ok(Self { todo: Arc::new(todo), done, orphans: records, inputs, passed_over, configuration })
     }
 
     /// Bytes to be read.

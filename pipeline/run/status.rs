@@ -123,6 +123,9 @@ pub async fn status(stores: &mut Stores, output: &Location) -> anyhow::Result<St
 
 impl Status {
     fn compare(&mut self, records: &Records, shards: &[ShardRef]) {
+        // What failed and is no input any more is nobody's trouble.
+        let urls: HashSet<&str> = shards.iter().map(|shard| shard.url.as_str()).collect();
+        self.failed.retain(|record| urls.contains(record.shard.as_str()));
         let failed: HashSet<&str> = self.failed.iter().map(|record| record.shard.as_str()).collect();
         let (mut done, mut pending, mut changed) = (0, 0, 0);
         for shard in shards {
@@ -196,7 +199,7 @@ impl std::fmt::Display for Status {
             writeln!(f, "damaged   {shard}")?;
         }
         for record in &self.failed {
-            writeln!(f, "failed    {} ({} times)", record.error, record.attempts)?;
+            writeln!(f, "failed    {} (attempts: {})", record.error, record.attempts)?;
         }
         if let Some(orphaned) = self.orphaned.filter(|n| *n > 0) {
             writeln!(f, "note      {orphaned} shards are not among the inputs any more")?;

@@ -239,6 +239,14 @@ impl Ledger {
         write_json(&self.failure_place(id), record).await
     }
 
+    /// Forgets a failure that [`Ledger::failures`] named.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn forget_failure_of(&self, shard: &str) -> Result<(), StoreError> {
+        remove(&self.out.child(FAILURES).child(&format!("{shard}.json"))).await
+    }
+
     /// Forgets a failure, after a success.
     ///
     /// # Errors
