@@ -45,6 +45,7 @@ struct State {
     uploads: BTreeMap<String, BTreeMap<u32, Vec<u8>>>,
     generation: u64,
     asked: Vec<Asked>,
+    lose_completion: bool,
 }
 
 /// The stub, as long as the test program lives.
@@ -86,6 +87,11 @@ impl Stub {
         self.state().uploads.len()
     }
 
+    /// The answer to the next completion of an upload is lost; the object is there.
+    pub fn lose_the_next_completion(&self) {
+        self.state().lose_completion = true;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -102,6 +108,10 @@ impl Stub {
                 generation_match: request.headers.get("x-goog-if-generation-match").cloned(),
                 status: answer.status,
             });
+            let completes = request.method == "POST" && request.query.contains_key("uploadId");
+            if completes && std::mem::take(&mut self.state().lose_completion) {
+                return Ok(());
+            }
             answer.send(stream, request.method == "HEAD")?;
         }
         Ok(())
