@@ -102,6 +102,23 @@ fn another_configuration_is_refused_by_name_and_overwrite_redoes(bucket: &Bucket
     assert_eq!(bucket.records("out").len(), 2, "the old records are gone");
 }
 
+fn many_shards_by_name_are_found_by_one_listing(bucket: &Bucket) {
+    let (shard, other) = (scenes(0, 1), scenes(1, 1));
+    (0..80).for_each(|n| {
+        bucket.put(&format!("in/{n:05}.tar"), if n == 7 { other.clone() } else { shard.clone() })
+    });
+    let shards = bucket.url("in/{00000..00081}.tar");
+    // The folder too: what is named twice is read once.
+    let report = bucket.run("in", "out").arg("--input").arg(&shards).ends(3).report();
+    assert_eq!(
+        (&report["shards_done"], &report["counts"]["captioned"]),
+        (&json!(80), &json!(80)),
+        "{report:#}"
+    );
+    let failed = report["shards_failed"].as_array().map(Vec::len);
+    assert_eq!(failed, Some(2), "the two that are not there: {report:#}");
+}
+
 fn a_lock_keeps_others_out_and_ends_when_its_run_is_dead(bucket: &Bucket) {
     (0..30).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 8)));
     let run = || bucket.run("in", "out").arg("--lock").set("run.lock_seconds=4").set("run.threads=1");
@@ -164,6 +181,7 @@ over! {
         another_configuration_is_refused_by_name_and_overwrite_redoes,
         two_workers_at_once_leave_every_row_once,
         a_lock_keeps_others_out_and_ends_when_its_run_is_dead,
+        many_shards_by_name_are_found_by_one_listing,
         nothing_is_left_of_uploads_in_pieces;
     // One writer at a time; it takes minutes to compile.
     s3_with_signatures: Bucket::s3s(),
@@ -229,7 +247,6 @@ fn parts_larger_than_a_request_go_up_in_pieces_which_are_closed() {
 }
 
 #[test]
-#[ignore = "fails: the run ends with exit code 1, \"the output cannot be written\" (write.rs takes the 404 for a refusal)"]
 fn an_upload_that_is_complete_but_unknown_when_asked_again_is_no_lost_shard() {
     let bucket = Bucket::gcs();
     fill(&bucket);

@@ -123,11 +123,14 @@ async fn run_unlocked(
     reporter: &Reporter,
 ) -> anyhow::Result<RunReport> {
     let mut model = RunModel::open(config)?;
-    let shards = list_shards(&mut stores, &config.shards, config.read.format).await?;
     let ledger = Ledger::new(output.clone());
+    // Both at once: in a bucket each takes a request per thousand shards.
+    let listing = list_shards(&mut stores, &config.shards, config.read.format);
+    let (shards, records) = tokio::join!(listing, ledger.list());
+    let (shards, records) = (shards?, records?);
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
-    let plan = Plan::make(shards, &ledger, keys, &options).await?;
+    let plan = Plan::make(shards, records, &ledger, keys, &options).await?;
     tracing::info!(
         shards = plan.todo.len() + plan.done.len(),
         done = plan.done.len(),

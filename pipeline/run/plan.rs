@@ -53,17 +53,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Compares inputs and records. One listing, and at most one record is opened; for a retry, all of them.
+    /// Compares inputs and records, by name. At most one record is opened; for a retry, all of them.
     ///
     /// # Errors
     /// [`Mismatch`] when the output holds rows of another configuration and `overwrite` is off; errors of the store.
     pub async fn make(
         shards: Vec<ShardRef>,
+        mut records: Records,
         ledger: &Ledger,
         configuration: BTreeMap<String, String>,
         options: &RunOptions,
     ) -> anyhow::Result<Self> {
-        let mut records = ledger.list().await?;
         let inputs = shards.iter().map(|shard| shard.id.clone()).collect();
         let fingerprint = configuration_fingerprint(&configuration);
         if !options.overwrite {

@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use bytes::Bytes;
-use object_store::buffered::BufWriter;
+use futures::StreamExt;
+use object_store::{ObjectStoreExt, buffered::BufWriter};
 use parquet::{
     arrow::ArrowWriter,
     basic::{Compression, ZstdLevel},
@@ -58,6 +59,8 @@ impl WriteError {
         match self {
             Self::Encode { .. } => Fault::Permanent,
             Self::Upload { source, .. } => match stored(source) {
+                // An upload that is not there any more was closed, or cleared away: the part can be sent again.
+                Some(object_store::Error::NotFound { .. }) => Fault::Exhausted,
                 Some(error) => Fault::of(error),
                 None => Fault::of_io(source),
             },
@@ -77,6 +80,7 @@ fn upload_words(error: &std::io::Error) -> String {
 /// A part under construction.
 pub struct PartWriter {
     url: String,
+    place: Location,
     encoder: Option<ArrowWriter<Vec<u8>>>,
     upload: BufWriter,
     /// Uncompressed bytes in the open row group. The encoder's own numbers are of compressed pages.
@@ -128,6 +132,7 @@ impl PartWriter {
                 .with_max_concurrency(UPLOAD_CONCURRENCY);
         Ok(Self {
             url: location.url(),
+            place: location.clone(),
             encoder: Some(encoder),
             upload,
             group_bytes: 0,
@@ -170,11 +175,19 @@ impl PartWriter {
             })
             .await?;
         self.send(rest).await?;
-        self.upload
-            .shutdown()
-            .await
-            .map_err(|source| WriteError::Upload { part: self.url.clone(), source })?;
+        let completed = self.upload.shutdown().await;
         let sha256 = hex(&self.sum.finalize());
+        if let Err(source) = completed {
+            // The answer to a completion may be lost: asked again, a store knows of no such upload any more.
+            if !is_there(&self.place, self.bytes, &sha256).await {
+                return Err(WriteError::Upload { part: self.url, source });
+            }
+            tracing::warn!(
+                part = self.url,
+                error = upload_words(&source),
+                "an upload went well without an answer"
+            );
+        }
         Ok(Written { rows: self.rows, bytes: self.bytes, sha256 })
     }
 
@@ -216,6 +229,20 @@ impl PartWriter {
         };
         self.upload.put(Bytes::from(bytes)).await.map_err(failed)
     }
+}
+
+/// Whether an object is there and is this one.
+async fn is_there(place: &Location, bytes: u64, sha256: &str) -> bool {
+    let Ok(got) = place.store.get(&place.path).await else { return false };
+    if got.meta.size != bytes {
+        return false;
+    }
+    let (mut pieces, mut sum) = (got.into_stream(), Sha256::new());
+    while let Some(piece) = pieces.next().await {
+        let Ok(piece) = piece else { return false };
+        sum.update(&piece);
+    }
+    hex(&sum.finalize()) == sha256
 }
 
 /// Bytes of a batch's values, without what its buffers hold in reserve.

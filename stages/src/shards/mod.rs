@@ -22,6 +22,8 @@ use crate::{
 
 /// Requests in flight while sizes and entity tags are asked for.
 const HEAD_CONCURRENCY: usize = 32;
+/// Shards in one folder from which on the folder is listed.
+const MANY: usize = 64;
 
 /// One shard to be read.
 #[derive(Clone)]
@@ -211,16 +213,51 @@ async fn list_pattern(
             plain.push(stores.locate(&name)?);
         }
     }
-    let looked_up: Vec<ShardRef> = stream::iter(plain)
-        .map(|location| async move {
-            let meta = head(&location).await;
+    let looked_up = look_up(plain).await;
+    shards.extend(looked_up);
+    Ok(shards)
+}
+
+/// Shards by name, with what their stores know of them. Of many in one folder of a bucket the folder is listed: a thousand
+/// to a request, and not one.
+async fn look_up(plain: Vec<Location>) -> Vec<ShardRef> {
+    // A store by its address, and a folder in it.
+    type Folder = (usize, Path);
+    let folder = |location: &Location| -> Folder {
+        let mut parts: Vec<_> = location.path.parts().collect();
+        parts.pop();
+        (Arc::as_ptr(&location.store).addr(), Path::from_iter(parts))
+    };
+    let mut counts: HashMap<Folder, (usize, Location)> = HashMap::new();
+    for location in plain.iter().filter(|l| matches!(l.kind, StoreKind::Bucket | StoreKind::Hub)) {
+        let key = folder(location);
+        let place = location.at(key.1.clone());
+        counts.entry(key).or_insert((0, place)).0 += 1;
+    }
+    let mut listed: HashMap<Folder, HashMap<Path, ObjectMeta>> = HashMap::new();
+    for (key, (_, place)) in counts.into_iter().filter(|(_, (count, _))| *count >= MANY) {
+        // One that cannot be listed may still be read by name.
+        if let Ok(found) = place.store.list_with_delimiter(Some(&place.path)).await {
+            let metas = found.objects.into_iter().map(|meta| (meta.location.clone(), meta));
+            listed.insert(key, metas.collect());
+        }
+    }
+    let known = plain.into_iter().map(|location| {
+        let found = listed.get(&folder(&location)).map(|folder| folder.get(&location.path).cloned());
+        (location, found)
+    });
+    stream::iter(known.collect::<Vec<_>>())
+        .map(|(location, found)| async move {
+            let meta = match found {
+                Some(Some(meta)) => Ok(meta),
+                // Listings may lag behind: what they do not show is asked for by name.
+                Some(None) | None => head(&location).await,
+            };
             ShardRef::new(location, meta.as_ref().map_err(Clone::clone))
         })
         .buffered(HEAD_CONCURRENCY)
         .collect()
-        .await;
-    shards.extend(looked_up);
-    Ok(shards)
+        .await
 }
 
 /// Size and entity tag. A web server may refuse HEAD (a presigned GET does): one byte is asked for then.

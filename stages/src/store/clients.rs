@@ -54,29 +54,32 @@ pub fn s3(
     })?;
     let builder = builder.with_url(url.as_str()).with_retry(retries(settings));
     let key = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
-    Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
+    let timeout = variable("AWS_TIMEOUT").unwrap_or_else(|| WHOLE_REQUEST.to_owned());
+    Ok(Arc::new(builder.with_config(key, timeout).build()?))
 }
 
 /// Google Cloud Storage.
 pub fn gcs(
     url: &Url,
     settings: &StoreSettings,
-    _: Variable<'_>,
+    variable: Variable<'_>,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
     let key = GoogleConfigKey::Client(ClientConfigKey::Timeout);
-    Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
+    let timeout = variable("GOOGLE_TIMEOUT").unwrap_or_else(|| WHOLE_REQUEST.to_owned());
+    Ok(Arc::new(builder.with_config(key, timeout).build()?))
 }
 
 /// Azure's blobs.
 pub fn azure(
     url: &Url,
     settings: &StoreSettings,
-    _: Variable<'_>,
+    variable: Variable<'_>,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
     let key = AzureConfigKey::Client(ClientConfigKey::Timeout);
-    Ok(Arc::new(builder.with_config(key, WHOLE_REQUEST).build()?))
+    let timeout = variable("AZURE_TIMEOUT").unwrap_or_else(|| WHOLE_REQUEST.to_owned());
+    Ok(Arc::new(builder.with_config(key, timeout).build()?))
 }
 
 /// A web server.
