@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 ONNXRUNTIME := target/onnxruntime/lib/libonnxruntime.so
 ONNXRUNTIME_GPU := target/onnxruntime-gpu
 
-.PHONY: demo test test-services test-s3s bench bench-open-clip bench-training scenes-base scenes-ssc scenes-dsc lint doc onnxruntime onnxruntime-gpu install clean-demo
+.PHONY: demo test test-services test-s3s fuzz bench bench-open-clip bench-training scenes-base scenes-ssc scenes-dsc lint doc onnxruntime onnxruntime-gpu install clean-demo
 
 # Scenes -> shards -> captions -> Parquet and a page, with the bundled captioners.
 demo: $(ONNXRUNTIME)
@@ -24,6 +24,11 @@ test-services:
 test-s3s: $(ONNXRUNTIME)
 	$(PYTHON) scripts/test_services.py s3s
 	$(CARGO) test --locked --release --test stores s3_with_signatures -- --ignored
+
+# Every fuzz target for FUZZ_SECONDS, on stable Rust; needs a C++ compiler.
+FUZZ_SECONDS ?= 60
+fuzz:
+	$(PYTHON) fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 # Ratios of this machine, measured in one run.
 bench: $(ONNXRUNTIME)

@@ -81,8 +81,7 @@ pub async fn read_all(
             Ok(None) => return,
             Err(error) => {
                 tracing::error!(%error, "shard cannot be read");
-                let (class, may_pass) =
-                    (error.class, error.class == FailureClass::Transport && found.missing.is_none());
+                let ReadError { class, may_pass, .. } = error;
                 let failure = ShardFailure { class, error: error.to_string(), may_pass, ends_run: false };
                 Event::Failed { shard, failure }
             }
@@ -109,6 +108,7 @@ async fn read_one(
         url: found.url.clone(),
         what: format!("its earlier rows: {e}"),
         class: FailureClass::Transport,
+        may_pass: true,
     })?;
     read_shard(shard, found, settings, &shared.budget, bytes_read, Some(former), to_decoders).await
 }

@@ -31,6 +31,7 @@ use crate::{
     fetch::Fetcher,
     former::{Former, Verdict, Was},
     shards::ShardRef,
+    store::{Fault, words},
     tar::TarLimits,
 };
 
@@ -136,8 +137,10 @@ pub struct ReadError {
     pub url: String,
     /// What happened.
     pub what: String,
-    /// Whether another attempt may go better.
+    /// Data or transport.
     pub class: FailureClass,
+    /// Whether another attempt, now, may go better.
+    pub may_pass: bool,
 }
 
 /// What the reader found, in the shard's order.
@@ -187,11 +190,12 @@ enum Stays {
 impl Reading<'_> {
     /// Errors of web servers quote the address, with its secrets.
     fn error(&self, what: &str, class: FailureClass) -> ReadError {
-        ReadError { url: self.shard.url.clone(), what: redact_text(what), class }
+        ReadError { url: self.shard.url.clone(), what: redact_text(what), class, may_pass: false }
     }
 
     fn transport(&self, error: &object_store::Error) -> ReadError {
-        self.error(&crate::store::words(error), FailureClass::Transport)
+        let may_pass = Fault::of(error).may_pass();
+        ReadError { may_pass, ..self.error(&words(error), FailureClass::Transport) }
     }
 
     fn data(&self, what: &str) -> ReadError {

@@ -267,6 +267,7 @@ impl Inputs {
                 url: shard.url.clone(),
                 what: format!("byte {}: {}", damage.offset, damage.detail),
                 class: FailureClass::Data,
+                may_pass: false,
             }),
             None => Ok(()),
         }
