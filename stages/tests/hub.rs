@@ -464,3 +464,16 @@ async fn nothing_is_written() {
     assert!(matches!(error, Error::NotSupported { .. }), "{error}");
     assert_eq!(server.asked().len(), 0);
 }
+
+#[tokio::test]
+async fn a_further_page_that_is_gone_is_no_end_of_the_listing() {
+    let server = hub(
+        &cdn(),
+        Box::new(|request, _| {
+            request.target.contains("cursor=2").then(|| Reply::new("404 Not Found", "", "gone"))
+        }),
+    );
+    let listed: Result<Vec<ObjectMeta>, _> =
+        open(&server).list(Some(&Path::from("data"))).try_collect().await;
+    assert!(listed.is_err(), "{} of the files, as if these were all", listed.unwrap_or_default().len());
+}

@@ -132,10 +132,11 @@ impl Inner {
     }
 
     /// One page of a listing, and where the next one is.
-    async fn page(&self, url: Url, folder: &Path) -> Result<(Vec<Entry>, Option<Url>)> {
+    async fn page(&self, url: Url, folder: &Path, first: bool) -> Result<(Vec<Entry>, Option<Url>)> {
         let (entries, headers) = match self.asker.json(url.clone(), &self.place(folder)).await {
-            // The commit exists, so what is not there is the folder; no other store has empty ones either.
-            Err(Error::NotFound { .. }) => return Ok((Vec::new(), None)),
+            // The commit exists, so what is not there is the folder; no other store has empty ones either. A further page
+            // that is not there is a listing that broke: what came so far is not all.
+            Err(Error::NotFound { .. }) if first => return Ok((Vec::new(), None)),
             other => other?,
         };
         let Some(next) = next_link(&headers) else { return Ok((entries, None)) };
@@ -156,12 +157,12 @@ impl Inner {
         folder: &Path,
         at: Option<Cursor>,
     ) -> Result<Option<(Vec<Entry>, Option<Cursor>)>> {
-        let url = match at {
+        let (url, first) = match at {
             None => return Ok(None),
-            Some(Cursor::First) => self.tree(folder, true).await?,
-            Some(Cursor::Page(url)) => url,
+            Some(Cursor::First) => (self.tree(folder, true).await?, true),
+            Some(Cursor::Page(url)) => (url, false),
         };
-        let (entries, next) = self.page(url, folder).await?;
+        let (entries, next) = self.page(url, folder, first).await?;
         Ok(Some((entries, next.map(Cursor::Page))))
     }
 
@@ -334,9 +335,10 @@ impl ObjectStore for Hub {
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let folder = prefix.cloned().unwrap_or_default();
         let (mut common_prefixes, mut objects) = (Vec::new(), Vec::new());
-        let mut next = Some(self.inner.tree(&folder, false).await?);
+        let (mut next, mut first) = (Some(self.inner.tree(&folder, false).await?), true);
         while let Some(url) = next {
-            let (entries, further) = self.inner.page(url, &folder).await?;
+            let (entries, further) = self.inner.page(url, &folder, first).await?;
+            first = false;
             for entry in entries {
                 match entry.kind.as_str() {
                     "file" => objects.push(entry.meta()?),
