@@ -1,5 +1,7 @@
 //! Lists of addresses in text: bytes in as they arrive, rows out.
 
+use std::borrow::Cow;
+
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use serde_json::{Map, Value};
 
@@ -7,6 +9,8 @@ use crate::read::{Columns, ListKind};
 
 /// Longest line of JSON or plain text, and longest record of values, bytes.
 const MAX_RECORD_BYTES: usize = 4 << 20;
+/// What some programs write before a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Most values in a record.
 const MAX_FIELDS: usize = 4096;
 
@@ -44,6 +48,8 @@ enum Form {
 /// Values between commas or tabs.
 struct Values {
     reader: Reader,
+    /// The first bytes, until they can be told from a mark of byte order; csv-core knows it only in one piece.
+    start: Option<Vec<u8>>,
     output: Vec<u8>,
     ends: Vec<usize>,
     written: usize,
@@ -67,6 +73,7 @@ impl ListParser {
         let values = |delimiter| {
             Form::Values(Box::new(Values {
                 reader: ReaderBuilder::new().delimiter(delimiter).build(),
+                start: Some(Vec::new()),
                 output: vec![0; 4 << 10],
                 ends: vec![0; 64],
                 written: 0,
@@ -91,9 +98,23 @@ impl ListParser {
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<ListRow>, String> {
         let mut rows = Vec::new();
         match &mut self.form {
-            // To csv-core no bytes are the end.
-            Form::Values(_) if bytes.is_empty() => {}
-            Form::Values(values) => values.push(bytes, &self.columns, &mut self.next, &mut rows)?,
+            Form::Values(values) => {
+                let bytes = match values.start.take() {
+                    None => Cow::Borrowed(bytes),
+                    Some(mut start) => {
+                        start.extend_from_slice(bytes);
+                        if start.len() < BYTE_ORDER_MARK.len() {
+                            values.start = Some(start);
+                            return Ok(rows);
+                        }
+                        Cow::Owned(start.strip_prefix(BYTE_ORDER_MARK).map(<[u8]>::to_vec).unwrap_or(start))
+                    }
+                };
+                // To csv-core no bytes are the end.
+                if !bytes.is_empty() {
+                    values.push(&bytes, &self.columns, &mut self.next, &mut rows)?;
+                }
+            }
             Form::Lines { json, line, too_long } => {
                 for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
                     if line.len() + piece.len() > MAX_RECORD_BYTES {
@@ -121,6 +142,9 @@ impl ListParser {
         let mut rows = Vec::new();
         match &mut self.form {
             Form::Values(values) => {
+                if let Some(start) = values.start.take().filter(|start| !start.is_empty()) {
+                    values.push(&start, &self.columns, &mut self.next, &mut rows)?;
+                }
                 values.push(&[], &self.columns, &mut self.next, &mut rows)?;
                 if values.header.is_none() {
                     return Err("the list is empty: a row with the columns' names comes first".into());
