@@ -18,6 +18,8 @@ pub fn refusal(headers: &HeaderMap, agent: &str, refused: &[String]) -> Option<S
                 Some((name, _)) if name.trim() == "unavailable_after" || name.trim().starts_with("max-") => {
                     continue;
                 }
+                // Nor is the time in a date that a comma cut off: `Friday, 25-Jun-30 15:00:00 GMT`.
+                Some((name, _)) if !is_agent(name.trim()) => part,
                 Some((name, rest)) => {
                     let name = name.trim();
                     for_us = name == "*" || agent.split(['/', ' ', ';']).any(|word| word == name);
@@ -32,6 +34,11 @@ pub fn refusal(headers: &HeaderMap, agent: &str, refused: &[String]) -> Option<S
         }
     }
     None
+}
+
+/// Whether a word before a colon can be an agent's name.
+fn is_agent(name: &str) -> bool {
+    name == "*" || name.starts_with(|c: char| c.is_ascii_alphabetic()) && !name.contains(char::is_whitespace)
 }
 
 #[cfg(test)]
@@ -56,6 +63,8 @@ mod tests {
         assert_eq!(found(&["googlebot: noindex, noai"]), None);
         assert_eq!(found(&["recaption: noai"]).as_deref(), Some("noai"));
         assert_eq!(found(&["unavailable_after: 25 Jun 2030 15:00:00 PST, noai"]).as_deref(), Some("noai"));
+        let weekday = "unavailable_after: Friday, 25-Jun-30 15:00:00 GMT, noai";
+        assert_eq!(found(&[weekday]).as_deref(), Some("noai"));
         assert_eq!(found(&["all", "nofollow, noarchive"]), None);
         assert_eq!(found(&[]), None);
     }
