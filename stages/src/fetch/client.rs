@@ -2,28 +2,39 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use recaption_schemas::{RejectReason, redact_text, redact_url};
+use recaption_schemas::{RejectReason, redact_text};
 use reqwest::{
     Client, Response, StatusCode,
-    dns::{Addrs, Name, Resolve, Resolving},
+    dns::Resolve,
     header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
     redirect::Policy,
 };
 use tokio::sync::Semaphore;
 use url::{Host, Url};
 
-use super::{address::is_public, robots};
+use super::{
+    address::is_public,
+    resolve::{Forbidden, Guard, SystemResolver},
+    robots,
+};
 
 /// Longest that a server's `Retry-After` is obeyed.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
-/// Longest pause before the second attempt; every later one may be twice as long.
+/// Longest pause before the second attempt; every later one may be twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause before any attempt.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a connection is kept that nobody uses. Lists have many hosts that are asked once: kept for long, their
+/// connections use up the descriptors that a process may have.
+const IDLE: Duration = Duration::from_secs(1);
+/// Most characters of an address in an error.
+const MOST_QUOTED: usize = 200;
 
 /// How images are fetched.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,6 +164,7 @@ impl Fetcher {
             .dns_resolver(Arc::new(resolver))
             .timeout(settings.timeout)
             .connect_timeout(settings.timeout)
+            .pool_idle_timeout(IDLE)
             .build()
             .map_err(|e| format!("no client for fetching images can be made: {e}"))?;
         Ok(Self { client, settings: Arc::new(settings), hosts: Arc::default() })
@@ -189,7 +201,8 @@ impl Fetcher {
                     }
                     let jitter = pause.mul_f64(fastrand::f64());
                     tokio::time::sleep(after.map_or(jitter, |after| after.min(MAX_RETRY_AFTER))).await;
-                    pause *= 2;
+                    // Bounded: a server that says `Retry-After: 0` would else double it without end.
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
@@ -299,7 +312,7 @@ impl Fetcher {
 }
 
 fn parse(text: &str) -> Result<Url, FetchError> {
-    let refused = |what: &str| FetchError::Refused(format!("{}: {what}", redact_url(text.trim())));
+    let refused = |what: &str| FetchError::Refused(format!("{}: {what}", quoted(text)));
     let url = Url::parse(text.trim()).map_err(|e| refused(&e.to_string()))?;
     match url.scheme() {
         "http" | "https" => {}
@@ -309,6 +322,14 @@ fn parse(text: &str) -> Result<Url, FetchError> {
         return Err(refused("addresses with a user's name are not fetched"));
     }
     Ok(url)
+}
+
+/// An address that may be malformed, without what may be secret: where user info ends cannot be told then, nor is there
+/// always a `://` to tell it by.
+fn quoted(text: &str) -> String {
+    let text = text.trim().split(['?', '#']).next().unwrap_or_default();
+    let text = text.rsplit_once('@').map_or(text, |(_, rest)| rest);
+    text.chars().take(MOST_QUOTED).collect()
 }
 
 fn redirect(from: &Url, response: &Response) -> Attempt {
@@ -343,43 +364,5 @@ fn transport(error: &reqwest::Error) -> Attempt {
     Attempt::Again { what, after: None }
 }
 
-/// A name that leads into the own network.
-#[derive(Debug, thiserror::Error)]
-#[error("`{name}` leads to {address}, which is not an address of the public internet")]
-struct Forbidden {
-    name: String,
-    address: IpAddr,
-}
-
-/// Lets a client connect to judged addresses only: there is no second look-up between the judgement and the connection.
-struct Guard {
-    inner: Arc<dyn Resolve>,
-    allow_private: bool,
-}
-
-impl Resolve for Guard {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (text, allow_private) = (name.as_str().to_owned(), self.allow_private);
-        let resolving = self.inner.resolve(name);
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = resolving.await?.collect();
-            // One address of the own network among others is a trap, not a mirror.
-            match found.iter().find(|address| !allow_private && !is_public(address.ip())) {
-                Some(address) => Err(Forbidden { name: text, address: address.ip() }.into()),
-                None => Ok(Box::new(found.into_iter()) as Addrs),
-            }
-        })
-    }
-}
-
-/// Names as this machine resolves them.
-struct SystemResolver;
-
-impl Resolve for SystemResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -7,12 +7,13 @@
 //! | file | what |
 //! |---|---|
 //! | `lists` | CSV, TSV, JSON lines, plain text -> rows |
-//! | `client` (with `address`, `robots`) | address -> bytes |
+//! | `client` (with `address`, `resolve`, `robots`) | address -> bytes |
 //! | `rows` | rows -> samples, many at a time |
 
 mod address;
 mod client;
 mod lists;
+mod resolve;
 mod robots;
 mod rows;
 
