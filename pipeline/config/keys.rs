@@ -177,6 +177,12 @@ pub const KEYS: &[Key] = &[
     key("fetch.retries", Kind::Integer(0, 100), "2", "further attempts where another may go better"),
     key("fetch.concurrency", Kind::Integer(1, 4096), "64", "images fetched at the same time, of one list"),
     key("fetch.per_host", Kind::Integer(1, 4096), "8", "requests to one host at the same time, of all lists"),
+    key(
+        "fetch.max_bytes",
+        Kind::Integer(1, ANY),
+        "33554432",
+        "largest image that is fetched, bytes; so many times `fetch.concurrency` may be in memory",
+    ),
     key("fetch.user_agent", Kind::Text, "recaption/VERSION", "how the program calls itself"),
     key(
         "fetch.allow_private",

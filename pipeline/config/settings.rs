@@ -286,7 +286,9 @@ fn read_settings(layers: &Layers) -> Result<ReadSettings, ConfigError> {
 /// Who fetches what lists of addresses name.
 fn fetcher(layers: &Layers, max_bytes: u64) -> Result<Fetcher, ConfigError> {
     let size = |name: &str| layers.integer(name).and_then(|n| usize::try_from(n).ok());
-    let mut settings = FetchSettings { max_bytes, ..FetchSettings::default() };
+    let mut settings = FetchSettings::default();
+    let largest = layers.integer("fetch.max_bytes").and_then(|n| u64::try_from(n).ok());
+    settings.max_bytes = largest.unwrap_or(settings.max_bytes).min(max_bytes);
     if let Some(seconds) = layers.real("fetch.timeout_seconds") {
         settings.timeout = Duration::from_secs_f64(seconds);
     }

@@ -64,7 +64,7 @@ impl Default for FetchSettings {
         Self {
             timeout: Duration::from_secs(20),
             retries: 2,
-            max_bytes: crate::tar::DEFAULT_MAX_MEMBER_BYTES,
+            max_bytes: 32 << 20,
             concurrency: 64,
             per_host: 8,
             user_agent: concat!("recaption/", env!("CARGO_PKG_VERSION")).to_owned(),
