@@ -31,6 +31,8 @@ pub async fn read(reading: Reading<'_>, first: First) -> Result<Option<ShardEnd>
                 Err(e) => return archive.unpack_error(&e).await,
             };
             match archive.push(bytes).await? {
+                // What unpacks to much must leave room for others, and hear of a stop.
+                Step::On if archive.packed => tokio::task::yield_now().await,
                 Step::On => {}
                 Step::Nobody => return Ok(None),
                 Step::Broken => return archive.finish(None).await,

@@ -14,7 +14,7 @@ const LOCAL_CHUNK: u64 = 1 << 20;
 
 /// A shard's first bytes, and what follows.
 pub struct First {
-    /// At least one.
+    /// At least four, or all that there are.
     pub bytes: Bytes,
     /// The rest.
     pub rest: BoxStream<'static, object_store::Result<Bytes>>,
@@ -26,12 +26,23 @@ pub struct First {
 /// When it cannot be read.
 pub async fn first(reading: Reading<'_>) -> Result<Option<First>, ReadError> {
     let mut rest = open(reading.shard).await.map_err(|e| reading.transport(&e))?;
-    while let Some(bytes) = next(&mut rest, reading).await? {
-        if !bytes.is_empty() {
-            return Ok(Some(First { bytes, rest }));
-        }
+    let bytes = start(&mut rest).await.map_err(|e| reading.transport(&e))?;
+    reading.bytes_read.fetch_add(bytes.len() as u64, Relaxed);
+    Ok((!bytes.is_empty()).then_some(First { bytes, rest }))
+}
+
+/// Bytes by which formats are told apart.
+const MAGIC_BYTES: usize = 4;
+
+/// The first bytes, as many as formats are told by where there are so many: a network may hand out one at a time.
+async fn start(pieces: &mut BoxStream<'static, object_store::Result<Bytes>>) -> object_store::Result<Bytes> {
+    let mut first = Bytes::new();
+    while first.len() < MAGIC_BYTES
+        && let Some(piece) = pieces.next().await.transpose()?
+    {
+        first = if first.is_empty() { piece } else { [first, piece].concat().into() };
     }
-    Ok(None)
+    Ok(first)
 }
 
 /// The next bytes, counted.
@@ -87,5 +98,25 @@ async fn open(shard: &ShardRef) -> object_store::Result<BoxStream<'static, objec
                 })
                 .boxed())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_bytes_are_enough_to_tell_formats_by_whatever_the_pieces() {
+        let pieces = |text: &'static str, size: usize| {
+            let pieces = text.as_bytes().chunks(size).map(|piece| Ok(Bytes::from_static(piece)));
+            futures::stream::iter(pieces.collect::<Vec<_>>()).boxed()
+        };
+        for size in 1..8 {
+            let mut rest = pieces("PAR1 and more", size);
+            let first = start(&mut rest).await.expect("memory");
+            assert!(first.starts_with(b"PAR1"), "pieces of {size}: {first:?}");
+        }
+        assert_eq!(start(&mut pieces("ab", 1)).await.expect("memory"), "ab");
+        assert_eq!(start(&mut pieces("", 1)).await.expect("memory"), "");
     }
 }

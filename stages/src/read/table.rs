@@ -124,7 +124,10 @@ fn check_groups(
 ) -> Result<(), ReadError> {
     for (number, group) in metadata.row_groups().iter().enumerate() {
         let columns = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
-        let bytes = columns.fold(0_i64, |sum, (_, column)| sum.saturating_add(column.uncompressed_size()));
+        // A size below nothing is a lie, and would hide another.
+        let size = |bytes: i64| if bytes < 0 { i64::MAX } else { bytes };
+        let bytes =
+            columns.fold(0_i64, |sum, (_, column)| sum.saturating_add(size(column.uncompressed_size())));
         if bytes > MAX_GROUP_BYTES {
             return Err(reading.data(&format!(
                 "row group {number} holds {bytes} bytes, more than {MAX_GROUP_BYTES}: write the file again with smaller row groups"
