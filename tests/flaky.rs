@@ -52,7 +52,11 @@ fn run(stores: Stores, config: &RunConfig) -> RunReport {
 fn try_run(stores: Stores, config: &RunConfig) -> anyhow::Result<RunReport> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let stop = Arc::new(Stop::default());
-    runtime.block_on(run_over(stores, config, RunOptions::default(), &stop, &Reporter::Silent))
+    let run = run_over(stores, config, RunOptions::default(), &stop, &Reporter::Silent);
+    // A run that never ends should not need a person to notice.
+    runtime
+        .block_on(async { tokio::time::timeout(Duration::from_secs(300), run).await })
+        .expect("a run that ends within five minutes")
 }
 
 #[test]

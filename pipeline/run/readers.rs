@@ -56,10 +56,13 @@ pub async fn read_all(
     events: mpsc::Sender<Event>,
 ) {
     loop {
-        let Ok(permit) = Semaphore::acquire_owned(Arc::clone(&shared.window)).await else { return };
-        if shared.stop.requested() {
-            return;
-        }
+        // A stop comes first: shards that are given up keep their places in the window to the end of the run.
+        let permit = tokio::select! {
+            biased;
+            () = shared.stop.wait_requested() => return,
+            permit = Semaphore::acquire_owned(Arc::clone(&shared.window)) => permit,
+        };
+        let Ok(permit) = permit else { return };
         let Some(shard) = shared.queue.take() else { return };
         let Some(found) = shared.shards.get(shard) else { return };
         if events.send(Event::Begin { shard, permit }).await.is_err() {

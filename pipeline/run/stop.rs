@@ -21,8 +21,9 @@ pub struct Stop {
 impl Stop {
     /// Asks for a stop: once to finish what is in hand, again to give up.
     pub fn press(&self) {
-        let before = self.level.load(Ordering::SeqCst);
-        self.level.store(if before == GO { DRAIN } else { ABORT }, Ordering::SeqCst);
+        // One step, so that an abort at the same time is not taken back.
+        let more = |level| Some(if level == GO { DRAIN } else { ABORT });
+        let _ = self.level.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
         self.pressed.notify_waiters();
     }
 

@@ -369,3 +369,44 @@ async fn collect(
     note(collector.finish().await, &mut results);
     Ok(results)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use recaption_stages::read::ReadSettings;
+
+    use super::*;
+
+    /// Shards that are given up keep their places in the window: a reader that waits for one must hear of the stop.
+    #[tokio::test]
+    async fn a_reader_that_waits_for_a_place_in_a_full_window_stops() {
+        for abort in [false, true] {
+            let shared = Arc::new(Shared {
+                shards: Vec::new(),
+                queue: Queue::new([0]),
+                watch: None,
+                stop: Arc::default(),
+                progress: Arc::default(),
+                window: Arc::new(Semaphore::new(1)),
+                budget: ByteBudget::new(1 << 20),
+                fatal: Mutex::new(None),
+            });
+            let place = Arc::clone(&shared.window).acquire_owned().await.expect("a place");
+            let ((to_decoders, _samples), (to_events, mut events)) = (mpsc::channel(1), mpsc::channel(1));
+            let settings = Arc::new(ReadSettings::default());
+            let reader = tokio::spawn(read_all(Arc::clone(&shared), settings, to_decoders, to_events));
+            tokio::task::yield_now().await;
+            assert!(!reader.is_finished(), "the window is full");
+            if abort {
+                shared.fail(anyhow!("an error that ends the run"));
+            } else {
+                shared.stop.press();
+            }
+            let ended = tokio::time::timeout(Duration::from_secs(30), reader).await;
+            ended.expect("it waits for ever").expect("no panic");
+            assert!(events.recv().await.is_none(), "nothing was begun");
+            drop(place);
+        }
+    }
+}
