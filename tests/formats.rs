@@ -170,6 +170,11 @@ fn folders_give_the_rows_of_a_tar() {
     place.write("imagefolder/metadata.jsonl", lines.collect::<String>());
     let imagefolder = place.path("imagefolder");
     assert_eq!(rows(&place, &imagefolder, "out-imagefolder", false), without_meta, "imagefolder");
+    // One that is not read hides no images, and is not passed over in silence.
+    let names = texts(samples.iter().map(|s| format!("{}.jpg", s.key)));
+    write_table(&imagefolder.join("metadata.parquet"), vec![("file_name", names)], Compression::SNAPPY);
+    place.run(&imagefolder, "out-beside").ends(0).warns("metadata.parquet").warns("only from metadata.jsonl");
+    assert_eq!(output::read(&place.path("out-beside")).captions.len(), samples.len());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
 use recaption_schemas::{RejectReason, redact_text};
 use reqwest::{
     Client, Response, StatusCode,
@@ -229,11 +230,10 @@ impl Fetcher {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
         ) || status.is_server_error()
         {
-            let after =
-                response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             return Attempt::Again {
                 what: format!("status {status}"),
-                after: after.map(Duration::from_secs),
+                after: after.and_then(|value| retry_after(value, Utc::now())),
             };
         }
         if !status.is_success() {
@@ -342,6 +342,16 @@ fn redirect(from: &Url, response: &Response) -> Attempt {
         Ok(Err(error)) => Attempt::Never(error),
         Err(_) => Attempt::Never(FetchError::Refused("a redirect to no address".into())),
     }
+}
+
+/// `Retry-After`: seconds, or a date, which may have passed.
+fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = DateTime::parse_from_rfc2822(value).ok()?;
+    Some((date.to_utc() - now).to_std().unwrap_or(Duration::ZERO))
 }
 
 fn transport(error: &reqwest::Error) -> Attempt {

@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use bytes::{Buf, Bytes};
-use flate2::write::MultiGzDecoder;
+use flate2::write::GzDecoder;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 /// Input that gzip is given at a time: deflate makes at most 1,032 bytes of one.
@@ -18,8 +18,8 @@ const WINDOW_LOG: u32 = 27;
 pub enum Unpack {
     /// It is not.
     Plain,
-    /// gzip, also several members.
-    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
+    /// gzip, also several members, with zeros behind each as tapes and block devices leave them.
+    Gzip(Box<GzDecoder<Vec<u8>>>),
     /// zstd, also several frames.
     Zstd {
         /// The decoder.
@@ -36,8 +36,9 @@ impl Unpack {
     /// When zstd cannot be set up.
     pub fn recognise(first: &[u8]) -> std::io::Result<Self> {
         match first {
-            [0x1f, 0x8b, ..] => Ok(Self::Gzip(Box::new(MultiGzDecoder::new(Vec::new())))),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            [0x1f, 0x8b, ..] => Ok(Self::Gzip(Box::new(GzDecoder::new(Vec::new())))),
+            // The second is a frame to be skipped: pzstd and seekable archives begin with one.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 let mut decoder = Decoder::new()?;
                 decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG))?;
                 Ok(Self::Zstd { decoder: Box::new(decoder), open: true })
@@ -60,8 +61,21 @@ impl Unpack {
         match self {
             Self::Plain => Ok(std::mem::take(packed)),
             Self::Gzip(decoder) => {
-                let now = packed.split_to(packed.len().min(GZIP_SLICE));
-                decoder.write_all(&now)?;
+                let mut now = packed.split_to(packed.len().min(GZIP_SLICE));
+                while !now.is_empty() {
+                    // Nothing is taken once a member has ended.
+                    let taken = decoder.write(&now)?;
+                    now.advance(taken);
+                    if taken == 0 {
+                        let zeros = now.iter().take_while(|byte| **byte == 0).count();
+                        now.advance(zeros);
+                        if !now.is_empty() {
+                            decoder.try_finish()?;
+                            let out = std::mem::take(decoder.get_mut());
+                            **decoder = GzDecoder::new(out);
+                        }
+                    }
+                }
                 Ok(std::mem::take(decoder.get_mut()).into())
             }
             Self::Zstd { decoder, open } => {
@@ -152,6 +166,29 @@ mod tests {
             assert!(!error.to_string().is_empty());
         }
         assert_eq!(unpacked(b"plain", 2).expect("plain"), b"plain");
+    }
+
+    #[test]
+    fn zeros_behind_gzip_and_frames_to_be_skipped_are_passed_over_and_rubbish_is_not() {
+        let one = (0..=255_u8).cycle().take(70_000).collect::<Vec<_>>();
+        let zeros = vec![0; 10_240];
+        let padded = [gzip(&one), zeros.clone(), gzip(&one), zeros].concat();
+        let skipped = [b"\x50\x2a\x4d\x18\x04\0\0\0size".as_slice(), b"\x5f\x2a\x4d\x18\0\0\0\0"].concat();
+        let zstd = zstd::bulk::compress(&one, 3).expect("memory");
+        let framed = [&skipped, &zstd, &skipped, &zstd, &skipped].map(|bytes| bytes.as_slice()).concat();
+        for packed in [padded, framed] {
+            for chunk in [1, 7, 4096, usize::MAX >> 1] {
+                let out = unpacked(&packed, chunk).unwrap_or_else(|e| panic!("chunks of {chunk}: {e}"));
+                assert!(out == one.repeat(2), "chunks of {chunk}: {} bytes", out.len());
+            }
+        }
+        for packed in
+            [[gzip(&one).as_slice(), b"rubbish"].concat(), [gzip(&one).as_slice(), b"\0\0x"].concat()]
+        {
+            for chunk in [1, 4096, usize::MAX >> 1] {
+                unpacked(&packed, chunk).expect_err("rubbish");
+            }
+        }
     }
 
     #[test]

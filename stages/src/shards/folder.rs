@@ -12,6 +12,9 @@ use crate::{
     webdataset::{CAPTION_SUFFIXES, JSON_SUFFIX},
 };
 
+/// What else may tell of the files of Hugging Face's imagefolder, and is not read.
+const UNREAD_METADATA: [&str; 2] = ["metadata.csv", "metadata.parquet"];
+
 /// What is looked for in a folder, for the error where nothing is found.
 pub fn looked_for(format: InputFormat) -> &'static str {
     match format {
@@ -54,13 +57,30 @@ pub async fn list(folder: &Location, format: InputFormat) -> Result<Vec<ShardRef
                 }
                 return Ok(tars);
             }
-            if !tables.is_empty() {
+            let about_images = tables.iter().all(|table| table.url.ends_with("/metadata.parquet"));
+            if !tables.is_empty() && !about_images {
                 return Ok(tables);
             }
             let lists = direct(|name| is_list_name(name) && name != METADATA_FILE);
+            let unread = files
+                .iter()
+                .find(|meta| meta.location.filename().is_some_and(|name| UNREAD_METADATA.contains(&name)));
+            let unread = unread.map(|meta| meta.location.to_string());
             let images = images(folder, files);
-            // A list beside images is about them.
-            if images.is_empty() { lists } else { images }
+            match (images.is_empty(), tables.is_empty()) {
+                (true, true) => lists,
+                (true, false) => tables,
+                // A list beside images is about them.
+                (false, _) => {
+                    if let Some(file) = unread {
+                        tracing::warn!(
+                            file,
+                            "captions beside images are not read from it, only from {METADATA_FILE}"
+                        );
+                    }
+                    images
+                }
+            }
         }
     })
 }
