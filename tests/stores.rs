@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::{io::Cursor, sync::OnceLock};
+use std::{io::Cursor, sync::OnceLock, time::Duration};
 
 use image::{DynamicImage, ImageFormat, RgbImage};
 use serde_json::json;
@@ -133,7 +133,7 @@ fn a_lock_keeps_others_out_and_ends_when_its_run_is_dead(bucket: &Bucket) {
     first.wait();
     run().ends(0).warns("is locked by process");
     // Renewed at least a second before it was killed: past four seconds later.
-    std::thread::sleep(std::time::Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(5));
     let report = run().ends(0).report();
     assert_eq!(report["shards_left"], json!(0), "{report:#}");
     assert_eq!(bucket.records("out").len(), 30);
@@ -212,6 +212,21 @@ fn nothing_is_left_of_uploads_in_pieces(bucket: &Bucket) {
     let (status, body) = support::services::ask(port, "GET", "/shards?uploads", &[]).expect("an answer");
     assert!(status == 200 && body.contains("ListMultipartUploadsResult"), "{status}: {body}");
     assert!(!body.contains("<UploadId>"), "{body}");
+}
+
+/// The renewal that is on its way when a run ends is no other run's.
+#[test]
+fn a_lock_is_given_back_also_while_it_is_renewed() {
+    let bucket = Bucket::gcs();
+    (0..30).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 50)));
+    // Renewed a second after the last answer, which takes another one.
+    bucket.gcs.as_ref().expect("the stub").hold_back_answers("/lock.json", Duration::from_secs(1));
+    for out in ["out-1", "out-2"] {
+        let run = || bucket.run("in", out).arg("--lock").set("run.lock_seconds=4").set("run.threads=1");
+        run().ends(0).report();
+        let report = run().ends(0).report();
+        assert_eq!(report["shards_skipped"], json!(30), "{report:#}");
+    }
 }
 
 #[test]

@@ -21,6 +21,8 @@ use super::local_path;
 
 /// The lock's place below the output.
 const LOCK: &str = "_recaption/lock.json";
+/// Longest that a run waits at its end for a renewal that is on its way, and for the store to take the lock back.
+const GIVING_BACK: Duration = Duration::from_secs(30);
 /// Renewals within the time after which a lease is past.
 const RENEWALS: u32 = 4;
 
@@ -170,10 +172,18 @@ impl RunLock {
     /// Gives the lock back.
     pub async fn release(self) {
         let Self::Lease { lease, renewing } = self else { return };
-        renewing.abort();
-        let Ok(past) = content_of(0) else { return };
-        if let Err(error) = lease.lock().await.renew(past).await {
-            tracing::debug!(%error, "the lock was not given back; it ends by itself");
+        let give_back = async {
+            // A renewal on its way is waited for: given up, it might still arrive, and keep others out.
+            let mut lease = lease.lock().await;
+            renewing.abort();
+            let past = content_of(0).map_err(anyhow::Error::new)?;
+            lease.renew(past).await.map_err(anyhow::Error::new)
+        };
+        match tokio::time::timeout(GIVING_BACK, give_back).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the lock was not given back; it ends by itself"),
+            Err(_) => tracing::warn!("the lock was not given back in time; it ends by itself"),
         }
+        renewing.abort();
     }
 }

@@ -3,7 +3,7 @@
 //! Encoding runs on tokio's blocking threads; uploads are async. A row group is closed before it reaches
 //! [`ROW_GROUP_BYTES`], so memory is bounded whatever the size of a shard.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
@@ -28,6 +28,9 @@ pub const ROW_GROUP_BYTES: usize = 64 << 20;
 const ZSTD_LEVEL: i32 = 3;
 /// Parts up to this size go up in one request; larger ones as a multipart upload with pieces of this size.
 const UPLOAD_BYTES: usize = 16 << 20;
+/// What the encoder has written is handed on in pieces of about this size. In one buffer, a row group with images would
+/// double that buffer's size again and again, and all of it would stay until the last byte is sent.
+const PIECE_BYTES: usize = 1 << 20;
 /// Pieces of one upload in flight.
 const UPLOAD_CONCURRENCY: usize = 4;
 
@@ -81,7 +84,7 @@ fn upload_words(error: &std::io::Error) -> String {
 pub struct PartWriter {
     url: String,
     place: Location,
-    encoder: Option<ArrowWriter<Vec<u8>>>,
+    encoder: Option<ArrowWriter<Pieces>>,
     upload: BufWriter,
     /// Uncompressed bytes in the open row group. The encoder's own numbers are of compressed pages.
     group_bytes: usize,
@@ -126,7 +129,7 @@ impl PartWriter {
             // A name without a version would hide what wrote the file; a time or host would break equality.
             .set_created_by(concat!("recaption ", env!("CARGO_PKG_VERSION")).to_owned())
             .build();
-        let encoder = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(encode)?;
+        let encoder = ArrowWriter::try_new(Pieces::default(), schema, Some(properties)).map_err(encode)?;
         let upload =
             BufWriter::with_capacity(Arc::clone(&location.store), location.path.clone(), UPLOAD_BYTES)
                 .with_max_concurrency(UPLOAD_CONCURRENCY);
@@ -157,7 +160,7 @@ impl PartWriter {
                     encoder.flush()?;
                 }
                 encoder.write(&batch)?;
-                Ok(std::mem::take(encoder.inner_mut()))
+                Ok(encoder.inner_mut().take())
             })
             .await?;
         self.send(done).await
@@ -171,7 +174,7 @@ impl PartWriter {
         let rest = self
             .encode(|encoder| {
                 encoder.finish()?;
-                Ok(std::mem::take(encoder.inner_mut()))
+                Ok(encoder.inner_mut().take())
             })
             .await?;
         self.send(rest).await?;
@@ -200,8 +203,8 @@ impl PartWriter {
 
     async fn encode(
         &mut self,
-        work: impl FnOnce(&mut ArrowWriter<Vec<u8>>) -> Result<Vec<u8>, ParquetError> + Send + 'static,
-    ) -> Result<Vec<u8>, WriteError> {
+        work: impl FnOnce(&mut ArrowWriter<Pieces>) -> Result<Vec<Bytes>, ParquetError> + Send + 'static,
+    ) -> Result<Vec<Bytes>, WriteError> {
         let failed = |source| WriteError::Encode { part: self.url.clone(), source };
         let mut encoder = self
             .encoder
@@ -217,17 +220,51 @@ impl PartWriter {
         result.map_err(failed)
     }
 
-    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), WriteError> {
-        if bytes.is_empty() {
-            return Ok(());
+    async fn send(&mut self, pieces: Vec<Bytes>) -> Result<(), WriteError> {
+        for piece in pieces {
+            self.bytes += piece.len() as u64;
+            self.sum.update(&piece);
+            let failed = |source: object_store::Error| WriteError::Upload {
+                part: self.url.clone(),
+                source: source.into(),
+            };
+            self.upload.put(piece).await.map_err(failed)?;
         }
-        self.bytes += bytes.len() as u64;
-        self.sum.update(&bytes);
-        let failed = |source: object_store::Error| WriteError::Upload {
-            part: self.url.clone(),
-            source: source.into(),
-        };
-        self.upload.put(Bytes::from(bytes)).await.map_err(failed)
+        Ok(())
+    }
+}
+
+/// What the encoder has written and nobody took yet.
+#[derive(Default)]
+struct Pieces {
+    whole: Vec<Bytes>,
+    open: Vec<u8>,
+}
+
+impl Pieces {
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.whole.push(std::mem::take(&mut self.open).into());
+        }
+    }
+
+    fn take(&mut self) -> Vec<Bytes> {
+        self.close();
+        std::mem::take(&mut self.whole)
+    }
+}
+
+impl io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.open.len() + bytes.len() > PIECE_BYTES {
+            self.close();
+        }
+        self.open.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 use percent_encoding::percent_decode_str;
@@ -46,6 +47,7 @@ struct State {
     generation: u64,
     asked: Vec<Asked>,
     lose_completion: bool,
+    held_back: Option<(&'static str, Duration)>,
 }
 
 /// The stub, as long as the test program lives.
@@ -92,6 +94,11 @@ impl Stub {
         self.state().lose_completion = true;
     }
 
+    /// Answers to writes of objects whose names end so come later, after the write.
+    pub fn hold_back_answers(&self, ending: &'static str, by: Duration) {
+        self.state().held_back = Some((ending, by));
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,6 +118,13 @@ impl Stub {
             let completes = request.method == "POST" && request.query.contains_key("uploadId");
             if completes && std::mem::take(&mut self.state().lose_completion) {
                 return Ok(());
+            }
+            let held_back = self.state().held_back;
+            if let Some((ending, by)) = held_back
+                && request.method == "PUT"
+                && request.path.ends_with(ending)
+            {
+                thread::sleep(by);
             }
             answer.send(stream, request.method == "HEAD")?;
         }
