@@ -173,8 +173,11 @@ fn folders_give_the_rows_of_a_tar() {
     // One that is not read hides no images, and is not passed over in silence.
     let names = texts(samples.iter().map(|s| format!("{}.jpg", s.key)));
     write_table(&imagefolder.join("metadata.parquet"), vec![("file_name", names)], Compression::SNAPPY);
-    place.run(&imagefolder, "out-beside").ends(0).warns("metadata.parquet").warns("only from metadata.jsonl");
-    assert_eq!(output::read(&place.path("out-beside")).captions.len(), samples.len());
+    for format in ["auto", "folder"] {
+        let said = place.run(&imagefolder, format).set(&format!("input.format={format}")).ends(0);
+        said.warns("metadata.parquet").warns("only from metadata.jsonl");
+        assert_eq!(output::read(&place.path(format)).captions.len(), samples.len(), "{format}");
+    }
 }
 
 #[test]

@@ -57,30 +57,14 @@ pub async fn list(folder: &Location, format: InputFormat) -> Result<Vec<ShardRef
                 }
                 return Ok(tars);
             }
-            let about_images = tables.iter().all(|table| table.url.ends_with("/metadata.parquet"));
-            if !tables.is_empty() && !about_images {
+            let of_their_own = direct(|name| is_parquet(name) && !UNREAD_METADATA.contains(&name));
+            if !of_their_own.is_empty() {
                 return Ok(tables);
             }
             let lists = direct(|name| is_list_name(name) && name != METADATA_FILE);
-            let unread = files
-                .iter()
-                .find(|meta| meta.location.filename().is_some_and(|name| UNREAD_METADATA.contains(&name)));
-            let unread = unread.map(|meta| meta.location.to_string());
-            let images = images(folder, files);
-            match (images.is_empty(), tables.is_empty()) {
-                (true, true) => lists,
-                (true, false) => tables,
-                // A list beside images is about them.
-                (false, _) => {
-                    if let Some(file) = unread {
-                        tracing::warn!(
-                            file,
-                            "captions beside images are not read from it, only from {METADATA_FILE}"
-                        );
-                    }
-                    images
-                }
-            }
+            // What lies beside images is about them.
+            let found = [images(folder, files), tables, lists];
+            found.into_iter().find(|shards| !shards.is_empty()).unwrap_or_default()
         }
     })
 }
@@ -98,12 +82,19 @@ fn parent(path: &Path) -> Path {
 /// One shard per folder that directly holds an image. `files` are sorted.
 fn images(folder: &Location, files: Vec<ObjectMeta>) -> Vec<ShardRef> {
     let mut folders: BTreeMap<Path, Vec<ObjectMeta>> = BTreeMap::new();
+    let mut unread = None;
     for meta in files {
+        if meta.location.filename().is_some_and(|name| UNREAD_METADATA.contains(&name)) {
+            unread = unread.or_else(|| Some(meta.location.to_string()));
+        }
         if meta.location.filename().is_some_and(belongs) {
             folders.entry(parent(&meta.location)).or_default().push(meta);
         }
     }
     folders.retain(|_, files| files.iter().any(|meta| is_image_name(meta.location.as_ref())));
+    if let Some(file) = unread.filter(|_| !folders.is_empty()) {
+        tracing::warn!(file, "captions beside images are not read from it, only from {METADATA_FILE}");
+    }
     folders.into_iter().map(|(path, files)| shard(folder.at(path), files)).collect()
 }
 
