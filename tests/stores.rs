@@ -13,8 +13,9 @@ use support::{
     Dice,
     bucket::Bucket,
     output::Rows,
+    server::{Answer, Server},
     services::request,
-    shards::{Pack, scenes},
+    shards::{Pack, jpeg, scenes},
 };
 
 /// Parts above this size go up in pieces (`UPLOAD_BYTES` in stages/src/write.rs).
@@ -159,6 +160,33 @@ fn two_workers_at_once_leave_every_row_once(bucket: &Bucket) {
     assert_eq!(together, bucket.rows("alone"));
 }
 
+/// Two workers share a list, and when it becomes shorter nothing is left of what it was.
+fn a_long_list_is_many_shards(bucket: &Bucket) {
+    let image = |n| (format!("/{n}.jpg"), Answer::File(jpeg(n)));
+    let server = Server::start((0..60).map(image).collect());
+    let list = |images: u64| {
+        let row = |n| {
+            format!("{{\"url\": \"http://127.0.0.1:{}/{n}.jpg\", \"key\": \"k{n:02}\"}}\n", server.port())
+        };
+        (0..images).map(row).collect::<String>().into_bytes()
+    };
+    for (images, shards) in [(60, 9), (24, 4)] {
+        bucket.put("in/list.jsonl", list(images));
+        let run = |out: &str| {
+            let call = bucket.run("in", out).set("fetch.allow_private=true").set("input.concurrent_shards=1");
+            call.set("input.rows_per_shard=7").set("run.threads=1")
+        };
+        for worker in [run("out").start(), run("out").start()].map(|worker| worker.wait()) {
+            worker.check(worker.status.code() == Some(0), "exit code 0 was expected of both workers");
+        }
+        let keys: Vec<String> = bucket.rows("out").captions.into_iter().map(|row| row.key).collect();
+        assert_eq!(keys, (0..images).map(|n| format!("k{n:02}")).collect::<Vec<_>>());
+        assert_eq!(bucket.records("out").len(), shards);
+        let report = run("out").ends(0).report();
+        assert_eq!((&report["shards_skipped"], &report["shards_orphaned"]), (&json!(shards), &json!([])));
+    }
+}
+
 /// All stories over a store.
 macro_rules! over {
     ($($store:ident: $open:expr, $($(#[$attribute:meta])* $story:ident),+;)*) => {$(
@@ -180,6 +208,7 @@ over! {
         a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
         another_configuration_is_refused_by_name_and_overwrite_redoes,
         two_workers_at_once_leave_every_row_once,
+        a_long_list_is_many_shards,
         a_lock_keeps_others_out_and_ends_when_its_run_is_dead,
         many_shards_by_name_are_found_by_one_listing,
         nothing_is_left_of_uploads_in_pieces;
@@ -196,12 +225,14 @@ over! {
         a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
         another_configuration_is_refused_by_name_and_overwrite_redoes,
         two_workers_at_once_leave_every_row_once,
+        a_long_list_is_many_shards,
         a_lock_keeps_others_out_and_ends_when_its_run_is_dead;
     google: Bucket::gcs(),
         rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
         a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
         another_configuration_is_refused_by_name_and_overwrite_redoes,
         two_workers_at_once_leave_every_row_once,
+        a_long_list_is_many_shards,
         a_lock_keeps_others_out_and_ends_when_its_run_is_dead;
 }
 

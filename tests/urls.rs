@@ -12,7 +12,7 @@ use support::{
     output::{self, Caption},
     program::{Call, recaption},
     server::{Answer, Server, times},
-    shards::{Pack, jpeg},
+    shards::{Pack, jpeg, scenes},
 };
 
 fn run(place: &Place, input: &str, out: &str) -> Call {
@@ -77,6 +77,7 @@ fn every_kind_of_list_gives_the_rows_of_a_shard() {
     assert_eq!(plain, hashes.collect::<Vec<_>>(), "plain text has no keys");
 }
 
+/// In row groups of seven.
 fn write_parquet(place: &Place, images: u64, url: impl Fn(u64) -> String) {
     use arrow_array::{ArrayRef, RecordBatch, StringArray};
     let column = |text: &dyn Fn(u64) -> String| -> ArrayRef {
@@ -88,8 +89,11 @@ fn write_parquet(place: &Place, images: u64, url: impl Fn(u64) -> String) {
         ("key", column(&|n| format!("k{n:02}"))),
     ];
     let batch = RecordBatch::try_from_iter(columns).expect("a table");
+    let groups =
+        parquet::file::properties::WriterProperties::builder().set_max_row_group_row_count(Some(7)).build();
     let file = std::fs::File::create(place.path("list.parquet")).expect("a file");
-    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).expect("a writer");
+    let mut writer =
+        parquet::arrow::ArrowWriter::try_new(file, batch.schema(), Some(groups)).expect("a writer");
     writer.write(&batch).expect("rows");
     writer.close().expect("a footer");
 }
@@ -191,4 +195,177 @@ fn a_list_without_addresses_says_what_it_has() {
     place.write("list.csv", "link,caption\nx,y\n");
     run(&place, "list.csv", "out").ends(3).warns("there are: link, caption").warns("input.url_column");
     run(&place, "list.csv", "told").set("input.url_column=href").ends(3).warns("no column `href`");
+}
+
+/// A list of images that a server has.
+struct Pictures {
+    place: Place,
+    server: Server,
+}
+
+impl Pictures {
+    fn new(images: u64) -> Self {
+        let file = |n| (format!("/{n}.jpg"), Answer::File(jpeg(n)));
+        Self { place: Place::new(), server: Server::start((0..images).map(file).collect()) }
+    }
+
+    fn url(&self, n: u64) -> String {
+        format!("http://127.0.0.1:{}/{n}.jpg", self.server.port())
+    }
+
+    /// Writes a list of some of the images.
+    fn csv(&self, name: &str, images: impl Iterator<Item = u64>) {
+        let rows = images.map(|n| format!("{},\"scene,\r\n{n}\",k{n:02}\r\n", self.url(n)));
+        self.place.write(name, format!("\u{feff}url,caption,key\r\n{}", rows.collect::<String>()));
+    }
+
+    /// Runs a list in parts of this many rows.
+    fn run(&self, input: &str, out: &str, rows: u64) -> Call {
+        run(&self.place, input, out).set(&format!("input.rows_per_shard={rows}"))
+    }
+
+    /// Images that were asked for since there were so many requests.
+    fn asked(&self, since: usize) -> Vec<String> {
+        let targets = self.server.asked().into_iter().skip(since).map(|request| request.target);
+        let mut targets: Vec<String> = targets.filter(|target| target.ends_with(".jpg")).collect();
+        targets.sort();
+        targets
+    }
+
+    fn rows(&self, out: &str) -> Vec<(String, String, Option<String>)> {
+        let rows = output::read(&self.place.path(out)).captions.into_iter();
+        let mut rows: Vec<_> = rows.map(|row| (row.key, row.sha256, row.org_caption)).collect();
+        rows.sort();
+        rows
+    }
+}
+
+#[test]
+fn a_long_list_is_many_shards_with_the_same_rows() {
+    let pictures = Pictures::new(30);
+    pictures.csv("list.csv", 0..30);
+    let text: String = (0..30).map(|n| format!("{}\n", pictures.url(n))).collect();
+    pictures.place.write("list.txt", text);
+    write_parquet(&pictures.place, 30, |n| pictures.url(n));
+    // The last one has row groups of 7.
+    for (list, rows, parts) in [
+        ("list.csv", 8, 4),
+        ("list.txt", 8, 4),
+        ("list.csv", 30, 1),
+        ("list.parquet", 3, 13),
+        ("list.parquet", 15, 3),
+    ] {
+        let (whole, out) = (format!("{list}-whole"), format!("{list}-{rows}"));
+        pictures.run(list, &whole, 0).ends(0);
+        pictures.run(list, &out, rows).ends(0);
+        assert_eq!(pictures.rows(&whole).len(), 30);
+        assert_eq!(pictures.rows(&out), pictures.rows(&whole), "{list} by {rows}");
+        let commits = output::commits(&pictures.place.path(&out));
+        let mut shards: Vec<String> = commits.into_iter().map(|commit| commit.shard).collect();
+        shards.sort();
+        assert_eq!(shards.len(), parts, "{list} by {rows}: {shards:?}");
+        assert!(shards[0].ends_with(list), "{shards:?}");
+        assert!(shards.iter().skip(1).all(|shard| shard.contains(&format!("{list}#part="))), "{shards:?}");
+        for row in output::read(&pictures.place.path(&out)).captions {
+            assert!(shards.contains(&row.shard), "{row:?}");
+        }
+    }
+    let names = output::parts(&pictures.place.path("list.csv-8"));
+    let third = |path: &std::path::PathBuf| path.to_string_lossy().contains("/captions/part-list-00002-");
+    assert!(names.iter().any(third), "{names:?}");
+}
+
+#[test]
+fn of_a_long_list_only_what_is_not_done_is_fetched_again() {
+    let pictures = Pictures::new(40);
+    pictures.csv("list.csv", 0..30);
+    let run = || pictures.run("list.csv", "out", 8);
+    let report = run().ends(0).report();
+    assert_eq!((&report["shards_done"], &report["counts"]["captioned"]), (&4.into(), &30.into()));
+    let asked = pictures.server.asked().len();
+    let report = run().ends(0).report();
+    assert_eq!((&report["shards_done"], &report["shards_skipped"]), (&0.into(), &4.into()));
+    assert!(pictures.asked(asked).is_empty());
+    // As a worker leaves it that died in the second part.
+    let records = pictures.place.path("out/_recaption/shards");
+    let second = std::fs::read_dir(&records).expect("records").flatten();
+    let second = second.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("list-00001-"));
+    std::fs::remove_file(second.expect("a record of the second part")).expect("it goes");
+    let status = recaption().dir(pictures.place.root()).arg("status").arg(pictures.place.path("out"));
+    let status = status.ends(0).report();
+    assert_eq!((&status["done"], &status["pending"], &status["orphaned"]), (&3.into(), &1.into(), &0.into()));
+    run().ends(0);
+    let again: Vec<String> = (8..16).map(|n| format!("/{n}.jpg")).collect();
+    let mut wanted = again.clone();
+    wanted.sort();
+    assert_eq!(pictures.asked(asked), wanted);
+    assert_eq!(pictures.rows("out").len(), 30);
+
+    // What is remembered of the list may be wrong: it is only believed where it fits.
+    for lie in ["{", "{\"format\": 1}"] {
+        std::fs::remove_dir_all(&records).expect("records");
+        let remembered = std::fs::read_dir(pictures.place.path("out/_recaption/lists")).expect("a folder");
+        let remembered: Vec<_> = remembered.flatten().map(|entry| entry.path()).collect();
+        assert_eq!(remembered.len(), 1);
+        std::fs::write(&remembered[0], lie).expect("a file");
+        assert_eq!(run().ends(0).report()["shards_done"], 4);
+        assert_eq!(pictures.rows("out").len(), 30);
+    }
+
+    // Longer, shorter, and so short that it is one shard: no row stays that the list has not.
+    for (images, shards) in [(0..40, 5), (4..24, 3), (10..14, 1), (0..20, 3)] {
+        pictures.csv("list.csv", images.clone());
+        let report = run().ends(0).report();
+        assert_eq!(report["shards_done"], shards, "{images:?}: {report:#}");
+        assert_eq!(report["shards_orphaned"], serde_json::json!([]), "{images:?}");
+        let keys: Vec<String> = pictures.rows("out").into_iter().map(|row| row.0).collect();
+        assert_eq!(keys, images.map(|n| format!("k{n:02}")).collect::<Vec<_>>());
+        assert_eq!(output::parts(&pictures.place.path("out")).len(), 2 * shards);
+    }
+    // The same list in other parts would have rows twice.
+    pictures.run("list.csv", "out", 5).ends(2).warns("input.rows_per_shard");
+    pictures.run("list.csv", "out", 20).arg("--overwrite").ends(0);
+    assert_eq!(pictures.rows("out").len(), 20);
+}
+
+#[test]
+fn a_list_on_a_web_server_is_split_where_that_hands_out_ranges() {
+    let pictures = Pictures::new(20);
+    pictures.csv("list.csv", 0..20);
+    let list = std::fs::read(pictures.place.path("list.csv")).expect("a list");
+    let files = [("/ranges.csv", Answer::File(list.clone())), ("/whole.csv", Answer::Whole(times(0), list))];
+    let server = Server::start(files.map(|(path, answer)| (path.to_owned(), answer)).into());
+    let run = |name: &str| {
+        let call = recaption().dir(pictures.place.root()).arg("run").arg("--model").arg(support::model());
+        let call = call
+            .arg("--input")
+            .arg(format!("http://127.0.0.1:{}/{name}.csv?signature=secret", server.port()));
+        let call = call.arg("--output").arg(pictures.place.path(name));
+        let call = call.set("fetch.allow_private=true").set("input.rows_per_shard=6");
+        let end = call.ends(0);
+        end.never_says("secret");
+        assert_eq!(pictures.rows(name).len(), 20, "{name}");
+        (end.report()["shards_done"].clone(), end)
+    };
+    assert_eq!(run("ranges").0, 4);
+    let (shards, end) = run("whole");
+    assert_eq!(shards, 1);
+    end.warns("hands out no ranges");
+}
+
+#[test]
+fn a_web_server_that_hands_out_no_ranges_is_read_on_where_its_answer_broke() {
+    let place = Place::new();
+    place.write("shard.tar", scenes(0, 40));
+    place.run(place.path("shard.tar"), "wanted").ends(0);
+    // The first answer, and the one to the question for the rest, which is of no use.
+    let answer = Answer::Whole(times(2), scenes(0, 40));
+    let server = Server::start(HashMap::from([("/shard.tar".to_owned(), answer)]));
+    let url = format!("http://127.0.0.1:{}/shard.tar", server.port());
+    let call = recaption().arg("run").arg("--model").arg(support::model()).arg("--input").arg(url);
+    let report = call.arg("--output").arg(place.path("out")).ends(0).report();
+    assert_eq!(report["requests_retried"], 1, "{report:#}");
+    let shard = |row: Caption| Caption { shard: String::new(), ..row };
+    let rows = |out| output::read(&place.path(out)).captions.into_iter().map(shard).collect::<Vec<_>>();
+    assert_eq!(rows("out"), rows("wanted"));
 }

@@ -148,6 +148,12 @@ pub const KEYS: &[Key] = &[
         "column of the key; `auto` is `key`, `__key__`, else the image's path, else the row's number",
     ),
     key(
+        "input.rows_per_shard",
+        Kind::Integer(0, ANY),
+        "10000",
+        "rows of a list of addresses that make one shard; 0 splits no list",
+    ),
+    key(
         "input.max_pixels",
         Kind::Integer(1, ANY),
         "89478485",
@@ -175,7 +181,7 @@ pub const KEYS: &[Key] = &[
         "of lists of addresses: seconds for one attempt at an image",
     ),
     key("fetch.retries", Kind::Integer(0, 100), "2", "further attempts where another may go better"),
-    key("fetch.concurrency", Kind::Integer(1, 4096), "64", "images fetched at the same time, of one list"),
+    key("fetch.concurrency", Kind::Integer(1, 4096), "64", "images fetched at the same time, of all lists"),
     key("fetch.per_host", Kind::Integer(1, 4096), "8", "requests to one host at the same time, of all lists"),
     key(
         "fetch.max_bytes",

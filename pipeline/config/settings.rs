@@ -7,7 +7,7 @@ use recaption_stages::{
     decode::DecodeOptions,
     fetch::{FetchSettings, Fetcher},
     filter::Filter,
-    read::{Columns, ReadSettings},
+    read::{Columns, ROWS_PER_SHARD, ReadSettings},
     rules::{RuleSettings, TextRules},
     store::StoreSettings,
 };
@@ -219,6 +219,9 @@ impl RunConfig {
                 put(name, column.clone());
             }
         }
+        if self.read.rows_per_shard != ROWS_PER_SHARD {
+            put("input.rows_per_shard", self.read.rows_per_shard.to_string());
+        }
         put("input.max_pixels", self.decode.max_pixels.to_string());
         put("input.min_side", self.decode.min_side.to_string());
         put("input.exif_orientation", self.decode.exif_orientation.to_string());
@@ -279,6 +282,9 @@ fn read_settings(layers: &Layers) -> Result<ReadSettings, ConfigError> {
         url: column("input.url_column"),
         key: column("input.key_column"),
     };
+    if let Some(rows) = layers.integer("input.rows_per_shard").and_then(|n| u64::try_from(n).ok()) {
+        settings.rows_per_shard = rows;
+    }
     settings.fetcher = Some(fetcher(layers, settings.tar.max_member_bytes)?);
     Ok(settings)
 }

@@ -31,9 +31,11 @@ use std::{
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use lock::Locked;
+use plan::{Orphans, Task};
 use recaption_onnx::runtime::Execution;
 use recaption_stages::{
     commits::{Ledger, remove},
+    read::Splitter,
     schemas::ShardId,
     shards::list_shards,
     store::{Location, StoreKind, Stores},
@@ -130,7 +132,8 @@ async fn run_unlocked(
     let (shards, records) = (shards?, records?);
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
-    let plan = Plan::make(shards, records, &ledger, keys, &options).await?;
+    let splitter = Splitter { settings: &config.read, output: &output, remember: true };
+    let plan = Plan::make(shards, records, (&ledger, splitter), keys, &options).await?;
     tracing::info!(
         shards = plan.todo.len() + plan.done.len(),
         done = plan.done.len(),
@@ -152,6 +155,9 @@ async fn run_unlocked(
         rounds(config, (&model, execution), (&plan, &output), (stop, &progress)).await?
     };
     failures::remember(&ledger, &plan, &results, &mut report).await;
+    clear_superseded(&output, &ledger, &plan, &results)
+        .await
+        .context("parts that lists no longer have could not be removed")?;
     if options.retire && !stop.requested() {
         retire(&output, &ledger, &plan).await.context("shards without an input could not be retired")?;
         report.retired = true;
@@ -201,19 +207,47 @@ async fn rounds(
     Ok(results)
 }
 
-/// Removes shards that are not among the inputs any more: first what makes them exist, then their rows.
+/// Removes the parts that a list had before it became shorter, once all parts that it has now are done.
+async fn clear_superseded(
+    output: &Location,
+    ledger: &Ledger,
+    plan: &Plan,
+    results: &[ShardResult],
+) -> anyhow::Result<()> {
+    if plan.superseded.is_empty() {
+        return Ok(());
+    }
+    let done: HashSet<usize> = results.iter().filter(|r| r.outcome.is_ok()).map(|r| r.shard).collect();
+    let list = |task: &Task| task.shard.location.url();
+    let todo = plan.todo.iter().enumerate();
+    let unfinished: HashSet<String> =
+        todo.filter(|(number, _)| !done.contains(number)).map(|(_, task)| list(task)).collect();
+    for (list, parts) in plan.superseded.iter().filter(|(list, _)| !unfinished.contains(*list)) {
+        tracing::info!(list, parts = parts.len(), "the list became shorter; its last parts are removed");
+        remove_shards(output, ledger, parts).await?;
+    }
+    Ok(())
+}
+
+/// Removes shards that are not among the inputs any more.
 async fn retire(output: &Location, ledger: &Ledger, plan: &Plan) -> anyhow::Result<()> {
-    for (shard, names) in &plan.orphans {
+    remove_shards(output, ledger, &plan.orphans).await?;
+    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
+    for shard in ledger.failures().await?.iter().filter(|shard| !inputs.contains(shard.as_str())) {
+        ledger.forget_failure_of(shard).await?;
+    }
+    Ok(())
+}
+
+/// First what makes shards exist goes, then their rows.
+async fn remove_shards(output: &Location, ledger: &Ledger, shards: &Orphans) -> anyhow::Result<()> {
+    for (shard, names) in shards {
         for name in names {
             ledger.revoke(shard, name).await?;
         }
         for table in ["captions", "rejects"] {
             remove(&output.child(table).child(&format!("part-{shard}.parquet"))).await?;
         }
-    }
-    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
-    for shard in ledger.failures().await?.iter().filter(|shard| !inputs.contains(shard.as_str())) {
-        ledger.forget_failure_of(shard).await?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_stages::{
     commits::{Ledger, RecordName, Records, configuration_fingerprint},
+    read::Splitter,
     schemas::{RejectReason, ShardCommit, ShardId},
     shards::ShardRef,
 };
@@ -44,6 +45,8 @@ pub struct Plan {
     pub done: Vec<ShardId>,
     /// Shards in the output that are not among the inputs any more.
     pub orphans: Orphans,
+    /// Parts that lists had before they became shorter, by list.
+    pub superseded: BTreeMap<String, Orphans>,
     /// Names of all inputs.
     pub inputs: HashSet<ShardId>,
     /// Shards that are left alone, because they did not change lately or have nothing to retry.
@@ -53,18 +56,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Compares inputs and records, by name. At most one record is opened; for a retry, all of them.
+    /// Compares inputs and records, by name. At most one record is opened; for a retry, all of them. Long lists are split
+    /// first.
     ///
     /// # Errors
     /// [`Mismatch`] when the output holds rows of another configuration and `overwrite` is off; errors of the store.
     pub async fn make(
         shards: Vec<ShardRef>,
         mut records: Records,
-        ledger: &Ledger,
+        (ledger, splitter): (&Ledger, Splitter<'_>),
         configuration: BTreeMap<String, String>,
         options: &RunOptions,
     ) -> anyhow::Result<Self> {
-        let inputs = shards.iter().map(|shard| shard.id.clone()).collect();
         let fingerprint = configuration_fingerprint(&configuration);
         if !options.overwrite {
             let other = records.iter().find_map(|(shard, names)| {
@@ -80,9 +83,17 @@ impl Plan {
                 );
             }
         }
+        let name_of =
+            |shard: &ShardRef| RecordName { input: shard.fingerprint(), configuration: fingerprint.clone() };
+        let is_done =
+            |shard: &ShardRef| records.get(shard.id.as_str()).is_some_and(|names| *names == [name_of(shard)]);
+        let mut split = splitter.split(shards, is_done).await?;
+        let inputs = split.shards.iter().map(|shard| shard.id.clone()).collect();
         let (mut todo, mut done, mut passed_over) = (Vec::new(), Vec::new(), 0);
-        for shard in shards {
-            let name = RecordName { input: shard.fingerprint(), configuration: fingerprint.clone() };
+        // Objects of which something is left undone on purpose.
+        let mut left: HashSet<String> = HashSet::new();
+        for shard in std::mem::take(&mut split.shards) {
+            let name = name_of(&shard);
             let mut stale = records.remove(shard.id.as_str()).unwrap_or_default();
             // A shard that cannot be looked at now keeps what it has, but is reported.
             if stale.contains(&name) && stale.len() == 1 && shard.missing.is_none() {
@@ -91,6 +102,7 @@ impl Plan {
             }
             if options.since.is_some_and(|since| shard.modified.is_some_and(|modified| modified < since)) {
                 passed_over += 1;
+                left.insert(shard.location.url());
                 continue;
             }
             if shard.missing.is_some() {
@@ -100,17 +112,33 @@ impl Plan {
         }
         if options.retry {
             let before = todo.len();
+            left.extend(todo.iter().map(|task| task.shard.location.url()));
             todo = retried(todo, &mut done, ledger, &fingerprint).await?;
             passed_over += before.saturating_sub(todo.len());
         }
         let done = done.into_iter().map(|shard| shard.id).collect();
-        Ok(Self { todo: Arc::new(todo), done, orphans: records, inputs, passed_over, configuration })
+        let mut superseded: BTreeMap<String, Orphans> = BTreeMap::new();
+        records.retain(|shard, names| {
+            let list = split.list_of(shard).filter(|list| !left.contains(*list));
+            let Some(list) = list else { return true };
+            superseded.entry(list.to_owned()).or_default().insert(shard.clone(), std::mem::take(names));
+            false
+        });
+        Ok(Self {
+            todo: Arc::new(todo),
+            done,
+            orphans: records,
+            superseded,
+            inputs,
+            passed_over,
+            configuration,
+        })
     }
 
     /// Bytes to be read.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.todo.iter().map(|t| t.shard.size).sum()
+        self.todo.iter().map(|t| t.shard.bytes()).sum()
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_stages::{
     commits::{Ledger, Records, list_below, read_json},
+    read::Splitter,
     schemas::{Counts, FailureRecord},
     shards::{ShardRef, list_shards},
     store::{Location, Stores},
@@ -100,7 +101,7 @@ pub async fn status(stores: &mut Stores, output: &Location) -> anyhow::Result<St
     let failed = read_failures(&ledger).await?;
     let (counts, mut damaged) = read_commits(&ledger, &records).await?;
     damaged.sort();
-    let inputs = inputs_of(stores, &last).await;
+    let inputs = inputs_of(stores, &last, output, &records).await;
     let mut status = Status {
         output: output.url(),
         last_run: last.run,
@@ -144,9 +145,20 @@ impl Status {
     }
 }
 
-async fn inputs_of(stores: &mut Stores, last: &LastRun) -> anyhow::Result<Vec<ShardRef>> {
+async fn inputs_of(
+    stores: &mut Stores,
+    last: &LastRun,
+    output: &Location,
+    records: &Records,
+) -> anyhow::Result<Vec<ShardRef>> {
     let config = RunConfig::build(&last.layers()?)?;
-    Ok(list_shards(stores, &config.shards, config.read.format).await?)
+    let shards = list_shards(stores, &config.shards, config.read.format).await?;
+    let is_done = |shard: &ShardRef| {
+        let input = shard.fingerprint();
+        records.get(shard.id.as_str()).is_some_and(|names| names.iter().all(|name| name.input == input))
+    };
+    let splitter = Splitter { settings: &config.read, output, remember: false };
+    Ok(splitter.split(shards, is_done).await?.shards)
 }
 
 async fn read_failures(ledger: &Ledger) -> anyhow::Result<Vec<FailureRecord>> {

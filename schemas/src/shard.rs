@@ -5,7 +5,22 @@ use crate::digest::sha256_hex;
 /// Longest stem kept in a shard's file name, bytes. Object stores allow 1,024 bytes per key; local file systems 255.
 const MAX_STEM: usize = 100;
 
-/// A URL as it may appear in logs, records and rows: without user info, query and fragment.
+/// What stands between a list's URL and the number of its part. See [`part_url`].
+const PART: &str = "#part=";
+
+/// URL of a part of a list of addresses: the first is called as the list, the third `s3://bucket/list.csv#part=2`.
+#[must_use]
+pub fn part_url(list: &str, number: usize) -> String {
+    if number == 0 { list.to_owned() } else { format!("{list}{PART}{number}") }
+}
+
+/// The list and the number, where a URL is a later part's.
+fn part_of(url: &str) -> Option<(&str, usize)> {
+    let (list, number) = url.rsplit_once(PART)?;
+    Some((list, number.parse().ok()?))
+}
+
+/// A URL as it may appear in logs, records and rows: without user info, query and fragment (but for [`part_url`]'s).
 ///
 /// Presigned URLs carry their secret in the query, others in the user info. Plain paths come back unchanged.
 #[must_use]
@@ -16,13 +31,14 @@ pub fn redact_url(url: &str) -> String {
     if scheme.eq_ignore_ascii_case("file") {
         return url.to_owned();
     }
+    let part = part_of(rest).map(|(_, number)| part_url("", number)).unwrap_or_default();
     let rest = rest.split(['?', '#']).next().unwrap_or(rest);
     let (authority, path) = match rest.find('/') {
         Some(at) => rest.split_at(at),
         None => (rest, ""),
     };
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
+    format!("{scheme}://{host}{path}{part}")
 }
 
 /// Any text that may speak of URLs, each of them as [`redact_url`] has it: for errors of libraries, which quote the
@@ -48,7 +64,8 @@ pub fn redact_text(text: &str) -> String {
 /// Path-safe name of a shard: `<stem>-<first 8 hex digits of the SHA-256 of the canonical URL>`.
 ///
 /// The stem is the last path component up to its first dot, with everything but `[A-Za-z0-9_-]` replaced by `_`, so
-/// that no URL ever becomes a path. The digest keeps shards of one name in two folders apart.
+/// that no URL ever becomes a path. The digest keeps shards of one name in two folders apart. The stem of a later part of
+/// a list ends with its number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(String);
 
@@ -56,7 +73,9 @@ impl ShardId {
     /// From a canonical URL, already redacted (see [`redact_url`]).
     #[must_use]
     pub fn from_url(canonical: &str) -> Self {
-        let name = canonical.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let (whole, part) =
+            part_of(canonical).map_or((canonical, None), |(list, number)| (list, Some(number)));
+        let name = whole.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let stem = name.split('.').next().unwrap_or_default();
         let mut safe: String = stem
             .chars()
@@ -65,6 +84,9 @@ impl ShardId {
             .collect();
         if safe.is_empty() {
             safe.push_str("shard");
+        }
+        if let Some(part) = part {
+            safe.push_str(&format!("-{part:05}"));
         }
         Self(format!("{safe}-{}", &sha256_hex(canonical.as_bytes())[..8]))
     }
@@ -126,5 +148,12 @@ mod tests {
         assert!(!id.as_str().contains(['/', '.', ' ']));
         assert_ne!(ShardId::from_url("s3://a/0.tar"), ShardId::from_url("s3://b/0.tar"));
         assert!(ShardId::from_url("s3://b/.tar").as_str().starts_with("shard-"));
+        let part = part_url("s3://b/x/list.csv", 17);
+        assert_eq!(part, "s3://b/x/list.csv#part=17");
+        assert!(ShardId::from_url(&part).as_str().starts_with("list-00017-"));
+        assert_eq!(redact_url(&part), part);
+        assert_eq!(redact_url("http://h/list.csv?key=secret#part=2"), "http://h/list.csv#part=2");
+        assert_eq!(redact_url("http://h/list.csv#part=2x"), "http://h/list.csv");
+        assert_eq!(part_url("/list.csv", 0), "/list.csv");
     }
 }

@@ -18,6 +18,8 @@ pub enum Answer {
     File(Vec<u8>),
     /// Hands them out, but refuses HEAD, as a presigned GET does.
     OnlyGet(Vec<u8>),
+    /// Hands them out whole, whatever part is asked for; so many times it announces all and sends half.
+    Whole(Arc<AtomicU64>, Vec<u8>),
     /// Answers with this status.
     Status(u16),
     /// Answers so many times with a status, and then hands out the bytes.
@@ -125,6 +127,11 @@ fn serve(
         }
         Some(Answer::Cut(left, bytes)) => {
             cut = count_down(left);
+            bytes
+        }
+        Some(Answer::Whole(left, bytes)) => {
+            range = None;
+            cut = method == "GET" && count_down(left);
             bytes
         }
         Some(Answer::File(bytes)) => bytes,

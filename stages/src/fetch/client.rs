@@ -16,7 +16,7 @@ use reqwest::{
     header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
     redirect::Policy,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::{Host, Url};
 
 use super::{
@@ -46,7 +46,7 @@ pub struct FetchSettings {
     pub retries: u32,
     /// Largest image, bytes.
     pub max_bytes: u64,
-    /// Images fetched at the same time, of one list.
+    /// Images fetched at the same time, of all lists.
     pub concurrency: usize,
     /// Requests to one host at the same time, of all lists.
     pub per_host: usize,
@@ -133,7 +133,14 @@ enum Attempt {
 pub struct Fetcher {
     client: Client,
     settings: Arc<FetchSettings>,
+    places: Arc<Semaphore>,
     hosts: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
+}
+
+/// A place among the images that are fetched at the same time.
+#[derive(Debug)]
+pub struct Place {
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl std::fmt::Debug for Fetcher {
@@ -168,13 +175,20 @@ impl Fetcher {
             .pool_idle_timeout(IDLE)
             .build()
             .map_err(|e| format!("no client for fetching images can be made: {e}"))?;
-        Ok(Self { client, settings: Arc::new(settings), hosts: Arc::default() })
+        let places = Arc::new(Semaphore::new(settings.concurrency.max(1)));
+        Ok(Self { client, settings: Arc::new(settings), places, hosts: Arc::default() })
     }
 
     /// Its settings.
     #[must_use]
     pub fn settings(&self) -> &FetchSettings {
         &self.settings
+    }
+
+    /// Waits for a place, to be kept until the image's bytes are somebody else's.
+    pub async fn place(&self) -> Place {
+        // Never closed.
+        Place { _permit: Arc::clone(&self.places).acquire_owned().await.ok() }
     }
 
     /// Fetches one image, with redirects and further attempts.

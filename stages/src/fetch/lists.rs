@@ -21,9 +21,9 @@ const KEY: [&str; 3] = ["key", "__key__", "id"];
 /// One row of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListRow {
-    /// Position in the list, from 0, the row of names not counted.
+    /// Position in what is parsed, from 0, the row of names not counted.
     pub index: u64,
-    /// What the list calls it, else its number in nine digits.
+    /// What the list calls it, else its number within the whole list in nine digits.
     pub key: String,
     /// Where the image is, or what is wrong with the row.
     pub url: Result<String, String>,
@@ -37,8 +37,31 @@ pub struct ListRow {
 pub struct ListParser {
     columns: Columns,
     form: Form,
-    next: u64,
+    at: Position,
 }
+
+/// How far a list was read.
+#[derive(Clone, Copy, Default)]
+struct Position {
+    /// Rows of the list before the part that is parsed.
+    before: u64,
+    /// The next row's index.
+    next: u64,
+    /// Bytes that were taken.
+    bytes: u64,
+}
+
+impl Position {
+    /// The next row's index and what it is called where the list does not say.
+    fn take(&mut self) -> (u64, String) {
+        let index = self.next;
+        self.next += 1;
+        (index, format!("{:09}", self.before + index))
+    }
+}
+
+/// Takes rows, each with the number of bytes up to its end.
+type Sink<'a> = &'a mut dyn FnMut(ListRow, u64);
 
 enum Form {
     Values(Box<Values>),
@@ -56,6 +79,8 @@ struct Values {
     ended: usize,
     too_long: bool,
     header: Option<Header>,
+    /// Bytes up to the end of the row of names.
+    names: u64,
 }
 
 /// What the columns are.
@@ -80,6 +105,7 @@ impl ListParser {
                 ended: 0,
                 too_long: false,
                 header: None,
+                names: 0,
             }))
         };
         let form = match kind {
@@ -88,7 +114,23 @@ impl ListParser {
             ListKind::JsonLines => Form::Lines { json: true, line: Vec::new(), too_long: false },
             ListKind::Text => Form::Lines { json: false, line: Vec::new(), too_long: false },
         };
-        Self { columns, form, next: 0 }
+        Self { columns, form, at: Position::default() }
+    }
+
+    /// The parser of a part of a list, behind `rows` others. First comes the row of names, where the list has one, then
+    /// the part.
+    #[must_use]
+    pub fn behind(self, rows: u64) -> Self {
+        Self { at: Position { before: rows, ..self.at }, ..self }
+    }
+
+    /// Bytes up to the end of the row of names, once rows were found; 0 where there is none.
+    #[must_use]
+    pub fn names(&self) -> u64 {
+        match &self.form {
+            Form::Values(values) => values.names,
+            Form::Lines { .. } => 0,
+        }
     }
 
     /// Takes bytes; gives the rows that they complete.
@@ -97,6 +139,15 @@ impl ListParser {
     /// When the list has no column of addresses, or lacks one that was told.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<ListRow>, String> {
         let mut rows = Vec::new();
+        self.push_into(bytes, &mut |row, _| rows.push(row))?;
+        Ok(rows)
+    }
+
+    /// As [`ListParser::push`]; with each row goes the number of bytes up to its end, at which another parser may go on.
+    ///
+    /// # Errors
+    /// As [`ListParser::push`].
+    pub fn push_into(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<(), String> {
         match &mut self.form {
             Form::Values(values) => {
                 let bytes = match values.start.take() {
@@ -105,18 +156,21 @@ impl ListParser {
                         start.extend_from_slice(bytes);
                         if start.len() < BYTE_ORDER_MARK.len() {
                             values.start = Some(start);
-                            return Ok(rows);
+                            return Ok(());
                         }
-                        Cow::Owned(start.strip_prefix(BYTE_ORDER_MARK).map(<[u8]>::to_vec).unwrap_or(start))
+                        let marked = start.starts_with(BYTE_ORDER_MARK);
+                        self.at.bytes += if marked { BYTE_ORDER_MARK.len() as u64 } else { 0 };
+                        Cow::Owned(if marked { start.split_off(BYTE_ORDER_MARK.len()) } else { start })
                     }
                 };
                 // To csv-core no bytes are the end.
                 if !bytes.is_empty() {
-                    values.push(&bytes, &self.columns, &mut self.next, &mut rows)?;
+                    values.push(&bytes, &self.columns, &mut self.at, sink)?;
                 }
             }
             Form::Lines { json, line, too_long } => {
                 for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+                    self.at.bytes += piece.len() as u64;
                     if line.len() + piece.len() > MAX_RECORD_BYTES {
                         *too_long = true;
                         line.clear();
@@ -126,12 +180,14 @@ impl ListParser {
                     }
                     if piece.ends_with(b"\n") {
                         let row = (std::mem::take(line), std::mem::take(too_long));
-                        rows.extend(of_line(*json, row, &self.columns, &mut self.next));
+                        if let Some(row) = of_line(*json, row, &self.columns, &mut self.at) {
+                            sink(row, self.at.bytes);
+                        }
                     }
                 }
             }
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// The last row, where the list does not end with a line's end.
@@ -140,22 +196,33 @@ impl ListParser {
     /// As [`ListParser::push`]; a list without a row of names.
     pub fn finish(&mut self) -> Result<Vec<ListRow>, String> {
         let mut rows = Vec::new();
+        self.finish_into(&mut |row, _| rows.push(row))?;
+        Ok(rows)
+    }
+
+    /// As [`ListParser::finish`], into a sink.
+    ///
+    /// # Errors
+    /// As [`ListParser::finish`].
+    pub fn finish_into(&mut self, sink: Sink<'_>) -> Result<(), String> {
         match &mut self.form {
             Form::Values(values) => {
                 if let Some(start) = values.start.take().filter(|start| !start.is_empty()) {
-                    values.push(&start, &self.columns, &mut self.next, &mut rows)?;
+                    values.push(&start, &self.columns, &mut self.at, sink)?;
                 }
-                values.push(&[], &self.columns, &mut self.next, &mut rows)?;
+                values.push(&[], &self.columns, &mut self.at, sink)?;
                 if values.header.is_none() {
                     return Err("the list is empty: a row with the columns' names comes first".into());
                 }
             }
             Form::Lines { json, line, too_long } => {
                 let row = (std::mem::take(line), std::mem::take(too_long));
-                rows.extend(of_line(*json, row, &self.columns, &mut self.next));
+                if let Some(row) = of_line(*json, row, &self.columns, &mut self.at) {
+                    sink(row, self.at.bytes);
+                }
             }
         }
-        Ok(rows)
+        Ok(())
     }
 }
 
@@ -164,8 +231,8 @@ impl Values {
         &mut self,
         mut input: &[u8],
         columns: &Columns,
-        next: &mut u64,
-        rows: &mut Vec<ListRow>,
+        at: &mut Position,
+        sink: Sink<'_>,
     ) -> Result<(), String> {
         let at_end = input.is_empty();
         loop {
@@ -175,6 +242,7 @@ impl Values {
                 &mut self.ends[self.ended..],
             );
             input = &input[read..];
+            at.bytes += read as u64;
             self.written += written;
             self.ended += ended;
             match result {
@@ -191,7 +259,7 @@ impl Values {
                     (self.written, self.ended) = (0, 0);
                 }
                 ReadRecordResult::Record => {
-                    self.record(columns, next, rows)?;
+                    self.record(columns, at, sink)?;
                     (self.written, self.ended, self.too_long) = (0, 0, false);
                     if input.is_empty() && !at_end {
                         return Ok(());
@@ -201,7 +269,7 @@ impl Values {
         }
     }
 
-    fn record(&mut self, columns: &Columns, next: &mut u64, rows: &mut Vec<ListRow>) -> Result<(), String> {
+    fn record(&mut self, columns: &Columns, at: &mut Position, sink: Sink<'_>) -> Result<(), String> {
         let mut from = 0;
         let fields = self.ends[..self.ended].iter().map(|end| {
             let field = String::from_utf8_lossy(&self.output[from..*end]).into_owned();
@@ -214,6 +282,7 @@ impl Values {
                 return Err("the row of names is too long: is this a list?".into());
             }
             self.header = Some(Header::new(fields, columns)?);
+            self.names = at.bytes;
             return Ok(());
         };
         let bad = if self.too_long {
@@ -223,7 +292,7 @@ impl Values {
         } else {
             None
         };
-        rows.push(header.row(take(next), fields, bad));
+        sink(header.row(at.take(), fields, bad), at.bytes);
         Ok(())
     }
 }
@@ -245,7 +314,7 @@ impl Header {
         Ok(Self { names, url, caption, key })
     }
 
-    fn row(&self, index: u64, mut fields: Vec<String>, bad: Option<String>) -> ListRow {
+    fn row(&self, (index, number): (u64, String), mut fields: Vec<String>, bad: Option<String>) -> ListRow {
         let Some(why) = bad else {
             let mut take = |at: usize| std::mem::take(&mut fields[at]);
             let url = take(self.url);
@@ -257,9 +326,9 @@ impl Header {
             let meta: Map<String, Value> =
                 others.map(|(_, (name, field))| (name.clone(), Value::String(field))).collect();
             let meta = (!meta.is_empty()).then(|| Value::Object(meta).to_string());
-            return ListRow { index, key: key.unwrap_or_else(|| number(index)), url: Ok(url), caption, meta };
+            return ListRow { index, key: key.unwrap_or(number), url: Ok(url), caption, meta };
         };
-        ListRow { index, key: number(index), url: Err(why), caption: None, meta: None }
+        ListRow { index, key: number, url: Err(why), caption: None, meta: None }
     }
 }
 
@@ -267,40 +336,25 @@ fn no_url(names: &[String]) -> String {
     format!("no column of addresses; there are: {}. Name it with input.url_column", names.join(", "))
 }
 
-fn number(index: u64) -> String {
-    format!("{index:09}")
-}
-
-fn take(next: &mut u64) -> u64 {
-    *next += 1;
-    *next - 1
-}
-
 /// A line's row; none for a blank line.
 fn of_line(
     json: bool,
     (line, too_long): (Vec<u8>, bool),
     columns: &Columns,
-    next: &mut u64,
+    at: &mut Position,
 ) -> Option<ListRow> {
     let text = String::from_utf8_lossy(&line);
     let text = text.trim().trim_start_matches('\u{feff}');
     if text.is_empty() && !too_long {
         return None;
     }
-    let index = take(next);
-    let bad = |why: String| ListRow { index, key: number(index), url: Err(why), caption: None, meta: None };
+    let (index, number) = at.take();
+    let bad = |why: String| ListRow { index, key: number.clone(), url: Err(why), caption: None, meta: None };
     if too_long {
         return Some(bad(format!("the line has more than {MAX_RECORD_BYTES} bytes")));
     }
     if !json {
-        return Some(ListRow {
-            index,
-            key: number(index),
-            url: Ok(text.to_owned()),
-            caption: None,
-            meta: None,
-        });
+        return Some(ListRow { url: Ok(text.to_owned()), ..bad(String::new()) });
     }
     let mut object = match serde_json::from_str(text) {
         Ok(Value::Object(object)) => object,
@@ -323,7 +377,7 @@ fn of_line(
     let names = || object.keys().cloned().collect::<Vec<_>>();
     let url = url.ok_or_else(|| no_url(&names()));
     let meta = (!object.is_empty()).then(|| Value::Object(object.clone()).to_string());
-    Some(ListRow { index, key: key.unwrap_or_else(|| number(index)), url, caption, meta })
+    Some(ListRow { index, key: key.unwrap_or(number), url, caption, meta })
 }
 
 #[cfg(test)]
@@ -372,6 +426,40 @@ mod tests {
             row(1, "000000001", "http://a/2.jpg", None, None),
         ];
         assert_eq!(parse(ListKind::Text, text, 4), Ok(rows));
+    }
+
+    #[test]
+    fn a_list_may_be_parsed_in_parts_that_begin_at_any_row() {
+        let csv = "\u{feff}url,caption,id\r\nhttp://a/1.jpg,\"a cat,\r\nasleep\",k1\r\n\r\nhttp://a/2.jpg,,\r\na,b,c,d\r\nhttp://a/3.jpg,x,\r\nhttp://a/4.jpg,,k4";
+        let tsv = "url\tcaption\na\tb\nc\td\ne\tf\n";
+        let json = "{\"url\":\"a\"}\n\n[]\n{\"url\":\"b\",\"id\":\"k\"}\r\n{\"url\":\"c\"}";
+        let text = "http://a/1.jpg\n\n http://a/2.jpg \r\nhttp://a/3.jpg\n\n";
+        let lists =
+            [(ListKind::Csv, csv), (ListKind::Tsv, tsv), (ListKind::JsonLines, json), (ListKind::Text, text)];
+        for (kind, list) in lists {
+            let wanted = parse(kind, list, 1000).expect("a list");
+            for chunk in 1..20 {
+                let mut whole = ListParser::new(kind, Columns::default());
+                let mut ends = Vec::new();
+                let mut sink = |row: ListRow, end: u64| ends.push((row, end as usize));
+                for piece in list.as_bytes().chunks(chunk) {
+                    whole.push_into(piece, &mut sink).expect("a list");
+                }
+                whole.finish_into(&mut sink).expect("a list");
+                let names = whole.names() as usize;
+                assert!(ends.iter().map(|(row, _)| row).eq(&wanted), "{kind:?}, chunks of {chunk}");
+                for (at, (_, end)) in ends.iter().enumerate() {
+                    let mut part = ListParser::new(kind, Columns::default()).behind(at as u64 + 1);
+                    let mut rows = part.push(&list.as_bytes()[..names]).expect("names");
+                    rows.extend(part.push(&list.as_bytes()[*end..]).expect("rows"));
+                    rows.extend(part.finish().expect("rows"));
+                    let later = wanted[at + 1..].iter().cloned();
+                    let later: Vec<_> =
+                        later.map(|row| ListRow { index: row.index - at as u64 - 1, ..row }).collect();
+                    assert_eq!(rows, later, "{kind:?}, chunks of {chunk}, from row {}", at + 1);
+                }
+            }
+        }
     }
 
     #[test]

@@ -18,6 +18,6 @@ mod robots;
 mod rows;
 
 pub use address::is_public;
-pub use client::{FetchError, FetchSettings, Fetched, Fetcher};
+pub use client::{FetchError, FetchSettings, Fetched, Fetcher, Place};
 pub use lists::{ListParser, ListRow};
 pub use rows::{Rows, fetch_row};

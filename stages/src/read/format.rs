@@ -81,6 +81,11 @@ pub fn is_shard_name(name: &str) -> bool {
     [".tar", ".tar.gz", ".tgz", ".tar.zst", ".parquet"].iter().any(|ending| name.ends_with(ending))
 }
 
+/// Whether a file's name says that it is Parquet.
+pub fn is_parquet_name(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with(".parquet")
+}
+
 /// Whether a file's name says that it is a list of addresses. Plain text does not: it may be a picture's caption.
 #[must_use]
 pub fn is_list_name(name: &str) -> bool {

@@ -1,48 +1,93 @@
 //! Lists of addresses -> samples: see [`crate::fetch`]. Fetched many at a time, in no order; a row's position is its index.
 
-use tokio::task::JoinSet;
+use std::pin::pin;
+
+use tokio::task::{JoinError, JoinSet};
 
 use super::{Found, ListKind, ReadError, Reading, ShardEnd, Stays, open, unpack::Unpack};
-use crate::fetch::{Fetcher, ListParser, ListRow, Rows, fetch_row};
+use crate::{
+    fetch::{Fetcher, ListParser, ListRow, Place, Rows, fetch_row},
+    shards::{Part, TextPart},
+};
 
-/// Reads a list in text, packed or not.
+/// Reads a list in text, packed or not, or a part of one.
 pub async fn read(reading: Reading<'_>, kind: ListKind) -> Result<Option<ShardEnd>, ReadError> {
-    let mut parser = ListParser::new(kind, reading.settings.columns.clone());
-    let mut fetching = Fetching::new(reading)?;
-    let failed = |e: String| reading.data(&e);
-    let unpacked = |e: std::io::Error| reading.data(&format!("the packed list cannot be unpacked: {e}"));
-    if let Some(first) = open::first(reading).await? {
-        let mut unpack = Unpack::recognise(&first.bytes).map_err(unpacked)?;
-        let (mut piece, mut rest) = (Some(first.bytes), first.rest);
-        while let Some(mut packed) = piece {
-            while !packed.is_empty() {
-                let bytes = unpack.next(&mut packed).map_err(unpacked)?;
-                for row in parser.push(&bytes).map_err(failed)? {
-                    if !fetching.row(row).await? {
+    let parser = ListParser::new(kind, reading.settings.columns.clone());
+    let fetching = Fetching::new(reading)?;
+    match &reading.shard.part {
+        Some(Part { rows, text: Some(text), .. }) => {
+            let parser = parser.behind(rows.start);
+            Reader { reading, parser, fetching }.part(text, rows.end - rows.start).await
+        }
+        _ => Reader { reading, parser, fetching }.whole().await,
+    }
+}
+
+struct Reader<'a> {
+    reading: Reading<'a>,
+    parser: ListParser,
+    fetching: Fetching<'a>,
+}
+
+impl Reader<'_> {
+    async fn whole(mut self) -> Result<Option<ShardEnd>, ReadError> {
+        let reading = self.reading;
+        let failed = |e: std::io::Error| reading.data(&format!("the packed list cannot be unpacked: {e}"));
+        if let Some(first) = open::first(reading).await? {
+            let mut unpack = Unpack::recognise(&first.bytes).map_err(failed)?;
+            let (mut piece, mut rest) = (Some(first.bytes), first.rest);
+            while let Some(mut packed) = piece {
+                while !packed.is_empty() {
+                    let bytes = unpack.next(&mut packed).map_err(failed)?;
+                    if !self.take(&bytes).await? {
                         return Ok(None);
                     }
                 }
+                piece = open::next(&mut rest, reading).await?;
             }
-            piece = open::next(&mut rest, reading).await?;
-        }
-        loop {
-            let bytes = unpack.finish().map_err(unpacked)?;
-            if bytes.is_empty() {
-                break;
-            }
-            for row in parser.push(&bytes).map_err(failed)? {
-                if !fetching.row(row).await? {
+            loop {
+                let bytes = unpack.finish().map_err(failed)?;
+                if bytes.is_empty() {
+                    break;
+                }
+                if !self.take(&bytes).await? {
                     return Ok(None);
                 }
             }
         }
+        self.finish().await
     }
-    for row in parser.finish().map_err(failed)? {
-        if !fetching.row(row).await? {
-            return Ok(None);
+
+    async fn part(mut self, text: &TextPart, rows: u64) -> Result<Option<ShardEnd>, ReadError> {
+        let reading = self.reading;
+        for range in [0..text.names, text.bytes.clone()] {
+            let mut pieces = open::range(reading, range).await?;
+            while let Some(piece) = open::next(&mut pieces, reading).await? {
+                if !self.take(&piece).await? {
+                    return Ok(None);
+                }
+            }
+        }
+        match self.finish().await? {
+            // Where a server says nothing of changes.
+            Some(end) if end.samples != rows => {
+                let what = format!("{} rows where the list had {rows}: it was changed", end.samples);
+                Err(reading.data(&what))
+            }
+            end => Ok(end),
         }
     }
-    fetching.finish().await
+
+    /// Takes the list's next bytes; `false` when nobody takes samples.
+    async fn take(&mut self, bytes: &[u8]) -> Result<bool, ReadError> {
+        let rows = self.parser.push(bytes).map_err(|e| self.reading.data(&e))?;
+        self.fetching.rows(rows).await
+    }
+
+    async fn finish(mut self) -> Result<Option<ShardEnd>, ReadError> {
+        let rows = self.parser.finish().map_err(|e| self.reading.data(&e))?;
+        if self.fetching.rows(rows).await? { self.fetching.finish().await } else { Ok(None) }
+    }
 }
 
 /// Rows on their way.
@@ -50,7 +95,7 @@ pub struct Fetching<'a> {
     reading: Reading<'a>,
     fetcher: Fetcher,
     rows: Rows,
-    flying: JoinSet<Found>,
+    flying: JoinSet<(Found, Place)>,
     emitted: u64,
 }
 
@@ -68,8 +113,17 @@ impl<'a> Fetching<'a> {
         self.emitted
     }
 
-    /// Takes the next row; `false` when nobody takes samples.
-    pub async fn row(&mut self, row: ListRow) -> Result<bool, ReadError> {
+    /// Takes the next rows; `false` when nobody takes samples.
+    pub async fn rows(&mut self, rows: Vec<ListRow>) -> Result<bool, ReadError> {
+        for row in rows {
+            if !self.row(row).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn row(&mut self, row: ListRow) -> Result<bool, ReadError> {
         self.emitted += 1;
         match self.reading.stays(row.index, &row.key).await? {
             Stays::No => {}
@@ -78,31 +132,42 @@ impl<'a> Fetching<'a> {
         match self.rows.judge(row) {
             Err((index, reject)) => Ok(self.reading.reject(index, reject).await),
             Ok(row) => {
-                while self.flying.len() >= self.fetcher.settings().concurrency.max(1) {
-                    if !self.land().await? {
-                        return Ok(false);
+                let fetcher = self.fetcher.clone();
+                let mut place = pin!(fetcher.place());
+                // All lists share the places, and an image keeps its own until it is handed on: whoever waits hands on.
+                let place = loop {
+                    tokio::select! {
+                        place = &mut place => break place,
+                        Some(landed) = self.flying.join_next() => {
+                            if !self.land(landed).await? {
+                                return Ok(false);
+                            }
+                        }
                     }
-                }
-                self.flying.spawn(fetch_row(self.reading.number, row, self.fetcher.clone()));
+                };
+                let (number, fetcher) = (self.reading.number, self.fetcher.clone());
+                self.flying.spawn(async move { (fetch_row(number, row, fetcher).await, place) });
                 Ok(true)
             }
         }
     }
 
     /// Hands on what was fetched.
-    async fn land(&mut self) -> Result<bool, ReadError> {
-        match self.flying.join_next().await {
-            None => Ok(true),
-            Some(Ok(Found::Sample(sample))) => Ok(self.reading.send(sample).await),
-            Some(Ok(other)) => Ok(self.reading.to.send(other).await.is_ok()),
-            Some(Err(error)) => Err(self.reading.data(&format!("fetching an image broke down: {error}"))),
-        }
+    async fn land(&mut self, landed: Result<(Found, Place), JoinError>) -> Result<bool, ReadError> {
+        let (found, place) =
+            landed.map_err(|e| self.reading.data(&format!("fetching an image broke down: {e}")))?;
+        let taken = match found {
+            Found::Sample(sample) => self.reading.send(sample).await,
+            other => self.reading.to.send(other).await.is_ok(),
+        };
+        drop(place);
+        Ok(taken)
     }
 
     /// Waits for what is on its way.
     pub async fn finish(mut self) -> Result<Option<ShardEnd>, ReadError> {
-        while !self.flying.is_empty() {
-            if !self.land().await? {
+        while let Some(landed) = self.flying.join_next().await {
+            if !self.land(landed).await? {
                 return Ok(None);
             }
         }

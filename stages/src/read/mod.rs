@@ -12,12 +12,14 @@
 //! | `folder` | image files and their sidecars -> samples |
 //! | `table` | rows of Parquet -> samples |
 //! | `list` (with [`crate::fetch`]) | addresses -> samples |
+//! | `split` | a long list -> parts, before anything is read |
 
 mod archive;
 mod folder;
 mod format;
 mod list;
 mod open;
+mod split;
 mod table;
 mod unpack;
 
@@ -37,6 +39,7 @@ use crate::{
 
 pub use folder::METADATA_FILE;
 pub use format::{InputFormat, ListKind, is_image_name, is_list_name, is_shard_name};
+pub use split::{LISTS, ROWS_PER_SHARD, Split, Splitter};
 
 /// Unit of the byte budget, bytes.
 const BUDGET_UNIT: usize = 1024;
@@ -104,7 +107,7 @@ impl ShardEnd {
 }
 
 /// How shards are read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ReadSettings {
     /// What is told of their format.
     pub format: InputFormat,
@@ -114,6 +117,20 @@ pub struct ReadSettings {
     pub columns: Columns,
     /// Fetches what lists name; without it they cannot be read.
     pub fetcher: Option<Fetcher>,
+    /// Rows of a list that make one shard, where lists are split; 0 splits none.
+    pub rows_per_shard: u64,
+}
+
+impl Default for ReadSettings {
+    fn default() -> Self {
+        Self {
+            format: InputFormat::default(),
+            tar: TarLimits::default(),
+            columns: Columns::default(),
+            fetcher: None,
+            rows_per_shard: ROWS_PER_SHARD,
+        }
+    }
 }
 
 /// Names of columns; those that are not told are looked for by their usual names.
@@ -279,11 +296,10 @@ async fn read_any(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
     if shard.files.is_some() {
         return folder::read(reading).await;
     }
-    let name = shard.url.rsplit('/').next().unwrap_or_default();
+    let name = shard.name();
     match settings.format {
         InputFormat::Parquet => table::read(reading).await,
-        InputFormat::Auto if name.to_ascii_lowercase().ends_with(".parquet") => table::read(reading).await,
-        InputFormat::UrlList if name.to_ascii_lowercase().ends_with(".parquet") => table::read(reading).await,
+        InputFormat::Auto | InputFormat::UrlList if format::is_parquet_name(name) => table::read(reading).await,
         InputFormat::UrlList | InputFormat::Auto if ListKind::of_name(name).is_some() => {
             list::read(reading, ListKind::of_name(name).unwrap_or(ListKind::Text)).await
         }

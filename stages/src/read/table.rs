@@ -18,7 +18,7 @@ use parquet::{
         arrow_reader::ArrowReaderOptions,
         push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder},
     },
-    file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder},
+    file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData},
 };
 use recaption_schemas::{Damage, Reject, RejectReason};
 
@@ -37,24 +37,80 @@ const MAX_METADATA_BYTES: u64 = 256 << 20;
 /// Largest row group, unpacked bytes of the columns that are read: it is in memory, packed, while it is decoded.
 const MAX_GROUP_BYTES: i64 = 4 << 30;
 
-/// Reads a Parquet file with image bytes.
-pub async fn read(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
-    let metadata = metadata(reading).await?;
-    let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
+/// A table whose metadata was read, and of which the columns are chosen.
+struct Opened {
+    metadata: Arc<ParquetMetaData>,
+    builder: ParquetPushDecoderBuilder,
+    chosen: Chosen,
+    mask: ProjectionMask,
+}
+
+async fn open(reading: Reading<'_>) -> Result<Opened, ReadError> {
+    let metadata = Arc::new(metadata(reading).await?);
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let metadata = Arc::new(metadata);
     let builder = ParquetPushDecoderBuilder::try_new_decoder_with_options(Arc::clone(&metadata), options);
     let builder = builder.map_err(|e| reading.data(&format!("no Parquet that can be read: {e}")))?;
     let chosen = Chosen::among(builder.schema(), &reading.settings.columns, reading.settings.format);
     let chosen = chosen.map_err(|e| reading.data(&e))?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), chosen.roots());
     check_groups(reading, &metadata, &mask)?;
-    let decoder = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build();
-    let decoder = decoder.map_err(|e| reading.data(&e.to_string()))?;
+    Ok(Opened { metadata, builder, chosen, mask })
+}
+
+/// Row groups of a list of addresses: rows of each, and bytes of what is read of it. `None` where the images are there.
+pub async fn groups_of_list(reading: Reading<'_>) -> Result<Option<Vec<Group>>, ReadError> {
+    let Opened { metadata, chosen, mask, .. } = open(reading).await?;
+    let group = |group: &RowGroupMetaData| {
+        let columns = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+        let bytes = columns.map(|(_, column)| u64::try_from(column.compressed_size()).unwrap_or(0)).sum();
+        Group { rows: u64::try_from(group.num_rows()).unwrap_or(0), bytes }
+    };
+    Ok((!chosen.has_image()).then(|| metadata.row_groups().iter().map(group).collect()))
+}
+
+/// A row group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Rows.
+    pub rows: u64,
+    /// Packed bytes of the columns that are read.
+    pub bytes: u64,
+}
+
+/// The row groups that hold some rows, and how many rows of theirs come before these.
+fn holding(metadata: &ParquetMetaData, rows: &Range<u64>) -> (Vec<usize>, u64) {
+    let (mut at, mut groups, mut before) = (0, Vec::new(), 0);
+    for (number, group) in metadata.row_groups().iter().enumerate() {
+        let end = at + u64::try_from(group.num_rows()).unwrap_or(0);
+        if at < rows.end && rows.start < end {
+            if groups.is_empty() {
+                before = rows.start - at;
+            }
+            groups.push(number);
+        }
+        at = end;
+    }
+    (groups, before)
+}
+
+/// Reads a Parquet file with image bytes, or a list of addresses or a part of one.
+pub async fn read(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
+    let Opened { metadata, builder, chosen, mask } = open(reading).await?;
+    let all = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
+    let mut builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+    let wanted = reading.shard.part.as_ref().map(|part| part.rows.clone());
+    if let Some(rows) = &wanted {
+        let (groups, before) = holding(&metadata, rows);
+        let size = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
+        builder =
+            builder.with_row_groups(groups).with_offset(size(before)).with_limit(size(rows.end - rows.start));
+    }
+    let decoder = builder.build().map_err(|e| reading.data(&e.to_string()))?;
     let mut rows_of = RowReader { reading, decoder: Some(decoder) };
     if !chosen.has_image() {
-        return read_list(reading, rows_of, &chosen, rows).await;
+        return read_list(reading, rows_of, &chosen, wanted.unwrap_or(0..all)).await;
     }
+    let rows = all;
     let mut table = Table { reading, chosen, keys: Keys::default(), emitted: 0 };
     loop {
         match rows_of.next().await {
@@ -79,8 +135,9 @@ async fn read_list(
     reading: Reading<'_>,
     mut rows_of: RowReader<'_>,
     chosen: &Chosen,
-    rows: u64,
+    wanted: Range<u64>,
 ) -> Result<Option<ShardEnd>, ReadError> {
+    let rows = wanted.end - wanted.start;
     let mut fetching = Fetching::new(reading)?;
     let mut broken = None;
     loop {
@@ -97,14 +154,14 @@ async fn read_list(
                 break;
             }
         };
-        for row in chosen.rows(&batch).map_err(|e| reading.data(&e))? {
-            let index = fetching.emitted();
+        let rows = chosen.rows(&batch).map_err(|e| reading.data(&e))?.into_iter();
+        let rows = rows.zip(fetching.emitted()..).map(|(row, index)| {
             let url = row.url.ok_or_else(|| "the row has no address".to_owned());
-            let key = row.key.unwrap_or_else(|| format!("{index:09}"));
-            let row = ListRow { index, key, url, caption: row.caption, meta: row.meta };
-            if !fetching.row(row).await? {
-                return Ok(None);
-            }
+            let key = row.key.unwrap_or_else(|| format!("{:09}", wanted.start + index));
+            ListRow { index, key, url, caption: row.caption, meta: row.meta }
+        });
+        if !fetching.rows(rows.collect()).await? {
+            return Ok(None);
         }
     }
     let Some(what) = broken else { return fetching.finish().await };

@@ -125,5 +125,6 @@ fn shard(location: Location, files: Vec<ObjectMeta>) -> ShardRef {
         modified: files.iter().map(|meta| meta.last_modified).max(),
         missing: None,
         files: Some(Arc::new(files)),
+        part: None,
     }
 }

@@ -5,6 +5,7 @@
 mod braces;
 mod folder;
 mod list_file;
+mod part;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,6 +15,7 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt
 use recaption_schemas::{ShardId, redact_url, sha256_hex};
 
 pub use braces::{MAX_EXPANSION, expand_braces};
+pub use part::{Part, TextPart};
 
 use crate::{
     read::{InputFormat, is_image_name},
@@ -46,6 +48,8 @@ pub struct ShardRef {
     pub missing: Option<String>,
     /// The files of a folder of images, by name; of everything else none.
     pub files: Option<Arc<Vec<ObjectMeta>>>,
+    /// Of a list that was split, which part it is.
+    pub part: Option<Part>,
 }
 
 impl ShardRef {
@@ -67,6 +71,7 @@ impl ShardRef {
                     modified,
                     missing: None,
                     files: None,
+                    part: None,
                 }
             }
             Err(why) => Self {
@@ -79,15 +84,30 @@ impl ShardRef {
                 modified: None,
                 missing: Some(why),
                 files: None,
+                part: None,
             },
         }
     }
 
-    /// Fingerprint of the input alone: URL, size and entity tag. 16 hex digits.
+    /// Fingerprint of the input alone: URL, size and entity tag, and which rows of a list that was split. 16 hex digits.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let text = format!("{}\n{}\n{}", self.url, self.size, self.etag.as_deref().unwrap_or("-"));
+        let mut text = format!("{}\n{}\n{}", self.url, self.size, self.etag.as_deref().unwrap_or("-"));
+        if let Some(part) = &self.part {
+            text.push_str(&format!("\n{}..{}", part.rows.start, part.rows.end));
+        }
         sha256_hex(text.as_bytes())[..16].to_owned()
+    }
+
+    /// Bytes that reading it takes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.part.as_ref().map_or(self.size, |part| part.bytes)
+    }
+
+    /// The object's name, without folders.
+    pub(crate) fn name(&self) -> &str {
+        self.location.path.filename().unwrap_or_default()
     }
 }
 

@@ -54,6 +54,12 @@ impl Fault {
         }
     }
 
+    /// Whether a server sends whole objects only, not the part that it was asked for.
+    #[must_use]
+    pub fn is_of_ranges(error: &Error) -> bool {
+        matches!(error, Error::NotSupported { .. }) || error.to_string().contains("non-partial")
+    }
+
     /// Whether a later attempt, now or in the next run, may go better without anybody's doing.
     #[must_use]
     pub fn may_pass(self) -> bool {

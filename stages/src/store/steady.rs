@@ -318,7 +318,7 @@ impl Again {
         match self.get(options).await {
             Ok(got) => Ok(got.into_stream()),
             // A web server may not know ranges: it sends everything, and what is known is passed over.
-            Err(error) if self.options.range.is_none() && error.to_string().contains("non-partial") => {
+            Err(error) if self.options.range.is_none() && Fault::is_of_ranges(&error) => {
                 let got = self.get(self.options.clone()).await?;
                 let mut pass = self.rest.start - got.range.start;
                 let rest = got.into_stream().map(move |piece| {
