@@ -322,10 +322,24 @@ fn of_a_long_list_only_what_is_not_done_is_fetched_again() {
         assert_eq!(keys, images.map(|n| format!("k{n:02}")).collect::<Vec<_>>());
         assert_eq!(output::parts(&pictures.place.path("out")).len(), 2 * shards);
     }
+    // A list that cannot be looked at keeps what it has.
+    pictures.csv("other.csv", 20..22);
+    let both = || run().arg("--input").arg(pictures.place.path("other.csv")).arg("--retire");
+    both().ends(0);
+    std::fs::rename(pictures.place.path("list.csv"), pictures.place.path("away")).expect("a list");
+    let report = both().ends(3).report();
+    assert_eq!(report["shards_orphaned"], serde_json::json!([]), "{report:#}");
+    assert_eq!(pictures.rows("out").len(), 22);
+    std::fs::rename(pictures.place.path("away"), pictures.place.path("list.csv")).expect("a list");
+    assert_eq!(both().ends(0).report()["shards_done"], 0);
+    run().arg("--retire").ends(0);
     // The same list in other parts would have rows twice.
     pictures.run("list.csv", "out", 5).ends(2).warns("input.rows_per_shard");
-    pictures.run("list.csv", "out", 20).arg("--overwrite").ends(0);
-    assert_eq!(pictures.rows("out").len(), 20);
+    for rows in [20, 3, 0] {
+        pictures.run("list.csv", "out", rows).arg("--overwrite").ends(0);
+        assert_eq!(pictures.rows("out").len(), 20, "by {rows}");
+    }
+    assert_eq!(output::parts(&pictures.place.path("out")).len(), 2);
 }
 
 #[test]
@@ -368,4 +382,29 @@ fn a_web_server_that_hands_out_no_ranges_is_read_on_where_its_answer_broke() {
     let shard = |row: Caption| Caption { shard: String::new(), ..row };
     let rows = |out| output::read(&place.path(out)).captions.into_iter().map(shard).collect::<Vec<_>>();
     assert_eq!(rows("out"), rows("wanted"));
+}
+
+#[test]
+fn a_retry_asks_for_what_may_pass_in_the_parts_of_a_list_alone() {
+    let place = Place::new();
+    let picture = |n| match n {
+        // Twice in a run, and once more.
+        5 => Answer::Late(times(3), 503, jpeg(n)),
+        6 => Answer::Status(404),
+        n => Answer::File(jpeg(n)),
+    };
+    let server = Server::start((0..10).map(|n| (format!("/{n}.jpg"), picture(n))).collect());
+    let row = |n| format!("http://127.0.0.1:{}/{n}.jpg\n", server.port());
+    place.write("list.txt", (0..10).map(row).collect::<String>());
+    run(&place, "list.txt", "out").set("input.rows_per_shard=4").ends(0);
+    let asked = server.asked().len();
+    recaption().dir(place.root()).arg("retry").arg(place.path("out")).ends(0);
+    let again: Vec<String> = server.asked().into_iter().skip(asked).map(|request| request.target).collect();
+    assert_eq!(again, ["/5.jpg", "/5.jpg"]);
+    let rows = output::read(&place.path("out"));
+    let mut keys: Vec<String> = rows.captions.into_iter().map(|row| row.key).collect();
+    keys.sort();
+    let wanted = (0..10).filter(|n| *n != 6).map(|n| format!("{n:09}"));
+    assert_eq!(keys, wanted.collect::<Vec<_>>());
+    assert_eq!(rows.rejects.len(), 1);
 }

@@ -8,7 +8,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_stages::{
     commits::{Ledger, RecordName, Records, configuration_fingerprint},
-    read::Splitter,
+    read::{Leftover, Split, Splitter},
     schemas::{RejectReason, ShardCommit, ShardId},
     shards::ShardRef,
 };
@@ -70,18 +70,7 @@ impl Plan {
     ) -> anyhow::Result<Self> {
         let fingerprint = configuration_fingerprint(&configuration);
         if !options.overwrite {
-            let other = records.iter().find_map(|(shard, names)| {
-                names
-                    .iter()
-                    .find(|n| n.configuration != fingerprint)
-                    .map(|name| (shard.clone(), name.clone()))
-            });
-            if let Some((shard, name)) = other {
-                let commit = ledger.read(&shard, &name).await?;
-                return Err(
-                    Mismatch { differences: differences(&commit.configuration, &configuration) }.into()
-                );
-            }
+            refuse_others(&records, ledger, (&fingerprint, &configuration)).await?;
         }
         let name_of =
             |shard: &ShardRef| RecordName { input: shard.fingerprint(), configuration: fingerprint.clone() };
@@ -117,13 +106,7 @@ impl Plan {
             passed_over += before.saturating_sub(todo.len());
         }
         let done = done.into_iter().map(|shard| shard.id).collect();
-        let mut superseded: BTreeMap<String, Orphans> = BTreeMap::new();
-        records.retain(|shard, names| {
-            let list = split.list_of(shard).filter(|list| !left.contains(*list));
-            let Some(list) = list else { return true };
-            superseded.entry(list.to_owned()).or_default().insert(shard.clone(), std::mem::take(names));
-            false
-        });
+        let superseded = take_parts(&mut records, &split, &left);
         Ok(Self {
             todo: Arc::new(todo),
             done,
@@ -140,6 +123,35 @@ impl Plan {
     pub fn bytes(&self) -> u64 {
         self.todo.iter().map(|t| t.shard.bytes()).sum()
     }
+}
+
+/// Refuses an output that holds rows of another configuration.
+async fn refuse_others(
+    records: &Records,
+    ledger: &Ledger,
+    (fingerprint, configuration): (&str, &BTreeMap<String, String>),
+) -> anyhow::Result<()> {
+    let other = |names: &[RecordName]| names.iter().find(|name| name.configuration != fingerprint).cloned();
+    let Some((shard, name)) = records.iter().find_map(|(shard, names)| Some((shard, other(names)?))) else {
+        return Ok(());
+    };
+    let commit = ledger.read(shard, &name).await?;
+    Err(Mismatch { differences: differences(&commit.configuration, configuration) }.into())
+}
+
+/// Takes parts of lists that are there still from the shards without an input; gives those that the lists do not have any
+/// more, but for lists of which something is `left` undone.
+fn take_parts(records: &mut Records, split: &Split, left: &HashSet<String>) -> BTreeMap<String, Orphans> {
+    let mut superseded: BTreeMap<String, Orphans> = BTreeMap::new();
+    records.retain(|shard, names| match split.leftover(shard) {
+        Some(Leftover::Unknown) => false,
+        Some(Leftover::Superseded(list)) if !left.contains(list) => {
+            superseded.entry(list.to_owned()).or_default().insert(shard.clone(), std::mem::take(names));
+            false
+        }
+        _ => true,
+    });
+    superseded
 }
 
 /// Shards without an input, with their records.

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_stages::{
     commits::{Ledger, Records, list_below, read_json},
-    read::Splitter,
+    read::{Leftover, Split, Splitter},
     schemas::{Counts, FailureRecord},
     shards::{ShardRef, list_shards},
     store::{Location, Stores},
@@ -116,14 +116,15 @@ pub async fn status(stores: &mut Stores, output: &Location) -> anyhow::Result<St
         counts,
     };
     match inputs {
-        Ok(shards) => status.compare(&records, &shards),
+        Ok(split) => status.compare(&records, &split),
         Err(error) => status.inputs_unknown = Some(format!("{error:#}")),
     }
     Ok(status)
 }
 
 impl Status {
-    fn compare(&mut self, records: &Records, shards: &[ShardRef]) {
+    fn compare(&mut self, records: &Records, split: &Split) {
+        let shards = &split.shards;
         // What failed and is no input any more is nobody's trouble.
         let urls: HashSet<&str> = shards.iter().map(|shard| shard.url.as_str()).collect();
         self.failed.retain(|record| urls.contains(record.shard.as_str()));
@@ -139,7 +140,10 @@ impl Status {
             }
         }
         let inputs: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();
-        let orphaned = records.keys().filter(|shard| !inputs.contains(shard.as_str())).count();
+        let orphaned = records.keys().filter(|shard| {
+            !inputs.contains(shard.as_str()) && split.leftover(shard) != Some(Leftover::Unknown)
+        });
+        let orphaned = orphaned.count();
         (self.done, self.pending, self.changed) = (done, Some(pending), Some(changed));
         self.orphaned = Some(orphaned);
     }
@@ -150,7 +154,7 @@ async fn inputs_of(
     last: &LastRun,
     output: &Location,
     records: &Records,
-) -> anyhow::Result<Vec<ShardRef>> {
+) -> anyhow::Result<Split> {
     let config = RunConfig::build(&last.layers()?)?;
     let shards = list_shards(stores, &config.shards, config.read.format).await?;
     let is_done = |shard: &ShardRef| {
@@ -158,7 +162,7 @@ async fn inputs_of(
         records.get(shard.id.as_str()).is_some_and(|names| names.iter().all(|name| name.input == input))
     };
     let splitter = Splitter { settings: &config.read, output, remember: false };
-    Ok(splitter.split(shards, is_done).await?.shards)
+    Ok(splitter.split(shards, is_done).await?)
 }
 
 async fn read_failures(ledger: &Ledger) -> anyhow::Result<Vec<FailureRecord>> {

@@ -86,11 +86,8 @@ impl Server {
     }
 }
 
-fn serve(
-    mut stream: &TcpStream,
-    answers: &HashMap<String, Answer>,
-    asked: &Mutex<Vec<Request>>,
-) -> std::io::Result<()> {
+/// A request and its range.
+fn hear(stream: &TcpStream) -> std::io::Result<(Request, Option<String>)> {
     let mut lines = BufReader::new(stream).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
     let mut words = first.split(' ').map(str::to_owned);
@@ -105,12 +102,18 @@ fn serve(
             _ => {}
         }
     }
-    let path = target.split('?').next().unwrap_or_default().to_owned();
-    asked.lock().unwrap_or_else(PoisonError::into_inner).push(Request {
-        method: method.clone(),
-        target,
-        authorization,
-    });
+    Ok((Request { method, target, authorization }, range))
+}
+
+fn serve(
+    mut stream: &TcpStream,
+    answers: &HashMap<String, Answer>,
+    asked: &Mutex<Vec<Request>>,
+) -> std::io::Result<()> {
+    let (request, mut range) = hear(stream)?;
+    let method = request.method.clone();
+    let path = request.target.split('?').next().unwrap_or_default().to_owned();
+    asked.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     let (mut more, mut cut) = ("", false);
     let bytes = match answers.get(&path) {
         Some(Answer::Late(left, status, _)) if count_down(left) => return refuse(stream, *status),

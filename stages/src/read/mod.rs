@@ -39,7 +39,7 @@ use crate::{
 
 pub use folder::METADATA_FILE;
 pub use format::{InputFormat, ListKind, is_image_name, is_list_name, is_shard_name};
-pub use split::{LISTS, ROWS_PER_SHARD, Split, Splitter};
+pub use split::{LISTS, Leftover, ROWS_PER_SHARD, Split, Splitter};
 
 /// Unit of the byte budget, bytes.
 const BUDGET_UNIT: usize = 1024;

@@ -51,21 +51,33 @@ pub struct Splitter<'a> {
 pub struct Split {
     /// In the order of the inputs.
     pub shards: Vec<ShardRef>,
-    /// URL of every list that was looked at, with its parts, by the stem of its name.
-    lists: HashMap<String, Vec<(String, usize)>>,
+    /// URL of everything that may be a list, with the number of its parts where that is known, by the stem of its name.
+    lists: HashMap<String, Vec<(String, Option<usize>)>>,
+}
+
+/// A shard of an output that is none of the inputs' and was a part of a list that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leftover<'a> {
+    /// This list became shorter.
+    Superseded(&'a str),
+    /// The list cannot be looked at now.
+    Unknown,
 }
 
 impl Split {
-    /// The list of which a shard of the output was a part, before the list became shorter.
+    /// Whether a shard of the output that is no input was a part of a list.
     #[must_use]
-    pub fn list_of(&self, shard: &str) -> Option<&str> {
+    pub fn leftover(&self, shard: &str) -> Option<Leftover<'_>> {
         let mut name = shard.rsplitn(3, '-');
         let (_, number) = (name.next()?, name.next()?.parse().ok()?);
         let lists = self.lists.get(name.next()?)?;
-        let of = |(list, parts): &&(String, usize)| {
-            number >= *parts && ShardId::from_url(&part_url(list, number)).as_str() == shard
+        let of = |(list, _): &&(String, Option<usize>)| {
+            number > 0 && ShardId::from_url(&part_url(list, number)).as_str() == shard
         };
-        lists.iter().find(of).map(|(list, _)| list.as_str())
+        match lists.iter().find(of)? {
+            (_, None) => Some(Leftover::Unknown),
+            (list, Some(parts)) => (number >= *parts).then_some(Leftover::Superseded(list)),
+        }
     }
 }
 
@@ -121,6 +133,25 @@ enum Form {
     Table,
 }
 
+/// What is known of something that may be a list.
+enum Parts {
+    /// Its parts; none of what is no list, or one shard.
+    Known(Vec<Part>),
+    /// It cannot be looked at now.
+    Unknown,
+}
+
+/// Every shard has a name of its own in the output.
+fn distinct(shards: &[ShardRef]) -> Result<(), ListError> {
+    let mut ids: HashMap<&ShardId, &str> = HashMap::new();
+    for shard in shards {
+        if let Some(other) = ids.insert(&shard.id, &shard.url) {
+            return Err(ListError::Collision(other.to_owned(), shard.url.clone()));
+        }
+    }
+    Ok(())
+}
+
 impl Splitter<'_> {
     /// Splits long lists. Those of which `is_done` says that they are done as they are, are left so, unread. A list that
     /// cannot be looked at now is a shard that is missing.
@@ -135,42 +166,46 @@ impl Splitter<'_> {
         let mut split = Split { shards: Vec::with_capacity(shards.len()), lists: HashMap::new() };
         let looks = shards.into_iter().map(|shard| {
             let form = self.form(&shard);
-            let look = form.map(|form| (form, is_done(&shard)));
+            let whole = self.settings.rows_per_shard == 0 || form.is_some() && is_done(&shard);
             async move {
-                match look {
+                match form {
                     None => (shard, None),
-                    Some((_, true)) => (shard, Some(Vec::new())),
-                    Some((form, false)) => self.look(shard, form).await,
+                    Some(_) if shard.missing.is_some() => (shard, Some(Parts::Unknown)),
+                    Some(_) if whole => (shard, Some(Parts::Known(Vec::new()))),
+                    Some(form) => {
+                        let (shard, parts) = self.look(shard, form).await;
+                        (shard, Some(parts))
+                    }
                 }
             }
         });
         let mut looks = stream::iter(looks).buffered(AT_ONCE);
-        let mut ids: HashMap<ShardId, String> = HashMap::new();
         while let Some((shard, parts)) = looks.next().await {
-            if let Some(parts) = &parts {
+            let known = match &parts {
+                Some(Parts::Known(parts)) => Some(parts.len().max(1)),
+                _ => None,
+            };
+            if parts.is_some() {
                 let (stem, _) = shard.id.as_str().rsplit_once('-').unwrap_or_default();
-                let list = (shard.url.clone(), parts.len().max(1));
-                split.lists.entry(stem.to_owned()).or_default().push(list);
+                split.lists.entry(stem.to_owned()).or_default().push((shard.url.clone(), known));
             }
-            match parts.filter(|parts| parts.len() > 1) {
-                Some(parts) => split.shards.extend(parts.into_iter().map(|part| shard.part(part))),
-                None => split.shards.push(shard),
+            match parts {
+                Some(Parts::Known(parts)) if parts.len() > 1 => {
+                    split.shards.extend(parts.into_iter().map(|part| shard.part(part)));
+                }
+                _ => split.shards.push(shard),
             }
         }
         if split.shards.iter().any(|shard| shard.part.is_some()) {
-            for shard in &split.shards {
-                if let Some(other) = ids.insert(shard.id.clone(), shard.url.clone()) {
-                    return Err(ListError::Collision(other, shard.url.clone()));
-                }
-            }
+            distinct(&split.shards)?;
         }
         Ok(split)
     }
 
+    /// What a shard may be split as, by its name.
     fn form(&self, shard: &ShardRef) -> Option<Form> {
         let may_be = matches!(self.settings.format, InputFormat::Auto | InputFormat::UrlList);
-        let whole = shard.files.is_none() && shard.missing.is_none() && shard.part.is_none();
-        if !may_be || !whole || self.settings.rows_per_shard == 0 {
+        if !may_be || shard.files.is_some() || shard.part.is_some() {
             return None;
         }
         let name = shard.name();
@@ -178,8 +213,8 @@ impl Splitter<'_> {
         table.or_else(|| ListKind::of_name(name).map(Form::Text))
     }
 
-    /// The parts of a list; none of what is none, or too short.
-    async fn look(&self, mut shard: ShardRef, form: Form) -> (ShardRef, Option<Vec<Part>>) {
+    /// Looks at what may be a list.
+    async fn look(&self, mut shard: ShardRef, form: Form) -> (ShardRef, Parts) {
         let (budget, bytes_read, (to, _nobody)) = (ByteBudget::new(0), AtomicU64::new(0), mpsc::channel(1));
         let reading = Reading {
             number: 0,
@@ -195,13 +230,13 @@ impl Splitter<'_> {
             Form::Text(kind) => self.parts_of_text(reading, kind).await,
         };
         match parts {
-            Ok(parts) => (shard, parts),
+            Ok(parts) => (shard, Parts::Known(parts.unwrap_or_default())),
             // Whoever reads it will say the same.
-            Err(ReadError { class: FailureClass::Data, .. }) => (shard, None),
+            Err(ReadError { class: FailureClass::Data, .. }) => (shard, Parts::Unknown),
             // Not read as a whole where another worker may have split it.
             Err(ReadError { what, .. }) => {
                 shard.missing = Some(what);
-                (shard, None)
+                (shard, Parts::Unknown)
             }
         }
     }
@@ -264,7 +299,7 @@ async fn outline(
     let mut last_end = 0;
     let mut ends = Vec::new();
     let mut sink = |rows: &mut u64, end: u64| {
-        if *rows % rows_per_shard == 0 {
+        if rows.is_multiple_of(rows_per_shard) {
             ends.push(last_end);
         }
         *rows += 1;
