@@ -28,6 +28,8 @@ use crate::{fetch::ListRow, webdataset::Keys};
 
 /// Rows decoded together: of images that have a megabyte each these are tens of megabytes.
 const BATCH_ROWS: usize = 32;
+/// Bytes that a column of a batch may hold: its offsets are 32 bits.
+const MAX_COLUMN_BYTES: i64 = i32::MAX as i64;
 /// Bytes at the end that are asked for at once: footer and metadata of all but very large files.
 const FOOTER_BYTES: u64 = 64 << 10;
 /// Ranges asked for at the same time.
@@ -97,7 +99,8 @@ fn holding(metadata: &ParquetMetaData, rows: &Range<u64>) -> (Vec<usize>, u64) {
 pub async fn read(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
     let Opened { metadata, builder, chosen, mask } = open(reading).await?;
     let all = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
-    let mut builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+    let batch = rows_together(&metadata, &mask);
+    let mut builder = builder.with_projection(mask).with_batch_size(batch);
     let wanted = reading.shard.part.as_ref().map(|part| part.rows.clone());
     if let Some(rows) = &wanted {
         let (groups, before) = holding(&metadata, rows);
@@ -171,6 +174,16 @@ async fn read_list(
     end.samples += 1;
     end.damage = Some(Damage { offset: index, detail: detail.clone() });
     Ok(reading.reject_tail(index, String::new(), detail).await?.then_some(end))
+}
+
+/// Rows decoded together. One by one where a column of a row group is so large that a few of its rows might overflow a batch.
+fn rows_together(metadata: &ParquetMetaData, mask: &ProjectionMask) -> usize {
+    let columns = |group: &RowGroupMetaData| {
+        let read = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+        read.map(|(_, column)| column.uncompressed_size()).max().unwrap_or(0)
+    };
+    let largest = metadata.row_groups().iter().map(columns).max().unwrap_or(0);
+    if largest > MAX_COLUMN_BYTES { 1 } else { BATCH_ROWS }
 }
 
 /// Refuses what would not fit into memory.

@@ -1,7 +1,7 @@
 //! Packed bytes in, bytes out: gzip and zstd, recognised by their first bytes. Output comes in pieces of bounded size,
 //! so that what unpacks to terabytes holds no more memory than anything else.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use bytes::{Buf, Bytes};
 use flate2::write::GzDecoder;
@@ -14,8 +14,21 @@ const ZSTD_PIECE: usize = 1 << 20;
 /// Largest window that zstd may ask memory for, as a power of two: what `zstd --long` writes.
 const WINDOW_LOG: u32 = 27;
 
+/// Bytes that any stream may unpack to.
+const FREE_BYTES: u64 = 1 << 30;
+/// Most bytes that come of a packed one beyond that: images hardly pack at all, text tenfold. What unpacks to terabytes would
+/// keep a reader busy for hours.
+const MOST_OF_ONE: u64 = 200;
+
+/// A stream under way.
+pub struct Unpack {
+    form: Form,
+    taken: u64,
+    given: u64,
+}
+
 /// How a stream is packed.
-pub enum Unpack {
+enum Form {
     /// It is not.
     Plain,
     /// gzip, also several members, with zeros behind each as tapes and block devices leave them.
@@ -35,6 +48,47 @@ impl Unpack {
     /// # Errors
     /// When zstd cannot be set up.
     pub fn recognise(first: &[u8]) -> std::io::Result<Self> {
+        Ok(Self { form: Form::recognise(first)?, taken: 0, given: 0 })
+    }
+
+    /// Whether bytes come out other than they went in.
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        !matches!(self.form, Form::Plain)
+    }
+
+    /// Takes some of `packed` and returns what came of it, perhaps nothing yet. To be called until `packed` is empty.
+    ///
+    /// # Errors
+    /// When the bytes are damaged, or unpack to more than anything that is meant well.
+    pub fn next(&mut self, packed: &mut Bytes) -> std::io::Result<Bytes> {
+        let before = packed.len();
+        let bytes = self.form.next(packed)?;
+        self.taken += (before - packed.len()) as u64;
+        self.count(bytes)
+    }
+
+    /// What is left at the end of the input; empty when there is no more. To be called until it is.
+    ///
+    /// # Errors
+    /// When the packed stream is cut, or as [`Unpack::next`].
+    pub fn finish(&mut self) -> std::io::Result<Bytes> {
+        let bytes = self.form.finish()?;
+        self.count(bytes)
+    }
+
+    fn count(&mut self, bytes: Bytes) -> std::io::Result<Bytes> {
+        self.given += bytes.len() as u64;
+        if self.given > FREE_BYTES && self.given > MOST_OF_ONE * self.taken {
+            let what = format!("{} packed bytes unpack to more than {MOST_OF_ONE} times as many", self.taken);
+            return Err(std::io::Error::new(ErrorKind::InvalidData, what));
+        }
+        Ok(bytes)
+    }
+}
+
+impl Form {
+    fn recognise(first: &[u8]) -> std::io::Result<Self> {
         match first {
             [0x1f, 0x8b, ..] => Ok(Self::Gzip(Box::new(GzDecoder::new(Vec::new())))),
             // The second is a frame to be skipped: pzstd and seekable archives begin with one.
@@ -47,17 +101,7 @@ impl Unpack {
         }
     }
 
-    /// Whether bytes come out other than they went in.
-    #[must_use]
-    pub fn is_packed(&self) -> bool {
-        !matches!(self, Self::Plain)
-    }
-
-    /// Takes some of `packed` and returns what came of it, perhaps nothing yet. To be called until `packed` is empty.
-    ///
-    /// # Errors
-    /// When the bytes are damaged.
-    pub fn next(&mut self, packed: &mut Bytes) -> std::io::Result<Bytes> {
+    fn next(&mut self, packed: &mut Bytes) -> std::io::Result<Bytes> {
         match self {
             Self::Plain => Ok(std::mem::take(packed)),
             Self::Gzip(decoder) => {
@@ -94,11 +138,7 @@ impl Unpack {
         }
     }
 
-    /// What is left at the end of the input; empty when there is no more. To be called until it is.
-    ///
-    /// # Errors
-    /// When the packed stream is cut.
-    pub fn finish(&mut self) -> std::io::Result<Bytes> {
+    fn finish(&mut self) -> std::io::Result<Bytes> {
         match self {
             Self::Plain => Ok(Bytes::new()),
             Self::Gzip(decoder) => {
@@ -110,10 +150,7 @@ impl Unpack {
                 let rest = self.next(&mut Bytes::new())?;
                 let Self::Zstd { open, .. } = self else { return Ok(rest) };
                 if rest.is_empty() && *open {
-                    return Err(std::io::Error::new(
-                        std::io::ErrorKind::UnexpectedEof,
-                        "the zstd frame is cut",
-                    ));
+                    return Err(std::io::Error::new(ErrorKind::UnexpectedEof, "the zstd frame is cut"));
                 }
                 Ok(rest)
             }
@@ -196,5 +233,37 @@ mod tests {
         let bomb = zstd::bulk::compress(&vec![0; 256 << 20], 19).expect("memory");
         assert!(bomb.len() < 64 << 10, "{}", bomb.len());
         assert_eq!(unpacked(&bomb, usize::MAX >> 1).expect("whole").len(), 256 << 20);
+    }
+
+    #[test]
+    fn what_unpacks_without_end_is_given_up() {
+        let zeros = vec![0; 64 << 20];
+        let mut best = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        best.write_all(&zeros).expect("memory");
+        for member in [zstd::bulk::compress(&zeros, 3).expect("memory"), best.finish().expect("memory")] {
+            let mut unpack = Unpack::recognise(&member).expect("a stream");
+            let (mut given, mut error) = (0, None);
+            for _ in 0..64 {
+                let mut piece = Bytes::from(member.clone());
+                while error.is_none() && !piece.is_empty() {
+                    match unpack.next(&mut piece) {
+                        Ok(bytes) => given += bytes.len() as u64,
+                        Err(e) => error = Some(e.to_string()),
+                    }
+                }
+            }
+            assert!(error.is_some_and(|error| error.contains("more than 200 times as many")));
+            assert!((FREE_BYTES - (8 << 20)..=FREE_BYTES).contains(&given), "{given}");
+        }
+        // What packs well, as text does, is not stopped.
+        let text: Vec<u8> = (0..4 << 20).flat_map(|n: u32| format!("{n:08},").into_bytes()).collect();
+        let member = zstd::bulk::compress(&text, 1).expect("memory");
+        let packed = member.repeat(36);
+        let mut unpack = Unpack::recognise(&packed).expect("a stream");
+        let (mut packed, mut given) = (Bytes::from(packed), 0);
+        while !packed.is_empty() {
+            given += unpack.next(&mut packed).expect("within bounds").len() as u64;
+        }
+        assert!(given > FREE_BYTES, "{given}");
     }
 }
