@@ -408,3 +408,25 @@ fn a_retry_asks_for_what_may_pass_in_the_parts_of_a_list_alone() {
     assert_eq!(keys, wanted.collect::<Vec<_>>());
     assert_eq!(rows.rejects.len(), 1);
 }
+
+#[test]
+fn the_first_table_of_a_folder_tells_whether_all_are_lists() {
+    let pictures = Pictures::new(30);
+    let place = &pictures.place;
+    write_parquet(place, 30, |n| pictures.url(n));
+    let list = std::fs::read(place.path("list.parquet")).expect("a list");
+    place.write("shard.tar", scenes(0, 4));
+    place.run(place.path("shard.tar"), "embedded").set("output.images=embed").ends(0);
+    let part = output::parts(&place.path("embedded"))
+        .into_iter()
+        .find(|part| part.to_string_lossy().contains("captions"));
+    let images = std::fs::read(part.expect("a part")).expect("a file");
+    for (name, bytes) in [("lists/a", &list), ("lists/b", &list), ("mixed/a", &images), ("mixed/b", &list)] {
+        place.write(&format!("{name}.parquet"), bytes);
+    }
+    for (folder, shards, rows) in [("lists", 6, 60), ("mixed", 2, 34)] {
+        let report = pictures.run(&format!("{folder}/"), &format!("out-{folder}"), 15).ends(0).report();
+        assert_eq!(report["shards_done"], shards, "{folder}");
+        assert_eq!(pictures.rows(&format!("out-{folder}")).len(), rows, "{folder}");
+    }
+}

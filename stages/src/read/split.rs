@@ -7,7 +7,7 @@
 mod ranges;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -24,7 +24,7 @@ use crate::{
     commits::{read_json, write_json},
     fetch::ListParser,
     shards::{ListError, Part, ShardRef, TextPart},
-    store::{Location, StoreKind},
+    store::{Folder, Location, StoreKind},
 };
 
 /// Rows of a list that make one shard, unless it is told otherwise. As many as img2dataset puts into one.
@@ -164,9 +164,13 @@ impl Splitter<'_> {
         is_done: impl Fn(&ShardRef) -> bool,
     ) -> Result<Split, ListError> {
         let mut split = Split { shards: Vec::with_capacity(shards.len()), lists: HashMap::new() };
+        let is_whole = |shard: &ShardRef| self.settings.rows_per_shard == 0 || is_done(shard);
+        let pictures = self.folders_of_pictures(&shards, &is_whole).await;
         let looks = shards.into_iter().map(|shard| {
             let form = self.form(&shard);
-            let whole = self.settings.rows_per_shard == 0 || form.is_some() && is_done(&shard);
+            let is_table = matches!(form, Some(Form::Table));
+            let whole =
+                is_table && pictures.contains(&shard.location.folder()) || form.is_some() && is_whole(&shard);
             async move {
                 match form {
                     None => (shard, None),
@@ -202,6 +206,31 @@ impl Splitter<'_> {
         Ok(split)
     }
 
+    /// Folders whose tables hold images and not their addresses: the first one speaks for all, for every worker the same.
+    /// Opening thousands of them would hold up a run by minutes.
+    async fn folders_of_pictures(
+        &self,
+        shards: &[ShardRef],
+        is_whole: &impl Fn(&ShardRef) -> bool,
+    ) -> HashSet<Folder> {
+        if self.settings.format == InputFormat::UrlList {
+            return HashSet::new();
+        }
+        let tables = shards.iter().filter(|shard| matches!(self.form(shard), Some(Form::Table)));
+        let mut firsts: HashMap<Folder, (&ShardRef, bool)> = HashMap::new();
+        for shard in tables {
+            let (_, open) = firsts.entry(shard.location.folder()).or_insert((shard, false));
+            *open |= !is_whole(shard);
+        }
+        let looks =
+            firsts.into_iter().filter(|(_, (_, open))| *open).map(|(folder, (first, _))| async move {
+                let looked =
+                    self.look_with(first, async |reading| table::groups_of_list(reading).await).await;
+                matches!(looked, Ok(None)).then_some(folder)
+            });
+        stream::iter(looks).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+    }
+
     /// What a shard may be split as, by its name.
     fn form(&self, shard: &ShardRef) -> Option<Form> {
         let may_be = matches!(self.settings.format, InputFormat::Auto | InputFormat::UrlList);
@@ -215,21 +244,11 @@ impl Splitter<'_> {
 
     /// Looks at what may be a list.
     async fn look(&self, mut shard: ShardRef, form: Form) -> (ShardRef, Parts) {
-        let (budget, bytes_read, (to, _nobody)) = (ByteBudget::new(0), AtomicU64::new(0), mpsc::channel(1));
-        let reading = Reading {
-            number: 0,
-            shard: &shard,
-            settings: self.settings,
-            budget: &budget,
-            bytes_read: &bytes_read,
-            former: None,
-            to: &to,
-        };
-        let parts = match form {
+        let parts = self.look_with(&shard, async |reading| match form {
             Form::Table => self.parts_of_table(reading).await,
             Form::Text(kind) => self.parts_of_text(reading, kind).await,
-        };
-        match parts {
+        });
+        match parts.await {
             Ok(parts) => (shard, Parts::Known(parts.unwrap_or_default())),
             // Whoever reads it will say the same.
             Err(ReadError { class: FailureClass::Data, .. }) => (shard, Parts::Unknown),
@@ -239,6 +258,21 @@ impl Splitter<'_> {
                 (shard, Parts::Unknown)
             }
         }
+    }
+
+    /// Reads in a shard of which no sample is wanted.
+    async fn look_with<T>(&self, shard: &ShardRef, look: impl AsyncFnOnce(Reading<'_>) -> T) -> T {
+        let (budget, bytes_read, (to, _nobody)) = (ByteBudget::new(0), AtomicU64::new(0), mpsc::channel(1));
+        look(Reading {
+            number: 0,
+            shard,
+            settings: self.settings,
+            budget: &budget,
+            bytes_read: &bytes_read,
+            former: None,
+            to: &to,
+        })
+        .await
     }
 
     async fn parts_of_table(&self, reading: Reading<'_>) -> Result<Option<Vec<Part>>, ReadError> {

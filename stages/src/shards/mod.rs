@@ -19,7 +19,7 @@ pub use part::{Part, TextPart};
 
 use crate::{
     read::{InputFormat, is_image_name},
-    store::{Location, StoreError, StoreKind, Stores, words},
+    store::{Folder, Location, StoreError, StoreKind, Stores, words},
 };
 
 /// Requests in flight while sizes and entity tags are asked for.
@@ -241,16 +241,9 @@ async fn list_pattern(
 /// Shards by name, with what their stores know of them. Of many in one folder of a bucket the folder is listed: a thousand
 /// to a request, and not one.
 async fn look_up(plain: Vec<Location>) -> Vec<ShardRef> {
-    // A store by its address, and a folder in it.
-    type Folder = (usize, Path);
-    let folder = |location: &Location| -> Folder {
-        let mut parts: Vec<_> = location.path.parts().collect();
-        parts.pop();
-        (Arc::as_ptr(&location.store).addr(), Path::from_iter(parts))
-    };
     let mut counts: HashMap<Folder, (usize, Location)> = HashMap::new();
     for location in plain.iter().filter(|l| matches!(l.kind, StoreKind::Bucket | StoreKind::Hub)) {
-        let key = folder(location);
+        let key = location.folder();
         let place = location.at(key.1.clone());
         counts.entry(key).or_insert((0, place)).0 += 1;
     }
@@ -263,7 +256,7 @@ async fn look_up(plain: Vec<Location>) -> Vec<ShardRef> {
         }
     }
     let known = plain.into_iter().map(|location| {
-        let found = listed.get(&folder(&location)).map(|folder| folder.get(&location.path).cloned());
+        let found = listed.get(&location.folder()).map(|folder| folder.get(&location.path).cloned());
         (location, found)
     });
     stream::iter(known.collect::<Vec<_>>())

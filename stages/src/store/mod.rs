@@ -90,6 +90,9 @@ pub enum StoreKind {
     Hub,
 }
 
+/// A store by its address, and a folder in it.
+pub(crate) type Folder = (usize, Path);
+
 /// A place in a store.
 #[derive(Clone)]
 pub struct Location {
@@ -114,6 +117,13 @@ impl Location {
     #[must_use]
     pub fn url(&self) -> String {
         self.url_of(&self.path)
+    }
+
+    /// The folder that it lies in: the store, by its address, and the place there.
+    pub(crate) fn folder(&self) -> Folder {
+        let mut parts: Vec<_> = self.path.parts().collect();
+        parts.pop();
+        (Arc::as_ptr(&self.store).addr(), Path::from_iter(parts))
     }
 
     /// Everything below this place, in no order; nothing where there is no such place. Begins anew where a listing
