@@ -430,3 +430,61 @@ fn the_first_table_of_a_folder_tells_whether_all_are_lists() {
         assert_eq!(pictures.rows(&format!("out-{folder}")).len(), rows, "{folder}");
     }
 }
+
+#[test]
+fn a_retry_does_all_parts_of_a_list_that_could_not_be_looked_at() {
+    let pictures = Pictures::new(20);
+    pictures.csv("other.csv", 18..20);
+    pictures.csv("list.csv", 0..18);
+    let list = std::fs::read(pictures.place.path("list.csv")).expect("a list");
+    // To both questions for its size.
+    let answer = Answer::Late(times(2), 403, list);
+    let server = Server::start(HashMap::from([("/list.csv".to_owned(), answer)]));
+    let list = format!("http://127.0.0.1:{}/list.csv", server.port());
+    let failed = pictures.run("other.csv", "out", 5).arg("--input").arg(list).ends(3).report();
+    assert_eq!(
+        (&failed["shards_done"], failed["shards_failed"].as_array().map(Vec::len)),
+        (&1.into(), Some(1))
+    );
+    let retry = recaption().dir(pictures.place.root()).arg("retry").arg(pictures.place.path("out"));
+    assert_eq!(retry.ends(0).report()["shards_done"], 4);
+    assert_eq!(pictures.rows("out").len(), 20);
+}
+
+#[test]
+fn a_list_of_dead_addresses_alone_does_not_stop_a_run() {
+    let place = Place::new();
+    place.write("list.txt", "http://127.0.0.1:9/x.jpg\n".repeat(1_500));
+    let run = run(&place, "list.txt", "out").set("fetch.retries=0").set("input.rows_per_shard=300");
+    let report = run.ends(0).report();
+    assert_eq!(
+        (&report["shards_done"], &report["counts"]["reasons"]["fetch_failed"]),
+        (&5.into(), &1_500.into())
+    );
+}
+
+#[test]
+fn what_a_run_that_died_began_to_remove_is_gone_after_the_next() {
+    let pictures = Pictures::new(20);
+    pictures.csv("list.csv", 0..20);
+    let run = || pictures.run("list.csv", "out", 8).ends(0);
+    run();
+    let out = pictures.place.path("out");
+    let third = |path: &std::path::Path| path.to_string_lossy().contains("list-00002-");
+    let parts: Vec<_> = output::parts(&out).into_iter().filter(|part| third(part)).collect();
+    let kept: Vec<Vec<u8>> = parts.iter().map(|part| std::fs::read(part).expect("a part")).collect();
+    pictures.csv("list.csv", 0..16);
+    run();
+    assert!(parts.len() == 2 && parts.iter().all(|part| !part.exists()), "{parts:?}");
+    // As it was between the record's end and the rows'.
+    parts.iter().zip(&kept).for_each(|(part, bytes)| std::fs::write(part, bytes).expect("a part"));
+    let shard =
+        parts[0].file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.strip_prefix("part-"));
+    let note = out.join("_recaption/removals").join(format!("{}.json", shard.expect("a name")));
+    std::fs::create_dir_all(note.parent().expect("a folder")).expect("a folder");
+    std::fs::write(&note, "{}").expect("a note");
+    run();
+    // Reading them looks also that there are no parts but those of the records.
+    assert_eq!(pictures.rows("out").len(), 16);
+    assert!(!note.exists());
+}

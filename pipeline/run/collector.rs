@@ -5,7 +5,7 @@
 //! else. Rows wait here only until the ones before them arrive, so what is held is bounded by what is in flight.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -169,6 +169,8 @@ impl Open {
 pub struct Collector {
     output: Arc<Output>,
     tasks: Arc<Vec<Task>>,
+    /// Of each shard the first one of the same object: parts of a list are one input.
+    inputs: Vec<usize>,
     open: BTreeMap<usize, Open>,
     writers: tokio::task::JoinSet<ShardResult>,
     /// Shards that ended without being written.
@@ -182,9 +184,14 @@ impl Collector {
     /// An empty collector.
     #[must_use]
     pub fn new(output: Arc<Output>, tasks: Arc<Vec<Task>>, guard: FailureGuard) -> Self {
+        let mut firsts = HashMap::new();
+        let inputs = tasks.iter().enumerate();
+        let inputs =
+            inputs.map(|(at, task)| *firsts.entry(task.shard.location.url()).or_insert(at)).collect();
         Self {
             output,
             tasks,
+            inputs,
             open: BTreeMap::new(),
             writers: tokio::task::JoinSet::new(),
             early: Vec::new(),
@@ -206,7 +213,7 @@ impl Collector {
                 // Late outcomes of a shard that failed have nowhere to go: it will be done again as a whole.
                 let Some(open) = self.open.get_mut(&shard) else { return Ok(()) };
                 open.counts.texts_cut += texts_cut;
-                self.guard.count(shard, &outcome)?;
+                self.guard.count(self.inputs[shard], &outcome)?;
                 open.waiting.insert(index, Ended::New(outcome));
                 self.advance(shard).await?;
             }

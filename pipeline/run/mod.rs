@@ -31,11 +31,11 @@ use std::{
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use lock::Locked;
-use plan::{Orphans, Task};
+use plan::Task;
 use recaption_onnx::runtime::Execution;
 use recaption_stages::{
-    commits::{Ledger, remove},
-    read::Splitter,
+    commits::{Ledger, REMOVALS},
+    read::{LISTS, Leftover, Splitter},
     schemas::ShardId,
     shards::list_shards,
     store::{Location, StoreKind, Stores},
@@ -128,8 +128,10 @@ async fn run_unlocked(
     let ledger = Ledger::new(output.clone());
     // Both at once: in a bucket each takes a request per thousand shards.
     let listing = list_shards(&mut stores, &config.shards, config.read.format);
-    let (shards, records) = tokio::join!(listing, ledger.list());
+    let (shards, records, removals) = tokio::join!(listing, ledger.list(), ledger.removals());
     let (shards, records) = (shards?, records?);
+    let (there, gone): (Vec<_>, Vec<_>) =
+        removals?.into_iter().partition(|shard| records.contains_key(shard));
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
     let splitter = Splitter { settings: &config.read, output: &output, remember: true };
@@ -141,6 +143,7 @@ async fn run_unlocked(
         bytes = plan.bytes(),
         "planned"
     );
+    end_removals(&ledger, &plan, (&there, &gone)).await.context("rows that a run left cannot be removed")?;
     let mut report = RunReport::begin(config, &model, &plan);
     let results = if plan.todo.is_empty() {
         Vec::new()
@@ -155,11 +158,11 @@ async fn run_unlocked(
         rounds(config, (&model, execution), (&plan, &output), (stop, &progress)).await?
     };
     failures::remember(&ledger, &plan, &results, &mut report).await;
-    clear_superseded(&output, &ledger, &plan, &results)
+    clear_superseded(&ledger, &plan, &results)
         .await
         .context("parts that lists no longer have could not be removed")?;
     if options.retire && !stop.requested() {
-        retire(&output, &ledger, &plan).await.context("shards without an input could not be retired")?;
+        retire(&ledger, &plan).await.context("shards without an input could not be retired")?;
         report.retired = true;
     }
     report.requests_retried = stores.retried();
@@ -207,13 +210,29 @@ async fn rounds(
     Ok(results)
 }
 
-/// Removes the parts that a list had before it became shorter, once all parts that it has now are done.
-async fn clear_superseded(
-    output: &Location,
+/// Ends what runs that died began to remove: rows of shards without a record, but of those that will be done.
+async fn end_removals(
     ledger: &Ledger,
     plan: &Plan,
-    results: &[ShardResult],
+    (there, gone): (&[String], &[String]),
 ) -> anyhow::Result<()> {
+    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
+    for shard in there {
+        ledger.forget_removal(shard).await?;
+    }
+    for shard in gone {
+        if inputs.contains(shard.as_str()) {
+            ledger.forget_removal(shard).await?;
+        } else {
+            tracing::info!(shard, "its removal is ended");
+            ledger.finish_removal(shard).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the parts that a list had before it became shorter, once all parts that it has now are done.
+async fn clear_superseded(ledger: &Ledger, plan: &Plan, results: &[ShardResult]) -> anyhow::Result<()> {
     if plan.superseded.is_empty() {
         return Ok(());
     }
@@ -224,30 +243,20 @@ async fn clear_superseded(
         todo.filter(|(number, _)| !done.contains(number)).map(|(_, task)| list(task)).collect();
     for (list, parts) in plan.superseded.iter().filter(|(list, _)| !unfinished.contains(*list)) {
         tracing::info!(list, parts = parts.len(), "the list became shorter; its last parts are removed");
-        remove_shards(output, ledger, parts).await?;
+        ledger.remove_shards(parts).await?;
     }
     Ok(())
 }
 
 /// Removes shards that are not among the inputs any more.
-async fn retire(output: &Location, ledger: &Ledger, plan: &Plan) -> anyhow::Result<()> {
-    remove_shards(output, ledger, &plan.orphans).await?;
+async fn retire(ledger: &Ledger, plan: &Plan) -> anyhow::Result<()> {
+    ledger.remove_shards(&plan.orphans).await?;
     let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
-    for shard in ledger.failures().await?.iter().filter(|shard| !inputs.contains(shard.as_str())) {
+    let is_input = |shard: &str| {
+        inputs.contains(shard) || matches!(plan.split.leftover(shard), Some(Leftover::Unknown(_)))
+    };
+    for shard in ledger.failures().await?.iter().filter(|shard| !is_input(shard)) {
         ledger.forget_failure_of(shard).await?;
-    }
-    Ok(())
-}
-
-/// First what makes shards exist goes, then their rows.
-async fn remove_shards(output: &Location, ledger: &Ledger, shards: &Orphans) -> anyhow::Result<()> {
-    for (shard, names) in shards {
-        for name in names {
-            ledger.revoke(shard, name).await?;
-        }
-        for table in ["captions", "rejects"] {
-            remove(&output.child(table).child(&format!("part-{shard}.parquet"))).await?;
-        }
     }
     Ok(())
 }
@@ -277,7 +286,15 @@ pub(crate) fn open_output(stores: &mut Stores, url: &str) -> anyhow::Result<Loca
 fn remove_stale_uploads(output: &Location) -> anyhow::Result<()> {
     const STALE: std::time::Duration = std::time::Duration::from_secs(3600);
     let root = local_path(output);
-    for folder in ["captions", "rejects", "_recaption/shards", "_recaption/runs", "_recaption/failures"] {
+    for folder in [
+        "captions",
+        "rejects",
+        "_recaption/shards",
+        "_recaption/runs",
+        "_recaption/failures",
+        LISTS,
+        REMOVALS,
+    ] {
         let Ok(entries) = std::fs::read_dir(root.join(folder)) else { continue };
         for entry in entries.flatten() {
             let name = entry.file_name();

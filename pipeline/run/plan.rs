@@ -51,6 +51,8 @@ pub struct Plan {
     pub inputs: HashSet<ShardId>,
     /// Shards that are left alone, because they did not change lately or have nothing to retry.
     pub passed_over: usize,
+    /// Lists among the inputs; its shards are in the tasks.
+    pub split: Split,
     /// Keys that change rows.
     pub configuration: BTreeMap<String, String>,
 }
@@ -102,7 +104,7 @@ impl Plan {
         if options.retry {
             let before = todo.len();
             left.extend(todo.iter().map(|task| task.shard.location.url()));
-            todo = retried(todo, &mut done, ledger, &fingerprint).await?;
+            todo = retried((todo, &mut done), ledger, &fingerprint, &split).await?;
             passed_over += before.saturating_sub(todo.len());
         }
         let done = done.into_iter().map(|shard| shard.id).collect();
@@ -112,6 +114,7 @@ impl Plan {
             done,
             orphans: records,
             superseded,
+            split,
             inputs,
             passed_over,
             configuration,
@@ -139,17 +142,17 @@ async fn refuse_others(
     Err(Mismatch { differences: differences(&commit.configuration, configuration) }.into())
 }
 
-/// Takes parts of lists that are there still from the shards without an input; gives those that the lists do not have any
-/// more, but for lists of which something is `left` undone.
+/// Takes parts of lists from the shards without an input; gives those that the lists do not have any more, but for lists of
+/// which something is `left` undone: these keep them.
 fn take_parts(records: &mut Records, split: &Split, left: &HashSet<String>) -> BTreeMap<String, Orphans> {
     let mut superseded: BTreeMap<String, Orphans> = BTreeMap::new();
     records.retain(|shard, names| match split.leftover(shard) {
-        Some(Leftover::Unknown) => false,
         Some(Leftover::Superseded(list)) if !left.contains(list) => {
             superseded.entry(list.to_owned()).or_default().insert(shard.clone(), std::mem::take(names));
             false
         }
-        _ => true,
+        Some(_) => false,
+        None => true,
     });
     superseded
 }
@@ -163,14 +166,27 @@ const RECORDS_AT_ONCE: usize = 64;
 /// Of shards that are not done those that failed before, and shards that are done but rejected samples for a reason that
 /// may be gone by now.
 async fn retried(
-    todo: Vec<Task>,
-    done: &mut Vec<ShardRef>,
+    (todo, done): (Vec<Task>, &mut Vec<ShardRef>),
     ledger: &Ledger,
     configuration: &str,
+    split: &Split,
 ) -> anyhow::Result<Vec<Task>> {
     let failed: HashSet<String> = ledger.failures().await?.into_iter().collect();
-    let mut again: Vec<Task> =
-        todo.into_iter().filter(|task| failed.contains(task.shard.id.as_str())).collect();
+    // A list that could not be looked at failed for all its parts, and one that cannot be looked at now is there for them.
+    let for_parts: HashSet<&str> = failed
+        .iter()
+        .filter_map(|shard| match split.leftover(shard)? {
+            Leftover::Unknown(list) => Some(list),
+            Leftover::Superseded(_) => None,
+        })
+        .collect();
+    let has_failed = |shard: &ShardRef| {
+        let list = shard.location.url();
+        failed.contains(shard.id.as_str())
+            || shard.part.is_some() && failed.contains(ShardId::from_url(&list).as_str())
+            || for_parts.contains(list.as_str())
+    };
+    let mut again: Vec<Task> = todo.into_iter().filter(|task| has_failed(&task.shard)).collect();
     let looked: Vec<(ShardRef, RecordName, Option<ShardCommit>)> = stream::iter(std::mem::take(done))
         .map(|shard| async move {
             let name = RecordName { input: shard.fingerprint(), configuration: configuration.to_owned() };

@@ -141,7 +141,7 @@ impl Status {
         }
         let inputs: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();
         let orphaned = records.keys().filter(|shard| {
-            !inputs.contains(shard.as_str()) && split.leftover(shard) != Some(Leftover::Unknown)
+            !inputs.contains(shard.as_str()) && !matches!(split.leftover(shard), Some(Leftover::Unknown(_)))
         });
         let orphaned = orphaned.count();
         (self.done, self.pending, self.changed) = (done, Some(pending), Some(changed));

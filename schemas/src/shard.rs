@@ -20,6 +20,13 @@ fn part_of(url: &str) -> Option<(&str, usize)> {
     Some((list, number.parse().ok()?))
 }
 
+/// What says the number of a part at the end of a URL, with the punctuation of the sentence around.
+fn part_kept(url: &str) -> &str {
+    let Some(at) = url.rfind(PART) else { return "" };
+    let digits = url[at + PART.len()..].trim_end_matches([':', ';', ',', '.', ')']);
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) { &url[at..] } else { "" }
+}
+
 /// A URL as it may appear in logs, records and rows: without user info, query and fragment (but for [`part_url`]'s).
 ///
 /// Presigned URLs carry their secret in the query, others in the user info. Plain paths come back unchanged.
@@ -31,7 +38,7 @@ pub fn redact_url(url: &str) -> String {
     if scheme.eq_ignore_ascii_case("file") {
         return url.to_owned();
     }
-    let part = part_of(rest).map(|(_, number)| part_url("", number)).unwrap_or_default();
+    let part = part_kept(rest);
     let rest = rest.split(['?', '#']).next().unwrap_or(rest);
     let (authority, path) = match rest.find('/') {
         Some(at) => rest.split_at(at),
@@ -135,6 +142,12 @@ mod tests {
         assert_eq!(
             redact_text(r#"{"error":"\"s3://b/x?sig=s\" is gone"}"#),
             r#"{"error":"\"s3://b/x\" is gone"}"#
+        );
+        assert_eq!(
+            redact_text(
+                "shard s3://b/l.csv#part=2: it (s3://k:v@b/l.csv?x=y#part=10) is gone; s3://b/x#part=secret"
+            ),
+            "shard s3://b/l.csv#part=2: it (s3://b/l.csv#part=10) is gone; s3://b/x"
         );
         for plain in ["", "://", "no address", "a: b//c"] {
             assert_eq!(redact_text(plain), plain);

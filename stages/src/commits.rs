@@ -3,6 +3,8 @@
 //! One listing tells what is done: a record's name carries the fingerprint of its input and of the configuration.
 //! Failures leave a record of their own, by which a rerun tells poison from bad luck.
 
+mod removal;
+
 use std::{
     collections::{BTreeMap, HashMap},
     io::ErrorKind,
@@ -15,6 +17,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 use crate::store::{Location, StoreError};
+
+pub use removal::REMOVALS;
 
 /// Folder of the commit records below the output.
 pub const COMMITS: &str = "_recaption/shards";

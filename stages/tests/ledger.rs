@@ -85,3 +85,34 @@ async fn a_record_that_is_no_record_is_replaced() {
     put(&store, &format!("rejects/part-{SHARD}.parquet"), b"r").await;
     assert_eq!(ledger.commit(SHARD, &commit(b"a", 1)).await.expect("memory"), Committed::Instead);
 }
+
+#[tokio::test]
+async fn a_shard_that_is_removed_leaves_nothing_and_one_that_was_done_again_stays() {
+    let (store, out) = output();
+    let ledger = Ledger::new(out);
+    ledger.commit(SHARD, &commit(b"a", 1)).await.expect("memory");
+    let before = ledger.list().await.expect("memory");
+    let fill = async || {
+        put(&store, &format!("captions/part-{SHARD}.parquet"), b"a").await;
+        put(&store, &format!("rejects/part-{SHARD}.parquet"), b"r").await;
+    };
+    fill().await;
+    // Another worker did it again after this was decided.
+    let again = ShardCommit { fingerprint: "89ab-4567".into(), ..commit(b"a", 1) };
+    ledger.commit(SHARD, &again).await.expect("memory");
+    ledger.remove_shards(&before).await.expect("memory");
+    assert_eq!(ledger.list().await.expect("memory")[SHARD].len(), 2);
+    assert!(store.head(&Path::from(format!("out/captions/part-{SHARD}.parquet"))).await.is_ok());
+
+    ledger.remove_shards(&ledger.list().await.expect("memory")).await.expect("memory");
+    let objects = store.list_with_delimiter(Some(&Path::from("out"))).await.expect("memory");
+    assert!(objects.objects.is_empty() && objects.common_prefixes.is_empty(), "{objects:?}");
+
+    // A run that dies in between leaves a note of what it was about.
+    fill().await;
+    put(&store, &format!("_recaption/removals/{SHARD}.json"), b"{}").await;
+    assert_eq!(ledger.removals().await.expect("memory"), [SHARD]);
+    ledger.finish_removal(SHARD).await.expect("memory");
+    let objects = store.list_with_delimiter(Some(&Path::from("out"))).await.expect("memory");
+    assert!(objects.objects.is_empty() && objects.common_prefixes.is_empty(), "{objects:?}");
+}

@@ -43,7 +43,10 @@ impl Reader<'_> {
                         return Ok(None);
                     }
                 }
-                piece = open::next(&mut rest, reading).await?;
+                piece = match self.fetching.beside(open::next(&mut rest, reading)).await? {
+                    Some(next) => next?,
+                    None => return Ok(None),
+                };
             }
             loop {
                 let bytes = unpack.finish().map_err(failed)?;
@@ -62,7 +65,10 @@ impl Reader<'_> {
         let reading = self.reading;
         for range in [0..text.names, text.bytes.clone()] {
             let mut pieces = open::range(reading, range).await?;
-            while let Some(piece) = open::next(&mut pieces, reading).await? {
+            loop {
+                let next = self.fetching.beside(open::next(&mut pieces, reading)).await?;
+                let Some(next) = next else { return Ok(None) };
+                let Some(piece) = next? else { break };
                 if !self.take(&piece).await? {
                     return Ok(None);
                 }
@@ -123,6 +129,22 @@ impl<'a> Fetching<'a> {
         Ok(true)
     }
 
+    /// Hands on what was fetched while something else is waited for; `None` when nobody takes samples. All lists share the
+    /// places, and an image keeps its own until it is handed on: whoever waits hands on.
+    pub async fn beside<T>(&mut self, work: impl Future<Output = T>) -> Result<Option<T>, ReadError> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(Some(done)),
+                Some(landed) = self.flying.join_next() => {
+                    if !self.land(landed).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
     async fn row(&mut self, row: ListRow) -> Result<bool, ReadError> {
         self.emitted += 1;
         match self.reading.stays(row.index, &row.key).await? {
@@ -133,18 +155,7 @@ impl<'a> Fetching<'a> {
             Err((index, reject)) => Ok(self.reading.reject(index, reject).await),
             Ok(row) => {
                 let fetcher = self.fetcher.clone();
-                let mut place = pin!(fetcher.place());
-                // All lists share the places, and an image keeps its own until it is handed on: whoever waits hands on.
-                let place = loop {
-                    tokio::select! {
-                        place = &mut place => break place,
-                        Some(landed) = self.flying.join_next() => {
-                            if !self.land(landed).await? {
-                                return Ok(false);
-                            }
-                        }
-                    }
-                };
+                let Some(place) = self.beside(fetcher.place()).await? else { return Ok(false) };
                 let (number, fetcher) = (self.reading.number, self.fetcher.clone());
                 self.flying.spawn(async move { (fetch_row(number, row, fetcher).await, place) });
                 Ok(true)

@@ -83,15 +83,15 @@ pub async fn range(reading: Reading<'_>, range: Range<u64>) -> Result<Pieces, Re
     open(reading.shard, Some(range)).await.map_err(|e| reading.transport(&e))
 }
 
-/// Whether a shard's store sends the part of it that it is asked for; some web servers do not.
+/// Whether a shard's store sends the part of it that it is asked for; some web servers do not, or say so in their own way.
 ///
 /// # Errors
 /// When it cannot be read.
 pub async fn hands_out_ranges(reading: Reading<'_>) -> Result<bool, ReadError> {
     match open(reading.shard, Some(0..1)).await {
         Ok(_) => Ok(true),
-        Err(error) if Fault::is_of_ranges(&error) => Ok(false),
-        Err(error) => Err(reading.transport(&error)),
+        Err(error) if Fault::of(&error).may_pass() => Err(reading.transport(&error)),
+        Err(_) => Ok(false),
     }
 }
 

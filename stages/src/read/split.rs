@@ -9,6 +9,7 @@ mod ranges;
 use std::{
     collections::{HashMap, HashSet},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
 use futures::{StreamExt, stream};
@@ -33,6 +34,9 @@ pub const ROWS_PER_SHARD: u64 = 10_000;
 pub const LISTS: &str = "_recaption/lists";
 /// Lists looked at at the same time.
 const AT_ONCE: usize = 16;
+/// Attempts at looking at a list, beside those of its store, and the pause between them: as many as a run begins a shard.
+const ATTEMPTS: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(5);
 /// Form of [`Outline`].
 const FORMAT: u32 = 1;
 
@@ -60,8 +64,8 @@ pub struct Split {
 pub enum Leftover<'a> {
     /// This list became shorter.
     Superseded(&'a str),
-    /// The list cannot be looked at now.
-    Unknown,
+    /// This list cannot be looked at now.
+    Unknown(&'a str),
 }
 
 impl Split {
@@ -75,7 +79,7 @@ impl Split {
             number > 0 && ShardId::from_url(&part_url(list, number)).as_str() == shard
         };
         match lists.iter().find(of)? {
-            (_, None) => Some(Leftover::Unknown),
+            (list, None) => Some(Leftover::Unknown(list)),
             (list, Some(parts)) => (number >= *parts).then_some(Leftover::Superseded(list)),
         }
     }
@@ -260,10 +264,14 @@ impl Splitter<'_> {
         }
     }
 
-    /// Reads in a shard of which no sample is wanted.
-    async fn look_with<T>(&self, shard: &ShardRef, look: impl AsyncFnOnce(Reading<'_>) -> T) -> T {
+    /// Reads in a shard of which no sample is wanted; begun again where that may go better, as shards are.
+    async fn look_with<T>(
+        &self,
+        shard: &ShardRef,
+        look: impl AsyncFn(Reading<'_>) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
         let (budget, bytes_read, (to, _nobody)) = (ByteBudget::new(0), AtomicU64::new(0), mpsc::channel(1));
-        look(Reading {
+        let reading = Reading {
             number: 0,
             shard,
             settings: self.settings,
@@ -271,8 +279,18 @@ impl Splitter<'_> {
             bytes_read: &bytes_read,
             former: None,
             to: &to,
-        })
-        .await
+        };
+        let mut left = ATTEMPTS;
+        loop {
+            left -= 1;
+            match look(reading).await {
+                Err(error) if error.may_pass && left > 0 => {
+                    tracing::warn!(%error, "it is looked at again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                looked => return looked,
+            }
+        }
     }
 
     async fn parts_of_table(&self, reading: Reading<'_>) -> Result<Option<Vec<Part>>, ReadError> {

@@ -64,7 +64,8 @@ pub async fn groups_of_list(reading: Reading<'_>) -> Result<Option<Vec<Group>>, 
     let Opened { metadata, chosen, mask, .. } = open(reading).await?;
     let group = |group: &RowGroupMetaData| {
         let columns = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
-        let bytes = columns.map(|(_, column)| u64::try_from(column.compressed_size()).unwrap_or(0)).sum();
+        let bytes = columns.map(|(_, column)| u64::try_from(column.compressed_size()).unwrap_or(0));
+        let bytes = bytes.fold(0, u64::saturating_add);
         Group { rows: u64::try_from(group.num_rows()).unwrap_or(0), bytes }
     };
     Ok((!chosen.has_image()).then(|| metadata.row_groups().iter().map(group).collect()))
@@ -81,9 +82,9 @@ pub struct Group {
 
 /// The row groups that hold some rows, and how many rows of theirs come before these.
 fn holding(metadata: &ParquetMetaData, rows: &Range<u64>) -> (Vec<usize>, u64) {
-    let (mut at, mut groups, mut before) = (0, Vec::new(), 0);
+    let (mut at, mut groups, mut before) = (0_u64, Vec::new(), 0);
     for (number, group) in metadata.row_groups().iter().enumerate() {
-        let end = at + u64::try_from(group.num_rows()).unwrap_or(0);
+        let end = at.saturating_add(u64::try_from(group.num_rows()).unwrap_or(0));
         if at < rows.end && rows.start < end {
             if groups.is_empty() {
                 before = rows.start - at;
@@ -144,7 +145,8 @@ async fn read_list(
     let mut fetching = Fetching::new(reading)?;
     let mut broken = None;
     loop {
-        let batch = match rows_of.next().await {
+        let Some(next) = fetching.beside(rows_of.next()).await? else { return Ok(None) };
+        let batch = match next {
             Ok(Some(batch)) => batch,
             Ok(None) if fetching.emitted() == rows => break,
             Ok(None) => {

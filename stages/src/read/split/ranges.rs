@@ -15,9 +15,10 @@ pub fn parts(groups: &[Group], rows_per_shard: u64) -> Vec<Part> {
             parts.push(Part { number: parts.len(), rows, bytes, text: None });
         }
     };
-    let (mut begin, mut at, mut bytes) = (0, 0, 0);
+    let (mut begin, mut at, mut bytes) = (0_u64, 0_u64, 0_u64);
     for group in groups {
-        let after = at + group.rows;
+        // A footer may say anything.
+        let after = at.saturating_add(group.rows);
         if after - begin > rows_per_shard {
             end(begin..at, bytes);
             (begin, bytes) = (at, 0);
@@ -26,11 +27,11 @@ pub fn parts(groups: &[Group], rows_per_shard: u64) -> Vec<Part> {
             let pieces = group.rows.div_ceil(rows_per_shard).min(MOST_PARTS_OF_GROUP);
             let rows = group.rows.div_ceil(pieces);
             for from in (at..after).step_by(usize::try_from(rows).unwrap_or(usize::MAX)) {
-                end(from..after.min(from + rows), group.bytes);
+                end(from..after.min(from.saturating_add(rows)), group.bytes);
             }
             begin = after;
         } else {
-            bytes += group.bytes;
+            bytes = bytes.saturating_add(group.bytes);
         }
         at = after;
     }
