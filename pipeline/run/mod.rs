@@ -34,7 +34,7 @@ use lock::Locked;
 use plan::Task;
 use recaption_onnx::runtime::Execution;
 use recaption_stages::{
-    commits::{Ledger, REMOVALS},
+    commits::{Ledger, REMOVALS, Records},
     read::{LISTS, Leftover, Splitter},
     schemas::ShardId,
     shards::list_shards,
@@ -241,11 +241,12 @@ async fn clear_superseded(ledger: &Ledger, plan: &Plan, results: &[ShardResult])
     let todo = plan.todo.iter().enumerate();
     let unfinished: HashSet<String> =
         todo.filter(|(number, _)| !done.contains(number)).map(|(_, task)| list(task)).collect();
+    let mut gone = Records::new();
     for (list, parts) in plan.superseded.iter().filter(|(list, _)| !unfinished.contains(*list)) {
         tracing::info!(list, parts = parts.len(), "the list became shorter; its last parts are removed");
-        ledger.remove_shards(parts).await?;
+        gone.extend(parts.clone());
     }
-    Ok(())
+    Ok(ledger.remove_shards(&gone).await?)
 }
 
 /// Removes shards that are not among the inputs any more.
