@@ -259,6 +259,10 @@ async fn retire(ledger: &Ledger, plan: &Plan) -> anyhow::Result<()> {
     for shard in ledger.failures().await?.iter().filter(|shard| !is_input(shard)) {
         ledger.forget_failure_of(shard).await?;
     }
+    for shard in ledger.strays().await?.iter().filter(|shard| !is_input(shard)) {
+        tracing::info!(shard, "rows that a dead worker left are removed");
+        ledger.finish_removal(shard).await?;
+    }
     Ok(())
 }
 

@@ -47,7 +47,7 @@ impl Counts {
 /// What was wrong with a shard that could be read in part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damage {
-    /// Byte offset in the shard where reading stopped making sense.
+    /// Where reading stopped making sense: a byte of the tar, unpacked where it is packed; of Parquet a row.
     pub offset: u64,
     /// What was found there.
     pub detail: String,

@@ -91,6 +91,37 @@ async fn a_name_that_leads_into_the_own_network_is_refused_where_it_is_resolved(
     assert_eq!((&fetched.bytes[..], asked.load(SeqCst)), (&b"ok"[..], 1));
 }
 
+/// Knows no address at first, and then one of the own network.
+struct Later(AtomicUsize, SocketAddr);
+
+impl Resolve for Later {
+    fn resolve(&self, _: Name) -> Resolving {
+        let (first, address) = (self.0.fetch_add(1, SeqCst) == 0, self.1);
+        Box::pin(async move {
+            if first { Err("not now".into()) } else { Ok(Box::new(std::iter::once(address)) as Addrs) }
+        })
+    }
+}
+
+/// Every attempt looks a name up for itself, and what that finds is judged, whatever was found before.
+#[tokio::test]
+async fn a_name_that_leads_elsewhere_at_the_next_attempt_is_judged_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let server = serve(move |stream, _| {
+        counted.fetch_add(1, SeqCst);
+        send(&stream, "200 OK\r\nContent-Length: 2", b"ok");
+    });
+    let settings = FetchSettings { allow_private: false, retries: 3, ..near() };
+    let resolver = Arc::new(Later(AtomicUsize::new(0), server));
+    let fetcher = Fetcher::with_resolver(settings, Arc::clone(&resolver) as Arc<_>).expect("a client");
+    let error =
+        fetcher.fetch(&format!("http://images.example:{}/x", server.port())).await.expect_err("private");
+    assert_eq!(error.reason(), RejectReason::UrlRefused, "{error}");
+    assert!(error.to_string().contains("leads to 127.0.0.1"), "{error}");
+    assert_eq!((resolver.0.load(SeqCst), asked.load(SeqCst)), (2, 0), "nobody connected");
+}
+
 #[tokio::test]
 async fn a_redirect_into_the_own_network_is_refused() {
     let server = serve(|stream, path| match path.as_str() {

@@ -1,6 +1,9 @@
 //! Shards that go. First what makes them exist, then their rows; what is under way is written down before, so that rows
 //! which a killed run left behind are taken away by the next one.
 
+use std::collections::BTreeSet;
+
+use chrono::{TimeDelta, Utc};
 use object_store::{Error, ObjectStoreExt};
 
 use super::{Ledger, Records, list_below, remove, write_json};
@@ -8,6 +11,9 @@ use crate::store::{Location, StoreError};
 
 /// Folder of the removals under way, below the output.
 pub const REMOVALS: &str = "_recaption/removals";
+
+/// Age from which rows without a record are nobody's work, also where clocks differ.
+const STRAY_AGE: TimeDelta = TimeDelta::hours(24);
 
 impl Ledger {
     fn removal(&self, shard: &str) -> Location {
@@ -53,6 +59,26 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    /// Shards that have rows and no record, for longer than any commit takes: of a worker that died between the two.
+    ///
+    /// # Errors
+    /// When the output cannot be listed.
+    pub async fn strays(&self) -> Result<Vec<String>, StoreError> {
+        let (records, young) = (self.list().await?, Utc::now() - STRAY_AGE);
+        let mut strays = BTreeSet::new();
+        for table in ["captions", "rejects"] {
+            for meta in self.out.child(table).list().await? {
+                let shard = meta
+                    .location
+                    .filename()
+                    .and_then(|name| name.strip_prefix("part-")?.strip_suffix(".parquet"));
+                let stray = shard.filter(|shard| !records.contains_key(*shard) && meta.last_modified < young);
+                strays.extend(stray.map(str::to_owned));
+            }
+        }
+        Ok(strays.into_iter().collect())
     }
 
     async fn exists(&self, path: &str) -> Result<bool, StoreError> {
