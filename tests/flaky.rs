@@ -158,15 +158,25 @@ async fn an_object_that_changes_while_it_is_read_is_an_error_and_no_mixture() {
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let path = StorePath::from("shard");
     inner.put(&path, PutPayload::from(vec![7; 100_000])).await.expect("a put");
-    let store = steady(Arc::new(Swapping { inner, path: path.clone() }));
+    let store = steady(Arc::new(Breaking { inner, path: path.clone(), at: At::MiddleOfAnother }));
     let error = store.get(&path).await.expect("a get").bytes().await.expect_err("another object");
     assert!(error.to_string().contains("changed while it was read"), "{error}");
 }
 
-use swapping::Swapping;
+#[tokio::test]
+async fn a_connection_that_breaks_behind_the_last_byte_breaks_nothing() {
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let path = StorePath::from("shard");
+    inner.put(&path, PutPayload::from(vec![7; 100_000])).await.expect("a put");
+    let store = steady(Arc::new(Breaking { inner, path: path.clone(), at: At::End }));
+    let bytes = store.get(&path).await.expect("a get").bytes().await.expect("all bytes");
+    assert!(bytes == vec![7; 100_000]);
+}
 
-/// Breaks the first body in the middle, after which the object is another one.
-mod swapping {
+use breaking::{At, Breaking};
+
+/// Breaks the first body.
+mod breaking {
     use std::{fmt, sync::Arc};
 
     use async_trait::async_trait;
@@ -177,20 +187,30 @@ mod swapping {
         path::Path,
     };
 
-    #[derive(Debug)]
-    pub struct Swapping {
-        pub inner: Arc<dyn ObjectStore>,
-        pub path: Path,
+    /// Where a body breaks.
+    #[derive(Clone, Copy, Debug)]
+    pub enum At {
+        /// In the middle, after which the object is another one.
+        MiddleOfAnother,
+        /// Behind the last byte, as clients do that ask for the rest where there is none.
+        End,
     }
 
-    impl fmt::Display for Swapping {
+    #[derive(Debug)]
+    pub struct Breaking {
+        pub inner: Arc<dyn ObjectStore>,
+        pub path: Path,
+        pub at: At,
+    }
+
+    impl fmt::Display for Breaking {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("Swapping")
+            f.write_str("Breaking")
         }
     }
 
     #[async_trait]
-    impl ObjectStore for Swapping {
+    impl ObjectStore for Breaking {
         async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
             let got = self.inner.get_opts(location, options.clone()).await?;
             if options.range.is_some() {
@@ -199,10 +219,15 @@ mod swapping {
             let (meta, range, attributes, extensions) =
                 (got.meta.clone(), got.range.clone(), got.attributes.clone(), got.extensions.clone());
             let bytes = got.bytes().await?;
-            self.inner.put(&self.path, PutPayload::from(vec![255; bytes.len()])).await?;
-            let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-            let error = Error::Generic { store: "swapping", source: Box::new(reset) };
-            let stream = futures::stream::iter([Ok(bytes.slice(..bytes.len() / 2)), Err(error)]).boxed();
+            let (keep, error) = match self.at {
+                At::MiddleOfAnother => {
+                    self.inner.put(&self.path, PutPayload::from(vec![255; bytes.len()])).await?;
+                    let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+                    (bytes.len() / 2, Error::Generic { store: "breaking", source: Box::new(reset) })
+                }
+                At::End => (bytes.len(), Error::NotSupported { source: "416 Range Not Satisfiable".into() }),
+            };
+            let stream = futures::stream::iter([Ok(bytes.slice(..keep)), Err(error)]).boxed();
             Ok(GetResult { payload: GetResultPayload::Stream(stream), meta, range, attributes, extensions })
         }
 

@@ -275,8 +275,9 @@ impl Reading {
                     self.patience = Patience::new(&self.store.settings);
                     return Ok(Some(bytes));
                 }
+                // All bytes are there: how the connection ends does not matter. Clients ask for the empty rest, and are refused.
+                Ok(None | Some(Err(_))) | Err(_) if self.at == self.range.end => return Ok(None),
                 Ok(Some(Err(error))) => error,
-                Ok(None) if self.at == self.range.end => return Ok(None),
                 Ok(None) => {
                     let what = format!("the connection ended at byte {} of {}", self.at, self.range.end);
                     io(std::io::ErrorKind::UnexpectedEof, what)
