@@ -4,27 +4,27 @@
 //! Parquet is split by its footer, text by one pass over its bytes, whose result is remembered in the output. Packed text
 //! is not split: its parts could only be reached by unpacking what comes before them.
 
+mod outline;
 mod ranges;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::AtomicU64,
     time::Duration,
 };
 
 use futures::{StreamExt, stream};
 use recaption_schemas::{FailureClass, ShardId, part_url};
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use outline::Outline;
+
 use super::{
-    ByteBudget, InputFormat, ListKind, ReadError, ReadSettings, Reading, format::is_parquet_name, open,
-    table, unpack::Unpack,
+    ByteBudget, InputFormat, ListKind, ReadError, ReadSettings, Reading, format::is_parquet_name, open, table,
 };
 use crate::{
     commits::{read_json, write_json},
-    fetch::ListParser,
-    shards::{ListError, Part, ShardRef, TextPart},
+    shards::{ListError, Part, ShardRef},
     store::{Folder, Location, StoreKind},
 };
 
@@ -37,8 +37,6 @@ const AT_ONCE: usize = 16;
 /// Attempts at looking at a list, beside those of its store, and the pause between them: as many as a run begins a shard.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(5);
-/// Form of [`Outline`].
-const FORMAT: u32 = 1;
 
 /// Splits lists.
 #[derive(Clone, Copy)]
@@ -82,52 +80,6 @@ impl Split {
             (list, None) => Some(Leftover::Unknown(list)),
             (list, Some(parts)) => (number >= *parts).then_some(Leftover::Superseded(list)),
         }
-    }
-}
-
-/// What is remembered of a list in text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Outline {
-    format: u32,
-    /// URL, redacted.
-    list: String,
-    /// Of the list as a whole.
-    fingerprint: String,
-    rows_per_shard: u64,
-    rows: u64,
-    /// Bytes up to the end of the row of names.
-    names: u64,
-    /// Where each part begins, bytes.
-    starts: Vec<u64>,
-}
-
-impl Outline {
-    /// Whether it speaks of this list as it is now, and may be true.
-    fn fits(&self, list: &ShardRef, rows_per_shard: u64) -> bool {
-        let parts = self.starts.len() as u64;
-        self.format == FORMAT
-            && self.list == list.url
-            && self.fingerprint == list.fingerprint()
-            && self.rows_per_shard == rows_per_shard
-            && self.rows.div_ceil(rows_per_shard.max(1)) == parts
-            && self.starts.first().is_some_and(|start| *start >= self.names)
-            && self.starts.last().is_some_and(|start| *start < list.size)
-            && self.starts.is_sorted_by(|a, b| a < b)
-    }
-
-    fn parts(&self, list: &ShardRef) -> Vec<Part> {
-        let ends = self.starts.iter().skip(1).copied().chain([list.size]);
-        let ranges = self.starts.iter().zip(ends);
-        let part = |(number, (start, end)): (usize, (&u64, u64))| {
-            let first = number as u64 * self.rows_per_shard;
-            Part {
-                number,
-                rows: first..self.rows.min(first + self.rows_per_shard),
-                bytes: self.names + end - start,
-                text: Some(TextPart { names: self.names, bytes: *start..end }),
-            }
-        };
-        ranges.enumerate().map(part).collect()
     }
 }
 
@@ -310,8 +262,9 @@ impl Splitter<'_> {
         if let Some(known) = known.filter(|known| known.fits(list, rows_per_shard)) {
             return Ok(Some(known.parts(list)));
         }
-        let Some(outline) = outline(reading, kind, rows_per_shard).await? else { return Ok(None) };
-        if outline.starts.len() <= 1 {
+        let Some(outline) = outline::of_text(reading, kind, rows_per_shard).await? else { return Ok(None) };
+        let parts = outline.parts(list);
+        if parts.len() <= 1 {
             return Ok(Some(Vec::new()));
         }
         if list.location.kind == StoreKind::Http && !open::hands_out_ranges(reading).await? {
@@ -326,59 +279,6 @@ impl Splitter<'_> {
         {
             tracing::warn!(list = list.url, %error, "its parts cannot be remembered; the next run reads it again");
         }
-        Ok(Some(outline.parts(list)))
+        Ok(Some(parts))
     }
-}
-
-/// Reads a list in text to its end; `None` where it is packed.
-async fn outline(
-    reading: Reading<'_>,
-    kind: ListKind,
-    rows_per_shard: u64,
-) -> Result<Option<Outline>, ReadError> {
-    let list = reading.shard;
-    let mut outline = Outline {
-        format: FORMAT,
-        list: list.url.clone(),
-        fingerprint: list.fingerprint(),
-        rows_per_shard,
-        rows: 0,
-        names: 0,
-        starts: Vec::new(),
-    };
-    let mut parser = ListParser::new(kind, reading.settings.columns.clone());
-    // A part begins where the last row of the one before ends.
-    let mut last_end = 0;
-    let mut ends = Vec::new();
-    let mut sink = |rows: &mut u64, end: u64| {
-        if rows.is_multiple_of(rows_per_shard) {
-            ends.push(last_end);
-        }
-        *rows += 1;
-        last_end = end;
-    };
-    let failed = |e: String| reading.data(&e);
-    if let Some(first) = open::first(reading).await? {
-        if Unpack::recognise(&first.bytes).is_ok_and(|unpack| unpack.is_packed()) {
-            return Ok(None);
-        }
-        let (mut piece, mut rest) = (Some(first.bytes), first.rest);
-        while let Some(bytes) = piece {
-            parser.push_into(&bytes, &mut |_, end| sink(&mut outline.rows, end)).map_err(failed)?;
-            piece = open::next(&mut rest, reading).await?;
-        }
-    }
-    parser.finish_into(&mut |_, end| sink(&mut outline.rows, end)).map_err(failed)?;
-    outline.names = parser.names();
-    outline.starts = ends;
-    if let Some(start) = outline.starts.first_mut() {
-        *start = outline.names;
-    }
-    tracing::debug!(
-        list = list.url,
-        rows = outline.rows,
-        bytes = reading.bytes_read.load(Relaxed),
-        "read through"
-    );
-    Ok(Some(outline))
 }
