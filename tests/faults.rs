@@ -213,7 +213,7 @@ fn two_workers_killed_six_times_leave_what_one_that_lives_leaves() {
         between += usize::from(done > 0 && done < shards.len());
         println!("kill {kill}: {done} of {} shards", shards.len());
     }
-    assert!(between > 0, "no kill came in between");
+    assert!(between >= KILLS / 2, "too few kills came in between");
     let report = bucket.run("in", "out").ends(0).report();
     // The server may still have been writing what the dead had sent when their records were counted.
     let number = |of: &str| report[of].as_u64().expect("a number") as usize;

@@ -362,6 +362,11 @@ fn a_list_on_a_web_server_is_split_where_that_hands_out_ranges() {
         (end.report()["shards_done"].clone(), end)
     };
     assert_eq!(run("ranges").0, 4);
+    // What was found out is remembered: the list's size and tag are asked for, and nothing else.
+    let asked = server.asked().len();
+    assert_eq!(run("ranges").0, 0);
+    let again: Vec<String> = server.asked().into_iter().skip(asked).map(|request| request.method).collect();
+    assert_eq!(again, ["HEAD"]);
     let (shards, end) = run("whole");
     assert_eq!(shards, 1);
     end.warns("hands out no ranges");

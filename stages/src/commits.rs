@@ -264,7 +264,12 @@ impl Ledger {
     /// # Errors
     /// When the output cannot be listed.
     pub async fn failures(&self) -> Result<Vec<String>, StoreError> {
-        let records = list_below(&self.out.child(FAILURES)).await?;
+        self.names_below(FAILURES).await
+    }
+
+    /// Shards that have a document in a folder of the output.
+    async fn names_below(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        let records = list_below(&self.out.child(folder)).await?;
         let name = |place: &Location| Some(place.path.filename()?.strip_suffix(".json")?.to_owned());
         Ok(records.iter().filter_map(name).collect())
     }

@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     thread,
     time::{Duration, Instant},
@@ -16,7 +16,10 @@ use std::{
 
 use recaption_stages::{
     fetch::{FetchError, FetchSettings, Fetcher},
+    read::{ByteBudget, InputFormat, ReadSettings, read_shard},
     schemas::RejectReason,
+    shards::list_shards,
+    store::Stores,
 };
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
@@ -197,4 +200,45 @@ async fn a_host_is_asked_by_so_many_at_once_and_waits_as_it_says() {
     let began = Instant::now();
     fetcher.fetch(&format!("http://{server}/late")).await.expect("bytes");
     assert!(began.elapsed() >= Duration::from_secs(1), "Retry-After is kept: {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn all_lists_share_the_places_and_none_waits_for_ever() {
+    for places in [1, 3] {
+        let (now, peak) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+        let most = Arc::clone(&peak);
+        let server = serve(move |stream, _| {
+            most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+            thread::sleep(Duration::from_millis(10));
+            now.fetch_sub(1, SeqCst);
+            send(&stream, "200 OK\r\nContent-Length: 2", b"ok");
+        });
+        let folder = tempfile::tempdir().expect("a folder");
+        let lists = ["a.txt", "b.txt"].map(|name| folder.path().join(name).display().to_string());
+        for list in &lists {
+            std::fs::write(list, format!("http://{server}/x\n").repeat(20)).expect("a file");
+        }
+        let shards = list_shards(&mut Stores::default(), &lists, InputFormat::UrlList).await.expect("lists");
+        let fetcher = Fetcher::new(FetchSettings { concurrency: places, per_host: 100, ..near() });
+        let settings = ReadSettings { fetcher: Some(fetcher.expect("a client")), ..ReadSettings::default() };
+        let (budget, bytes) = (ByteBudget::new(1 << 20), AtomicU64::new(0));
+        let (to, mut from) = tokio::sync::mpsc::channel(1);
+        let reading = async {
+            let read = |n: usize| read_shard(n, &shards[n], &settings, &budget, &bytes, None, &to);
+            let ends = tokio::join!(read(0), read(1));
+            drop(to);
+            ends
+        };
+        let taking = async {
+            let mut found = 0;
+            while from.recv().await.is_some() {
+                found += 1;
+            }
+            found
+        };
+        let both = async { tokio::join!(reading, taking) };
+        let ((one, two), found) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("an end");
+        assert!(one.expect("a list").is_some() && two.expect("a list").is_some());
+        assert_eq!((found, peak.load(SeqCst)), (40, places));
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use chrono::{TimeDelta, Utc};
 use object_store::{Error, ObjectStoreExt};
 
-use super::{Ledger, Records, list_below, remove, write_json};
+use super::{Ledger, Records, remove, write_json};
 use crate::store::{Location, StoreError};
 
 /// Folder of the removals under way, below the output.
@@ -95,9 +95,7 @@ impl Ledger {
     /// # Errors
     /// When the output cannot be listed.
     pub async fn removals(&self) -> Result<Vec<String>, StoreError> {
-        let files = list_below(&self.out.child(REMOVALS)).await?;
-        let name = |place: &Location| Some(place.path.filename()?.strip_suffix(".json")?.to_owned());
-        Ok(files.iter().filter_map(name).collect())
+        self.names_below(REMOVALS).await
     }
 
     /// Removes the rows of a shard that has no record any more.

@@ -38,6 +38,7 @@ use crate::{
 };
 
 pub use folder::METADATA_FILE;
+pub(crate) use format::is_parquet_name;
 pub use format::{InputFormat, ListKind, is_image_name, is_list_name, is_shard_name};
 pub use split::{LISTS, Leftover, ROWS_PER_SHARD, Split, Splitter};
 
@@ -299,7 +300,7 @@ async fn read_any(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
     let name = shard.name();
     match settings.format {
         InputFormat::Parquet => table::read(reading).await,
-        InputFormat::Auto | InputFormat::UrlList if format::is_parquet_name(name) => table::read(reading).await,
+        InputFormat::Auto | InputFormat::UrlList if is_parquet_name(name) => table::read(reading).await,
         InputFormat::UrlList | InputFormat::Auto if ListKind::of_name(name).is_some() => {
             list::read(reading, ListKind::of_name(name).unwrap_or(ListKind::Text)).await
         }

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use outline::Outline;
 
 use super::{
-    ByteBudget, InputFormat, ListKind, ReadError, ReadSettings, Reading, format::is_parquet_name, open, table,
+    ByteBudget, InputFormat, ListKind, ReadError, ReadSettings, Reading, is_parquet_name, open, table,
 };
 use crate::{
     commits::{read_json, write_json},
@@ -163,7 +163,7 @@ impl Splitter<'_> {
     }
 
     /// Folders whose tables hold images and not their addresses: the first one speaks for all, for every worker the same.
-    /// Opening thousands of them would hold up a run by minutes.
+    /// Else every footer would be asked for before a run begins.
     async fn folders_of_pictures(
         &self,
         shards: &[ShardRef],

@@ -99,22 +99,21 @@ fn holding(metadata: &ParquetMetaData, rows: &Range<u64>) -> (Vec<usize>, u64) {
 /// Reads a Parquet file with image bytes, or a list of addresses or a part of one.
 pub async fn read(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
     let Opened { metadata, builder, chosen, mask } = open(reading).await?;
-    let all = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
+    let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
     let batch = rows_together(&metadata, &mask);
     let mut builder = builder.with_projection(mask).with_batch_size(batch);
     let wanted = reading.shard.part.as_ref().map(|part| part.rows.clone());
-    if let Some(rows) = &wanted {
-        let (groups, before) = holding(&metadata, rows);
+    if let Some(part) = &wanted {
+        let (groups, before) = holding(&metadata, part);
         let size = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
         builder =
-            builder.with_row_groups(groups).with_offset(size(before)).with_limit(size(rows.end - rows.start));
+            builder.with_row_groups(groups).with_offset(size(before)).with_limit(size(part.end - part.start));
     }
     let decoder = builder.build().map_err(|e| reading.data(&e.to_string()))?;
     let mut rows_of = RowReader { reading, decoder: Some(decoder) };
     if !chosen.has_image() {
-        return read_list(reading, rows_of, &chosen, wanted.unwrap_or(0..all)).await;
+        return read_list(reading, rows_of, &chosen, wanted.unwrap_or(0..rows)).await;
     }
-    let rows = all;
     let mut table = Table { reading, chosen, keys: Keys::default(), emitted: 0 };
     loop {
         match rows_of.next().await {

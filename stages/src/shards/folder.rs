@@ -7,7 +7,9 @@ use recaption_schemas::{ShardId, sha256_hex};
 
 use super::{ListError, ShardRef};
 use crate::{
-    read::{InputFormat, ListKind, METADATA_FILE, is_image_name, is_list_name, is_shard_name},
+    read::{
+        InputFormat, ListKind, METADATA_FILE, is_image_name, is_list_name, is_parquet_name, is_shard_name,
+    },
     store::Location,
     webdataset::{CAPTION_SUFFIXES, JSON_SUFFIX},
 };
@@ -40,13 +42,13 @@ pub async fn list(folder: &Location, format: InputFormat) -> Result<Vec<ShardRef
         fitting.map(|meta| ShardRef::new(folder.at(meta.location.clone()), Ok(meta))).collect()
     };
     Ok(match format {
-        InputFormat::Webdataset => direct(|name| is_shard_name(name) && !is_parquet(name)),
-        InputFormat::Parquet => direct(is_parquet),
-        InputFormat::UrlList => direct(|name| ListKind::of_name(name).is_some() || is_parquet(name)),
+        InputFormat::Webdataset => direct(|name| is_shard_name(name) && !is_parquet_name(name)),
+        InputFormat::Parquet => direct(is_parquet_name),
+        InputFormat::UrlList => direct(|name| ListKind::of_name(name).is_some() || is_parquet_name(name)),
         InputFormat::Folder => images(folder, files),
         InputFormat::Auto => {
-            let tars = direct(|name| is_shard_name(name) && !is_parquet(name));
-            let tables = direct(is_parquet);
+            let tars = direct(|name| is_shard_name(name) && !is_parquet_name(name));
+            let tables = direct(is_parquet_name);
             if !tars.is_empty() {
                 if !tables.is_empty() {
                     // img2dataset writes what it knows of a tar's images beside the tar.
@@ -57,7 +59,7 @@ pub async fn list(folder: &Location, format: InputFormat) -> Result<Vec<ShardRef
                 }
                 return Ok(tars);
             }
-            let of_their_own = direct(|name| is_parquet(name) && !UNREAD_METADATA.contains(&name));
+            let of_their_own = direct(|name| is_parquet_name(name) && !UNREAD_METADATA.contains(&name));
             if !of_their_own.is_empty() {
                 return Ok(tables);
             }
@@ -67,10 +69,6 @@ pub async fn list(folder: &Location, format: InputFormat) -> Result<Vec<ShardRef
             found.into_iter().find(|shards| !shards.is_empty()).unwrap_or_default()
         }
     })
-}
-
-fn is_parquet(name: &str) -> bool {
-    name.to_ascii_lowercase().ends_with(".parquet")
 }
 
 fn parent(path: &Path) -> Path {
