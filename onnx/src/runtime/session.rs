@@ -68,6 +68,12 @@ impl SessionOptions {
         }
     }
 
+    /// Whether tensors stay on a device between graphs.
+    #[must_use]
+    pub fn is_on_device(&self) -> bool {
+        self.memory().is_some()
+    }
+
     /// Where tensors stay between graphs; `None` is the host's memory, reached by plain slices.
     pub(crate) fn memory(&self) -> Option<Memory> {
         match self.execution {
