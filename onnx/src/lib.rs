@@ -14,6 +14,7 @@ pub mod model;
 #[rustfmt::skip]
 pub(crate) mod proto;
 pub mod runtime;
+pub mod self_test;
 pub mod tokenizer;
 pub mod verify;
 
