@@ -17,6 +17,8 @@ pub mod runtime;
 pub mod self_test;
 pub mod tokenizer;
 pub mod verify;
+#[cfg(test)]
+mod wrong_constants;
 
 pub use bundled::Bundled;
 pub use export::{ExportError, export};

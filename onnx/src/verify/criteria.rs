@@ -18,7 +18,7 @@ pub const FP16_COSINE: f32 = 0.9995;
 /// Smallest cosine of a row of logits, fp16.
 pub const FP16_LOGIT_COSINE: f32 = 0.999;
 /// Largest difference of a feature, fp16; standard deviations of the row.
-pub const FP16_FEATURE_DEVIATION: f32 = 0.1;
+pub const FP16_FEATURE_DEVIATION: f32 = 0.05;
 /// Largest difference of a logit, fp16; standard deviations of the row.
 pub const FP16_LOGIT_DEVIATION: f32 = 0.1;
 /// Logits closer than this may change places, fp16; standard deviations of the row.
@@ -26,17 +26,17 @@ pub const FP16_CHOICE_TOLERANCE: f32 = 0.05;
 /// Largest absolute difference of beam scores, fp16; nats per token.
 pub const FP16_SCORE_TOLERANCE: f32 = 0.02;
 /// Smallest cosine of features, int8.
-pub const INT8_COSINE: f32 = 0.99;
+pub const INT8_COSINE: f32 = 0.995;
 /// Smallest cosine of a row of logits, int8.
-pub const INT8_LOGIT_COSINE: f32 = 0.99;
+pub const INT8_LOGIT_COSINE: f32 = 0.98;
 /// Largest difference of a feature, int8; standard deviations of the row.
-pub const INT8_FEATURE_DEVIATION: f32 = 0.5;
+pub const INT8_FEATURE_DEVIATION: f32 = 0.4;
 /// Largest difference of a logit, int8; standard deviations of the row.
-pub const INT8_LOGIT_DEVIATION: f32 = 0.5;
+pub const INT8_LOGIT_DEVIATION: f32 = 0.6;
 /// Logits closer than this may change places, int8; standard deviations of the row.
-pub const INT8_CHOICE_TOLERANCE: f32 = 0.5;
+pub const INT8_CHOICE_TOLERANCE: f32 = 0.3;
 /// Largest absolute difference of beam scores, int8; nats per token.
-pub const INT8_SCORE_TOLERANCE: f32 = 0.2;
+pub const INT8_SCORE_TOLERANCE: f32 = 0.1;
 
 /// A bound for rows of numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
