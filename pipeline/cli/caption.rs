@@ -33,7 +33,8 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let mut model = RunModel::open(&config)?;
     let execution = model.resolve(&config)?;
     let options = SessionOptions { execution, ..SessionOptions::on_cpu(config.threads) };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
     runtime.block_on(run::self_test(&config, &model, execution))?;
     let settings = LaneSettings {
         caption: model.settings.clone(),

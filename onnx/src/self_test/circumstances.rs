@@ -96,7 +96,9 @@ fn gpu_model(gpus: &Path, device: u32, visible: Option<&str>) -> Option<String> 
     match &models[..] {
         [] => None,
         [model] => Some(model.clone()),
-        several => Some(format!("number {device} of {} (visible: {})", several.join(", "), visible.unwrap_or("all"))),
+        several => {
+            Some(format!("number {device} of {} (visible: {})", several.join(", "), visible.unwrap_or("all")))
+        }
     }
 }
 
@@ -110,7 +112,8 @@ mod tests {
         let add = |slot: &str, model: &str| {
             let folder = dir.path().join(slot);
             std::fs::create_dir(&folder).expect("folder");
-            std::fs::write(folder.join("information"), format!("Model: \t\t {model}\nIRQ: 5\n")).expect("written");
+            std::fs::write(folder.join("information"), format!("Model: \t\t {model}\nIRQ: 5\n"))
+                .expect("written");
         };
         assert_eq!(gpu_model(dir.path(), 0, None), None);
         add("0000:01:00.0", "NVIDIA H100 80GB HBM3");
@@ -118,7 +121,11 @@ mod tests {
         assert_eq!(gpu_model(dir.path(), 1, Some("1")).as_deref(), Some("NVIDIA H100 80GB HBM3"));
         add("0000:03:00.0", "NVIDIA A10G");
         let first = gpu_model(dir.path(), 0, Some("0"));
-        assert!(first.is_some() && first != gpu_model(dir.path(), 0, Some("2")) && first != gpu_model(dir.path(), 1, Some("0")));
+        assert!(
+            first.is_some()
+                && first != gpu_model(dir.path(), 0, Some("2"))
+                && first != gpu_model(dir.path(), 1, Some("0"))
+        );
         assert_eq!(gpu_model(&dir.path().join("none"), 0, None), None);
     }
 }

@@ -113,11 +113,7 @@ pub fn captioner(
     let logits = read(decoder, model, &encoded, length).map_err(of(Graph::Decoder))?;
     let image_features = encoded.features;
     let captions = caption.then(|| first_tokens(model, options, &pixels)).transpose();
-    Ok(CaptionerAnswers {
-        image_features,
-        logits,
-        captions: captions.map_err(of(Graph::TokenSelection))?,
-    })
+    Ok(CaptionerAnswers { image_features, logits, captions: captions.map_err(of(Graph::TokenSelection))? })
 }
 
 /// Ids that all captions begin with, behind the start token; fewer in a context that has no room for them.
@@ -185,8 +181,11 @@ fn read(
         let logits = decoder.step(&updates)?;
         let rows = logits.chunks_exact(vocabulary).zip(updates.iter().zip(asked));
         answers.extend(
-            rows.filter(|(_, (update, _))| update.is_some())
-                .map(|(logits, (_, asked))| LogitsRow { step, asked, logits: logits.to_vec() }),
+            rows.filter(|(_, (update, _))| update.is_some()).map(|(logits, (_, asked))| LogitsRow {
+                step,
+                asked,
+                logits: logits.to_vec(),
+            }),
         );
     }
     Ok(answers)
@@ -230,8 +229,7 @@ pub fn scorer(
         let pixels = pictures(model.spec.image_size as usize);
         Ok(ImageEncoder::load(model, options)?.encode(&pixels)?.features)
     };
-    let image_features =
-        is_separate.then(encode).transpose().map_err(of(Graph::ScorerImageEncoder))?;
+    let image_features = is_separate.then(encode).transpose().map_err(of(Graph::ScorerImageEncoder))?;
     let (d, special) = (&model.spec.dimensions, model.spec.special_ids);
     let text = |(number, length): (usize, &usize)| {
         let words = (*length).min(d.context_length).saturating_sub(2);

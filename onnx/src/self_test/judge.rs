@@ -30,7 +30,12 @@ pub struct GraphResult {
 }
 
 /// All graphs of a captioner.
-pub fn captioner(cpu: &CaptionerAnswers, device: &CaptionerAnswers, special: SpecialIds, width: usize) -> Vec<GraphResult> {
+pub fn captioner(
+    cpu: &CaptionerAnswers,
+    device: &CaptionerAnswers,
+    special: SpecialIds,
+    width: usize,
+) -> Vec<GraphResult> {
     let mut results = vec![
         features(Graph::ImageEncoder, &cpu.image_features, &device.image_features, width),
         logits(&cpu.logits, &device.logits),

@@ -15,8 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::{circumstances::Circumstances, exercise::Graph, judge::GraphResult, remembered::SelfTestCache};
 use self::exercise::{CaptionerAnswers, Failure, ScorerAnswers};
+pub use self::{
+    circumstances::Circumstances, exercise::Graph, judge::GraphResult, remembered::SelfTestCache,
+};
 use crate::{
     model::ModelFolder,
     runtime::{RuntimeError, SessionOptions},
@@ -40,7 +42,9 @@ pub enum SelfTestError {
         fault: String,
     },
     /// A graph does not run.
-    #[error("the self-test could not be made: on {place}, graph {graph} of model {model} does not run: {source}")]
+    #[error(
+        "the self-test could not be made: on {place}, graph {graph} of model {model} does not run: {source}"
+    )]
     Fails {
         /// The model folder.
         model: PathBuf,
@@ -130,7 +134,9 @@ pub fn pass(
     if can_be_remembered {
         cache.remember(&circumstances, &report);
     } else {
-        tracing::info!("the GPU's model or its driver's version is unknown, so the self-test is not remembered");
+        tracing::info!(
+            "the GPU's model or its driver's version is unknown, so the self-test is not remembered"
+        );
     }
     Ok(Passed::Now)
 }

@@ -62,7 +62,12 @@ impl SelfTestCache {
     }
 
     /// Written beside its place and renamed: other workers see all of it or nothing.
-    fn write(&self, path: &Path, circumstances: &Circumstances, report: &SelfTestReport) -> std::io::Result<()> {
+    fn write(
+        &self,
+        path: &Path,
+        circumstances: &Circumstances,
+        report: &SelfTestReport,
+    ) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.dir)?;
         let remembered = Remembered { circumstances: circumstances.clone(), result: report.to_string() };
         let text = serde_json::to_vec_pretty(&remembered)?;

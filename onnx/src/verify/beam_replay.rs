@@ -77,9 +77,12 @@ pub fn margins(
             let vocabulary = logits.len() / updates.len();
             let own = &logits[(slot * rows + from) * vocabulary..][..search.beams.len() * vocabulary];
             let parents = search.advance(own, position, (rules, beams));
-            copies.extend(parents.iter().enumerate().map(|(row, parent)| {
-                (slot * rows + from + parent, slot * rows + to + row, position + 1)
-            }));
+            copies.extend(
+                parents
+                    .iter()
+                    .enumerate()
+                    .map(|(row, parent)| (slot * rows + from + parent, slot * rows + to + row, position + 1)),
+            );
         }
         decoder.copy_caches(&copies)?;
     }
@@ -129,7 +132,8 @@ impl Search<'_> {
             return Vec::new();
         }
         let parents = kept.iter().map(|c| c.parent).collect();
-        let beams = kept.iter().map(|c| Beam { last: c.id as i64, sum: c.sum, is_reference: is_reference(c) });
+        let beams =
+            kept.iter().map(|c| Beam { last: c.id as i64, sum: c.sum, is_reference: is_reference(c) });
         self.beams = beams.collect();
         parents
     }
@@ -140,11 +144,8 @@ mod tests {
     use super::*;
     use crate::model::SpecialIds;
 
-    const RULES: GenerationRules = GenerationRules {
-        special: SpecialIds { pad: 0, start: 5, end: 6 },
-        min_tokens: 0,
-        max_tokens: 4,
-    };
+    const RULES: GenerationRules =
+        GenerationRules { special: SpecialIds { pad: 0, start: 5, end: 6 }, min_tokens: 0, max_tokens: 4 };
 
     fn search(reference: &[i64]) -> Search<'_> {
         let start = Beam { last: 5, sum: 0.0, is_reference: true };

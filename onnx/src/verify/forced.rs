@@ -44,8 +44,10 @@ impl ForcedDecoder {
     ) -> Result<(), RuntimeError> {
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0).min(positions);
         for position in 0..longest {
-            let mut updates: Vec<Option<RowUpdate>> =
-                texts.iter().map(|text| text.get(position).map(|id| RowUpdate { id: *id, position })).collect();
+            let mut updates: Vec<Option<RowUpdate>> = texts
+                .iter()
+                .map(|text| text.get(position).map(|id| RowUpdate { id: *id, position }))
+                .collect();
             updates.resize(self.rows, None);
             let logits = self.decoder.step(&updates)?;
             for (row, logits) in logits.chunks_exact(self.vocabulary).enumerate() {
@@ -144,11 +146,8 @@ pub fn log_sum_of_exponentials(logits: &[f32]) -> f64 {
 mod tests {
     use super::*;
 
-    const RULES: GenerationRules = GenerationRules {
-        special: SpecialIds { pad: 0, start: 3, end: 4 },
-        min_tokens: 1,
-        max_tokens: 4,
-    };
+    const RULES: GenerationRules =
+        GenerationRules { special: SpecialIds { pad: 0, start: 3, end: 4 }, min_tokens: 1, max_tokens: 4 };
 
     #[test]
     fn gaps_are_measured_from_the_best_allowed_token() {

@@ -85,7 +85,8 @@ impl Golden {
     /// # Errors
     /// A file that cannot be read, a tensor that is missing or does not fit the model, other special ids.
     pub fn read(path: &Path, model: &ModelFolder) -> Result<Self, VerifyError> {
-        let unusable = |path: &Path, what: String| VerifyError::Golden { path: path.display().to_string(), what };
+        let unusable =
+            |path: &Path, what: String| VerifyError::Golden { path: path.display().to_string(), what };
         let data = std::fs::read(path).map_err(|e| unusable(path, e.to_string()))?;
         let file = SafeTensors::deserialize(&data).map_err(|e| unusable(path, e.to_string()))?;
         let json = path.with_extension("json");
@@ -147,7 +148,10 @@ impl Tensors<'_> {
     fn add_captions(&self, golden: &mut Golden) -> Result<(), String> {
         let (count, d) = (golden.count, &self.model.spec.dimensions);
         if golden.texts.len() != count {
-            return Err(format!("{} texts for {count} images: logits need a text per image", golden.texts.len()));
+            return Err(format!(
+                "{} texts for {count} images: logits need a text per image",
+                golden.texts.len()
+            ));
         }
         let (shape, values) = self.floats("logits", &[Some(count), None, Some(d.vocab_size)])?;
         let positions = shape[1];
@@ -186,7 +190,8 @@ impl Tensors<'_> {
         let fits = view.shape().len() == shape.len()
             && view.shape().iter().zip(shape).all(|(got, want)| want.is_none_or(|want| *got == want));
         if view.dtype() != dtype || !fits {
-            let sizes: Vec<String> = shape.iter().map(|d| d.map_or("any".into(), |d| d.to_string())).collect();
+            let sizes: Vec<String> =
+                shape.iter().map(|d| d.map_or("any".into(), |d| d.to_string())).collect();
             return Err(format!(
                 "tensor `{name}` is {:?} {:?}, this model needs {dtype:?} [{}]",
                 view.dtype(),
@@ -247,7 +252,9 @@ impl Tensors<'_> {
         };
         let captions: Option<Vec<Vec<i64>>> = self.ids(name, Some(count))?.iter().map(caption).collect();
         captions.ok_or_else(|| {
-            format!("a row of tensor `{name}` does not begin with the start token, or is longer than `seq_len`")
+            format!(
+                "a row of tensor `{name}` does not begin with the start token, or is longer than `seq_len`"
+            )
         })
     }
 }

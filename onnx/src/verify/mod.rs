@@ -118,7 +118,8 @@ fn compare_logits(
 ) -> Result<Comparison, RuntimeError> {
     let mut comparison = Comparison::new();
     forced.read(&golden.texts, want.positions, |row, position, logits| {
-        comparison.add(logits, &want.values[(row * want.positions + position) * logits.len()..][..logits.len()]);
+        comparison
+            .add(logits, &want.values[(row * want.positions + position) * logits.len()..][..logits.len()]);
     })?;
     Ok(comparison)
 }
