@@ -4,6 +4,11 @@
 
 mod support;
 
+use recaption::{
+    config::{Layers, RunConfig},
+    run::{RunModel, SelfTest, self_test_with},
+};
+use recaption_onnx::{Bundled, Precision, export, runtime::SessionOptions, self_test::SelfTestCache};
 use serde_json::json;
 use support::{Place, data, model, program::recaption};
 
@@ -41,6 +46,8 @@ fn auto_and_cpu_are_the_same_output() {
     let input = place.draw("in", 1, 3);
     let first = place.run(&input, "out").args(["--provider", "auto"]).ends(0).report();
     assert_eq!((&first["provider"], &first["device"]), (&json!("cpu"), &json!(null)));
+    // There is nothing to compare the CPU with.
+    assert_eq!(first["self_test"], json!(null));
     let second = place.run(&input, "out").args(["--provider", "cpu", "--device", "2"]).ends(0).report();
     assert_eq!((&second["shards_skipped"], &second["shards_done"]), (&json!(1), &json!(0)));
     // Nothing was to be done, so nothing computed.
@@ -63,4 +70,51 @@ fn graphs_tell_their_provider() {
         assert_eq!(told["provider"], "CPU", "{told}");
         assert!(told["nodes"].as_u64().is_some_and(|nodes| nodes > 20), "{told}");
     }
+}
+
+/// The CPU stands in for a GPU: its memory, graphs and bindings.
+#[test]
+fn a_run_tests_its_device_once() {
+    let place = Place::new();
+    let checkpoint = place.path("checkpoint");
+    Bundled::Base.write_checkpoint(&checkpoint).expect("the bundled checkpoint");
+    let captioner = place.path("captioner");
+    export(&checkpoint, &captioner, Precision::Fp16).expect("an export");
+    let mut layers = Layers::default();
+    for (key, value) in [
+        ("model.captioner", captioner.display().to_string()),
+        ("model.scorer", model().display().to_string()),
+        ("input.shards", "-".into()),
+        ("output.url", "-".into()),
+    ] {
+        layers.set(key, value, "the test").expect("a known key");
+    }
+    let config = RunConfig::build(&layers).expect("a configuration");
+    assert!(config.self_test);
+    let models = RunModel::open(&config).expect("models");
+    assert!(models.scorer.is_some());
+    let cpu = SessionOptions::on_cpu(2);
+    let device = SessionOptions { as_device: true, ..cpu };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let test = |is_on, options| {
+        let cache = SelfTestCache::at(&place.path("cache"));
+        runtime.block_on(self_test_with(is_on, &models, options, cache)).expect("equal results")
+    };
+    assert_eq!(test(true, cpu), None);
+    assert_eq!(test(false, device), Some(SelfTest::Off));
+    assert_eq!(test(true, device), Some(SelfTest::Passed));
+    assert_eq!(test(true, device), Some(SelfTest::Remembered));
+    let written = [SelfTest::Passed, SelfTest::Remembered, SelfTest::Off].map(|state| json!(state));
+    assert_eq!(written, [json!("passed"), json!("remembered"), json!("off")]);
+}
+
+/// Whether it is on changes no row: the output goes on.
+#[test]
+fn the_self_test_can_be_switched_off() {
+    let place = Place::new();
+    let input = place.draw("in", 1, 2);
+    place.run(&input, "out").ends(0);
+    let again = place.run(&input, "out").set("run.self_test=false").ends(0).report();
+    assert_eq!(again["shards_skipped"], json!(1));
+    place.run(&input, "out").set("run.self_test=maybe").ends(2).warns("run.self_test");
 }

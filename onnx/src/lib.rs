@@ -14,8 +14,11 @@ pub mod model;
 #[rustfmt::skip]
 pub(crate) mod proto;
 pub mod runtime;
+pub mod self_test;
 pub mod tokenizer;
 pub mod verify;
+#[cfg(test)]
+mod wrong_constants;
 
 pub use bundled::Bundled;
 pub use export::{ExportError, export};

@@ -12,7 +12,7 @@ use recaption_stages::{
 use super::args::CaptionArgs;
 use crate::{
     config::{Layers, RunConfig},
-    run::{ExitCode, RunModel},
+    run::{self, ExitCode, RunModel},
 };
 
 /// Captions files one after another; a bad file is told and the rest goes on.
@@ -31,8 +31,11 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     args.provider.add_to(&mut layers)?;
     let config = RunConfig::build(&layers)?;
     let mut model = RunModel::open(&config)?;
-    let options =
-        SessionOptions { execution: model.resolve(&config)?, ..SessionOptions::on_cpu(config.threads) };
+    let execution = model.resolve(&config)?;
+    let options = SessionOptions { execution, ..SessionOptions::on_cpu(config.threads) };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
+    runtime.block_on(run::self_test(&config, &model, execution))?;
     let settings = LaneSettings {
         caption: model.settings.clone(),
         seed: config.seed,

@@ -226,6 +226,12 @@ pub const KEYS: &[Key] = &[
         "share of failed samples, of at least 1,000 and in more than one shard, beyond which the run stops; 1 is off",
     ),
     key(
+        "run.self_test",
+        Kind::Flag,
+        "true",
+        "whether a GPU must compute what the CPU computes before a run begins",
+    ),
+    key(
         "run.lock_seconds",
         Kind::Integer(1, 86_400),
         "600",

@@ -99,6 +99,8 @@ pub struct RunConfig {
     pub cache_bytes: u64,
     /// Share of failed samples beyond which the run stops, 0 to 1.
     pub max_failure_ratio: f64,
+    /// Whether a device is compared with the CPU before a run begins.
+    pub self_test: bool,
     /// Seconds after which the lock of a run that was not heard of is past, in a bucket.
     pub lock_seconds: u64,
     /// How stores are spoken to.
@@ -168,6 +170,7 @@ impl RunConfig {
             batch_size: size("run.batch_size"),
             cache_bytes: unsigned("run.cache_bytes").unwrap_or(DEFAULT_CACHE_BYTES),
             max_failure_ratio: layers.real("run.max_failure_ratio").unwrap_or(DEFAULT_MAX_FAILURE_RATIO),
+            self_test: layers.flag("run.self_test").unwrap_or(true),
             lock_seconds: unsigned("run.lock_seconds").unwrap_or(DEFAULT_LOCK_SECONDS),
             stores: store_settings(layers),
             typed: layers.describe(),

@@ -16,7 +16,7 @@ use recaption_stages::{shards::list_shards, store::Stores};
 pub use self::{report::EvalReport, scenes::ScenesReport};
 use crate::{
     config::RunConfig,
-    run::{Progress, Reporter, RunModel, Stop, Wanted, stream},
+    run::{Progress, Reporter, RunModel, Stop, Wanted, self_test, stream},
 };
 
 /// Captions the configured shards and measures the captions; nothing is written.
@@ -31,6 +31,7 @@ pub async fn evaluate(
     let mut model = RunModel::open(config)?;
     let shards = list_shards(&mut Stores::new(config.stores), &config.shards, config.read.format).await?;
     let execution = model.resolve(config)?;
+    self_test(config, &model, execution).await?;
     let progress = Arc::new(Progress::of_shards(&shards));
     let urls: Vec<String> = shards.iter().map(|shard| shard.url.clone()).collect();
     let bar = reporter.start(&progress);

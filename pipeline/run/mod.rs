@@ -17,6 +17,7 @@ mod progress;
 mod queue;
 mod readers;
 mod record;
+mod self_test;
 mod shard_writer;
 mod status;
 mod stop;
@@ -48,6 +49,7 @@ pub(crate) use plan::differences;
 pub use plan::{Mismatch, Plan};
 pub use progress::{Progress, Reporter};
 pub use record::{ExitCode, RunReport};
+pub use self_test::{SelfTest, self_test, self_test_with};
 pub use status::{LastRun, Status, status};
 pub use stop::{Stop, install_signal_handlers};
 pub(crate) use wire::{Wanted, stream};
@@ -153,6 +155,7 @@ async fn run_unlocked(
         }
         let execution = model.resolve(config)?;
         report.computed_by(execution);
+        report.self_test = self_test(config, &model, execution).await?;
         let progress = Arc::new(Progress::new(&plan));
         let _bar = reporter.start(&progress);
         rounds(config, (&model, execution), (&plan, &output), (stop, &progress)).await?

@@ -10,7 +10,7 @@ use recaption_stages::{
 };
 use serde::Serialize;
 
-use super::{RunModel, plan::Plan};
+use super::{RunModel, SelfTest, plan::Plan};
 use crate::config::RunConfig;
 
 /// Keys that were typed, with their values as TOML writes them.
@@ -64,6 +64,9 @@ pub struct RunReport {
     /// Number of the GPU, where one computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<u32>,
+    /// What is known about a device that is not the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub self_test: Option<SelfTest>,
     /// Where it was typed: paths without a beginning are meant from here.
     pub directory: String,
     /// What was typed.
@@ -118,6 +121,7 @@ impl RunReport {
             scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
             provider: None,
             device: None,
+            self_test: None,
             directory: std::env::current_dir()
                 .map_or_else(|_| String::new(), |dir| dir.display().to_string()),
             typed: config.typed.clone(),

@@ -62,6 +62,12 @@ pub(super) fn loaded() -> PathBuf {
     LOADED.get().cloned().unwrap_or_else(|| PathBuf::from(FILE_NAME))
 }
 
+/// Version of the library that was loaded, as its file name has it.
+pub(crate) fn loaded_version() -> Option<String> {
+    let path = loaded();
+    version(&path.canonicalize().unwrap_or(path))
+}
+
 /// The version in a library's file name, `libonnxruntime.so.1.31.1`. (ONNX Runtime tells it through a pointer that `ort` keeps
 /// to itself.)
 pub(super) fn version(path: &Path) -> Option<String> {

@@ -6,7 +6,7 @@
 mod cuda;
 pub(super) mod tensorrt;
 
-use std::str::FromStr;
+use std::{path::PathBuf, str::FromStr};
 
 use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProviderDispatch};
 
@@ -17,6 +17,16 @@ use crate::model::{ModelFolder, Precision};
 const CPU_ENCODE_BATCH: usize = 8;
 /// Images encoded together on a GPU, at most: on an H100 256 images of a ViT-L/14 are encoded 1.18 times as fast as 64.
 const GPU_ENCODE_BATCH: usize = 256;
+
+/// Version of NVIDIA's driver, where there is one: `580.95.05`.
+pub(crate) fn driver_version() -> Option<String> {
+    cuda::driver_version()
+}
+
+/// Where files are kept between runs: `RECAPTION_CACHE`, else `XDG_CACHE_HOME/recaption`, else `~/.cache/recaption`.
+pub(crate) fn cache_root() -> PathBuf {
+    tensorrt::cache_root(|name| std::env::var_os(name).map(PathBuf::from))
+}
 
 /// An execution provider as it is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

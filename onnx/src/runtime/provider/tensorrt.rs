@@ -90,7 +90,7 @@ impl Settings {
 }
 
 /// `RECAPTION_CACHE`, else `XDG_CACHE_HOME/recaption`, else `~/.cache/recaption`, else a folder among temporary files.
-fn cache_root(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+pub fn cache_root(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     let variable = |name| variable(name).filter(|path| path.is_absolute() || name == CACHE_VARIABLE);
     variable(CACHE_VARIABLE)
         .filter(|path| !path.as_os_str().is_empty())

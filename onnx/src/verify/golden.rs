@@ -1,0 +1,260 @@
+//! Reads a golden: a safetensors file of inputs and of what open_clip computed from them, and the JSON file beside it.
+//!
+//! Everything that a comparison relies on (types, shapes, ids within the vocabulary) is checked here, once.
+
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use super::VerifyError;
+use crate::{caption::BeamSettings, model::ModelFolder};
+
+/// Settings beside the tensors. `seq_len` and `min_seq_len` count the start token; a CLIP's golden has neither.
+#[derive(Deserialize)]
+struct Settings {
+    sot: i64,
+    eos: i64,
+    pad: i64,
+    #[serde(default)]
+    seq_len: usize,
+    #[serde(default)]
+    min_seq_len: usize,
+    #[serde(default = "default_beams")]
+    num_beams: usize,
+}
+
+fn default_beams() -> usize {
+    BeamSettings::default().beams
+}
+
+/// How the golden's captions were generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Most generated tokens, end token included; 0 where the golden has no captions.
+    pub max_tokens: usize,
+    /// Fewest tokens before the end token.
+    pub min_tokens: usize,
+    /// Beams of the beam search.
+    pub beams: usize,
+}
+
+/// Logits of teacher forcing.
+pub struct GoldenLogits {
+    /// Positions per text, `R`.
+    pub positions: usize,
+    /// `[N, R, V]`.
+    pub values: Vec<f32>,
+}
+
+/// The captions that beam search chose.
+pub struct GoldenBeams {
+    /// Ids behind the start token, up to and including the end token, where there is one.
+    pub ids: Vec<Vec<i64>>,
+    /// Sum of log-probabilities divided by the number of ids, one per caption.
+    pub scores: Vec<f32>,
+}
+
+/// A golden that fits the model.
+pub struct Golden {
+    /// Images, `N`.
+    pub count: usize,
+    /// Pixels, u8 RGB `[N, S, S, 3]`.
+    pub images: Vec<u8>,
+    /// Ids of every text with start and end token and without padding behind them.
+    pub texts: Vec<Vec<i64>>,
+    /// `[N, E]`, L2-normalised.
+    pub image_features: Vec<f32>,
+    /// `[texts, E]`, L2-normalised.
+    pub text_features: Vec<f32>,
+    /// Of a CoCa.
+    pub logits: Option<GoldenLogits>,
+    /// Ids behind the start token, up to and including the end token.
+    pub greedy: Option<Vec<Vec<i64>>>,
+    /// Beam search's.
+    pub beam: Option<GoldenBeams>,
+    /// Whether it has image tokens, which no graph puts out.
+    pub has_image_tokens: bool,
+    /// How captions were generated.
+    pub generation: Generation,
+}
+
+impl Golden {
+    /// Reads `path` and the JSON file of the same name beside it.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a tensor that is missing or does not fit the model, other special ids.
+    pub fn read(path: &Path, model: &ModelFolder) -> Result<Self, VerifyError> {
+        let unusable =
+            |path: &Path, what: String| VerifyError::Golden { path: path.display().to_string(), what };
+        let data = std::fs::read(path).map_err(|e| unusable(path, e.to_string()))?;
+        let file = SafeTensors::deserialize(&data).map_err(|e| unusable(path, e.to_string()))?;
+        let json = path.with_extension("json");
+        let text = std::fs::read(&json)
+            .map_err(|e| unusable(&json, format!("{e}; it holds the ids and lengths")))?;
+        let settings: Settings = serde_json::from_slice(&text).map_err(|e| unusable(&json, e.to_string()))?;
+        Tensors { file, settings, model }.golden().map_err(|what| unusable(path, what))
+    }
+}
+
+/// An open file and what its tensors must fit. Errors are texts without the file's name.
+struct Tensors<'a> {
+    file: SafeTensors<'a>,
+    settings: Settings,
+    model: &'a ModelFolder,
+}
+
+impl Tensors<'_> {
+    fn golden(&self) -> Result<Golden, String> {
+        let (special, s) = (self.model.spec.special_ids, &self.settings);
+        if (special.start, special.end, special.pad) != (s.sot, s.eos, s.pad) {
+            return Err(format!(
+                "special ids {:?} differ from the model's {:?}",
+                (s.sot, s.eos, s.pad),
+                (special.start, special.end, special.pad)
+            ));
+        }
+        let (side, width) = (self.model.spec.image_size as usize, self.model.spec.dimensions.embed_dim);
+        let (shape, images) = self.tensor("images", Dtype::U8, &[None, Some(side), Some(side), Some(3)])?;
+        let count = shape[0];
+        let texts = self.texts()?;
+        if count == 0 || texts.is_empty() {
+            return Err("no images or no texts: nothing could be compared".into());
+        }
+        let floats = |name, rows| Ok::<_, String>(self.floats(name, &[Some(rows), Some(width)])?.1);
+        let mut golden = Golden {
+            count,
+            images: images.to_vec(),
+            image_features: floats("image_features", count)?,
+            text_features: floats("text_features", texts.len())?,
+            texts,
+            logits: None,
+            greedy: None,
+            beam: None,
+            has_image_tokens: self.has("image_tokens"),
+            generation: Generation {
+                max_tokens: s.seq_len.saturating_sub(1),
+                min_tokens: s.min_seq_len.saturating_sub(1),
+                beams: s.num_beams,
+            },
+        };
+        if self.model.spec.dimensions.decoder.is_some() {
+            self.add_captions(&mut golden)?;
+        }
+        Ok(golden)
+    }
+
+    /// What only a model with a decoder computes.
+    fn add_captions(&self, golden: &mut Golden) -> Result<(), String> {
+        let (count, d) = (golden.count, &self.model.spec.dimensions);
+        if golden.texts.len() != count {
+            return Err(format!(
+                "{} texts for {count} images: logits need a text per image",
+                golden.texts.len()
+            ));
+        }
+        let (shape, values) = self.floats("logits", &[Some(count), None, Some(d.vocab_size)])?;
+        let positions = shape[1];
+        if positions == 0 || positions >= d.context_length {
+            return Err(format!(
+                "tensor `logits` has {positions} positions, this model decodes 1 to {}",
+                d.context_length - 1
+            ));
+        }
+        golden.logits = Some(GoldenLogits { positions, values });
+        if self.has("greedy") {
+            golden.greedy = Some(self.captions("greedy", count)?);
+        }
+        if self.has("beam") {
+            if golden.generation.beams == 0 {
+                return Err("`num_beams` of the JSON file is 0".into());
+            }
+            let scores = self.floats("beam_score", &[Some(count)])?.1;
+            golden.beam = Some(GoldenBeams { ids: self.captions("beam", count)?, scores });
+        }
+        Ok(())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.file.names().contains(&name)
+    }
+
+    /// A tensor of the expected type and shape; `None` is any size.
+    fn tensor(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[Option<usize>],
+    ) -> Result<(Vec<usize>, Vec<u8>), String> {
+        let view = self.file.tensor(name).map_err(|_| format!("no tensor `{name}`"))?;
+        let fits = view.shape().len() == shape.len()
+            && view.shape().iter().zip(shape).all(|(got, want)| want.is_none_or(|want| *got == want));
+        if view.dtype() != dtype || !fits {
+            let sizes: Vec<String> =
+                shape.iter().map(|d| d.map_or("any".into(), |d| d.to_string())).collect();
+            return Err(format!(
+                "tensor `{name}` is {:?} {:?}, this model needs {dtype:?} [{}]",
+                view.dtype(),
+                view.shape(),
+                sizes.join(", ")
+            ));
+        }
+        Ok((view.shape().to_vec(), view.data().to_vec()))
+    }
+
+    fn floats(&self, name: &str, shape: &[Option<usize>]) -> Result<(Vec<usize>, Vec<f32>), String> {
+        let (shape, bytes) = self.tensor(name, Dtype::F32, shape)?;
+        Ok((shape, bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+    }
+
+    /// Rows of ids within the vocabulary.
+    fn ids(&self, name: &str, rows: Option<usize>) -> Result<Vec<Vec<i64>>, String> {
+        let (shape, bytes) = self.tensor(name, Dtype::I64, &[rows, None])?;
+        let ids: Vec<i64> = bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+        let vocabulary = self.model.spec.dimensions.vocab_size as i64;
+        if let Some(id) = ids.iter().find(|id| !(0..vocabulary).contains(*id)) {
+            return Err(format!("tensor `{name}` holds id {id}, this model's vocabulary has {vocabulary}"));
+        }
+        if shape[1] == 0 {
+            return Err(format!("tensor `{name}` has rows without ids"));
+        }
+        Ok(ids.chunks_exact(shape[1]).map(<[i64]>::to_vec).collect())
+    }
+
+    /// Up to and including the end token.
+    fn up_to_end(&self, ids: &[i64]) -> Vec<i64> {
+        let end = ids.iter().position(|id| *id == self.settings.eos).map_or(ids.len(), |at| at + 1);
+        ids[..end].to_vec()
+    }
+
+    fn texts(&self) -> Result<Vec<Vec<i64>>, String> {
+        let texts: Vec<Vec<i64>> = self.ids("text", None)?.iter().map(|row| self.up_to_end(row)).collect();
+        let context = self.model.spec.dimensions.context_length;
+        match texts.iter().find(|text| text.len() > context) {
+            Some(text) => Err(format!("a text of {} ids does not fit the context of {context}", text.len())),
+            None => Ok(texts),
+        }
+    }
+
+    /// Generated captions: what stands behind the start token.
+    fn captions(&self, name: &str, count: usize) -> Result<Vec<Vec<i64>>, String> {
+        let (s, context) = (&self.settings, self.model.spec.dimensions.context_length);
+        if !(2..=context).contains(&s.seq_len) || s.min_seq_len >= s.seq_len {
+            return Err(format!(
+                "`seq_len` {} and `min_seq_len` {} of the JSON file do not fit the context of {context}",
+                s.seq_len, s.min_seq_len
+            ));
+        }
+        let caption = |row: &Vec<i64>| {
+            let caption = self.up_to_end(row.get(1..).unwrap_or_default());
+            let fits = row[0] == s.sot && (1..s.seq_len).contains(&caption.len());
+            fits.then_some(caption)
+        };
+        let captions: Option<Vec<Vec<i64>>> = self.ids(name, Some(count))?.iter().map(caption).collect();
+        captions.ok_or_else(|| {
+            format!(
+                "a row of tensor `{name}` does not begin with the start token, or is longer than `seq_len`"
+            )
+        })
+    }
+}

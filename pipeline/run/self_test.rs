@@ -1,0 +1,66 @@
+//! The self-test before the first sample: a run's models on its device against the CPU.
+
+use anyhow::Context;
+use recaption_onnx::{
+    runtime::{Execution, SessionOptions},
+    self_test::{Passed, SelfTestCache, is_needed, pass},
+};
+use serde::Serialize;
+
+use super::RunModel;
+use crate::config::RunConfig;
+
+/// What is known about a device, as the run's record has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SelfTest {
+    /// The self-test passed in this run.
+    Passed,
+    /// It passed in an earlier run under the same circumstances.
+    Remembered,
+    /// `run.self_test` is false.
+    Off,
+}
+
+/// Tests the models on `execution`; `None` on the CPU, where there is nothing to compare with.
+///
+/// # Errors
+/// When the device computes something else than the CPU, or a graph does not run.
+pub async fn self_test(
+    config: &RunConfig,
+    model: &RunModel,
+    execution: Execution,
+) -> anyhow::Result<Option<SelfTest>> {
+    let options = SessionOptions { execution, ..SessionOptions::on_cpu(config.threads) };
+    self_test_with(config.self_test, model, options, SelfTestCache::default()).await
+}
+
+/// As [`self_test`], with sessions and a cache of the caller's.
+///
+/// # Errors
+/// As [`self_test`].
+pub async fn self_test_with(
+    is_on: bool,
+    model: &RunModel,
+    options: SessionOptions,
+    cache: SelfTestCache,
+) -> anyhow::Result<Option<SelfTest>> {
+    if !is_needed(&options) {
+        return Ok(None);
+    }
+    if !is_on {
+        tracing::warn!(
+            provider = options.execution.as_str(),
+            "run.self_test is false: nothing checks that this device computes what the CPU computes"
+        );
+        return Ok(Some(SelfTest::Off));
+    }
+    let (captioner, scorer) = (model.folder.clone(), model.scorer.clone());
+    // Takes seconds, in which the runtime must go on: a lock is renewed, signals are heard.
+    let test = move || pass(&captioner, scorer.as_ref(), &options, &cache);
+    let passed = tokio::task::spawn_blocking(test).await.context("the self-test broke down")??;
+    Ok(Some(match passed {
+        Passed::Now => SelfTest::Passed,
+        Passed::Earlier => SelfTest::Remembered,
+    }))
+}
