@@ -1,6 +1,6 @@
 //! The contract of a model folder: files, and every graph's inputs and outputs by name, type and shape.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use prost::Message;
 
@@ -216,4 +216,59 @@ fn weights_are_stored_once() {
         println!("{precision}: {referred} bytes referred to, {size} stored, {source} in the checkpoint");
         assert!(size < source + source / 20, "{size} bytes for {source} of parameters");
     }
+}
+
+/// Operators of a graph and how many there are of each.
+fn operators(exported: &Exported, file: &str) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for node in &exported.graphs[file].graph.as_ref().expect("a graph").node {
+        *counts.entry(node.op_type().to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+/// Read from the files, by their own bytes: every graph in every precision keeps host and device apart.
+#[test]
+fn written_graphs_keep_host_and_device_apart() {
+    for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
+        let mut exported = exported(precision);
+        for (file, model) in &exported.graphs {
+            let graph = model.graph.as_ref().expect("a graph");
+            host_inputs::check(graph, &HashSet::new()).unwrap_or_else(|error| panic!("{file}: {error}"));
+        }
+        // As it was when captions were wrong on a GPU.
+        let decoder = exported.graphs.get_mut(DECODER_FILE).expect("a decoder").graph.as_mut().expect("a graph");
+        let total = decoder.node.iter().find(|n| n.op_type() == "GroupQueryAttention").expect("one").input[6].clone();
+        let node = decoder.node.iter_mut().find(|n| n.output.contains(&total)).expect("its source");
+        node.input = vec!["positions".into()];
+        let error = host_inputs::check(decoder, &HashSet::new()).expect_err("device data").to_string();
+        assert!(error.contains("GroupQueryAttention") && error.contains("input 6"), "{error}");
+    }
+}
+
+#[test]
+fn half_precision_is_built_of_fused_operators() {
+    let (fp32, fp16) = (exported(Precision::Fp32), exported(Precision::Fp16));
+    let c = &fp16.config;
+    let decoder_layers = c.decoder.expect("a CoCa").layers;
+    let decoder_blocks = c.text.layers + 2 * decoder_layers;
+    for (file, blocks, attention) in [
+        (IMAGE_ENCODER_FILE, c.vision.layers, c.vision.layers),
+        (DECODER_FILE, decoder_blocks, decoder_layers),
+    ] {
+        let (plain, fused) = (operators(&fp32, file), operators(&fp16, file));
+        println!("{file}: {} nodes in fp32, {} in fp16", plain.values().sum::<usize>(), fused.values().sum::<usize>());
+        let count = |operator: &str| fused.get(operator).copied().unwrap_or(0);
+        for gone in ["Gemm", "Gelu", "Attention"] {
+            assert!(plain.contains_key(gone), "{file} has {gone} in fp32: {plain:?}");
+            assert_eq!(count(gone), 0, "{file}: {gone}");
+        }
+        assert_eq!(count("BiasGelu"), blocks, "{file}");
+        assert_eq!(count("MultiHeadAttention"), attention, "{file}");
+        // Every residual but the first is added where it is normalised: two to a block, the last by the final norm.
+        assert_eq!(count("SkipLayerNormalization"), 2 * blocks, "{file}");
+    }
+    // Queries alone keep their bias: keys' is without effect, values' is part of the output's.
+    let biases = operators(&fp16, IMAGE_ENCODER_FILE)["Add"];
+    assert!(biases <= c.vision.layers + 2, "{biases} additions");
 }
