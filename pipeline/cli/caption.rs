@@ -31,11 +31,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     args.provider.add_to(&mut layers)?;
     let config = RunConfig::build(&layers)?;
     let mut model = RunModel::open(&config)?;
-    let execution = model.resolve(&config)?;
-    let options = SessionOptions { execution, ..SessionOptions::on_cpu(config.threads) };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
-    runtime.block_on(run::self_test(&config, &model, execution))?;
+    let options = resolve(&mut model, &config)?;
     let settings = LaneSettings {
         caption: model.settings.clone(),
         seed: config.seed,
@@ -79,6 +75,15 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     })?;
     lines.values().for_each(|line| super::print(line));
     Ok(if failed { ExitCode::Failed } else { ExitCode::Done })
+}
+
+/// Finds out what computes, and tests it.
+fn resolve(model: &mut RunModel, config: &RunConfig) -> anyhow::Result<SessionOptions> {
+    let execution = model.resolve(config)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
+    runtime.block_on(run::self_test(config, model, execution))?;
+    Ok(SessionOptions { execution, ..SessionOptions::on_cpu(config.threads) })
 }
 
 fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyhow::Result<PreparedSample> {
