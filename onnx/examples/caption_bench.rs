@@ -8,7 +8,8 @@
 //! encoded together), `threads` (of each of the model's copies), `copies`, `seconds`, `static` (1: a batch is decoded until
 //! its longest caption ends; 2: the same, but slots are given up as captions end), `ids` (a file that the ids of every
 //! image's first caption are written to, one line each), `provider` and `device` (as `recaption run` has them; the CPU by
-//! default), `cache_bytes`, `profile` (1: ONNX Runtime's profile of every graph, in the working folder).
+//! default), `overlap` (1: images are encoded on a thread of their own while others are decoded, as a run on a GPU does; the
+//! default there), `cuda_graphs` (0: none), `as_device` (1: a GPU's way on the CPU), `cache_bytes`, `profile` (1: ONNX Runtime's profile of every graph, in the working folder).
 //!
 //! A first round over the images is not measured. Times are of whole rounds, as many as fit into `seconds`, at least one;
 //! shares are of the wall-clock time, mean of the copies.
@@ -23,9 +24,10 @@ use std::{
 use recaption_onnx::{
     ModelFolder,
     caption::{
-        Admission, BeamSettings, CaptionSettings, Captioner, SampleSettings, Spent, Strategy, image_seed,
+        Admission, BeamSettings, CaptionSettings, Captioner, Generated, SampleSettings, Strategy, Timings,
+        image_seed,
     },
-    runtime::{Execution, ImageEncoder, Provider, SessionOptions},
+    runtime::{Encoded, Execution, ImageEncoder, Provider, SessionOptions},
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -41,7 +43,9 @@ impl Options {
         let provider = self.0.get("provider").map_or(Ok(Provider::Cpu), |name| name.parse())?;
         let execution = Execution::resolve(provider, u32::try_from(self.number("device", 0)?)?, &[model])?;
         let profile = self.number("profile", 0)? == 1;
-        Ok(SessionOptions { execution, profile, ..SessionOptions::on_cpu(threads) })
+        let cuda_graphs = self.number("cuda_graphs", 1)? == 1;
+        let as_device = self.number("as_device", 0)? == 1;
+        Ok(SessionOptions { execution, profile, cuda_graphs, as_device, ..SessionOptions::on_cpu(threads) })
     }
 
     fn settings(&self, context: usize) -> Result<CaptionSettings> {
@@ -75,6 +79,23 @@ struct Work {
     ids: BTreeMap<u64, Vec<i64>>,
 }
 
+impl Work {
+    /// Counts a step and the captions that it ended.
+    fn count(&mut self, done: Vec<Generated>) -> Result<()> {
+        self.steps += 1;
+        for generated in done {
+            self.images += 1;
+            for candidate in &generated.candidates {
+                self.tokens += candidate.ids.len();
+                *self.lengths.entry(candidate.ids.len()).or_default() += 1;
+            }
+            let best = generated.candidates.into_iter().next().ok_or("no candidate")?;
+            self.ids.entry(generated.ticket).or_insert(best.ids);
+        }
+        Ok(())
+    }
+}
+
 /// Decodes images `first, first + stride, ...` of `pixels` once.
 fn round(
     captioner: &mut Captioner,
@@ -106,18 +127,65 @@ fn round(
         let began = Instant::now();
         let done = captioner.step()?;
         work.step += began.elapsed().as_secs_f64();
-        work.steps += 1;
-        for generated in done {
-            work.images += 1;
-            for candidate in &generated.candidates {
-                work.tokens += candidate.ids.len();
-                *work.lengths.entry(candidate.ids.len()).or_default() += 1;
-            }
-            let best = generated.candidates.into_iter().next().ok_or("no candidate")?;
-            work.ids.entry(generated.ticket).or_insert(best.ids);
-        }
+        work.count(done)?;
     }
     Ok(())
+}
+
+/// Encoded images that wait for slots, and how many of them have one.
+type Waiting = (Vec<Admission>, Encoded, usize);
+
+/// As [`round`], with images encoded on a thread of their own.
+fn overlapped_round(
+    captioner: &mut Captioner,
+    pixels: &[u8],
+    (first, stride, encode_batch): (usize, usize, usize),
+    work: &mut Work,
+) -> Result<()> {
+    let each = captioner.image_bytes();
+    let (encoder, generator) = captioner.parts_mut();
+    let batch = encode_batch.min(generator.max_slots());
+    let (to_generator, encoded) = std::sync::mpsc::sync_channel::<Waiting>(0);
+    std::thread::scope(|scope| -> Result<()> {
+        let encoding = scope.spawn(move || -> Result<()> {
+            let all: Vec<usize> = (first..pixels.len() / each).step_by(stride).collect();
+            for batch in all.chunks(batch) {
+                let bytes: Vec<u8> =
+                    batch.iter().flat_map(|i| &pixels[i * each..(i + 1) * each]).copied().collect();
+                let mut images = batch
+                    .iter()
+                    .map(|i| Admission { ticket: *i as u64, seed: image_seed(0, &i.to_string()) });
+                for encoded in encoder.encode(&bytes)? {
+                    let images = images.by_ref().take(encoded.images()).collect();
+                    to_generator.send((images, encoded, 0)).map_err(|_| "the generator ended")?;
+                }
+            }
+            Ok(())
+        });
+        let mut waiting: Option<Waiting> = None;
+        loop {
+            if waiting.is_none() {
+                waiting = if generator.active() == 0 { encoded.recv().ok() } else { encoded.try_recv().ok() };
+            }
+            if waiting.is_none() && generator.active() == 0 {
+                break;
+            }
+            let began = Instant::now();
+            if let Some((images, encoded, placed)) = &mut waiting {
+                let count = generator.room().min(images.len() - *placed);
+                generator.place(&images[*placed..*placed + count], encoded, *placed)?;
+                *placed += count;
+            }
+            waiting = waiting.filter(|(images, _, placed)| placed < &images.len());
+            work.admit += began.elapsed().as_secs_f64();
+            let began = Instant::now();
+            let done = generator.step()?;
+            work.step += began.elapsed().as_secs_f64();
+            work.count(done)?;
+        }
+        drop(encoded);
+        encoding.join().map_err(|_| "the encoding thread panicked")?
+    })
 }
 
 /// Images per second of the encoder alone, on all threads.
@@ -135,12 +203,20 @@ fn encode_rate(model: &ModelFolder, sessions: &SessionOptions, pixels: &[u8]) ->
     Ok((rounds * images) as f64 / began.elapsed().as_secs_f64())
 }
 
+/// How images come into slots.
+#[derive(Clone, Copy)]
+struct Batching {
+    whole_batches: bool,
+    overlap: bool,
+    encode_batch: usize,
+}
+
 /// Whole rounds, every copy on a thread of its own; what was done, and the seconds it took.
 fn decode(
     captioners: &mut [Captioner],
     pixels: &[u8],
     seconds: f64,
-    (whole_batches, encode_batch): (bool, usize),
+    batching: Batching,
 ) -> Result<(Work, f64)> {
     let copies = captioners.len();
     let total = Mutex::new(Work::default());
@@ -155,7 +231,12 @@ fn decode(
                     let total = &total;
                     scope.spawn(move || -> Result<()> {
                         let mut work = Work::default();
-                        round(captioner, pixels, (i, copies, encode_batch), whole_batches, &mut work)?;
+                        let Batching { whole_batches, overlap, encode_batch } = batching;
+                        if overlap {
+                            overlapped_round(captioner, pixels, (i, copies, encode_batch), &mut work)?;
+                        } else {
+                            round(captioner, pixels, (i, copies, encode_batch), whole_batches, &mut work)?;
+                        }
                         let mut total = total.lock().map_err(|_| "a thread panicked")?;
                         total.images += work.images;
                         total.tokens += work.tokens;
@@ -194,21 +275,25 @@ fn main() -> Result<()> {
     let threads = options.number("threads", (cores / copies).max(1))?;
     let seconds = options.number("seconds", 1)? as f64;
     let batching = options.number("static", 0)?;
-    let whole_batches = batching > 0;
     let sessions = options.sessions(&model, threads)?;
-    let encode_batch = options.number("encode_batch", sessions.execution.encode_batch())?;
+    let on_gpu = usize::from(sessions.execution.is_gpu());
+    let how = Batching {
+        whole_batches: batching > 0,
+        overlap: options.number("overlap", on_gpu)? == 1 && batching == 0,
+        encode_batch: options.number("encode_batch", sessions.execution.encode_batch())?,
+    };
     let mut captioners = (0..copies)
         .map(|_| Captioner::load(&model, &sessions, settings.clone()))
         .collect::<std::result::Result<Vec<_>, _>>()?;
-    captioners.iter_mut().for_each(|captioner| captioner.follow_demand(batching != 1));
+    captioners.iter_mut().for_each(|captioner| captioner.parts_mut().1.follow_demand(batching != 1));
     let slot_bytes = captioners[0].slot_bytes();
     // Unmeasured: memory is touched for the first time, weights come in.
-    decode(&mut captioners, &pixels, 0.0, (whole_batches, encode_batch))?;
-    let before: Vec<_> = captioners.iter().map(Captioner::spent).collect();
-    let (work, wall) = decode(&mut captioners, &pixels, seconds, (whole_batches, encode_batch))?;
-    let spent: Vec<_> = captioners.iter().map(Captioner::spent).collect();
-    let share = |part: fn(&Spent) -> Duration| {
-        let seconds = |all: &[Spent]| all.iter().map(|s| part(s).as_secs_f64()).sum::<f64>();
+    decode(&mut captioners, &pixels, 0.0, how)?;
+    let before: Vec<_> = captioners.iter().map(Captioner::timings).collect();
+    let (work, wall) = decode(&mut captioners, &pixels, seconds, how)?;
+    let spent: Vec<_> = captioners.iter().map(Captioner::timings).collect();
+    let share = |part: fn(&(Duration, Timings)) -> Duration| {
+        let seconds = |all: &[(Duration, Timings)]| all.iter().map(|s| part(s).as_secs_f64()).sum::<f64>();
         (seconds(&spent) - seconds(&before)) / copies as f64 / wall
     };
     drop(captioners);
@@ -225,10 +310,11 @@ fn main() -> Result<()> {
             "encode_images_per_second": encode_rate(&model, &SessionOptions { threads: threads * copies, ..sessions }, &pixels)?,
             "admit_share": work.admit / copies as f64 / wall,
             "step_share": work.step / copies as f64 / wall,
-            "encode_share": share(|s| s.encode),
-            "decode_share": share(|s| s.decode),
-            "choose_share": share(|s| s.choose),
-            "copy_share": share(|s| s.copy),
+            "encode_share": share(|s| s.0),
+            "decode_share": share(|s| s.1.decode),
+            "choose_share": share(|s| s.1.choose),
+            "copy_share": share(|s| s.1.copy),
+            "overlap": how.overlap,
             "step_ms": work.step / work.steps as f64 * 1e3,
             "rows_per_step": settings.max_slots * settings.rows_per_image(),
             "slot_bytes": slot_bytes,

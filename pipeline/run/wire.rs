@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use crossbeam_channel::{Receiver, Sender};
 use recaption_onnx::runtime::{Execution, SessionOptions};
 use recaption_stages::{
-    caption::{Finished, Lane, LaneSettings},
+    caption::{Finished, ImageQueue, Lane, LaneSettings},
     commits::{Committed, Ledger},
     filter::Outcome,
     prepare::{PrepareSettings, PreparedSample, prepare_sample},

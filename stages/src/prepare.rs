@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// An image at the models' sizes, and everything its row will need.
+#[derive(Debug)]
 pub struct PreparedSample {
     /// Number of the shard within the run.
     pub shard: usize,
@@ -25,9 +26,9 @@ pub struct PreparedSample {
     /// The image member's suffix.
     pub suffix: String,
     /// What the captioner sees: u8 RGB, `[S, S, 3]`, row-major.
-    pub pixels: Vec<u8>,
+    pub pixels: Bytes,
     /// What a scorer of its own sees, likewise; none where it sees what the captioner sees.
-    pub scorer_pixels: Option<Vec<u8>>,
+    pub scorer_pixels: Option<Bytes>,
     /// Stored bytes, kept only for `output.images = "embed"`.
     pub stored: Bytes,
     /// Width of the stored image after EXIF orientation, pixels.
@@ -86,8 +87,8 @@ pub fn prepare_sample(sample: Sample, settings: &PrepareSettings) -> Result<Prep
             stored: if settings.keep_stored { sample.image } else { Bytes::new() },
             width: prepared.width,
             height: prepared.height,
-            pixels: prepared.captioner,
-            scorer_pixels: prepared.scorer,
+            pixels: prepared.captioner.into(),
+            scorer_pixels: prepared.scorer.map(Bytes::from),
             org_caption: sample.org_caption,
             url: sample.url,
             meta: sample.meta,

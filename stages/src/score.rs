@@ -3,6 +3,7 @@
 //! Runs on the caption stage's thread. The scorer is the captioner's own two towers, fed with the features that captioning
 //! computed anyway, or a model of its own, usually a CLIP, with an image encoder of its own.
 
+use bytes::Bytes;
 use recaption_onnx::{
     model::ModelFolder,
     runtime::{ImageEncoder, RuntimeError, SessionOptions, TextEncoder},
@@ -29,7 +30,7 @@ pub enum ScoreImage {
     /// Its embedding by the captioner, L2-normalised, `[E]`.
     Features(Vec<f32>),
     /// Its pixels as the scorer wants them, u8 RGB, `[S, S, 3]`.
-    Pixels(Vec<u8>),
+    Pixels(Bytes),
 }
 
 /// Texts to be compared with one image.
@@ -197,7 +198,7 @@ impl Scorer {
     /// Turns every job's pixels into features.
     fn encode_images<T>(&mut self, jobs: &mut [ScoreJob<T>]) -> Result<(), ScoreError> {
         let Some(encoder) = &mut self.image else { return Ok(()) };
-        let mut waiting: Vec<(&mut ScoreImage, Vec<u8>)> = Vec::with_capacity(jobs.len());
+        let mut waiting: Vec<(&mut ScoreImage, Bytes)> = Vec::with_capacity(jobs.len());
         for job in jobs {
             if let ScoreImage::Pixels(pixels) = &mut job.image {
                 let pixels = std::mem::take(pixels);
@@ -208,7 +209,7 @@ impl Scorer {
         while done < waiting.len() {
             let count = self.encode_batch.clamp(1, waiting.len() - done);
             let now = &mut waiting[done..done + count];
-            let pixels: Vec<u8> = now.iter().flat_map(|(_, pixels)| pixels).copied().collect();
+            let pixels: Vec<u8> = now.iter().flat_map(|(_, pixels)| pixels.iter().copied()).collect();
             let features = match encoder.encode(&pixels) {
                 Ok(encoded) => encoded.features,
                 Err(error) if error.is_out_of_memory() && count > 1 => {

@@ -5,11 +5,11 @@
 
 use super::{
     Decoded,
-    captioner::{Context, RowInput},
+    generator::Context,
     select::{Answer, Question, not_numbers},
     settings::{BeamSettings, EarlyStopping},
 };
-use crate::runtime::RuntimeError;
+use crate::runtime::{RowUpdate, RuntimeError};
 
 /// An unfinished beam.
 #[derive(Clone, Debug)]
@@ -53,12 +53,12 @@ impl BeamSearch {
     }
 
     /// What each row reads next.
-    pub fn inputs(&self, prefix: &[i64], out: &mut Vec<Option<RowInput>>) {
+    pub fn inputs(&self, prefix: &[i64], out: &mut Vec<Option<RowUpdate>>) {
         let start = out.len();
         out.resize(start + self.settings.beams, None);
         for beam in &self.beams {
             let id = prefix.get(self.read).or_else(|| beam.ids.last()).copied().unwrap_or_default();
-            out[start + beam.row] = Some(RowInput { id, position: self.read });
+            out[start + beam.row] = Some(RowUpdate { id, position: self.read });
         }
     }
 

@@ -1,105 +1,99 @@
-//! Captions with continuous batching: a finished image leaves its slot at once and a waiting one takes it, so short
-//! captions don't wait for long ones.
+//! Images to captions on one thread: an image encoder in front of a [`Generator`].
 //!
-//! Stands between `Image` and `Candidates`; runs on the one thread that owns it. What bounds it: at most `max_slots` images
-//! are in hand, fewer when `cache_bytes` does not hold that many (`slots * Decoder::slot_bytes` is computed before anything
-//! is allocated). A slot has [`CaptionSettings::rows_per_image`] rows, which share the image's cross keys and values; it is
-//! free when its last row ends, so an image costs its slot as long as its longest chain of candidates. Nothing is dropped
-//! here: every admitted image comes out of [`Captioner::step`] once, or out of [`Captioner::halve`].
+//! Stands between `Image` and `Candidates`. A program that encodes on another thread takes the two apart
+//! ([`Captioner::into_parts`]).
 
 use std::time::{Duration, Instant};
 
 use super::{
-    Decoded,
-    beam::BeamSearch,
-    draws::Draws,
-    select::{Answer, Choice, Question, Rules, Selector, answer_all},
-    settings::{CaptionSettings, Strategy},
+    generator::{Admission, Generated, Generator, Timings},
+    settings::CaptionSettings,
 };
 use crate::{
-    model::{ModelFolder, SpecialIds},
-    runtime::{Decoder, Encoded, ImageEncoder, Logits, RowUpdate, RuntimeError, SessionOptions},
+    model::ModelFolder,
+    runtime::{Encoded, ImageEncoder, RuntimeError, SessionOptions},
 };
 
-pub use crate::runtime::RowUpdate as RowInput;
-
-/// An image that begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admission {
-    /// The caller's number of it.
-    pub ticket: u64,
-    /// Seeds its sampled candidates, see [`super::image_seed`].
-    pub seed: u64,
-}
-
-/// The captions of one image.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Generated {
-    /// [`Admission::ticket`].
-    pub ticket: u64,
-    /// At least one. Sampled: in the order of candidate numbers. Beams: best score first.
-    pub candidates: Vec<Decoded>,
-    /// The image's contrastive embedding, L2-normalised, `[E]`.
-    pub image_features: Vec<f32>,
-}
-
-/// What the rows of an image need to know.
-pub struct Context<'a> {
-    /// Start token and prompt.
-    pub prefix: &'a [i64],
-    /// The model's special ids.
-    pub special: SpecialIds,
-    /// What is wanted.
-    pub settings: &'a CaptionSettings,
-}
-
-/// Where a captioner's time went since it was loaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spent {
-    /// Image encoder.
-    pub encode: Duration,
-    /// Decoder.
-    pub decode: Duration,
-    /// Choosing tokens.
-    pub choose: Duration,
-    /// Putting images into slots, resizing, copying beams' caches.
-    pub copy: Duration,
-}
-
-/// The first positions of a row's caches that go to another row: `(from, to, length)`.
-type CacheCopy = (usize, usize, usize);
-
-enum Job {
-    Draws(Draws),
-    Beam(BeamSearch),
-}
-
-struct Slot {
-    ticket: u64,
-    seed: u64,
-    image_features: Vec<f32>,
-    job: Job,
-}
-
-/// Image encoder, decoder and the rows in between.
-pub struct Captioner {
+/// An image encoder that encodes as many images together as are worth it and fit into memory.
+pub struct BatchEncoder {
     encoder: ImageEncoder,
-    decoder: Decoder,
-    rules: Rules,
-    /// Chooses tokens where the logits are, when that is not the host.
-    selector: Option<Selector>,
-    /// Images encoded at a time.
-    encode_batch: usize,
-    special: SpecialIds,
-    prefix: Vec<i64>,
-    settings: CaptionSettings,
-    max_slots: usize,
-    slots: Vec<Option<Slot>>,
-    /// Images whose captions were done when the step they were done in failed.
-    ready: Vec<Generated>,
-    follow_demand: bool,
-    refuses: Option<u64>,
-    spent: Spent,
+    /// Images encoded together, at most; less after memory ran out.
+    batch: usize,
+    time: Duration,
+}
+
+impl BatchEncoder {
+    /// Loads the graph.
+    ///
+    /// # Errors
+    /// When the library or the graph cannot be loaded.
+    pub fn load(model: &ModelFolder, options: &SessionOptions) -> Result<Self, RuntimeError> {
+        // The host's memory takes any number; on a device memory is short.
+        let batch = if options.memory().is_some() { options.execution.encode_batch() } else { usize::MAX };
+        Ok(Self { encoder: ImageEncoder::load(model, options)?, batch, time: Duration::ZERO })
+    }
+
+    /// Images encoded together, at most.
+    #[must_use]
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Bytes of one image's pixels, `S * S * 3`.
+    #[must_use]
+    pub fn image_bytes(&self) -> usize {
+        self.encoder.image_bytes()
+    }
+
+    /// Time spent in the encoder.
+    #[must_use]
+    pub fn time(&self) -> Duration {
+        self.time
+    }
+
+    /// Encodes images, u8 RGB `[N, S, S, 3]`, in one call or several. Memory that runs out halves the batch, for good.
+    ///
+    /// # Errors
+    /// When `pixels` is not a whole number of images, the graph fails, or memory does not suffice for one image.
+    pub fn encode(&mut self, pixels: &[u8]) -> Result<Vec<Encoded>, RuntimeError> {
+        let began = Instant::now();
+        let (mut encoded, mut rest) = (Vec::new(), pixels);
+        while !rest.is_empty() || encoded.is_empty() {
+            let bytes = self.batch.saturating_mul(self.image_bytes()).min(rest.len());
+            match self.encoder.encode(&rest[..bytes]) {
+                Ok(part) => {
+                    encoded.push(part);
+                    rest = &rest[bytes..];
+                }
+                Err(error) if error.is_out_of_memory() && bytes > self.image_bytes() => {
+                    self.batch = bytes / self.image_bytes() / 2;
+                    tracing::warn!(
+                        images = self.batch,
+                        %error,
+                        "memory ran out; going on with half as many images per call of the encoder"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.time += began.elapsed();
+        Ok(encoded)
+    }
+
+    /// Whether the encoder works at all: it is given a grey image.
+    ///
+    /// # Errors
+    /// The encoder's error.
+    pub fn probe(&mut self) -> Result<(), RuntimeError> {
+        let grey = vec![128; self.image_bytes()];
+        self.encoder.encode(&grey).map(drop)
+    }
+}
+
+/// Image encoder and generator.
+pub struct Captioner {
+    encoder: BatchEncoder,
+    generator: Generator,
 }
 
 impl Captioner {
@@ -113,73 +107,43 @@ impl Captioner {
         options: &SessionOptions,
         settings: CaptionSettings,
     ) -> Result<Self, RuntimeError> {
-        settings.validate()?;
-        let special = model.spec.special_ids;
-        if let Some(id) = settings.prompt.iter().find(|id| **id == special.pad) {
-            return Err(RuntimeError::Input(format!(
-                "the prompt holds id {id}, which this model reads as padding (`!` in CLIP's vocabulary): leave it out"
-            )));
-        }
-        let decoder = Decoder::load(model, options, settings.cache_length(), settings.rows_per_image())?;
-        let max_slots = fitting_slots(&decoder, &settings, options.execution.encode_batch())?;
-        let choice = match settings.strategy {
-            Strategy::Greedy => Choice::Best(1),
-            // So many that enough remain when half of them end.
-            Strategy::Beam(beam) => Choice::Best(2 * beam.beams),
-            Strategy::Sample(sample) => Choice::Draw(sample),
-        };
-        let rules = Rules::new(choice, special);
-        let select = |_| Selector::load(model, options, rules, settings.cache_length());
-        Ok(Self {
-            encoder: ImageEncoder::load(model, options)?,
-            decoder,
-            rules,
-            selector: options.memory().map(select).transpose()?,
-            encode_batch: if options.memory().is_some() {
-                options.execution.encode_batch()
-            } else {
-                usize::MAX
-            },
-            special,
-            prefix: std::iter::once(special.start).chain(settings.prompt.iter().copied()).collect(),
-            max_slots,
-            settings,
-            slots: Vec::new(),
-            ready: Vec::new(),
-            follow_demand: true,
-            refuses: options.refuses,
-            spent: Spent::default(),
-        })
+        let generator = Generator::load(model, options, settings)?;
+        Ok(Self { encoder: BatchEncoder::load(model, options)?, generator })
+    }
+
+    /// The two halves, for threads of their own.
+    #[must_use]
+    pub fn into_parts(self) -> (BatchEncoder, Generator) {
+        (self.encoder, self.generator)
+    }
+
+    /// The two halves, borrowed.
+    pub fn parts_mut(&mut self) -> (&mut BatchEncoder, &mut Generator) {
+        (&mut self.encoder, &mut self.generator)
     }
 
     /// Images being decoded.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.slots.iter().flatten().count()
+        self.generator.active()
     }
 
-    /// Most images decoded together: what was set, what fits, and what [`Captioner::halve`] left of it.
+    /// Most images decoded together, see [`Generator::max_slots`].
     #[must_use]
     pub fn max_slots(&self) -> usize {
-        self.max_slots
+        self.generator.max_slots()
     }
 
     /// Images that [`Captioner::admit`] takes now.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.max_slots - self.active()
+        self.generator.room()
     }
 
-    /// Where the time went.
+    /// Where the time went: the encoder's, and the generator's.
     #[must_use]
-    pub fn spent(&self) -> Spent {
-        self.spent
-    }
-
-    /// Whether slots become fewer when images do, which is the default. Without it finished rows are computed on until the last
-    /// one ends: static batching, to measure against.
-    pub fn follow_demand(&mut self, follow: bool) {
-        self.follow_demand = follow;
+    pub fn timings(&self) -> (Duration, Timings) {
+        (self.encoder.time(), self.generator.timings())
     }
 
     /// Bytes of one image's pixels.
@@ -191,7 +155,7 @@ impl Captioner {
     /// Bytes of memory that one image holds while it is decoded.
     #[must_use]
     pub fn slot_bytes(&self) -> usize {
-        self.decoder.slot_bytes()
+        self.generator.slot_bytes()
     }
 
     /// Encodes images and begins their captions. `pixels` is `[images.len(), S, S, 3]` u8 RGB.
@@ -211,224 +175,25 @@ impl Captioner {
         if images.is_empty() {
             return Ok(());
         }
-        let batch = self.encode_batch.min(images.len());
-        let began = Instant::now();
-        let encoded = pixels
-            .chunks(batch * self.image_bytes())
-            .map(|pixels| self.encoder.encode(pixels))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.spent.encode += began.elapsed();
-        let began = Instant::now();
-        let needed = self.active() + images.len();
-        if needed > self.slots.len() {
-            self.resize(needed)?;
-        }
-        images.chunks(batch).zip(&encoded).try_for_each(|(images, encoded)| self.place(images, encoded))?;
-        self.spent.copy += began.elapsed();
-        Ok(())
-    }
-
-    /// Puts encoded images into free slots, of which there are enough.
-    fn place(&mut self, images: &[Admission], encoded: &Encoded) -> Result<(), RuntimeError> {
-        let width = encoded.features.len() / images.len();
-        let free = (0..self.slots.len()).filter(|slot| self.slots[*slot].is_none());
-        let places: Vec<(usize, usize)> = free.zip(0..images.len()).collect();
-        self.decoder.load_images(&places, encoded)?;
-        let features = encoded.features.chunks_exact(width);
-        for (((slot, _), image), features) in places.iter().zip(images).zip(features) {
-            let job = match self.settings.strategy {
-                Strategy::Beam(beam) => Job::Beam(BeamSearch::new(beam)),
-                Strategy::Greedy | Strategy::Sample(_) => {
-                    let rows = self.settings.rows_per_image();
-                    Job::Draws(Draws::new(image.seed, rows, self.settings.candidates))
-                }
-            };
-            self.slots[*slot] =
-                Some(Slot { ticket: image.ticket, seed: image.seed, image_features: features.to_vec(), job });
+        let mut rest = images;
+        for encoded in self.encoder.encode(pixels)? {
+            let (now, later) = rest.split_at(encoded.images().min(rest.len()));
+            self.generator.place(now, &encoded, 0)?;
+            rest = later;
         }
         Ok(())
     }
 
-    /// Brings the number of slots to a power of two that holds `needed`, within the maximum.
-    fn resize(&mut self, needed: usize) -> Result<(), RuntimeError> {
-        let size = needed.next_power_of_two().min(self.max_slots);
-        let keep: Vec<usize> = (0..self.slots.len()).filter(|i| self.slots[*i].is_some()).collect();
-        self.decoder.resize(size, &keep)?;
-        let mut kept: Vec<Option<Slot>> = self.slots.drain(..).filter(Option::is_some).collect();
-        kept.resize_with(size, || None);
-        self.slots = kept;
-        Ok(())
-    }
-
-    /// Decodes one token of every row; returns the images whose captions are done.
+    /// See [`Generator::step`].
     ///
     /// # Errors
-    /// When the decoder fails or yields no numbers; the images in hand are then unfinished.
+    /// As [`Generator::step`].
     pub fn step(&mut self) -> Result<Vec<Generated>, RuntimeError> {
-        let active = self.active();
-        if active == 0 {
-            return Ok(std::mem::take(&mut self.ready));
-        }
-        let began = Instant::now();
-        // Empty slots cost as much as full ones; half of them empty means that no more images came.
-        if self.follow_demand
-            && active.next_power_of_two() < self.slots.len()
-            && 2 * active <= self.slots.len()
-        {
-            self.resize(active)?;
-        }
-        self.spent.copy += began.elapsed();
-        if self.refuses.is_some_and(|seed| self.slots.iter().flatten().any(|slot| slot.seed == seed)) {
-            return Err(RuntimeError::Input("an image is refused, as the test wants it".into()));
-        }
-        let (inputs, questions) = self.ask();
-        let began = Instant::now();
-        let logits = self.decoder.run(&inputs)?;
-        self.spent.decode += began.elapsed();
-        let began = Instant::now();
-        let answers = match (logits, &mut self.selector) {
-            (Logits::Host(logits), _) => answer_all(logits, &questions, &self.rules)?,
-            (Logits::Device(logits), Some(selector)) => selector.answer_all(logits, &questions)?,
-            (Logits::Device(_), None) => {
-                return Err(RuntimeError::Input("logits are on a device, and nothing chooses there".into()));
-            }
-        };
-        self.spent.choose += began.elapsed();
-        let (done, copies) = self.advance(&inputs, &answers)?;
-        // Kept first: what is done must not be lost when the copies of others fail.
-        self.ready.extend(done);
-        let began = Instant::now();
-        self.decoder.copy_caches(&copies)?;
-        self.spent.copy += began.elapsed();
-        Ok(std::mem::take(&mut self.ready))
+        self.generator.step()
     }
 
-    /// What every row reads next and what it asks about the logits; `None` for rows that are idle.
-    fn ask(&self) -> (Vec<Option<RowUpdate>>, Vec<Option<Question>>) {
-        let rows = self.settings.rows_per_image();
-        let context = self.context();
-        let mut inputs: Vec<Option<RowUpdate>> = Vec::with_capacity(self.slots.len() * rows);
-        let mut questions = Vec::with_capacity(self.slots.len() * rows);
-        for slot in &self.slots {
-            match slot.as_ref().map(|slot| &slot.job) {
-                None => {
-                    inputs.resize(inputs.len() + rows, None);
-                    questions.resize(questions.len() + rows, None);
-                }
-                Some(Job::Draws(draws)) => {
-                    draws.inputs(&self.prefix, &mut inputs);
-                    draws.questions(&context, &mut questions);
-                }
-                Some(Job::Beam(beam)) => {
-                    beam.inputs(&self.prefix, &mut inputs);
-                    beam.questions(&context, &mut questions);
-                }
-            }
-        }
-        (inputs, questions)
-    }
-
-    fn context(&self) -> Context<'_> {
-        Context { prefix: &self.prefix, special: self.special, settings: &self.settings }
-    }
-
-    /// Gives every row its answer; returns images that are done, and caches to be copied.
-    fn advance(
-        &mut self,
-        inputs: &[Option<RowUpdate>],
-        answers: &[Answer],
-    ) -> Result<(Vec<Generated>, Vec<CacheCopy>), RuntimeError> {
-        let rows = self.settings.rows_per_image();
-        let context = Context { prefix: &self.prefix, special: self.special, settings: &self.settings };
-        let (mut done, mut copies, mut moves) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, (place, answers)) in self.slots.iter_mut().zip(answers.chunks_exact(rows)).enumerate() {
-            let Some(slot) = place else { continue };
-            let over = match &mut slot.job {
-                Job::Draws(draws) => draws.advance(answers, &context)?,
-                Job::Beam(beam) => beam.advance(answers, &context, &mut moves)?,
-            };
-            let read = inputs[index * rows..][..rows].iter().flatten().next();
-            let length = read.map_or(0, |input| input.position + 1);
-            copies.extend(
-                moves
-                    .drain(..)
-                    .filter(|_| !over)
-                    .map(|(from, to)| (index * rows + from, index * rows + to, length)),
-            );
-            if over && let Some(slot) = place.take() {
-                done.push(slot.finish(self.settings.candidates));
-            }
-        }
-        Ok((done, copies))
-    }
-
-    /// Whether the encoder works at all: it is given a grey image.
-    ///
-    /// # Errors
-    /// What the encoder says.
-    pub fn probe(&mut self) -> Result<(), RuntimeError> {
-        let grey = vec![128; self.image_bytes()];
-        self.encoder.encode(&grey).map(drop)
-    }
-
-    /// Forgets all images in hand, after an error; returns their tickets.
-    pub fn reset(&mut self) -> Vec<u64> {
-        self.slots.iter_mut().filter_map(|slot| slot.take().map(|slot| slot.ticket)).collect()
-    }
-
-    /// Makes do with half the slots, after memory ran out: frees all of them and returns the tickets of the images in hand,
-    /// which begin anew when they are admitted again. `None` when there is but one slot: nothing was changed then.
+    /// See [`Generator::halve`].
     pub fn halve(&mut self) -> Option<Vec<u64>> {
-        if self.max_slots == 1 {
-            return None;
-        }
-        self.max_slots /= 2;
-        let tickets = self.reset();
-        self.slots.clear();
-        self.decoder.release();
-        Some(tickets)
-    }
-}
-
-/// Slots that `cache_bytes` hold, at most those that are wanted: each has its caches, and while a batch is admitted its cross
-/// keys and values exist twice.
-fn fitting_slots(
-    decoder: &Decoder,
-    settings: &CaptionSettings,
-    encode_batch: usize,
-) -> Result<usize, RuntimeError> {
-    let (slot, cross) = (decoder.slot_bytes() as u64, decoder.cross_bytes() as u64);
-    let batch = encode_batch.min(settings.max_slots) as u64;
-    let fitting = if settings.cache_bytes / batch >= slot + cross {
-        (settings.cache_bytes - batch * cross) / slot
-    } else {
-        settings.cache_bytes / (slot + cross)
-    };
-    if fitting == 0 {
-        return Err(RuntimeError::Input(format!(
-            "one image needs {:.1} MB for its {} rows of caches and its cross-attention keys and values, {:.1} MB are allowed (run.cache_bytes, divided by the copies of the model): allow more, or fewer beams, candidates or tokens",
-            (slot + cross) as f64 / 1e6,
-            settings.rows_per_image(),
-            settings.cache_bytes as f64 / 1e6
-        )));
-    }
-    let slots = settings.max_slots.min(usize::try_from(fitting).unwrap_or(usize::MAX));
-    if slots < settings.max_slots {
-        tracing::info!(
-            images = slots,
-            wanted = settings.max_slots,
-            "run.cache_bytes holds fewer images than run.batch_size"
-        );
-    }
-    Ok(slots)
-}
-
-impl Slot {
-    fn finish(self, candidates: usize) -> Generated {
-        let candidates = match self.job {
-            Job::Draws(draws) => draws.finish(),
-            Job::Beam(beam) => beam.finish(candidates),
-        };
-        Generated { ticket: self.ticket, candidates, image_features: self.image_features }
+        self.generator.halve()
     }
 }

@@ -2,12 +2,12 @@
 
 use super::{
     Decoded,
-    captioner::{Context, RowInput},
+    generator::Context,
     random::uniform,
     select::{Answer, Question, not_numbers},
     settings::Strategy,
 };
-use crate::runtime::RuntimeError;
+use crate::runtime::{RowUpdate, RuntimeError};
 
 /// One row of an image.
 struct Row {
@@ -45,11 +45,11 @@ impl Draws {
     }
 
     /// What each row reads next.
-    pub fn inputs(&self, prefix: &[i64], out: &mut Vec<Option<RowInput>>) {
+    pub fn inputs(&self, prefix: &[i64], out: &mut Vec<Option<RowUpdate>>) {
         out.extend(self.rows.iter().map(|row| {
             row.as_ref().map(|row| {
                 let id = prefix.get(row.read).or_else(|| row.ids.get(row.read - prefix.len()));
-                RowInput { id: id.copied().unwrap_or_default(), position: row.read }
+                RowUpdate { id: id.copied().unwrap_or_default(), position: row.read }
             })
         }));
     }

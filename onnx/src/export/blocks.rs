@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::{
     ExportError,
     graph::{Attr, DType, GraphBuilder, Value},
-    linear::{Linear, Quantised},
+    linear::{Linear, Product, Quantised, transpose},
     weights::{Stored, WeightsWriter},
 };
 use crate::{
@@ -18,6 +18,12 @@ use crate::{
 
 /// torch's default epsilon of LayerNorm, which open_clip uses throughout.
 pub const LAYER_NORM_EPSILON: f32 = 1e-5;
+
+/// `x * sigmoid(1.702 x)`: OpenAI's approximation of GELU.
+const QUICK_GELU_FACTOR: f32 = 1.702;
+
+/// Makes a tensor of the graph from those of the checkpoint.
+pub type MakeTensor<'a> = &'a dyn Fn(&TensorReader) -> Result<Vec<f32>, ExportError>;
 
 /// Names of query, key and value.
 const PARTS: [&str; 3] = ["q", "k", "v"];
@@ -38,6 +44,21 @@ pub struct Tower<'a> {
     pub activation: Activation,
     /// Activations that were quantised already.
     pub quantised: HashMap<Value, Quantised>,
+}
+
+/// The residual stream `[rows, W]` between two blocks.
+pub enum Stream {
+    /// Its value.
+    Whole(Value),
+    /// What is left to a fused addition and LayerNorm: `base + update + bias`.
+    Pending {
+        /// The stream before the block, `[rows, W]`.
+        base: Value,
+        /// The block's result without its bias, `[rows, W]`.
+        update: Value,
+        /// `[W]`.
+        bias: Value,
+    },
 }
 
 /// One residual block's parameters.
@@ -132,6 +153,45 @@ impl<'a> Tower<'a> {
         Ok(self.g.op("LayerNormalization", &[x, &scale, &bias], &attrs))
     }
 
+    /// Whether the graph is built of ONNX Runtime's fused operators, which are fast on a GPU and gain nothing on a CPU:
+    /// fp16 is the GPU's precision. They are measured by `benchmarks/gpu.py`.
+    #[must_use]
+    pub fn is_fused(&self) -> bool {
+        self.precision == Precision::Fp16
+    }
+
+    /// LayerNorm of the residual stream; returns it and the stream itself, both `[rows, W]`.
+    pub fn norm_stream(
+        &mut self,
+        prefix: &str,
+        stream: &Stream,
+        width: usize,
+    ) -> Result<(Value, Value), ExportError> {
+        let (base, update, bias) = match stream {
+            Stream::Whole(x) => return Ok((self.layer_norm(prefix, x, width)?, x.clone())),
+            Stream::Pending { base, update, bias } => (base, update, bias),
+        };
+        let scale = self.tensor(&format!("{prefix}.weight"), &[width])?;
+        let shift = self.tensor(&format!("{prefix}.bias"), &[width])?;
+        let attrs = [("epsilon", Attr::Float(LAYER_NORM_EPSILON))];
+        let (none, sum) = (GraphBuilder::none(), self.g.name("skip_sum"));
+        let normed = self.g.microsoft_op(
+            "SkipLayerNormalization",
+            &[base, update, &scale, &shift, bias],
+            &[&none, &none, &sum],
+            &attrs,
+        );
+        Ok((normed, sum))
+    }
+
+    /// The stream after a block whose result is `update`.
+    fn add_to_stream(&mut self, base: &Value, update: Product) -> Stream {
+        match update {
+            Product { value, bias: Some(bias) } => Stream::Pending { base: base.clone(), update: value, bias },
+            Product { value, bias: None } => Stream::Whole(self.g.op("Add", &[base, &value], &[])),
+        }
+    }
+
     /// A linear layer of the checkpoint, `name.weight [out, in]` and `name.bias [out]`, times LayerScale if given.
     fn linear(
         &mut self,
@@ -139,9 +199,9 @@ impl<'a> Tower<'a> {
         x: &Value,
         sizes: [usize; 2],
         gamma: Option<&str>,
-    ) -> Result<Value, ExportError> {
+    ) -> Result<Product, ExportError> {
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
-        self.project(
+        self.product(
             x,
             &Linear { weight: &weight, bias: Some(&bias), sizes },
             |t| scaled_rows(t, &weight, &sizes, gamma),
@@ -149,13 +209,17 @@ impl<'a> Tower<'a> {
         )
     }
 
-    /// The packed projection `[3, heads * padded, width]` of a self-attention, and its bias, in the weights file.
+    /// The packed projection of a self-attention and its bias `[3 * heads * padded]`, in the weights file: `[out, in]` rows,
+    /// or `[in, out]` where the graph is fused.
     pub fn packed_qkv(&mut self, block: &Block) -> Result<(Stored, Stored), ExportError> {
         let attn = format!("{}.attn", block.prefix);
         let (w, rows) = (block.width, 3 * block.heads * block.padded());
         let (name, bias_name) = (format!("{attn}.in_proj_weight"), format!("{attn}.in_proj_bias"));
-        let weight = self.stored(&name, &[rows, w], |t| {
-            Ok(pad_head_rows(&t.get(&name, &[3 * w, w])?, block.head_dim(), block.padded(), w))
+        let fused = self.is_fused();
+        let shape = if fused { [w, rows] } else { [rows, w] };
+        let weight = self.stored(&name, &shape, |t| {
+            let weight = pad_head_rows(&t.get(&name, &[3 * w, w])?, block.head_dim(), block.padded(), w);
+            Ok(if fused { transpose(&weight, [rows, w]) } else { weight })
         })?;
         let bias = self.stored(&bias_name, &[rows], |t| {
             Ok(pad_head_rows(&t.get(&bias_name, &[3 * w])?, block.head_dim(), block.padded(), 1))
@@ -168,13 +232,25 @@ impl<'a> Tower<'a> {
         let (weight, bias) = self.packed_qkv(block)?;
         let weight = self.g.weight(&format!("{}.attn.in_proj_weight", block.prefix), self.dtype, &weight);
         let bias = self.g.weight(&format!("{}.attn.in_proj_bias", block.prefix), self.dtype, &bias);
+        if self.is_fused() {
+            let product = self.g.op("MatMul", &[x, &weight], &[]);
+            return Ok(self.g.op("Add", &[&product, &bias], &[]));
+        }
         Ok(self.g.op("Gemm", &[x, &weight, &bias], &[("transB", Attr::Int(1))]))
     }
 
+    /// Query, key and value of a self-attention whose packed weight the decoder's fused graph shares, `[rows, heads * padded]`
+    /// each.
+    pub fn project_thirds(&mut self, block: &Block, x: &Value) -> Result<[Value; 3], ExportError> {
+        let packed = self.project_packed(block, x)?;
+        let attrs = [("axis", Attr::Int(-1)), ("num_outputs", Attr::Int(3))];
+        Ok(self.g.op_with_outputs("Split", &[&packed], &attrs))
+    }
+
     /// Query, key or value projection (`part` 0, 1, 2) of a self-attention: a third of the packed weight, not a copy. In
-    /// int8 the thirds are stored apart.
+    /// int8 and where the graph is fused the thirds are stored apart.
     pub fn project_part(&mut self, block: &Block, x: &Value, part: usize) -> Result<Value, ExportError> {
-        if self.precision == Precision::Int8 {
+        if self.precision == Precision::Int8 || self.is_fused() {
             return self.project_own_part(block, x, part);
         }
         let (weight, bias) = self.packed_qkv(block)?;
@@ -202,43 +278,56 @@ impl<'a> Tower<'a> {
             let third = &packed[part * w * columns..(part + 1) * w * columns];
             Ok(pad_head_rows(third, block.head_dim(), block.padded(), columns))
         };
+        // Where the graph is fused, biases of keys and values are folded away, see `attention_out`.
+        let bias = (part == 0 || !self.is_fused()).then_some(bias.as_str());
         self.project(
             x,
-            &Linear { weight: &weight, bias: Some(&bias), sizes: [rows, w] },
+            &Linear { weight: &weight, bias, sizes: [rows, w] },
             |t| third("in_proj_weight", t, w),
             |t| third("in_proj_bias", t, 1),
         )
     }
 
     /// Output projection of an attention and the residual: `residual + ls_1(out_proj(x))`.
+    ///
+    /// Fused graphs leave out two biases, exactly: one of the keys adds the same to all scores of a query, which softmax
+    /// ignores, and one of the values, `value_bias [W]` if it is given, passes through the attention unchanged, so that
+    /// `out_proj` of it is part of the output's bias.
     pub fn attention_out(
         &mut self,
         block: &Block,
         x: &Value,
         residual: &Value,
-    ) -> Result<Value, ExportError> {
+        value_bias: Option<MakeTensor<'_>>,
+    ) -> Result<Stream, ExportError> {
         let name = format!("{}.attn.out_proj", block.prefix);
         let gamma = block.layer_scale.then(|| format!("{}.ls_1.gamma", block.prefix));
         let (w, inner) = (block.width, block.heads * block.padded());
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
-        let out = self.project(
+        let fused = self.is_fused();
+        let out = self.product(
             x,
             &Linear { weight: &weight, bias: Some(&bias), sizes: [w, inner] },
             |t| {
                 let plain = scaled_rows(t, &weight, &[w, w], gamma.as_deref())?;
                 Ok(pad_head_columns(&plain, block.head_dim(), block.padded()))
             },
-            |t| scaled_rows(t, &bias, &[w], gamma.as_deref()),
+            |t| {
+                let plain = scaled_rows(t, &bias, &[w], gamma.as_deref())?;
+                let Some(value_bias) = value_bias.filter(|_| fused) else { return Ok(plain) };
+                let rows = scaled_rows(t, &weight, &[w, w], gamma.as_deref())?;
+                Ok(add_product(&plain, &rows, &value_bias(t)?))
+            },
         )?;
-        Ok(self.g.op("Add", &[residual, &out], &[]))
+        Ok(self.add_to_stream(residual, out))
     }
 
     /// `x + ls_2(mlp(ln_2(x)))`.
-    pub fn mlp(&mut self, block: &Block, x: &Value) -> Result<Value, ExportError> {
+    pub fn mlp(&mut self, block: &Block, stream: &Stream) -> Result<Stream, ExportError> {
         let p = &block.prefix;
-        let normed = self.layer_norm(&format!("{p}.ln_2"), x, block.width)?;
+        let (normed, x) = self.norm_stream(&format!("{p}.ln_2"), stream, block.width)?;
         let hidden = self.linear(&format!("{p}.mlp.c_fc"), &normed, [block.mlp_width, block.width], None)?;
-        let active = self.activate(&hidden);
+        let active = self.activate(hidden);
         let gamma = block.layer_scale.then(|| format!("{p}.ls_2.gamma"));
         let out = self.linear(
             &format!("{p}.mlp.c_proj"),
@@ -246,24 +335,39 @@ impl<'a> Tower<'a> {
             [block.width, block.mlp_width],
             gamma.as_deref(),
         )?;
-        Ok(self.g.op("Add", &[x, &out], &[]))
+        Ok(self.add_to_stream(&x, out))
     }
 
-    fn activate(&mut self, x: &Value) -> Value {
+    /// The MLP's activation of a product with its bias.
+    fn activate(&mut self, hidden: Product) -> Value {
+        if self.activation == Activation::Gelu
+            && let Product { value, bias: Some(bias) } = &hidden
+        {
+            return self.g.microsoft_op("BiasGelu", &[value, bias], &[], &[]);
+        }
+        let x = self.with_bias(hidden);
         match self.activation {
-            Activation::Gelu => self.g.op("Gelu", &[x], &[]),
+            Activation::Gelu => self.g.op("Gelu", &[&x], &[]),
+            Activation::QuickGelu if self.is_fused() => {
+                self.g.microsoft_op("QuickGelu", &[&x], &[], &[("alpha", Attr::Float(QUICK_GELU_FACTOR))])
+            }
             Activation::QuickGelu => {
-                let factor = self.g.real(self.dtype, 1.702);
-                let scaled = self.g.op("Mul", &[x, &factor], &[]);
+                let factor = self.g.real(self.dtype, QUICK_GELU_FACTOR);
+                let scaled = self.g.op("Mul", &[&x, &factor], &[]);
                 let gate = self.g.op("Sigmoid", &[&scaled], &[]);
-                self.g.op("Mul", &[x, &gate], &[])
+                self.g.op("Mul", &[&x, &gate], &[])
             }
         }
     }
 
-    /// ONNX `Attention`: query `[N, T, H*D]`, key and value `[N, S, H*D]` -> `[N, T, H*D]`.
+    /// Attention: query `[N, T, H*D]`, key and value `[N, S, H*D]` -> `[N, T, H*D]`. ONNX's operator, or ONNX Runtime's
+    /// where the graph is fused and there is no mask.
     pub fn attention(&mut self, block: &Block, qkv: [&Value; 3], mask: Option<&Value>) -> Value {
         let heads = block.heads as i64;
+        if mask.is_none() && self.is_fused() {
+            let attrs = [("num_heads", Attr::Int(heads)), ("scale", Attr::Float(block.scale()))];
+            return self.g.microsoft_op("MultiHeadAttention", &qkv, &[], &attrs);
+        }
         let attrs = [
             ("q_num_heads", Attr::Int(heads)),
             ("kv_num_heads", Attr::Int(heads)),
@@ -321,6 +425,12 @@ fn scaled_rows(
         }
     }
     Ok(values)
+}
+
+/// `vector + matrix @ x` in f64; `matrix` is `[vector.len(), x.len()]`, row-major.
+pub fn add_product(vector: &[f32], matrix: &[f32], x: &[f32]) -> Vec<f32> {
+    let dot = |row: &[f32]| row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
+    vector.iter().zip(matrix.chunks_exact(x.len())).map(|(v, row)| (f64::from(*v) + dot(row)) as f32).collect()
 }
 
 /// Appends zero rows to every head of a projection: `[k * heads * dim, columns] -> [k * heads * padded, columns]`.

@@ -10,8 +10,9 @@
 
 use super::{
     ExportError,
-    blocks::{Block, Tower},
+    blocks::{Block, Stream, Tower},
     graph::{Attr, DType, Dim, GraphBuilder, Value},
+    image_encoder,
     linear::Linear,
     text_encoder,
 };
@@ -27,7 +28,7 @@ const CACHE: &str = "cache";
 struct Step {
     /// Index of each row's newest token, i32 `[R]`.
     last: Value,
-    /// Longest row, i32 scalar.
+    /// Length of the caches, i32 scalar in host memory: a bound of all rows' lengths, where the kernels read one.
     total: Value,
     /// `[N, R / N, H * D]` as a shape.
     queries: Value,
@@ -38,17 +39,22 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Result<()
     let ids = t.g.input("ids", DType::I64, &[Dim::Named(ROWS), Dim::Fixed(1)]);
     let positions = t.g.input("positions", DType::I64, &[Dim::Named(ROWS), Dim::Fixed(1)]);
     let cross = declare_cross(t, c, d);
-    let step = prepare(t, d, &positions, &cross[0].0);
-    let mut x = embed(t, c, &ids, &positions)?;
     let text_layers = c.decoding_text_layers();
-    for layer in 0..text_layers {
-        x = self_attention(t, &text_encoder::block(c, layer), &x, &step, layer)?;
+    let blocks: Vec<Block> = (0..text_layers)
+        .map(|layer| text_encoder::block(c, layer))
+        .chain((0..d.layers).map(|layer| block(d, "resblocks", layer)))
+        .collect();
+    let caches: Vec<Cache> = blocks.iter().enumerate().map(|(i, block)| declare_cache(t, block, i)).collect();
+    let step = prepare(t, d, &positions, &cross[0].0, &caches[0].past[0]);
+    let mut x = Stream::Whole(embed(t, c, &ids, &positions)?);
+    for (layer, (block, cache)) in blocks.iter().zip(&caches).enumerate() {
+        x = self_attention(t, block, &x, &step, cache)?;
+        if let Some(layer) = layer.checked_sub(text_layers) {
+            let (key, value) = &cross[layer];
+            x = cross_attention(t, &self::block(d, "cross_attn", layer), &x, &step, [key, value], layer)?;
+        }
     }
-    for (layer, (key, value)) in cross.iter().enumerate() {
-        x = self_attention(t, &block(d, "resblocks", layer), &x, &step, text_layers + layer)?;
-        x = cross_attention(t, &block(d, "cross_attn", layer), &x, &step, [key, value])?;
-    }
-    let x = t.layer_norm("text_decoder.ln_final", &x, d.width)?;
+    let (x, _) = t.norm_stream("text_decoder.ln_final", &x, d.width)?;
     let logits = project_logits(t, &x, d.width, c.text.vocab_size)?;
     let logits = t.cast_to_f32(&logits);
     t.g.output("logits", &logits, DType::F32, &[Dim::Named(ROWS), Dim::Fixed(c.text.vocab_size)]);
@@ -91,13 +97,34 @@ fn declare_cross(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Vec<(
         .collect()
 }
 
-fn prepare(t: &mut Tower<'_>, d: &DecoderConfig, positions: &Value, any_cross: &Value) -> Step {
+/// Keys and values of one self-attention.
+struct Cache {
+    past: [Value; 2],
+    present: [Value; 2],
+}
+
+fn declare_cache(t: &mut Tower<'_>, block: &Block, i: usize) -> Cache {
+    let shape = [Dim::Named(ROWS), Dim::Fixed(block.heads), Dim::Named(CACHE), Dim::Fixed(block.padded())];
+    Cache {
+        past: [past_key(i), past_value(i)].map(|name| t.g.input(&name, t.dtype, &shape)),
+        present: [present_key(i), present_value(i)].map(|name| t.g.declare_output(&name, t.dtype, &shape)),
+    }
+}
+
+fn prepare(
+    t: &mut Tower<'_>,
+    d: &DecoderConfig,
+    positions: &Value,
+    any_cross: &Value,
+    any_cache: &Value,
+) -> Step {
     let flat = t.g.ints(&[-1]);
     let last = t.g.op("Reshape", &[positions, &flat], &[]);
     let last = t.g.op("Cast", &[&last], &[("to", Attr::Int(DType::I32.code().into()))]);
-    let longest = t.g.op("ReduceMax", &[&last], &[("keepdims", Attr::Int(0))]);
-    let one = t.g.int32(1);
-    let total = t.g.op("Add", &[&longest, &one], &[]);
+    // Never reduced from positions: kernels read it in host memory, and positions are on the device.
+    let total = t.g.op("Shape", &[any_cache], &[("start", Attr::Int(2)), ("end", Attr::Int(3))]);
+    let total = t.g.op("Squeeze", &[&total], &[]);
+    let total = t.g.op("Cast", &[&total], &[("to", Attr::Int(DType::I32.code().into()))]);
     let images = t.g.op("Shape", &[any_cross], &[("start", Attr::Int(0)), ("end", Attr::Int(1))]);
     let block = block(d, "cross_attn", 0);
     let rest = t.g.ints(&[-1, (block.heads * block.padded()) as i64]);
@@ -119,17 +146,14 @@ fn embed(t: &mut Tower<'_>, c: &ModelConfig, ids: &Value, positions: &Value) -> 
 fn self_attention(
     t: &mut Tower<'_>,
     block: &Block,
-    x: &Value,
+    stream: &Stream,
     step: &Step,
-    cache: usize,
-) -> Result<Value, ExportError> {
+    cache: &Cache,
+) -> Result<Stream, ExportError> {
     let (heads, dim) = (block.heads, block.padded());
     let inner = heads * dim;
-    let shape = [Dim::Named(ROWS), Dim::Fixed(heads), Dim::Named(CACHE), Dim::Fixed(dim)];
-    let past = [past_key(cache), past_value(cache)].map(|name| t.g.input(&name, t.dtype, &shape));
-    let present =
-        [present_key(cache), present_value(cache)].map(|name| t.g.declare_output(&name, t.dtype, &shape));
-    let normed = t.layer_norm(&format!("{}.ln_1", block.prefix), x, block.width)?;
+    let Cache { past, present } = cache;
+    let (normed, x) = t.norm_stream(&format!("{}.ln_1", block.prefix), stream, block.width)?;
     let none = GraphBuilder::none();
     let [query, key, value] = if t.precision == Precision::Int8 {
         let mut part = |part| -> Result<Value, ExportError> {
@@ -152,7 +176,7 @@ fn self_attention(
         ],
     );
     let out = t.as_rows(&out, inner);
-    let x = t.attention_out(block, &out, x)?;
+    let x = t.attention_out(block, &out, &x, None)?;
     t.mlp(block, &x)
 }
 
@@ -160,15 +184,17 @@ fn self_attention(
 fn cross_attention(
     t: &mut Tower<'_>,
     block: &Block,
-    x: &Value,
+    stream: &Stream,
     step: &Step,
     [key, value]: [&Value; 2],
-) -> Result<Value, ExportError> {
-    let normed = t.layer_norm(&format!("{}.ln_1", block.prefix), x, block.width)?;
+    layer: usize,
+) -> Result<Stream, ExportError> {
+    let (normed, x) = t.norm_stream(&format!("{}.ln_1", block.prefix), stream, block.width)?;
     let query = t.project_query(block, &normed)?;
     let query = t.g.op("Reshape", &[&query, &step.queries], &[]);
     let out = t.attention(block, [&query, key, value], None);
     let out = t.as_rows(&out, block.heads * block.padded());
-    let x = t.attention_out(block, &out, x)?;
+    let value_bias = |r: &TensorReader| image_encoder::cross_value_bias(r, layer, block.width);
+    let x = t.attention_out(block, &out, &x, Some(&value_bias))?;
     t.mlp(block, &x)
 }

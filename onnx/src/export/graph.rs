@@ -1,8 +1,13 @@
 //! Builds one ONNX graph: nodes, initializers, inputs and outputs. Knows ONNX, knows nothing of CoCa.
 
+use std::collections::HashSet;
+
 use prost::Message;
 
-use super::weights::{Stored, WEIGHTS_FILE};
+use super::{
+    host_inputs::{self, GraphError},
+    weights::{Stored, WEIGHTS_FILE},
+};
 use crate::{
     model::Precision,
     proto::{
@@ -98,6 +103,8 @@ pub struct GraphBuilder {
     graph: GraphProto,
     next: usize,
     microsoft: bool,
+    /// Graph inputs that are bound in host memory.
+    host_inputs: HashSet<String>,
 }
 
 impl GraphBuilder {
@@ -108,6 +115,7 @@ impl GraphBuilder {
             graph: GraphProto { name: Some(name.to_owned()), ..GraphProto::default() },
             next: 0,
             microsoft: false,
+            host_inputs: HashSet::new(),
         }
     }
 
@@ -115,6 +123,12 @@ impl GraphBuilder {
     pub fn input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
         self.graph.input.push(value_info(name, dtype, Some(shape)));
         Value(name.to_owned())
+    }
+
+    /// Declares a graph input that stays in host memory on a GPU, for what kernels read there: shapes, ends of slices.
+    pub fn host_input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
+        self.host_inputs.insert(name.to_owned());
+        self.input(name, dtype, shape)
     }
 
     /// Declares a graph input of any rank and shape.
@@ -196,7 +210,7 @@ impl GraphBuilder {
         self.inline(DType::I64, &[], value.to_le_bytes().to_vec())
     }
 
-    /// A scalar 32-bit integer.
+    #[cfg(test)]
     pub fn int32(&mut self, value: i32) -> Value {
         self.inline(DType::I32, &[], value.to_le_bytes().to_vec())
     }
@@ -219,6 +233,11 @@ impl GraphBuilder {
     /// A `[1, 1]` matrix of truth.
     pub fn true_column(&mut self) -> Value {
         self.inline(DType::Bool, &[1, 1], vec![1])
+    }
+
+    /// A new name, for a further output of a node.
+    pub fn name(&mut self, what: &str) -> Value {
+        Value(self.fresh(what))
     }
 
     fn fresh(&mut self, op: &str) -> String {
@@ -292,15 +311,20 @@ impl GraphBuilder {
         Value(String::new())
     }
 
-    /// Serialises the graph as a model file.
-    #[must_use]
-    pub fn finish(self) -> Vec<u8> {
+    /// Checks the graph by [`host_inputs`] and serialises it as a model file.
+    ///
+    /// # Errors
+    /// When it could not run on a GPU without copies between host and device.
+    pub fn finish(self) -> Result<Vec<u8>, GraphError> {
         self.finish_as(OPSET)
     }
 
     /// As [`GraphBuilder::finish`], of another operator set than [`OPSET`].
-    #[must_use]
-    pub fn finish_as(self, version: i64) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// As [`GraphBuilder::finish`].
+    pub fn finish_as(self, version: i64) -> Result<Vec<u8>, GraphError> {
+        host_inputs::check(&self.graph, &self.host_inputs)?;
         let opset = |domain: &str, version| OperatorSetIdProto {
             domain: Some(domain.to_owned()),
             version: Some(version),
@@ -309,7 +333,7 @@ impl GraphBuilder {
         if self.microsoft {
             opset_import.push(opset(MICROSOFT, 1));
         }
-        ModelProto {
+        Ok(ModelProto {
             ir_version: Some(IR_VERSION),
             opset_import,
             producer_name: Some("recaption".to_owned()),
@@ -317,7 +341,7 @@ impl GraphBuilder {
             graph: Some(self.graph),
             ..ModelProto::default()
         }
-        .encode_to_vec()
+        .encode_to_vec())
     }
 }
 

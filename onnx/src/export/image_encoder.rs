@@ -6,9 +6,9 @@
 
 use super::{
     ExportError,
-    blocks::{Block, LAYER_NORM_EPSILON, Tower, pad_head_rows},
+    blocks::{Block, LAYER_NORM_EPSILON, Stream, Tower, pad_head_rows},
     graph::{Attr, DType, Dim, Value},
-    linear::Linear,
+    linear::{Linear, transpose},
     pooler::{self, Context, Pooler},
 };
 use crate::{
@@ -23,7 +23,7 @@ const FP16_PIXEL_SCALE: f32 = 128.0;
 pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
     let side = Dim::Fixed(c.vision.image_size);
     let pixels = t.g.input("pixels", DType::U8, &[Dim::Named(IMAGES), side, side, Dim::Fixed(3)]);
-    let mut x = embed(t, c, &pixels)?;
+    let mut x = Stream::Whole(embed(t, c, &pixels)?);
     let tokens = c.vision.grid() * c.vision.grid() + 1;
     for i in 0..c.vision.layers {
         let block = Block {
@@ -39,13 +39,13 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
         x = t.mlp(&block, &x)?;
     }
     let Some(decoder) = &c.decoder else {
-        let x = t.layer_norm("visual.ln_post", &x, c.vision.width)?;
+        let (x, _) = t.norm_stream("visual.ln_post", &x, c.vision.width)?;
         return features(t, c, &x, c.vision.width);
     };
     let (pooled, caption, width) = match c.vision.pooler {
         None => {
             let width = c.vision.width;
-            let x = t.layer_norm("visual.ln_post", &x, width)?;
+            let (x, _) = t.norm_stream("visual.ln_post", &x, width)?;
             let (class, patches) = split(t, &x, tokens, width);
             (class, patches, width)
         }
@@ -64,7 +64,7 @@ fn pooled_and_caption(
     t: &mut Tower<'_>,
     c: &ModelConfig,
     p: PoolerConfig,
-    x: &Value,
+    x: &Stream,
     tokens: usize,
 ) -> Result<(Value, Value), ExportError> {
     let e = c.embed_dim;
@@ -81,7 +81,7 @@ fn pooled_and_caption(
             return Ok(split(t, &x, p.queries, e));
         }
         PoolerKind::Parallel => (of_tower, x),
-        PoolerKind::Cascade => (Context { tokens: p.queries, width: e }, &queried),
+        PoolerKind::Cascade => (Context { tokens: p.queries, width: e }, &Stream::Whole(queried.clone())),
     };
     let pooled = pooler::attend(
         t,
@@ -127,13 +127,18 @@ fn embed(t: &mut Tower<'_>, c: &ModelConfig, pixels: &Value) -> Result<Value, Ex
     }
     let patches = (grid * grid) as usize;
     let pixels_per_patch = (patch * patch * 3) as usize;
-    let weight =
-        t.made(
-            "visual.patch_weight",
-            &[width, pixels_per_patch],
-            |r| Ok(fold_normalisation(r, c, scale)?.0),
-        )?;
-    let x = t.g.op("Gemm", &[&x, &weight], &[("transB", Attr::Int(1))]);
+    let sizes = [width, pixels_per_patch];
+    let (name, fused) = ("visual.patch_weight", t.is_fused());
+    let shape = if fused { [pixels_per_patch, width] } else { sizes };
+    let weight = t.made(name, &shape, |r| {
+        let weight = fold_normalisation(r, c, scale)?.0;
+        Ok(if fused { transpose(&weight, sizes) } else { weight })
+    })?;
+    // Never in 8 bits: the patch embedding stays single.
+    let x = match fused {
+        true => t.g.op("MatMul", &[&x, &weight], &[]),
+        false => t.g.op("Gemm", &[&x, &weight], &[("transB", Attr::Int(1))]),
+    };
     let x = t.as_batch(&x, patches, width);
     let positions = t.made("visual.patch_positions", &[patches, width], |r| {
         let bias = fold_normalisation(r, c, scale)?.1;
@@ -187,22 +192,22 @@ fn fold_normalisation(
     Ok((weight, bias))
 }
 
-/// `x` is `[N * tokens, W]`; comes back so, or as `[N, W]` when only the class token is wanted.
+/// `stream` is `[N * tokens, W]`; comes back so, or as `[N, W]` when only the class token is wanted.
 fn self_attention(
     t: &mut Tower<'_>,
     block: &Block,
-    x: &Value,
+    stream: &Stream,
     tokens: usize,
     class_only: bool,
-) -> Result<Value, ExportError> {
-    let normed = t.layer_norm(&format!("{}.ln_1", block.prefix), x, block.width)?;
+) -> Result<Stream, ExportError> {
+    let (normed, x) = t.norm_stream(&format!("{}.ln_1", block.prefix), stream, block.width)?;
     let inner = block.heads * block.padded();
     let (queried, queries, residual) = if class_only {
         let mut class = |x: &Value| {
             let x = t.as_batch(x, tokens, block.width);
             first_token(t, &x)
         };
-        (class(&normed), 1, class(x))
+        (class(&normed), 1, class(&x))
     } else {
         (normed.clone(), tokens, x.clone())
     };
@@ -214,7 +219,10 @@ fn self_attention(
     let (key, value) = (project(&normed, 1, tokens)?, project(&normed, 2, tokens)?);
     let out = t.attention(block, [&query, &key, &value], None);
     let out = t.as_rows(&out, inner);
-    t.attention_out(block, &out, &residual)
+    let w = block.width;
+    let name = format!("{}.attn.in_proj_bias", block.prefix);
+    let value_bias = |r: &TensorReader| Ok(r.get(&name, &[3 * w])?[2 * w..].to_vec());
+    t.attention_out(block, &out, &residual, Some(&value_bias))
 }
 
 /// `[N, tokens, W] -> [N, W]`.
@@ -252,13 +260,12 @@ fn cross_keys_and_values(
     let inner = d.heads * padded;
     for layer in 0..d.layers {
         for (part, name) in [(1, cross_key(layer)), (2, cross_value(layer))] {
+            // Where the graph is fused, biases are folded away: see `Tower::attention_out`, which takes the values'.
+            let bias = format!("{name}.bias");
+            let bias = (!t.is_fused()).then_some(bias.as_str());
             let rows = t.project(
                 &normed,
-                &Linear {
-                    weight: &format!("{name}.weight"),
-                    bias: Some(&format!("{name}.bias")),
-                    sizes: [inner, width],
-                },
+                &Linear { weight: &format!("{name}.weight"), bias, sizes: [inner, width] },
                 |r| Ok(pad_head_rows(&fold_kv_norm(r, layer, width, part)?.0, dim, padded, width)),
                 |r| Ok(pad_head_rows(&fold_kv_norm(r, layer, width, part)?.1, dim, padded, 1)),
             )?;
@@ -269,6 +276,11 @@ fn cross_keys_and_values(
         }
     }
     Ok(())
+}
+
+/// Bias of a cross-attention's values, `[width]`, with the shift of their LayerNorm.
+pub fn cross_value_bias(r: &TensorReader, layer: usize, width: usize) -> Result<Vec<f32>, ExportError> {
+    Ok(fold_kv_norm(r, layer, width, 2)?.1)
 }
 
 /// Key or value projection with `ln_1_kv`'s gain and shift folded in: `W diag(gain)` and `W shift + bias`.

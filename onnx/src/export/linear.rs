@@ -1,6 +1,7 @@
 //! Linear layers, `[rows, in] -> [rows, out]`, in the precision of the export.
 //!
-//! fp32 and fp16: `Gemm` on torch's layout. int8: weights in 8 bits with a scale per output; activations are quantised as
+//! fp32: `Gemm` on torch's layout. fp16: `MatMul` on the transposed weight, whose bias the operator behind it adds: on a GPU
+//! 1.5 times as fast as a `Gemm` with its bias. int8: weights in 8 bits with a scale per output; activations are quantised as
 //! they come with a scale per row, so that a row depends on nothing else (ONNX Runtime's DynamicQuantizeMatMul takes one
 //! scale for the whole batch). Products are summed in 32-bit integers, exactly.
 
@@ -38,6 +39,14 @@ pub struct Linear<'a> {
     pub sizes: [usize; 2],
 }
 
+/// A linear layer's result `[rows, out]`. Where the graph is fused its bias is left to the operator behind it.
+pub struct Product {
+    /// The result; without the bias, if that is given.
+    pub value: Value,
+    /// What is still to be added, `[out]`.
+    pub bias: Option<Value>,
+}
+
 impl Tower<'_> {
     /// `x @ weight.T + bias`. `make_weight` gives `[out, in]`, `make_bias` `[out]`; neither is called when an earlier graph
     /// stored the tensors.
@@ -48,20 +57,44 @@ impl Tower<'_> {
         make_weight: impl FnOnce(&TensorReader) -> Result<Vec<f32>, ExportError>,
         make_bias: impl FnOnce(&TensorReader) -> Result<Vec<f32>, ExportError>,
     ) -> Result<Value, ExportError> {
+        let product = self.product(x, linear, make_weight, make_bias)?;
+        Ok(self.with_bias(product))
+    }
+
+    /// A product with its bias added, `[rows, out]`.
+    pub fn with_bias(&mut self, product: Product) -> Value {
+        match product {
+            Product { value, bias: Some(bias) } => self.g.op("Add", &[&value, &bias], &[]),
+            Product { value, bias: None } => value,
+        }
+    }
+
+    /// As [`Tower::project`], with the bias left open where the graph is fused.
+    pub fn product(
+        &mut self,
+        x: &Value,
+        linear: &Linear<'_>,
+        make_weight: impl FnOnce(&TensorReader) -> Result<Vec<f32>, ExportError>,
+        make_bias: impl FnOnce(&TensorReader) -> Result<Vec<f32>, ExportError>,
+    ) -> Result<Product, ExportError> {
         let bias = match linear.bias {
             Some(name) => Some(self.made(name, &linear.sizes[..1], make_bias)?),
             None => None,
         };
         if self.precision == Precision::Int8 {
             let product = self.integer_product(x, linear, make_weight)?;
-            return Ok(match bias {
-                Some(bias) => self.g.op("Add", &[&product, &bias], &[]),
-                None => product,
-            });
+            let value = self.with_bias(Product { value: product, bias });
+            return Ok(Product { value, bias: None });
+        }
+        if self.is_fused() {
+            let [out, input] = linear.sizes;
+            let weight =
+                self.made(linear.weight, &[input, out], |r| Ok(transpose(&make_weight(r)?, [out, input])))?;
+            return Ok(Product { value: self.g.op("MatMul", &[x, &weight], &[]), bias });
         }
         let weight = self.made(linear.weight, &linear.sizes, make_weight)?;
         let inputs: Vec<&Value> = [x, &weight].into_iter().chain(&bias).collect();
-        Ok(self.g.op("Gemm", &inputs, &[("transB", Attr::Int(1))]))
+        Ok(Product { value: self.g.op("Gemm", &inputs, &[("transB", Attr::Int(1))]), bias: None })
     }
 
     fn integer_product(
@@ -119,6 +152,11 @@ impl Tower<'_> {
         self.quantised.insert(x.clone(), quantised.clone());
         quantised
     }
+}
+
+/// `[rows, columns]` to `[columns, rows]`, both row-major.
+pub fn transpose(values: &[f32], [rows, columns]: [usize; 2]) -> Vec<f32> {
+    (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
 }
 
 /// `[out, in]` to i8 `[in, out]` and a scale per output, f32 `[out]`.

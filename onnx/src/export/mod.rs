@@ -5,6 +5,7 @@
 mod blocks;
 mod decoder;
 pub(crate) mod graph;
+pub(crate) mod host_inputs;
 mod image_encoder;
 mod linear;
 mod pooler;
@@ -14,6 +15,7 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 use recaption_schemas::sha256_hex;
+pub use host_inputs::GraphError;
 use weights::{WEIGHTS_FILE, WeightsWriter};
 
 use crate::{
@@ -34,6 +36,9 @@ pub enum ExportError {
     /// The result cannot be read back.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A graph could not run on a GPU: a defect of the exporter.
+    #[error("internal error: {0}")]
+    Graph(#[from] GraphError),
     /// A file cannot be written.
     #[error("cannot write {path}: {source}")]
     Write {
@@ -158,7 +163,7 @@ fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result
             c.activation,
         );
         build(&mut tower, c)?;
-        let bytes = tower.g.finish();
+        let bytes = tower.g.finish()?;
         files.push(ModelFile { name: (*name).into(), size: bytes.len() as u64, sha256: sha256_hex(&bytes) });
         write(dir.join(name), &bytes)?;
     }

@@ -4,7 +4,7 @@
 
 use super::{
     ExportError,
-    blocks::{Block, LAYER_NORM_EPSILON, Tower, pad_head_rows},
+    blocks::{Block, LAYER_NORM_EPSILON, Stream, Tower, add_product, pad_head_rows},
     graph::Value,
     image_encoder::repeat,
     linear::Linear,
@@ -34,20 +34,22 @@ pub struct Pooler<'a> {
     pub context: Context,
 }
 
-/// `x` is `[N * tokens, width]` of the context; comes back as `[N * queries, E]`, not normalised.
-pub fn attend(t: &mut Tower<'_>, p: &Pooler<'_>, x: &Value) -> Result<Value, ExportError> {
+/// `stream` is `[N * tokens, width]` of the context; comes back as `[N * queries, E]`, not normalised.
+pub fn attend(t: &mut Tower<'_>, p: &Pooler<'_>, stream: &Stream) -> Result<Value, ExportError> {
     let (prefix, e, w) = (p.prefix, p.embed_dim, p.context.width);
     let block = Block { prefix: prefix.into(), width: e, heads: p.heads, mlp_width: 0, layer_scale: false };
     let (dim, padded) = (block.head_dim(), block.padded());
     let inner = p.heads * padded;
-    let x = t.layer_norm(&format!("{prefix}.ln_k"), x, w)?;
+    let (x, _) = t.norm_stream(&format!("{prefix}.ln_k"), stream, w)?;
     let mut kv = Vec::with_capacity(2);
     for (part, letter) in [(1, 'k'), (2, 'v')] {
         let (weight, bias) =
             (format!("{prefix}.attn.{letter}_weight"), format!("{prefix}.attn.{letter}_bias"));
+        // Where the graph is fused, biases are folded away as `Tower::attention_out` says.
+        let bias = (!t.is_fused()).then_some(bias.as_str());
         let rows = t.project(
             &x,
-            &Linear { weight: &weight, bias: Some(&bias), sizes: [inner, w] },
+            &Linear { weight: &weight, bias, sizes: [inner, w] },
             |r| Ok(pad_head_rows(&part_weight(r, p, part)?, dim, padded, w)),
             |r| {
                 let packed = r.get(&format!("{prefix}.attn.in_proj_bias"), &[3 * e])?;
@@ -62,12 +64,20 @@ pub fn attend(t: &mut Tower<'_>, p: &Pooler<'_>, x: &Value) -> Result<Value, Exp
     let query = repeat(t, &query, &kv[0], [p.queries as i64, inner as i64]);
     let out = t.attention(&block, [&query, &kv[0], &kv[1]], None);
     let out = t.as_rows(&out, inner);
+    let fused = t.is_fused();
     let (weight, bias) = (format!("{prefix}.attn.out_proj.weight"), format!("{prefix}.attn.out_proj.bias"));
     t.project(
         &out,
         &Linear { weight: &weight, bias: Some(&bias), sizes: [e, inner] },
         |r| Ok(pad_head_rows(&r.get(&weight, &[e, e])?, dim, padded, 1)),
-        |r| Ok(r.get(&bias, &[e])?),
+        |r| {
+            let plain = r.get(&bias, &[e])?;
+            if !fused {
+                return Ok(plain);
+            }
+            let value_bias = &r.get(&format!("{prefix}.attn.in_proj_bias"), &[3 * e])?[2 * e..];
+            Ok(add_product(&plain, &r.get(&weight, &[e, e])?, value_bias))
+        },
     )
 }
 

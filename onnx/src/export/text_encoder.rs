@@ -10,7 +10,7 @@
 
 use super::{
     ExportError,
-    blocks::{Block, Tower},
+    blocks::{Block, Stream, Tower},
     graph::{Attr, DType, Dim, Value},
 };
 use crate::{
@@ -58,14 +58,14 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
         TextPooling::EndToken => embed(t, c, &ids, c.text.context_length)?,
     };
     let sequence = sequence(t, c, &ids, &x);
-    let mut x = t.as_rows(&x, width);
+    let mut x = Stream::Whole(t.as_rows(&x, width));
     for layer in 0..c.text.layers {
         // Only one row is read after the last block, so only it is computed there.
         let pooled_only = layer + 1 == c.text.layers;
         x = self_attention(t, &block(c, layer), &x, &sequence, pooled_only)?;
         x = t.mlp(&block(c, layer), &x)?;
     }
-    let x = t.layer_norm(&format!("{prefix}ln_final"), &x, width)?;
+    let (x, _) = t.norm_stream(&format!("{prefix}ln_final"), &x, width)?;
     let proj = t.tensor(&format!("{prefix}text_projection"), &[width, c.embed_dim])?;
     let x = t.g.op("MatMul", &[&x, &proj], &[]);
     let x = t.cast_to_f32(&x);
@@ -154,32 +154,43 @@ fn visible_keys(t: &mut Tower<'_>, ids: &Value) -> Value {
     t.g.op("Unsqueeze", &[&keys, &axes], &[])
 }
 
-/// `x` is `[N * L, W]`; comes back so, or as `[N, W]` when only the embedding's row is wanted.
+/// `stream` is `[N * L, W]`; comes back so, or as `[N, W]` when only the embedding's row is wanted.
 fn self_attention(
     t: &mut Tower<'_>,
     block: &Block,
-    x: &Value,
+    stream: &Stream,
     sequence: &Sequence,
     pooled_only: bool,
-) -> Result<Value, ExportError> {
-    let normed = t.layer_norm(&format!("{}.ln_1", block.prefix), x, block.width)?;
+) -> Result<Stream, ExportError> {
+    let (normed, x) = t.norm_stream(&format!("{}.ln_1", block.prefix), stream, block.width)?;
     let inner = block.heads * block.padded();
-    let key = t.project_part(block, &normed, 1)?;
-    let key = t.g.op("Reshape", &[&key, &sequence.heads], &[]);
-    let value = t.project_part(block, &normed, 2)?;
-    let value = t.g.op("Reshape", &[&value, &sequence.heads], &[]);
     let (query, residual, mask) = if pooled_only {
-        let normed = pooled_token(t, &normed, sequence);
-        let residual = pooled_token(t, x, sequence);
-        let query = t.project_part(block, &normed, 0)?;
-        (t.as_batch(&query, 1, inner), residual, pooled_mask(t, sequence))
+        let residual = pooled_token(t, &x, sequence);
+        (pooled_token(t, &normed, sequence), residual, pooled_mask(t, sequence))
     } else {
-        let query = t.project_part(block, &normed, 0)?;
-        (t.g.op("Reshape", &[&query, &sequence.heads], &[]), x.clone(), sequence.mask.clone())
+        (normed.clone(), x, sequence.mask.clone())
     };
+    let [query, key, value] = if t.is_fused() {
+        let [all_queries, key, value] = t.project_thirds(block, &normed)?;
+        if pooled_only {
+            let [query, ..] = t.project_thirds(block, &query)?;
+            [query, key, value]
+        } else {
+            [all_queries, key, value]
+        }
+    } else {
+        [t.project_part(block, &query, 0)?, t.project_part(block, &normed, 1)?, t.project_part(block, &normed, 2)?]
+    };
+    let query = if pooled_only {
+        t.as_batch(&query, 1, inner)
+    } else {
+        t.g.op("Reshape", &[&query, &sequence.heads], &[])
+    };
+    let key = t.g.op("Reshape", &[&key, &sequence.heads], &[]);
+    let value = t.g.op("Reshape", &[&value, &sequence.heads], &[]);
     let out = t.attention(block, [&query, &key, &value], Some(&mask));
     let out = t.as_rows(&out, inner);
-    t.attention_out(block, &out, &residual)
+    t.attention_out(block, &out, &residual, None)
 }
 
 /// `[N * L, W] -> [N, W]`: the embedding's row of every text.

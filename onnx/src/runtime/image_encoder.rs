@@ -11,11 +11,31 @@ use crate::model::{IMAGE_ENCODER_FILE, ModelFolder, cross_key, cross_value};
 
 /// What is computed once per image, for a batch of images.
 pub struct Encoded {
+    /// `N`, at least 1.
+    images: usize,
     /// L2-normalised embeddings, `[N, E]`.
     pub features: Vec<f32>,
     /// Key and value of every multimodal layer, alternating, each `[N, Q, H * D]` in the model's precision, in the memory
     /// that the session works in. None of a CLIP.
     pub cross: Vec<DynTensor>,
+}
+
+impl Encoded {
+    /// Number of images, `N`.
+    #[must_use]
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// Embedding of image `index`, `[E]`.
+    ///
+    /// # Panics
+    /// When there is no such image.
+    #[must_use]
+    pub fn features_of(&self, index: usize) -> &[f32] {
+        let width = self.features.len() / self.images;
+        &self.features[index * width..(index + 1) * width]
+    }
 }
 
 /// The image tower, and a CoCa's pooler and cross-attention projections.
@@ -83,7 +103,7 @@ impl ImageEncoder {
             })?;
             cross.push(value.downcast().map_err(failed)?);
         }
-        Ok(Encoded { features, cross })
+        Ok(Encoded { images: n, features, cross })
     }
 
     /// One upload of the pixels; keys and values stay on the device, features come back.
@@ -109,6 +129,6 @@ impl ImageEncoder {
             let missing = || ort::Error::new(format!("no output `{name}`: export the model again"));
             cross.push(outputs.remove(name).ok_or_else(missing)?.downcast()?);
         }
-        Ok(Encoded { features, cross })
+        Ok(Encoded { images: n, features, cross })
     }
 }

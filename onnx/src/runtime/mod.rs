@@ -3,6 +3,7 @@
 //! A session belongs to the thread that made it a call; nothing here is shared or locked.
 
 mod assignment;
+mod copies;
 mod decoder;
 pub(crate) mod device;
 mod image_encoder;
@@ -60,6 +61,19 @@ pub enum RuntimeError {
         /// ONNX Runtime's words.
         source: ort::Error,
     },
+    /// A graph that was built at run time could not run on a GPU: a defect of the program.
+    #[error("internal error: {0}")]
+    Graph(#[from] crate::export::GraphError),
+    /// ONNX Runtime adds copies between host and device to a graph.
+    #[error(
+        "graph `{graph}` would copy between host and device at every run, and the decoder was seen to read wrong values that way: {copies}. Export the model again with this version; if that does not help, use the ONNX Runtime that `make onnxruntime-gpu` fetches"
+    )]
+    Copies {
+        /// Its name.
+        graph: String,
+        /// Direction and value of each, as ONNX Runtime names them.
+        copies: String,
+    },
     /// A graph fails while running.
     #[error("{graph} failed on a batch of {rows}: {source}")]
     Run {
@@ -86,7 +100,12 @@ impl RuntimeError {
             Self::Run { source, .. } | Self::Session { source, .. } | Self::Built { source, .. } => {
                 tells_of_memory(&source.to_string())
             }
-            Self::Library { .. } | Self::Provider { .. } | Self::Model(_) | Self::Input(_) => false,
+            Self::Library { .. }
+            | Self::Provider { .. }
+            | Self::Graph(_)
+            | Self::Copies { .. }
+            | Self::Model(_)
+            | Self::Input(_) => false,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use ort::{
     environment::Environment,
     ep::ExecutionProviderDispatch,
+    logging::LogLevel,
     session::{
         Session,
         builder::{GraphOptimizationLevel, SessionBuilder},
@@ -18,11 +19,15 @@ use ort::{
 
 use super::{
     Assignment, Execution, RuntimeError, assignment,
-    device::Memory,
+    copies::CopyLog,
+    device::{Memory, OPSET},
     load_library,
     provider::{self, tensorrt},
 };
-use crate::model::{IMAGE_ENCODER_FILE, ModelFolder, Precision};
+use crate::{
+    export::graph::GraphBuilder,
+    model::{IMAGE_ENCODER_FILE, ModelFolder, Precision},
+};
 
 /// How sessions use the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +39,9 @@ pub struct SessionOptions {
     /// Whether ONNX Runtime writes a profile of every graph, `recaption-<graph>_<time>.json`, into the working folder when
     /// its session ends.
     pub profile: bool,
+    /// Whether a decoder's steps on a GPU may be captured once and replayed (CUDA graphs). Where ONNX Runtime refuses, they
+    /// run as others do.
+    pub cuda_graphs: bool,
     /// For tests: takes the way of a GPU (tensors stay with the session, tokens are chosen by a graph) on the CPU.
     #[doc(hidden)]
     pub as_device: bool,
@@ -53,10 +61,17 @@ impl SessionOptions {
             threads,
             execution: Execution::Cpu,
             profile: false,
+            cuda_graphs: true,
             as_device: false,
             most_slots: None,
             refuses: None,
         }
+    }
+
+    /// Whether tensors stay on a device between graphs.
+    #[must_use]
+    pub fn is_on_device(&self) -> bool {
+        self.memory().is_some()
     }
 
     /// Where tensors stay between graphs; `None` is the host's memory, reached by plain slices.
@@ -80,21 +95,51 @@ pub(super) fn create(
     file: &str,
     options: &SessionOptions,
 ) -> Result<Session, RuntimeError> {
-    let path = model.path(file);
-    let failed = |source| RuntimeError::Session { path: path.clone(), source };
     let providers = match options.execution {
         Execution::TensorRt { device } if file == IMAGE_ENCODER_FILE => {
             let settings = tensorrt::Settings::of(model, device, options.execution.encode_batch());
             settings.prepare()?;
-            vec![settings.provider(), provider::cuda_provider(device)]
+            vec![settings.provider(), provider::cuda_provider(device, false)]
         }
         other => other.providers(),
     };
+    create_on(model, file, options, providers)
+}
+
+/// Loads the decoder's graph with CUDA graphs, if there is a GPU, they are wanted and ONNX Runtime takes them; `true` beside
+/// the session says that it does.
+pub(super) fn create_for_replay(
+    model: &ModelFolder,
+    file: &str,
+    options: &SessionOptions,
+) -> Result<(Session, bool), RuntimeError> {
+    if let Some(device) = options.execution.device().filter(|_| options.cuda_graphs) {
+        match create_on(model, file, options, vec![provider::cuda_provider(device, true)]) {
+            Ok(session) => return Ok((session, true)),
+            Err(error) if error.is_out_of_memory() => return Err(error),
+            Err(error) => {
+                tracing::warn!(graph = file, %error, "ONNX Runtime refuses CUDA graphs; decoding without them");
+            }
+        }
+    }
+    Ok((create(model, file, options)?, false))
+}
+
+fn create_on(
+    model: &ModelFolder,
+    file: &str,
+    options: &SessionOptions,
+    providers: Vec<ExecutionProviderDispatch>,
+) -> Result<Session, RuntimeError> {
+    let path = model.path(file);
+    let failed = |source| RuntimeError::Session { path: path.clone(), source };
     let environment = load_library()?;
     let name = file.trim_end_matches(".onnx");
-    let session = builder(&environment, name, options, providers)
+    let copies = CopyLog::default();
+    let session = builder(&environment, name, options, providers, &copies)
         .and_then(|mut b| b.commit_from_file(&path))
         .map_err(failed)?;
+    refuse_copies(name, &copies)?;
     if model.spec.precision == Precision::Int8 && !fast_int8() {
         tracing::warn!(graph = name, "this CPU has no VNNI: int8 is likely slower than fp32 here");
     }
@@ -102,17 +147,29 @@ pub(super) fn create(
     Ok(session)
 }
 
-/// Loads a graph that was built at run time, on the same provider.
+/// Every graph here runs per token or per batch: copies between host and device are an error.
+fn refuse_copies(graph: &str, copies: &CopyLog) -> Result<(), RuntimeError> {
+    let copies = copies.copies();
+    if copies.is_empty() {
+        return Ok(());
+    }
+    Err(RuntimeError::Copies { graph: graph.to_owned(), copies: copies.join(", ") })
+}
+
+/// Loads a graph that was built at run time, on the same provider. Graphs are of [`OPSET`].
 pub(crate) fn create_in_memory(
     name: &str,
-    graph: &[u8],
+    graph: GraphBuilder,
     options: &SessionOptions,
 ) -> Result<Session, RuntimeError> {
+    let graph = graph.finish_as(OPSET)?;
     let failed = |source| RuntimeError::Built { graph: name.to_owned(), source };
     let environment = load_library()?;
-    let session = builder(&environment, name, options, options.execution.providers())
-        .and_then(|mut b| b.commit_from_memory(graph))
+    let copies = CopyLog::default();
+    let session = builder(&environment, name, options, options.execution.providers(), &copies)
+        .and_then(|mut b| b.commit_from_memory(&graph))
         .map_err(failed)?;
+    refuse_copies(name, &copies)?;
     // Whatever is not arithmetic on shapes handles whole rows here.
     report(name, &session, options.execution, |operator| !LIGHT.contains(&operator));
     Ok(session)
@@ -123,6 +180,7 @@ fn builder(
     name: &str,
     options: &SessionOptions,
     providers: Vec<ExecutionProviderDispatch>,
+    copies: &CopyLog,
 ) -> ort::Result<SessionBuilder> {
     let builder = Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
@@ -130,6 +188,12 @@ fn builder(
         .with_intra_op_spinning(false)?
         .with_config_entry(assignment::RECORD, "1")?
         .with_execution_providers(providers)?;
+    // Copies are told at this level alone.
+    let builder = if options.execution.is_gpu() {
+        builder.with_logger(copies.logger(name))?.with_log_level(LogLevel::Info)?
+    } else {
+        builder
+    };
     // Without VNNI, products of unsigned and signed bytes overflow in 16 bits: only then is the slow exact way taken.
     let builder = if fast_int8() { builder } else { builder.with_precise_qmm()? };
     Ok(if options.profile { builder.with_profiling(format!("recaption-{name}"))? } else { builder })

@@ -1,67 +1,72 @@
-//! The graph that answers on a device. Built from plain operators that every provider has kernels for.
+//! The graphs that choose tokens on a device. Built from plain operators that every provider has fast kernels for: on CUDA a
+//! ReduceMax over a vocabulary takes 50 times as long as a TopK.
 //!
-//! Inputs: `logits` f32 `[R, V]`; `forbid_end`, `force_end` bool `[R, 1]`; for draws `uniform` f64 `[R, 1]`, and `said` i64
+//! The best tokens ([`best`]): `logits` f32 `[R, V]` -> `values` f32, `ids` i64 and `logprobs` f32 `[R, k]`, the largest
+//! logits first (equal ones in any order) with log-probabilities over all tokens, and `end_logprob` f32 `[R, 1]`. Which of them
+//! a row may choose is decided on the host. A row that is not finite numbers has log-probabilities that are none.
+//!
+//! Draws ([`draw`]): `logits` f32 `[R, V]`; `forbid_end`, `force_end` bool `[R, 1]`; `uniform` f64 `[R, 1]`, and `said` i64
 //! `[R, S]` where said tokens are penalised (an id that stands there twice is penalised once). Outputs: `ids` i64 and
-//! `logprobs` f32 `[R, k]`, best first, -inf where fewer are possible; `check` f32 `[R, 2]`: the sum of the logits, and zero,
-//! or not a number where nothing is possible.
-//!
-//! Draws are made by thresholds, without sorting a vocabulary: top-k's is the k-th largest logit, top-p's is found by
+//! `logprobs` f32 `[R, 1]`; `check` f32 `[R, 2]`: the sum of the logits, and zero, or not a number where nothing is possible.
+//! They are made by thresholds, without sorting a vocabulary: top-k's is the k-th largest logit, top-p's is found by
 //! bisection. On the border all equal logits stay, where the host counts them one by one. The distribution function is
 //! inverted in the order of ids, in two levels as on the host: the block, then the token within.
 
-use super::{Choice, Rules};
+use super::Rules;
 use crate::{
     caption::SampleSettings,
     export::graph::{Attr, DType, Dim, GraphBuilder, Value},
-    runtime::device::OPSET,
 };
 
 /// Tokens per block of the two-level inversion.
 const BLOCK: usize = 256;
-/// Rounds of bisection: as many as it takes to halve the widest range down to the spacing of f32.
+/// Rounds of bisection: as many as it takes to halve the range of possible exponents down to the spacing of f32.
 const ROUNDS: usize = 30;
 /// Weights of `exp` of this and less are nothing, as on the host.
 const LEAST: f32 = -87.0;
+/// Above the largest exponent, which is 0.
+const ABOVE_ALL: f32 = 1e-3;
 /// What a number below one is at most, so that a product with it stays below the other factor.
 const BELOW_ONE: f32 = 1.0 - f32::EPSILON;
 
-/// Builds the graph for a vocabulary of `vocab` tokens.
-pub fn build(rules: &Rules, vocab: usize) -> Vec<u8> {
+/// Builds the graph of the `k` largest logits, `k <= vocab`.
+pub fn best(k: usize, end: usize, vocab: usize) -> GraphBuilder {
+    let mut b = Builder { g: GraphBuilder::new("select"), vocab };
+    let logits = b.g.input("logits", DType::F32, &[Dim::Named("rows"), Dim::Fixed(vocab)]);
+    let logprobs = b.g.op("LogSoftmax", &[&logits], &[("axis", Attr::Int(-1))]);
+    let [values, ids] = b.top(&logits, k);
+    // Among what is no number any place may come out, also one outside.
+    let (first, last) = (b.g.int(0), b.g.int(vocab as i64 - 1));
+    let ids = b.two("Max", &ids, &first);
+    let ids = b.two("Min", &ids, &last);
+    let best = b.g.op("GatherElements", &[&logprobs, &ids], &[("axis", Attr::Int(1))]);
+    let end = b.columns(&logprobs, end, end + 1);
+    let shape = [Dim::Named("rows"), Dim::Fixed(k)];
+    b.g.output("values", &values, DType::F32, &shape);
+    b.g.output("ids", &ids, DType::I64, &shape);
+    b.g.output("logprobs", &best, DType::F32, &shape);
+    b.g.output("end_logprob", &end, DType::F32, &[Dim::Named("rows"), Dim::Fixed(1)]);
+    b.g
+}
+
+/// Builds the graph of draws.
+pub fn draw(settings: &SampleSettings, rules: &Rules, vocab: usize) -> GraphBuilder {
     let mut b = Builder { g: GraphBuilder::new("select"), vocab };
     let logits = b.g.input("logits", DType::F32, &[Dim::Named("rows"), Dim::Fixed(vocab)]);
     let forbid_end = b.column_input("forbid_end", DType::Bool);
     let force_end = b.column_input("force_end", DType::Bool);
     let logprobs = b.g.op("LogSoftmax", &[&logits], &[("axis", Attr::Int(-1))]);
-    let best = match rules.choice {
-        // By logits and not by their logarithms' differences: rounding would make equals of them.
-        Choice::Best(1) => {
-            let masked = b.mask(&logits, rules, &forbid_end);
-            let best = b.row_max(&masked);
-            let id = b.first_equal(&masked, &best);
-            b.finish_one(&id, &logprobs, &force_end, rules.end);
-            best
-        }
-        Choice::Best(count) => {
-            let masked = b.mask(&logits, rules, &forbid_end);
-            let [values, ids] = b.top(&masked, count.min(vocab));
-            b.finish_many(&ids, &values, &logprobs, count.min(vocab));
-            b.columns(&values, 0, 1)
-        }
-        Choice::Draw(settings) => {
-            let penalised = if rules.penalises() {
-                b.penalise(&logits, settings.repetition_penalty)
-            } else {
-                logits.clone()
-            };
-            let masked = b.mask(&penalised, rules, &forbid_end);
-            let best = b.row_max(&masked);
-            let id = b.draw(&masked, &best, &settings);
-            b.finish_one(&id, &logprobs, &force_end, rules.end);
-            best
-        }
+    let penalised = if rules.penalises() {
+        b.penalise(&logits, settings.repetition_penalty)
+    } else {
+        logits.clone()
     };
+    let masked = b.mask(&penalised, rules, &forbid_end);
+    let [best, _] = b.top(&masked, 1);
+    let id = b.draw(&masked, &best, settings);
+    b.finish_draw(&id, &logprobs, &force_end, rules.end);
     b.finish_check(&logits, &best, &force_end);
-    b.g.finish_as(OPSET)
+    b.g
 }
 
 struct Builder {
@@ -94,13 +99,9 @@ impl Builder {
         self.g.op("Cast", &[x], &[("to", Attr::Int(dtype.code().into()))])
     }
 
-    /// Largest value of every row, `[R, 1]`.
+    /// Largest value of every row, `[R, 1]`; only of rows much shorter than a vocabulary.
     fn row_max(&mut self, x: &Value) -> Value {
         self.g.op("ReduceMax", &[x], &[("axes", Attr::Ints(&[-1])), ("keepdims", Attr::Int(1))])
-    }
-
-    fn row_min(&mut self, x: &Value) -> Value {
-        self.g.op("ReduceMin", &[x], &[("axes", Attr::Ints(&[-1])), ("keepdims", Attr::Int(1))])
     }
 
     /// Sum over the last axis, which stays.
@@ -135,17 +136,6 @@ impl Builder {
         self.choose(&banned, &never, x)
     }
 
-    /// The lowest id whose value equals `best`. Not ArgMax: among equals that may yield any on a GPU.
-    fn first_equal(&mut self, x: &Value, best: &Value) -> Value {
-        let ids = (0..self.vocab).flat_map(|i| (i as f32).to_le_bytes()).collect();
-        let ids = self.g.inline(DType::F32, &[1, self.vocab as i64], ids);
-        let last = self.f32((self.vocab - 1) as f32);
-        let equal = self.two("Equal", x, best);
-        let places = self.choose(&equal, &ids, &last);
-        let first = self.row_min(&places);
-        self.cast(&first, DType::I64)
-    }
-
     /// Positive logits of said tokens are divided, negative ones multiplied.
     fn penalise(&mut self, logits: &Value, penalty: f32) -> Value {
         let said = self.g.input("said", DType::I64, &[Dim::Named("rows"), Dim::Named("said")]);
@@ -172,7 +162,7 @@ impl Builder {
         let weights = self.g.op("Exp", &[&z], &[]);
         let mut weights = self.choose(&possible, &weights, &zero);
         if settings.top_p < 1.0 {
-            let threshold = self.threshold(&z, &possible, &weights, settings.top_p);
+            let threshold = self.threshold(&z, &weights, settings.top_p);
             let above = self.two("GreaterOrEqual", &z, &threshold);
             weights = self.choose(&above, &weights, &zero);
         }
@@ -180,14 +170,11 @@ impl Builder {
     }
 
     /// The largest threshold, nearly, above which a share of all weight lies, `[R, 1]`.
-    fn threshold(&mut self, z: &Value, possible: &Value, weights: &Value, share: f32) -> Value {
-        let (zero, half, over, share) = (self.f32(0.0), self.f32(0.5), self.f32(-1e-3), self.f32(share));
+    fn threshold(&mut self, z: &Value, weights: &Value, share: f32) -> Value {
+        let (zero, half, share) = (self.f32(0.0), self.f32(0.5), self.f32(share));
         let total = self.sum(weights);
         let wanted = self.two("Mul", &total, &share);
-        let reached = self.choose(possible, z, &zero);
-        let mut low = self.row_min(&reached);
-        // The best has z = 0: nothing lies above a number that is a little larger.
-        let mut high = self.two("Mul", &low, &over);
+        let (mut low, mut high) = (self.f32(LEAST), self.f32(ABOVE_ALL));
         for _ in 0..ROUNDS {
             let middle = self.two("Add", &low, &high);
             let middle = self.two("Mul", &middle, &half);
@@ -252,26 +239,13 @@ impl Builder {
     }
 
     /// Outputs of one token per row, which is the end where that is forced.
-    fn finish_one(&mut self, id: &Value, logprobs: &Value, force_end: &Value, end: usize) {
+    fn finish_draw(&mut self, id: &Value, logprobs: &Value, force_end: &Value, end: usize) {
         let end = self.g.int(end as i64);
         let id = self.choose(force_end, &end, id);
         let logprob = self.g.op("GatherElements", &[logprobs, &id], &[("axis", Attr::Int(1))]);
-        self.finish(&id, &logprob, 1);
-    }
-
-    /// Outputs of the `k` best tokens of masked logits; impossible ones have no probability, whatever they had before.
-    fn finish_many(&mut self, ids: &Value, values: &Value, logprobs: &Value, k: usize) {
-        let never = self.f32(f32::NEG_INFINITY);
-        let logprobs = self.g.op("GatherElements", &[logprobs, ids], &[("axis", Attr::Int(1))]);
-        let possible = self.two("Greater", values, &never);
-        let logprobs = self.choose(&possible, &logprobs, &never);
-        self.finish(ids, &logprobs, k);
-    }
-
-    fn finish(&mut self, ids: &Value, logprobs: &Value, k: usize) {
-        let shape = [Dim::Named("rows"), Dim::Fixed(k)];
-        self.g.output("ids", ids, DType::I64, &shape);
-        self.g.output("logprobs", logprobs, DType::F32, &shape);
+        let shape = [Dim::Named("rows"), Dim::Fixed(1)];
+        self.g.output("ids", &id, DType::I64, &shape);
+        self.g.output("logprobs", &logprob, DType::F32, &shape);
     }
 
     fn finish_check(&mut self, logits: &Value, best: &Value, force_end: &Value) {

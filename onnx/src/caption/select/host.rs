@@ -26,8 +26,11 @@ pub fn answer_all(
         .collect()
 }
 
-/// The answer of one row `[V]`.
-fn answer(logits: &mut [f32], question: &Question, rules: &Rules) -> Result<Answer, RuntimeError> {
+/// The answer of one row `[V]`, which is overwritten.
+///
+/// # Errors
+/// When it is not finite numbers.
+pub fn answer(logits: &mut [f32], question: &Question, rules: &Rules) -> Result<Answer, RuntimeError> {
     let banned: &[usize] = if question.forbid_end { &[rules.pad, rules.end] } else { &[rules.pad] };
     let token = match rules.choice {
         _ if question.force_end => {

@@ -22,11 +22,10 @@ pub fn tensor(
     movers.gathered(allocator, &old, (0..shape[0]).map(kept))
 }
 
-/// Sends ids and positions to the device: an input that lies on the host is copied when it is bound.
+/// Sends ids and positions to the device, if there is one: always to the same addresses, which a captured step reads.
 pub fn send_inputs(bank: &mut Bank) -> ort::Result<()> {
-    bank.binding.bind_input("ids", &bank.ids)?;
-    bank.binding.bind_input("positions", &bank.positions)?;
-    bank.binding.synchronize_inputs()
+    let Some(sent) = &mut bank.sent else { return Ok(()) };
+    bank.inputs.iter().zip(sent).try_for_each(|(input, sent)| input.copy_into(sent))
 }
 
 /// The logits, copied to the host.

@@ -7,14 +7,16 @@
 
 mod device;
 mod host;
+mod replay;
 
+use self::replay::Replay;
 use ort::{
     memory::Allocator,
     session::{IoBinding, Session},
     value::{DynTensor, Tensor, TensorElementType},
 };
 
-use super::{Encoded, RuntimeError, SessionOptions, device::Movers, session};
+use super::{Encoded, RuntimeError, SessionOptions, device::{CacheShape, CrossShape, Movers}, session};
 use crate::{
     export::graph::DType,
     model::{
@@ -22,6 +24,9 @@ use crate::{
         past_value, present_key, present_value,
     },
 };
+
+/// Names of [`Bank::inputs`].
+const INPUTS: [&str; 2] = ["ids", "positions"];
 
 /// Next token of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +49,10 @@ pub enum Logits<'a> {
 struct Bank {
     slots: usize,
     binding: IoBinding,
-    ids: Tensor<i64>,
-    positions: Tensor<i64>,
+    /// What rows read next and where, `[rows, 1]` each, on the host.
+    inputs: [Tensor<i64>; 2],
+    /// The same on the device, always at one address, if there is a device.
+    sent: Option<[Tensor<i64>; 2]>,
     logits: Tensor<f32>,
     /// Where [`Decoder::step`] puts logits that lie on a device.
     mirror: Option<Tensor<f32>>,
@@ -57,7 +64,10 @@ struct Bank {
 
 /// The decoder and its slots.
 pub struct Decoder {
+    model: ModelFolder,
+    options: SessionOptions,
     session: Session,
+    replay: Replay,
     dimensions: DecoderDimensions,
     vocab_size: usize,
     precision: Precision,
@@ -88,16 +98,26 @@ impl Decoder {
                 context - 1
             )));
         }
-        let session = session::create(model, DECODER_FILE, options)?;
+        let (session, replays) = session::create_for_replay(model, DECODER_FILE, options)?;
         let movers = |memory| {
-            let heads =
-                (0..dimensions.cached_layers()).flat_map(|i| [dimensions.cache_heads(i).0; 2]).collect();
-            let cross = (2 * dimensions.decoder_layers, dimensions.image_tokens);
-            Movers::load(memory, options, DType::of(model.spec.precision), cross, heads)
+            let cache = |i| {
+                let (heads, size) = dimensions.cache_heads(i);
+                [CacheShape { heads, size }; 2]
+            };
+            let caches = (0..dimensions.cached_layers()).flat_map(cache).collect();
+            let cross = CrossShape {
+                tensors: 2 * dimensions.decoder_layers,
+                tokens: dimensions.image_tokens,
+                width: dimensions.cross_width(),
+            };
+            Movers::load(memory, options, DType::of(model.spec.precision), cross, caches)
         };
         Ok(Self {
             device: options.memory().map(movers).transpose()?,
+            model: model.clone(),
+            options: *options,
             session,
+            replay: Replay::new(replays),
             dimensions,
             vocab_size: model.spec.dimensions.vocab_size,
             precision: model.spec.precision,
@@ -177,9 +197,17 @@ impl Decoder {
             None => Allocator::default(),
         };
         let mut binding = self.session.create_binding()?;
-        let [ids, positions] = [host::ids(rows)?, host::ids(rows)?];
-        binding.bind_input("ids", &ids)?;
-        binding.bind_input("positions", &positions)?;
+        let inputs = [host::ids(rows)?, host::ids(rows)?];
+        let sent = match self.device {
+            Some(_) => Some([
+                Tensor::<i64>::new(&allocator, [rows, 1])?,
+                Tensor::<i64>::new(&allocator, [rows, 1])?,
+            ]),
+            None => None,
+        };
+        for (name, input) in INPUTS.iter().zip(sent.as_ref().unwrap_or(&inputs)) {
+            binding.bind_input(*name, input)?;
+        }
         let mut logits = Tensor::<f32>::new(&allocator, [rows, self.vocab_size])?;
         binding.bind_output("logits", &mut logits)?;
         let (old_caches, old_cross) = old.unwrap_or_default();
@@ -188,25 +216,23 @@ impl Decoder {
         for layer in 0..d.cached_layers() {
             let (heads, size) = d.cache_heads(layer);
             let shape = [rows, heads, self.cache_length, size];
-            for (past, present) in
-                [(past_key(layer), present_key(layer)), (past_value(layer), present_value(layer))]
-            {
+            for _ in 0..2 {
                 let mut cache = self.tensor(&allocator, &shape, old_caches.next(), keep)?;
+                let [past, present] = cache_names(caches.len());
                 binding.bind_input(past, &cache)?;
                 binding.bind_output(present, &mut cache)?;
                 caches.push(cache);
             }
         }
         let mut cross = Vec::new();
-        for layer in 0..d.decoder_layers {
-            for name in [cross_key(layer), cross_value(layer)] {
-                let shape = [slots, d.image_tokens, d.cross_width()];
-                let tensor = self.tensor(&allocator, &shape, old_cross.next(), keep)?;
-                binding.bind_input(name, &tensor)?;
-                cross.push(tensor);
-            }
+        for i in 0..2 * d.decoder_layers {
+            let shape = [slots, d.image_tokens, d.cross_width()];
+            let tensor = self.tensor(&allocator, &shape, old_cross.next(), keep)?;
+            binding.bind_input(cross_name(i), &tensor)?;
+            cross.push(tensor);
         }
-        Ok(Bank { slots, binding, ids, positions, logits, mirror: None, caches, cross })
+        self.replay.restart();
+        Ok(Bank { slots, binding, inputs, sent, logits, mirror: None, caches, cross })
     }
 
     /// A tensor whose first rows are those of the slots in `keep` of `old`. The others are numbers: an empty slot is computed
@@ -301,8 +327,7 @@ impl Decoder {
                 self.rows_per_slot
             )));
         }
-        let ids = bank.ids.extract_tensor_mut().1;
-        let positions = bank.positions.extract_tensor_mut().1;
+        let [ids, positions] = bank.inputs.each_mut().map(|input| input.extract_tensor_mut().1);
         for (i, update) in updates.iter().enumerate() {
             let update = update.unwrap_or(RowUpdate { id: 0, position: 0 });
             // ONNX Runtime's kernel would write outside the cache without a word.
@@ -316,11 +341,45 @@ impl Decoder {
             positions[i] = update.position as i64;
         }
         let failed = |source| RuntimeError::Run { graph: "decoder", rows: updates.len(), source };
-        if self.device.is_some() {
-            device::send_inputs(bank).map_err(failed)?;
+        device::send_inputs(bank).map_err(failed)?;
+        match self.replay.run(&mut self.session, &bank.binding) {
+            Ok(()) => Ok(()),
+            Err(source) if self.replay.is_on() => {
+                self.stop_replaying(&failed(source))?;
+                let bank = self::bank(&mut self.bank, 0)?;
+                self.session.run_binding(&bank.binding).map(drop).map_err(failed)
+            }
+            Err(source) => Err(failed(source)),
         }
-        self.session.run_binding(&bank.binding).map_err(failed)?;
-        Ok(())
+    }
+
+    /// Goes on without CUDA graphs: a new session over the same slots. The step that failed is run again, which is safe: it
+    /// writes the same positions of the caches.
+    fn stop_replaying(&mut self, error: &RuntimeError) -> Result<(), RuntimeError> {
+        tracing::warn!(%error, "a decoding step failed with CUDA graphs; going on without them");
+        self.replay = Replay::new(false);
+        self.session =
+            session::create(&self.model, DECODER_FILE, &SessionOptions { cuda_graphs: false, ..self.options })?;
+        let Some(bank) = &mut self.bank else { return Ok(()) };
+        let mut rebind = || -> ort::Result<()> {
+            let mut binding = self.session.create_binding()?;
+            for (name, input) in INPUTS.iter().zip(bank.sent.as_ref().unwrap_or(&bank.inputs)) {
+                binding.bind_input(*name, input)?;
+            }
+            binding.bind_output("logits", &mut bank.logits)?;
+            for (i, cache) in bank.caches.iter_mut().enumerate() {
+                let [past, present] = cache_names(i);
+                binding.bind_input(past, cache)?;
+                binding.bind_output(present, cache)?;
+            }
+            for (i, cross) in bank.cross.iter().enumerate() {
+                binding.bind_input(cross_name(i), cross)?;
+            }
+            bank.binding = binding;
+            Ok(())
+        };
+        let rows = bank.slots * self.rows_per_slot;
+        rebind().map_err(|source| RuntimeError::Run { graph: "decoder (binding slots)", rows, source })
     }
 
     /// Copies the first `length` positions of row `from`'s caches to row `to`, for every `(from, to, length)`.
@@ -346,6 +405,19 @@ impl Decoder {
         let failed = |source| RuntimeError::Run { graph: "decoder (copying caches)", rows, source };
         bank.caches.iter_mut().try_for_each(|cache| host::copy_prefixes(cache, copies)).map_err(failed)
     }
+}
+
+/// Input and output of cache `i`: keys and values of the layers, alternating.
+fn cache_names(i: usize) -> [String; 2] {
+    match i % 2 {
+        0 => [past_key(i / 2), present_key(i / 2)],
+        _ => [past_value(i / 2), present_value(i / 2)],
+    }
+}
+
+/// Input of cross-attention tensor `i`: keys and values of the layers, alternating.
+fn cross_name(i: usize) -> String {
+    if i.is_multiple_of(2) { cross_key(i / 2) } else { cross_value(i / 2) }
 }
 
 fn bank(bank: &mut Option<Bank>, slot: usize) -> Result<&mut Bank, RuntimeError> {

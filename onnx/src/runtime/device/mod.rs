@@ -50,13 +50,39 @@ fn numbers(values: impl Iterator<Item = usize>) -> ort::Result<Tensor<i64>> {
     Tensor::from_array(([values.len()], values))
 }
 
+/// Images whose keys and values one run copies, at most: what bounds the index of elements that it makes.
+const LOAD_BATCH: usize = 64;
+
+/// The cross-attention keys and values of a decoder, `tensors` times `[N, tokens, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrossShape {
+    /// Keys and values of all layers.
+    pub tensors: usize,
+    /// Tokens of an image.
+    pub tokens: usize,
+    /// Width of a token.
+    pub width: usize,
+}
+
+/// One cache of self-attention keys or values, `[R, heads, L, size]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Heads.
+    pub heads: usize,
+    /// Size of a head.
+    pub size: usize,
+}
+
 /// Moves a decoder's tensors on one device, and owns the arena that they come from.
 pub struct Movers {
     memory: Memory,
     gather: Session,
+    /// Copies all rows of an encoded batch in their order.
     load: Session,
-    /// Heads of every cache, in their order; what `copy` was built for.
-    heads: Vec<usize>,
+    /// Copies chosen rows.
+    load_chosen: Session,
+    /// In their order; what `copy` was built for.
+    caches: Vec<CacheShape>,
     /// Made when beams are first copied.
     copy: Option<Session>,
     dtype: DType,
@@ -64,7 +90,7 @@ pub struct Movers {
 }
 
 impl Movers {
-    /// Builds the graphs. `cross` tensors `[N, tokens, W]` and caches of the given heads `[R, H, L, D]`, all of `dtype`.
+    /// Builds the graphs; all tensors are of `dtype`.
     ///
     /// # Errors
     /// When ONNX Runtime refuses a graph.
@@ -72,14 +98,15 @@ impl Movers {
         memory: Memory,
         options: &SessionOptions,
         dtype: DType,
-        (cross, tokens): (usize, usize),
-        heads: Vec<usize>,
+        cross: CrossShape,
+        caches: Vec<CacheShape>,
     ) -> Result<Self, RuntimeError> {
         Ok(Self {
             memory,
-            gather: session::create_in_memory("gather", &graphs::gather(dtype), options)?,
-            load: session::create_in_memory("load", &graphs::load(dtype, cross, tokens), options)?,
-            heads,
+            gather: session::create_in_memory("gather", graphs::gather(dtype), options)?,
+            load: session::create_in_memory("load", graphs::load(dtype, cross, false), options)?,
+            load_chosen: session::create_in_memory("load", graphs::load(dtype, cross, true), options)?,
+            caches,
             copy: None,
             dtype,
             options: *options,
@@ -147,16 +174,30 @@ impl Movers {
         from: &[DynTensor],
         rows: &[(usize, usize)],
     ) -> ort::Result<()> {
-        let mut binding = self.load.create_binding()?;
+        rows.chunks(LOAD_BATCH).try_for_each(|rows| self.load_batch(to, from, rows))
+    }
+
+    fn load_batch(
+        &mut self,
+        to: &mut [DynTensor],
+        from: &[DynTensor],
+        rows: &[(usize, usize)],
+    ) -> ort::Result<()> {
+        let encoded = from.first().map_or(0, |tensor| tensor.shape()[0]);
+        let whole = rows.len() as i64 == encoded && rows.iter().enumerate().all(|(i, (_, from))| i == *from);
+        let session = if whole { &mut self.load } else { &mut self.load_chosen };
+        let mut binding = session.create_binding()?;
         binding.bind_input("to_rows", &numbers(rows.iter().map(|(to, _)| *to))?)?;
-        binding.bind_input("from_rows", &numbers(rows.iter().map(|(_, from)| *from))?)?;
+        if !whole {
+            binding.bind_input("from_rows", &numbers(rows.iter().map(|(_, from)| *from))?)?;
+        }
         for (i, (to, from)) in to.iter_mut().zip(from).enumerate() {
             binding.bind_input(graphs::to(i), to)?;
             binding.bind_input(graphs::from(i), from)?;
             binding.bind_output(graphs::moved(i), to)?;
         }
         binding.synchronize_inputs()?;
-        self.load.run_binding(&binding)?;
+        session.run_binding(&binding)?;
         Ok(())
     }
 
@@ -169,15 +210,15 @@ impl Movers {
         length: usize,
     ) -> Result<(), RuntimeError> {
         if self.copy.is_none() {
-            let graph = graphs::copy(self.dtype, &self.heads);
-            self.copy = Some(session::create_in_memory("copy", &graph, &self.options)?);
+            let graph = graphs::copy(self.dtype, &self.caches);
+            self.copy = Some(session::create_in_memory("copy", graph, &self.options)?);
         }
         let Some(copy) = &mut self.copy else { return Ok(()) };
         let mut run = || -> ort::Result<()> {
             let mut binding = copy.create_binding()?;
             binding.bind_input("from_rows", &numbers(rows.iter().map(|(from, _)| *from))?)?;
             binding.bind_input("to_rows", &numbers(rows.iter().map(|(_, to)| *to))?)?;
-            binding.bind_input("positions", &numbers(0..length)?)?;
+            binding.bind_input("length", &numbers(std::iter::once(length))?)?;
             for (i, cache) in caches.iter_mut().enumerate() {
                 binding.bind_input(graphs::to(i), cache)?;
                 binding.bind_output(graphs::moved(i), cache)?;

