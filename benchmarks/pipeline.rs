@@ -23,7 +23,7 @@ use recaption::{
 };
 use recaption_onnx::{Bundled, Precision, export, runtime::SessionOptions};
 use recaption_stages::{
-    caption::{Lane, LaneSettings},
+    caption::{ImageQueue, Lane, LaneSettings},
     decode::DecodeOptions,
     filter::Filter,
     prepare::{PrepareSettings, PreparedSample, prepare_sample},
@@ -168,12 +168,12 @@ fn measure(
     }
     drop(to_lane);
     let before = cpu_seconds()?;
-    let mut captions = 0;
-    lane.run(&input, |_| {
-        captions += 1;
+    let captions = std::sync::atomic::AtomicU32::new(0);
+    lane.run(&ImageQueue::new(input), |_| {
+        captions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         true
     })?;
-    let model_seconds = (cpu_seconds()? - before) / f64::from(captions);
+    let model_seconds = (cpu_seconds()? - before) / f64::from(captions.into_inner());
 
     let output = dir.join("output");
     if output.exists() {

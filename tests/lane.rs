@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Mutex};
 
 use recaption_onnx::{
     ModelFolder,
@@ -12,7 +12,7 @@ use recaption_onnx::{
     runtime::SessionOptions,
 };
 use recaption_stages::{
-    caption::{Lane, LaneSettings},
+    caption::{Finished, ImageQueue, Lane, LaneSettings},
     decode::{DecodeOptions, prepare},
     filter::{Filter, Outcome},
     prepare::PreparedSample,
@@ -37,7 +37,7 @@ fn samples(folder: &ModelFolder) -> Vec<PreparedSample> {
             width: 1,
             height: 1,
             sha256: String::new(),
-            pixels: square(index).pixels.as_slice().to_vec(),
+            pixels: square(index).pixels.as_slice().to_vec().into(),
             scorer_pixels: None,
             org_caption: Some("a red star".into()),
             url: None,
@@ -45,6 +45,15 @@ fn samples(folder: &ModelFolder) -> Vec<PreparedSample> {
             held: None,
         })
         .collect()
+}
+
+/// Notes outcomes; none may come twice.
+fn collect(found: &Mutex<BTreeMap<u64, Outcome>>) -> impl Fn(Finished) -> bool + Sync {
+    |finished: Finished| {
+        let twice = found.lock().expect("outcomes").insert(finished.index, finished.outcome).is_some();
+        assert!(!twice, "{} came out twice", finished.index);
+        true
+    }
 }
 
 /// What came out of a lane, by index; nothing may come out twice.
@@ -69,16 +78,9 @@ fn outcomes(
         to_lane.send(sample).expect("an open channel");
     }
     drop(to_lane);
-    let mut found = BTreeMap::new();
-    lane.run(&input, |finished| {
-        assert!(
-            found.insert(finished.index, finished.outcome).is_none(),
-            "{} came out twice",
-            finished.index
-        );
-        true
-    })
-    .expect("the lane ends well");
+    let found = Mutex::new(BTreeMap::new());
+    lane.run(&ImageQueue::new(input), collect(&found)).expect("the lane ends well");
+    let found = found.into_inner().expect("outcomes");
     assert_eq!(found.len() as u64, IMAGES, "an image got lost");
     found
 }
@@ -123,8 +125,73 @@ fn memory_that_does_not_hold_one_image_ends_the_lane() {
     let (to_lane, input) = crossbeam_channel::unbounded();
     samples(&folder).into_iter().for_each(|sample| to_lane.send(sample).expect("an open channel"));
     drop(to_lane);
-    let error = lane.run(&input, |_| panic!("nothing can come out")).expect_err("no memory at all");
-    assert!(error.to_string().contains("memory"), "{error}");
+    let failure = lane.run(&ImageQueue::new(input), |_| panic!("nothing can come out")).expect_err("no memory");
+    assert!(failure.to_string().contains("memory"), "{failure}");
+    // What lies in the queue is not the lane's.
+    assert!(!failure.unfinished.is_empty(), "what it had comes back");
+}
+
+/// Two GPUs in one process, one of which fails while it holds images: the other captions them.
+#[test]
+fn images_of_a_failed_device_go_to_another() {
+    let folder = ModelFolder::open(model()).expect("a model");
+    let settings = LaneSettings {
+        caption: CaptionSettings::greedy(20, 1, 4),
+        seed: 5,
+        keep_prompt: false,
+        filter: Filter::default(),
+        embed_images: false,
+        keep_features: false,
+    };
+    let want = outcomes(&SessionOptions::on_cpu(1), settings.caption.clone(), |_| {});
+    for as_device in [false, true] {
+        let good = SessionOptions { as_device, ..SessionOptions::on_cpu(1) };
+        let bad = SessionOptions { most_slots: Some(0), ..good };
+        let load = |options| Lane::load(&folder, None, options, settings.clone()).expect("a lane");
+        let (failing, working) = (load(&bad), load(&good));
+        let (to_lanes, input) = crossbeam_channel::unbounded();
+        samples(&folder).into_iter().for_each(|sample| to_lanes.send(sample).expect("an open channel"));
+        drop(to_lanes);
+        let queue = ImageQueue::with_returns(input);
+        let found = Mutex::new(BTreeMap::new());
+        let returned = std::thread::scope(|scope| {
+            // The failing one begins alone, so that it holds images; it is the other one's turn when it has failed.
+            let failure = failing.run(&queue, collect(&found)).expect_err("no memory");
+            let working = scope.spawn(|| working.run(&queue, collect(&found)));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let returned = queue.give_back(failure.unfinished);
+            working.join().expect("no panic").expect("the other goes on");
+            returned
+        });
+        assert!(returned > 0, "the failing one held images");
+        let found = found.into_inner().expect("outcomes");
+        assert_eq!(found.len() as u64, IMAGES, "an image got lost");
+        if as_device {
+            assert!(found.values().all(|o| matches!(o, Outcome::Caption(_))));
+        } else {
+            assert_eq!(found, want);
+        }
+    }
+}
+
+/// A device's stages have threads of their own; rows are those of one thread.
+#[test]
+fn overlapped_stages_caption_as_one_thread_does() {
+    let greedy = CaptionSettings::greedy(20, 1, 5);
+    let sample = Strategy::Sample(SampleSettings { top_p: 0.9, ..SampleSettings::default() });
+    for settings in [greedy.clone(), CaptionSettings { strategy: sample, candidates: 3, ..greedy }] {
+        let texts = |outcomes: BTreeMap<u64, Outcome>| -> Vec<Vec<String>> {
+            let text = |outcome| match outcome {
+                Outcome::Caption(row) => row.candidates.as_slice().iter().map(|c| c.text.clone()).collect(),
+                Outcome::Reject(reject) => panic!("{}", reject.detail),
+            };
+            outcomes.into_values().map(text).collect()
+        };
+        let plain = SessionOptions::on_cpu(1);
+        let in_turn = texts(outcomes(&plain, settings.clone(), |_| {}));
+        let overlapped = texts(outcomes(&SessionOptions { as_device: true, ..plain }, settings, |_| {}));
+        assert_eq!(in_turn, overlapped);
+    }
 }
 
 #[test]
@@ -134,12 +201,14 @@ fn an_image_that_the_model_refuses_is_the_only_reject() {
             sample.pixels.truncate(10);
         }
     };
-    let found = outcomes(&SessionOptions::on_cpu(1), CaptionSettings::greedy(20, 1, 16), cut);
-    for (index, outcome) in found {
-        match outcome {
-            Outcome::Caption(_) => assert_ne!(index, 9),
-            Outcome::Reject(reject) => {
-                assert_eq!((index, reject.reason), (9, RejectReason::ModelError), "{}", reject.detail);
+    for as_device in [false, true] {
+        let options = SessionOptions { as_device, ..SessionOptions::on_cpu(1) };
+        for (index, outcome) in outcomes(&options, CaptionSettings::greedy(20, 1, 16), cut) {
+            match outcome {
+                Outcome::Caption(_) => assert_ne!(index, 9),
+                Outcome::Reject(reject) => {
+                    assert_eq!((index, reject.reason), (9, RejectReason::ModelError), "{}", reject.detail);
+                }
             }
         }
     }
@@ -172,7 +241,7 @@ fn a_sample_that_the_scorer_refuses_is_the_only_reject() {
     let job = |sample: &PreparedSample, bytes: usize| ScoreJob {
         payload: sample.index,
         key: sample.key.clone(),
-        image: ScoreImage::Pixels(sample.pixels[..bytes].to_vec()),
+        image: ScoreImage::Pixels(sample.pixels.slice(..bytes)),
         texts: vec!["a red star".into()],
     };
     let whole = samples[0].pixels.len();

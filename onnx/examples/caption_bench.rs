@@ -296,6 +296,7 @@ fn main() -> Result<()> {
         let seconds = |all: &[(Duration, Timings)]| all.iter().map(|s| part(s).as_secs_f64()).sum::<f64>();
         (seconds(&spent) - seconds(&before)) / copies as f64 / wall
     };
+    let rows_fetched: u64 = spent.iter().map(|(_, timings)| timings.rows_fetched).sum();
     drop(captioners);
     if let Some(path) = options.0.get("ids") {
         let lines: Vec<String> = work.ids.values().map(|ids| format!("{ids:?}\n")).collect();
@@ -315,6 +316,7 @@ fn main() -> Result<()> {
             "choose_share": share(|s| s.1.choose),
             "copy_share": share(|s| s.1.copy),
             "overlap": how.overlap,
+            "rows_fetched": rows_fetched,
             "step_ms": work.step / work.steps as f64 * 1e3,
             "rows_per_step": settings.max_slots * settings.rows_per_image(),
             "slot_bytes": slot_bytes,

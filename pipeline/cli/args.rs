@@ -141,9 +141,9 @@ pub struct ProviderArgs {
     /// Execution provider (model.provider): auto, cpu, cuda or tensorrt. `auto` is cuda where everything for it is there.
     #[arg(long, value_name = "PROVIDER")]
     pub provider: Option<String>,
-    /// GPU number (model.device).
+    /// GPU numbers (model.device): 0, 0,1,2 or all. A run puts a captioner on each; other commands use the first.
     #[arg(long, value_name = "N")]
-    pub device: Option<i64>,
+    pub device: Option<String>,
 }
 
 impl ProviderArgs {
@@ -155,8 +155,8 @@ impl ProviderArgs {
         if let Some(provider) = &self.provider {
             layers.set("model.provider", provider.clone(), "--provider")?;
         }
-        if let Some(device) = self.device {
-            layers.set("model.device", device, "--device")?;
+        if let Some(device) = &self.device {
+            layers.set("model.device", device.clone(), "--device")?;
         }
         Ok(())
     }

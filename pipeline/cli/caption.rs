@@ -1,9 +1,17 @@
 //! `recaption caption MODEL IMAGE...`: one line per image, `path TAB similarity TAB caption`.
 
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
 use anyhow::Context;
 use recaption_onnx::runtime::SessionOptions;
 use recaption_stages::{
-    caption::{Lane, LaneSettings},
+    caption::{ImageQueue, Lane, LaneSettings},
     decode::DecodeOptions,
     filter::Outcome,
     prepare::{PrepareSettings, PreparedSample, squares},
@@ -42,48 +50,50 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     };
     let lane = Lane::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
     let (to_lane, input) = crossbeam_channel::unbounded();
-    let mut failed = false;
+    let failed = AtomicBool::new(false);
     for (index, path) in args.images.iter().enumerate() {
         match read(path, &model, config.decode) {
             Ok(sample) => {
                 to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no lane")?
             }
             Err(error) => {
-                failed = true;
+                failed.store(true, Relaxed);
                 tracing::error!("{}: {error:#}", path.display());
             }
         }
     }
     drop(to_lane);
-    let mut lines = std::collections::BTreeMap::new();
-    lane.run(&input, |finished| {
+    let lines = Mutex::new(BTreeMap::new());
+    lane.run(&ImageQueue::new(input), |finished| {
         let path = args.images[finished.index as usize].display();
         match finished.outcome {
             Outcome::Caption(row) => {
                 let chosen = row.candidates.chosen();
-                lines.insert(
+                lines.lock().unwrap_or_else(PoisonError::into_inner).insert(
                     finished.index,
                     format!("{path}\t{:.4}\t{}\n", chosen.similarity.get(), chosen.text),
                 );
             }
             Outcome::Reject(reject) => {
-                failed = true;
+                failed.store(true, Relaxed);
                 tracing::error!("{path}: {}", reject.detail);
             }
         }
         true
     })?;
+    let lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
     lines.values().for_each(|line| super::print(line));
-    Ok(if failed { ExitCode::Failed } else { ExitCode::Done })
+    Ok(if failed.into_inner() { ExitCode::Failed } else { ExitCode::Done })
 }
 
 /// Finds out what computes, and tests it.
 fn resolve(model: &mut RunModel, config: &RunConfig) -> anyhow::Result<SessionOptions> {
-    let execution = model.resolve(config)?;
+    let executions = &model.resolve(config)?[..1];
     let runtime =
         tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
-    runtime.block_on(run::self_test(config, model, execution))?;
-    Ok(SessionOptions { execution, ..SessionOptions::on_cpu(config.threads) })
+    runtime.block_on(run::self_test(config, model, executions))?;
+    let cuda_graphs = config.cuda_graphs;
+    Ok(SessionOptions { execution: executions[0], cuda_graphs, ..SessionOptions::on_cpu(config.threads) })
 }
 
 fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyhow::Result<PreparedSample> {
@@ -109,8 +119,8 @@ fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyh
         width: prepared.width,
         height: prepared.height,
         sha256: String::new(),
-        pixels: prepared.captioner,
-        scorer_pixels: prepared.scorer,
+        pixels: prepared.captioner.into(),
+        scorer_pixels: prepared.scorer.map(Into::into),
         org_caption: None,
         url: None,
         meta: None,

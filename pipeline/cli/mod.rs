@@ -122,8 +122,8 @@ fn verify_model(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let model = ModelFolder::open(&args.model)?;
     let mut layers = Layers::default();
     args.provider.add_to(&mut layers)?;
-    let (provider, device) = config::provider_and_device(&layers)?;
-    let execution = Execution::resolve(provider, device, &[&model])?;
+    let (provider, devices) = config::provider_and_devices(&layers)?;
+    let execution = Execution::resolve(provider, devices.first(), &[&model])?;
     let options = SessionOptions { execution, ..SessionOptions::default() };
     let checks = verify::verify(&model, &args.golden, &options)?;
     for check in &checks {

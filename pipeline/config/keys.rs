@@ -15,6 +15,8 @@ pub enum Kind {
     Real(f64, f64),
     /// `true` or `false`.
     Flag,
+    /// A GPU's number, a list of numbers (`[0, 1]`, `"0,1"`), or `"all"`.
+    Devices,
 }
 
 /// A configuration key.
@@ -51,7 +53,18 @@ pub const KEYS: &[Key] = &[
         "auto",
         "what computes; `auto` is cuda where everything for it is there, else cpu",
     ),
-    key("model.device", Kind::Integer(0, 1024), "0", "device number of a GPU provider"),
+    key(
+        "model.device",
+        Kind::Devices,
+        "0",
+        "numbers of the GPUs, such as `0` or `0,1,2`, or `all`: each gets a captioner",
+    ),
+    key(
+        "model.cuda_graphs",
+        Kind::Flag,
+        "true",
+        "whether decoding steps on a GPU are captured once and replayed, which saves their launches",
+    ),
     key(
         "model.sessions",
         Kind::Integer(0, 1024),

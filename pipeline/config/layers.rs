@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use recaption_stages::schemas::{redact_text, redact_url};
+use recaption_onnx::runtime::Devices;
 use toml::Value;
 
 use super::keys::{self, Kind};
@@ -167,6 +168,12 @@ impl Layers {
         self.values.get(name)?.value.as_integer()
     }
 
+    /// Numbers of GPUs.
+    #[must_use]
+    pub fn devices(&self, name: &str) -> Option<Devices> {
+        devices_of(&self.values.get(name)?.value).ok()
+    }
+
     /// A truth value.
     #[must_use]
     pub fn flag(&self, name: &str) -> Option<bool> {
@@ -206,6 +213,20 @@ fn parse_value(text: &str) -> Value {
     }
 }
 
+/// `0`, `"0,1"`, `[0, 1]` and `"all"` all name GPUs.
+fn devices_of(value: &Value) -> Result<Devices, String> {
+    let text = match value {
+        Value::Integer(number) => number.to_string(),
+        Value::String(text) => text.clone(),
+        Value::Array(numbers) => {
+            let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+            numbers.join(",")
+        }
+        other => other.to_string(),
+    };
+    text.parse()
+}
+
 fn check(name: &str, kind: Kind, value: &Value) -> Result<(), String> {
     let expected = match kind {
         Kind::Text => value.is_str().then_some(()).ok_or("a string".to_owned()),
@@ -229,6 +250,7 @@ fn check(name: &str, kind: Kind, value: &Value) -> Result<(), String> {
                 }
             })
         }
+        Kind::Devices => devices_of(value).map(|_| ()).map_err(|error| format!("GPU numbers or \"all\": {error}")),
         Kind::Real(low, high) => {
             let number = match value {
                 Value::Integer(n) => Some(*n as f64),

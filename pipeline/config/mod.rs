@@ -14,5 +14,5 @@ pub use captioning::Captioning;
 pub use keys::{KEYS, Key, Kind, nearest};
 pub use layers::{ConfigError, Layers};
 pub use settings::{
-    DEFAULT_BATCH_SIZE, GPU_BATCH_SIZE, Images, RunConfig, provider_and_device, store_settings,
+    DEFAULT_BATCH_SIZE, GPU_BATCH_SIZE, Images, RunConfig, provider_and_devices, store_settings,
 };

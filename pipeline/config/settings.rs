@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use recaption_onnx::runtime::{Execution, Provider};
+use recaption_onnx::runtime::{Devices, Execution, Provider};
 use recaption_stages::{
     decode::DecodeOptions,
     fetch::{FetchSettings, Fetcher},
@@ -64,7 +64,9 @@ pub struct RunConfig {
     /// What is to compute.
     pub provider: Provider,
     /// Number of the GPU, where one computes.
-    pub device: u32,
+    pub devices: Devices,
+    /// Whether decoding steps on a GPU may be captured and replayed.
+    pub cuda_graphs: bool,
     /// Copies of the model; `None` chooses by its size.
     pub sessions: Option<usize>,
     /// Strategy, candidates, prompt.
@@ -143,13 +145,14 @@ impl RunConfig {
         } else {
             Images::None
         };
-        let (provider, device) = provider_and_device(layers)?;
+        let (provider, devices) = provider_and_devices(layers)?;
         let cores = std::thread::available_parallelism().map_or(1, Into::into);
         Ok(Self {
             captioner: PathBuf::from(captioner),
             scorer: layers.text("model.scorer").filter(|dir| !dir.is_empty()).map(PathBuf::from),
             provider,
-            device,
+            devices,
+            cuda_graphs: layers.flag("model.cuda_graphs").unwrap_or(true),
             sessions: size("model.sessions").filter(|n| *n > 0),
             captioning: Captioning::build(layers)?,
             min_tokens,
@@ -329,13 +332,13 @@ pub fn store_settings(layers: &Layers) -> StoreSettings {
     stores
 }
 
-/// What is to compute, and the number of the GPU.
+/// The execution provider, and the numbers of the GPUs.
 ///
 /// # Errors
-/// A provider that nobody knows.
-pub fn provider_and_device(layers: &Layers) -> Result<(Provider, u32), ConfigError> {
-    let device = layers.integer("model.device").and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
-    let Some(name) = layers.text("model.provider") else { return Ok((Provider::default(), device)) };
+/// An unknown provider.
+pub fn provider_and_devices(layers: &Layers) -> Result<(Provider, Devices), ConfigError> {
+    let devices = layers.devices("model.device").unwrap_or_default();
+    let Some(name) = layers.text("model.provider") else { return Ok((Provider::default(), devices)) };
     let wrong = |what: String| ConfigError::new(layers.origin("model.provider"), what);
-    Ok((name.parse().map_err(wrong)?, device))
+    Ok((name.parse().map_err(wrong)?, devices))
 }

@@ -2,7 +2,7 @@
 
 use recaption_onnx::{
     caption::{EarlyStopping, Strategy},
-    runtime::{Execution, Provider},
+    runtime::{Devices, Execution, Provider},
 };
 
 use super::{KEYS, Layers, RunConfig, nearest};
@@ -79,7 +79,7 @@ fn providers_are_taken_and_batches_follow_them() {
         RunConfig::build(&all).expect("valid")
     };
     let config = build(&[]);
-    assert_eq!((config.provider, config.device), (Provider::Auto, 0));
+    assert_eq!((config.provider, config.devices.clone()), (Provider::Auto, Devices::default()));
     let gpu = Execution::Cuda { device: 3 };
     assert_eq!((config.batch_size(Execution::Cpu), config.batch_size(gpu)), (32, 256));
     for (name, provider) in [
@@ -89,8 +89,19 @@ fn providers_are_taken_and_batches_follow_them() {
         ("auto", Provider::Auto),
     ] {
         let config = build(&[&format!("model.provider={name}"), "model.device=3", "run.batch_size=7"]);
-        assert_eq!((config.provider, config.device), (provider, 3));
+        assert_eq!((config.provider, config.devices.clone()), (provider, Devices::Numbered(vec![3])));
         assert_eq!((config.batch_size(Execution::Cpu), config.batch_size(gpu)), (7, 7));
+    }
+    for (text, devices) in [
+        ("model.device=0,2", Devices::Numbered(vec![0, 2])),
+        ("model.device=[0, 2]", Devices::Numbered(vec![0, 2])),
+        ("model.device=all", Devices::All),
+    ] {
+        assert_eq!(build(&[text]).devices, devices, "{text}");
+    }
+    for (text, word) in [("model.device=-1", "numbers"), ("model.device=1,1", "GPU 1 twice"), ("model.device=gpu", "all")] {
+        let error = Layers::default().add_assignment(text).expect_err(text).to_string();
+        assert!(error.contains(word), "{text}: {error}");
     }
     let error = Layers::default().add_assignment("model.provider=gpu").expect_err("unknown").to_string();
     assert!(error.contains("one of auto, cpu, cuda, tensorrt"), "{error}");

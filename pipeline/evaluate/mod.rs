@@ -16,7 +16,7 @@ use recaption_stages::{shards::list_shards, store::Stores};
 pub use self::{report::EvalReport, scenes::ScenesReport};
 use crate::{
     config::RunConfig,
-    run::{Progress, Reporter, RunModel, Stop, Wanted, self_test, stream},
+    run::{Devices, Progress, Reporter, RunModel, Stop, Wanted, self_test, stream},
 };
 
 /// Captions the configured shards and measures the captions; nothing is written.
@@ -30,13 +30,14 @@ pub async fn evaluate(
 ) -> anyhow::Result<EvalReport> {
     let mut model = RunModel::open(config)?;
     let shards = list_shards(&mut Stores::new(config.stores), &config.shards, config.read.format).await?;
-    let execution = model.resolve(config)?;
-    self_test(config, &model, execution).await?;
-    let progress = Arc::new(Progress::of_shards(&shards));
+    let executions = model.resolve(config)?;
+    self_test(config, &model, &executions).await?;
+    let devices = Arc::new(Devices::new(&executions));
+    let progress = Arc::new(Progress::of_shards(&shards).on(&devices));
     let urls: Vec<String> = shards.iter().map(|shard| shard.url.clone()).collect();
     let bar = reporter.start(&progress);
     let wanted = Wanted { begin: (0..shards.len()).collect(), shards, watch: None, keep_features: true };
-    let gathered = stream(config, (&model, execution), wanted, (stop, &progress), |_, events| {
+    let gathered = stream(config, (&model, &devices), wanted, (stop, &progress), |_, events| {
         gather::gather(events, urls)
     })
     .await?;

@@ -7,7 +7,9 @@
 //! Every arrow is a bounded channel. Readers are held back by a window of open shards and a budget of bytes, so memory
 //! does not grow with the size of a shard or of the dataset.
 
+mod captioners;
 mod collector;
+mod devices;
 mod failures;
 mod guard;
 mod lock;
@@ -33,7 +35,6 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use lock::Locked;
 use plan::Task;
-use recaption_onnx::runtime::Execution;
 use recaption_stages::{
     commits::{Ledger, REMOVALS, Records},
     read::{LISTS, Leftover, Splitter},
@@ -44,6 +45,7 @@ use recaption_stages::{
 use shard_writer::ShardResult;
 
 pub(crate) use collector::Event;
+pub use devices::{DeviceReport, Devices};
 pub use model::RunModel;
 pub(crate) use plan::differences;
 pub use plan::{Mismatch, Plan};
@@ -153,12 +155,14 @@ async fn run_unlocked(
         if model.is_circular() {
             warn_circular();
         }
-        let execution = model.resolve(config)?;
-        report.computed_by(execution);
-        report.self_test = self_test(config, &model, execution).await?;
-        let progress = Arc::new(Progress::new(&plan));
+        let executions = model.resolve(config)?;
+        report.self_test = self_test(config, &model, &executions).await?;
+        let devices = Arc::new(Devices::new(&executions));
+        let progress = Arc::new(Progress::new(&plan).on(&devices));
         let _bar = reporter.start(&progress);
-        rounds(config, (&model, execution), (&plan, &output), (stop, &progress)).await?
+        let results = rounds(config, (&model, &devices), (&plan, &output), (stop, &progress)).await;
+        report.computed_by(&devices);
+        results?
     };
     failures::remember(&ledger, &plan, &results, &mut report).await;
     clear_superseded(&ledger, &plan, &results)
@@ -182,7 +186,7 @@ const ROUND_PAUSE: Duration = Duration::from_secs(5);
 /// Runs the plan; shards whose failure may pass are begun again when all others are done.
 async fn rounds(
     config: &RunConfig,
-    (model, execution): (&RunModel, Execution),
+    (model, devices): (&RunModel, &Arc<Devices>),
     (plan, output): (&Plan, &Location),
     (stop, progress): (&Arc<Stop>, &Arc<Progress>),
 ) -> anyhow::Result<Vec<ShardResult>> {
@@ -190,7 +194,7 @@ async fn rounds(
     let mut results = Vec::new();
     for round in 1.. {
         let round_results =
-            wire::execute(config, model, execution, (plan, output), begin, (stop, progress)).await?;
+            wire::execute(config, model, devices, (plan, output), begin, (stop, progress)).await?;
         let passes = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.may_pass);
         let last = round == ROUNDS || stop.requested();
         let (again, ended): (Vec<_>, Vec<_>) =

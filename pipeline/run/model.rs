@@ -64,11 +64,11 @@ impl RunModel {
         Ok(Self { folder, scorer, settings })
     }
 
-    /// Finds out what computes, and fits the batch to it. Loads ONNX Runtime, which a run with nothing to do does without.
+    /// Finds out what computes, one execution per GPU, and fits the batch to it. Loads ONNX Runtime, which a run with nothing to do does without.
     ///
     /// # Errors
     /// When the provider that was asked for, or ONNX Runtime itself, is not there.
-    pub fn resolve(&mut self, config: &RunConfig) -> anyhow::Result<Execution> {
+    pub fn resolve(&mut self, config: &RunConfig) -> anyhow::Result<Vec<Execution>> {
         let models: Vec<&ModelFolder> = std::iter::once(&self.folder).chain(&self.scorer).collect();
         // Rows carry the model's digest: they must be its rows.
         for model in &models {
@@ -81,9 +81,10 @@ impl RunModel {
                 );
             }
         }
-        let execution = Execution::resolve(config.provider, config.device, &models)?;
-        self.settings.max_slots = config.batch_size(execution);
-        Ok(execution)
+        let executions = Execution::resolve_all(config.provider, &config.devices, &models)?;
+        // All of one kind, at least one.
+        self.settings.max_slots = executions.first().map_or(0, |execution| config.batch_size(*execution));
+        Ok(executions)
     }
 
     /// Whether the captioner judges itself, in whatever precision.

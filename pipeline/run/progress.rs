@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use recaption_stages::shards::ShardRef;
 
-use super::plan::Plan;
+use super::{devices::Devices, plan::Plan};
 use crate::cli::logging::BARS;
 
 /// How often the bar is redrawn.
@@ -46,6 +46,8 @@ pub struct Progress {
     pub caption_queue: AtomicUsize,
     /// Outcomes waiting to be written.
     pub write_queue: AtomicUsize,
+    /// What computes.
+    pub devices: Option<Arc<Devices>>,
 }
 
 impl Progress {
@@ -53,6 +55,17 @@ impl Progress {
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
         Self { shards: plan.todo.len(), bytes: plan.bytes(), ..Self::default() }
+    }
+
+    /// With rates per device.
+    #[must_use]
+    pub fn on(self, devices: &Arc<Devices>) -> Self {
+        Self { devices: Some(Arc::clone(devices)), ..self }
+    }
+
+    /// Images per second of every GPU, where there are several.
+    fn device_rates(&self) -> String {
+        self.devices.as_ref().map(|devices| devices.rates()).unwrap_or_default()
     }
 
     /// Of shards that are all to be read.
@@ -137,7 +150,11 @@ async fn redraw(progress: Arc<Progress>, bar: ProgressBar) {
             if fraction > 0.0 { format_seconds(elapsed * (1.0 - fraction) / fraction) } else { "?".into() };
         bar.set_position((fraction * BAR_LENGTH as f64) as u64);
         bar.set_message(format!(
-            "{finished} images, {rate:.1}/s, {} rejected | shards {}/{}{} | queues: decode {}, caption {}, write {} | ETA {eta}",
+            "{finished} images, {rate:.1}/s{}, {} rejected | shards {}/{}{} | queues: decode {}, caption {}, write {} | ETA {eta}",
+            match p.device_rates() {
+                rates if rates.is_empty() => rates,
+                rates => format!(" ({rates})"),
+            },
             p.rejected.load(Relaxed),
             p.committed.load(Relaxed),
             p.shards,
@@ -170,6 +187,7 @@ async fn log_lines(progress: Arc<Progress>) {
             decode_queue = p.decode_queue.load(Relaxed),
             caption_queue = p.caption_queue.load(Relaxed),
             write_queue = p.write_queue.load(Relaxed),
+            devices = p.device_rates(),
             eta_seconds = if fraction > 0.0 { (elapsed * (1.0 - fraction) / fraction) as u64 } else { 0 },
             "progress"
         );

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use recaption_onnx::runtime::Execution;
 use recaption_stages::{
     commits::write_json,
     schemas::{Counts, FailureClass},
@@ -10,7 +9,7 @@ use recaption_stages::{
 };
 use serde::Serialize;
 
-use super::{RunModel, SelfTest, plan::Plan};
+use super::{DeviceReport, Devices, RunModel, SelfTest, plan::Plan};
 use crate::config::RunConfig;
 
 /// Keys that were typed, with their values as TOML writes them.
@@ -61,9 +60,9 @@ pub struct RunReport {
     /// What computed, where anything was to be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<&'static str>,
-    /// Number of the GPU, where one computed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<u32>,
+    /// What each GPU did, or the CPU.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceReport>,
     /// What is known about a device that is not the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_test: Option<SelfTest>,
@@ -120,7 +119,7 @@ impl RunReport {
             model: model.folder.digest.clone(),
             scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
             provider: None,
-            device: None,
+            devices: Vec::new(),
             self_test: None,
             directory: std::env::current_dir()
                 .map_or_else(|_| String::new(), |dir| dir.display().to_string()),
@@ -146,10 +145,10 @@ impl RunReport {
         }
     }
 
-    /// Remembers what computes.
-    pub fn computed_by(&mut self, execution: Execution) {
-        self.provider = Some(execution.as_str());
-        self.device = execution.device();
+    /// Remembers what computed.
+    pub fn computed_by(&mut self, devices: &Devices) {
+        self.provider = devices.all().first().map(|device| device.execution.as_str());
+        self.devices = devices.report();
     }
 
     /// Writes the record and closes the clock.
@@ -165,13 +164,18 @@ impl RunReport {
         write_json(&output.child("_recaption/runs").child(&format!("{}.json", self.run)), self).await
     }
 
+    /// Devices that failed, while others went on.
+    fn devices_failed(&self) -> impl Iterator<Item = &DeviceReport> {
+        self.devices.iter().filter(|device| device.error.is_some())
+    }
+
     /// The exit code that this report means.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         let poisoned = self.shards_failed.iter().all(|f| f.poison);
         if self.shards_left > 0 {
             ExitCode::Failed
-        } else if !self.shards_damaged.is_empty() || !poisoned {
+        } else if !self.shards_damaged.is_empty() || !poisoned || self.devices_failed().next().is_some() {
             ExitCode::Incomplete
         } else if !self.shards_failed.is_empty() {
             ExitCode::Poisoned
@@ -208,6 +212,16 @@ impl std::fmt::Display for RunReport {
             writeln!(f, "          {n:>8} {reason}")?;
         }
         writeln!(f, "time      {:.1} s, {rate:.1} images/s", self.seconds)?;
+        if self.devices.len() > 1 {
+            for device in &self.devices {
+                let (number, rate) = (device.device.unwrap_or_default(), device.images_per_second);
+                writeln!(f, "gpu {number:<6}{} images, {rate:.1} images/s", device.images)?;
+            }
+        }
+        for device in self.devices_failed() {
+            let (number, error) = (device.device.unwrap_or_default(), device.error.as_deref().unwrap_or_default());
+            writeln!(f, "failed    GPU {number}: {error}")?;
+        }
         for shard in &self.shards_damaged {
             writeln!(f, "damaged   {shard}")?;
         }

@@ -3,14 +3,12 @@
 use std::{
     future::Future,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
-    thread::JoinHandle,
 };
 
 use anyhow::{Context, anyhow};
-use crossbeam_channel::{Receiver, Sender};
-use recaption_onnx::runtime::{Execution, SessionOptions};
+use crossbeam_channel::Sender;
 use recaption_stages::{
-    caption::{Finished, ImageQueue, Lane, LaneSettings},
+    caption::{Finished, LaneSettings},
     commits::{Committed, Ledger},
     filter::Outcome,
     prepare::{PrepareSettings, PreparedSample, prepare_sample},
@@ -23,7 +21,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     RunModel,
+    captioners::start_captioners,
     collector::{Collector, Event},
+    devices::Devices,
     guard::FailureGuard,
     plan::Plan,
     progress::Progress,
@@ -42,24 +42,6 @@ const EVENT_QUEUE: usize = 256;
 const DECODES_PER_THREAD: usize = 2;
 /// Shards read but not yet committed, at most. Small shards need many to keep the models busy.
 const SHARD_WINDOW: usize = 64;
-/// What the copies of the models may weigh together. A copy per thread is fastest (nothing waits for the slowest thread of
-/// an operator; measured on two cores with coca_ViT-B-32: 1.2 to 1.3 times one copy with two threads).
-const COPIES_BYTES: u64 = 4 << 30;
-
-/// Copies of the models and threads of each, using every core once. On a GPU one copy keeps the card busy, and what is left
-/// to its thread is arithmetic on shapes.
-fn lanes_and_threads(config: &RunConfig, model: &RunModel, execution: Execution) -> (usize, usize) {
-    if execution.is_gpu() {
-        return (config.sessions.unwrap_or(1), 1);
-    }
-    let folders = std::iter::once(&model.folder).chain(&model.scorer);
-    let bytes: u64 = folders.flat_map(|folder| &folder.spec.files).map(|f| f.size).sum();
-    let fitting = usize::try_from(COPIES_BYTES / bytes.max(1)).unwrap_or(usize::MAX);
-    let automatic = fitting.min(config.threads);
-    let lanes = config.sessions.unwrap_or(automatic).max(1);
-    (lanes, (config.threads / lanes).max(1))
-}
-
 /// What every stage of a run shares.
 pub struct Shared {
     pub(super) shards: Vec<ShardRef>,
@@ -89,7 +71,7 @@ impl Shared {
 pub async fn execute(
     config: &RunConfig,
     model: &RunModel,
-    execution: Execution,
+    devices: &Arc<Devices>,
     (plan, output): (&Plan, &Location),
     begin: Vec<usize>,
     (stop, progress): (&Arc<Stop>, &Arc<Progress>),
@@ -100,7 +82,7 @@ pub async fn execute(
     let guard = FailureGuard::new(config.max_failure_ratio);
     let collector = Collector::new(output, Arc::clone(&plan.todo), guard);
     let wanted = Wanted { shards, begin, watch: Some(watch), keep_features: false };
-    stream(config, (model, execution), wanted, (stop, progress), |shared, events| {
+    stream(config, (model, devices), wanted, (stop, progress), |shared, events| {
         collect(shared, collector, events)
     })
     .await
@@ -124,7 +106,7 @@ pub struct Wanted {
 /// As [`execute`], and what `consume` says.
 pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     config: &RunConfig,
-    (model, execution): (&RunModel, Execution),
+    (model, devices): (&RunModel, &Arc<Devices>),
     wanted: Wanted,
     (stop, progress): (&Arc<Stop>, &Arc<Progress>),
     consume: impl FnOnce(Arc<Shared>, mpsc::Receiver<Event>) -> F,
@@ -143,7 +125,7 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     let (to_lanes, from_decoders) = crossbeam_channel::bounded(model.settings.max_slots.max(8));
     let settings = lane_settings(config, model, wanted.keep_features);
     let lanes =
-        start_lanes((model, execution), (config, settings), &shared, from_decoders, &to_events).await?;
+        start_captioners((model, devices), (config, settings), &shared, from_decoders, &to_events).await?;
     let (to_decoders, samples) = mpsc::channel(SAMPLE_QUEUE);
     let decoding = tokio::spawn(decode_all(
         Arc::clone(&shared),
@@ -221,42 +203,8 @@ fn lane_settings(config: &RunConfig, model: &RunModel, keep_features: bool) -> L
     }
 }
 
-/// Loads one model per lane, side by side, and starts their threads.
-async fn start_lanes(
-    (model, execution): (&RunModel, Execution),
-    (config, mut settings): (&RunConfig, LaneSettings),
-    shared: &Arc<Shared>,
-    input: Receiver<PreparedSample>,
-    events: &mpsc::Sender<Event>,
-) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let (lanes, threads) = lanes_and_threads(config, model, execution);
-    settings.caption.cache_bytes /= lanes as u64;
-    let mut loading = tokio::task::JoinSet::new();
-    for _ in 0..lanes {
-        let (folder, scorer, settings) = (model.folder.clone(), model.scorer.clone(), settings.clone());
-        let options = SessionOptions { execution, ..SessionOptions::on_cpu(threads) };
-        loading.spawn_blocking(move || Lane::load(&folder, scorer.as_ref(), &options, settings));
-    }
-    let mut handles = Vec::with_capacity(lanes);
-    while let Some(lane) = loading.join_next().await {
-        let lane = lane.context("loading the model broke down")??;
-        let (input, events, shared) = (input.clone(), events.clone(), Arc::clone(shared));
-        let work = move || {
-            let emit = |finished: Finished| {
-                count(&shared.progress, &finished);
-                !shared.stop.is_aborted() && events.blocking_send(Event::Finished(Box::new(finished))).is_ok()
-            };
-            if let Err(error) = lane.run(&input, emit) {
-                shared.fail(anyhow::Error::new(error).context("captioning failed"));
-            }
-        };
-        handles.push(std::thread::Builder::new().name("caption".into()).spawn(work)?);
-    }
-    tracing::debug!(lanes, threads_per_lane = threads, "models loaded");
-    Ok(handles)
-}
-
-fn count(progress: &Progress, finished: &Finished) {
+/// Counts an outcome.
+pub(super) fn count(progress: &Progress, finished: &Finished) {
     progress.finished.fetch_add(1, Relaxed);
     if matches!(finished.outcome, Outcome::Reject(_)) {
         progress.rejected.fetch_add(1, Relaxed);

@@ -63,6 +63,8 @@ pub struct Timings {
     pub choose: Duration,
     /// Putting images into slots, resizing, copying beams' caches.
     pub copy: Duration,
+    /// Rows whose logits left the device, because too many of the largest were equal.
+    pub rows_fetched: u64,
 }
 
 /// The first positions of a row's caches that go to another row: `(from, to, length)`.
@@ -263,7 +265,11 @@ impl Generator {
         let began = Instant::now();
         let answers = match (logits, &mut self.selector) {
             (Logits::Host(logits), _) => answer_all(logits, &questions, &self.rules)?,
-            (Logits::Device(logits), Some(selector)) => selector.answer_all(logits, &questions)?,
+            (Logits::Device(logits), Some(selector)) => {
+                let answers = selector.answer_all(logits, &questions)?;
+                self.timings.rows_fetched = selector.fetched();
+                answers
+            }
             (Logits::Device(_), None) => {
                 return Err(RuntimeError::Input("logits are on a device, and nothing chooses there".into()));
             }

@@ -19,7 +19,7 @@ pub use decoder::{Decoder, Logits, RowUpdate};
 pub use image_encoder::{Encoded, ImageEncoder};
 pub(crate) use library::loaded_version;
 pub use library::{LIBRARY_VARIABLE, load_library};
-pub use provider::{Execution, Provider};
+pub use provider::{Devices, Execution, Provider};
 pub(crate) use provider::{cache_root, driver_version};
 pub use session::SessionOptions;
 pub use text_encoder::TextEncoder;

@@ -425,3 +425,49 @@ fn bank(bank: &mut Option<Bank>, slot: usize) -> Result<&mut Bank, RuntimeError>
         .filter(|b| slot < b.slots)
         .ok_or_else(|| RuntimeError::Input(format!("the decoder has no slot {slot}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Bundled, export, runtime::ImageEncoder};
+
+    /// Logits of some steps of two rows, with something done before the third.
+    fn logits(model: &ModelFolder, replays: bool, before_third: impl FnOnce(&mut Decoder)) -> Vec<Vec<f32>> {
+        let options = SessionOptions { as_device: true, ..SessionOptions::on_cpu(1) };
+        let mut encoder = ImageEncoder::load(model, &options).expect("encoder");
+        let pixels: Vec<u8> = (0..2 * encoder.image_bytes()).map(|i| (i * 7 % 256) as u8).collect();
+        let encoded = encoder.encode(&pixels).expect("encoded");
+        let mut decoder = Decoder::load(model, &options, 8, 1).expect("decoder");
+        decoder.replay = Replay::new(replays);
+        decoder.resize(2, &[]).expect("slots");
+        decoder.load_images(&[(0, 0), (1, 1)], &encoded).expect("images");
+        let mut before_third = Some(before_third);
+        (0..7)
+            .map(|position| {
+                if position == 2 {
+                    before_third.take().into_iter().for_each(|change| change(&mut decoder));
+                }
+                let update = |id| Some(RowUpdate { id, position });
+                decoder.step(&[update(5 + position as i64), update(9)]).expect("step").to_vec()
+            })
+            .collect()
+    }
+
+    /// With the run options of CUDA graphs, which the CPU ignores, and after they were given up in the middle of a caption.
+    #[test]
+    fn giving_up_cuda_graphs_changes_no_logits() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let checkpoint = dir.path().join("checkpoint");
+        Bundled::Base.write_checkpoint(&checkpoint).expect("written");
+        let model = export(&checkpoint, &dir.path().join("model"), Precision::Fp16).expect("export");
+        let want = logits(&model, false, |_| {});
+        assert!(want[0] != want[6]);
+        assert_eq!(logits(&model, true, |decoder| assert!(decoder.replay.is_on())), want);
+        let given_up = logits(&model, true, |decoder| {
+            let error = RuntimeError::Input("as if ONNX Runtime had refused".into());
+            decoder.stop_replaying(&error).expect("a new session");
+            assert!(!decoder.replay.is_on());
+        });
+        assert_eq!(given_up, want);
+    }
+}

@@ -9,7 +9,7 @@ use ort::session::{IoBinding, RunOptions, Session};
 /// ONNX Runtime's run option: the number of a captured graph, -1 to neither capture nor replay.
 const GRAPH_ID: &str = "gpu_graph_id";
 /// Steps over the same slots before one is captured.
-const STEPS_BEFORE_CAPTURE: usize = 8;
+const STEPS_BEFORE_CAPTURE: usize = 4;
 /// Most captured steps of one decoder.
 const MAX_CAPTURES: usize = 16;
 

@@ -4,9 +4,12 @@
 //! it; only `auto` falls back to the CPU, and says why. Nothing here falls back in silence.
 
 mod cuda;
+mod devices;
 pub(super) mod tensorrt;
 
 use std::{path::PathBuf, str::FromStr};
+
+pub use devices::Devices;
 
 use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProviderDispatch};
 
@@ -27,6 +30,9 @@ pub(crate) fn driver_version() -> Option<String> {
 pub(crate) fn cache_root() -> PathBuf {
     tensorrt::cache_root(|name| std::env::var_os(name).map(PathBuf::from))
 }
+
+/// GPUs that are looked for on one machine, at most.
+const MAX_DEVICES: u32 = 64;
 
 /// An execution provider as it is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +113,42 @@ impl Execution {
             }
             Provider::Auto => Ok(automatic(device, models)),
         }
+    }
+
+    /// As [`Execution::resolve`], for one captioner on each of several GPUs; the CPU once.
+    ///
+    /// # Errors
+    /// As [`Execution::resolve`], for the first GPU that cannot be used. Of all GPUs those that work are taken, at least one.
+    pub fn resolve_all(
+        provider: Provider,
+        devices: &Devices,
+        models: &[&ModelFolder],
+    ) -> Result<Vec<Self>, RuntimeError> {
+        let first = Self::resolve(provider, devices.first(), models)?;
+        if !first.is_gpu() {
+            if *devices != Devices::default() {
+                tracing::warn!(%devices, "model.device is set, but there is no GPU to use: the CPU computes");
+            }
+            return Ok(vec![first]);
+        }
+        let others: Box<dyn Iterator<Item = u32>> = match devices {
+            Devices::Numbered(numbers) => Box::new(numbers.iter().skip(1).copied()),
+            Devices::All => Box::new(1..MAX_DEVICES),
+        };
+        let mut all = vec![first];
+        for device in others {
+            match (cuda::check(device, false), devices, first) {
+                (Ok(()), _, Self::TensorRt { .. }) => all.push(Self::TensorRt { device }),
+                (Ok(()), ..) => all.push(Self::Cuda { device }),
+                // The numbers end here.
+                (Err(_), Devices::All, _) => break,
+                (Err(problems), Devices::Numbered(_), _) => {
+                    let provider = provider.as_str();
+                    return Err(RuntimeError::Provider { provider, problems: in_words(&problems) });
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// Name of the provider, as records and logs tell it.
