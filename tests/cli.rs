@@ -13,7 +13,7 @@ use std::{
 use image::ImageFormat;
 use serde_json::json;
 use support::{
-    Place, checkpoint, data, files_below, model,
+    Place, checkpoint, files_below, model,
     output::{self, runs},
     program::{Said, recaption},
     server::{Answer, Request, Server},

@@ -39,11 +39,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     args.provider.add_to(&mut layers)?;
     let config = RunConfig::build(&layers)?;
     let mut model = RunModel::open(&config)?;
-    let executions = &model.resolve(&config)?[..1];
-    let options = SessionOptions { execution: executions[0], cuda_graphs: config.cuda_graphs, ..SessionOptions::on_cpu(config.threads) };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
-    runtime.block_on(run::self_test(&config, &model, executions))?;
+    let options = resolve(&mut model, &config)?;
     let settings = LaneSettings {
         caption: model.settings.clone(),
         seed: config.seed,
@@ -88,6 +84,16 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
     lines.values().for_each(|line| super::print(line));
     Ok(if failed.into_inner() { ExitCode::Failed } else { ExitCode::Done })
+}
+
+/// Finds out what computes, and tests it.
+fn resolve(model: &mut RunModel, config: &RunConfig) -> anyhow::Result<SessionOptions> {
+    let executions = &model.resolve(config)?[..1];
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
+    runtime.block_on(run::self_test(config, model, executions))?;
+    let cuda_graphs = config.cuda_graphs;
+    Ok(SessionOptions { execution: executions[0], cuda_graphs, ..SessionOptions::on_cpu(config.threads) })
 }
 
 fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyhow::Result<PreparedSample> {

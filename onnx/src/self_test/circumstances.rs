@@ -23,6 +23,8 @@ pub struct Circumstances {
     pub version: String,
     /// Execution provider.
     pub provider: String,
+    /// Whether decoder steps are captured as CUDA graphs.
+    pub cuda_graphs: bool,
     /// Version of ONNX Runtime.
     pub runtime: Option<String>,
     /// How its build describes itself, commit included.
@@ -51,6 +53,7 @@ impl Circumstances {
             models: models.map(|model| model.digest.clone()).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             provider: if execution.is_gpu() { name.to_owned() } else { format!("{name} as a device") },
+            cuda_graphs: options.cuda_graphs,
             runtime: loaded_version(),
             runtime_build: ort::info().to_owned(),
             driver: driver_version().filter(|_| execution.is_gpu()),

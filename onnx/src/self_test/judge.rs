@@ -1,7 +1,9 @@
 //! Compares what a device computed with what the CPU computed.
 
-use super::exercise::{CaptionAnswers, CaptionerAnswers, Graph, LogitsRow, ScorerAnswers};
-use super::inputs::PICTURES;
+use super::{
+    exercise::{CaptionAnswers, CaptionerAnswers, Graph, LogitsRow, ScorerAnswers},
+    inputs::PICTURES,
+};
 use crate::{
     model::SpecialIds,
     verify::{

@@ -53,7 +53,7 @@ pub enum SelfTestError {
         /// Provider, GPU, versions of driver and runtime; the CPU where that side failed.
         place: String,
         /// What ONNX Runtime or the program reports.
-        source: RuntimeError,
+        source: Box<RuntimeError>,
     },
     /// ONNX Runtime cannot be loaded.
     #[error(transparent)]
@@ -184,7 +184,7 @@ impl Side {
             model: model.dir.clone(),
             graph,
             place: place.to_owned(),
-            source,
+            source: Box::new(source),
         };
         let captioner = self.captioner.map_err(|failure| fails(models.captioner, failure))?;
         Ok((captioner, self.scorer.map_err(|failure| fails(models.scoring(), failure))?))

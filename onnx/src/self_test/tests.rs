@@ -182,6 +182,7 @@ fn every_circumstance_counts() {
         Circumstances { models: vec!["other".into()], ..known.clone() },
         Circumstances { version: "0.0.1".into(), ..known.clone() },
         Circumstances { provider: "tensorrt".into(), ..known.clone() },
+        Circumstances { cuda_graphs: !known.cuda_graphs, ..known.clone() },
         Circumstances { runtime: text("1.32.0"), ..known.clone() },
         Circumstances { runtime_build: "another commit".into(), ..known.clone() },
         Circumstances { driver: text("590.10"), ..known.clone() },
