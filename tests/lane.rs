@@ -125,7 +125,8 @@ fn memory_that_does_not_hold_one_image_ends_the_lane() {
     let (to_lane, input) = crossbeam_channel::unbounded();
     samples(&folder).into_iter().for_each(|sample| to_lane.send(sample).expect("an open channel"));
     drop(to_lane);
-    let failure = lane.run(&ImageQueue::new(input), |_| panic!("nothing can come out")).expect_err("no memory");
+    let failure =
+        lane.run(&ImageQueue::new(input), |_| panic!("nothing can come out")).expect_err("no memory");
     assert!(failure.to_string().contains("memory"), "{failure}");
     // What lies in the queue is not the lane's.
     assert!(!failure.unfinished.is_empty(), "what it had comes back");

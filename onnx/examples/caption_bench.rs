@@ -292,23 +292,51 @@ fn main() -> Result<()> {
     let before: Vec<_> = captioners.iter().map(Captioner::timings).collect();
     let (work, wall) = decode(&mut captioners, &pixels, seconds, how)?;
     let spent: Vec<_> = captioners.iter().map(Captioner::timings).collect();
+    drop_and_write(captioners, options.0.get("ids"), &work)?;
+    let rate = encode_rate(&model, &SessionOptions { threads: threads * copies, ..sessions }, &pixels)?;
+    print_results(
+        &work,
+        Measured { before, spent, wall, copies, encode_rate: rate, slot_bytes },
+        &settings,
+        how,
+    );
+    Ok(())
+}
+
+/// What was measured around the rounds.
+struct Measured {
+    before: Vec<(Duration, Timings)>,
+    spent: Vec<(Duration, Timings)>,
+    wall: f64,
+    copies: usize,
+    encode_rate: f64,
+    slot_bytes: usize,
+}
+
+/// Frees the models, and writes every image's ids to a file if one is named.
+fn drop_and_write(captioners: Vec<Captioner>, path: Option<&String>, work: &Work) -> Result<()> {
+    drop(captioners);
+    if let Some(path) = path {
+        let lines: Vec<String> = work.ids.values().map(|ids| format!("{ids:?}\n")).collect();
+        std::fs::write(path, lines.concat())?;
+    }
+    Ok(())
+}
+
+fn print_results(work: &Work, measured: Measured, settings: &CaptionSettings, how: Batching) {
+    let Measured { before, spent, wall, copies, encode_rate, slot_bytes } = measured;
     let share = |part: fn(&(Duration, Timings)) -> Duration| {
         let seconds = |all: &[(Duration, Timings)]| all.iter().map(|s| part(s).as_secs_f64()).sum::<f64>();
         (seconds(&spent) - seconds(&before)) / copies as f64 / wall
     };
     let rows_fetched: u64 = spent.iter().map(|(_, timings)| timings.rows_fetched).sum();
-    drop(captioners);
-    if let Some(path) = options.0.get("ids") {
-        let lines: Vec<String> = work.ids.values().map(|ids| format!("{ids:?}\n")).collect();
-        std::fs::write(path, lines.concat())?;
-    }
     let lengths: Vec<usize> = work.lengths.iter().flat_map(|(l, n)| std::iter::repeat_n(*l, *n)).collect();
     println!(
         "{}",
         serde_json::json!({
             "captions_per_second": work.images as f64 / wall,
             "tokens_per_second": work.tokens as f64 / wall,
-            "encode_images_per_second": encode_rate(&model, &SessionOptions { threads: threads * copies, ..sessions }, &pixels)?,
+            "encode_images_per_second": encode_rate,
             "admit_share": work.admit / copies as f64 / wall,
             "step_share": work.step / copies as f64 / wall,
             "encode_share": share(|s| s.0),
@@ -326,5 +354,4 @@ fn main() -> Result<()> {
             "seconds": wall,
         })
     );
-    Ok(())
 }

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use recaption_stages::schemas::{redact_text, redact_url};
 use recaption_onnx::runtime::Devices;
+use recaption_stages::schemas::{redact_text, redact_url};
 use toml::Value;
 
 use super::keys::{self, Kind};
@@ -250,7 +250,9 @@ fn check(name: &str, kind: Kind, value: &Value) -> Result<(), String> {
                 }
             })
         }
-        Kind::Devices => devices_of(value).map(|_| ()).map_err(|error| format!("GPU numbers or \"all\": {error}")),
+        Kind::Devices => {
+            devices_of(value).map(|_| ()).map_err(|error| format!("GPU numbers or \"all\": {error}"))
+        }
         Kind::Real(low, high) => {
             let number = match value {
                 Value::Integer(n) => Some(*n as f64),

@@ -99,7 +99,9 @@ fn providers_are_taken_and_batches_follow_them() {
     ] {
         assert_eq!(build(&[text]).devices, devices, "{text}");
     }
-    for (text, word) in [("model.device=-1", "numbers"), ("model.device=1,1", "GPU 1 twice"), ("model.device=gpu", "all")] {
+    for (text, word) in
+        [("model.device=-1", "numbers"), ("model.device=1,1", "GPU 1 twice"), ("model.device=gpu", "all")]
+    {
         let error = Layers::default().add_assignment(text).expect_err(text).to_string();
         assert!(error.contains(word), "{text}: {error}");
     }

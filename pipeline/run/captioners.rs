@@ -66,9 +66,8 @@ pub async fn start_captioners(
         };
         for _ in 0..copies {
             let (folder, scorer, settings) = (model.folder.clone(), model.scorer.clone(), settings.clone());
-            loading.spawn_blocking(move || {
-                (number, Lane::load(&folder, scorer.as_ref(), &options, settings))
-            });
+            loading
+                .spawn_blocking(move || (number, Lane::load(&folder, scorer.as_ref(), &options, settings)));
         }
     }
     let mut loaded = Vec::new();
@@ -79,11 +78,8 @@ pub async fn start_captioners(
             Err(error) => leave_out(devices, &devices.all()[number], error)?,
         }
     }
-    let queue = if devices.all().len() > 1 {
-        ImageQueue::with_returns(decoded)
-    } else {
-        ImageQueue::new(decoded)
-    };
+    let queue =
+        if devices.all().len() > 1 { ImageQueue::with_returns(decoded) } else { ImageQueue::new(decoded) };
     let start = |(number, captioner): (usize, Lane)| {
         let (queue, devices) = (queue.clone(), Arc::clone(devices));
         let (shared, events) = (Arc::clone(shared), events.clone());

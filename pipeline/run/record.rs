@@ -219,7 +219,8 @@ impl std::fmt::Display for RunReport {
             }
         }
         for device in self.devices_failed() {
-            let (number, error) = (device.device.unwrap_or_default(), device.error.as_deref().unwrap_or_default());
+            let (number, error) =
+                (device.device.unwrap_or_default(), device.error.as_deref().unwrap_or_default());
             writeln!(f, "failed    GPU {number}: {error}")?;
         }
         for shard in &self.shards_damaged {

@@ -187,7 +187,9 @@ impl<'a> Tower<'a> {
     /// The stream after a block whose result is `update`.
     fn add_to_stream(&mut self, base: &Value, update: Product) -> Stream {
         match update {
-            Product { value, bias: Some(bias) } => Stream::Pending { base: base.clone(), update: value, bias },
+            Product { value, bias: Some(bias) } => {
+                Stream::Pending { base: base.clone(), update: value, bias }
+            }
             Product { value, bias: None } => Stream::Whole(self.g.op("Add", &[base, &value], &[])),
         }
     }
@@ -430,7 +432,11 @@ fn scaled_rows(
 /// `vector + matrix @ x` in f64; `matrix` is `[vector.len(), x.len()]`, row-major.
 pub fn add_product(vector: &[f32], matrix: &[f32], x: &[f32]) -> Vec<f32> {
     let dot = |row: &[f32]| row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
-    vector.iter().zip(matrix.chunks_exact(x.len())).map(|(v, row)| (f64::from(*v) + dot(row)) as f32).collect()
+    vector
+        .iter()
+        .zip(matrix.chunks_exact(x.len()))
+        .map(|(v, row)| (f64::from(*v) + dot(row)) as f32)
+        .collect()
 }
 
 /// Appends zero rows to every head of a projection: `[k * heads * dim, columns] -> [k * heads * padded, columns]`.

@@ -92,8 +92,21 @@ const OPERATORS: &[Operator] = &[
 
 /// Operators that ONNX Runtime computes on the host when all that they read is there
 /// (`GetCpuPreferredNodes` in `onnxruntime/core/framework/fallback_cpu_capability.cc`).
-const SHAPE_ARITHMETIC: &[&str] =
-    &["Add", "Cast", "Concat", "Div", "Gather", "Max", "Min", "Mul", "Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze"];
+const SHAPE_ARITHMETIC: &[&str] = &[
+    "Add",
+    "Cast",
+    "Concat",
+    "Div",
+    "Gather",
+    "Max",
+    "Min",
+    "Mul",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "Sub",
+    "Unsqueeze",
+];
 
 /// Why a graph may not run on a GPU.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -131,7 +144,9 @@ pub enum GraphError {
         value: String,
     },
     /// Nothing is known of an operator's kernel.
-    #[error("graph `{graph}`, node `{node}`: it is not known which inputs {operator} reads in host memory; add it to the table")]
+    #[error(
+        "graph `{graph}`, node `{node}`: it is not known which inputs {operator} reads in host memory; add it to the table"
+    )]
     UnknownOperator {
         /// The graph.
         graph: String,
@@ -206,10 +221,22 @@ fn place_of(
         let value_name = value.clone();
         match place(value) {
             Place::Device if read_on_host => {
-                return Err(GraphError::DeviceDataReadOnHost { graph, node, operator, input, value: value_name });
+                return Err(GraphError::DeviceDataReadOnHost {
+                    graph,
+                    node,
+                    operator,
+                    input,
+                    value: value_name,
+                });
             }
             Place::Host if !read_on_host => {
-                return Err(GraphError::HostDataReadOnDevice { graph, node, operator, input, value: value_name });
+                return Err(GraphError::HostDataReadOnDevice {
+                    graph,
+                    node,
+                    operator,
+                    input,
+                    value: value_name,
+                });
             }
             _ => {}
         }
@@ -266,11 +293,22 @@ mod tests {
             let n = g.op("Add", &[&n, &n], &[]);
             let zero = g.ints(&[0]);
             let inputs: Vec<&Value> = (0..=input)
-                .map(|i| if i == 0 { &x } else if i == input { &n } else { &zero })
+                .map(|i| {
+                    if i == 0 {
+                        &x
+                    } else if i == input {
+                        &n
+                    } else {
+                        &zero
+                    }
+                })
                 .collect();
             g.op(operator, &inputs, &[]);
             let error = g.finish().expect_err(operator);
-            assert!(matches!(error, GraphError::DeviceDataReadOnHost { input: i, .. } if i == input), "{error}");
+            assert!(
+                matches!(error, GraphError::DeviceDataReadOnHost { input: i, .. } if i == input),
+                "{error}"
+            );
         }
     }
 

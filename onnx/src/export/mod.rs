@@ -14,8 +14,8 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
-use recaption_schemas::sha256_hex;
 pub use host_inputs::GraphError;
+use recaption_schemas::sha256_hex;
 use weights::{WEIGHTS_FILE, WeightsWriter};
 
 use crate::{

@@ -237,8 +237,10 @@ fn written_graphs_keep_host_and_device_apart() {
             host_inputs::check(graph, &HashSet::new()).unwrap_or_else(|error| panic!("{file}: {error}"));
         }
         // As it was when captions were wrong on a GPU.
-        let decoder = exported.graphs.get_mut(DECODER_FILE).expect("a decoder").graph.as_mut().expect("a graph");
-        let total = decoder.node.iter().find(|n| n.op_type() == "GroupQueryAttention").expect("one").input[6].clone();
+        let decoder =
+            exported.graphs.get_mut(DECODER_FILE).expect("a decoder").graph.as_mut().expect("a graph");
+        let total =
+            decoder.node.iter().find(|n| n.op_type() == "GroupQueryAttention").expect("one").input[6].clone();
         let node = decoder.node.iter_mut().find(|n| n.output.contains(&total)).expect("its source");
         node.input = vec!["positions".into()];
         let error = host_inputs::check(decoder, &HashSet::new()).expect_err("device data").to_string();
@@ -257,7 +259,11 @@ fn half_precision_is_built_of_fused_operators() {
         (DECODER_FILE, decoder_blocks, decoder_layers),
     ] {
         let (plain, fused) = (operators(&fp32, file), operators(&fp16, file));
-        println!("{file}: {} nodes in fp32, {} in fp16", plain.values().sum::<usize>(), fused.values().sum::<usize>());
+        println!(
+            "{file}: {} nodes in fp32, {} in fp16",
+            plain.values().sum::<usize>(),
+            fused.values().sum::<usize>()
+        );
         let count = |operator: &str| fused.get(operator).copied().unwrap_or(0);
         for gone in ["Gemm", "Gelu", "Attention"] {
             assert!(plain.contains_key(gone), "{file} has {gone} in fp32: {plain:?}");

@@ -179,7 +179,11 @@ fn self_attention(
             [all_queries, key, value]
         }
     } else {
-        [t.project_part(block, &query, 0)?, t.project_part(block, &normed, 1)?, t.project_part(block, &normed, 2)?]
+        [
+            t.project_part(block, &query, 0)?,
+            t.project_part(block, &normed, 1)?,
+            t.project_part(block, &normed, 2)?,
+        ]
     };
     let query = if pooled_only {
         t.as_batch(&query, 1, inner)

@@ -117,8 +117,7 @@ mod tests {
         let y = g.op("Mul", &[&y, &x], &[]);
         let out = g.declare_output("y", DType::F32, &shape);
         g.op_into("Exp", &[&y], &out, &[]);
-        let session =
-            session::create_in_memory("three", g, &SessionOptions::on_cpu(1)).expect("session");
+        let session = session::create_in_memory("three", g, &SessionOptions::on_cpu(1)).expect("session");
         let assignment = Assignment::of(&session).expect("recorded");
         assert_eq!(assignment.nodes(), 3);
         let cpu = assignment.on("CPUExecutionProvider");

@@ -56,10 +56,7 @@ mod tests {
     #[test]
     fn copies_are_read_from_the_log() {
         for (line, copy) in [
-            (
-                "Add MemcpyToHost before add_9 for CUDAExecutionProvider",
-                Some("MemcpyToHost before add_9"),
-            ),
+            ("Add MemcpyToHost before add_9 for CUDAExecutionProvider", Some("MemcpyToHost before add_9")),
             (
                 "Add MemcpyFromHost after shape_2 for CUDAExecutionProvider",
                 Some("MemcpyFromHost after shape_2"),

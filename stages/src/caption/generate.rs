@@ -268,8 +268,7 @@ impl<'a> GenerateStage<'a> {
     fn probe(&mut self, neighbours: &mut impl Neighbours) -> Result<(), Stop> {
         let failed = |error: RuntimeError| Stop::failed(error, Vec::new());
         let encoded = {
-            let mut encoder =
-                self.encode.encoder.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut encoder = self.encode.encoder.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let grey = vec![128; encoder.image_bytes()];
             encoder.encode(&grey).map_err(failed)?
         };

@@ -121,8 +121,7 @@ impl Lane {
         // Nothing lies in this channel: a batch waits on one side, and the next is encoded on the other.
         let (to_generate, encoded) = bounded(0);
         let (to_score, captioned) = bounded(DEVICE_SCORE_GROUP);
-        let score =
-            ScoreStage::new((&mut self.scorer, &self.tokenizer), settings, emit, DEVICE_SCORE_GROUP);
+        let score = ScoreStage::new((&mut self.scorer, &self.tokenizer), settings, emit, DEVICE_SCORE_GROUP);
         let results = std::thread::scope(|scope| {
             let encode = EncodeStage { encoder: &encoder, emit };
             let encoding = scope.spawn(|| encode_all(input, encode, size, to_generate, &ended));
@@ -263,7 +262,11 @@ fn encode_all(
 }
 
 /// Scores until the generator ends. After an error it takes what still comes, so that nothing is lost in the channel.
-fn score_all(mut score: ScoreStage<'_>, captioned: Receiver<Captioned>, ended: &AtomicBool) -> Result<(), Stop> {
+fn score_all(
+    mut score: ScoreStage<'_>,
+    captioned: Receiver<Captioned>,
+    ended: &AtomicBool,
+) -> Result<(), Stop> {
     let mut work = || {
         while let Ok(first) = captioned.recv() {
             score.push(first)?;

@@ -50,9 +50,7 @@ impl Selector {
         longest: usize,
     ) -> Result<Self, RuntimeError> {
         let graph = match &rules.choice {
-            Choice::Best(count) => {
-                graph::best((count + FORBIDDEN + EQUALS).min(vocab), rules.end, vocab)
-            }
+            Choice::Best(count) => graph::best((count + FORBIDDEN + EQUALS).min(vocab), rules.end, vocab),
             Choice::Draw(settings) => graph::draw(settings, &rules, vocab),
         };
         let session = session::create_in_memory("select", graph, options)?;
@@ -96,7 +94,9 @@ impl Selector {
         let mut rows = Vec::with_capacity(questions.len());
         for ((((ids, values), logprobs), end), question) in lists.zip(questions) {
             let list = List { ids, values, logprobs, end: *end, whole: k == self.vocab };
-            rows.push(question.as_ref().map_or(Ok(Some(Vec::new())), |q| list.choose(q, &self.rules, count))?);
+            rows.push(
+                question.as_ref().map_or(Ok(Some(Vec::new())), |q| list.choose(q, &self.rules, count))?,
+            );
         }
         if rows.iter().all(Option::is_some) {
             return Ok(rows.into_iter().flatten().collect());
@@ -105,13 +105,14 @@ impl Selector {
         let logits = logits.extract_tensor_mut().1.chunks_exact_mut(self.vocab);
         let rules = &self.rules;
         let mut fetched = 0;
-        let answers = rows.into_iter().zip(logits).zip(questions).map(|((row, logits), question)| match row {
-            Some(answer) => Ok(answer),
-            None => {
-                fetched += 1;
-                question.as_ref().map_or(Ok(Vec::new()), |question| host::answer(logits, question, rules))
-            }
-        });
+        let answers =
+            rows.into_iter().zip(logits).zip(questions).map(|((row, logits), question)| match row {
+                Some(answer) => Ok(answer),
+                None => {
+                    fetched += 1;
+                    question.as_ref().map_or(Ok(Vec::new()), |question| host::answer(logits, question, rules))
+                }
+            });
         let answers = answers.collect();
         self.fetched += fetched;
         answers
@@ -197,7 +198,12 @@ struct List<'a> {
 
 impl List<'_> {
     /// The row's next tokens, or `None` where equal logits that are not in the list may come before some that are.
-    fn choose(&self, question: &Question, rules: &Rules, count: usize) -> Result<Option<Answer>, RuntimeError> {
+    fn choose(
+        &self,
+        question: &Question,
+        rules: &Rules,
+        count: usize,
+    ) -> Result<Option<Answer>, RuntimeError> {
         // Over all logits: one that is no number makes all of them none.
         if self.end.is_nan() || self.logprobs.iter().any(|logprob| logprob.is_nan()) {
             return Err(not_numbers());

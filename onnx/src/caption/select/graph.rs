@@ -56,11 +56,8 @@ pub fn draw(settings: &SampleSettings, rules: &Rules, vocab: usize) -> GraphBuil
     let forbid_end = b.column_input("forbid_end", DType::Bool);
     let force_end = b.column_input("force_end", DType::Bool);
     let logprobs = b.g.op("LogSoftmax", &[&logits], &[("axis", Attr::Int(-1))]);
-    let penalised = if rules.penalises() {
-        b.penalise(&logits, settings.repetition_penalty)
-    } else {
-        logits.clone()
-    };
+    let penalised =
+        if rules.penalises() { b.penalise(&logits, settings.repetition_penalty) } else { logits.clone() };
     let masked = b.mask(&penalised, rules, &forbid_end);
     let [best, _] = b.top(&masked, 1);
     let id = b.draw(&masked, &best, settings);

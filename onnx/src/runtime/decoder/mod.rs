@@ -16,7 +16,11 @@ use ort::{
     value::{DynTensor, Tensor, TensorElementType},
 };
 
-use super::{Encoded, RuntimeError, SessionOptions, device::{CacheShape, CrossShape, Movers}, session};
+use super::{
+    Encoded, RuntimeError, SessionOptions,
+    device::{CacheShape, CrossShape, Movers},
+    session,
+};
 use crate::{
     export::graph::DType,
     model::{
@@ -199,10 +203,9 @@ impl Decoder {
         let mut binding = self.session.create_binding()?;
         let inputs = [host::ids(rows)?, host::ids(rows)?];
         let sent = match self.device {
-            Some(_) => Some([
-                Tensor::<i64>::new(&allocator, [rows, 1])?,
-                Tensor::<i64>::new(&allocator, [rows, 1])?,
-            ]),
+            Some(_) => {
+                Some([Tensor::<i64>::new(&allocator, [rows, 1])?, Tensor::<i64>::new(&allocator, [rows, 1])?])
+            }
             None => None,
         };
         for (name, input) in INPUTS.iter().zip(sent.as_ref().unwrap_or(&inputs)) {
@@ -358,8 +361,11 @@ impl Decoder {
     fn stop_replaying(&mut self, error: &RuntimeError) -> Result<(), RuntimeError> {
         tracing::warn!(%error, "a decoding step failed with CUDA graphs; going on without them");
         self.replay = Replay::new(false);
-        self.session =
-            session::create(&self.model, DECODER_FILE, &SessionOptions { cuda_graphs: false, ..self.options })?;
+        self.session = session::create(
+            &self.model,
+            DECODER_FILE,
+            &SessionOptions { cuda_graphs: false, ..self.options },
+        )?;
         let Some(bank) = &mut self.bank else { return Ok(()) };
         let mut rebind = || -> ort::Result<()> {
             let mut binding = self.session.create_binding()?;

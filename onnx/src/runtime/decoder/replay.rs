@@ -82,7 +82,8 @@ mod tests {
         let mut largest = 0;
         for _ in 0..2 * MAX_CAPTURES {
             replay.restart();
-            largest = (0..2 * STEPS_BEFORE_CAPTURE).map(|_| replay.next_id()).max().max(Some(largest)).unwrap_or(0);
+            largest =
+                (0..2 * STEPS_BEFORE_CAPTURE).map(|_| replay.next_id()).max().max(Some(largest)).unwrap_or(0);
         }
         assert_eq!(largest, MAX_CAPTURES as i64);
         replay.restart();

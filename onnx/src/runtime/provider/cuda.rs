@@ -166,11 +166,10 @@ fn try_out(device: u32) -> Result<(), Problem> {
         let y = g.declare_output("y", DType::F32, &shape);
         g.op_into("Add", &[&x, &x], &y, &[]);
         let options = SessionOptions { execution: Execution::Cuda { device }, ..SessionOptions::on_cpu(1) };
-        let mut session =
-            session::create_in_memory("trial", g, &options).map_err(|e| match e {
-                RuntimeError::Built { source, .. } => source.to_string(),
-                other => other.to_string(),
-            })?;
+        let mut session = session::create_in_memory("trial", g, &options).map_err(|e| match e {
+            RuntimeError::Built { source, .. } => source.to_string(),
+            other => other.to_string(),
+        })?;
         let x = Tensor::from_array(([1_usize], vec![21.0_f32])).map_err(|e| e.to_string())?;
         let outputs = session.run(ort::inputs!["x" => x]).map_err(|e| e.to_string())?;
         outputs["y"].try_extract_tensor::<f32>().map(|(_, y)| y[0]).map_err(|e| e.to_string())

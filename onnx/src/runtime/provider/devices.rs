@@ -72,7 +72,8 @@ mod tests {
             assert_eq!(text.parse(), Ok(devices.clone()), "{text}");
             assert_eq!(devices.to_string().parse(), Ok(devices));
         }
-        for (text, word) in [("", "neither"), ("one", "neither"), ("-1", "neither"), ("0,1,0", "GPU 0 twice")] {
+        for (text, word) in [("", "neither"), ("one", "neither"), ("-1", "neither"), ("0,1,0", "GPU 0 twice")]
+        {
             let error = text.parse::<Devices>().expect_err(text);
             assert!(error.contains(word), "{text}: {error}");
         }
