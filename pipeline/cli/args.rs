@@ -344,6 +344,9 @@ pub struct StatusArgs {
     /// Output of `recaption run`: folder or bucket prefix.
     #[arg(value_name = "OUT")]
     pub output: String,
+    /// Read all parts and compare their sums with the commit records'.
+    #[arg(long)]
+    pub verify: bool,
 }
 
 /// `recaption retry`: configured as the last run over the same output was.

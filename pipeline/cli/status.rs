@@ -22,13 +22,13 @@ pub fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result<ExitCo
     let output = stores.locate(&args.output)?;
     let found = block_on(async {
         enter(&LastRun::of(&output).await?);
-        status(&mut stores, &output).await
+        status(&mut stores, &output, args.verify).await
     })?;
     match format {
         logging::Format::Text => print(&found.to_string()),
         logging::Format::Json => print(&format!("{}\n", serde_json::to_string(&found)?)),
     }
-    Ok(ExitCode::Done)
+    Ok(if found.is_amiss() { ExitCode::Incomplete } else { ExitCode::Done })
 }
 
 /// Runs what failed once more, configured as the last run was.

@@ -231,6 +231,12 @@ pub const KEYS: &[Key] = &[
         "600",
         "with `--lock` on a bucket: seconds after which the lock of a run that is not heard of any more is past",
     ),
+    key(
+        "run.claim_seconds",
+        Kind::Integer(0, 86_400),
+        "20",
+        "seconds after which the shards of a worker that is not heard of any more are others' to do; 0 shares nothing out",
+    ),
     key("store.retries", Kind::Integer(0, 100), "8", "further attempts at a request that may go better"),
     key(
         "store.timeout_seconds",

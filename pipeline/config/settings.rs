@@ -33,6 +33,8 @@ const DEFAULT_BUFFER_BYTES: usize = 256 << 20;
 const AUTO_COLUMN: &str = "auto";
 /// Time after which a lock in a bucket is past.
 const DEFAULT_LOCK_SECONDS: u64 = 600;
+/// Time after which the shards of a worker that is not heard of are others' to do.
+const DEFAULT_CLAIM_SECONDS: u64 = 20;
 /// Share of failed samples beyond which a run stops.
 const DEFAULT_MAX_FAILURE_RATIO: f64 = 0.5;
 
@@ -101,6 +103,8 @@ pub struct RunConfig {
     pub max_failure_ratio: f64,
     /// Seconds after which the lock of a run that was not heard of is past, in a bucket.
     pub lock_seconds: u64,
+    /// Time after which a worker that is not heard of is taken for dead; nothing is shared out without.
+    pub claims: Option<Duration>,
     /// How stores are spoken to.
     pub stores: StoreSettings,
     /// What was typed, for the run's record.
@@ -169,6 +173,10 @@ impl RunConfig {
             cache_bytes: unsigned("run.cache_bytes").unwrap_or(DEFAULT_CACHE_BYTES),
             max_failure_ratio: layers.real("run.max_failure_ratio").unwrap_or(DEFAULT_MAX_FAILURE_RATIO),
             lock_seconds: unsigned("run.lock_seconds").unwrap_or(DEFAULT_LOCK_SECONDS),
+            claims: match unsigned("run.claim_seconds").unwrap_or(DEFAULT_CLAIM_SECONDS) {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds)),
+            },
             stores: store_settings(layers),
             typed: layers.describe(),
         })
@@ -178,6 +186,17 @@ impl RunConfig {
     #[must_use]
     pub fn batch_size(&self, execution: Execution) -> usize {
         self.batch_size.unwrap_or(if execution.is_gpu() { GPU_BATCH_SIZE } else { DEFAULT_BATCH_SIZE })
+    }
+
+    /// Settings that are no row keys and yet may be why a sample is rejected, with their values: when one changes, a retry
+    /// takes such samples up again ([`RejectReason::setting`](recaption_stages::schemas::RejectReason::setting)).
+    #[must_use]
+    pub fn reject_settings(&self) -> BTreeMap<String, String> {
+        let fetch = self.read.fetcher.as_ref().map(|fetcher| fetcher.settings());
+        let values = fetch.into_iter().flat_map(|fetch| {
+            [("fetch.allow_private", fetch.allow_private.to_string()), ("fetch.max_bytes", fetch.max_bytes.to_string())]
+        });
+        values.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// The keys that change rows, with their values: two runs may share an output only if these are equal. Keys that a

@@ -31,7 +31,7 @@ pub fn open_places(stores: &mut Stores, job: &FilterJob) -> anyhow::Result<(Loca
 
 fn overlap(a: &Location, b: &Location) -> bool {
     if a.kind == StoreKind::Local && b.kind == StoreKind::Local {
-        let (a, b) = (real(&run::local_path(a)), real(&run::local_path(b)));
+        let (a, b) = (real(&a.local_path()), real(&b.local_path()));
         return a.starts_with(&b) || b.starts_with(&a);
     }
     let (a, b) = (segments(a), segments(b));

@@ -1,7 +1,7 @@
 //! Failures across runs: a shard that fails the same way at the same bytes is poison, anything else may be bad luck.
 
 use recaption_stages::{
-    commits::Ledger,
+    commits::{Committed, Ledger},
     schemas::{FailureClass, FailureRecord, ShardId},
 };
 
@@ -71,9 +71,14 @@ fn collect(plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
     for result in results {
         let url = &plan.todo[result.shard].shard.url;
         match &result.outcome {
-            Ok(finish) if finish.elsewhere => report.shards_elsewhere += 1,
-            Ok(Finish { commit, .. }) => {
+            Ok(Finish::Elsewhere) => report.shards_elsewhere += 1,
+            Ok(Finish::Twice) => {
+                report.shards_elsewhere += 1;
+                report.shards_done_twice += 1;
+            }
+            Ok(Finish::Here { commit, committed }) => {
                 report.shards_done += 1;
+                report.shards_done_twice += usize::from(*committed == Committed::Before);
                 report.counts.add(&commit.counts);
                 if let Some(damage) = &commit.damaged {
                     report.shards_damaged.push(format!("{url}: {} (byte {})", damage.detail, damage.offset));

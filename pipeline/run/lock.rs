@@ -6,7 +6,7 @@
 //! waste time.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io::{Read, Seek, Write},
     sync::Arc,
     time::Duration,
@@ -14,10 +14,11 @@ use std::{
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use recaption_stages::store::{Lease, LeaseError, Location, StoreKind};
+use recaption_stages::{
+    commits::open_plain,
+    store::{Lease, LeaseError, Location, StoreKind},
+};
 use serde::{Deserialize, Serialize};
-
-use super::local_path;
 
 /// The lock's place below the output.
 const LOCK: &str = "_recaption/lock.json";
@@ -97,18 +98,9 @@ pub async fn lock(output: &Location, seconds: u64) -> anyhow::Result<Locked> {
 }
 
 fn lock_file(output: &Location) -> anyhow::Result<Locked> {
-    let path = local_path(&output.child(LOCK));
+    let path = output.child(LOCK).local_path();
     let failed = || format!("the lock {} cannot be taken", path.display());
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(failed)?;
-    }
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .with_context(failed)?;
+    let mut file = open_plain(&path).with_context(failed)?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0).with_context(failed)?;

@@ -82,6 +82,12 @@ pub struct RunReport {
     pub shards_done: usize,
     /// Shards that another worker committed while this one ran.
     pub shards_elsewhere: usize,
+    /// Shards that this run computed too, though another worker committed them first.
+    pub shards_done_twice: usize,
+    /// Shards that were done before and are done again, because their record or a part was amiss.
+    pub shards_repaired: Vec<String>,
+    /// Files of attempts that came to nothing, removed from beside shards that are done.
+    pub leftovers_removed: usize,
     /// Shards committed by this run that could be read only in part.
     pub shards_damaged: Vec<String>,
     /// Shards that were left alone: not changed since `--since`, or with nothing to retry.
@@ -128,6 +134,9 @@ impl RunReport {
             shards_skipped: plan.done.len(),
             shards_done: 0,
             shards_elsewhere: 0,
+            shards_done_twice: 0,
+            shards_repaired: plan.repaired.clone(),
+            leftovers_removed: 0,
             shards_damaged: Vec::new(),
             shards_passed_over: plan.passed_over,
             shards_orphaned: sorted(plan.orphans.keys()),
@@ -220,6 +229,22 @@ impl std::fmt::Display for RunReport {
         }
         if self.shards_elsewhere > 0 {
             writeln!(f, "note      {} shards were done by another worker meanwhile", self.shards_elsewhere)?;
+        }
+        if self.shards_done_twice > 0 {
+            writeln!(
+                f,
+                "note      {} shards were computed here too, though another worker committed them first",
+                self.shards_done_twice
+            )?;
+        }
+        for shard in self.shards_repaired.iter().take(NAMED) {
+            writeln!(f, "again     {shard}")?;
+        }
+        if self.shards_repaired.len() > NAMED {
+            writeln!(f, "          and {} more", self.shards_repaired.len() - NAMED)?;
+        }
+        if self.leftovers_removed > 0 {
+            writeln!(f, "note      {} files that dead workers left were removed", self.leftovers_removed)?;
         }
         if !self.shards_orphaned.is_empty() {
             let n = self.shards_orphaned.len();

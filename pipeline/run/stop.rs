@@ -55,6 +55,15 @@ impl Stop {
         self.wait(DRAIN).await;
     }
 
+    /// Does `work`, unless a stop is asked for before it has ended.
+    pub async fn unless_pressed<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.wait_requested() => None,
+            done = work => Some(done),
+        }
+    }
+
     async fn wait(&self, level: u8) {
         loop {
             let pressed = self.pressed.notified();

@@ -92,6 +92,10 @@ pub struct ShardCommit {
     pub captions: PartInfo,
     /// The rejects part.
     pub rejects: PartInfo,
+    /// Settings that are no row keys and yet made rejects, with their values: when one is set otherwise, these samples are
+    /// tried again. Records of older versions have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Whether a failure speaks of the data or of the way to it.

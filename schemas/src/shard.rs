@@ -68,7 +68,12 @@ pub fn redact_text(text: &str) -> String {
     redacted
 }
 
-/// Path-safe name of a shard: `<stem>-<first 8 hex digits of the SHA-256 of the canonical URL>`.
+/// Hex digits of the URL's digest in a shard's name: 64 bits, so that no two shards of a dataset share a name.
+const DIGEST: usize = 16;
+/// Digits in names that were given by versions before 0.2.
+const OLD_DIGEST: usize = 8;
+
+/// Path-safe name of a shard: `<stem>-<first 16 hex digits of the SHA-256 of the canonical URL>`.
 ///
 /// The stem is the last path component up to its first dot, with everything but `[A-Za-z0-9_-]` replaced by `_`, so
 /// that no URL ever becomes a path. The digest keeps shards of one name in two folders apart. The stem of a later part of
@@ -80,6 +85,17 @@ impl ShardId {
     /// From a canonical URL, already redacted (see [`redact_url`]).
     #[must_use]
     pub fn from_url(canonical: &str) -> Self {
+        Self::with_digits(canonical, DIGEST)
+    }
+
+    /// The name that the shard has in outputs of versions before 0.2: with 8 digits of the digest, of which two URLs may
+    /// well have the same.
+    #[must_use]
+    pub fn old_from_url(canonical: &str) -> Self {
+        Self::with_digits(canonical, OLD_DIGEST)
+    }
+
+    fn with_digits(canonical: &str, digits: usize) -> Self {
         let (whole, part) =
             part_of(canonical).map_or((canonical, None), |(list, number)| (list, Some(number)));
         let name = whole.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
@@ -95,7 +111,7 @@ impl ShardId {
         if let Some(part) = part {
             safe.push_str(&format!("-{part:05}"));
         }
-        Self(format!("{safe}-{}", &sha256_hex(canonical.as_bytes())[..8]))
+        Self(format!("{safe}-{}", &sha256_hex(canonical.as_bytes())[..digits]))
     }
 
     /// The name.
@@ -104,10 +120,30 @@ impl ShardId {
         &self.0
     }
 
-    /// File name of the shard's Parquet parts.
+    /// File name of a Parquet part of the shard; `digest` tells its content from every other that the shard may get.
     #[must_use]
-    pub fn part_name(&self) -> String {
-        format!("part-{}.parquet", self.0)
+    pub fn part_name(&self, digest: &str) -> String {
+        part_name(&self.0, digest)
+    }
+}
+
+/// As [`ShardId::part_name`], of a shard's name that is known as text.
+#[must_use]
+pub fn part_name(shard: &str, digest: &str) -> String {
+    format!("part-{shard}-{digest}.parquet")
+}
+
+/// The shard that a part belongs to, by the part's file name; of parts of versions before 0.2 their old name. `None` for
+/// files that are no parts.
+#[must_use]
+pub fn shard_of_part(file: &str) -> Option<&str> {
+    let name = file.strip_prefix("part-")?.strip_suffix(".parquet")?;
+    let is_digest = |text: &str| text.len() == DIGEST && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match name.rsplit_once('-') {
+        Some((shard, digest)) if is_digest(digest) && shard.rsplit_once('-').is_some_and(|(_, d)| is_digest(d)) => {
+            Some(shard)
+        }
+        _ => Some(name),
     }
 }
 
@@ -152,6 +188,23 @@ mod tests {
         for plain in ["", "://", "no address", "a: b//c"] {
             assert_eq!(redact_text(plain), plain);
         }
+    }
+
+    #[test]
+    fn parts_tell_their_shard() {
+        let id = ShardId::from_url("s3://b/00000.tar");
+        let name = id.part_name("0123456789abcdef");
+        assert_eq!(shard_of_part(&name), Some(id.as_str()));
+        let old = ShardId::old_from_url("s3://b/00000.tar");
+        assert_eq!(shard_of_part(&format!("part-{old}.parquet")), Some(old.as_str()));
+        assert_eq!(shard_of_part("mine.parquet"), None);
+    }
+
+    #[test]
+    fn a_hundred_thousand_folders_of_one_stem_have_names_of_their_own() {
+        let urls = (0..100_000).map(|n| format!("s3://bucket/data/{n:06}/00000.tar"));
+        let names: std::collections::HashSet<ShardId> = urls.map(|url| ShardId::from_url(&url)).collect();
+        assert_eq!(names.len(), 100_000);
     }
 
     #[test]
