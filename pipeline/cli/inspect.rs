@@ -8,7 +8,7 @@ use recaption_onnx::{ModelFolder, model::MODEL_FILE};
 use recaption_stages::{
     commits::Ledger,
     schemas::Counts,
-    store::{Location, Stores},
+    store::{Location, StoreError, Stores},
 };
 
 use super::{args::InspectArgs, print};
@@ -90,9 +90,19 @@ async fn describe_output(output: &Location) -> anyhow::Result<ExitCode> {
     let commits: Vec<_> = stream::iter(names.collect::<Vec<_>>())
         .map(|(shard, name)| {
             let ledger = &ledger;
-            async move { ledger.read(&shard, &name).await }
+            async move {
+                match ledger.read(&shard, &name).await {
+                    // One bad record is told, and the others are shown.
+                    Err(error @ StoreError::Record { .. }) => {
+                        tracing::warn!(%error, "a record cannot be used; `recaption run` does its shard again");
+                        Ok(None)
+                    }
+                    read => read.map(Some),
+                }
+            }
         })
         .buffer_unordered(CONCURRENCY)
+        .try_filter_map(|commit| std::future::ready(Ok(commit)))
         .try_collect()
         .await?;
     let mut counts = Counts::default();

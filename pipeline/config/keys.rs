@@ -175,6 +175,12 @@ pub const KEYS: &[Key] = &[
         "image bytes held between reading and decoding",
     ),
     key(
+        "input.decode_bytes",
+        Kind::Integer(1 << 20, ANY),
+        "1073741824",
+        "memory for images in decoding, all threads together; others wait, and one that needs more alone is rejected",
+    ),
+    key(
         "fetch.timeout_seconds",
         Kind::Real(0.1, 3600.0),
         "20",
@@ -243,6 +249,12 @@ pub const KEYS: &[Key] = &[
         Kind::Real(0.1, 3600.0),
         "30",
         "seconds in which an answer of a store, or the next bytes of one, are due",
+    ),
+    key(
+        "store.min_bytes_per_second",
+        Kind::Integer(0, ANY),
+        "1024",
+        "least throughput of what is read, over `store.timeout_seconds`; what is slower is begun anew, and given up like silence",
     ),
 ];
 

@@ -196,7 +196,8 @@ impl RunConfig {
         let values = fetch.into_iter().flat_map(|fetch| {
             [("fetch.allow_private", fetch.allow_private.to_string()), ("fetch.max_bytes", fetch.max_bytes.to_string())]
         });
-        values.map(|(name, value)| (name.to_owned(), value)).collect()
+        let decode = ("input.decode_bytes", self.decode.budget_bytes.to_string());
+        values.chain([decode]).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// The keys that change rows, with their values: two runs may share an output only if these are equal. Keys that a
@@ -261,6 +262,9 @@ fn decode_options(layers: &Layers) -> DecodeOptions {
     }
     if let Some(side) = layers.integer("input.min_side").and_then(|n| u32::try_from(n).ok()) {
         decode.min_side = side;
+    }
+    if let Some(bytes) = layers.integer("input.decode_bytes").and_then(|n| u64::try_from(n).ok()) {
+        decode.budget_bytes = bytes;
     }
     if let Some(apply) = layers.flag("input.exif_orientation") {
         decode.exif_orientation = apply;
@@ -341,6 +345,9 @@ pub fn store_settings(layers: &Layers) -> StoreSettings {
     }
     if let Some(seconds) = layers.real("store.timeout_seconds") {
         stores.timeout = Duration::from_secs_f64(seconds);
+    }
+    if let Some(least) = layers.integer("store.min_bytes_per_second").and_then(|n| u64::try_from(n).ok()) {
+        stores.min_bytes_per_second = least;
     }
     stores
 }

@@ -38,13 +38,12 @@ pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], rep
                     None
                 };
                 let input = task.shard.fingerprint();
-                let same = before.as_ref().is_some_and(|b| {
-                    b.input == input && b.class == failure.class && b.error == failure.error
-                });
+                // By class and not by words, which may tell how long it took.
+                let same = before.as_ref().is_some_and(|b| b.input == input && b.class == failure.class);
                 let attempts = if same { before.map_or(1, |b| b.attempts + 1) } else { 1 };
                 if let Some(entry) = report.shards_failed.iter_mut().find(|f| f.shard == task.shard.url) {
                     entry.attempts = attempts;
-                    entry.poison = same && failure.class == FailureClass::Data;
+                    entry.poison = same && failure.class != FailureClass::Transport;
                 }
                 let record = FailureRecord {
                     shard: task.shard.url.clone(),

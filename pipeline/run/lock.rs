@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use recaption_stages::{
     commits::open_plain,
     store::{Lease, LeaseError, Location, StoreKind},
@@ -121,9 +121,10 @@ fn lock_file(output: &Location) -> anyhow::Result<Locked> {
 
 async fn lock_object(output: &Location, seconds: u64) -> anyhow::Result<Locked> {
     let place = output.child(LOCK);
-    let is_past = |bytes: &[u8]| {
-        // What is no lock of ours holds nothing.
-        serde_json::from_slice::<Holder>(bytes).ok().and_then(|h| h.expires).is_none_or(|at| at <= Utc::now())
+    let is_past = |bytes: &[u8], age: TimeDelta| {
+        // What is no lock of ours holds nothing. How long it is good for is told by its own two times, which are one clock's.
+        let lease = serde_json::from_slice::<Holder>(bytes).ok().and_then(|h| Some(h.expires? - h.since));
+        lease.is_none_or(|lease| age >= lease)
     };
     let lease = match Lease::take(&place, content_of(seconds)?, is_past).await {
         Ok(lease) => Arc::new(tokio::sync::Mutex::new(lease)),

@@ -35,6 +35,7 @@ use plan::{Orphans, Task};
 use recaption_onnx::runtime::Execution;
 use recaption_stages::{
     commits::{Ledger, REMOVALS, Seen, Standing, Workers},
+    decode,
     read::{LISTS, Leftover, Splitter},
     schemas::ShardId,
     shards::list_shards,
@@ -171,6 +172,7 @@ async fn run_unlocked(
         report.retired = true;
     }
     report.requests_retried = stores.retried();
+    report.decoder_panics = decode::panics();
     report.interrupted = stop.requested();
     report.write(&output).await.context("the run's record could not be written")?;
     Ok(report)

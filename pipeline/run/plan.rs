@@ -1,7 +1,7 @@
 //! What is to be done: inputs against commit records.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
@@ -229,7 +229,7 @@ fn take_parts(
 }
 
 /// Shards without an input, with their records and parts.
-pub type Orphans = HashMap<String, (Vec<Standing>, Vec<Seen>)>;
+pub type Orphans = BTreeMap<String, (Vec<Standing>, Vec<Seen>)>;
 
 /// Settings that are no row keys and yet make rejects, with their values.
 pub type Settings = BTreeMap<String, String>;

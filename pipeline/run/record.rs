@@ -104,6 +104,8 @@ pub struct RunReport {
     pub counts: Counts,
     /// Requests to stores that took another attempt, those of the cloud clients' own not counted.
     pub requests_retried: u64,
+    /// Decoders that panicked: each cost one sample, and is a defect of a library.
+    pub decoder_panics: u64,
     /// Whether the run was asked to stop.
     pub interrupted: bool,
     #[serde(skip)]
@@ -145,6 +147,7 @@ impl RunReport {
             shards_left: 0,
             counts: Counts::default(),
             requests_retried: 0,
+            decoder_panics: 0,
             interrupted: false,
             clock: std::time::Instant::now(),
             planned: plan.todo.len(),

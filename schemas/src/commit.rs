@@ -106,6 +106,8 @@ pub enum FailureClass {
     Transport,
     /// The bytes themselves: the same bytes will fail the same way.
     Data,
+    /// There is no such object, or nothing that can be read as one: until somebody puts it there it fails the same way.
+    Missing,
 }
 
 /// Remembers a failed shard, so that a rerun can tell poison from bad luck.
@@ -115,7 +117,7 @@ pub struct FailureRecord {
     pub shard: String,
     /// Fingerprint of the input alone (name, size, entity tag).
     pub input: String,
-    /// Data or transport.
+    /// What it speaks of; by this failures are compared, since words may hold times.
     pub class: FailureClass,
     /// The error's text.
     pub error: String,

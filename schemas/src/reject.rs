@@ -67,6 +67,7 @@ impl RejectReason {
     pub fn setting(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::UrlRefused => Some(("fetch.allow_private", "false")),
+            Self::TooManyPixels => Some(("input.decode_bytes", "1073741824")),
             Self::TooLarge => Some(("fetch.max_bytes", "33554432")),
             _ => None,
         }

@@ -106,6 +106,14 @@ pub struct Ledger {
     out: Location,
 }
 
+impl<'a> Attempt<'a> {
+    /// At a shard of which nothing is there.
+    #[must_use]
+    pub fn first(shard: &'a str, commit: &'a ShardCommit) -> Self {
+        Self { shard, commit, expects: None, former: None, stale: &[], orphans: &[] }
+    }
+}
+
 impl Ledger {
     /// Of the output at `out`.
     #[must_use]

@@ -56,6 +56,12 @@ impl Begun {
         Self(Instant::now(), SystemTime::now())
     }
 
+    /// The same, but so much earlier: as if the process had been frozen for that long.
+    #[must_use]
+    pub fn earlier(self, by: Duration) -> Self {
+        Self(self.0.checked_sub(by).unwrap_or(self.0), self.1.checked_sub(by).unwrap_or(self.1))
+    }
+
     fn is_long_ago(self) -> bool {
         self.0.elapsed() > SLOW || self.1.elapsed().is_ok_and(|elapsed| elapsed > SLOW)
     }

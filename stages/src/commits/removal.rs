@@ -1,7 +1,7 @@
 //! Shards that go. First what makes them exist, then their rows; what is under way is written down before, so that rows
 //! which a killed run left behind are taken away by the next one.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use chrono::{TimeDelta, Utc};
 
@@ -26,7 +26,7 @@ impl Ledger {
     /// When the store refuses.
     pub async fn remove_shards(
         &self,
-        shards: &HashMap<String, (Vec<Standing>, Vec<Seen>)>,
+        shards: &BTreeMap<String, (Vec<Standing>, Vec<Seen>)>,
     ) -> Result<(), StoreError> {
         if shards.is_empty() {
             return Ok(());
@@ -48,6 +48,23 @@ impl Ledger {
                 remove(&self.out.child(&part.path)).await?;
             }
             self.finish_removal(shard, parts).await?;
+        }
+        self.revoke_what_lost_its_parts(shards).await
+    }
+
+    /// A worker may have committed one of these just now, with parts that went too: then it is nobody's, and done again.
+    async fn revoke_what_lost_its_parts(
+        &self,
+        shards: &BTreeMap<String, (Vec<Standing>, Vec<Seen>)>,
+    ) -> Result<(), StoreError> {
+        let now = self.list().await?;
+        for shard in shards.keys() {
+            for name in now.get(shard).into_iter().flatten() {
+                let Ok(Some(commit)) = self.find(shard, name).await else { continue };
+                if !self.is_there(&commit.captions).await? || !self.is_there(&commit.rejects).await? {
+                    self.revoke(shard, name).await?;
+                }
+            }
         }
         Ok(())
     }

@@ -36,6 +36,7 @@ pub use hub::{Dataset, Hub, HubSettings};
 pub use lease::{Lease, LeaseError};
 pub use settings::StoreSettings;
 pub use steady::Steady;
+pub(crate) use steady::is_unversioned;
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
