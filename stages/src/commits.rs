@@ -7,6 +7,7 @@
 
 mod claim;
 mod exchange;
+mod inventory;
 mod removal;
 mod survey;
 mod workers;

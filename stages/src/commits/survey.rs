@@ -9,10 +9,13 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{Error, ObjectStoreExt};
 use recaption_schemas::{Counts, Damage, PartInfo, ShardId, hex, shard_of_part};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{COMMITS, Ledger, RecordName};
+use super::{
+    COMMITS, Ledger, RecordName,
+    inventory::{Entry, MANY},
+};
 use crate::store::{Fault, Location, StoreError, StoreKind, words};
 
 /// Records read at the same time.
@@ -48,7 +51,7 @@ pub async fn sum_of_object(place: &Location) -> Result<Option<String>, StoreErro
 }
 
 /// What a record says, as far as planning wants to know.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Facts {
     /// The shard's URL.
     pub shard: String,
@@ -252,42 +255,49 @@ impl Ledger {
         Ok(survey)
     }
 
-    /// All records, read.
+    /// All records, read; and an inventory of them for the next time.
     async fn standing(&self) -> Result<Vec<Standing>, StoreError> {
         let folder = self.out.child(COMMITS);
         let mut names = Vec::new();
         for meta in folder.list().await? {
             if let Some((file, name)) = meta.location.filename().and_then(RecordName::parse) {
-                names.push((file, name, folder.at(meta.location)));
+                names.push(Named { file, name, tag: meta.e_tag, place: folder.at(meta.location) });
             }
         }
         // The same for every worker, whatever the order in which a store lists.
-        names.sort_by(|a, b| a.2.path.cmp(&b.2.path));
-        stream::iter(names)
-            .map(|(file, name, place)| async move {
-                let bytes = match place.store.get(&place.path).await {
-                    Ok(got) => got.bytes().await,
-                    Err(error) => Err(error),
-                };
-                let (sum, facts) = match bytes {
-                    Ok(bytes) => (sum_of(&bytes), facts_of(&bytes, &file, &name)),
-                    // It went meanwhile.
-                    Err(Error::NotFound { .. }) => return Ok(None),
-                    Err(error) if Fault::of(&error) == Fault::Permanent => {
-                        (Sum::default(), Err(format!("it cannot be read: {}", words(&error))))
+        names.sort_by(|a, b| a.place.path.cmp(&b.place.path));
+        let mut inventory = self.inventory(names.len()).await;
+        let known = names.into_iter().map(|named| {
+            let record = named.place.path.filename().unwrap_or_default();
+            let known = inventory.take(record, named.tag.as_deref());
+            (named, known)
+        });
+        let known: Vec<_> = known.collect();
+        let news = known.iter().filter(|(_, entry)| entry.is_none()).count();
+        let standing: Vec<(Standing, Option<String>)> = stream::iter(known)
+            .map(|(named, entry)| async move {
+                let tag = named.tag.clone();
+                match entry {
+                    Some(entry) => {
+                        let Named { file, name, .. } = named;
+                        let (sum, facts) = (entry.sum, Some(entry.facts));
+                        Ok(Some((Standing { file, name, sum, facts, fault: None }, tag)))
                     }
-                    Err(source) => return Err(StoreError::Store { url: place.url(), source }),
-                };
-                let (facts, fault) = match facts {
-                    Ok(facts) => (Some(facts), None),
-                    Err(fault) => (None, Some(fault)),
-                };
-                Ok(Some(Standing { file, name, sum, facts, fault }))
+                    None => named.read().await.map(|one| one.map(|one| (one, tag))),
+                }
             })
             .buffered(AT_ONCE)
             .try_filter_map(|one| std::future::ready(Ok(one)))
             .try_collect()
-            .await
+            .await?;
+        let entries = standing.iter().filter_map(|(one, tag)| {
+            let record = one.path().rsplit('/').next()?.to_owned();
+            Some(Entry { record, tag: tag.clone()?, sum: one.sum, facts: one.facts.clone()? })
+        });
+        if news >= MANY / 2 {
+            self.write_inventory(entries.collect(), news).await;
+        }
+        Ok(standing.into_iter().map(|(one, _)| one).collect())
     }
 
     /// All parts.
@@ -312,6 +322,38 @@ impl Ledger {
     fn is_link(&self, path: &object_store::path::Path) -> bool {
         self.out.kind == StoreKind::Local
             && self.out.at(path.clone()).local_path().symlink_metadata().is_ok_and(|meta| meta.is_symlink())
+    }
+}
+
+/// A record that was listed.
+struct Named {
+    file: String,
+    name: RecordName,
+    tag: Option<String>,
+    place: Location,
+}
+
+impl Named {
+    /// Reads it; `None` where it went meanwhile.
+    async fn read(self) -> Result<Option<Standing>, StoreError> {
+        let Self { file, name, place, .. } = self;
+        let bytes = match place.store.get(&place.path).await {
+            Ok(got) => got.bytes().await,
+            Err(error) => Err(error),
+        };
+        let (sum, facts) = match bytes {
+            Ok(bytes) => (sum_of(&bytes), facts_of(&bytes, &file, &name)),
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(error) if Fault::of(&error) == Fault::Permanent => {
+                (Sum::default(), Err(format!("it cannot be read: {}", words(&error))))
+            }
+            Err(source) => return Err(StoreError::Store { url: place.url(), source }),
+        };
+        let (facts, fault) = match facts {
+            Ok(facts) => (Some(facts), None),
+            Err(fault) => (None, Some(fault)),
+        };
+        Ok(Some(Standing { file, name, sum, facts, fault }))
     }
 }
 
