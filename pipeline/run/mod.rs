@@ -160,6 +160,10 @@ async fn run_unlocked(
         let execution = model.resolve(config)?;
         report.computed_by(execution);
         let progress = Arc::new(Progress::new(&plan));
+        if let Some(workers) = workers {
+            let progress = Arc::clone(&progress);
+            workers.tell(move || progress.finished.load(Relaxed) + progress.bytes_read.load(Relaxed));
+        }
         let _bar = reporter.start(&progress);
         rounds(config, (&model, execution), (&plan, &described, workers), (stop, &progress)).await?
     };

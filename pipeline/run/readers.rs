@@ -76,6 +76,12 @@ impl Watch {
         workers.take(task.shard.id.as_str()).await
     }
 
+    /// The same, for a reader that has nothing else to do.
+    async fn help(&self, shard: usize) -> Taken {
+        let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) else { return Taken::Inherited };
+        workers.help(task.shard.id.as_str()).await
+    }
+
     /// Gives a shard back that failed.
     pub async fn give_back(&self, shard: usize) {
         if let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) {
@@ -131,7 +137,7 @@ async fn next(shared: &Shared) -> Next {
         if watch.was_done(shard).await {
             return Next::Elsewhere(shard);
         }
-        match watch.take(shard).await {
+        match watch.help(shard).await {
             Taken::Elsewhere => {
                 shared.queue.defer(shard);
                 tokio::time::sleep(LOOK_AGAIN).await;

@@ -31,6 +31,10 @@ pub const WORKERS: &str = "_recaption/workers";
 pub const CLAIMS: &str = "_recaption/claims";
 /// Signs of life within the time after which a worker is taken for dead.
 const BEATS: u32 = 4;
+/// Longest time between two.
+const BEAT: Duration = Duration::from_secs(2);
+/// Time in which a worker that gets on is seen to: who does not, though it lives, is helped by those who have nothing to do.
+const STUCK: Duration = Duration::from_secs(8);
 /// Shortest time between two looks at the other workers.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -50,6 +54,15 @@ struct Note {
     worker: String,
 }
 
+/// What a worker says of itself.
+#[derive(Deserialize)]
+struct Life {
+    progress: String,
+}
+
+/// Counts what a worker did.
+type Count = Box<dyn Fn() -> u64 + Send + Sync>;
+
 /// What is known of another worker.
 struct Peer {
     /// When it was last heard of, by the store's clock.
@@ -57,6 +70,8 @@ struct Peer {
     /// Since when that is so, by this machine's.
     since: Instant,
     alive: bool,
+    /// What it had done when it was asked last, and since when that is so.
+    progress: Option<(String, Instant)>,
 }
 
 #[derive(Default)]
@@ -70,6 +85,7 @@ struct Shared {
     id: String,
     lease: Duration,
     peers: Mutex<Peers>,
+    done: Mutex<Option<Count>>,
     /// On a file system: this worker's file, with the kernel's lock.
     file: Option<Mutex<File>>,
 }
@@ -93,13 +109,13 @@ impl Workers {
             _ => None,
         };
         let peers = Mutex::new(Peers::default());
-        let shared = Arc::new(Shared { out: out.clone(), id, lease, peers, file });
+        let shared = Arc::new(Shared { out: out.clone(), id, lease, peers, done: Mutex::new(None), file });
         shared.beat().await?;
         shared.look().await?;
         let beaten = Arc::clone(&shared);
         let beating = tokio::spawn(async move {
             loop {
-                tokio::time::sleep(beaten.lease / BEATS).await;
+                tokio::time::sleep((beaten.lease / BEATS).min(BEAT)).await;
                 let beat = async {
                     beaten.beat().await?;
                     beaten.look().await
@@ -117,6 +133,22 @@ impl Workers {
     pub fn are_others(&self) -> bool {
         let peers = self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
         peers.known.values().any(|peer| peer.alive)
+    }
+
+    /// Tells others, from now on, how much was done: any number that grows while this worker gets on.
+    pub fn tell(&self, done: impl Fn() -> u64 + Send + Sync + 'static) {
+        *self.shared.done.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(done));
+    }
+
+    /// As [`Workers::take`], for a worker that has nothing else to do: also takes what a living worker has that does not get on.
+    pub async fn help(&self, shard: &str) -> Taken {
+        match self.shared.help(shard).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::debug!(shard, %error, "whose the shard is cannot be asked");
+                Taken::Inherited
+            }
+        }
     }
 
     /// Takes a shard, if no living worker has it. What the store refuses is taken: notes are no locks.
@@ -158,7 +190,10 @@ impl Shared {
     /// Gives a sign of life.
     async fn beat(&self) -> Result<(), StoreError> {
         let place = self.own();
-        let text = format!("{{\"worker\":\"{}\",\"nonce\":{}}}\n", self.id, fastrand::u32(1_000_000_000..2_000_000_000));
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |done| done());
+        // Of one length: on a file system it is written over the last one.
+        let nonce = fastrand::u32(1_000_000_000..2_000_000_000);
+        let text = format!("{{\"worker\":\"{}\",\"progress\":\"{done:020}\",\"nonce\":{nonce}}}\n", self.id);
         let Some(file) = &self.file else {
             let put = place.store.put(&place.path, text.into_bytes().into()).await;
             return put.map(drop).map_err(|source| StoreError::Store { url: place.url(), source });
@@ -180,7 +215,12 @@ impl Shared {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         peers.known.retain(|id, _| heard.contains_key(id));
         for (id, modified) in heard.into_iter().filter(|(id, _)| *id != self.id) {
-            let peer = peers.known.entry(id.clone()).or_insert(Peer { modified, since: Instant::now(), alive: true });
+            let peer = peers.known.entry(id.clone()).or_insert(Peer {
+                modified,
+                since: Instant::now(),
+                alive: true,
+                progress: None,
+            });
             if peer.modified != modified {
                 (peer.modified, peer.since) = (modified, Instant::now());
             }
@@ -215,6 +255,36 @@ impl Shared {
                 Ok(known().0.unwrap_or(false))
             }
         }
+    }
+
+    /// Whether a living worker was watched for long enough and did nothing.
+    async fn is_stuck(&self, id: &str) -> Result<bool, StoreError> {
+        let place = self.out.child(WORKERS).child(&format!("{id}.json"));
+        let Ok(Some(life)) = super::read_json::<Life>(&place).await else { return Ok(false) };
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(peer) = peers.known.get_mut(id) else { return Ok(false) };
+        match &peer.progress {
+            Some((progress, since)) if *progress == life.progress => Ok(since.elapsed() > STUCK),
+            _ => {
+                peer.progress = Some((life.progress, Instant::now()));
+                Ok(false)
+            }
+        }
+    }
+
+    async fn help(&self, shard: &str) -> Result<Taken, StoreError> {
+        let taken = self.take(shard).await?;
+        if taken != Taken::Elsewhere {
+            return Ok(taken);
+        }
+        let place = self.note(shard);
+        let worker = super::read_json::<Note>(&place).await.ok().flatten().map(|note| note.worker);
+        let Some(worker) = worker else { return Ok(Taken::Elsewhere) };
+        if !self.is_stuck(&worker).await? {
+            return Ok(Taken::Elsewhere);
+        }
+        tracing::info!(shard, worker, "its worker does not get on; it is done here too");
+        Ok(Taken::Inherited)
     }
 
     async fn take(&self, shard: &str) -> Result<Taken, StoreError> {

@@ -41,6 +41,8 @@ struct Worker {
     history: Option<Rc<History>>,
     /// Of program, life and history.
     hash: u64,
+    /// Whether its last request was one that changes something.
+    has_just_changed: bool,
 }
 
 #[derive(Clone)]
@@ -93,7 +95,7 @@ impl<'a> Explorer<'a> {
     }
 
     fn begin(program: usize, life: u32) -> Worker {
-        Worker { program, life, history: None, hash: hash_of(&(program, life)) }
+        Worker { program, life, history: None, hash: hash_of(&(program, life)), has_just_changed: false }
     }
 
     fn start(objects: &Objects, workers: usize, mishaps: Mishaps) -> State {
@@ -184,12 +186,13 @@ impl<'a> Explorer<'a> {
             if state.losses > 0 && request.changes() {
                 let mut lost = done.clone();
                 lost.losses -= 1;
-                Self::answer(&mut lost.workers[at], Answer::Lost);
+                Self::answer(&mut lost.workers[at], Answer::Lost, true);
                 mishaps.push(lost);
             }
-            Self::answer(&mut done.workers[at], answer);
+            Self::answer(&mut done.workers[at], answer, request.changes());
             after.push(done);
-            if state.kills > 0 && state.workers[at].history.is_some() {
+            // Reading leaves nothing, so who is killed after it might as well have been killed before.
+            if state.kills > 0 && state.workers[at].has_just_changed {
                 let mut killed = state.clone();
                 killed.kills -= 1;
                 let Worker { program, life, .. } = killed.workers[at];
@@ -201,7 +204,8 @@ impl<'a> Explorer<'a> {
         after
     }
 
-    fn answer(worker: &mut Worker, answer: Answer) {
+    fn answer(worker: &mut Worker, answer: Answer, has_changed: bool) {
+        worker.has_just_changed = has_changed;
         worker.hash = hash_of(&(worker.hash, &answer));
         worker.history = Some(Rc::new(History { answer, before: worker.history.take() }));
     }
