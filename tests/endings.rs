@@ -47,7 +47,11 @@ fn pipes_sockets_and_devices_are_refused_by_name_and_the_rest_is_done() {
 }
 
 /// A server of one tar, which answers GET by `send`.
-fn serve(tar: Vec<u8>, headers: &'static str, send: fn(&mut TcpStream, &[u8], usize)) -> (u16, Arc<AtomicUsize>) {
+fn serve(
+    tar: Vec<u8>,
+    headers: &'static str,
+    send: fn(&mut TcpStream, &[u8], usize),
+) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let gets = Arc::new(AtomicUsize::new(0));
@@ -59,7 +63,9 @@ fn serve(tar: Vec<u8>, headers: &'static str, send: fn(&mut TcpStream, &[u8], us
                 let mut request = [0; 4096];
                 let read = stream.read(&mut request).unwrap_or(0);
                 let text = String::from_utf8_lossy(&request[..read]).into_owned();
-                let range = text.lines().find_map(|l| l.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
+                let range = text
+                    .lines()
+                    .find_map(|l| l.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
                 let from = range.and_then(|r| r.split('-').next()?.parse().ok()).unwrap_or(0_usize);
                 let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
                 let head = format!(
@@ -123,7 +129,8 @@ fn two_versions_of_a_source_without_validators_are_never_mixed_and_a_change_is_n
     let length = shard(10).len();
     let (port, _) = serve(vec![0; length], "", |stream, rest, get| {
         let now = *NOW.lock().expect("a number") as usize;
-        let bytes = SHARDS.lock().expect("shards")[now][length_of(rest)..].to_vec();
+        let from = length_of(rest);
+        let bytes = SHARDS.lock().expect("shards")[now][from..].to_vec();
         if get == 0 {
             let _ = stream.write_all(&bytes[..bytes.len() / 2]);
             *NOW.lock().expect("a number") = 1;
@@ -209,7 +216,10 @@ fn a_redirect_tells_the_other_host_nothing() {
     let heard = Arc::clone(&seen);
     let tar = scenes(0, 3);
     thread::spawn(move || {
-        let head = format!("HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", tar.len());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            tar.len()
+        );
         let text = [head.as_bytes(), &tar].concat();
         for stream in second.incoming().flatten() {
             heard.lock().expect("text").push_str(&answer(stream, &text));
@@ -218,7 +228,10 @@ fn a_redirect_tells_the_other_host_nothing() {
     let url = format!("http://u:PASSWORD@127.0.0.1:{from}/a.tar?X-Amz-Signature=SECRET");
     place.run(url, "out").ends(0).never_says("SECRET").never_says("PASSWORD");
     let heard = seen.lock().expect("text").clone();
-    assert!(heard.contains("GET /x.tar") && !heard.contains("SECRET") && !heard.contains("PASSWORD"), "{heard}");
+    assert!(
+        heard.contains("GET /x.tar") && !heard.contains("SECRET") && !heard.contains("PASSWORD"),
+        "{heard}"
+    );
 }
 
 #[test]

@@ -80,7 +80,12 @@ fn a_record_that_is_none_stops_no_command_and_its_shard_is_done_again() {
     let found = status(&out).ends(3).report();
     assert_eq!(found["amiss"].as_array().map(Vec::len), Some(2), "{found:#}");
     recaption().arg("inspect").arg(&out).ends(0);
-    recaption().args(["filter", "--min-similarity", "-1"]).arg(&out).arg("--to").arg(place.path("new")).ends(0);
+    recaption()
+        .args(["filter", "--min-similarity", "-1"])
+        .arg(&out)
+        .arg("--to")
+        .arg(place.path("new"))
+        .ends(0);
     let said = place.run(&input, "out").ends(0);
     said.warns("no commit record").warns("another shard").warns("a folder stands");
     assert_eq!(said.report()["shards_done"], json!(3));
@@ -99,7 +104,11 @@ fn what_a_dead_worker_left_beside_a_record_is_removed_and_told() {
     let found = status(&out).ends(0).report();
     assert_eq!(found["unclaimed"], json!(1), "{found:#}");
     let report = place.run(&input, "out").ends(0).report();
-    assert_eq!((&report["leftovers_removed"], &report["shards_skipped"]), (&json!(1), &json!(2)), "{report:#}");
+    assert_eq!(
+        (&report["leftovers_removed"], &report["shards_skipped"]),
+        (&json!(1), &json!(2)),
+        "{report:#}"
+    );
     assert_eq!(output::read(&out), wanted);
 }
 
@@ -154,7 +163,8 @@ fn twins(place: &Place) -> [String; 2] {
 fn shards_whose_old_names_collide_have_rows_of_their_own() {
     let place = Place::new();
     let [a, b] = twins(&place);
-    let inputs = [(&a, 0), (&b, 1)].map(|(folder, n)| place.write(&format!("in/{folder}/00000.tar"), scenes(n, 4)));
+    let inputs =
+        [(&a, 0), (&b, 1)].map(|(folder, n)| place.write(&format!("in/{folder}/00000.tar"), scenes(n, 4)));
     place.run_all(&inputs, "both").ends(0);
     assert_eq!(output::read(&place.path("both")).captions.len(), 8);
     // One night each.
@@ -193,8 +203,15 @@ fn computed(bucket: &Bucket, workers: usize) -> u64 {
             said.report()
         })
         .collect();
-    let of = |name: &str| reports.iter().map(|report| report[name].as_u64().expect("a number")).collect::<Vec<_>>();
-    println!("done {:?}, elsewhere {:?}, twice {:?}", of("shards_done"), of("shards_elsewhere"), of("shards_done_twice"));
+    let of = |name: &str| {
+        reports.iter().map(|report| report[name].as_u64().expect("a number")).collect::<Vec<_>>()
+    };
+    println!(
+        "done {:?}, elsewhere {:?}, twice {:?}",
+        of("shards_done"),
+        of("shards_elsewhere"),
+        of("shards_done_twice")
+    );
     of("shards_done").iter().sum::<u64>() + of("shards_done_twice").iter().sum::<u64>()
 }
 

@@ -173,10 +173,7 @@ impl RunConfig {
             cache_bytes: unsigned("run.cache_bytes").unwrap_or(DEFAULT_CACHE_BYTES),
             max_failure_ratio: layers.real("run.max_failure_ratio").unwrap_or(DEFAULT_MAX_FAILURE_RATIO),
             lock_seconds: unsigned("run.lock_seconds").unwrap_or(DEFAULT_LOCK_SECONDS),
-            claims: match unsigned("run.claim_seconds").unwrap_or(DEFAULT_CLAIM_SECONDS) {
-                0 => None,
-                seconds => Some(Duration::from_secs(seconds)),
-            },
+            claims: lease_of_claims(layers),
             stores: store_settings(layers),
             typed: layers.describe(),
         })
@@ -194,7 +191,10 @@ impl RunConfig {
     pub fn reject_settings(&self) -> BTreeMap<String, String> {
         let fetch = self.read.fetcher.as_ref().map(|fetcher| fetcher.settings());
         let values = fetch.into_iter().flat_map(|fetch| {
-            [("fetch.allow_private", fetch.allow_private.to_string()), ("fetch.max_bytes", fetch.max_bytes.to_string())]
+            [
+                ("fetch.allow_private", fetch.allow_private.to_string()),
+                ("fetch.max_bytes", fetch.max_bytes.to_string()),
+            ]
         });
         let decode = ("input.decode_bytes", self.decode.budget_bytes.to_string());
         values.chain([decode]).map(|(name, value)| (name.to_owned(), value)).collect()
@@ -253,6 +253,12 @@ impl RunConfig {
         }
         keys
     }
+}
+
+/// Time after which a worker is taken for dead.
+fn lease_of_claims(layers: &Layers) -> Option<Duration> {
+    let seconds = layers.integer("run.claim_seconds").and_then(|n| u64::try_from(n).ok());
+    Some(seconds.unwrap_or(DEFAULT_CLAIM_SECONDS)).filter(|seconds| *seconds > 0).map(Duration::from_secs)
 }
 
 fn decode_options(layers: &Layers) -> DecodeOptions {

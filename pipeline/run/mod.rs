@@ -45,8 +45,8 @@ use shard_writer::{Output, ShardResult};
 
 pub(crate) use collector::Event;
 pub use model::RunModel;
-pub(crate) use plan::{refuse_others, unclaimed};
 pub use plan::{Mismatch, Plan};
+pub(crate) use plan::{refuse_others, unclaimed};
 pub use progress::{Progress, Reporter};
 pub use record::{ExitCode, RunReport};
 pub use status::{LastRun, Status, status};
@@ -141,7 +141,8 @@ async fn run_unlocked(
 ) -> anyhow::Result<RunReport> {
     let mut model = RunModel::open(config)?;
     let ledger = Ledger::new(output.clone());
-    let Some(plan) = stop.unless_pressed(plan((&mut stores, &output), config, options, (&model, &ledger))).await
+    let Some(plan) =
+        stop.unless_pressed(plan((&mut stores, &output), config, options, (&model, &ledger))).await
     else {
         anyhow::bail!("stopped while the work was planned; nothing was done");
     };
@@ -224,7 +225,10 @@ async fn clear_leftovers(ledger: &Ledger, plan: &Plan, workers: Option<&Workers>
             tracing::warn!(file = one, "an attempt that came to nothing left it; it is removed");
             removed += 1;
         }
-        ledger.clear(&found.stale, &parts, None).await.context("what a dead worker left cannot be removed")?;
+        ledger
+            .clear(&found.stale, &parts, None)
+            .await
+            .context("what a dead worker left cannot be removed")?;
     }
     Ok(removed)
 }
@@ -248,8 +252,7 @@ async fn rounds(
     let mut results = Vec::new();
     for round in 1.. {
         let round_results =
-            wire::execute(config, model, execution, (plan, output, workers), begin, (stop, progress))
-                .await?;
+            wire::execute(config, model, execution, (plan, output, workers), begin, (stop, progress)).await?;
         let passes = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.may_pass);
         let last = round == ROUNDS || stop.requested();
         let (again, ended): (Vec<_>, Vec<_>) =

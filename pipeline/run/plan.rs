@@ -43,6 +43,14 @@ pub struct Task {
     pub keep: Option<Keep>,
 }
 
+impl Task {
+    /// Of a shard that is not done.
+    fn new(shard: ShardRef, name: RecordName, found: Found) -> Self {
+        let Found { expects, stale, orphans, .. } = found;
+        Self { shard, name, expects, stale, orphans, keep: None }
+    }
+}
+
 /// Rows that stay.
 pub struct Keep {
     /// The record of them.
@@ -107,8 +115,7 @@ impl Plan {
             |shard: &ShardRef| RecordName { input: shard.fingerprint(), configuration: fingerprint.clone() };
         let is_done = |shard: &ShardRef| survey.done(&shard.url, &name_of(shard)).is_some();
         let mut split = splitter.split(shards, is_done).await?;
-        let inputs = split.shards.iter();
-        let inputs = inputs.flat_map(|shard| [shard.id.clone(), ShardId::old_from_url(&shard.url)]).collect();
+        let inputs = names_of(&split);
         let (mut todo, mut done, mut passed_over, mut repaired) = (Vec::new(), Vec::new(), 0, Vec::new());
         // Objects of which something is left undone on purpose.
         let mut left: HashSet<String> = HashSet::new();
@@ -127,34 +134,24 @@ impl Plan {
                 left.insert(shard.location.url());
                 continue;
             }
-            if shard.missing.is_some() {
-                found = Found::default();
-            }
-            for (standing, fault) in
-                found.expects.iter().chain(&found.stale).filter_map(|s| Some((s, s.fault.as_ref()?)))
-            {
-                tracing::warn!(record = standing.path(), fault, "the shard is done again");
-                repaired.push(format!("{}: {fault}", shard.url));
-            }
-            let Found { expects, stale, orphans, .. } = found;
-            todo.push(Task { shard, name, expects, stale, orphans, keep: None });
+            let found = if shard.missing.is_some() { Found::default() } else { found };
+            repaired.extend(faults_of(&shard, &found));
+            todo.push(Task::new(shard, name, found));
         }
         if options.retry {
             let before = todo.len();
             left.extend(todo.iter().map(|task| task.shard.location.url()));
             todo = failed_before(todo, ledger, &split).await?;
-            passed_over += before.saturating_sub(todo.len());
+            passed_over += before - todo.len();
         }
-        if options.retry || options.overwrite {
-            let (again, rest) = tried_again(done, ledger, (settings, options.retry)).await?;
-            todo.extend(again);
-            done = rest;
-        }
+        let (again, done) = tried_again(done, ledger, (settings, options)).await?;
+        todo.extend(again);
         let (done, leftovers) = done.into_iter().map(|done| (done.shard.id, done.found)).unzip();
         let (superseded, orphans) = take_parts(&mut survey, &split, &left);
-        let with_parts = |shard: &String| (shard.clone(), survey.parts_of(shard).to_vec());
-        let removals = removals.iter().map(with_parts).collect();
-        let strays = Ledger::strays(&survey).iter().map(with_parts).collect();
+        let with_parts = |shards: &[String]| {
+            shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard).to_vec())).collect()
+        };
+        let (removals, strays) = (with_parts(removals), with_parts(&Ledger::strays(&survey)));
         Ok(Self {
             todo: Arc::new(todo),
             done,
@@ -191,7 +188,8 @@ pub async fn refuse_others(
         Some(claim) if claim.fingerprint == fingerprint => return Ok(()),
         Some(claim) => claim.configuration,
         None => {
-            let others = survey.records().filter(|(_, s)| s.facts.is_some() && s.name.configuration != fingerprint);
+            let others =
+                survey.records().filter(|(_, s)| s.facts.is_some() && s.name.configuration != fingerprint);
             let Some((_, standing)) = others.min_by(|a, b| a.0.cmp(b.0)) else { return Ok(()) };
             ledger.read(&standing.file, &standing.name).await?.configuration
         }
@@ -202,9 +200,28 @@ pub async fn refuse_others(
 /// What it means that a shard may not be committed.
 pub fn unclaimed(error: CommitError, configuration: &BTreeMap<String, String>) -> anyhow::Error {
     match error {
-        CommitError::Other(claim) => Mismatch { differences: differences(&claim.configuration, configuration) }.into(),
+        CommitError::Other(claim) => {
+            Mismatch { differences: differences(&claim.configuration, configuration) }.into()
+        }
         CommitError::Store(error) => error.into(),
     }
+}
+
+/// Names of all inputs, today's and those of versions before 0.2.
+fn names_of(split: &Split) -> HashSet<ShardId> {
+    let names = |shard: &ShardRef| [shard.id.clone(), ShardId::old_from_url(&shard.url)];
+    split.shards.iter().flat_map(names).collect()
+}
+
+/// Tells what was amiss with a shard that was done.
+fn faults_of(shard: &ShardRef, found: &Found) -> Vec<String> {
+    let amiss = found.expects.iter().chain(&found.stale);
+    let amiss = amiss.filter_map(|standing| Some((standing, standing.fault.as_ref()?)));
+    let tell = |(standing, fault): (&Standing, &String)| {
+        tracing::warn!(record = standing.path(), fault, "the shard is done again");
+        format!("{}: {fault}", shard.url)
+    };
+    amiss.map(tell).collect()
 }
 
 /// Takes parts of lists from the shards without an input; gives those that the lists do not have any more, but for lists of
@@ -249,7 +266,8 @@ async fn failed_before(todo: Vec<Task>, ledger: &Ledger, split: &Split) -> anyho
         })
         .collect();
     let has = |url: &str| {
-        failed.contains(ShardId::from_url(url).as_str()) || failed.contains(ShardId::old_from_url(url).as_str())
+        failed.contains(ShardId::from_url(url).as_str())
+            || failed.contains(ShardId::old_from_url(url).as_str())
     };
     let has_failed = |task: &Task| {
         let (shard, list) = (&task.shard, task.shard.location.url());
@@ -265,11 +283,19 @@ async fn failed_before(todo: Vec<Task>, ledger: &Ledger, split: &Split) -> anyho
 async fn tried_again(
     done: Vec<Done>,
     ledger: &Ledger,
-    (settings, retry): (&Settings, bool),
+    (settings, options): (&Settings, &RunOptions),
 ) -> anyhow::Result<(Vec<Task>, Vec<Done>)> {
+    if !options.retry && !options.overwrite {
+        return Ok((Vec::new(), done));
+    }
     let looked: Vec<(Done, Option<Keep>)> = stream::iter(done)
         .map(|done| async move {
-            let again = done.standing.facts.as_ref().map(|facts| again(facts, settings, retry)).unwrap_or_default();
+            let again = done
+                .standing
+                .facts
+                .as_ref()
+                .map(|facts| again(facts, settings, options.retry))
+                .unwrap_or_default();
             let commit = match again.is_empty() {
                 true => None,
                 false => ledger.find(&done.standing.file, &done.name).await?,

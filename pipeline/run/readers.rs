@@ -72,13 +72,17 @@ impl Watch {
 
     /// Whose a shard is.
     async fn take(&self, shard: usize) -> Taken {
-        let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) else { return Taken::Inherited };
+        let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) else {
+            return Taken::Inherited;
+        };
         workers.take(task.shard.id.as_str()).await
     }
 
     /// The same, for a reader that has nothing else to do.
     async fn help(&self, shard: usize) -> Taken {
-        let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) else { return Taken::Inherited };
+        let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) else {
+            return Taken::Inherited;
+        };
         workers.help(task.shard.id.as_str()).await
     }
 

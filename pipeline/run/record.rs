@@ -198,35 +198,9 @@ fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
     names
 }
 
-impl std::fmt::Display for RunReport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let c = &self.counts;
-        let rate = if self.seconds > 0.0 { c.read as f64 / self.seconds } else { 0.0 };
-        writeln!(
-            f,
-            "shards    {} done, {} skipped, {} failed, {} damaged{}",
-            self.shards_done,
-            self.shards_skipped,
-            self.shards_failed.len(),
-            self.shards_damaged.len(),
-            if self.shards_left > 0 { format!(", {} left", self.shards_left) } else { String::new() }
-        )?;
-        writeln!(f, "samples   {} read = {} captioned + {} rejected", c.read, c.captioned, c.rejected)?;
-        for (reason, n) in &c.reasons {
-            writeln!(f, "          {n:>8} {reason}")?;
-        }
-        writeln!(f, "time      {:.1} s, {rate:.1} images/s", self.seconds)?;
-        for shard in &self.shards_damaged {
-            writeln!(f, "damaged   {shard}")?;
-        }
-        for failed in &self.shards_failed {
-            let note = if failed.poison {
-                format!(" (poison: failed {} times)", failed.attempts)
-            } else {
-                String::new()
-            };
-            writeln!(f, "failed    {}{note}", failed.error)?;
-        }
+impl RunReport {
+    /// What is worth a word beside the totals.
+    fn fmt_notes(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.shards_passed_over > 0 {
             writeln!(f, "note      {} shards were left alone", self.shards_passed_over)?;
         }
@@ -264,6 +238,40 @@ impl std::fmt::Display for RunReport {
                 writeln!(f, "          and {} more", n - NAMED)?;
             }
         }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for RunReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let c = &self.counts;
+        let rate = if self.seconds > 0.0 { c.read as f64 / self.seconds } else { 0.0 };
+        writeln!(
+            f,
+            "shards    {} done, {} skipped, {} failed, {} damaged{}",
+            self.shards_done,
+            self.shards_skipped,
+            self.shards_failed.len(),
+            self.shards_damaged.len(),
+            if self.shards_left > 0 { format!(", {} left", self.shards_left) } else { String::new() }
+        )?;
+        writeln!(f, "samples   {} read = {} captioned + {} rejected", c.read, c.captioned, c.rejected)?;
+        for (reason, n) in &c.reasons {
+            writeln!(f, "          {n:>8} {reason}")?;
+        }
+        writeln!(f, "time      {:.1} s, {rate:.1} images/s", self.seconds)?;
+        for shard in &self.shards_damaged {
+            writeln!(f, "damaged   {shard}")?;
+        }
+        for failed in &self.shards_failed {
+            let note = if failed.poison {
+                format!(" (poison: failed {} times)", failed.attempts)
+            } else {
+                String::new()
+            };
+            writeln!(f, "failed    {}{note}", failed.error)?;
+        }
+        self.fmt_notes(f)?;
         if self.interrupted {
             writeln!(f, "interrupted: the same command goes on where this one stopped")?;
         }

@@ -48,7 +48,13 @@ impl ShardFailure {
 
     /// A shard that was given up without a reason of its own.
     fn given_up() -> Self {
-        Self { class: FailureClass::Transport, error: String::new(), may_pass: false, ends_run: false, mismatch: None }
+        Self {
+            class: FailureClass::Transport,
+            error: String::new(),
+            may_pass: false,
+            ends_run: false,
+            mismatch: None,
+        }
     }
 
     /// A shard that could not be read.
@@ -339,7 +345,8 @@ fn refused(output: &Output, url: &str, error: CommitError) -> ShardFailure {
         }
         CommitError::Other(claim) => {
             let differences = differences(&claim.configuration, &output.committer.configuration);
-            let failure = ShardFailure::of_output(url, Fault::Permanent, &"the output has another configuration");
+            let failure =
+                ShardFailure::of_output(url, Fault::Permanent, &"the output has another configuration");
             ShardFailure { mismatch: Some(differences), ..failure }
         }
     }

@@ -86,7 +86,10 @@ fn end_of_url(text: &str, ends: impl Fn(char) -> bool) -> usize {
 /// escapes. Line feeds and tabs stay.
 #[must_use]
 pub fn printable(text: &str) -> std::borrow::Cow<'_, str> {
-    let is_bad = |c: char| c.is_control() && !matches!(c, '\n' | '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_bad = |c: char| {
+        c.is_control() && !matches!(c, '\n' | '\t')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     if !text.contains(is_bad) {
         return text.into();
     }
@@ -186,7 +189,9 @@ pub fn shard_of_part(file: &str) -> Option<&str> {
     let name = file.strip_prefix("part-")?.strip_suffix(".parquet")?;
     let is_digest = |text: &str| text.len() == DIGEST && text.bytes().all(|b| b.is_ascii_hexdigit());
     match name.rsplit_once('-') {
-        Some((shard, digest)) if is_digest(digest) && shard.rsplit_once('-').is_some_and(|(_, d)| is_digest(d)) => {
+        Some((shard, digest))
+            if is_digest(digest) && shard.rsplit_once('-').is_some_and(|(_, d)| is_digest(d)) =>
+        {
             Some(shard)
         }
         _ => Some(name),
@@ -249,10 +254,15 @@ mod tests {
             assert_eq!(redact_text(&text), "cannot use https://h.example/a.tar now");
         }
         // Hosts with ports, and names with an @ in the path, are what they were.
-        for url in ["http://127.0.0.1:8080/a@b.tar", "http://[::1]:80/a@b", "s3://bucket/a@b:c.tar", "http://h:/x@y"] {
+        for url in
+            ["http://127.0.0.1:8080/a@b.tar", "http://[::1]:80/a@b", "s3://bucket/a@b:c.tar", "http://h:/x@y"]
+        {
             assert_eq!(redact_url(url), url);
         }
-        assert_eq!(redact_text("http://h.example: it is gone, ask a@b"), "http://h.example: it is gone, ask a@b");
+        assert_eq!(
+            redact_text("http://h.example: it is gone, ask a@b"),
+            "http://h.example: it is gone, ask a@b"
+        );
     }
 
     #[test]

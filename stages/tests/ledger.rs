@@ -224,7 +224,8 @@ async fn outputs_of_older_versions_are_continued_under_the_names_that_they_have(
     let (store, out) = output();
     let ledger = Ledger::new(out);
     let old = ShardId::old_from_url(URL);
-    let part = |table: &str| PartInfo { path: format!("{table}/part-{old}.parquet"), ..commit(b"a", 1).rejects };
+    let part =
+        |table: &str| PartInfo { path: format!("{table}/part-{old}.parquet"), ..commit(b"a", 1).rejects };
     let one = ShardCommit { captions: part("captions"), rejects: part("rejects"), ..commit(b"a", 1) };
     put_parts(&store, &one, b"r").await;
     let bytes = serde_json::to_vec(&one).expect("JSON");

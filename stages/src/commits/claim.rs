@@ -128,7 +128,8 @@ impl Committer {
     pub async fn begin(&self) -> Result<Begun, CommitError> {
         let begun = Begun::now();
         let place = self.ledger.claim_place();
-        let wanted = Claim { fingerprint: self.fingerprint.clone(), configuration: self.configuration.clone() };
+        let wanted =
+            Claim { fingerprint: self.fingerprint.clone(), configuration: self.configuration.clone() };
         for _ in 0..ATTEMPTS {
             let expects = match self.ledger.claim_and_sum().await? {
                 Some((_, Some(claim))) if claim.fingerprint == self.fingerprint => return Ok(begun),
@@ -145,11 +146,16 @@ impl Committer {
             let bytes = to_json(&place, &wanted)?;
             match expects {
                 Some(sum) => {
-                    if let Exchanged::Done = exchange(&place, &sum, &bytes, &self.ledger.lock_place()).await? {
+                    if let Exchanged::Done = exchange(&place, &sum, &bytes, &self.ledger.lock_place()).await?
+                    {
                         *self.replaces.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     }
                 }
-                None => match place.store.put_opts(&place.path, bytes.clone().into(), PutMode::Create.into()).await {
+                None => match place
+                    .store
+                    .put_opts(&place.path, bytes.clone().into(), PutMode::Create.into())
+                    .await
+                {
                     Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
                     Err(error) if cannot_create(&error) => {
                         let put = place.store.put(&place.path, bytes.into()).await;
@@ -159,7 +165,8 @@ impl Committer {
                 },
             }
         }
-        let what = "the claim of this output changes again and again: several runs replace each other's rows".to_owned();
+        let what = "the claim of this output changes again and again: several runs replace each other's rows"
+            .to_owned();
         Err(StoreError::Record { url: place.url(), what }.into())
     }
 

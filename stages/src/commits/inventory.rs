@@ -79,7 +79,8 @@ impl Ledger {
         };
         let url = place.url();
         let unpacked = tokio::task::spawn_blocking(move || {
-            let bad = |e: &dyn std::fmt::Display| StoreError::Record { url: url.clone(), what: e.to_string() };
+            let bad =
+                |e: &dyn std::fmt::Display| StoreError::Record { url: url.clone(), what: e.to_string() };
             let decoder = zstd::Decoder::new(packed.as_ref()).map_err(|e| bad(&e))?;
             let mut text = String::new();
             decoder.take(MAX_BYTES).read_to_string(&mut text).map_err(|e| bad(&e))?;

@@ -233,12 +233,12 @@ impl Ledger {
     pub async fn survey(&self) -> Result<Survey, StoreError> {
         let (standing, parts) = futures::try_join!(self.standing(), self.parts())?;
         let mut survey = Survey::default();
-        let sizes: HashMap<&str, u64> =
-            parts.iter().map(|seen| (seen.path.as_str(), seen.bytes)).collect();
+        let sizes: HashMap<&str, u64> = parts.iter().map(|seen| (seen.path.as_str(), seen.bytes)).collect();
         for mut one in standing {
-            let shard = one.facts.as_ref().map_or_else(|| one.file.clone(), |facts| {
-                ShardId::from_url(&facts.shard).as_str().to_owned()
-            });
+            let shard = one.facts.as_ref().map_or_else(
+                || one.file.clone(),
+                |facts| ShardId::from_url(&facts.shard).as_str().to_owned(),
+            );
             if let Some(facts) = &one.facts {
                 one.fault = facts.parts().into_iter().find_map(|part| fault_of(part, &sizes));
                 for path in paths(&one) {

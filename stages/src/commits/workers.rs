@@ -300,7 +300,11 @@ impl Shared {
             Ok(there) => there,
             // Given back a moment ago.
             Err(Error::NotFound { .. }) => {
-                return Ok(if self.create(&place, &text).await? { Taken::Inherited } else { Taken::Elsewhere });
+                return Ok(if self.create(&place, &text).await? {
+                    Taken::Inherited
+                } else {
+                    Taken::Elsewhere
+                });
             }
             Err(source) => return Err(StoreError::Store { url: place.url(), source }),
         };
@@ -331,7 +335,11 @@ impl Shared {
                 Err(error) => Err(failed(error)),
             };
         }
-        match place.store.put_opts(&place.path, text.to_owned().into_bytes().into(), PutMode::Create.into()).await {
+        match place
+            .store
+            .put_opts(&place.path, text.to_owned().into_bytes().into(), PutMode::Create.into())
+            .await
+        {
             Ok(_) => Ok(true),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
             Err(source) => Err(StoreError::Store { url: place.url(), source }),

@@ -59,7 +59,11 @@ impl Source {
             for standing in broken {
                 unusable += 1;
                 let (record, fault) = (location.child(&standing.path()).url(), standing.fault);
-                tracing::warn!(record, fault, "a record cannot be used; its shard is left out until a run did it again");
+                tracing::warn!(
+                    record,
+                    fault,
+                    "a record cannot be used; its shard is left out until a run did it again"
+                );
             }
             let mut usable = usable.into_iter();
             if let Some(standing) = usable.next() {
@@ -75,7 +79,8 @@ impl Source {
         let Some((id, first)) = whole.first() else {
             return Err(failed("no commit records here: this is no finished output of `recaption run`"));
         };
-        if let Some((other, _)) = whole.iter().find(|(_, s)| s.name.configuration != first.name.configuration) {
+        if let Some((other, _)) = whole.iter().find(|(_, s)| s.name.configuration != first.name.configuration)
+        {
             return Err(failed(&format!(
                 "shards {id} and {other} were made with different configurations, so their scores do not compare. Run the job again first"
             )));

@@ -24,7 +24,9 @@ impl From<Error> for Absent {
 /// Refuses what is there on this machine and no file.
 pub(super) async fn check(location: &Location) -> Result<(), Absent> {
     match irregular(location).await {
-        Some(what) => Err(Absent { why: format!("{}: it is {what}, no regular file", location.url()), is_absent: true }),
+        Some(what) => {
+            Err(Absent { why: format!("{}: it is {what}, no regular file", location.url()), is_absent: true })
+        }
         None => Ok(()),
     }
 }

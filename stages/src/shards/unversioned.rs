@@ -45,7 +45,11 @@ pub(crate) async fn content(location: &Location) -> object_store::Result<(u64, S
         };
         match read.await {
             Err(error) if left > 0 && crate::store::Fault::of(&error).may_pass() => {
-                tracing::warn!(shard = location.url(), error = crate::store::words(&error), "it is read again");
+                tracing::warn!(
+                    shard = location.url(),
+                    error = crate::store::words(&error),
+                    "it is read again"
+                );
             }
             read => return read,
         }

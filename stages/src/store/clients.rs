@@ -132,7 +132,8 @@ impl HttpConnector for Discreet {
             .no_zstd()
             .no_deflate()
             .build();
-        let failed = |source: reqwest::Error| object_store::Error::Generic { store: "HTTP", source: source.into() };
+        let failed =
+            |source: reqwest::Error| object_store::Error::Generic { store: "HTTP", source: source.into() };
         client.map(HttpClient::new).map_err(failed)
     }
 }

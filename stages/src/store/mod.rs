@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn unknown_schemes_are_named() {
-        let error = Stores::default().locate("ftp://h/x.tar").err().expect("error").to_string();
+        let error = Stores::default().locate("ftp://h/x.tar").expect_err("error").to_string();
         assert!(error.contains("unknown scheme `ftp`"), "{error}");
     }
 

@@ -219,7 +219,11 @@ impl ObjectStore for Steady {
                     let done: std::collections::HashSet<Path> =
                         first.into_iter().filter_map(Result::ok).collect();
                     for path in paths {
-                        results.push(if done.contains(&path) { Ok(path) } else { store.delete_one(path).await });
+                        results.push(if done.contains(&path) {
+                            Ok(path)
+                        } else {
+                            store.delete_one(path).await
+                        });
                     }
                     futures::stream::iter(results)
                 }

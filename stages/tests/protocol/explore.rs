@@ -90,7 +90,10 @@ pub struct Explorer<'a> {
 
 impl<'a> Explorer<'a> {
     /// Of these programs; `check` is asked for every store that comes up.
-    pub fn new(programs: &'a dyn Fn(usize, u32) -> Program, check: &'a dyn Fn(&Objects) -> Option<String>) -> Self {
+    pub fn new(
+        programs: &'a dyn Fn(usize, u32) -> Program,
+        check: &'a dyn Fn(&Objects) -> Option<String>,
+    ) -> Self {
         Self { programs, check, next: HashMap::new(), checked: HashMap::new() }
     }
 

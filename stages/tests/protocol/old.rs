@@ -38,13 +38,19 @@ async fn work(
     let folder = Path::from("out/_recaption/shards");
     let there: Vec<_> = store.list(Some(&folder)).try_collect().await?;
     let own = record(configuration);
-    let stale: Vec<Path> =
-        there.into_iter().map(|meta| meta.location).filter(|place| place.as_ref() != own || overwrite).collect();
+    let stale: Vec<Path> = there
+        .into_iter()
+        .map(|meta| meta.location)
+        .filter(|place| place.as_ref() != own || overwrite)
+        .collect();
     if !overwrite && store.get(&Path::from(own.clone())).await.is_ok() {
         return Ok(());
     }
     for place in &stale {
-        store.delete(place).await.or_else(|e| if matches!(e, Error::NotFound { .. }) { Ok(()) } else { Err(e) })?;
+        store
+            .delete(place)
+            .await
+            .or_else(|e| if matches!(e, Error::NotFound { .. }) { Ok(()) } else { Err(e) })?;
     }
     let part = |table: &str| format!("{table} {configuration} {who}").into_bytes();
     let (captions, rejects) = (part("captions"), part("rejects"));

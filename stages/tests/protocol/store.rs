@@ -15,7 +15,8 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
 use object_store::{
     Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
+    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    path::Path,
 };
 use recaption_stages::schemas::sha256_hex;
 
@@ -51,7 +52,9 @@ impl Request {
     /// Carries it out.
     pub fn apply(&self, objects: &mut Objects) -> Answer {
         match self {
-            Self::Get(path) => objects.get(path).map_or(Answer::Missing, |there| Answer::Object(Arc::clone(there))),
+            Self::Get(path) => {
+                objects.get(path).map_or(Answer::Missing, |there| Answer::Object(Arc::clone(there)))
+            }
             Self::Delete(path) => objects.remove(path).map_or(Answer::Missing, |_| Answer::Done),
             Self::List(prefix) => {
                 let below = objects.iter().filter(|(path, _)| path.starts_with(&format!("{prefix}/")));
@@ -175,7 +178,9 @@ impl ObjectStore for ModelStore {
         let (request, is_update) = match opts.mode {
             PutMode::Overwrite => (Request::Put(path.clone(), bytes), false),
             PutMode::Create => (Request::Create(path.clone(), bytes), false),
-            PutMode::Update(version) => (Request::Update(path.clone(), bytes, version.e_tag.unwrap_or_default()), true),
+            PutMode::Update(version) => {
+                (Request::Update(path.clone(), bytes, version.e_tag.unwrap_or_default()), true)
+            }
         };
         match self.ask(request).await {
             Answer::Done => Ok(PutResult { e_tag, version: None, extensions: Default::default() }),

@@ -55,7 +55,10 @@ impl Job {
     }
 
     fn name(&self) -> RecordName {
-        RecordName { input: self.input.to_owned(), configuration: configuration_fingerprint(&self.configuration()) }
+        RecordName {
+            input: self.input.to_owned(),
+            configuration: configuration_fingerprint(&self.configuration()),
+        }
     }
 }
 
@@ -88,7 +91,9 @@ async fn work(out: &Location, job: &Job, who: u32) -> Result<(), CommitError> {
     if job.kind != Kind::Overwrite {
         let others = match ledger.claim().await? {
             Some(claim) => claim.fingerprint != name.configuration,
-            None => survey.records().any(|(_, s)| s.facts.is_some() && s.name.configuration != name.configuration),
+            None => {
+                survey.records().any(|(_, s)| s.facts.is_some() && s.name.configuration != name.configuration)
+            }
         };
         if others {
             return Ok(());
@@ -143,7 +148,11 @@ async fn shard(
         former = committer.ledger.find(&standing.file, &standing.name).await?;
         for part in standing.facts.iter().flat_map(|facts| facts.parts()) {
             let modified = chrono::DateTime::UNIX_EPOCH;
-            orphans.push(recaption_stages::commits::Seen { path: part.path.clone(), bytes: part.bytes, modified });
+            orphans.push(recaption_stages::commits::Seen {
+                path: part.path.clone(),
+                bytes: part.bytes,
+                modified,
+            });
         }
         expects = Some(standing);
     }
