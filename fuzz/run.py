@@ -22,7 +22,7 @@ PREFIX = {"tar": b"\x01", "parquet": b"\x00", "lists": b"\x04"}
 
 def seeds(target: str) -> list[pathlib.Path]:
     data = ROOT / "tests/data"
-    folders = {"parquet": [HERE / "seeds", data / "tar"], "tar": [data / "tar"], "image": [data], "config": [ROOT / "examples", ROOT / "stages/finetune/recipes"], "lists": [HERE / "seeds"]}
+    folders = {"parquet": [HERE / "seeds", data / "tar"], "tar": [data / "tar"], "image": [data, HERE / "seeds"], "config": [ROOT / "examples", ROOT / "stages/finetune/recipes"], "lists": [HERE / "seeds"]}
     endings = {"parquet": {".parquet", ".tar", ".zst", ".gz"}, "tar": {".tar"}, "image": {".jpg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}, "config": {".toml"},
                "lists": {".txt", ".csv", ".jsonl"}}
     return [f for folder in folders.get(target, []) for f in sorted(folder.rglob("*")) if f.suffix in endings[target]]

@@ -104,12 +104,13 @@ def fabricate(base: str, count: int, tar: bytes, template: dict, configuration: 
     def one(n: int) -> None:
         url = f"{base}/in/{n:06}.tar"
         etag = put(f"in/{n:06}.tar", tar)
-        shard = f"{n:06}-{hexdigest(url)[:8]}"
+        shard = f"{n:06}-{hexdigest(url)[:16]}"
         fingerprint = f"{hexdigest(chr(10).join((url, str(len(tar)), etag)))[:16]}-{configuration}"
         record = template | {"shard": url, "size": len(tar), "etag": etag, "fingerprint": fingerprint}
         for table in ("captions", "rejects"):
-            record[table] = template[table] | {"path": f"{table}/part-{shard}.parquet"}
-            put_part(f"out/{record[table]['path']}", table, n)
+            digest = hexdigest(f"{template[table]['sha256']} {fingerprint}")[:16]
+            record[table] = template[table] | {"path": f"{table}/part-{shard}-{digest}.parquet"}
+            put_part(f"out/{record[table]['path']}", table, n, template[table]["bytes"])
         put(f"out/_recaption/shards/{shard}.{fingerprint}.json", (json.dumps(record, indent=2) + "\n").encode())
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -143,8 +144,8 @@ def nothing(options) -> None:
             stat = path.stat()
             return f'"{stat.st_ino:x}-{stat.st_mtime_ns // 1000:x}-{stat.st_size:x}"'
 
-        def put_part(key: str, table: str, n: int) -> None:
-            # Parts are not read: names are enough.
+        def put_part(key: str, table: str, n: int, _: int) -> None:
+            # Parts are not read: names and sizes are enough.
             source = store.root / f"part-{table}-{n // NAMES_PER_FILE}"
             if not source.exists():
                 source.write_bytes(parts[table])
@@ -168,7 +169,7 @@ def nothing_s3(options) -> None:
 
         began = time.monotonic()
         fabricate(store.base, options.shards, tar, commit, configuration, put,
-                  lambda key, table, n: store.put(key, parts[table]))
+                  lambda key, table, n, _: store.put(key, parts[table]))
         print(f"{options.shards} shards made in {time.monotonic() - began:.0f} s", flush=True)
         finds_nothing(store, options)
 

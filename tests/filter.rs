@@ -9,13 +9,13 @@ use std::{collections::BTreeMap, fs, fs::File, path::Path, sync::Arc};
 use arrow_array::{Array, BooleanArray};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use recaption_stages::{
-    commits::Ledger,
+    commits::{Attempt, Ledger},
     schemas::{
         COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit, ShardId,
         Similarity, caption_schema, reject_schema,
     },
     store::Stores,
-    write::PartWriter,
+    write::{PartPlace, PartWriter},
 };
 use serde_json::{Value, json};
 use support::{
@@ -61,16 +61,17 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
             image: None,
         });
     }
-    let captions = format!("captions/{}", id.part_name());
-    let mut part = PartWriter::new(&location.child(&captions), schema).expect("a part");
+    let place = |table| {
+        let (output, shard, fingerprint) = (&location, id.as_str(), "0123-4567");
+        PartPlace { output, table, shard, fingerprint }
+    };
+    let mut part = PartWriter::new(place("captions"), schema).expect("a part");
     if !rows.is_empty() {
         part.write(table.finish().expect("rows")).await.expect("written");
     }
-    let captions = part.finish().await.expect("uploaded").info(&captions);
-    let rejects = format!("rejects/{}", id.part_name());
-    let part =
-        PartWriter::new(&location.child(&rejects), Arc::new(reject_schema([].into()))).expect("a part");
-    let rejects = part.finish().await.expect("uploaded").info(&rejects);
+    let captions = part.finish().await.expect("uploaded").info();
+    let part = PartWriter::new(place("rejects"), Arc::new(reject_schema([].into()))).expect("a part");
+    let rejects = part.finish().await.expect("uploaded").info();
     let n = rows.len() as u64;
     let commit = ShardCommit {
         format: COMMIT_FORMAT,
@@ -84,8 +85,10 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
         damaged: None,
         captions,
         rejects,
+        settings: [].into(),
     };
-    Ledger::new(location).commit(id.as_str(), &commit).await.expect("committed");
+    let ledger = Ledger::new(location.clone());
+    ledger.commit(&Attempt::first(id.as_str(), &commit), || false).await.expect("committed");
 }
 
 fn filter(place: &Place, from: &str, arguments: &[&str], to: &str) -> Call {

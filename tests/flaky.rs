@@ -26,6 +26,7 @@ fn impatient() -> StoreSettings {
         timeout: Duration::from_millis(400),
         first_pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(20),
+        ..StoreSettings::default()
     }
 }
 

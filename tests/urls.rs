@@ -7,6 +7,8 @@ mod support;
 
 use std::collections::HashMap;
 
+use recaption_stages::schemas::shard_of_part;
+
 use support::{
     Place,
     output::{self, Caption},
@@ -483,8 +485,7 @@ fn what_a_run_that_died_began_to_remove_is_gone_after_the_next() {
     assert!(parts.len() == 2 && parts.iter().all(|part| !part.exists()), "{parts:?}");
     // As it was between the record's end and the rows'.
     parts.iter().zip(&kept).for_each(|(part, bytes)| std::fs::write(part, bytes).expect("a part"));
-    let shard =
-        parts[0].file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.strip_prefix("part-"));
+    let shard = parts[0].file_name().and_then(|name| shard_of_part(name.to_str()?));
     let note = out.join("_recaption/removals").join(format!("{}.json", shard.expect("a name")));
     std::fs::create_dir_all(note.parent().expect("a folder")).expect("a folder");
     std::fs::write(&note, "{}").expect("a note");

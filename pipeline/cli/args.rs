@@ -317,7 +317,16 @@ pub struct RunArgs {
 }
 
 /// A time, or an age.
+/// A time in the past: with one in the future every shard would be left alone.
 fn since(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = time_or_age(text)?;
+    if time > Utc::now() {
+        return Err(format!("{} lies in the future, and no shard can have changed since", time.to_rfc3339()));
+    }
+    Ok(time)
+}
+
+fn time_or_age(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }
@@ -344,6 +353,9 @@ pub struct StatusArgs {
     /// Output of `recaption run`: folder or bucket prefix.
     #[arg(value_name = "OUT")]
     pub output: String,
+    /// Read all parts and compare their sums with the commit records'.
+    #[arg(long)]
+    pub verify: bool,
 }
 
 /// `recaption retry`: configured as the last run over the same output was.

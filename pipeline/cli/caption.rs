@@ -97,6 +97,9 @@ fn resolve(model: &mut RunModel, config: &RunConfig) -> anyhow::Result<SessionOp
 }
 
 fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyhow::Result<PreparedSample> {
+    if !std::fs::metadata(path)?.is_file() {
+        anyhow::bail!("it is no regular file");
+    }
     let bytes = std::fs::read(path)?;
     let suffix = path.extension().map(|s| s.to_string_lossy().to_lowercase());
     let settings = PrepareSettings {

@@ -27,11 +27,7 @@ pub fn eval(args: &EvalArgs, format: logging::Format) -> anyhow::Result<ExitCode
         layers.add_assignment(assignment)?;
     }
     let config = RunConfig::build(&layers)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    let report = runtime.block_on(async {
+    let report = super::on_runtime(async {
         let stop = Arc::new(Stop::default());
         run::install_signal_handlers(&stop).context("cannot install signal handlers")?;
         evaluate(&config, &stop, &Reporter::Auto).await

@@ -29,11 +29,7 @@ pub fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<Exit
         column: args.column.clone(),
         overwrite: args.overwrite,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    let report = runtime.block_on(filter::filter(&job))?;
+    let report = super::on_runtime(filter::filter(&job))?;
     match format {
         logging::Format::Text => print(&report.to_string()),
         logging::Format::Json => print(&format!("{}\n", serde_json::to_string(&report)?)),

@@ -6,9 +6,9 @@ use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_onnx::{ModelFolder, model::MODEL_FILE};
 use recaption_stages::{
-    commits::Ledger,
-    schemas::Counts,
-    store::{Location, Stores},
+    commits::{Ledger, RecordName},
+    schemas::{Counts, ShardCommit},
+    store::{Location, StoreError, Stores},
 };
 
 use super::{args::InspectArgs, print};
@@ -75,6 +75,21 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
     Ok(if damaged { ExitCode::Failed } else { ExitCode::Done })
 }
 
+/// All commit records; one that cannot be used is told, and the others are shown.
+async fn read_commits(ledger: &Ledger, names: Vec<(String, RecordName)>) -> anyhow::Result<Vec<ShardCommit>> {
+    let commits = stream::iter(names).map(|(shard, name)| async move {
+        match ledger.read(&shard, &name).await {
+            Err(error @ StoreError::Record { .. }) => {
+                tracing::warn!(%error, "a record cannot be used; `recaption run` does its shard again");
+                Ok(None)
+            }
+            read => anyhow::Ok(read.map(Some)?),
+        }
+    });
+    let commits = commits.buffer_unordered(CONCURRENCY);
+    commits.try_filter_map(|commit| std::future::ready(Ok(commit))).try_collect().await
+}
+
 async fn describe_output(output: &Location) -> anyhow::Result<ExitCode> {
     let ledger = Ledger::new(output.clone());
     let records = ledger.list().await?;
@@ -87,14 +102,7 @@ async fn describe_output(output: &Location) -> anyhow::Result<ExitCode> {
     }
     let names =
         records.into_iter().flat_map(|(shard, names)| names.into_iter().map(move |n| (shard.clone(), n)));
-    let commits: Vec<_> = stream::iter(names.collect::<Vec<_>>())
-        .map(|(shard, name)| {
-            let ledger = &ledger;
-            async move { ledger.read(&shard, &name).await }
-        })
-        .buffer_unordered(CONCURRENCY)
-        .try_collect()
-        .await?;
+    let commits = read_commits(&ledger, names.collect()).await?;
     let mut counts = Counts::default();
     let (mut bytes, mut damaged) = (0, Vec::new());
     for commit in &commits {

@@ -7,7 +7,7 @@ use std::{
 
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use recaption_stages::schemas::redact_text;
+use recaption_stages::schemas::{printable, redact_text};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -95,6 +95,12 @@ pub fn init(format: Option<FormatArg>, level: LevelArg) -> Format {
             tracing_subscriber::registry().with(filter).with(layer.json().flatten_event(true)).try_init()
         }
     };
+    // A library's panic is a line of the log like any other; a sample that it costs is told by its reject.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let what = panic.payload_as_str().unwrap_or("a panic without words");
+        tracing::warn!(place, panic = what, "a panic was caught");
+    }));
     format
 }
 
@@ -104,7 +110,7 @@ pub fn report(format: Format, error: &anyhow::Error) {
     match format {
         Format::Text => {
             // As one piece: a URL in pieces would not be known as one.
-            let _ = AboveBars.write_all(format!("error: {text}\n").as_bytes());
+            let _ = AboveBars.write_all(format!("error: {}\n", printable(&text)).as_bytes());
         }
         Format::Json => tracing::error!(error = text, "failed"),
     }

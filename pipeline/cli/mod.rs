@@ -10,7 +10,15 @@ pub mod logging;
 pub(crate) mod scenes;
 mod status;
 
-use std::{ffi::OsString, io::Write, process::ExitCode as ProcessExit, sync::Arc};
+use std::{
+    ffi::OsString,
+    io::Write,
+    process::ExitCode as ProcessExit,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use anyhow::Context;
 use clap::Parser;
@@ -19,7 +27,7 @@ use recaption_onnx::{
     runtime::{Execution, SessionOptions},
     verify::{self, Outcome},
 };
-use recaption_stages::{shards::ListError, store::StoreError};
+use recaption_stages::{schemas::printable, shards::ListError, store::StoreError};
 
 use self::args::{Args, Command, ExportArgs, RunArgs, VerifyArgs};
 use crate::{
@@ -40,6 +48,7 @@ pub fn main() -> ProcessExit {
             exit_code_of(&error)
         }
     };
+    let code = if UNPRINTED.load(Ordering::Relaxed) { ExitCode::Failed } else { code };
     ProcessExit::from(code as u8)
 }
 
@@ -91,10 +100,18 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
     }
 }
 
-/// Prints to stdout; a reader that went away is no error of ours.
+/// Whether something could not be printed.
+static UNPRINTED: AtomicBool = AtomicBool::new(false);
+
+/// Prints to stdout. A reader that went away is no error of ours; a full disk is one, and makes the exit code 1.
 pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = out.write_all(printable(text).as_bytes()).and_then(|()| out.flush())
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+        && !UNPRINTED.swap(true, Ordering::Relaxed)
+    {
+        tracing::error!(%error, "stdout cannot be written");
+    }
 }
 
 fn export_model(args: &ExportArgs) -> anyhow::Result<ExitCode> {
@@ -182,13 +199,20 @@ pub(crate) fn run_to_end(
     options: RunOptions,
     reporter: Reporter,
 ) -> anyhow::Result<RunReport> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(async {
+    on_runtime(async {
         let stop = Arc::new(Stop::default());
         run::install_signal_handlers(&stop).context("cannot install signal handlers")?;
         run::run(config, options, &stop, &reporter).await
     })
+}
+
+/// Does `work` on a runtime that does not wait, in the end, for what hangs: an open of a file that never comes back.
+pub(crate) fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
 }

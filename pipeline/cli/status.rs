@@ -3,13 +3,12 @@
 
 use std::path::Path;
 
-use anyhow::Context;
 use recaption_stages::store::Stores;
 
 use super::{
     add_environment,
     args::{RetryArgs, StatusArgs},
-    finish_run, logging, print,
+    finish_run, logging, on_runtime, print,
 };
 use crate::{
     config::{Layers, RunConfig, store_settings},
@@ -20,22 +19,22 @@ use crate::{
 pub fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     let mut stores = environment_stores()?;
     let output = stores.locate(&args.output)?;
-    let found = block_on(async {
+    let found = on_runtime(async {
         enter(&LastRun::of(&output).await?);
-        status(&mut stores, &output).await
+        status(&mut stores, &output, args.verify).await
     })?;
     match format {
         logging::Format::Text => print(&found.to_string()),
         logging::Format::Json => print(&format!("{}\n", serde_json::to_string(&found)?)),
     }
-    Ok(ExitCode::Done)
+    Ok(if found.is_amiss() { ExitCode::Incomplete } else { ExitCode::Done })
 }
 
 /// Runs what failed once more, configured as the last run was.
 pub fn retry(args: &RetryArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     // Looked up before the directory changes.
     let output = environment_stores()?.locate(&args.output)?;
-    let last = block_on(LastRun::of(&output))?;
+    let last = on_runtime(LastRun::of(&output))?;
     let mut layers = last.layers()?;
     for assignment in &args.set {
         layers.add_assignment(assignment)?;
@@ -66,9 +65,4 @@ fn environment_stores() -> anyhow::Result<Stores> {
     let mut layers = Layers::default();
     add_environment(&mut layers)?;
     Ok(Stores::new(store_settings(&layers)))
-}
-
-fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("cannot start the runtime")?.block_on(work)
 }

@@ -188,6 +188,12 @@ pub const KEYS: &[Key] = &[
         "image bytes held between reading and decoding",
     ),
     key(
+        "input.decode_bytes",
+        Kind::Integer(1 << 20, ANY),
+        "1073741824",
+        "memory for images in decoding, all threads together; others wait, and one that needs more alone is rejected",
+    ),
+    key(
         "fetch.timeout_seconds",
         Kind::Real(0.1, 3600.0),
         "20",
@@ -250,12 +256,24 @@ pub const KEYS: &[Key] = &[
         "600",
         "with `--lock` on a bucket: seconds after which the lock of a run that is not heard of any more is past",
     ),
+    key(
+        "run.claim_seconds",
+        Kind::Integer(0, 86_400),
+        "20",
+        "seconds after which the shards of a worker that is not heard of any more are others' to do; 0 shares nothing out",
+    ),
     key("store.retries", Kind::Integer(0, 100), "8", "further attempts at a request that may go better"),
     key(
         "store.timeout_seconds",
         Kind::Real(0.1, 3600.0),
         "30",
         "seconds in which an answer of a store, or the next bytes of one, are due",
+    ),
+    key(
+        "store.min_bytes_per_second",
+        Kind::Integer(0, ANY),
+        "1024",
+        "least throughput of what is read, over `store.timeout_seconds`; what is slower is begun anew, and given up like silence",
     ),
 ];
 

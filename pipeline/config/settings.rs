@@ -33,6 +33,8 @@ const DEFAULT_BUFFER_BYTES: usize = 256 << 20;
 const AUTO_COLUMN: &str = "auto";
 /// Time after which a lock in a bucket is past.
 const DEFAULT_LOCK_SECONDS: u64 = 600;
+/// Time after which the shards of a worker that is not heard of are others' to do.
+const DEFAULT_CLAIM_SECONDS: u64 = 20;
 /// Share of failed samples beyond which a run stops.
 const DEFAULT_MAX_FAILURE_RATIO: f64 = 0.5;
 
@@ -105,6 +107,8 @@ pub struct RunConfig {
     pub self_test: bool,
     /// Seconds after which the lock of a run that was not heard of is past, in a bucket.
     pub lock_seconds: u64,
+    /// Time after which a worker that is not heard of is taken for dead; nothing is shared out without.
+    pub claims: Option<Duration>,
     /// How stores are spoken to.
     pub stores: StoreSettings,
     /// What was typed, for the run's record.
@@ -175,6 +179,7 @@ impl RunConfig {
             max_failure_ratio: layers.real("run.max_failure_ratio").unwrap_or(DEFAULT_MAX_FAILURE_RATIO),
             self_test: layers.flag("run.self_test").unwrap_or(true),
             lock_seconds: unsigned("run.lock_seconds").unwrap_or(DEFAULT_LOCK_SECONDS),
+            claims: lease_of_claims(layers),
             stores: store_settings(layers),
             typed: layers.describe(),
         })
@@ -184,6 +189,21 @@ impl RunConfig {
     #[must_use]
     pub fn batch_size(&self, execution: Execution) -> usize {
         self.batch_size.unwrap_or(if execution.is_gpu() { GPU_BATCH_SIZE } else { DEFAULT_BATCH_SIZE })
+    }
+
+    /// Settings that are no row keys and yet may be why a sample is rejected, with their values: when one changes, a retry
+    /// takes such samples up again ([`RejectReason::setting`](recaption_stages::schemas::RejectReason::setting)).
+    #[must_use]
+    pub fn reject_settings(&self) -> BTreeMap<String, String> {
+        let fetch = self.read.fetcher.as_ref().map(|fetcher| fetcher.settings());
+        let values = fetch.into_iter().flat_map(|fetch| {
+            [
+                ("fetch.allow_private", fetch.allow_private.to_string()),
+                ("fetch.max_bytes", fetch.max_bytes.to_string()),
+            ]
+        });
+        let decode = ("input.decode_bytes", self.decode.budget_bytes.to_string());
+        values.chain([decode]).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// The keys that change rows, with their values: two runs may share an output only if these are equal. Keys that a
@@ -241,6 +261,12 @@ impl RunConfig {
     }
 }
 
+/// Time after which a worker is taken for dead.
+fn lease_of_claims(layers: &Layers) -> Option<Duration> {
+    let seconds = layers.integer("run.claim_seconds").and_then(|n| u64::try_from(n).ok());
+    Some(seconds.unwrap_or(DEFAULT_CLAIM_SECONDS)).filter(|seconds| *seconds > 0).map(Duration::from_secs)
+}
+
 fn decode_options(layers: &Layers) -> DecodeOptions {
     let mut decode = DecodeOptions::default();
     if let Some(pixels) = layers.integer("input.max_pixels").and_then(|n| u64::try_from(n).ok()) {
@@ -248,6 +274,9 @@ fn decode_options(layers: &Layers) -> DecodeOptions {
     }
     if let Some(side) = layers.integer("input.min_side").and_then(|n| u32::try_from(n).ok()) {
         decode.min_side = side;
+    }
+    if let Some(bytes) = layers.integer("input.decode_bytes").and_then(|n| u64::try_from(n).ok()) {
+        decode.budget_bytes = bytes;
     }
     if let Some(apply) = layers.flag("input.exif_orientation") {
         decode.exif_orientation = apply;
@@ -328,6 +357,9 @@ pub fn store_settings(layers: &Layers) -> StoreSettings {
     }
     if let Some(seconds) = layers.real("store.timeout_seconds") {
         stores.timeout = Duration::from_secs_f64(seconds);
+    }
+    if let Some(least) = layers.integer("store.min_bytes_per_second").and_then(|n| u64::try_from(n).ok()) {
+        stores.min_bytes_per_second = least;
     }
     stores
 }

@@ -29,7 +29,7 @@ use recaption_stages::{
 pub use record::FilterReport;
 
 use self::{places::open_places, plan::Plan, record::RECORD};
-use crate::config::ConfigError;
+use crate::{config::ConfigError, run};
 
 /// Shards in work at the same time, at most: each holds a row group or two.
 const MAX_WORKERS: usize = 8;
@@ -86,8 +86,13 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
     let mut passes = earlier;
     passes.push(serde_json::to_value(selection.pass())?);
     let passes = serde_json::Value::Array(passes).to_string();
+    let committer = ledger.committer(configuration, job.overwrite).await?;
+    // The place is claimed before anything in it goes.
+    if !plan.todo.is_empty() {
+        committer.begin().await.map_err(|e| run::unclaimed(e, &committer.configuration))?;
+    }
     plan.clear(&output, &ledger).await?;
-    let copy = Arc::new(CopyJob { source, output: output.clone(), ledger, selection, configuration, passes });
+    let copy = Arc::new(CopyJob { source, output: output.clone(), committer, selection, passes });
     let copied = copy_all(&copy, &plan).await?;
     if plan.done == 0 && copied != totals {
         anyhow::bail!(
@@ -216,7 +221,7 @@ async fn copy_all(job: &Arc<CopyJob>, plan: &Plan) -> anyhow::Result<Copied> {
         let (job, todo) = (Arc::clone(job), Arc::clone(&plan.todo));
         async move {
             let task = &todo[i];
-            let copied = copy_shard(&job, &task.shard, &task.name, &task.stale).await?;
+            let copied = copy_shard(&job, task).await?;
             tracing::debug!(
                 shard = task.shard.id,
                 rows = copied.read,

@@ -1,6 +1,9 @@
 //! Where a pass reads and writes: two places that have nothing in common.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use recaption_stages::store::{Location, StoreKind, Stores};
 
@@ -31,12 +34,21 @@ pub fn open_places(stores: &mut Stores, job: &FilterJob) -> anyhow::Result<(Loca
 
 fn overlap(a: &Location, b: &Location) -> bool {
     if a.kind == StoreKind::Local && b.kind == StoreKind::Local {
-        let (a, b) = (real(&run::local_path(a)), real(&run::local_path(b)));
-        return a.starts_with(&b) || b.starts_with(&a);
+        let (a, b) = (real(&a.local_path()), real(&b.local_path()));
+        return a.starts_with(&b) || b.starts_with(&a) || is_inside(&a, &b) || is_inside(&b, &a);
     }
     let (a, b) = (segments(a), segments(b));
     let shorter = a.len().min(b.len());
     a[..shorter] == b[..shorter]
+}
+
+/// Whether `inner` is `outer`, a folder that we know in it, or lies in one of them, told by device and inode: a folder that is
+/// mounted twice has two paths.
+fn is_inside(inner: &Path, outer: &Path) -> bool {
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    let known = [".", "captions", "rejects", "_recaption", "_recaption/shards"];
+    let known: Vec<_> = known.iter().filter_map(|name| id(&outer.join(name))).collect();
+    inner.ancestors().filter_map(id).any(|id| known.contains(&id))
 }
 
 /// The path without links, as far as it exists: two names of one folder are one folder.

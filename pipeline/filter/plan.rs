@@ -6,39 +6,29 @@ use std::{
 };
 
 use recaption_stages::{
-    commits::{Ledger, RecordName, configuration_fingerprint, list_below, remove},
-    select::{Source, SourceShard},
+    commits::{Found, Ledger, RecordName, Seen, Standing, configuration_fingerprint, list_below},
+    schemas::ShardId,
+    select::{CopyTask, Source},
     store::Location,
 };
 
-use crate::{
-    config::ConfigError,
-    run::{Mismatch, differences},
-};
+use crate::{config::ConfigError, run::refuse_others};
 
 /// Folders of parts.
 const TABLES: [&str; 2] = ["captions", "rejects"];
 
-/// One shard to be copied.
-pub struct Task {
-    /// The shard.
-    pub shard: SourceShard,
-    /// The name of its new commit record.
-    pub name: RecordName,
-    /// Records in the new dataset that no longer hold.
-    pub stale: Vec<RecordName>,
-}
-
 /// The shards of a pass.
 pub struct Plan {
     /// To be copied.
-    pub todo: Arc<Vec<Task>>,
+    pub todo: Arc<Vec<CopyTask>>,
     /// Shards that an earlier attempt copied.
     pub done: usize,
     /// Records of shards that the source does not have; they go first.
-    strangers: Vec<(String, RecordName)>,
+    strangers: Vec<Standing>,
     /// Parts that no shard of the source has; they go first.
-    strange_parts: Vec<Location>,
+    strange_parts: Vec<Seen>,
+    /// What attempts that died left beside shards that are done.
+    leftovers: Vec<Found>,
 }
 
 impl Plan {
@@ -54,32 +44,30 @@ impl Plan {
         configuration: &BTreeMap<String, String>,
         overwrite: bool,
     ) -> anyhow::Result<Self> {
-        let mut records = ledger.list().await?;
+        let mut survey = ledger.survey().await?;
         let fingerprint = configuration_fingerprint(configuration);
-        let other = records.iter().find_map(|(shard, names)| {
-            names.iter().find(|n| n.configuration != fingerprint).map(|name| (shard.clone(), name.clone()))
-        });
-        if let Some((shard, name)) = other.filter(|_| !overwrite) {
-            let commit = ledger.read(&shard, &name).await?;
-            return Err(Mismatch { differences: differences(&commit.configuration, configuration) }.into());
+        if !overwrite {
+            refuse_others(&survey, ledger, (&fingerprint, configuration)).await?;
         }
-        let (mut todo, mut done) = (Vec::new(), 0);
+        refuse_foreign_files(output).await?;
+        let (mut todo, mut done, mut leftovers) = (Vec::new(), 0, Vec::new());
+        let mut ours = HashSet::new();
         for shard in &source.shards {
             let name = RecordName { input: shard.name.input.clone(), configuration: fingerprint.clone() };
-            let stale = records.remove(&shard.id).unwrap_or_default();
-            if stale == [name.clone()] {
+            let found = survey.take(&shard.url, &name);
+            ours.extend([shard.id.clone(), ShardId::old_from_url(&shard.url).to_string()]);
+            if found.done.is_some() {
                 done += 1;
+                leftovers.push(found);
             } else {
-                todo.push(Task { shard: shard.clone(), name, stale });
+                let Found { expects, stale, orphans, .. } = found;
+                todo.push(CopyTask { shard: shard.clone(), name, expects, stale, orphans });
             }
         }
-        let strangers: Vec<_> = records
-            .into_iter()
-            .flat_map(|(id, names)| names.into_iter().map(move |n| (id.clone(), n)))
-            .collect();
-        let strange_parts = strange_parts(source, output).await?;
-        let first = strangers.first().map(|(id, _)| format!("shard {id}"));
-        let first = first.or_else(|| strange_parts.first().map(Location::url));
+        let strange_parts: Vec<Seen> = survey.parts_but(&ours).cloned().collect();
+        let strangers: Vec<Standing> = survey.take_records().into_values().flatten().collect();
+        let first = strangers.first().map(|standing| format!("shard {}", standing.file));
+        let first = first.or_else(|| strange_parts.first().map(|seen| output.child(&seen.path).url()));
         if let Some(first) = first.filter(|_| !overwrite) {
             let what = format!(
                 "{} holds what the source does not have: {first}. Choose another place, or replace this one with --overwrite",
@@ -87,7 +75,7 @@ impl Plan {
             );
             return Err(ConfigError { origin: "--to".to_owned(), what }.into());
         }
-        Ok(Self { todo: Arc::new(todo), done, strangers, strange_parts })
+        Ok(Self { todo: Arc::new(todo), done, strangers, strange_parts, leftovers })
     }
 
     /// Clears what will not be replaced, and the record that says the dataset is complete.
@@ -95,38 +83,28 @@ impl Plan {
     /// # Errors
     /// When the store refuses.
     pub async fn clear(&self, output: &Location, ledger: &Ledger) -> anyhow::Result<()> {
+        for found in &self.leftovers {
+            ledger.clear(&found.stale, &found.orphans, None).await?;
+        }
         if self.todo.is_empty() && self.strangers.is_empty() && self.strange_parts.is_empty() {
             return Ok(());
         }
         super::forget_record(output).await?;
-        for (shard, name) in &self.strangers {
-            ledger.revoke(shard, name).await?;
-        }
-        for part in &self.strange_parts {
-            remove(part).await?;
-        }
-        Ok(())
+        Ok(ledger.clear(&self.strangers, &self.strange_parts, None).await?)
     }
 }
 
-/// Parts in the output's folders that no shard of the source has.
-async fn strange_parts(source: &Source, output: &Location) -> anyhow::Result<Vec<Location>> {
-    let name_of = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
-    let ours: HashSet<String> = source.shards.iter().map(|shard| name_of(&shard.captions.path)).collect();
-    let mut strange = Vec::new();
+/// Refuses a place that holds files which would be read as parts and are none of ours.
+async fn refuse_foreign_files(output: &Location) -> anyhow::Result<()> {
     for table in TABLES {
         for place in list_below(&output.child(table)).await? {
             let name = place.path.filename().unwrap_or_default();
-            if !name.ends_with(".parquet") || ours.contains(name) {
-                continue;
-            }
-            if !name.starts_with("part-") {
+            if name.ends_with(".parquet") && !name.starts_with("part-") {
                 let what =
                     format!("{} is no part of ours and would be read as one; move it away", place.url());
                 return Err(ConfigError { origin: "--to".to_owned(), what }.into());
             }
-            strange.push(place);
         }
     }
-    Ok(strange)
+    Ok(())
 }

@@ -11,11 +11,10 @@ use std::{
 
 use recaption_stages::{
     caption::Finished,
-    commits::Committed,
     filter::Outcome,
     former::Was,
     read::ShardEnd,
-    schemas::{CaptionTable, Counts, RejectTable, ShardCommit, caption_schema, reject_schema},
+    schemas::{CaptionTable, Counts, RejectTable, caption_schema, reject_schema},
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -61,8 +60,6 @@ pub enum Event {
     Elsewhere {
         /// Number within the run.
         shard: usize,
-        /// Its record.
-        commit: Box<ShardCommit>,
     },
     /// A shard cannot be read.
     Failed {
@@ -229,9 +226,8 @@ impl Collector {
                     self.advance(shard).await?;
                 }
             }
-            Event::Elsewhere { shard, commit } => {
-                let outcome = Ok(Finish { commit, committed: Committed::Before, elsewhere: true });
-                self.give_up(ShardResult { shard, outcome });
+            Event::Elsewhere { shard } => {
+                self.give_up(ShardResult { shard, outcome: Ok(Finish::Elsewhere) });
             }
             Event::Failed { shard, failure } => self.give_up(ShardResult { shard, outcome: Err(failure) }),
         }
@@ -252,7 +248,7 @@ impl Collector {
         let url = self.tasks[shard].shard.url.clone();
         let metadata = self.output.metadata();
         let earlier = self.tasks[shard].keep.as_ref();
-        let texts_cut = earlier.map_or(0, |commit| commit.counts.texts_cut);
+        let texts_cut = earlier.map_or(0, |keep| keep.commit.counts.texts_cut);
         let open = Open {
             waiting: BTreeMap::new(),
             retries: earlier.is_some(),

@@ -1,7 +1,7 @@
 //! Failures across runs: a shard that fails the same way at the same bytes is poison, anything else may be bad luck.
 
 use recaption_stages::{
-    commits::Ledger,
+    commits::{Committed, Ledger},
     schemas::{FailureClass, FailureRecord, ShardId},
 };
 
@@ -38,13 +38,12 @@ pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], rep
                     None
                 };
                 let input = task.shard.fingerprint();
-                let same = before.as_ref().is_some_and(|b| {
-                    b.input == input && b.class == failure.class && b.error == failure.error
-                });
+                // By class and not by words, which may tell how long it took.
+                let same = before.as_ref().is_some_and(|b| b.input == input && b.class == failure.class);
                 let attempts = if same { before.map_or(1, |b| b.attempts + 1) } else { 1 };
                 if let Some(entry) = report.shards_failed.iter_mut().find(|f| f.shard == task.shard.url) {
                     entry.attempts = attempts;
-                    entry.poison = same && failure.class == FailureClass::Data;
+                    entry.poison = same && failure.class != FailureClass::Transport;
                 }
                 let record = FailureRecord {
                     shard: task.shard.url.clone(),
@@ -71,9 +70,14 @@ fn collect(plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
     for result in results {
         let url = &plan.todo[result.shard].shard.url;
         match &result.outcome {
-            Ok(finish) if finish.elsewhere => report.shards_elsewhere += 1,
-            Ok(Finish { commit, .. }) => {
+            Ok(Finish::Elsewhere) => report.shards_elsewhere += 1,
+            Ok(Finish::Twice) => {
+                report.shards_elsewhere += 1;
+                report.shards_done_twice += 1;
+            }
+            Ok(Finish::Here { commit, committed }) => {
                 report.shards_done += 1;
+                report.shards_done_twice += usize::from(*committed == Committed::Before);
                 report.counts.add(&commit.counts);
                 if let Some(damage) = &commit.damaged {
                     report.shards_damaged.push(format!("{url}: {} (byte {})", damage.detail, damage.offset));

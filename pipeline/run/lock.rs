@@ -6,18 +6,19 @@
 //! waste time.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io::{Read, Seek, Write},
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
-use recaption_stages::store::{Lease, LeaseError, Location, StoreKind};
+use chrono::{DateTime, TimeDelta, Utc};
+use recaption_stages::{
+    commits::open_plain,
+    store::{Lease, LeaseError, Location, StoreKind},
+};
 use serde::{Deserialize, Serialize};
-
-use super::local_path;
 
 /// The lock's place below the output.
 const LOCK: &str = "_recaption/lock.json";
@@ -97,18 +98,9 @@ pub async fn lock(output: &Location, seconds: u64) -> anyhow::Result<Locked> {
 }
 
 fn lock_file(output: &Location) -> anyhow::Result<Locked> {
-    let path = local_path(&output.child(LOCK));
+    let path = output.child(LOCK).local_path();
     let failed = || format!("the lock {} cannot be taken", path.display());
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(failed)?;
-    }
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .with_context(failed)?;
+    let mut file = open_plain(&path).with_context(failed)?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0).with_context(failed)?;
@@ -129,9 +121,10 @@ fn lock_file(output: &Location) -> anyhow::Result<Locked> {
 
 async fn lock_object(output: &Location, seconds: u64) -> anyhow::Result<Locked> {
     let place = output.child(LOCK);
-    let is_past = |bytes: &[u8]| {
-        // What is no lock of ours holds nothing.
-        serde_json::from_slice::<Holder>(bytes).ok().and_then(|h| h.expires).is_none_or(|at| at <= Utc::now())
+    let is_past = |bytes: &[u8], age: TimeDelta| {
+        // What is no lock of ours holds nothing. How long it is good for is told by its own two times, which are one clock's.
+        let lease = serde_json::from_slice::<Holder>(bytes).ok().and_then(|h| Some(h.expires? - h.since));
+        lease.is_none_or(|lease| age >= lease)
     };
     let lease = match Lease::take(&place, content_of(seconds)?, is_past).await {
         Ok(lease) => Arc::new(tokio::sync::Mutex::new(lease)),

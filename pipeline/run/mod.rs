@@ -32,23 +32,24 @@ use std::{
 };
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lock::Locked;
-use plan::Task;
+use plan::{Orphans, Task};
 use recaption_stages::{
-    commits::{Ledger, REMOVALS, Records},
+    commits::{Ledger, REMOVALS, Seen, Standing, Workers},
+    decode,
     read::{LISTS, Leftover, Splitter},
     schemas::ShardId,
     shards::list_shards,
     store::{Location, StoreKind, Stores},
 };
-use shard_writer::ShardResult;
+use shard_writer::{Output, ShardResult};
 
 pub(crate) use collector::Event;
 pub use devices::{DeviceReport, Devices};
 pub use model::RunModel;
-pub(crate) use plan::differences;
 pub use plan::{Mismatch, Plan};
+pub(crate) use plan::{refuse_others, unclaimed};
 pub use progress::{Progress, Reporter};
 pub use record::{ExitCode, RunReport};
 pub use self_test::{SelfTest, self_test, self_test_with};
@@ -114,7 +115,21 @@ pub async fn run_over(
         Some(Locked::Here(lock)) => Some(lock),
         None => None,
     };
-    let report = run_unlocked((stores, output), config, options, stop, reporter).await;
+    // Before the records are listed: whoever leaves last then knows that nobody's list is older than his work.
+    let workers = match config.claims {
+        Some(lease) => match Workers::join(&output, lease).await {
+            Ok(workers) => Some(Arc::new(workers)),
+            Err(error) => {
+                tracing::warn!(%error, "other workers cannot be told what this one does; shards may be done twice");
+                None
+            }
+        },
+        None => None,
+    };
+    let report = run_unlocked((stores, output), config, options, (stop, &workers), reporter).await;
+    if let Some(workers) = workers.and_then(Arc::into_inner) {
+        workers.leave().await;
+    }
     if let Some(lock) = lock {
         lock.release().await;
     }
@@ -125,30 +140,22 @@ async fn run_unlocked(
     (mut stores, output): (Stores, Location),
     config: &RunConfig,
     options: RunOptions,
-    stop: &Arc<Stop>,
+    (stop, workers): (&Arc<Stop>, &Option<Arc<Workers>>),
     reporter: &Reporter,
 ) -> anyhow::Result<RunReport> {
     let mut model = RunModel::open(config)?;
     let ledger = Ledger::new(output.clone());
-    // Both at once: in a bucket each takes a request per thousand shards.
-    let listing = list_shards(&mut stores, &config.shards, config.read.format);
-    let (shards, records, removals) = tokio::join!(listing, ledger.list(), ledger.removals());
-    let (shards, records) = (shards?, records?);
-    let (there, gone): (Vec<_>, Vec<_>) =
-        removals?.into_iter().partition(|shard| records.contains_key(shard));
-    let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
-    let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
-    let splitter = Splitter { settings: &config.read, output: &output, remember: true };
-    let plan = Plan::make(shards, records, (&ledger, splitter), keys, &options).await?;
-    tracing::info!(
-        shards = plan.todo.len() + plan.done.len(),
-        done = plan.done.len(),
-        todo = plan.todo.len(),
-        bytes = plan.bytes(),
-        "planned"
-    );
-    end_removals(&ledger, &plan, (&there, &gone)).await.context("rows that a run left cannot be removed")?;
+    let Some(plan) =
+        stop.unless_pressed(plan((&mut stores, &output), config, options, (&model, &ledger))).await
+    else {
+        anyhow::bail!("stopped while the work was planned; nothing was done");
+    };
+    let plan = plan?;
+    let committer = ledger.committer(plan.configuration.clone(), options.overwrite).await?;
+    let described = wire::describe_output(config, &model, (&output, committer));
     let mut report = RunReport::begin(config, &model, &plan);
+    report.leftovers_removed = clear_leftovers(&ledger, &plan, workers.as_deref()).await?;
+    end_removals(&ledger, &plan).await.context("rows that a run left cannot be removed")?;
     let results = if plan.todo.is_empty() {
         Vec::new()
     } else {
@@ -159,8 +166,13 @@ async fn run_unlocked(
         report.self_test = self_test(config, &model, &executions).await?;
         let devices = Arc::new(Devices::new(&executions));
         let progress = Arc::new(Progress::new(&plan).on(&devices));
+        if let Some(workers) = workers {
+            let progress = Arc::clone(&progress);
+            workers.tell(move || progress.finished.load(Relaxed) + progress.bytes_read.load(Relaxed));
+        }
         let _bar = reporter.start(&progress);
-        let results = rounds(config, (&model, &devices), (&plan, &output), (stop, &progress)).await;
+        let plan_and_output = (&plan, &described, workers);
+        let results = rounds(config, (&model, &devices), plan_and_output, (stop, &progress)).await;
         report.computed_by(&devices);
         results?
     };
@@ -173,9 +185,60 @@ async fn run_unlocked(
         report.retired = true;
     }
     report.requests_retried = stores.retried();
+    report.decoder_panics = decode::panics();
     report.interrupted = stop.requested();
     report.write(&output).await.context("the run's record could not be written")?;
     Ok(report)
+}
+
+/// Compares what there is to do with what is done.
+async fn plan(
+    (stores, output): (&mut Stores, &Location),
+    config: &RunConfig,
+    options: RunOptions,
+    (model, ledger): (&RunModel, &Ledger),
+) -> anyhow::Result<Plan> {
+    // All at once: in a bucket each takes a request per thousand shards.
+    let listing = list_shards(stores, &config.shards, config.read.format);
+    let (shards, survey, removals) = tokio::join!(listing, ledger.survey(), ledger.removals());
+    let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
+    let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
+    let splitter = Splitter { settings: &config.read, output, remember: true };
+    let settings = config.reject_settings();
+    let found = (survey?, &*removals?);
+    let plan = Plan::make(shards?, found, (ledger, splitter), (keys, &settings), &options).await?;
+    tracing::info!(
+        shards = plan.todo.len() + plan.done.len(),
+        done = plan.done.len(),
+        todo = plan.todo.len(),
+        bytes = plan.bytes(),
+        "planned"
+    );
+    Ok(plan)
+}
+
+/// Age from which what lies beside a shard that is done is nobody's, though another worker lives.
+const LEFTOVER_AGE: TimeDelta = TimeDelta::hours(1);
+
+/// Removes what attempts that came to nothing left beside shards that are done: a reader of the folders would see rows twice.
+/// What may be another worker's attempt at them stays.
+async fn clear_leftovers(ledger: &Ledger, plan: &Plan, workers: Option<&Workers>) -> anyhow::Result<usize> {
+    let others = workers.is_some_and(Workers::are_others);
+    let old = Utc::now() - LEFTOVER_AGE;
+    let mut removed = 0;
+    for found in &plan.leftovers {
+        let nobodys = |seen: &&Seen| !others || seen.modified < old;
+        let parts: Vec<Seen> = found.orphans.iter().filter(nobodys).cloned().collect();
+        for one in found.stale.iter().map(Standing::path).chain(parts.iter().map(|seen| seen.path.clone())) {
+            tracing::warn!(file = one, "an attempt that came to nothing left it; it is removed");
+            removed += 1;
+        }
+        ledger
+            .clear(&found.stale, &parts, None)
+            .await
+            .context("what a dead worker left cannot be removed")?;
+    }
+    Ok(removed)
 }
 
 /// Rounds over shards that failed on the way.
@@ -187,14 +250,17 @@ const ROUND_PAUSE: Duration = Duration::from_secs(5);
 async fn rounds(
     config: &RunConfig,
     (model, devices): (&RunModel, &Arc<Devices>),
-    (plan, output): (&Plan, &Location),
+    (plan, output, workers): (&Plan, &Arc<Output>, &Option<Arc<Workers>>),
     (stop, progress): (&Arc<Stop>, &Arc<Progress>),
 ) -> anyhow::Result<Vec<ShardResult>> {
     let mut begin: Vec<usize> = (0..plan.todo.len()).collect();
+    if workers.as_ref().is_some_and(|workers| workers.are_others()) {
+        fastrand::shuffle(&mut begin);
+    }
     let mut results = Vec::new();
     for round in 1.. {
         let round_results =
-            wire::execute(config, model, devices, (plan, output), begin, (stop, progress)).await?;
+            wire::execute(config, model, devices, (plan, output, workers), begin, (stop, progress)).await?;
         let passes = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.may_pass);
         let last = round == ROUNDS || stop.requested();
         let (again, ended): (Vec<_>, Vec<_>) =
@@ -218,21 +284,14 @@ async fn rounds(
 }
 
 /// Ends what runs that died began to remove: rows of shards without a record, but of those that will be done.
-async fn end_removals(
-    ledger: &Ledger,
-    plan: &Plan,
-    (there, gone): (&[String], &[String]),
-) -> anyhow::Result<()> {
+async fn end_removals(ledger: &Ledger, plan: &Plan) -> anyhow::Result<()> {
     let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
-    for shard in there {
-        ledger.forget_removal(shard).await?;
-    }
-    for shard in gone {
-        if inputs.contains(shard.as_str()) {
+    for (shard, parts) in &plan.removals {
+        if inputs.contains(shard.as_str()) || plan.orphans.contains_key(shard) {
             ledger.forget_removal(shard).await?;
         } else {
             tracing::info!(shard, "its removal is ended");
-            ledger.finish_removal(shard).await?;
+            ledger.finish_removal(shard, parts).await?;
         }
     }
     Ok(())
@@ -248,7 +307,7 @@ async fn clear_superseded(ledger: &Ledger, plan: &Plan, results: &[ShardResult])
     let todo = plan.todo.iter().enumerate();
     let unfinished: HashSet<String> =
         todo.filter(|(number, _)| !done.contains(number)).map(|(_, task)| list(task)).collect();
-    let mut gone = Records::new();
+    let mut gone = Orphans::new();
     for (list, parts) in plan.superseded.iter().filter(|(list, _)| !unfinished.contains(*list)) {
         tracing::info!(list, parts = parts.len(), "the list became shorter; its last parts are removed");
         gone.extend(parts.clone());
@@ -266,9 +325,9 @@ async fn retire(ledger: &Ledger, plan: &Plan) -> anyhow::Result<()> {
     for shard in ledger.failures().await?.iter().filter(|shard| !is_input(shard)) {
         ledger.forget_failure_of(shard).await?;
     }
-    for shard in ledger.strays().await?.iter().filter(|shard| !is_input(shard)) {
+    for (shard, parts) in plan.strays.iter().filter(|(shard, _)| !is_input(shard)) {
         tracing::info!(shard, "rows that a dead worker left are removed");
-        ledger.finish_removal(shard).await?;
+        ledger.finish_removal(shard, parts).await?;
     }
     Ok(())
 }
@@ -296,14 +355,15 @@ pub(crate) fn open_output(stores: &mut Stores, url: &str) -> anyhow::Result<Loca
 /// Files that a killed run left half-written. object_store stages local uploads as `NAME#N` and renames them; they are
 /// invisible to readers, but would pile up. Younger ones may belong to another worker.
 fn remove_stale_uploads(output: &Location) -> anyhow::Result<()> {
-    const STALE: std::time::Duration = std::time::Duration::from_secs(3600);
-    let root = local_path(output);
+    const STALE: Duration = Duration::from_secs(3600);
+    let root = output.local_path();
     for folder in [
         "captions",
         "rejects",
         "_recaption/shards",
         "_recaption/runs",
         "_recaption/failures",
+        "_recaption",
         LISTS,
         REMOVALS,
     ] {
@@ -323,17 +383,4 @@ fn remove_stale_uploads(output: &Location) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The path of a place on this machine.
-pub(crate) fn local_path(location: &Location) -> std::path::PathBuf {
-    std::path::PathBuf::from("/").join(object_path_to_file(location.path.as_ref()))
-}
-
-/// object_store escapes a few characters in paths of local files.
-fn object_path_to_file(path: &str) -> String {
-    url::Url::parse(&format!("file:///{path}"))
-        .ok()
-        .and_then(|u| u.to_file_path().ok())
-        .map_or_else(|| path.to_owned(), |p| p.to_string_lossy().trim_start_matches('/').to_owned())
 }

@@ -7,7 +7,9 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_stages::{
-    commits::{Ledger, RecordName, Records, configuration_fingerprint},
+    commits::{
+        CommitError, Facts, Found, Ledger, RecordName, Seen, Standing, Survey, configuration_fingerprint,
+    },
     read::{Leftover, Split, Splitter},
     schemas::{RejectReason, ShardCommit, ShardId},
     shards::ShardRef,
@@ -31,10 +33,38 @@ pub struct Task {
     pub shard: ShardRef,
     /// Fingerprints of input and configuration.
     pub name: RecordName,
-    /// Records of the same shard that no longer hold; they go before its parts are replaced.
-    pub stale: Vec<RecordName>,
+    /// What stands in the place of its record: it is replaced.
+    pub expects: Option<Standing>,
+    /// Records of the same shard that no longer hold; they go once its record stands.
+    pub stale: Vec<Standing>,
+    /// Parts that nobody needs once its record stands.
+    pub orphans: Vec<Seen>,
     /// Of a retry: the record whose rows stay, but for samples that were rejected for a reason that may pass.
-    pub keep: Option<Box<ShardCommit>>,
+    pub keep: Option<Keep>,
+}
+
+impl Task {
+    /// Of a shard that is not done.
+    fn new(shard: ShardRef, name: RecordName, found: Found) -> Self {
+        let Found { expects, stale, orphans, .. } = found;
+        Self { shard, name, expects, stale, orphans, keep: None }
+    }
+}
+
+/// Rows that stay.
+pub struct Keep {
+    /// The record of them.
+    pub commit: Box<ShardCommit>,
+    /// Reasons of rejects that are tried again.
+    pub again: Vec<RejectReason>,
+}
+
+/// A shard that is done, with what earlier attempts left beside it.
+struct Done {
+    shard: ShardRef,
+    name: RecordName,
+    standing: Standing,
+    found: Found,
 }
 
 /// The shards of a run.
@@ -43,12 +73,20 @@ pub struct Plan {
     pub todo: Arc<Vec<Task>>,
     /// Shards that need nothing.
     pub done: Vec<ShardId>,
+    /// Records and parts beside shards that are done, of attempts that came to nothing.
+    pub leftovers: Vec<Found>,
     /// Shards in the output that are not among the inputs any more.
     pub orphans: Orphans,
     /// Parts that lists had before they became shorter, by list.
     pub superseded: BTreeMap<String, Orphans>,
-    /// Names of all inputs.
+    /// Names of all inputs, and those that they have in outputs of versions before 0.2.
     pub inputs: HashSet<ShardId>,
+    /// Shards that have parts and no record, for long.
+    pub strays: Vec<(String, Vec<Seen>)>,
+    /// Parts of shards that were to be removed when a run died.
+    pub removals: Vec<(String, Vec<Seen>)>,
+    /// Shards that are done again because their record or a part was amiss, with what it was.
+    pub repaired: Vec<String>,
     /// Shards that are left alone, because they did not change lately or have nothing to retry.
     pub passed_over: usize,
     /// Lists among the inputs; its shards are in the tasks.
@@ -58,37 +96,37 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Compares inputs and records, by name. At most one record is opened; for a retry, all of them. Long lists are split
-    /// first.
+    /// Compares inputs and records, by name. Long lists are split first.
     ///
     /// # Errors
     /// [`Mismatch`] when the output holds rows of another configuration and `overwrite` is off; errors of the store.
     pub async fn make(
         shards: Vec<ShardRef>,
-        mut records: Records,
+        (mut survey, removals): (Survey, &[String]),
         (ledger, splitter): (&Ledger, Splitter<'_>),
-        configuration: BTreeMap<String, String>,
+        (configuration, settings): (BTreeMap<String, String>, &Settings),
         options: &RunOptions,
     ) -> anyhow::Result<Self> {
         let fingerprint = configuration_fingerprint(&configuration);
         if !options.overwrite {
-            refuse_others(&records, ledger, (&fingerprint, &configuration)).await?;
+            refuse_others(&survey, ledger, (&fingerprint, &configuration)).await?;
         }
         let name_of =
             |shard: &ShardRef| RecordName { input: shard.fingerprint(), configuration: fingerprint.clone() };
-        let is_done =
-            |shard: &ShardRef| records.get(shard.id.as_str()).is_some_and(|names| *names == [name_of(shard)]);
+        let is_done = |shard: &ShardRef| survey.done(&shard.url, &name_of(shard)).is_some();
         let mut split = splitter.split(shards, is_done).await?;
-        let inputs = split.shards.iter().map(|shard| shard.id.clone()).collect();
-        let (mut todo, mut done, mut passed_over) = (Vec::new(), Vec::new(), 0);
+        let inputs = names_of(&split);
+        let (mut todo, mut done, mut passed_over, mut repaired) = (Vec::new(), Vec::new(), 0, Vec::new());
         // Objects of which something is left undone on purpose.
         let mut left: HashSet<String> = HashSet::new();
         for shard in std::mem::take(&mut split.shards) {
             let name = name_of(&shard);
-            let mut stale = records.remove(shard.id.as_str()).unwrap_or_default();
+            let mut found = survey.take(&shard.url, &name);
             // A shard that cannot be looked at now keeps what it has, but is reported.
-            if stale.contains(&name) && stale.len() == 1 && shard.missing.is_none() {
-                done.push(shard);
+            if shard.missing.is_none()
+                && let Some(standing) = found.done.take()
+            {
+                done.push(Done { shard, name, standing, found });
                 continue;
             }
             if options.since.is_some_and(|since| shard.modified.is_some_and(|modified| modified < since)) {
@@ -96,26 +134,35 @@ impl Plan {
                 left.insert(shard.location.url());
                 continue;
             }
-            if shard.missing.is_some() {
-                stale.clear();
-            }
-            todo.push(Task { shard, name, stale, keep: None });
+            let found = if shard.missing.is_some() { Found::default() } else { found };
+            repaired.extend(faults_of(&shard, &found));
+            todo.push(Task::new(shard, name, found));
         }
         if options.retry {
             let before = todo.len();
             left.extend(todo.iter().map(|task| task.shard.location.url()));
-            todo = retried((todo, &mut done), ledger, &fingerprint, &split).await?;
-            passed_over += before.saturating_sub(todo.len());
+            todo = failed_before(todo, ledger, &split).await?;
+            passed_over += before - todo.len();
         }
-        let done = done.into_iter().map(|shard| shard.id).collect();
-        let superseded = take_parts(&mut records, &split, &left);
+        let (again, done) = tried_again(done, ledger, (settings, options)).await?;
+        todo.extend(again);
+        let (done, leftovers) = done.into_iter().map(|done| (done.shard.id, done.found)).unzip();
+        let (superseded, orphans) = take_parts(&mut survey, &split, &left);
+        let with_parts = |shards: &[String]| {
+            shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard).to_vec())).collect()
+        };
+        let (removals, strays) = (with_parts(removals), with_parts(&Ledger::strays(&survey)));
         Ok(Self {
             todo: Arc::new(todo),
             done,
-            orphans: records,
+            leftovers,
+            orphans,
             superseded,
             split,
             inputs,
+            strays,
+            removals,
+            repaired,
             passed_over,
             configuration,
         })
@@ -128,49 +175,87 @@ impl Plan {
     }
 }
 
-/// Refuses an output that holds rows of another configuration.
-async fn refuse_others(
-    records: &Records,
+/// Refuses an output that is claimed for another configuration, or, where it is not claimed, holds rows of one.
+///
+/// # Errors
+/// [`Mismatch`], or errors of the store.
+pub async fn refuse_others(
+    survey: &Survey,
     ledger: &Ledger,
     (fingerprint, configuration): (&str, &BTreeMap<String, String>),
 ) -> anyhow::Result<()> {
-    let other = |names: &[RecordName]| names.iter().find(|name| name.configuration != fingerprint).cloned();
-    let Some((shard, name)) = records.iter().find_map(|(shard, names)| Some((shard, other(names)?))) else {
-        return Ok(());
+    let other = match ledger.claim().await? {
+        Some(claim) if claim.fingerprint == fingerprint => return Ok(()),
+        Some(claim) => claim.configuration,
+        None => {
+            let others =
+                survey.records().filter(|(_, s)| s.facts.is_some() && s.name.configuration != fingerprint);
+            let Some((_, standing)) = others.min_by(|a, b| a.0.cmp(b.0)) else { return Ok(()) };
+            ledger.read(&standing.file, &standing.name).await?.configuration
+        }
     };
-    let commit = ledger.read(shard, &name).await?;
-    Err(Mismatch { differences: differences(&commit.configuration, configuration) }.into())
+    Err(Mismatch { differences: differences(&other, configuration) }.into())
+}
+
+/// What it means that a shard may not be committed.
+pub fn unclaimed(error: CommitError, configuration: &BTreeMap<String, String>) -> anyhow::Error {
+    match error {
+        CommitError::Other(claim) => {
+            Mismatch { differences: differences(&claim.configuration, configuration) }.into()
+        }
+        CommitError::Store(error) => error.into(),
+    }
+}
+
+/// Names of all inputs, today's and those of versions before 0.2.
+fn names_of(split: &Split) -> HashSet<ShardId> {
+    let names = |shard: &ShardRef| [shard.id.clone(), ShardId::old_from_url(&shard.url)];
+    split.shards.iter().flat_map(names).collect()
+}
+
+/// Tells what was amiss with a shard that was done.
+fn faults_of(shard: &ShardRef, found: &Found) -> Vec<String> {
+    let amiss = found.expects.iter().chain(&found.stale);
+    let amiss = amiss.filter_map(|standing| Some((standing, standing.fault.as_ref()?)));
+    let tell = |(standing, fault): (&Standing, &String)| {
+        tracing::warn!(record = standing.path(), fault, "the shard is done again");
+        format!("{}: {fault}", shard.url)
+    };
+    amiss.map(tell).collect()
 }
 
 /// Takes parts of lists from the shards without an input; gives those that the lists do not have any more, but for lists of
-/// which something is `left` undone: these keep them.
-fn take_parts(records: &mut Records, split: &Split, left: &HashSet<String>) -> BTreeMap<String, Orphans> {
-    let mut superseded: BTreeMap<String, Orphans> = BTreeMap::new();
-    records.retain(|shard, names| match split.leftover(shard) {
-        Some(Leftover::Superseded(list)) if !left.contains(list) => {
-            superseded.entry(list.to_owned()).or_default().insert(shard.clone(), std::mem::take(names));
-            false
+/// which something is `left` undone: these keep them. And all others, which have no input.
+fn take_parts(
+    survey: &mut Survey,
+    split: &Split,
+    left: &HashSet<String>,
+) -> (BTreeMap<String, Orphans>, Orphans) {
+    let (mut superseded, mut orphans): (BTreeMap<String, Orphans>, _) = (BTreeMap::new(), Orphans::new());
+    for (shard, standing) in survey.take_records() {
+        let parts = survey.parts_of(&shard).to_vec();
+        match split.leftover(&shard) {
+            Some(Leftover::Superseded(list)) if !left.contains(list) => {
+                superseded.entry(list.to_owned()).or_default().insert(shard, (standing, parts));
+            }
+            Some(_) => {}
+            None => drop(orphans.insert(shard, (standing, parts))),
         }
-        Some(_) => false,
-        None => true,
-    });
-    superseded
+    }
+    (superseded, orphans)
 }
 
-/// Shards without an input, with their records.
-pub type Orphans = Records;
+/// Shards without an input, with their records and parts.
+pub type Orphans = BTreeMap<String, (Vec<Standing>, Vec<Seen>)>;
+
+/// Settings that are no row keys and yet make rejects, with their values.
+pub type Settings = BTreeMap<String, String>;
 
 /// Commit records read at the same time.
 const RECORDS_AT_ONCE: usize = 64;
 
-/// Of shards that are not done those that failed before, and shards that are done but rejected samples for a reason that
-/// may be gone by now.
-async fn retried(
-    (todo, done): (Vec<Task>, &mut Vec<ShardRef>),
-    ledger: &Ledger,
-    configuration: &str,
-    split: &Split,
-) -> anyhow::Result<Vec<Task>> {
+/// Of shards that are not done those that failed before.
+async fn failed_before(todo: Vec<Task>, ledger: &Ledger, split: &Split) -> anyhow::Result<Vec<Task>> {
     let failed: HashSet<String> = ledger.failures().await?.into_iter().collect();
     // A list that could not be looked at failed for all its parts, and one that cannot be looked at now is there for them.
     let for_parts: HashSet<&str> = failed
@@ -180,38 +265,79 @@ async fn retried(
             Leftover::Superseded(_) => None,
         })
         .collect();
-    let has_failed = |shard: &ShardRef| {
-        let list = shard.location.url();
-        failed.contains(shard.id.as_str())
-            || shard.part.is_some() && failed.contains(ShardId::from_url(&list).as_str())
-            || for_parts.contains(list.as_str())
+    let has = |url: &str| {
+        failed.contains(ShardId::from_url(url).as_str())
+            || failed.contains(ShardId::old_from_url(url).as_str())
     };
-    let mut again: Vec<Task> = todo.into_iter().filter(|task| has_failed(&task.shard)).collect();
-    let looked: Vec<(ShardRef, RecordName, Option<ShardCommit>)> = stream::iter(std::mem::take(done))
-        .map(|shard| async move {
-            let name = RecordName { input: shard.fingerprint(), configuration: configuration.to_owned() };
-            let commit = ledger.find(shard.id.as_str(), &name).await?;
-            anyhow::Ok((shard, name, commit.filter(may_pass)))
+    let has_failed = |task: &Task| {
+        let (shard, list) = (&task.shard, task.shard.location.url());
+        // What was done, and is amiss now, is nobody's choice.
+        let amiss = task.expects.iter().chain(&task.stale).any(|standing| standing.fault.is_some());
+        amiss || has(&shard.url) || shard.part.is_some() && has(&list) || for_parts.contains(list.as_str())
+    };
+    Ok(todo.into_iter().filter(has_failed).collect())
+}
+
+/// Shards that are done but rejected samples for a reason that may be gone by now: one that passes (in a `retry`), or a
+/// setting that is another one now.
+async fn tried_again(
+    done: Vec<Done>,
+    ledger: &Ledger,
+    (settings, options): (&Settings, &RunOptions),
+) -> anyhow::Result<(Vec<Task>, Vec<Done>)> {
+    if !options.retry && !options.overwrite {
+        return Ok((Vec::new(), done));
+    }
+    let looked: Vec<(Done, Option<Keep>)> = stream::iter(done)
+        .map(|done| async move {
+            let again = done
+                .standing
+                .facts
+                .as_ref()
+                .map(|facts| again(facts, settings, options.retry))
+                .unwrap_or_default();
+            let commit = match again.is_empty() {
+                true => None,
+                false => ledger.find(&done.standing.file, &done.name).await?,
+            };
+            anyhow::Ok((done, commit.map(|commit| Keep { commit: Box::new(commit), again })))
         })
         .buffered(RECORDS_AT_ONCE)
         .try_collect()
         .await?;
-    for (shard, name, commit) in looked {
-        match commit {
-            Some(commit) => {
-                let keep = Some(Box::new(commit));
-                again.push(Task { shard, stale: vec![name.clone()], name, keep });
-            }
-            None => done.push(shard),
+    let (mut todo, mut rest) = (Vec::new(), Vec::new());
+    for (done, keep) in looked {
+        if keep.is_none() {
+            rest.push(done);
+            continue;
         }
+        let Done { shard, name, standing, found: Found { mut stale, mut orphans, .. } } = done;
+        let parts = standing.facts.iter().flat_map(|facts| facts.parts());
+        let epoch = chrono::DateTime::UNIX_EPOCH;
+        orphans.extend(parts.map(|p| Seen { path: p.path.clone(), bytes: p.bytes, modified: epoch }));
+        // A record under an old name is not replaced in its place.
+        let expects = if standing.file == shard.id.as_str() {
+            Some(standing)
+        } else {
+            stale.push(standing);
+            None
+        };
+        todo.push(Task { shard, name, expects, stale, orphans, keep });
     }
-    Ok(again)
+    Ok((todo, rest))
 }
 
-/// Whether a shard holds rejects that another attempt may turn into captions.
-fn may_pass(commit: &ShardCommit) -> bool {
-    let transient = RejectReason::ALL.iter().filter(|reason| reason.is_transient());
-    transient.into_iter().any(|reason| commit.counts.reasons.contains_key(reason.as_str()))
+/// Reasons of a shard's rejects that another attempt may turn into captions.
+fn again(facts: &Facts, settings: &Settings, retry: bool) -> Vec<RejectReason> {
+    let has = |reason: &RejectReason| facts.counts.reasons.contains_key(reason.as_str());
+    let passes = |reason: &RejectReason| {
+        retry && reason.is_transient()
+            || reason.setting().is_some_and(|(name, default)| {
+                let was = facts.settings.get(name).map_or(default, String::as_str);
+                settings.get(name).is_some_and(|now| now != was)
+            })
+    };
+    RejectReason::ALL.into_iter().filter(|reason| has(reason) && passes(reason)).collect()
 }
 
 /// The keys that differ, with both values.

@@ -1,51 +1,156 @@
 //! The readers of a run: each takes the next shard until there is none.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use recaption_stages::{
-    commits::Ledger,
+    commits::{Ledger, Records, Taken, Workers},
     former::Former,
     read::{Found, ReadError, ReadSettings, ShardEnd, read_shard},
-    schemas::{FailureClass, ShardCommit},
+    schemas::FailureClass,
     shards::ShardRef,
     store::Location,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 
-use super::{collector::Event, plan::Task, shard_writer::ShardFailure, wire::Shared};
+use super::{
+    collector::Event,
+    plan::{Keep, Task},
+    shard_writer::ShardFailure,
+    wire::Shared,
+};
+
+/// Pause between two looks at shards that are in other workers' hands.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// A listing of the records is worth this many times its own time.
+const LISTING_SHARE: u32 = 20;
 
 /// What the readers of a run know of the output that they read for.
 pub struct Watch {
     ledger: Ledger,
     output: Location,
     tasks: Arc<Vec<Task>>,
+    workers: Option<Arc<Workers>>,
+    done: Mutex<DoneElsewhere>,
+}
+
+/// Records that stood when it was looked last.
+#[derive(Default)]
+struct DoneElsewhere {
+    records: Records,
+    until: Option<Instant>,
+}
+
+/// What a reader does next.
+enum Next {
+    /// Reads this shard.
+    Read(usize),
+    /// Another worker did this one.
+    Elsewhere(usize),
+    /// Nothing more.
+    Nothing,
 }
 
 impl Watch {
     /// Of the tasks of a run.
     #[must_use]
-    pub fn new(ledger: Ledger, output: Location, tasks: Arc<Vec<Task>>) -> Self {
-        Self { ledger, output, tasks }
+    pub fn new(
+        ledger: Ledger,
+        output: Location,
+        tasks: Arc<Vec<Task>>,
+        workers: Option<Arc<Workers>>,
+    ) -> Self {
+        Self { ledger, output, tasks, workers, done: Mutex::default() }
     }
 
-    /// The record whose rows stay, where this shard is done for what failed in it alone.
-    fn keep(&self, shard: usize) -> Option<&ShardCommit> {
-        self.tasks.get(shard)?.keep.as_deref()
+    /// The rows that stay, where this shard is done for what failed in it alone.
+    fn keep(&self, shard: usize) -> Option<&Keep> {
+        self.tasks.get(shard)?.keep.as_ref()
+    }
+
+    /// Whose a shard is.
+    async fn take(&self, shard: usize) -> Taken {
+        let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) else {
+            return Taken::Inherited;
+        };
+        workers.take(task.shard.id.as_str()).await
+    }
+
+    /// The same, for a reader that has nothing else to do.
+    async fn help(&self, shard: usize) -> Taken {
+        let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) else {
+            return Taken::Inherited;
+        };
+        workers.help(task.shard.id.as_str()).await
+    }
+
+    /// Gives a shard back that failed.
+    pub async fn give_back(&self, shard: usize) {
+        if let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) {
+            workers.give_back(task.shard.id.as_str()).await;
+        }
+    }
+
+    /// Whether another worker committed a shard after this one's plan was made. What cannot be asked is done.
+    async fn is_done(&self, shard: usize) -> bool {
+        let Some(task) = self.tasks.get(shard) else { return false };
+        match self.ledger.sum(task.shard.id.as_str(), &task.name).await {
+            // One that is to be done again in spite of its record is done once there is another one.
+            Ok(Some(sum)) => task.expects.as_ref().is_none_or(|standing| standing.sum != sum),
+            _ => false,
+        }
+    }
+
+    /// As [`Watch::is_done`], of a shard in another worker's hands: asked for all of them at once, and not too often.
+    async fn was_done(&self, shard: usize) -> bool {
+        let Some(task) = self.tasks.get(shard) else { return false };
+        if task.expects.is_some() {
+            return self.is_done(shard).await;
+        }
+        let mut done = self.done.lock().await;
+        if done.until.is_none_or(|until| until <= Instant::now()) {
+            let began = Instant::now();
+            if let Ok(records) = self.ledger.list().await {
+                done.records = records;
+            }
+            done.until = Some(Instant::now() + LOOK_AGAIN.max(began.elapsed() * LISTING_SHARE));
+        }
+        done.records.get(task.shard.id.as_str()).is_some_and(|names| names.contains(&task.name))
     }
 }
 
-/// The record of a shard that another worker committed after this one's plan was made; never ends where there is none.
-/// Asked while the shard is read already, so that nothing waits for the answer.
-async fn done_elsewhere(watch: Option<&Watch>, shard: usize) -> Box<ShardCommit> {
-    if let Some(watch) = watch
-        && let Some(task) = watch.tasks.get(shard)
-        // One that is to be done again in spite of its record is nobody else's.
-        && !task.stale.contains(&task.name)
-        && let Ok(Some(commit)) = watch.ledger.find(task.shard.id.as_str(), &task.name).await
-    {
-        return Box::new(commit);
+/// The next shard of a reader: one that nobody has, then those that others had.
+async fn next(shared: &Shared) -> Next {
+    let Some(watch) = &shared.watch else {
+        return shared.queue.take().map_or(Next::Nothing, Next::Read);
+    };
+    while let Some(shard) = shared.queue.take() {
+        match watch.take(shard).await {
+            Taken::Here => return Next::Read(shard),
+            Taken::Inherited if watch.is_done(shard).await => return Next::Elsewhere(shard),
+            Taken::Inherited => return Next::Read(shard),
+            Taken::Elsewhere => {
+                shared.queue.defer(shard);
+                shared.queue.mix();
+            }
+        }
     }
-    std::future::pending().await
+    while let Some(shard) = shared.queue.take_deferred() {
+        if watch.was_done(shard).await {
+            return Next::Elsewhere(shard);
+        }
+        match watch.help(shard).await {
+            Taken::Elsewhere => {
+                shared.queue.defer(shard);
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            _ if watch.is_done(shard).await => return Next::Elsewhere(shard),
+            _ => return Next::Read(shard),
+        }
+    }
+    Next::Nothing
 }
 
 /// One reader.
@@ -57,26 +162,33 @@ pub async fn read_all(
 ) {
     loop {
         // A stop comes first: shards that are given up keep their places in the window to the end of the run.
+        let next = tokio::select! {
+            biased;
+            () = shared.stop.wait_requested() => return,
+            next = next(&shared) => next,
+        };
+        let shard = match next {
+            Next::Read(shard) => shard,
+            Next::Elsewhere(shard) => {
+                shared.queue.mix();
+                if events.send(Event::Elsewhere { shard }).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Next::Nothing => return,
+        };
         let permit = tokio::select! {
             biased;
             () = shared.stop.wait_requested() => return,
             permit = Semaphore::acquire_owned(Arc::clone(&shared.window)) => permit,
         };
-        let Ok(permit) = permit else { return };
-        let Some(shard) = shared.queue.take() else { return };
-        let Some(found) = shared.shards.get(shard) else { return };
+        let (Ok(permit), Some(found)) = (permit, shared.shards.get(shard)) else { return };
         if events.send(Event::Begin { shard, permit }).await.is_err() {
             return;
         }
         let result = tokio::select! {
             result = read_one(&shared, (shard, found), &settings, &to_decoders) => result,
-            commit = done_elsewhere(shared.watch.as_ref(), shard) => {
-                shared.queue.mix();
-                if events.send(Event::Elsewhere { shard, commit }).await.is_err() {
-                    return;
-                }
-                continue;
-            }
             () = shared.stop.wait_aborted() => return,
         };
         let event = match result {
@@ -84,8 +196,7 @@ pub async fn read_all(
             Ok(None) => return,
             Err(error) => {
                 tracing::error!(%error, "shard cannot be read");
-                let ReadError { class, may_pass, .. } = error;
-                let failure = ShardFailure { class, error: error.to_string(), may_pass, ends_run: false };
+                let failure = ShardFailure::of_input(error.class, error.to_string(), error.may_pass);
                 Event::Failed { shard, failure }
             }
         };
@@ -104,10 +215,10 @@ async fn read_one(
 ) -> Result<Option<ShardEnd>, ReadError> {
     let bytes_read = &shared.progress.bytes_read;
     let keep = shared.watch.as_ref().and_then(|watch| Some((watch, watch.keep(shard)?)));
-    let Some((watch, commit)) = keep else {
+    let Some((watch, keep)) = keep else {
         return read_shard(shard, found, settings, &shared.budget, bytes_read, None, to_decoders).await;
     };
-    let former = Former::open(&watch.output, commit).await.map_err(|e| ReadError {
+    let former = Former::open(&watch.output, &keep.commit, &keep.again).await.map_err(|e| ReadError {
         url: found.url.clone(),
         what: format!("its earlier rows: {e}"),
         class: FailureClass::Transport,

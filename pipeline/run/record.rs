@@ -84,6 +84,12 @@ pub struct RunReport {
     pub shards_done: usize,
     /// Shards that another worker committed while this one ran.
     pub shards_elsewhere: usize,
+    /// Shards that this run computed too, though another worker committed them first.
+    pub shards_done_twice: usize,
+    /// Shards that were done before and are done again, because their record or a part was amiss.
+    pub shards_repaired: Vec<String>,
+    /// Files of attempts that came to nothing, removed from beside shards that are done.
+    pub leftovers_removed: usize,
     /// Shards committed by this run that could be read only in part.
     pub shards_damaged: Vec<String>,
     /// Shards that were left alone: not changed since `--since`, or with nothing to retry.
@@ -100,6 +106,8 @@ pub struct RunReport {
     pub counts: Counts,
     /// Requests to stores that took another attempt, those of the cloud clients' own not counted.
     pub requests_retried: u64,
+    /// Decoders that panicked: each cost one sample, and is a defect of a library.
+    pub decoder_panics: u64,
     /// Whether the run was asked to stop.
     pub interrupted: bool,
     #[serde(skip)]
@@ -131,6 +139,9 @@ impl RunReport {
             shards_skipped: plan.done.len(),
             shards_done: 0,
             shards_elsewhere: 0,
+            shards_done_twice: 0,
+            shards_repaired: plan.repaired.clone(),
+            leftovers_removed: 0,
             shards_damaged: Vec::new(),
             shards_passed_over: plan.passed_over,
             shards_orphaned: sorted(plan.orphans.keys()),
@@ -139,6 +150,7 @@ impl RunReport {
             shards_left: 0,
             counts: Counts::default(),
             requests_retried: 0,
+            decoder_panics: 0,
             interrupted: false,
             clock: std::time::Instant::now(),
             planned: plan.todo.len(),
@@ -194,6 +206,50 @@ fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
     names
 }
 
+impl RunReport {
+    /// What is worth a word beside the totals.
+    fn fmt_notes(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.shards_passed_over > 0 {
+            writeln!(f, "note      {} shards were left alone", self.shards_passed_over)?;
+        }
+        if self.shards_elsewhere > 0 {
+            writeln!(f, "note      {} shards were done by another worker meanwhile", self.shards_elsewhere)?;
+        }
+        if self.shards_done_twice > 0 {
+            writeln!(
+                f,
+                "note      {} shards were computed here too, though another worker committed them first",
+                self.shards_done_twice
+            )?;
+        }
+        for shard in self.shards_repaired.iter().take(NAMED) {
+            writeln!(f, "again     {shard}")?;
+        }
+        if self.shards_repaired.len() > NAMED {
+            writeln!(f, "          and {} more", self.shards_repaired.len() - NAMED)?;
+        }
+        if self.leftovers_removed > 0 {
+            writeln!(f, "note      {} files that dead workers left were removed", self.leftovers_removed)?;
+        }
+        if !self.shards_orphaned.is_empty() {
+            let n = self.shards_orphaned.len();
+            let what = if self.retired {
+                "retired: their inputs are gone, and so are their rows"
+            } else {
+                "of the output are not among the inputs any more; `--retire` removes their rows"
+            };
+            writeln!(f, "note      {n} shards {what}")?;
+            for shard in self.shards_orphaned.iter().take(NAMED) {
+                writeln!(f, "          {shard}")?;
+            }
+            if n > NAMED {
+                writeln!(f, "          and {} more", n - NAMED)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl std::fmt::Display for RunReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let c = &self.counts;
@@ -234,27 +290,7 @@ impl std::fmt::Display for RunReport {
             };
             writeln!(f, "failed    {}{note}", failed.error)?;
         }
-        if self.shards_passed_over > 0 {
-            writeln!(f, "note      {} shards were left alone", self.shards_passed_over)?;
-        }
-        if self.shards_elsewhere > 0 {
-            writeln!(f, "note      {} shards were done by another worker meanwhile", self.shards_elsewhere)?;
-        }
-        if !self.shards_orphaned.is_empty() {
-            let n = self.shards_orphaned.len();
-            let what = if self.retired {
-                "retired: their inputs are gone, and so are their rows"
-            } else {
-                "of the output are not among the inputs any more; `--retire` removes their rows"
-            };
-            writeln!(f, "note      {n} shards {what}")?;
-            for shard in self.shards_orphaned.iter().take(NAMED) {
-                writeln!(f, "          {shard}")?;
-            }
-            if n > NAMED {
-                writeln!(f, "          and {} more", n - NAMED)?;
-            }
-        }
+        self.fmt_notes(f)?;
         if self.interrupted {
             writeln!(f, "interrupted: the same command goes on where this one stopped")?;
         }

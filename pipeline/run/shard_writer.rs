@@ -2,22 +2,22 @@
 //!
 //! In a retry, rows that stay are copied from the shard's earlier parts, in between those that are new.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use recaption_stages::{
-    commits::{Committed, Ledger, part_path},
+    commits::{Attempt, CommitError, Committed, Committer, remove},
     schemas::{
-        COMMIT_FORMAT, Counts, Damage, FailureClass, PartInfo, ShardCommit, caption_schema, metadata_keys,
-        redact_text, reject_schema,
+        COMMIT_FORMAT, Counts, Damage, FailureClass, PartInfo, RejectReason, ShardCommit, caption_schema,
+        metadata_keys, redact_text, reject_schema,
     },
     select::{PartReader, SelectError},
     store::{Fault, Location, StoreError},
-    write::{PartWriter, WriteError},
+    write::{PartPlace, PartWriter, WriteError},
 };
 use tokio::sync::mpsc;
 
-use super::plan::Task;
+use super::plan::{Settings, Task, differences};
 
 /// Why a shard failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct ShardFailure {
     pub may_pass: bool,
     /// Whether every other shard would fail the same way: an output that is full, or refuses.
     pub ends_run: bool,
+    /// Where the output has another configuration by now: the keys that differ.
+    pub mismatch: Option<String>,
 }
 
 impl ShardFailure {
@@ -40,23 +42,40 @@ impl ShardFailure {
             error: redact_text(&format!("shard {shard}: {error}")),
             may_pass: fault.may_pass(),
             ends_run: matches!(fault, Fault::Full | Fault::Permanent),
+            mismatch: None,
         }
     }
 
     /// A shard that was given up without a reason of its own.
     fn given_up() -> Self {
-        Self { class: FailureClass::Transport, error: String::new(), may_pass: false, ends_run: false }
+        Self {
+            class: FailureClass::Transport,
+            error: String::new(),
+            may_pass: false,
+            ends_run: false,
+            mismatch: None,
+        }
+    }
+
+    /// A shard that could not be read.
+    pub fn of_input(class: FailureClass, error: String, may_pass: bool) -> Self {
+        Self { class, error, may_pass, ends_run: false, mismatch: None }
     }
 }
 
 /// A shard that is committed.
-pub struct Finish {
-    /// Its record.
-    pub commit: Box<ShardCommit>,
-    /// Whether its record was new.
-    pub committed: Committed,
-    /// Whether its rows are another worker's, so that this one counts none.
-    pub elsewhere: bool,
+pub enum Finish {
+    /// By this worker.
+    Here {
+        /// Its record.
+        commit: Box<ShardCommit>,
+        /// Whether its record was new.
+        committed: Committed,
+    },
+    /// By another worker, before this one began it.
+    Elsewhere,
+    /// By another worker, while this one did it too.
+    Twice,
 }
 
 /// How a shard ended.
@@ -92,10 +111,10 @@ pub enum ToPart {
 pub struct Output {
     /// The output.
     pub location: Location,
-    /// Its records.
-    pub ledger: Ledger,
-    /// Keys that change rows.
-    pub configuration: BTreeMap<String, String>,
+    /// Commits its shards; knows the keys that change rows.
+    pub committer: Committer,
+    /// Settings that are no row keys and yet make rejects.
+    pub settings: Settings,
     /// Captioner's digest.
     pub model: String,
     /// Scorer's digest, where it is not the captioner.
@@ -175,9 +194,11 @@ struct Parts {
 impl Parts {
     async fn open(output: &Output, task: &Task) -> Result<Self, PartError> {
         let metadata = output.metadata();
+        let fingerprint = task.name.fingerprint();
         let begin = |table, schema| {
-            let place = output.location.child(&part_path(table, &task.shard.id));
-            PartWriter::new(&place, Arc::new(schema)).map_err(PartError::Write)
+            let (shard, fingerprint) = (task.shard.id.as_str(), fingerprint.as_str());
+            let place = PartPlace { output: &output.location, table, shard, fingerprint };
+            PartWriter::new(place, Arc::new(schema)).map_err(PartError::Write)
         };
         let captions = begin("captions", caption_schema(output.embed, metadata.clone()))?;
         let rejects = begin("rejects", reject_schema(metadata))?;
@@ -186,7 +207,7 @@ impl Parts {
             let reader = PartReader::open(output.location.child(&info.path), info, None).await;
             reader.map(|reader| Some(Earlier { reader, rest: None })).map_err(PartError::Earlier)
         };
-        let keep = task.keep.as_deref();
+        let keep = task.keep.as_ref().map(|keep| &keep.commit);
         Ok(Self {
             captions: Part { writer: captions, earlier: earlier(keep.map(|commit| &commit.captions)).await? },
             rejects: Part { writer: rejects, earlier: earlier(keep.map(|commit| &commit.rejects)).await? },
@@ -223,7 +244,7 @@ impl Parts {
     }
 }
 
-/// Writes one shard: uploads both parts, clears what no longer holds, then makes them visible and commits.
+/// Writes one shard: uploads both parts, makes them visible, commits, and clears what no longer holds.
 pub async fn write_shard(
     output: &Output,
     task: &Task,
@@ -248,7 +269,7 @@ pub async fn write_shard(
     }
 }
 
-/// From here on the parts are replaced: what old records promise no longer holds.
+/// All rows are there: the output is this configuration's still, the parts become visible, the record is put.
 async fn finish(
     output: &Output,
     task: &Task,
@@ -258,18 +279,22 @@ async fn finish(
 ) -> Result<Finish, ShardFailure> {
     let (url, id) = (&task.shard.url, &task.shard.id);
     let unwritten = |e: WriteError| ShardFailure::of_output(url, e.fault(), &e);
-    let refused = |e: StoreError| {
-        // A record that cannot be read, or parts that another worker replaced, are this shard's trouble alone.
-        let fault = if matches!(e, StoreError::Record { .. }) { Fault::Exhausted } else { e.fault() };
-        ShardFailure::of_output(url, fault, &e)
+    let begun = match output.committer.begin().await {
+        Ok(begun) => begun,
+        Err(error) => {
+            parts.abort().await;
+            return Err(refused(output, url, error));
+        }
     };
-    for name in &task.stale {
-        output.ledger.revoke(id.as_str(), name).await.map_err(refused)?;
-    }
-    let written = parts.captions.writer.finish().await.map_err(unwritten)?;
-    let captions = written.info(&part_path("captions", id));
-    let written = parts.rejects.writer.finish().await.map_err(unwritten)?;
-    let rejects = written.info(&part_path("rejects", id));
+    let captions = parts.captions.writer.finish().await.map_err(unwritten)?.info();
+    let rejects = match parts.rejects.writer.finish().await {
+        Ok(written) => written.info(),
+        Err(error) => {
+            // Half of a shard is nobody's rows. What cannot be removed now the next command removes.
+            let _ = remove(&output.location.child(&captions.path)).await;
+            return Err(unwritten(error));
+        }
+    };
     if !counts.balanced() || counts.captioned != captions.rows || counts.rejected != rejects.rows {
         let what = format!("the accounts do not balance: {counts:?}, {captions:?}, {rejects:?}");
         return Err(ShardFailure::of_output(url, Fault::Exhausted, &what));
@@ -280,13 +305,49 @@ async fn finish(
         size: task.shard.size,
         etag: task.shard.etag.clone(),
         fingerprint: task.name.fingerprint(),
-        configuration: output.configuration.clone(),
+        configuration: output.committer.configuration.clone(),
         model: output.model.clone(),
+        settings: settings_of(output, &counts),
         counts,
         damaged,
         captions,
         rejects,
     };
-    let committed = output.ledger.commit(id.as_str(), &commit).await.map_err(refused)?;
-    Ok(Finish { commit: Box::new(commit), committed, elsewhere: false })
+    let attempt = Attempt {
+        shard: id.as_str(),
+        commit: &commit,
+        expects: task.expects.as_ref(),
+        former: task.keep.as_ref().filter(|_| task.expects.is_some()).map(|keep| &*keep.commit),
+        stale: &task.stale,
+        orphans: &task.orphans,
+    };
+    let committed = output.committer.commit(&attempt, begun).await;
+    Ok(match committed.map_err(|e| refused(output, url, e))? {
+        Committed::Elsewhere => Finish::Twice,
+        committed => Finish::Here { commit: Box::new(commit), committed },
+    })
+}
+
+/// The settings that may be why samples of this shard were rejected.
+fn settings_of(output: &Output, counts: &Counts) -> Settings {
+    let reasons = RejectReason::ALL.iter().filter(|reason| counts.reasons.contains_key(reason.as_str()));
+    let names = reasons.filter_map(|reason| reason.setting());
+    let with_value = |(name, _): (&str, _)| Some((name.to_owned(), output.settings.get(name)?.clone()));
+    names.filter_map(with_value).collect()
+}
+
+fn refused(output: &Output, url: &str, error: CommitError) -> ShardFailure {
+    match error {
+        CommitError::Store(e) => {
+            // A record that cannot be read, or parts that somebody removed, are this shard's trouble alone.
+            let fault = if matches!(e, StoreError::Record { .. }) { Fault::Exhausted } else { e.fault() };
+            ShardFailure::of_output(url, fault, &e)
+        }
+        CommitError::Other(claim) => {
+            let differences = differences(&claim.configuration, &output.committer.configuration);
+            let failure =
+                ShardFailure::of_output(url, Fault::Permanent, &"the output has another configuration");
+            ShardFailure { mismatch: Some(differences), ..failure }
+        }
+    }
 }

@@ -1,11 +1,11 @@
 //! What an output holds and lacks: commit records, failures, and the inputs of its last run.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_stages::{
-    commits::{Ledger, Records, list_below, read_json},
+    commits::{Facts, Ledger, Standing, Survey, list_below, read_json, sum_of_object},
     read::{Leftover, Split, Splitter},
     schemas::{Counts, FailureRecord},
     shards::{ShardRef, list_shards},
@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize};
 use super::record::Typed;
 use crate::config::{Layers, RunConfig};
 
-/// Records read at the same time.
+/// Failures read at the same time.
 const CONCURRENCY: usize = 64;
+/// Parts read at the same time.
+const AT_ONCE: usize = 16;
 
 /// What the last run left behind, as far as another one needs it.
 #[derive(Clone, Debug, Deserialize)]
@@ -73,6 +75,12 @@ pub struct Status {
     pub last_run_finished: String,
     /// Shards with a commit record whose input is as it was.
     pub done: usize,
+    /// Records that cannot be used, and parts that are not what their record says: these shards are done again.
+    pub amiss: Vec<String>,
+    /// Whether all parts were read and compared.
+    pub verified: bool,
+    /// Parts that no record names: of attempts under way, or of dead workers.
+    pub unclaimed: usize,
     /// Shards that could be read only in part, with the reason.
     pub damaged: Vec<String>,
     /// Inputs without a record; unknown where they cannot be listed.
@@ -90,23 +98,31 @@ pub struct Status {
     pub counts: Counts,
 }
 
-/// Looks at an output; loads no model.
+/// Looks at an output; loads no model. With `verify`, reads all parts and compares their sums with the records'.
 ///
 /// # Errors
 /// When it is none, or cannot be read.
-pub async fn status(stores: &mut Stores, output: &Location) -> anyhow::Result<Status> {
+pub async fn status(stores: &mut Stores, output: &Location, verify: bool) -> anyhow::Result<Status> {
     let last = LastRun::of(output).await?;
     let ledger = Ledger::new(output.clone());
-    let records = ledger.list().await?;
+    let survey = ledger.survey().await?;
     let failed = read_failures(&ledger).await?;
-    let (counts, mut damaged) = read_commits(&ledger, &records).await?;
-    damaged.sort();
-    let inputs = inputs_of(stores, &last, output, &records).await;
+    let (counts, damaged) = count(&survey);
+    let mut amiss: Vec<String> = amiss_of(&survey);
+    if verify {
+        amiss.extend(compare_sums(output, &survey).await?);
+    }
+    amiss.sort();
+    let claimed = ledger.claim().await?.map(|claim| claim.fingerprint);
+    let inputs = inputs_of(stores, &last, output, &survey).await;
     let mut status = Status {
         output: output.url(),
         last_run: last.run,
         last_run_finished: last.finished,
-        done: records.len(),
+        done: survey.records().filter(|(_, standing)| standing.is_whole()).count(),
+        amiss,
+        verified: verify,
+        unclaimed: survey.parts_without_record().count(),
         damaged,
         pending: None,
         changed: None,
@@ -116,24 +132,31 @@ pub async fn status(stores: &mut Stores, output: &Location) -> anyhow::Result<St
         counts,
     };
     match inputs {
-        Ok(split) => status.compare(&records, &split),
+        Ok(split) => status.compare(&survey, &split, claimed.as_deref()),
         Err(error) => status.inputs_unknown = Some(format!("{error:#}")),
     }
     Ok(status)
 }
 
 impl Status {
-    fn compare(&mut self, records: &Records, split: &Split) {
+    fn compare(&mut self, survey: &Survey, split: &Split, claimed: Option<&str>) {
         let shards = &split.shards;
         // What failed and is no input any more is nobody's trouble.
         let urls: HashSet<&str> = shards.iter().map(|shard| shard.url.as_str()).collect();
         self.failed.retain(|record| urls.contains(record.shard.as_str()));
         let failed: HashSet<&str> = self.failed.iter().map(|record| record.shard.as_str()).collect();
+        let mut records: HashMap<&str, Vec<&Standing>> = HashMap::new();
+        for (shard, standing) in survey.records() {
+            let holds = claimed.is_none_or(|claimed| standing.name.configuration == claimed);
+            if standing.is_whole() && holds {
+                records.entry(shard).or_default().push(standing);
+            }
+        }
         let (mut done, mut pending, mut changed) = (0, 0, 0);
         for shard in shards {
             let input = shard.fingerprint();
             match records.get(shard.id.as_str()) {
-                Some(names) if names.iter().any(|name| name.input == input) => done += 1,
+                Some(standing) if standing.iter().any(|one| one.name.input == input) => done += 1,
                 _ if failed.contains(shard.url.as_str()) => {}
                 Some(_) => changed += 1,
                 None => pending += 1,
@@ -141,25 +164,54 @@ impl Status {
         }
         let inputs: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();
         let orphaned = records.keys().filter(|shard| {
-            !inputs.contains(shard.as_str()) && !matches!(split.leftover(shard), Some(Leftover::Unknown(_)))
+            !inputs.contains(**shard) && !matches!(split.leftover(shard), Some(Leftover::Unknown(_)))
         });
         let orphaned = orphaned.count();
         (self.done, self.pending, self.changed) = (done, Some(pending), Some(changed));
         self.orphaned = Some(orphaned);
     }
+
+    /// Whether something is there that should not be so.
+    #[must_use]
+    pub fn is_amiss(&self) -> bool {
+        !self.amiss.is_empty()
+    }
+}
+
+/// What is wrong with records, and with parts as far as listings tell.
+fn amiss_of(survey: &Survey) -> Vec<String> {
+    let amiss = survey.records().filter_map(|(_, standing)| Some((standing, standing.fault.as_ref()?)));
+    amiss.map(|(standing, fault)| format!("{}: {fault}", standing.path())).collect()
+}
+
+/// Reads all parts that are there and have their size, and compares their sums with the records'.
+async fn compare_sums(output: &Location, survey: &Survey) -> anyhow::Result<Vec<String>> {
+    let parts = survey.records().filter(|(_, standing)| standing.is_whole()).flat_map(|(_, standing)| {
+        let of_record = move |facts: &Facts| facts.parts().map(|part| (standing.path(), part.clone()));
+        standing.facts.iter().flat_map(of_record).collect::<Vec<_>>()
+    });
+    let compared = stream::iter(parts.collect::<Vec<_>>()).map(|(record, part)| async move {
+        let Some(wanted) = &part.sha256 else { return anyhow::Ok(None) };
+        let found = sum_of_object(&output.child(&part.path)).await?;
+        Ok((found.as_ref() != Some(wanted)).then(|| match found {
+            Some(found) => format!("{record}: its part {} has another content: SHA-256 {found}", part.path),
+            None => format!("{record}: its part {} is missing", part.path),
+        }))
+    });
+    compared.buffer_unordered(AT_ONCE).try_filter_map(|one| std::future::ready(Ok(one))).try_collect().await
 }
 
 async fn inputs_of(
     stores: &mut Stores,
     last: &LastRun,
     output: &Location,
-    records: &Records,
+    survey: &Survey,
 ) -> anyhow::Result<Split> {
     let config = RunConfig::build(&last.layers()?)?;
     let shards = list_shards(stores, &config.shards, config.read.format).await?;
     let is_done = |shard: &ShardRef| {
         let input = shard.fingerprint();
-        records.get(shard.id.as_str()).is_some_and(|names| names.iter().all(|name| name.input == input))
+        survey.of(&shard.url).iter().any(|standing| standing.is_whole() && standing.name.input == input)
     };
     let splitter = Splitter { settings: &config.read, output, remember: false };
     Ok(splitter.split(shards, is_done).await?)
@@ -176,20 +228,17 @@ async fn read_failures(ledger: &Ledger) -> anyhow::Result<Vec<FailureRecord>> {
     Ok(failed)
 }
 
-async fn read_commits(ledger: &Ledger, records: &Records) -> anyhow::Result<(Counts, Vec<String>)> {
-    let names = records.iter().flat_map(|(shard, names)| names.iter().map(move |name| (shard, name)));
-    let mut commits = stream::iter(names)
-        .map(|(shard, name)| async move { ledger.find(shard, name).await })
-        .buffer_unordered(CONCURRENCY);
+/// Where the samples went, and shards that could be read only in part.
+fn count(survey: &Survey) -> (Counts, Vec<String>) {
     let (mut counts, mut damaged) = (Counts::default(), Vec::new());
-    while let Some(commit) = commits.try_next().await? {
-        let Some(commit) = commit else { continue };
-        counts.add(&commit.counts);
-        if let Some(damage) = commit.damaged {
-            damaged.push(format!("{}: {}", commit.shard, damage.detail));
+    for facts in survey.records().filter_map(|(_, standing)| standing.facts.as_ref()) {
+        counts.add(&facts.counts);
+        if let Some(damage) = &facts.damaged {
+            damaged.push(format!("{}: {}", facts.shard, damage.detail));
         }
     }
-    Ok((counts, damaged))
+    damaged.sort();
+    (counts, damaged)
 }
 
 impl std::fmt::Display for Status {
@@ -213,6 +262,17 @@ impl std::fmt::Display for Status {
         }
         for shard in &self.damaged {
             writeln!(f, "damaged   {shard}")?;
+        }
+        for what in &self.amiss {
+            writeln!(f, "amiss     {what}")?;
+        }
+        if self.is_amiss() {
+            writeln!(f, "note      what is amiss is done again by the next `recaption run`")?;
+        } else if self.verified {
+            writeln!(f, "verified  every part was read and is what its record says")?;
+        }
+        if self.unclaimed > 0 {
+            writeln!(f, "note      {} parts belong to no record: a run is at work, or died", self.unclaimed)?;
         }
         for record in &self.failed {
             writeln!(f, "failed    {} (attempts: {})", record.error, record.attempts)?;

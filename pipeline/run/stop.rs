@@ -1,8 +1,11 @@
 //! Stopping: the first Ctrl-C (or SIGTERM) finishes the shards in hand, the second gives them up.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::sync::Notify;
@@ -55,6 +58,15 @@ impl Stop {
         self.wait(DRAIN).await;
     }
 
+    /// Does `work`, unless a stop is asked for before it has ended.
+    pub async fn unless_pressed<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.wait_requested() => None,
+            done = work => Some(done),
+        }
+    }
+
     async fn wait(&self, level: u8) {
         loop {
             let pressed = self.pressed.notified();
@@ -84,12 +96,26 @@ pub fn install_signal_handlers(stop: &Arc<Stop>) -> std::io::Result<()> {
             stop.press();
             if stop.is_aborted() {
                 tracing::warn!("stopping now; unfinished shards are left to the next run");
+                end_soon();
             } else {
                 tracing::warn!("finishing the shards in hand; interrupt again to stop at once");
             }
         }
     });
     Ok(())
+}
+
+/// How long what is given up may take to end.
+const LAST_WORDS: Duration = Duration::from_millis(900);
+/// Exit code of a run that was stopped.
+const STOPPED: i32 = 1;
+
+/// Ends the process within a second, whatever hangs: nothing that counts is half-written at any moment.
+fn end_soon() {
+    std::thread::spawn(|| {
+        std::thread::sleep(LAST_WORDS);
+        std::process::exit(STOPPED);
+    });
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use crossbeam_channel::Sender;
 use recaption_stages::{
     caption::{Finished, LaneSettings},
-    commits::{Committed, Ledger},
+    commits::{Committed, Committer, Workers},
     filter::Outcome,
     prepare::{PrepareSettings, PreparedSample, prepare_sample},
     read::{ByteBudget, Found},
@@ -25,11 +25,11 @@ use super::{
     collector::{Collector, Event},
     devices::Devices,
     guard::FailureGuard,
-    plan::Plan,
+    plan::{Mismatch, Plan},
     progress::Progress,
     queue::Queue,
     readers::{Watch, read_all},
-    shard_writer::{Output, ShardResult},
+    shard_writer::{Finish, Output, ShardResult},
     stop::Stop,
 };
 use crate::config::{Images, RunConfig};
@@ -72,15 +72,15 @@ pub async fn execute(
     config: &RunConfig,
     model: &RunModel,
     devices: &Arc<Devices>,
-    (plan, output): (&Plan, &Location),
+    (plan, output, workers): (&Plan, &Arc<Output>, &Option<Arc<Workers>>),
     begin: Vec<usize>,
     (stop, progress): (&Arc<Stop>, &Arc<Progress>),
 ) -> anyhow::Result<Vec<ShardResult>> {
     let shards = plan.todo.iter().map(|task| task.shard.clone()).collect();
-    let output = describe_output(config, model, plan, output);
-    let watch = Watch::new(output.ledger.clone(), output.location.clone(), Arc::clone(&plan.todo));
+    let (ledger, location) = (output.committer.ledger.clone(), output.location.clone());
+    let watch = Watch::new(ledger, location, Arc::clone(&plan.todo), workers.clone());
     let guard = FailureGuard::new(config.max_failure_ratio);
-    let collector = Collector::new(output, Arc::clone(&plan.todo), guard);
+    let collector = Collector::new(Arc::clone(output), Arc::clone(&plan.todo), guard);
     let wanted = Wanted { shards, begin, watch: Some(watch), keep_features: false };
     stream(config, (model, devices), wanted, (stop, progress), |shared, events| {
         collect(shared, collector, events)
@@ -161,8 +161,13 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     results
 }
 
-fn describe_output(config: &RunConfig, model: &RunModel, plan: &Plan, location: &Location) -> Arc<Output> {
-    let decode: serde_json::Map<String, serde_json::Value> = plan
+/// What all shards of a run have in common.
+pub fn describe_output(
+    config: &RunConfig,
+    model: &RunModel,
+    (location, committer): (&Location, Committer),
+) -> Arc<Output> {
+    let decode: serde_json::Map<String, serde_json::Value> = committer
         .configuration
         .iter()
         .filter_map(|(key, value)| {
@@ -174,8 +179,8 @@ fn describe_output(config: &RunConfig, model: &RunModel, plan: &Plan, location: 
     let decode = serde_json::Value::Object(decode);
     Arc::new(Output {
         location: location.clone(),
-        ledger: Ledger::new(location.clone()),
-        configuration: plan.configuration.clone(),
+        committer,
+        settings: config.reject_settings(),
         model: model.folder.digest.clone(),
         scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
         decode: decode.to_string(),
@@ -283,39 +288,49 @@ async fn collect(
     mut events: mpsc::Receiver<Event>,
 ) -> anyhow::Result<Vec<ShardResult>> {
     let mut results = Vec::new();
-    let note = |ended: Vec<ShardResult>, results: &mut Vec<ShardResult>| {
-        for result in ended {
-            match &result.outcome {
-                Ok(finish) => {
-                    if finish.committed != Committed::Now {
-                        shared.queue.mix();
-                    }
-                    shared.progress.committed.fetch_add(1, Relaxed);
-                    let commit = &finish.commit;
-                    let (shard, elsewhere) = (&commit.shard, finish.elsewhere);
-                    tracing::debug!(shard, captioned = commit.counts.captioned, elsewhere, "committed");
-                }
-                Err(failure) => {
-                    if failure.ends_run {
-                        shared.fail(anyhow!("the output cannot be written: {}", failure.error));
-                    }
-                    shared.progress.failed.fetch_add(1, Relaxed);
-                    if failure.class == FailureClass::Transport {
-                        tracing::error!(error = failure.error, "shard failed");
-                    }
-                }
-            }
-            results.push(result);
-        }
-    };
     while let Some(event) = events.recv().await {
         if let Err(error) = collector.take(event).await {
             shared.fail(error);
         }
-        note(collector.ended(), &mut results);
+        note(&shared, collector.ended(), &mut results).await;
     }
-    note(collector.finish().await, &mut results);
+    note(&shared, collector.finish().await, &mut results).await;
     Ok(results)
+}
+
+/// Counts shards that ended.
+async fn note(shared: &Shared, ended: Vec<ShardResult>, results: &mut Vec<ShardResult>) {
+    for result in ended {
+        match &result.outcome {
+            Ok(finish) => {
+                let (shard, captioned) = match finish {
+                    Finish::Here { commit, .. } => (commit.shard.as_str(), commit.counts.captioned),
+                    _ => (shared.shards.get(result.shard).map_or("", |shard| &shard.url), 0),
+                };
+                if !matches!(finish, Finish::Here { committed: Committed::Now, .. }) {
+                    shared.queue.mix();
+                }
+                shared.progress.committed.fetch_add(1, Relaxed);
+                let elsewhere = !matches!(finish, Finish::Here { .. });
+                tracing::debug!(shard, captioned, elsewhere, "committed");
+            }
+            Err(failure) => {
+                if let Some(differences) = &failure.mismatch {
+                    shared.fail(Mismatch { differences: differences.clone() }.into());
+                } else if failure.ends_run {
+                    shared.fail(anyhow!("the output cannot be written: {}", failure.error));
+                }
+                shared.progress.failed.fetch_add(1, Relaxed);
+                if failure.class == FailureClass::Transport {
+                    tracing::error!(error = failure.error, "shard failed");
+                }
+                if let Some(watch) = &shared.watch {
+                    watch.give_back(result.shard).await;
+                }
+            }
+        }
+        results.push(result);
+    }
 }
 
 #[cfg(test)]

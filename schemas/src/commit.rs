@@ -92,6 +92,10 @@ pub struct ShardCommit {
     pub captions: PartInfo,
     /// The rejects part.
     pub rejects: PartInfo,
+    /// Settings that are no row keys and yet made rejects, with their values: when one is set otherwise, these samples are
+    /// tried again. Records of older versions have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Whether a failure speaks of the data or of the way to it.
@@ -102,6 +106,8 @@ pub enum FailureClass {
     Transport,
     /// The bytes themselves: the same bytes will fail the same way.
     Data,
+    /// There is no such object, or nothing that can be read as one: until somebody puts it there it fails the same way.
+    Missing,
 }
 
 /// Remembers a failed shard, so that a rerun can tell poison from bad luck.
@@ -111,7 +117,7 @@ pub struct FailureRecord {
     pub shard: String,
     /// Fingerprint of the input alone (name, size, entity tag).
     pub input: String,
-    /// Data or transport.
+    /// What it speaks of; by this failures are compared, since words may hold times.
     pub class: FailureClass,
     /// The error's text.
     pub error: String,

@@ -22,7 +22,7 @@ pub use digest::{hex, sha256_hex};
 pub use preprocess::{Interpolation, Preprocess, ResizeMode};
 pub use reject::{Reject, RejectReason};
 pub use row::{CaptionRow, EmbeddedImage};
-pub use shard::{ShardId, part_url, redact_text, redact_url};
+pub use shard::{ShardId, part_name, part_url, printable, redact_text, redact_url, shard_of_part};
 pub use table::{
     CAPTION_SCHEMA_VERSION, CaptionTable, RejectTable, caption_schema, metadata_keys, reject_schema,
 };

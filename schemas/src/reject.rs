@@ -61,6 +61,18 @@ impl RejectReason {
         matches!(self, Self::ModelError | Self::FetchFailed)
     }
 
+    /// The setting that may be why, though rows are not said to depend on it, with the value that it had before records told
+    /// it: where it is another one now, the sample is worth another attempt.
+    #[must_use]
+    pub fn setting(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::UrlRefused => Some(("fetch.allow_private", "false")),
+            Self::TooManyPixels => Some(("input.decode_bytes", "1073741824")),
+            Self::TooLarge => Some(("fetch.max_bytes", "33554432")),
+            _ => None,
+        }
+    }
+
     /// Whether such a reject says that something failed: decoding, the way, a model. What a filter or a limit rejects does
     /// not.
     #[must_use]

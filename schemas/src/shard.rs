@@ -39,6 +39,7 @@ pub fn redact_url(url: &str) -> String {
         return url.to_owned();
     }
     let part = part_kept(rest);
+    let rest = without_unescaped_user_info(rest);
     let rest = rest.split(['?', '#']).next().unwrap_or(rest);
     let (authority, path) = match rest.find('/') {
         Some(at) => rest.split_at(at),
@@ -46,6 +47,54 @@ pub fn redact_url(url: &str) -> String {
     };
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     format!("{scheme}://{host}{path}{part}")
+}
+
+/// What follows the user info where a password has characters that should have been escaped: `/`, `?` and `#` end a host for
+/// whoever reads strictly, and what stood before them would pass for one. What has no port in the place of one is no host.
+fn without_unescaped_user_info(rest: &str) -> &str {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    if authority.contains('@') || !has_no_port(authority) {
+        return rest;
+    }
+    // Without an `@` nothing of it is known to be a host.
+    rest.rsplit_once('@').map_or("", |(_, host)| host)
+}
+
+/// Whether what stands behind the colon of `user:password` cannot be a port.
+fn has_no_port(authority: &str) -> bool {
+    // The colons of an IPv6 address stand in brackets.
+    let after = authority.rsplit_once(']').map_or(authority, |(_, after)| after);
+    after.split_once(':').is_some_and(|(_, port)| !port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Where the URL that begins a text ends: at the first character that no URL has, unless that stands in a password.
+fn end_of_url(text: &str, ends: impl Fn(char) -> bool) -> usize {
+    let end = text.find(&ends).unwrap_or(text.len());
+    let Some((_, rest)) = text[..end].split_once("://") else { return end };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    if rest.contains('@') || !has_no_port(authority.trim_end_matches([':', ';', ',', '.', ')'])) {
+        return end;
+    }
+    let line = text[end..].find(['\n', '\r']).map_or(text.len(), |at| end + at);
+    match text[end..line].find('@') {
+        Some(at) => text[end + at..].find(ends).map_or(text.len(), |more| end + at + more),
+        None => end,
+    }
+}
+
+/// Text as a terminal may show it: control characters, which could move the cursor or change what was written before, as
+/// escapes. Line feeds and tabs stay.
+#[must_use]
+pub fn printable(text: &str) -> std::borrow::Cow<'_, str> {
+    let is_bad = |c: char| {
+        c.is_control() && !matches!(c, '\n' | '\t')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_bad) {
+        return text.into();
+    }
+    let escaped = |c: char| if is_bad(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect::<String>().into()
 }
 
 /// Any text that may speak of URLs, each of them as [`redact_url`] has it: for errors of libraries, which quote the
@@ -59,7 +108,7 @@ pub fn redact_text(text: &str) -> String {
     while let Some(colon) = rest.find("://") {
         let in_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
         let scheme = rest[..colon].trim_end_matches(in_scheme).len();
-        let end = rest[colon..].find(ends).map_or(rest.len(), |at| colon + at);
+        let end = scheme + end_of_url(&rest[scheme..], ends);
         redacted.push_str(&rest[..scheme]);
         redacted.push_str(&redact_url(&rest[scheme..end]));
         rest = &rest[end..];
@@ -68,7 +117,12 @@ pub fn redact_text(text: &str) -> String {
     redacted
 }
 
-/// Path-safe name of a shard: `<stem>-<first 8 hex digits of the SHA-256 of the canonical URL>`.
+/// Hex digits of the URL's digest in a shard's name: 64 bits, so that no two shards of a dataset share a name.
+const DIGEST: usize = 16;
+/// Digits in names that were given by versions before 0.2.
+const OLD_DIGEST: usize = 8;
+
+/// Path-safe name of a shard: `<stem>-<first 16 hex digits of the SHA-256 of the canonical URL>`.
 ///
 /// The stem is the last path component up to its first dot, with everything but `[A-Za-z0-9_-]` replaced by `_`, so
 /// that no URL ever becomes a path. The digest keeps shards of one name in two folders apart. The stem of a later part of
@@ -80,6 +134,17 @@ impl ShardId {
     /// From a canonical URL, already redacted (see [`redact_url`]).
     #[must_use]
     pub fn from_url(canonical: &str) -> Self {
+        Self::with_digits(canonical, DIGEST)
+    }
+
+    /// The name that the shard has in outputs of versions before 0.2: with 8 digits of the digest, of which two URLs may
+    /// well have the same.
+    #[must_use]
+    pub fn old_from_url(canonical: &str) -> Self {
+        Self::with_digits(canonical, OLD_DIGEST)
+    }
+
+    fn with_digits(canonical: &str, digits: usize) -> Self {
         let (whole, part) =
             part_of(canonical).map_or((canonical, None), |(list, number)| (list, Some(number)));
         let name = whole.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
@@ -95,7 +160,7 @@ impl ShardId {
         if let Some(part) = part {
             safe.push_str(&format!("-{part:05}"));
         }
-        Self(format!("{safe}-{}", &sha256_hex(canonical.as_bytes())[..8]))
+        Self(format!("{safe}-{}", &sha256_hex(canonical.as_bytes())[..digits]))
     }
 
     /// The name.
@@ -104,10 +169,32 @@ impl ShardId {
         &self.0
     }
 
-    /// File name of the shard's Parquet parts.
+    /// File name of a Parquet part of the shard; `digest` tells its content from every other that the shard may get.
     #[must_use]
-    pub fn part_name(&self) -> String {
-        format!("part-{}.parquet", self.0)
+    pub fn part_name(&self, digest: &str) -> String {
+        part_name(&self.0, digest)
+    }
+}
+
+/// As [`ShardId::part_name`], of a shard's name that is known as text.
+#[must_use]
+pub fn part_name(shard: &str, digest: &str) -> String {
+    format!("part-{shard}-{digest}.parquet")
+}
+
+/// The shard that a part belongs to, by the part's file name; of parts of versions before 0.2 their old name. `None` for
+/// files that are no parts.
+#[must_use]
+pub fn shard_of_part(file: &str) -> Option<&str> {
+    let name = file.strip_prefix("part-")?.strip_suffix(".parquet")?;
+    let is_digest = |text: &str| text.len() == DIGEST && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match name.rsplit_once('-') {
+        Some((shard, digest))
+            if is_digest(digest) && shard.rsplit_once('-').is_some_and(|(_, d)| is_digest(d)) =>
+        {
+            Some(shard)
+        }
+        _ => Some(name),
     }
 }
 
@@ -152,6 +239,53 @@ mod tests {
         for plain in ["", "://", "no address", "a: b//c"] {
             assert_eq!(redact_text(plain), plain);
         }
+    }
+
+    #[test]
+    fn passwords_with_unescaped_characters_are_no_hosts() {
+        for secret in ["pa/ss", "pa?ss", "pa#ss", "p@ss", "p/a?s#s@x", "12a/3", "pa:ss/x"] {
+            let url = format!("https://me:{secret}@h.example/a.tar?sig=s");
+            assert_eq!(redact_url(&url), "https://h.example/a.tar", "{url}");
+            let text = format!("GET \"{url}\" failed");
+            assert_eq!(redact_text(&text), "GET \"https://h.example/a.tar\" failed");
+        }
+        for secret in ["pa ss", "pa\"ss", "pa<ss", "pa'ss", "pa\\ss"] {
+            let text = format!("cannot use https://me:{secret}@h.example/a.tar now");
+            assert_eq!(redact_text(&text), "cannot use https://h.example/a.tar now");
+        }
+        // Hosts with ports, and names with an @ in the path, are what they were.
+        for url in
+            ["http://127.0.0.1:8080/a@b.tar", "http://[::1]:80/a@b", "s3://bucket/a@b:c.tar", "http://h:/x@y"]
+        {
+            assert_eq!(redact_url(url), url);
+        }
+        assert_eq!(
+            redact_text("http://h.example: it is gone, ask a@b"),
+            "http://h.example: it is gone, ask a@b"
+        );
+    }
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        assert_eq!(printable("a\tb\n"), "a\tb\n");
+        assert_eq!(printable("a\u{1b}[2Jb\rc\u{202e}"), "a\\u{1b}[2Jb\\u{d}c\\u{202e}");
+    }
+
+    #[test]
+    fn parts_tell_their_shard() {
+        let id = ShardId::from_url("s3://b/00000.tar");
+        let name = id.part_name("0123456789abcdef");
+        assert_eq!(shard_of_part(&name), Some(id.as_str()));
+        let old = ShardId::old_from_url("s3://b/00000.tar");
+        assert_eq!(shard_of_part(&format!("part-{old}.parquet")), Some(old.as_str()));
+        assert_eq!(shard_of_part("mine.parquet"), None);
+    }
+
+    #[test]
+    fn a_hundred_thousand_folders_of_one_stem_have_names_of_their_own() {
+        let urls = (0..100_000).map(|n| format!("s3://bucket/data/{n:06}/00000.tar"));
+        let names: std::collections::HashSet<ShardId> = urls.map(|url| ShardId::from_url(&url)).collect();
+        assert_eq!(names.len(), 100_000);
     }
 
     #[test]

@@ -1,24 +1,35 @@
 //! Commit records: `OUT/_recaption/shards/<shard>.<fingerprint>.json`, written last.
 //!
-//! One listing tells what is done: a record's name carries the fingerprint of its input and of the configuration.
-//! Failures leave a record of their own, by which a rerun tells poison from bad luck.
+//! A record's name carries the fingerprint of its input and of the configuration; it names its parts with size and sum, and
+//! no other attempt's parts have their names. So a record is put on the condition that there is none, or exactly the one that
+//! it is to replace, and whoever comes second removes what is his. Failures leave a record of their own, by which a rerun
+//! tells poison from bad luck.
 
+mod attempt;
+mod claim;
+mod exchange;
+mod inventory;
 mod removal;
+mod survey;
+mod workers;
 
 use std::{
     collections::{BTreeMap, HashMap},
     io::ErrorKind,
 };
 
-use futures::TryStreamExt;
-use object_store::{Error, ObjectStoreExt, PutMode, PutPayload};
-use recaption_schemas::{FailureRecord, PartInfo, ShardCommit, ShardId, hex, sha256_hex};
+use object_store::{Error, ObjectStoreExt, PutPayload};
+use recaption_schemas::{FailureRecord, ShardCommit, ShardId, sha256_hex};
 use serde::{Serialize, de::DeserializeOwned};
-use sha2::{Digest, Sha256};
 
 use crate::store::{Location, StoreError};
 
+pub use attempt::{Attempt, Committed};
+pub use claim::{Begun, CLAIM, Claim, CommitError, Committer};
+pub use exchange::open_plain;
 pub use removal::REMOVALS;
+pub use survey::{Facts, Found, Seen, Standing, Sum, Survey, sum_of, sum_of_object};
+pub use workers::{CLAIMS, Taken, WORKERS, Workers};
 
 /// Folder of the commit records below the output.
 pub const COMMITS: &str = "_recaption/shards";
@@ -60,20 +71,6 @@ impl RecordName {
 
 /// All records of an output, by shard. A shard has several when an earlier run died between writing and clearing up.
 pub type Records = HashMap<String, Vec<RecordName>>;
-
-/// Attempts at a commit whose record comes and goes.
-const ATTEMPTS: u32 = 4;
-
-/// How a commit ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Committed {
-    /// The record was put.
-    Now,
-    /// The same record was there.
-    Before,
-    /// It took the place of another worker's.
-    Instead,
-}
 
 /// The records of one output.
 #[derive(Clone)]
@@ -126,85 +123,6 @@ impl Ledger {
     /// When it cannot be read or parsed.
     pub async fn find(&self, shard: &str, name: &RecordName) -> Result<Option<ShardCommit>, StoreError> {
         read_json(&self.place(COMMITS, shard, &name.fingerprint())).await
-    }
-
-    /// Writes a commit record: from now on the shard exists. The record is put on the condition that there is none, where
-    /// the store knows conditions.
-    ///
-    /// One that is there already and says the same is this one: its own put, whose answer was lost, or another worker's
-    /// identical work. One that says otherwise is replaced, since the parts beside it are this worker's; both parts must
-    /// then be what the record says, or else nothing is left of the shard and it is done again.
-    ///
-    /// # Errors
-    /// When the store refuses, or another worker wrote other parts meanwhile.
-    pub async fn commit(&self, shard: &str, commit: &ShardCommit) -> Result<Committed, StoreError> {
-        let place = self.place(COMMITS, shard, &commit.fingerprint);
-        let bytes = to_json(&place, commit)?;
-        let refused = |source| StoreError::Store { url: place.url(), source };
-        // A record may go between the two requests, when someone redoes the shard.
-        for _ in 0..ATTEMPTS {
-            match place.store.put_opts(&place.path, bytes.clone().into(), PutMode::Create.into()).await {
-                Ok(_) => return Ok(Committed::Now),
-                Err(Error::AlreadyExists { .. }) => {}
-                Err(error) if cannot_create(&error) => {
-                    place.store.put(&place.path, bytes.into()).await.map_err(refused)?;
-                    return Ok(Committed::Now);
-                }
-                Err(error) => return Err(refused(error)),
-            }
-            match read_json::<ShardCommit>(&place).await {
-                Ok(Some(there)) if there == *commit => return Ok(Committed::Before),
-                Ok(None) => {}
-                Ok(Some(_)) | Err(StoreError::Record { .. }) => {
-                    return self.replace(shard, commit, bytes).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(StoreError::Record {
-            url: place.url(),
-            what: "the commit record comes and goes: another run works on this output with other settings"
-                .into(),
-        })
-    }
-
-    async fn replace(
-        &self,
-        shard: &str,
-        commit: &ShardCommit,
-        bytes: Vec<u8>,
-    ) -> Result<Committed, StoreError> {
-        let place = self.place(COMMITS, shard, &commit.fingerprint);
-        tracing::warn!(
-            shard = commit.shard,
-            "another worker did this shard with another outcome; this one holds"
-        );
-        let put = place.store.put(&place.path, bytes.into()).await;
-        put.map_err(|source| StoreError::Store { url: place.url(), source })?;
-        for part in [&commit.captions, &commit.rejects] {
-            if !self.holds(part).await? {
-                remove(&place).await?;
-                let what = "another worker wrote this part meanwhile; the shard must be done again".into();
-                return Err(StoreError::Record { url: self.out.child(&part.path).url(), what });
-            }
-        }
-        Ok(Committed::Instead)
-    }
-
-    /// Whether a part's bytes are what its record says.
-    async fn holds(&self, part: &PartInfo) -> Result<bool, StoreError> {
-        let place = self.out.child(&part.path);
-        let refused = |source| StoreError::Store { url: place.url(), source };
-        let mut pieces = match place.store.get(&place.path).await {
-            Ok(got) => got.into_stream(),
-            Err(Error::NotFound { .. }) => return Ok(false),
-            Err(source) => return Err(refused(source)),
-        };
-        let mut sum = Sha256::new();
-        while let Some(piece) = pieces.try_next().await.map_err(refused)? {
-            sum.update(&piece);
-        }
-        Ok(part.sha256.as_ref().is_none_or(|expected| *expected == hex(&sum.finalize())))
     }
 
     /// Removes a commit record: the shard no longer exists. To be done before its parts are replaced.
@@ -341,12 +259,6 @@ pub async fn remove(place: &Location) -> Result<(), StoreError> {
 /// When the store refuses.
 pub async fn list_below(folder: &Location) -> Result<Vec<Location>, StoreError> {
     Ok(folder.list().await?.into_iter().map(|meta| folder.at(meta.location)).collect())
-}
-
-/// The part's path as the commit record names it.
-#[must_use]
-pub fn part_path(table: &str, id: &ShardId) -> String {
-    format!("{table}/{}", id.part_name())
 }
 
 #[cfg(test)]

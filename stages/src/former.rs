@@ -37,25 +37,31 @@ pub struct Former {
     rejects: std::vec::IntoIter<(String, String)>,
     caption: Option<String>,
     reject: Option<(String, String)>,
+    again: Vec<RejectReason>,
 }
 
 impl Former {
-    /// Reads keys and reasons of the rows that `commit` vouches for.
+    /// Reads keys and reasons of the rows that `commit` vouches for; rejects for a reason of `again` are done again.
     ///
     /// # Errors
     /// When a part cannot be read or is not what the record says.
-    pub async fn open(output: &Location, commit: &ShardCommit) -> Result<Self, SelectError> {
+    pub async fn open(
+        output: &Location,
+        commit: &ShardCommit,
+        again: &[RejectReason],
+    ) -> Result<Self, SelectError> {
         let captions = columns(output, &commit.captions, &["key"]).await?;
         let rejects = columns(output, &commit.rejects, &["key", "reason"]).await?;
         let keys = captions.iter().flat_map(|batch| texts(batch, 0));
         let reasons = rejects.iter().flat_map(|batch| texts(batch, 0).zip(texts(batch, 1)));
         let (keys, reasons): (Vec<_>, Vec<_>) = (keys.collect(), reasons.collect());
-        Ok(Self::new(keys, reasons))
+        Ok(Self::new(keys, reasons, again))
     }
 
-    fn new(captions: Vec<String>, rejects: Vec<(String, String)>) -> Self {
+    fn new(captions: Vec<String>, rejects: Vec<(String, String)>, again: &[RejectReason]) -> Self {
         let (mut captions, mut rejects) = (captions.into_iter(), rejects.into_iter());
-        Self { caption: captions.next(), reject: rejects.next(), captions, rejects }
+        let again = again.to_vec();
+        Self { caption: captions.next(), reject: rejects.next(), captions, rejects, again }
     }
 
     /// What becomes of the shard's next sample; `None` when its row is not the next: the shard is not what it was.
@@ -66,8 +72,8 @@ impl Former {
         }
         let (_, reason) = self.reject.take_if(|(rejected, _)| rejected == key)?;
         self.reject = self.rejects.next();
-        let transient = RejectReason::ALL.iter().any(|r| r.as_str() == reason && r.is_transient());
-        Some(if transient { Verdict::Again } else { Verdict::Keep(Was::Rejected(reason)) })
+        let again = self.again.iter().any(|r| r.as_str() == reason);
+        Some(if again { Verdict::Again } else { Verdict::Keep(Was::Rejected(reason)) })
     }
 
     /// Whether every row was met.
@@ -103,7 +109,7 @@ mod tests {
     fn every_sample_finds_its_row_and_only_transient_rejects_are_done_again() {
         let rejects = [("b", "fetch"), ("a", "duplicate_key"), ("d", "model_error"), ("d", "duplicate_key")];
         let rejects = rejects.map(|(key, reason)| (key.to_owned(), reason.to_owned())).to_vec();
-        let mut former = Former::new(vec!["a".into(), "c".into()], rejects);
+        let mut former = Former::new(vec!["a".into(), "c".into()], rejects, &[RejectReason::ModelError]);
         let kept = |reason: &str| Some(Verdict::Keep(Was::Rejected(reason.into())));
         assert_eq!(former.next("a"), Some(Verdict::Keep(Was::Captioned)));
         assert_eq!(former.next("b"), kept("fetch"));

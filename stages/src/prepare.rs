@@ -131,7 +131,7 @@ pub fn reason_of(error: &DecodeError) -> RejectReason {
     match error {
         DecodeError::Unsupported { .. } => RejectReason::UnsupportedFormat,
         DecodeError::Corrupt { .. } => RejectReason::CorruptImage,
-        DecodeError::TooManyPixels { .. } => RejectReason::TooManyPixels,
+        DecodeError::TooManyPixels { .. } | DecodeError::TooManyBytes { .. } => RejectReason::TooManyPixels,
         DecodeError::TooSmall { .. } => RejectReason::TooSmall,
     }
 }

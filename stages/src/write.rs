@@ -1,5 +1,8 @@
 //! `CaptionRow | Reject -> Parquet part`: one file per shard and table, uploaded as it grows, visible only when whole.
 //!
+//! A part's name is never another content's: it is named by the digest of its bytes, and one that is too large to be held
+//! until its last byte is known, by chance.
+//!
 //! Encoding runs on tokio's blocking threads; uploads are async. A row group is closed before it reaches
 //! [`ROW_GROUP_BYTES`], so memory is bounded whatever the size of a shard.
 
@@ -9,14 +12,14 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use bytes::Bytes;
 use futures::StreamExt;
-use object_store::{ObjectStoreExt, buffered::BufWriter};
+use object_store::{ObjectStoreExt, PutPayload, buffered::BufWriter};
 use parquet::{
     arrow::ArrowWriter,
     basic::{Compression, ZstdLevel},
     errors::ParquetError,
     file::{metadata::KeyValue, properties::WriterProperties},
 };
-use recaption_schemas::{PartInfo, hex};
+use recaption_schemas::{PartInfo, hex, part_name, sha256_hex};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
@@ -31,6 +34,8 @@ const UPLOAD_BYTES: usize = 16 << 20;
 /// What the encoder has written is handed on in pieces of about this size. In one buffer, a row group with images would
 /// double that buffer's size again and again, and all of it would stay until the last byte is sent.
 const PIECE_BYTES: usize = 1 << 20;
+/// Hex digits of the digest in a part's name.
+const NAME_DIGITS: usize = 16;
 /// Pieces of one upload in flight.
 const UPLOAD_CONCURRENCY: usize = 4;
 
@@ -80,12 +85,35 @@ fn upload_words(error: &std::io::Error) -> String {
     stored(error).map_or_else(|| error.to_string(), words)
 }
 
+/// Where a part goes, and what its name is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct PartPlace<'a> {
+    /// The output.
+    pub output: &'a Location,
+    /// Folder of its table.
+    pub table: &'static str,
+    /// Name of its shard.
+    pub shard: &'a str,
+    /// Fingerprint of input and configuration: equal bytes of two configurations are two parts.
+    pub fingerprint: &'a str,
+}
+
+impl PartPlace<'_> {
+    fn path(&self, digest: &str) -> String {
+        format!("{}/{}", self.table, part_name(self.shard, digest))
+    }
+}
+
 /// A part under construction.
 pub struct PartWriter {
-    url: String,
-    place: Location,
+    output: Location,
+    table: &'static str,
+    shard: String,
+    fingerprint: String,
     encoder: Option<ArrowWriter<Pieces>>,
-    upload: BufWriter,
+    /// What is not sent yet, of a part that may go up in one request.
+    held: Vec<Bytes>,
+    upload: Option<(String, BufWriter)>,
     /// Uncompressed bytes in the open row group. The encoder's own numbers are of compressed pages.
     group_bytes: usize,
     rows: u64,
@@ -96,6 +124,8 @@ pub struct PartWriter {
 /// A part that is visible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
+    /// Path below the output.
+    pub path: String,
     /// Rows.
     pub rows: u64,
     /// Bytes of the file.
@@ -107,18 +137,19 @@ pub struct Written {
 impl Written {
     /// What a commit record says of it.
     #[must_use]
-    pub fn info(self, path: &str) -> PartInfo {
-        PartInfo { path: path.to_owned(), rows: self.rows, bytes: self.bytes, sha256: Some(self.sha256) }
+    pub fn info(self) -> PartInfo {
+        PartInfo { path: self.path, rows: self.rows, bytes: self.bytes, sha256: Some(self.sha256) }
     }
 }
 
 impl PartWriter {
-    /// Begins a part at `location`.
+    /// Begins a part at `place`.
     ///
     /// # Errors
     /// When the schema cannot be written as Parquet.
-    pub fn new(location: &Location, schema: Arc<Schema>) -> Result<Self, WriteError> {
-        let encode = |source| WriteError::Encode { part: location.url(), source };
+    pub fn new(place: PartPlace<'_>, schema: Arc<Schema>) -> Result<Self, WriteError> {
+        let part = || format!("{} of {}", place.table, place.shard);
+        let encode = |source| WriteError::Encode { part: part(), source };
         let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(encode)?;
         // Arrow's own copy of the metadata is hidden inside its schema; readers look here. Sorted: equal runs, equal bytes.
         let sorted: BTreeMap<_, _> = schema.metadata().iter().collect();
@@ -130,19 +161,34 @@ impl PartWriter {
             .set_created_by(concat!("recaption ", env!("CARGO_PKG_VERSION")).to_owned())
             .build();
         let encoder = ArrowWriter::try_new(Pieces::default(), schema, Some(properties)).map_err(encode)?;
-        let upload =
-            BufWriter::with_capacity(Arc::clone(&location.store), location.path.clone(), UPLOAD_BYTES)
-                .with_max_concurrency(UPLOAD_CONCURRENCY);
         Ok(Self {
-            url: location.url(),
-            place: location.clone(),
+            output: place.output.clone(),
+            table: place.table,
+            shard: place.shard.to_owned(),
+            fingerprint: place.fingerprint.to_owned(),
             encoder: Some(encoder),
-            upload,
+            held: Vec::new(),
+            upload: None,
             group_bytes: 0,
             rows: 0,
             bytes: 0,
             sum: Sha256::new(),
         })
+    }
+
+    fn place(&self) -> PartPlace<'_> {
+        PartPlace {
+            output: &self.output,
+            table: self.table,
+            shard: &self.shard,
+            fingerprint: &self.fingerprint,
+        }
+    }
+
+    /// Its URL, as far as its name is known.
+    fn url(&self) -> String {
+        let path = self.upload.as_ref().map_or_else(|| self.place().path("..."), |(path, _)| path.clone());
+        format!("{}/{path}", self.output.url())
     }
 
     /// Adds rows.
@@ -178,26 +224,37 @@ impl PartWriter {
             })
             .await?;
         self.send(rest).await?;
-        let completed = self.upload.shutdown().await;
-        let sha256 = hex(&self.sum.finalize());
+        let sha256 = hex(&std::mem::take(&mut self.sum).finalize());
+        let (path, completed) = match self.upload.take() {
+            Some((path, mut upload)) => (path, upload.shutdown().await),
+            None => {
+                let digest = &sha256_hex(format!("{sha256} {}", self.fingerprint).as_bytes())[..NAME_DIGITS];
+                let path = self.place().path(digest);
+                let place = self.output.child(&path);
+                let held = PutPayload::from_iter(std::mem::take(&mut self.held));
+                (path, place.store.put(&place.path, held).await.map(drop).map_err(io::Error::from))
+            }
+        };
         if let Err(source) = completed {
+            let place = self.output.child(&path);
             // The answer to a completion may be lost: asked again, a store knows of no such upload any more.
-            if !is_there(&self.place, self.bytes, &sha256).await {
-                return Err(WriteError::Upload { part: self.url, source });
+            if !is_there(&place, self.bytes, &sha256).await {
+                return Err(WriteError::Upload { part: place.url(), source });
             }
             tracing::warn!(
-                part = self.url,
+                part = place.url(),
                 error = upload_words(&source),
                 "an upload went well without an answer"
             );
         }
-        Ok(Written { rows: self.rows, bytes: self.bytes, sha256 })
+        Ok(Written { path, rows: self.rows, bytes: self.bytes, sha256 })
     }
 
     /// Gives up a part: nothing of it becomes visible.
     pub async fn abort(mut self) {
-        if let Err(error) = self.upload.abort().await {
-            tracing::debug!(part = self.url, %error, "an unfinished upload could not be aborted");
+        let Some((path, upload)) = &mut self.upload else { return };
+        if let Err(error) = upload.abort().await {
+            tracing::debug!(part = path, %error, "an unfinished upload could not be aborted");
         }
     }
 
@@ -205,7 +262,8 @@ impl PartWriter {
         &mut self,
         work: impl FnOnce(&mut ArrowWriter<Pieces>) -> Result<Vec<Bytes>, ParquetError> + Send + 'static,
     ) -> Result<Vec<Bytes>, WriteError> {
-        let failed = |source| WriteError::Encode { part: self.url.clone(), source };
+        let part = self.url();
+        let failed = |source| WriteError::Encode { part: part.clone(), source };
         let mut encoder = self
             .encoder
             .take()
@@ -224,12 +282,23 @@ impl PartWriter {
         for piece in pieces {
             self.bytes += piece.len() as u64;
             self.sum.update(&piece);
-            let failed = |source: object_store::Error| WriteError::Upload {
-                part: self.url.clone(),
-                source: source.into(),
-            };
-            self.upload.put(piece).await.map_err(failed)?;
+            self.held.push(piece);
         }
+        if self.upload.is_none() && self.bytes <= UPLOAD_BYTES as u64 {
+            return Ok(());
+        }
+        let (path, mut upload) = self.upload.take().unwrap_or_else(|| {
+            let path = self.place().path(&format!("{:016x}", fastrand::u64(..)));
+            let place = self.output.child(&path);
+            let upload = BufWriter::with_capacity(place.store, place.path, UPLOAD_BYTES)
+                .with_max_concurrency(UPLOAD_CONCURRENCY);
+            (path, upload)
+        });
+        for piece in std::mem::take(&mut self.held) {
+            let sent = upload.put(piece).await;
+            sent.map_err(|source| WriteError::Upload { part: path.clone(), source: source.into() })?;
+        }
+        self.upload = Some((path, upload));
         Ok(())
     }
 }

@@ -234,6 +234,7 @@ fn settings() -> StoreSettings {
         timeout: Duration::from_secs(5),
         first_pause: Duration::from_millis(2),
         longest_pause: Duration::from_millis(10),
+        ..StoreSettings::default()
     }
 }
 

@@ -38,6 +38,7 @@ pub struct Asked {
 struct Object {
     bytes: Arc<Vec<u8>>,
     generation: u64,
+    put: chrono::DateTime<chrono::Utc>,
 }
 
 #[derive(Default)]
@@ -175,7 +176,7 @@ impl State {
             return Answer::status(412);
         }
         self.generation += 1;
-        let object = Object { bytes: Arc::new(bytes), generation: self.generation };
+        let object = Object { bytes: Arc::new(bytes), generation: self.generation, put: chrono::Utc::now() };
         let answer = Answer::status(200).of(&object);
         self.objects.insert(request.path.clone(), object);
         answer
@@ -262,9 +263,10 @@ impl State {
             listed += 1;
             let _ = write!(
                 body,
-                "<Contents><Key>{}</Key><Size>{}</Size><LastModified>2023-10-19T12:00:00.000Z</LastModified><ETag>{}</ETag></Contents>",
+                "<Contents><Key>{}</Key><Size>{}</Size><LastModified>{}</LastModified><ETag>{}</ETag></Contents>",
                 escaped(key),
                 object.bytes.len(),
+                object.put.format("%Y-%m-%dT%H:%M:%S%.3fZ"),
                 escaped(&object.etag())
             );
         }
@@ -351,7 +353,7 @@ impl Answer {
     fn of(self, object: &Object) -> Self {
         self.header("ETag", object.etag())
             .header("x-goog-generation", object.generation.to_string())
-            .header("Last-Modified", "Thu, 19 Oct 2023 12:00:00 GMT".to_owned())
+            .header("Last-Modified", object.put.format("%a, %d %b %Y %H:%M:%S GMT").to_string())
     }
 
     fn send(&self, mut stream: &TcpStream, head: bool) -> io::Result<()> {

@@ -1,12 +1,11 @@
 //! Shards that go. First what makes them exist, then their rows; what is under way is written down before, so that rows
 //! which a killed run left behind are taken away by the next one.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use chrono::{TimeDelta, Utc};
-use object_store::{Error, ObjectStoreExt};
 
-use super::{Ledger, Records, remove, write_json};
+use super::{Facts, Ledger, Seen, Standing, Survey, remove, write_json};
 use crate::store::{Location, StoreError};
 
 /// Folder of the removals under way, below the output.
@@ -20,40 +19,49 @@ impl Ledger {
         self.out.child(REMOVALS).child(&format!("{shard}.json"))
     }
 
-    /// Removes shards, by the records that they had when it was decided. One that another worker has done again meanwhile
-    /// stays.
+    /// Removes shards, by the records and parts that they had when it was decided. One that another worker has done again
+    /// meanwhile stays.
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn remove_shards(&self, shards: &Records) -> Result<(), StoreError> {
+    pub async fn remove_shards(
+        &self,
+        shards: &BTreeMap<String, (Vec<Standing>, Vec<Seen>)>,
+    ) -> Result<(), StoreError> {
         if shards.is_empty() {
             return Ok(());
         }
         let now = self.list().await?;
-        let is_new = |shard: &String, names: &[_]| {
-            now.get(shard).is_some_and(|now| now.iter().any(|n| !names.contains(n)))
+        let is_new = |standing: &[Standing]| {
+            standing.iter().map(|one| &one.file).any(|file| {
+                let names = now.get(file).map_or(&[][..], Vec::as_slice);
+                names.iter().any(|name| !standing.iter().any(|one| one.file == *file && one.name == *name))
+            })
         };
-        let gone: Vec<&String> =
-            shards.iter().filter(|(shard, names)| !is_new(shard, names)).map(|(shard, _)| shard).collect();
-        for shard in &gone {
+        for (shard, (standing, parts)) in shards.iter().filter(|(_, (standing, _))| !is_new(standing)) {
             write_json(&self.removal(shard), &serde_json::json!({ "shard": shard })).await?;
-            for name in &shards[*shard] {
-                self.revoke(shard, name).await?;
+            for one in standing {
+                remove(&self.out.child(&one.path())).await?;
             }
-            self.finish_removal(shard).await?;
+            let named = standing.iter().filter_map(|one| one.facts.as_ref()).flat_map(Facts::parts);
+            for part in named.filter(|part| is_part(&part.path)) {
+                remove(&self.out.child(&part.path)).await?;
+            }
+            self.finish_removal(shard, parts).await?;
         }
-        // A worker may have committed one just now, whose rows went too: then it is nobody's, and done again.
+        self.revoke_what_lost_its_parts(shards).await
+    }
+
+    /// A worker may have committed one of these just now, with parts that went too: then it is nobody's, and done again.
+    async fn revoke_what_lost_its_parts(
+        &self,
+        shards: &BTreeMap<String, (Vec<Standing>, Vec<Seen>)>,
+    ) -> Result<(), StoreError> {
         let now = self.list().await?;
-        for shard in gone {
+        for shard in shards.keys() {
             for name in now.get(shard).into_iter().flatten() {
-                let commit = self.find(shard, name).await?;
-                let there = match &commit {
-                    Some(commit) => {
-                        self.exists(&commit.captions.path).await? && self.exists(&commit.rejects.path).await?
-                    }
-                    None => true,
-                };
-                if !there {
+                let Ok(Some(commit)) = self.find(shard, name).await else { continue };
+                if !self.is_there(&commit.captions).await? || !self.is_there(&commit.rejects).await? {
                     self.revoke(shard, name).await?;
                 }
             }
@@ -62,32 +70,9 @@ impl Ledger {
     }
 
     /// Shards that have rows and no record, for longer than any commit takes: of a worker that died between the two.
-    ///
-    /// # Errors
-    /// When the output cannot be listed.
-    pub async fn strays(&self) -> Result<Vec<String>, StoreError> {
-        let (records, young) = (self.list().await?, Utc::now() - STRAY_AGE);
-        let mut strays = BTreeSet::new();
-        for table in ["captions", "rejects"] {
-            for meta in self.out.child(table).list().await? {
-                let shard = meta
-                    .location
-                    .filename()
-                    .and_then(|name| name.strip_prefix("part-")?.strip_suffix(".parquet"));
-                let stray = shard.filter(|shard| !records.contains_key(*shard) && meta.last_modified < young);
-                strays.extend(stray.map(str::to_owned));
-            }
-        }
-        Ok(strays.into_iter().collect())
-    }
-
-    async fn exists(&self, path: &str) -> Result<bool, StoreError> {
-        let place = self.out.child(path);
-        match place.store.head(&place.path).await {
-            Ok(_) => Ok(true),
-            Err(Error::NotFound { .. }) => Ok(false),
-            Err(source) => Err(StoreError::Store { url: place.url(), source }),
-        }
+    #[must_use]
+    pub fn strays(survey: &Survey) -> Vec<String> {
+        survey.strays(Utc::now() - STRAY_AGE)
     }
 
     /// Shards that were to be removed when a run died.
@@ -98,13 +83,13 @@ impl Ledger {
         self.names_below(REMOVALS).await
     }
 
-    /// Removes the rows of a shard that has no record any more.
+    /// Removes these parts of a shard that has no record any more.
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn finish_removal(&self, shard: &str) -> Result<(), StoreError> {
-        for table in ["captions", "rejects"] {
-            remove(&self.out.child(table).child(&format!("part-{shard}.parquet"))).await?;
+    pub async fn finish_removal(&self, shard: &str, parts: &[Seen]) -> Result<(), StoreError> {
+        for part in parts {
+            remove(&self.out.child(&part.path)).await?;
         }
         self.forget_removal(shard).await
     }
@@ -116,4 +101,11 @@ impl Ledger {
     pub async fn forget_removal(&self, shard: &str) -> Result<(), StoreError> {
         remove(&self.removal(shard)).await
     }
+}
+
+/// Whether a path that a record names is one of a part: what a stranger wrote there is not followed elsewhere.
+fn is_part(path: &str) -> bool {
+    path.split_once('/').is_some_and(|(table, file)| {
+        super::survey::TABLES.contains(&table) && recaption_schemas::shard_of_part(file).is_some()
+    })
 }

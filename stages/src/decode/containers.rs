@@ -12,6 +12,7 @@ use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 
 use super::DecodeOptions;
+use super::budget::{self, Share};
 use super::error::DecodeError;
 use super::raster::{Channels, Raster};
 use super::resample::grown;
@@ -34,7 +35,7 @@ pub(super) fn decode(
     format: Format,
     options: &DecodeOptions,
     pixels: &mut Vec<u8>,
-) -> Result<Raster, DecodeError> {
+) -> Result<(Raster, Share), DecodeError> {
     let name = name(format);
     let reader = Cursor::new(bytes);
     let failed = |error| explain(name, error);
@@ -76,7 +77,7 @@ fn read(
     name: &'static str,
     options: &DecodeOptions,
     pixels: &mut Vec<u8>,
-) -> Result<Raster, DecodeError> {
+) -> Result<(Raster, Share), DecodeError> {
     let failed = |error| explain(name, error);
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
@@ -84,6 +85,11 @@ fn read(
     }
     options.check(width, height)?;
     let picture = decoder.total_bytes();
+    // The picture, the decoder's own of it where it has one, and the wider pixels that are resized.
+    let copies = if matches!(name, "PNG" | "BMP") { 1 } else { WORKING_COPIES };
+    let resized = u64::from(width) * u64::from(height) * 4;
+    let needed = picture.saturating_mul(copies).saturating_add(resized);
+    let share = budget::take(needed, options.budget_bytes, (width, height))?;
     let max_alloc = picture.saturating_mul(WORKING_COPIES).saturating_add(SIDE_ALLOC);
     decoder.set_limits(at_most(max_alloc)).map_err(failed)?;
     // Broken metadata is no reason to lose a picture.
@@ -109,7 +115,7 @@ fn read(
     if wide {
         high_bytes(pixels);
     }
-    Ok(Raster { width, height, channels, orientation })
+    Ok((Raster { width, height, channels, orientation }, share))
 }
 
 /// Keeps the high byte of every native-endian 16-bit sample, in the first half of `samples`.

@@ -33,6 +33,20 @@ pub enum DecodeError {
         /// The limit that was passed, in pixels.
         limit: u64,
     },
+    /// Decoding it takes more memory than [`DecodeOptions::budget_bytes`](super::DecodeOptions). Nothing was allocated for it.
+    #[error(
+        "{width} x {height} pixels of this kind take {bytes} bytes to decode, more than input.decode_bytes = {limit} allows"
+    )]
+    TooManyBytes {
+        /// Stored width in pixels.
+        width: u32,
+        /// Stored height in pixels.
+        height: u32,
+        /// Bytes that decoding takes.
+        bytes: u64,
+        /// The limit that was passed, bytes.
+        limit: u64,
+    },
     /// The shorter side is below [`DecodeOptions::min_side`](super::DecodeOptions).
     #[error("{width} x {height} pixels: the shorter side is below the limit of {min_side}")]
     TooSmall {

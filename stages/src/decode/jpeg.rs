@@ -8,6 +8,7 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
 use super::DecodeOptions;
+use super::budget::{self, Share};
 use super::error::DecodeError;
 use super::jpeg_markers::{Colour, Markers, Padding};
 use super::raster::{Channels, Raster};
@@ -29,7 +30,7 @@ pub(super) fn decode(
     options: &DecodeOptions,
     clean: &mut Vec<u8>,
     pixels: &mut Vec<u8>,
-) -> Result<Raster, DecodeError> {
+) -> Result<(Raster, Share), DecodeError> {
     let markers = Markers::walk(bytes)?;
     options.check(markers.width, markers.height)?;
     let (channels, output) = match markers.colour {
@@ -44,6 +45,11 @@ pub(super) fn decode(
     let orientation =
         markers.exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
     let raster = Raster { width: markers.width, height: markers.height, channels, orientation };
+    let size = u64::from(markers.width) * u64::from(markers.height);
+    // Progressive pictures are held as coefficients, two bytes each; without an end marker there are two of them.
+    let coefficients = if markers.progressive { 2 * 3 * size } else { 0 };
+    let needed = 4 * size * if markers.ended { 1 } else { 2 } + coefficients + bytes.len() as u64;
+    let share = budget::take(needed, options.budget_bytes, (markers.width, markers.height))?;
     let pixels = grown(pixels, raster.len());
     markers.clean(Padding::Ones, clean);
     pass(clean, output, pixels).map_err(|error| explain(&markers, &error))?;
@@ -56,7 +62,7 @@ pub(super) fn decode(
             return Err(markers.cut("in the middle of its image data"));
         }
     }
-    Ok(raster)
+    Ok((raster, share))
 }
 
 fn pass(clean: &[u8], output: ColorSpace, pixels: &mut [u8]) -> Result<(), DecodeErrors> {

@@ -66,7 +66,7 @@ pub(super) struct Markers<'a> {
     components: Vec<Component>,
     /// For each component and coefficient: `NEVER`, or how many low bits are missing.
     missing: Vec<[u8; BLOCK]>,
-    progressive: bool,
+    pub progressive: bool,
     huffman: bool,
     restart_interval: u32,
     /// What the decoder gets to see, in order.

@@ -11,6 +11,7 @@
 //!
 //! Every thread keeps its buffers between images; see [`RETAINED_BYTES`].
 
+mod budget;
 mod containers;
 mod error;
 mod geometry;
@@ -25,7 +26,9 @@ mod tests;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+pub use budget::DEFAULT_BUDGET_BYTES;
 pub use error::DecodeError;
 pub use geometry::Region;
 pub use pixels::{Pixels, Prepared, Squares};
@@ -53,6 +56,8 @@ pub struct DecodeOptions {
     pub max_pixels: u64,
     /// The least length of the shorter side in pixels; 0 turns the check off.
     pub min_side: u32,
+    /// Memory that all threads together may use for pictures, bytes: who needs more than is free waits.
+    pub budget_bytes: u64,
     /// Whether EXIF orientation is applied; without it pixels, width and height are as stored.
     pub exif_orientation: bool,
 }
@@ -62,6 +67,7 @@ impl Default for DecodeOptions {
         Self {
             max_pixels: DEFAULT_MAX_PIXELS,
             min_side: DEFAULT_MIN_SIDE,
+            budget_bytes: DEFAULT_BUDGET_BYTES,
             exif_orientation: DEFAULT_EXIF_ORIENTATION,
         }
     }
@@ -163,7 +169,19 @@ fn prepare_views(
             prepared
         })
     }))
-    .unwrap_or_else(|_| Err(DecodeError::corrupt("", "the decoder panicked on these bytes")))
+    .unwrap_or_else(|_| {
+        PANICS.fetch_add(1, Relaxed);
+        Err(DecodeError::corrupt("", "the decoder panicked on these bytes"))
+    })
+}
+
+/// Decoders that panicked.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// How many decoders panicked in this process: each cost one sample, and is a defect of a library.
+#[must_use]
+pub fn panics() -> u64 {
+    PANICS.load(Relaxed)
 }
 
 fn prepare_with(
@@ -173,7 +191,7 @@ fn prepare_with(
     region: Option<&Region>,
     options: &DecodeOptions,
 ) -> Result<Squares, DecodeError> {
-    let mut raster = match format {
+    let (mut raster, _share) = match format {
         Format::Jpeg => jpeg::decode(bytes, options, &mut scratch.clean, &mut scratch.pixels)?,
         other => containers::decode(bytes, other, options, &mut scratch.pixels)?,
     };

@@ -32,7 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::{
     fetch::Fetcher,
     former::{Former, Verdict, Was},
-    shards::ShardRef,
+    shards::{CONTENT_TAG, ShardRef, content},
     store::{Fault, words},
     tar::TarLimits,
 };
@@ -212,6 +212,9 @@ impl Reading<'_> {
     }
 
     fn transport(&self, error: &object_store::Error) -> ReadError {
+        if matches!(error, object_store::Error::NotFound { .. }) {
+            return self.error(&words(error), FailureClass::Missing);
+        }
         let may_pass = Fault::of(error).may_pass();
         ReadError { may_pass, ..self.error(&words(error), FailureClass::Transport) }
     }
@@ -289,20 +292,41 @@ pub async fn read_shard(
     if end.is_some() && !fits { Err(reading.data(OTHER_SAMPLES)) } else { Ok(end) }
 }
 
+/// Reads what is asked for piece by piece. Where no version of it can be asked for, its content is looked at once more: pieces
+/// of two versions are worth nothing.
+async fn unmixed(
+    reading: Reading<'_>,
+    read: impl Future<Output = Result<Option<ShardEnd>, ReadError>>,
+) -> Result<Option<ShardEnd>, ReadError> {
+    let end = read.await?;
+    let tag = reading.shard.etag.as_deref().and_then(|tag| tag.strip_prefix(CONTENT_TAG));
+    let Some(sum) = tag.filter(|_| end.is_some()) else { return Ok(end) };
+    let (_, now) = content(&reading.shard.location).await.map_err(|e| reading.transport(&e))?;
+    if now != sum {
+        let error = reading.error("it was changed while it was read", FailureClass::Transport);
+        return Err(error);
+    }
+    Ok(end)
+}
+
 async fn read_any(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
     let (shard, settings) = (reading.shard, reading.settings);
     if let Some(why) = &shard.missing {
-        return Err(reading.error(why, FailureClass::Transport));
+        let class = if shard.absent { FailureClass::Missing } else { FailureClass::Transport };
+        return Err(reading.error(why, class));
     }
     if shard.files.is_some() {
         return folder::read(reading).await;
     }
     let name = shard.name();
     match settings.format {
-        InputFormat::Parquet => table::read(reading).await,
-        InputFormat::Auto | InputFormat::UrlList if is_parquet_name(name) => table::read(reading).await,
+        InputFormat::Parquet => unmixed(reading, table::read(reading)).await,
+        InputFormat::Auto | InputFormat::UrlList if is_parquet_name(name) => {
+            unmixed(reading, table::read(reading)).await
+        }
         InputFormat::UrlList | InputFormat::Auto if ListKind::of_name(name).is_some() => {
-            list::read(reading, ListKind::of_name(name).unwrap_or(ListKind::Text)).await
+            let kind = ListKind::of_name(name).unwrap_or(ListKind::Text);
+            unmixed(reading, list::read(reading, kind)).await
         }
         InputFormat::UrlList => Err(reading.data(
             "what kind of list it is cannot be told by its name, which ends in none of .csv, .tsv, .jsonl, .txt, .parquet",
@@ -311,7 +335,7 @@ async fn read_any(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
         InputFormat::Auto | InputFormat::Webdataset => {
             let Some(first) = open::first(reading).await? else { return archive::read_empty(reading) };
             if settings.format == InputFormat::Auto && first.bytes.starts_with(format::PARQUET_MAGIC) {
-                return table::read(reading).await;
+                return unmixed(reading, table::read(reading)).await;
             }
             archive::read(reading, first).await
         }

@@ -30,6 +30,8 @@ use crate::{fetch::ListRow, webdataset::Keys};
 const BATCH_ROWS: usize = 32;
 /// Bytes that a column of a batch may hold: its offsets are 32 bits.
 const MAX_COLUMN_BYTES: i64 = i32::MAX as i64;
+/// Bytes that a batch may unpack to whose values stand in a dictionary.
+const MAX_DICTIONARY_BATCH: i64 = 256 << 20;
 /// Bytes at the end that are asked for at once: footer and metadata of all but very large files.
 const FOOTER_BYTES: u64 = 64 << 10;
 /// Ranges asked for at the same time.
@@ -177,14 +179,25 @@ async fn read_list(
     Ok(reading.reject_tail(index, String::new(), detail).await?.then_some(end))
 }
 
-/// Rows decoded together. One by one where a column of a row group is so large that a few of its rows might overflow a batch.
+/// Rows decoded together. One by one where a column of a row group is so large that a few of its rows might overflow a batch;
+/// fewer where values stand in a dictionary, since each row may be as large as all of it: what is packed once unpacks as often
+/// as there are rows.
 fn rows_together(metadata: &ParquetMetaData, mask: &ProjectionMask) -> usize {
-    let columns = |group: &RowGroupMetaData| {
+    let rows = |group: &RowGroupMetaData| {
         let read = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
-        read.map(|(_, column)| column.uncompressed_size()).max().unwrap_or(0)
+        let rows = read.map(|(_, column)| {
+            let size = column.uncompressed_size();
+            if size > MAX_COLUMN_BYTES {
+                1
+            } else if column.dictionary_page_offset().is_some() {
+                usize::try_from(MAX_DICTIONARY_BATCH / size.max(1)).unwrap_or(1).clamp(1, BATCH_ROWS)
+            } else {
+                BATCH_ROWS
+            }
+        });
+        rows.min().unwrap_or(BATCH_ROWS)
     };
-    let largest = metadata.row_groups().iter().map(columns).max().unwrap_or(0);
-    if largest > MAX_COLUMN_BYTES { 1 } else { BATCH_ROWS }
+    metadata.row_groups().iter().map(rows).min().unwrap_or(BATCH_ROWS)
 }
 
 /// Refuses what would not fit into memory.

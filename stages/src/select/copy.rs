@@ -1,6 +1,6 @@
 //! One shard's parts into the new dataset: kept rows to `captions/`, the others to `rejects/`, then the commit record.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow_array::{Array, BooleanArray, RecordBatch, StringArray};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
@@ -9,9 +9,9 @@ use recaption_schemas::{PartInfo, Reject, RejectReason, RejectTable, ShardCommit
 
 use super::{PartReader, SelectError, Selection, Source, SourceShard, source::scores_of};
 use crate::{
-    commits::{Ledger, RecordName},
+    commits::{Attempt, CommitError, Committed, Committer, RecordName, Seen, Standing},
     store::Location,
-    write::PartWriter,
+    write::{PartPlace, PartWriter},
 };
 
 /// Uncompressed bytes of rejects gathered before they go to the encoder.
@@ -23,12 +23,10 @@ pub struct CopyJob {
     pub source: Source,
     /// The dataset that is written.
     pub output: Location,
-    /// Its records.
-    pub ledger: Ledger,
+    /// Commits its shards; knows the new dataset's configuration, which is the source's and the selection.
+    pub committer: Committer,
     /// Which rows stay.
     pub selection: Selection,
-    /// The new dataset's configuration: the source's and the selection.
-    pub configuration: BTreeMap<String, String>,
     /// All selections that led here as JSON, for the parts' metadata.
     pub passes: String,
 }
@@ -53,22 +51,33 @@ impl Copied {
     }
 }
 
-/// Copies one shard. Both parts are uploaded invisibly, `stale` records of the shard are removed, the parts become
-/// visible, and the commit record is written last.
+/// One shard to be copied.
+pub struct CopyTask {
+    /// The shard.
+    pub shard: SourceShard,
+    /// The name of its new commit record.
+    pub name: RecordName,
+    /// What stands in that record's place and does not hold.
+    pub expects: Option<Standing>,
+    /// Records in the new dataset that no longer hold.
+    pub stale: Vec<Standing>,
+    /// Parts in the new dataset that nobody needs.
+    pub orphans: Vec<Seen>,
+}
+
+/// Copies one shard. Both parts are uploaded invisibly, become visible, and the commit record is written last; then what
+/// does not hold any more is removed.
 ///
 /// # Errors
 /// When a part cannot be read or written; nothing of the shard is then visible, or it has no record.
-pub async fn copy_shard(
-    job: &CopyJob,
-    shard: &SourceShard,
-    name: &RecordName,
-    stale: &[RecordName],
-) -> Result<Copied, SelectError> {
-    let old = job.source.ledger.read(&shard.id, &shard.name).await?;
+pub async fn copy_shard(job: &CopyJob, task: &CopyTask) -> Result<Copied, SelectError> {
+    let shard = &task.shard;
+    let old = job.source.ledger.read(&shard.file, &shard.name).await?;
     let captions = job.source.captions(shard, None).await?;
     let rejects_at = job.source.location.child(&old.rejects.path);
     let rejects = PartReader::open(rejects_at, &old.rejects, None).await?;
-    let mut writers = Writers::begin(job, &captions, &rejects, &old)?;
+    let fingerprint = task.name.fingerprint();
+    let mut writers = Writers::begin((job, &shard.id, &fingerprint), &captions, &rejects, &old)?;
     let copied = match writers.copy(job, &old, captions, rejects).await {
         Ok(copied) => copied,
         Err(error) => {
@@ -76,10 +85,14 @@ pub async fn copy_shard(
             return Err(error);
         }
     };
-    for record in stale {
-        job.ledger.revoke(&shard.id, record).await?;
-    }
-    let (captions, rejects) = writers.finish(&old).await?;
+    let begun = match job.committer.begin().await {
+        Ok(begun) => begun,
+        Err(error) => {
+            writers.abort().await;
+            return Err(refused(job, error));
+        }
+    };
+    let (captions, rejects) = writers.finish().await?;
     let mut counts = old.counts.clone();
     let left_out = counts.captioned - captions.rows;
     (counts.captioned, counts.rejected) = (captions.rows, counts.rejected + left_out);
@@ -90,17 +103,32 @@ pub async fn copy_shard(
         let what = format!("the accounts do not balance: {counts:?}, {captions:?}, {rejects:?}");
         return Err(SelectError::Part { part: job.output.child(&captions.path).url(), what });
     }
-    let fingerprint = name.fingerprint();
-    let commit = ShardCommit {
-        fingerprint,
-        configuration: job.configuration.clone(),
-        counts,
-        captions,
-        rejects,
-        ..old
+    let configuration = job.committer.configuration.clone();
+    let commit = ShardCommit { fingerprint, configuration, counts, captions, rejects, ..old };
+    let attempt = Attempt {
+        shard: &shard.id,
+        commit: &commit,
+        expects: task.expects.as_ref(),
+        former: None,
+        stale: &task.stale,
+        orphans: &task.orphans,
     };
-    job.ledger.commit(&shard.id, &commit).await?;
+    let committed = job.committer.commit(&attempt, begun).await.map_err(|e| refused(job, e))?;
+    if committed == Committed::Elsewhere {
+        let what = format!("another pass copied shard {} otherwise; run the same command again", shard.id);
+        return Err(SelectError::Source { source_url: job.output.url(), what });
+    }
     Ok(copied)
+}
+
+fn refused(job: &CopyJob, error: CommitError) -> SelectError {
+    match error {
+        CommitError::Store(error) => error.into(),
+        CommitError::Other(_) => {
+            let what = "another pass or run is making a dataset of another configuration there; choose another place";
+            SelectError::Source { source_url: job.output.url(), what: what.to_owned() }
+        }
+    }
 }
 
 /// A shard's two new parts.
@@ -115,18 +143,20 @@ struct Writers {
 
 impl Writers {
     fn begin(
-        job: &CopyJob,
+        (job, shard, fingerprint): (&CopyJob, &str, &str),
         captions: &PartReader,
         rejects: &PartReader,
         old: &ShardCommit,
     ) -> Result<Self, SelectError> {
         let schema = Arc::new(with_passes(&captions.schema(), &job.passes, job.selection.column.as_deref()));
         let rejects_schema = Arc::new(with_passes(&rejects.schema(), &job.passes, None));
-        let part =
-            |path: &str, schema: &SchemaRef| PartWriter::new(&job.output.child(path), Arc::clone(schema));
+        let part = |table, schema: &SchemaRef| {
+            let place = PartPlace { output: &job.output, table, shard, fingerprint };
+            PartWriter::new(place, Arc::clone(schema))
+        };
         Ok(Self {
-            captions: part(&old.captions.path, &schema)?,
-            rejects: part(&old.rejects.path, &rejects_schema)?,
+            captions: part("captions", &schema)?,
+            rejects: part("rejects", &rejects_schema)?,
             left_out: RejectTable::new(Arc::clone(&rejects_schema), old.shard.clone()),
             schema,
             rejects_schema,
@@ -207,9 +237,9 @@ impl Writers {
         Ok(self.rejects.write(batch).await?)
     }
 
-    async fn finish(self, old: &ShardCommit) -> Result<(PartInfo, PartInfo), SelectError> {
-        let captions = self.captions.finish().await?.info(&old.captions.path);
-        Ok((captions, self.rejects.finish().await?.info(&old.rejects.path)))
+    async fn finish(self) -> Result<(PartInfo, PartInfo), SelectError> {
+        let captions = self.captions.finish().await?.info();
+        Ok((captions, self.rejects.finish().await?.info()))
     }
 
     async fn abort(self) {

@@ -14,7 +14,7 @@ mod threshold;
 
 use serde::Serialize;
 
-pub use copy::{Copied, CopyJob, copy_shard};
+pub use copy::{Copied, CopyJob, CopyTask, copy_shard};
 pub use fraction::{Fraction, FractionError};
 pub use reader::PartReader;
 pub use source::{Source, SourceShard};

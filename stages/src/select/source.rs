@@ -3,23 +3,23 @@
 use std::collections::BTreeMap;
 
 use arrow_array::{Array, Float32Array};
-use futures::{StreamExt, TryStreamExt, stream};
 use recaption_schemas::PartInfo;
 
 use super::{PartReader, Score, SelectError};
 use crate::{
-    commits::{Ledger, RecordName},
+    commits::{Ledger, RecordName, Standing},
     store::Location,
 };
-
-/// Commit records read at the same time.
-const CONCURRENCY: usize = 32;
 
 /// One shard of the source.
 #[derive(Clone, Debug)]
 pub struct SourceShard {
     /// Its path-safe name.
     pub id: String,
+    /// The name in its record's file name, which versions before 0.2 gave otherwise.
+    pub file: String,
+    /// Its URL.
+    pub url: String,
     /// Its commit record.
     pub name: RecordName,
     /// Its captions part, as recorded.
@@ -50,40 +50,51 @@ impl Source {
     pub async fn open(location: Location) -> Result<Self, SelectError> {
         let ledger = Ledger::new(location.clone());
         let failed = |what: &str| SelectError::Source { source_url: location.url(), what: what.to_owned() };
-        let records = ledger.list().await?;
-        let mut names: Vec<(String, RecordName)> = Vec::new();
-        for (id, mut of_shard) in records {
-            match (of_shard.pop(), of_shard.is_empty()) {
-                (Some(name), true) => names.push((id, name)),
-                _ => {
-                    return Err(failed(&format!(
-                        "shard {id} has several commit records: a run ended while it was replacing it. Run the job again first"
-                    )));
-                }
+        let mut survey = ledger.survey().await?;
+        let mut whole: Vec<(String, Standing)> = Vec::new();
+        let mut unusable = 0;
+        for (id, of_shard) in survey.take_records() {
+            let (usable, broken): (Vec<_>, Vec<_>) =
+                of_shard.into_iter().partition(|standing| standing.facts.is_some());
+            for standing in broken {
+                unusable += 1;
+                let (record, fault) = (location.child(&standing.path()).url(), standing.fault);
+                tracing::warn!(
+                    record,
+                    fault,
+                    "a record cannot be used; its shard is left out until a run did it again"
+                );
+            }
+            let mut usable = usable.into_iter();
+            if let Some(standing) = usable.next() {
+                whole.push((id.clone(), standing));
+            }
+            if usable.next().is_some() {
+                return Err(failed(&format!(
+                    "shard {id} has several commit records: a run ended while it was replacing it. Run the job again first"
+                )));
             }
         }
-        names.sort_by(|a, b| a.0.cmp(&b.0));
-        let Some((id, first)) = names.first() else {
+        whole.sort_by(|a, b| a.0.cmp(&b.0));
+        let Some((id, first)) = whole.first() else {
             return Err(failed("no commit records here: this is no finished output of `recaption run`"));
         };
-        if let Some((other, _)) = names.iter().find(|(_, n)| n.configuration != first.configuration) {
+        if let Some((other, _)) = whole.iter().find(|(_, s)| s.name.configuration != first.name.configuration)
+        {
             return Err(failed(&format!(
                 "shards {id} and {other} were made with different configurations, so their scores do not compare. Run the job again first"
             )));
         }
-        let configuration = ledger.read(id, first).await?.configuration;
-        let shards = stream::iter(names)
-            .map(|(id, name)| {
-                let ledger = &ledger;
-                async move {
-                    let captions = ledger.read(&id, &name).await?.captions;
-                    Ok::<_, SelectError>(SourceShard { id, name, captions })
-                }
-            })
-            .buffered(CONCURRENCY)
-            .try_collect()
-            .await?;
-        let failed = ledger.failures().await?.len();
+        let configuration = ledger.read(&first.file, &first.name).await?.configuration;
+        let mut shards = Vec::with_capacity(whole.len());
+        for (id, Standing { file, name, facts, fault, .. }) in whole {
+            if let Some(fault) = fault {
+                return Err(failed(&format!("shard {id}: {fault}. Run the job again first")));
+            }
+            let Some(facts) = facts else { continue };
+            shards.push(SourceShard { id, file, url: facts.shard, name, captions: facts.captions });
+        }
+        let failed = ledger.failures().await?.len() + unusable;
         Ok(Self { location, ledger, shards, configuration, failed })
     }
 

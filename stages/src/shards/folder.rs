@@ -122,6 +122,7 @@ fn shard(location: Location, files: Vec<ObjectMeta>) -> ShardRef {
         tagged: false,
         modified: files.iter().map(|meta| meta.last_modified).max(),
         missing: None,
+        absent: false,
         files: Some(Arc::new(files)),
         part: None,
     }

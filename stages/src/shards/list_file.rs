@@ -3,7 +3,7 @@
 use object_store::ObjectStoreExt;
 use recaption_schemas::redact_url;
 
-use super::ListError;
+use super::{ListError, regular::irregular};
 use crate::store::{StoreError, Stores};
 
 /// Largest list, bytes: ten million shards of a hundred letters.
@@ -20,6 +20,9 @@ pub async fn expand(stores: &mut Stores, patterns: &[String]) -> Result<Vec<Stri
         };
         let bad = |what: String| ListError::Pattern { pattern: format!("@{}", redact_url(file)), what };
         let place = stores.locate(file)?;
+        if let Some(what) = irregular(&place).await {
+            return Err(bad(format!("is {what}, no regular file")));
+        }
         let store_error = |source| StoreError::Store { url: place.url(), source };
         let got = place.store.get(&place.path).await.map_err(store_error)?;
         if got.meta.size > MAX_BYTES {

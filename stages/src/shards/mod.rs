@@ -6,6 +6,8 @@ mod braces;
 mod folder;
 mod list_file;
 mod part;
+mod regular;
+mod unversioned;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,10 +18,13 @@ use recaption_schemas::{ShardId, redact_url, sha256_hex};
 
 pub use braces::{MAX_EXPANSION, expand_braces};
 pub use part::{Part, TextPart};
+pub(crate) use unversioned::{CONTENT_TAG, content};
+
+use regular::Absent;
 
 use crate::{
     read::{InputFormat, is_image_name},
-    store::{Folder, Location, StoreError, StoreKind, Stores, words},
+    store::{Folder, Location, StoreError, StoreKind, Stores},
 };
 
 /// Requests in flight while sizes and entity tags are asked for.
@@ -46,6 +51,8 @@ pub struct ShardRef {
     pub modified: Option<DateTime<Utc>>,
     /// Why it could not even be looked at, when it could not.
     pub missing: Option<String>,
+    /// Whether that is because there is nothing that could be read: no object, no regular file.
+    pub absent: bool,
     /// The files of a folder of images, by name; of everything else none.
     pub files: Option<Arc<Vec<ObjectMeta>>>,
     /// Of a list that was split, which part it is.
@@ -70,6 +77,7 @@ impl ShardRef {
                     tagged: meta.e_tag.is_some(),
                     modified,
                     missing: None,
+                    absent: false,
                     files: None,
                     part: None,
                 }
@@ -83,6 +91,7 @@ impl ShardRef {
                 tagged: false,
                 modified: None,
                 missing: Some(why),
+                absent: false,
                 files: None,
                 part: None,
             },
@@ -266,24 +275,32 @@ async fn look_up(plain: Vec<Location>) -> Vec<ShardRef> {
                 // Listings may lag behind: what they do not show is asked for by name.
                 Some(None) | None => head(&location).await,
             };
-            ShardRef::new(location, meta.as_ref().map_err(Clone::clone))
+            looked_at(location, meta)
         })
         .buffered(HEAD_CONCURRENCY)
         .collect()
         .await
 }
 
+/// A shard, as its store knows it.
+fn looked_at(location: Location, meta: Result<ObjectMeta, Absent>) -> ShardRef {
+    let absent = meta.as_ref().is_err_and(|error| error.is_absent);
+    let shard = ShardRef::new(location, meta.as_ref().map_err(|error| error.why.clone()));
+    ShardRef { absent, ..shard }
+}
+
 /// Size and entity tag. A web server may refuse HEAD (a presigned GET does): one byte is asked for then.
-async fn head(location: &Location) -> Result<ObjectMeta, String> {
-    match location.store.head(&location.path).await {
-        Ok(meta) => Ok(meta),
+async fn head(location: &Location) -> Result<ObjectMeta, Absent> {
+    regular::check(location).await?;
+    let meta = match location.store.head(&location.path).await {
+        Ok(meta) => meta,
         Err(_) if location.kind == StoreKind::Http => {
             let options = GetOptions::new().with_range(Some(GetRange::Bounded(0..1)));
-            let got = location.store.get_opts(&location.path, options).await;
-            got.map(|r| r.meta).map_err(|e| words(&e))
+            location.store.get_opts(&location.path, options).await.map(|r| r.meta)?
         }
-        Err(error) => Err(words(&error)),
-    }
+        Err(error) => return Err(error.into()),
+    };
+    unversioned::tagged(location, meta).await
 }
 
 async fn list_glob(stores: &mut Stores, pattern: &str) -> Result<Vec<ShardRef>, ListError> {

@@ -1,12 +1,13 @@
 //! Clients of the clouds and of web servers, made from a URL and the environment.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use object_store::{
     BackoffConfig, ClientConfigKey, ClientOptions, HeaderMap, HeaderValue, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    client::{HttpClient, HttpConnector},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
     http::HttpBuilder,
 };
@@ -29,6 +30,11 @@ pub type Build = fn(&Url, &StoreSettings, Variable<'_>) -> object_store::Result<
 
 /// What a whole request may take, its body included. Long bodies are read on where they stopped.
 const WHOLE_REQUEST: &str = "300 seconds";
+
+/// The same of web servers.
+const WHOLE_WEB_REQUEST: Duration = Duration::from_secs(300);
+/// Until a connection to a web server stands.
+const CONNECTING: Duration = Duration::from_secs(5);
 
 /// Attempts that the clients make by themselves, where a status tells them to.
 fn retries(settings: &StoreSettings) -> RetryConfig {
@@ -91,18 +97,45 @@ pub fn http(
     // A query (a presigned URL's signature) stays on the base: the client only adds the path.
     let mut base = url.clone();
     base.set_path("");
-    let mut options =
-        ClientOptions::new().with_allow_http(true).with_config(ClientConfigKey::Timeout, WHOLE_REQUEST);
+    let mut headers = HeaderMap::new();
     if let Some(authorization) = basic_authorization(url) {
         // User info has no place in a request's address, and the client would not make a header of it.
         let cleared = base.set_username("").and_then(|()| base.set_password(None));
         debug_assert!(cleared.is_ok(), "http addresses may have user info, so it can be cleared");
-        let mut headers = HeaderMap::new();
         headers.insert("authorization", authorization);
-        options = options.with_default_headers(headers);
     }
-    let builder = HttpBuilder::new().with_url(base.as_str()).with_client_options(options);
+    let options = ClientOptions::new().with_allow_http(true);
+    let builder = HttpBuilder::new()
+        .with_url(base.as_str())
+        .with_client_options(options)
+        .with_http_connector(Discreet { headers });
     Ok(Arc::new(builder.with_retry(retries(settings)).build()?))
+}
+
+/// Connects to web servers; tells none of them, after a redirect, what another was asked, which may hold a signature.
+#[derive(Debug)]
+struct Discreet {
+    headers: HeaderMap,
+}
+
+impl HttpConnector for Discreet {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        let client = reqwest::Client::builder()
+            .referer(false)
+            .http1_only()
+            .timeout(WHOLE_WEB_REQUEST)
+            .connect_timeout(CONNECTING)
+            .user_agent(concat!("recaption/", env!("CARGO_PKG_VERSION")))
+            .default_headers(self.headers.clone())
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
+            .build();
+        let failed =
+            |source: reqwest::Error| object_store::Error::Generic { store: "HTTP", source: source.into() };
+        client.map(HttpClient::new).map_err(failed)
+    }
 }
 
 /// The header that user info stands for (RFC 7617), where there is user info.

@@ -1,6 +1,7 @@
 //! An object that at most one holder has: put on the condition that nothing else was put since.
 
-use object_store::{Error, ObjectStoreExt, PutMode, PutResult, UpdateVersion};
+use chrono::{DateTime, TimeDelta, Utc};
+use object_store::{Error, ObjectStoreExt, PutMode, PutResult, UpdateVersion, path::Path};
 
 use super::{Location, StoreError};
 
@@ -27,14 +28,15 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease at `place`, where nobody has it or `is_past` says so of what is there.
+    /// Takes the lease at `place`, where nobody has it or `is_past` says so of what is there and of its age, by the store's own
+    /// clock: no machine's is believed.
     ///
     /// # Errors
     /// [`LeaseError::Taken`], or a store that refuses or knows no conditions.
     pub async fn take(
         place: &Location,
         content: Vec<u8>,
-        is_past: impl Fn(&[u8]) -> bool,
+        is_past: impl Fn(&[u8], TimeDelta) -> bool,
     ) -> Result<Self, LeaseError> {
         let store_error = |source| StoreError::Store { url: place.url(), source };
         let held = |result: PutResult| Self {
@@ -53,12 +55,14 @@ impl Lease {
                 Ok(got) => {
                     let version =
                         UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
+                    let put = got.meta.last_modified;
                     let there = got.bytes().await.map_err(store_error)?;
                     if there == content {
                         // Our own, whose answer was lost.
                         return Ok(Self { place: place.clone(), version, content });
                     }
-                    if !is_past(&there) {
+                    let age = now(place).await? - put;
+                    if !is_past(&there, age) {
                         return Err(LeaseError::Taken(there.to_vec()));
                     }
                     PutMode::Update(version)
@@ -96,4 +100,17 @@ impl Lease {
         self.content = content;
         Ok(())
     }
+}
+
+/// The store's time: that of an object which is put for it.
+async fn now(beside: &Location) -> Result<DateTime<Utc>, StoreError> {
+    let mut folder: Vec<_> = beside.path.parts().collect();
+    folder.pop();
+    let path = Path::from_iter(folder).join(format!("clock-{:016x}", fastrand::u64(..)));
+    let clock = beside.at(path);
+    let failed = |source| StoreError::Store { url: clock.url(), source };
+    clock.store.put(&clock.path, Vec::new().into()).await.map_err(failed)?;
+    let now = clock.store.head(&clock.path).await.map(|meta| meta.last_modified);
+    clock.store.delete(&clock.path).await.map_err(failed)?;
+    now.map_err(failed)
 }

@@ -36,6 +36,7 @@ pub use hub::{Dataset, Hub, HubSettings};
 pub use lease::{Lease, LeaseError};
 pub use settings::StoreSettings;
 pub use steady::Steady;
+pub(crate) use steady::is_unversioned;
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +154,14 @@ impl Location {
         }
     }
 
+    /// The path of a place on this machine.
+    #[must_use]
+    pub fn local_path(&self) -> PathBuf {
+        // object_store escapes a few characters in paths of local files.
+        let file = Url::parse(&format!("file:///{}", self.path)).ok().and_then(|url| url.to_file_path().ok());
+        file.unwrap_or_else(|| FsPath::new("/").join(self.path.as_ref()))
+    }
+
     /// Another place in the same store.
     #[must_use]
     pub fn at(&self, path: Path) -> Self {
@@ -165,6 +174,12 @@ impl Location {
         // `join` takes one part; a name with slashes is several.
         let path = name.split('/').fold(self.path.clone(), |path, part| path.join(part));
         self.at(path)
+    }
+}
+
+impl std::fmt::Debug for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Location({})", self.url())
     }
 }
 
@@ -359,7 +374,7 @@ mod tests {
 
     #[test]
     fn unknown_schemes_are_named() {
-        let error = Stores::default().locate("ftp://h/x.tar").err().expect("error").to_string();
+        let error = Stores::default().locate("ftp://h/x.tar").expect_err("error").to_string();
         assert!(error.contains("unknown scheme `ftp`"), "{error}");
     }
 

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -24,6 +24,13 @@ use object_store::{
 
 use super::{fault::Fault, settings::StoreSettings};
 
+/// Bytes that count as progress, after which a further break may be as many attempts again; of large objects a
+/// [`PROGRESS_SHARE`]th of them. A server that always breaks after less is given up.
+const PROGRESS: u64 = 256 << 10;
+/// See [`PROGRESS`].
+const PROGRESS_SHARE: u64 = 1000;
+/// Objects deleted by one request.
+const DELETES: usize = 1000;
 /// What an upload may take at least, beside the time in which an answer is due, bytes per second.
 const SLOWEST_UPLOAD: u64 = 64 << 10;
 
@@ -59,6 +66,21 @@ impl Steady {
             };
             patience.wait(self, what, location, error).await?;
         }
+    }
+}
+
+impl Steady {
+    async fn delete_one(&self, location: Path) -> Result<Path> {
+        let at = location.clone();
+        let delete = move |inner: Arc<dyn ObjectStore>| {
+            let at = at.clone();
+            async move {
+                let one = futures::stream::iter([Ok(at.clone())]).boxed();
+                inner.delete_stream(one).next().await.unwrap_or(Ok(at))
+            }
+            .boxed()
+        };
+        self.attempts("deleting", &location, self.settings.timeout, delete).await
     }
 }
 
@@ -102,6 +124,11 @@ fn io(kind: std::io::ErrorKind, what: String) -> Error {
 
 fn silent(within: Duration) -> Error {
     io(std::io::ErrorKind::TimedOut, format!("no answer within {} seconds", within.as_secs()))
+}
+
+/// Whether nothing tells one version of an object from another.
+pub(crate) fn is_unversioned(meta: &ObjectMeta) -> bool {
+    meta.e_tag.is_none() && meta.version.is_none() && meta.last_modified.timestamp() <= 0
 }
 
 fn changed(location: &Path) -> Error {
@@ -154,6 +181,9 @@ impl ObjectStore for Steady {
             patience: Patience::new(&self.settings),
             meta: got.meta.clone(),
             at: got.range.start,
+            progress: 0,
+            waited: Duration::ZERO,
+            came: 0,
             range: got.range.clone(),
             options,
             stream: Some(stream),
@@ -163,25 +193,42 @@ impl ObjectStore for Steady {
         Ok(GetResult { payload: GetResultPayload::Stream(stream), ..got })
     }
 
+    /// Many in one request where the store can; those that fail get further attempts of their own.
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let store = self.clone();
         locations
-            .then(move |location| {
+            .ready_chunks(DELETES)
+            .then(move |batch| {
                 let store = store.clone();
                 async move {
-                    let location = location?;
-                    let at = location.clone();
-                    let delete = move |inner: Arc<dyn ObjectStore>| {
-                        let at = at.clone();
-                        async move {
-                            let one = futures::stream::iter([Ok(at.clone())]).boxed();
-                            inner.delete_stream(one).next().await.unwrap_or(Ok(at))
+                    let mut results: Vec<Result<Path>> = Vec::with_capacity(batch.len());
+                    let mut paths = Vec::with_capacity(batch.len());
+                    for location in batch {
+                        match location {
+                            Ok(path) => paths.push(path),
+                            Err(error) => results.push(Err(error)),
                         }
-                        .boxed()
-                    };
-                    store.attempts("deleting", &location, store.settings.timeout, delete).await
+                    }
+                    let mut first = Vec::new();
+                    if paths.len() > 1 {
+                        let all = futures::stream::iter(paths.clone().into_iter().map(Ok)).boxed();
+                        let within = store.settings.timeout;
+                        let deleted = store.inner.delete_stream(all).collect::<Vec<_>>();
+                        first = tokio::time::timeout(within, deleted).await.unwrap_or_default();
+                    }
+                    let done: std::collections::HashSet<Path> =
+                        first.into_iter().filter_map(Result::ok).collect();
+                    for path in paths {
+                        results.push(if done.contains(&path) {
+                            Ok(path)
+                        } else {
+                            store.delete_one(path).await
+                        });
+                    }
+                    futures::stream::iter(results)
                 }
             })
+            .flatten()
             .boxed()
     }
 
@@ -229,6 +276,11 @@ struct Reading {
     range: Range<u64>,
     /// The next byte.
     at: u64,
+    /// Bytes since the connection broke last.
+    progress: u64,
+    /// Time that was spent waiting for bytes, and what came in it, since the last judgement of the speed.
+    waited: Duration,
+    came: u64,
     stream: Option<BoxStream<'static, Result<Bytes>>>,
 }
 
@@ -262,19 +314,26 @@ impl Reading {
                     }
                 }
             }
-            let Some(stream) = &mut self.stream else { return Ok(None) };
             let within = self.store.settings.timeout;
-            let error = match tokio::time::timeout(within, stream.next()).await {
+            let Some(stream) = &mut self.stream else { return Ok(None) };
+            let began = Instant::now();
+            let piece = tokio::time::timeout(within, stream.next()).await;
+            self.waited += began.elapsed();
+            let error = match piece {
                 Ok(Some(Ok(bytes))) if self.at + bytes.len() as u64 > self.range.end => {
                     // A server that sends more than it announced is not to be trusted with the rest.
                     io(std::io::ErrorKind::UnexpectedEof, "more bytes than announced".into())
                 }
                 Ok(Some(Ok(bytes))) if bytes.is_empty() => continue,
-                Ok(Some(Ok(bytes))) => {
-                    self.at += bytes.len() as u64;
-                    self.patience = Patience::new(&self.store.settings);
-                    return Ok(Some(bytes));
-                }
+                Ok(Some(Ok(bytes))) => match self.judge(bytes.len() as u64) {
+                    Ok(()) => return Ok(Some(bytes)),
+                    Err(error) => {
+                        // What came is kept: the next attempt begins behind it.
+                        self.stream = None;
+                        self.lost(error).await?;
+                        return Ok(Some(bytes));
+                    }
+                },
                 // All bytes are there: how the connection ends does not matter. Clients ask for the empty rest, and are refused.
                 Ok(None | Some(Err(_))) | Err(_) if self.at == self.range.end => return Ok(None),
                 Ok(Some(Err(error))) => error,
@@ -289,7 +348,43 @@ impl Reading {
         }
     }
 
+    /// Counts bytes that came; an error where they come so slowly that they might as well not come.
+    fn judge(&mut self, bytes: u64) -> Result<()> {
+        self.at += bytes;
+        self.came += bytes;
+        self.progress += bytes;
+        let size = self.range.end - self.range.start;
+        if self.progress >= PROGRESS.max(size / PROGRESS_SHARE) {
+            self.patience = Patience::new(&self.store.settings);
+            self.progress = 0;
+        }
+        let window = self.store.settings.timeout;
+        if self.waited < window || self.at == self.range.end {
+            return Ok(());
+        }
+        let (waited, came) = (std::mem::take(&mut self.waited), std::mem::take(&mut self.came));
+        let least = self.store.settings.min_bytes_per_second;
+        if came as f64 >= least as f64 * waited.as_secs_f64() {
+            return Ok(());
+        }
+        let what = format!(
+            "{came} bytes in {:.1} seconds, less than store.min_bytes_per_second = {least}",
+            waited.as_secs_f64()
+        );
+        Err(io(std::io::ErrorKind::TimedOut, what))
+    }
+
     async fn lost(&mut self, error: Error) -> Result<()> {
+        (self.progress, self.waited, self.came) = (0, Duration::ZERO, 0);
+        let begun = self.at > self.range.start;
+        if begun && self.at < self.range.end && is_unversioned(&self.meta) {
+            // Whether the rest belongs to the same object, nobody can tell.
+            let what = format!(
+                "the connection broke at byte {} of an object whose server tells neither an entity tag nor a time of                  change, so it cannot be read on: {error}",
+                self.at
+            );
+            return Err(io(std::io::ErrorKind::ConnectionReset, what));
+        }
         // Whether the client tried again does not matter as long as bytes come.
         let error = match Fault::of(&error) {
             Fault::Exhausted => io(std::io::ErrorKind::ConnectionReset, error.to_string()),
