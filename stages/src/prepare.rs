@@ -20,7 +20,7 @@ pub struct PreparedSample {
     pub shard: usize,
     /// Position in the shard.
     pub index: u64,
-    /// Webdataset key.
+    /// Its label, distinct within the shard.
     pub key: String,
     /// The image member's suffix.
     pub suffix: String,
@@ -88,7 +88,7 @@ pub fn prepare_sample(sample: Sample, settings: &PrepareSettings) -> Result<Prep
             height: prepared.height,
             pixels: prepared.captioner,
             scorer_pixels: prepared.scorer,
-            org_caption: sample.org_caption,
+            org_caption: sample.org_caption.map(String::from),
             url: sample.url,
             meta: sample.meta,
             held: sample.held.filter(|_| settings.keep_stored),
@@ -100,7 +100,7 @@ pub fn prepare_sample(sample: Sample, settings: &PrepareSettings) -> Result<Prep
                 detail: error.to_string(),
                 caption: None,
                 similarity: None,
-                org_caption: sample.org_caption,
+                org_caption: sample.org_caption.map(String::from),
             };
             Err(Box::new(Finished {
                 shard: sample.shard,

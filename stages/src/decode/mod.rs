@@ -30,6 +30,7 @@ pub use error::DecodeError;
 pub use geometry::Region;
 pub use pixels::{Pixels, Prepared, Squares};
 pub use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
+pub use sniff::{SNIFF_BYTES, is_image};
 
 use resample::Workspace;
 use sniff::Format;

@@ -20,6 +20,18 @@ const SUPPORTED_SUFFIXES: [&str; 11] =
 /// How far into the file an `<svg` or `<html` tag is looked for, in bytes.
 const TEXT_PROBE: usize = 1024;
 
+/// Bytes that are enough to tell whether something is an image.
+pub const SNIFF_BYTES: usize = 32;
+
+/// Whether bytes are the beginning of an image, decoded here or not, whatever they are called. Formats that can only be told
+/// by two or three letters are not among them.
+#[must_use]
+pub fn is_image(bytes: &[u8]) -> bool {
+    const OTHERS: [&str; 10] =
+        ["PDF", "PostScript", "EPS", "ICO", "CUR", "PNM", "WMF", "SVG", "MP4 video", "Matroska or WebM video"];
+    supported(bytes).is_some() || recognised(bytes).is_some_and(|name| !OTHERS.contains(&name))
+}
+
 /// Recognises the format of `bytes`. `suffix` only helps to say what is wrong with unknown ones.
 ///
 /// # Errors
