@@ -10,6 +10,7 @@ mod clients;
 mod fault;
 mod hub;
 mod lease;
+mod listing;
 mod local;
 mod settings;
 mod steady;
