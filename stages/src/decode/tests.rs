@@ -1,5 +1,6 @@
 //! Against Pillow and open_clip: `tests/data/preprocess` says how the expected pixels were made.
 
+mod ends;
 mod hostile;
 mod jpeg;
 mod orientation;

@@ -58,7 +58,7 @@ type Sink<'a> = &'a mut dyn FnMut(ListRow, u64);
 
 enum Form {
     Values(Box<(Records, Values)>),
-    Lines { json: bool, line: Vec<u8>, too_long: bool },
+    Lines { json: bool, line: Vec<u8>, too_long: bool, used: Option<String> },
 }
 
 /// What is known of a list of values.
@@ -85,8 +85,8 @@ impl ListParser {
         let form = match kind {
             ListKind::Csv => values(b','),
             ListKind::Tsv => values(b'\t'),
-            ListKind::JsonLines => Form::Lines { json: true, line: Vec::new(), too_long: false },
-            ListKind::Text => Form::Lines { json: false, line: Vec::new(), too_long: false },
+            ListKind::JsonLines => Form::Lines { json: true, line: Vec::new(), too_long: false, used: None },
+            ListKind::Text => Form::Lines { json: false, line: Vec::new(), too_long: false, used: None },
         };
         Self { columns, form, at: Position::default() }
     }
@@ -110,8 +110,10 @@ impl ListParser {
     /// What is used of a list of values, and what is not read as one of these and so becomes the rows' `meta`.
     #[must_use]
     pub fn describe(&self) -> Option<String> {
-        let Form::Values(values) = &self.form else { return None };
-        let header = values.1.header.as_ref()?;
+        let header = match &self.form {
+            Form::Values(values) => values.1.header.as_ref()?,
+            Form::Lines { used, .. } => return used.clone(),
+        };
         let name = |at: Option<usize>| at.map_or("none", |at| header.names[at].as_str());
         let others = header.others().map(|at| header.names[at].as_str()).collect::<Vec<_>>();
         Some(format!(
@@ -143,7 +145,7 @@ impl ListParser {
                 let (records, values) = form.as_mut();
                 records.push(bytes, &mut ValueRows { values, columns: &self.columns, at: &mut self.at, sink })
             }
-            Form::Lines { json, line, too_long } => {
+            Form::Lines { json, line, too_long, used } => {
                 for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
                     self.at.bytes += piece.len() as u64;
                     if line.len() + piece.len() > MAX_RECORD_BYTES {
@@ -155,7 +157,7 @@ impl ListParser {
                     }
                     if piece.ends_with(b"\n") {
                         let row = (std::mem::take(line), std::mem::take(too_long));
-                        if let Some(row) = of_line(*json, row, &self.columns, &mut self.at) {
+                        if let Some(row) = of_line(*json, row, (&self.columns, used), &mut self.at) {
                             sink(row, self.at.bytes);
                         }
                     }
@@ -205,9 +207,9 @@ impl ListParser {
                     return Err("the list is empty: a row with the columns' names comes first".into());
                 }
             }
-            Form::Lines { json, line, too_long } => {
+            Form::Lines { json, line, too_long, used } => {
                 let row = (std::mem::take(line), std::mem::take(too_long));
-                if let Some(row) = of_line(*json, row, &self.columns, &mut self.at) {
+                if let Some(row) = of_line(*json, row, (&self.columns, used), &mut self.at) {
                     sink(row, self.at.bytes);
                 }
             }
@@ -308,7 +310,7 @@ fn no_url(names: &[String]) -> String {
 fn of_line(
     json: bool,
     (line, too_long): (Vec<u8>, bool),
-    columns: &Columns,
+    (columns, used): (&Columns, &mut Option<String>),
     at: &mut Position,
 ) -> Option<ListRow> {
     let text = String::from_utf8_lossy(&line);
@@ -328,6 +330,7 @@ fn of_line(
         return Some(bad(format!("the line has more than {MAX_RECORD_BYTES} bytes")));
     }
     if !json {
+        used.get_or_insert_with(|| "address=each line caption=none key=row number".to_owned());
         return Some(ListRow { url: Ok(text.to_owned()), ..bad(String::new()) });
     }
     let object = match Document::read(text.as_bytes()) {
@@ -335,11 +338,15 @@ fn of_line(
         Ok(_) => return Some(bad("the line is no JSON object".into())),
         Err(error) => return Some(bad(format!("the line is no JSON: {error}"))),
     };
-    Some(of_object(&object, (index, label), columns))
+    Some(of_object(&object, (index, label), (columns, used)))
 }
 
 /// The row that an object is.
-fn of_object(object: &Document, (index, label): (u64, Label), columns: &Columns) -> ListRow {
+fn of_object(
+    object: &Document,
+    (index, label): (u64, Label),
+    (columns, said): (&Columns, &mut Option<String>),
+) -> ListRow {
     let find = |told: &Option<String>, usual: &[&str], fits: &dyn Fn(&str) -> bool| {
         let names = told.as_deref().map_or_else(|| usual.to_vec(), |told| vec![told]);
         told::find_all(object.names(), &names).find(|at| fits(object.value(*at)))
@@ -353,6 +360,11 @@ fn of_object(object: &Document, (index, label): (u64, Label), columns: &Columns)
     // Of several captions one is taken; all of them stay in what is known of the row.
     let taken = caption.filter(|_| captions.len() == 1);
     let used: Vec<usize> = [url, taken, key].into_iter().flatten().collect();
+    said.get_or_insert_with(|| {
+        let name = |at: Option<usize>| at.and_then(|at| object.names().nth(at)).unwrap_or("none");
+        let key = key.map_or("row number", |key| name(Some(key)));
+        format!("address={} caption={} key={key} meta=the other fields", name(url), name(caption))
+    });
     let names = || object.names().map(str::to_owned).collect::<Vec<_>>();
     let declared = key.and_then(text).filter(|key| !key.trim().is_empty());
     ListRow {

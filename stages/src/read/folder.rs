@@ -93,16 +93,9 @@ async fn metadata(
 /// The files that are images: by their name, and where that says nothing, by their first bytes.
 async fn images(reading: Reading<'_>, files: &FolderFiles) -> Result<Vec<ObjectMeta>, ReadError> {
     let (mut images, mut others) = (Vec::new(), 0);
-    let wanted = files.files.iter().filter(|(role, _)| *role != FileRole::Sidecar).cloned();
-    let mut looked = stream::iter(wanted)
-        .map(|(role, meta)| async move {
-            let found = match role {
-                FileRole::Unknown => looks_like_image(&reading.shard.location, &meta).await,
-                _ => Ok(true),
-            };
-            (meta, found)
-        })
-        .buffered(PREFETCH);
+    let wanted: Vec<(FileRole, ObjectMeta)> =
+        files.files.iter().filter(|(role, _)| *role != FileRole::Sidecar).cloned().collect();
+    let mut looked = stream::iter(wanted).map(|file| look(reading, file)).buffered(PREFETCH);
     while let Some((meta, found)) = looked.next().await {
         match found {
             Ok(true) => images.push(meta),
@@ -116,6 +109,18 @@ async fn images(reading: Reading<'_>, files: &FolderFiles) -> Result<Vec<ObjectM
     }
     reading.tally.count(|counts| counts.ignore("no image by name or content", others));
     Ok(images)
+}
+
+/// A file, and whether it is an image.
+async fn look(
+    reading: Reading<'_>,
+    (role, meta): (FileRole, ObjectMeta),
+) -> (ObjectMeta, object_store::Result<bool>) {
+    let found = match role {
+        FileRole::Unknown => looks_like_image(&reading.shard.location, &meta).await,
+        FileRole::Image | FileRole::Sidecar => Ok(true),
+    };
+    (meta, found)
 }
 
 /// Whether a file's first bytes are those of an image.

@@ -21,7 +21,7 @@ pub use files::{FileRole, FolderFiles, MetadataFile};
 pub use part::{Part, TextPart};
 
 use crate::{
-    read::InputFormat,
+    read::{InputFormat, ListKind, is_shard_name},
     store::{Folder, Location, StoreError, StoreKind, Stores, words},
 };
 
@@ -235,7 +235,9 @@ async fn list_pattern(
     }
     for shard in look_up(plain).await {
         // A bucket has no folders: a name that is no object may be the beginning of many.
-        let may_be_folder = shard.missing.is_some() && shard.location.kind == StoreKind::Bucket;
+        let is_file = is_shard_name(shard.name()) || ListKind::of_name(shard.name()).is_some();
+        let can_list = matches!(shard.location.kind, StoreKind::Bucket | StoreKind::Hub);
+        let may_be_folder = shard.missing.is_some() && can_list && !is_file;
         let below = if may_be_folder { folder::list(&shard.location, format).await.ok() } else { None };
         match below.filter(|below| !below.is_empty()) {
             Some(below) => shards.extend(below),
@@ -255,8 +257,14 @@ fn is_folder(name: &str) -> bool {
     match name.split_once("://") {
         None => name.ends_with('/') || std::path::Path::new(name).is_dir(),
         Some((scheme, rest)) => {
-            let is_bucket = !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https" | "file" | "hf");
-            name.ends_with('/') || is_bucket && !rest.is_empty() && !rest.contains('/')
+            let parts = rest.split('/').count();
+            let is_whole = match scheme.to_ascii_lowercase().as_str() {
+                "http" | "https" | "file" => false,
+                // datasets/ORG/NAME
+                "hf" => parts == 3,
+                _ => parts == 1 && !rest.is_empty(),
+            };
+            name.ends_with('/') || is_whole
         }
     }
 }
@@ -306,5 +314,20 @@ async fn head(location: &Location) -> Result<ObjectMeta, String> {
             got.map(|r| r.meta).map_err(|e| words(&e))
         }
         Err(error) => Err(words(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_folder;
+
+    #[test]
+    fn buckets_and_datasets_are_folders_as_they_are() {
+        for folder in ["s3://bucket", "gs://bucket/", "s3://bucket/photos/", "hf://datasets/org/name@main", "/", "az://c"] {
+            assert!(is_folder(folder), "{folder}");
+        }
+        for other in ["s3://bucket/photos", "https://host", "hf://datasets/org/name/a.parquet", "/no/such/a.tar"] {
+            assert!(!is_folder(other), "{other}");
+        }
     }
 }
