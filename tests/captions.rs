@@ -8,8 +8,8 @@ mod support;
 use std::{collections::BTreeMap, fs::File, path::Path, sync::Arc};
 
 use arrow_array::{
-    ArrayRef, BinaryArray, Date32Array, Decimal128Array, Int64Array, ListArray, RecordBatch, StringArray, StructArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BinaryArray, Date32Array, Decimal128Array, Int64Array, ListArray, RecordBatch, StringArray,
+    StructArray, TimestampMicrosecondArray,
     builder::{ListBuilder, StringBuilder},
     types::Int32Type,
 };
@@ -54,7 +54,8 @@ fn pictures(count: u64) -> ArrayRef {
 
 fn write_table(path: &Path, columns: Vec<(&str, ArrayRef)>) {
     let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
-    let mut writer = ArrowWriter::try_new(File::create(path).expect("a file"), batch.schema(), None).expect("a writer");
+    let mut writer =
+        ArrowWriter::try_new(File::create(path).expect("a file"), batch.schema(), None).expect("a writer");
     writer.write(&batch).expect("rows");
     writer.close().expect("a footer");
 }
@@ -71,14 +72,25 @@ fn white_space_is_no_caption_and_no_filter_keeps_it() {
     let tar = place.write("a.tar", pack.close());
     let wanted = [Some("a red circle"), None, None, None, Some("a photo")];
     let table = place.path("t.parquet");
-    write_table(&table, vec![("jpg", pictures(5)), ("caption", texts([Some("a red circle "), Some(""), Some(" "), None, Some("a photo")]))]);
+    write_table(
+        &table,
+        vec![
+            ("jpg", pictures(5)),
+            ("caption", texts([Some("a red circle "), Some(""), Some(" "), None, Some("a photo")])),
+        ],
+    );
     for (name, input) in [("tar", tar), ("folder", place.path("f")), ("table", table)] {
         let rows = run(&place, &input, name, &[]);
         assert_eq!(captions(&rows), wanted, "{name}");
         assert!(rows.captions.iter().all(|row| row.org_caption.is_some() == row.org_similarity.is_some()));
         assert_eq!(counts(&place, name).without_caption, 3, "{name}");
         let best = place.path(&format!("best-{name}"));
-        let call = recaption().arg("filter").arg(place.path(name)).args(["--keep-top", "1", "--by", "org_similarity"]);
+        let call = recaption().arg("filter").arg(place.path(name)).args([
+            "--keep-top",
+            "1",
+            "--by",
+            "org_similarity",
+        ]);
         call.arg("--to").arg(&best).ends(0);
         assert_eq!(captions(&output::read(&best)), [Some("a red circle"), Some("a photo")], "{name}");
     }
@@ -127,7 +139,10 @@ fn sidecar_json_as_python_writes_it_is_read_and_stored_as_valid_json() {
     assert_eq!((input.unreadable_json, input.without_caption), (1, 1));
     let status = recaption().arg("status").arg(place.path("out")).ends(0);
     let status: Value = serde_json::from_str(&status.stdout).expect("JSON");
-    assert_eq!((&status["counts"]["unreadable_json"], &status["counts"]["without_caption"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&status["counts"]["unreadable_json"], &status["counts"]["without_caption"]),
+        (&json!(1), &json!(1))
+    );
 }
 
 #[test]
@@ -144,13 +159,18 @@ fn metadata_of_a_folder_speaks_of_those_below() {
     ];
     place.write("f/metadata.jsonl", lines.join("\n"));
     // The nearest one is asked first, whatever its form.
-    place.write("f/images/metadata.csv", "file_name,Caption,n\nd.jpg,near d,1\na.jpg,\"near a\",2\nx.jpg,\"open\nd2.jpg,x,3\n");
+    place.write(
+        "f/images/metadata.csv",
+        "file_name,Caption,n\nd.jpg,near d,1\na.jpg,\"near a\",2\nx.jpg,\"open\nd2.jpg,x,3\n",
+    );
     place.run(place.path("f"), "out").ends(0).warns("rows of metadata cannot be read");
     let rows = output::read(&place.path("out"));
     let found: BTreeMap<&str, (&str, &str)> = rows
         .captions
         .iter()
-        .map(|row| (row.key.as_str(), (row.org_caption.as_deref().unwrap_or(""), row.meta.as_deref().unwrap_or(""))))
+        .map(|row| {
+            (row.key.as_str(), (row.org_caption.as_deref().unwrap_or(""), row.meta.as_deref().unwrap_or("")))
+        })
         .collect();
     assert_eq!(found["a"].0, "near a");
     assert_eq!(found["b"], ("root b", lines[1]));
@@ -179,15 +199,22 @@ fn columns_are_found_by_the_names_that_tools_give_them() {
         texts([Some("http://x/0"), Some("http://x/1"), None]),
     )];
     let json: ArrayRef = Arc::new(StructArray::from(fields));
-    write_table(&table, vec![
-        ("jpg", pictures(3)),
-        ("txt", texts([Some("cap 0"), Some("cap 1"), Some(" ")])),
-        ("json", json),
-        ("__key__", texts([Some("k0"), Some("k1"), Some("k2")])),
-        ("__url__", texts([Some("s.tar"); 3])),
-    ]);
+    write_table(
+        &table,
+        vec![
+            ("jpg", pictures(3)),
+            ("txt", texts([Some("cap 0"), Some("cap 1"), Some(" ")])),
+            ("json", json),
+            ("__key__", texts([Some("k0"), Some("k1"), Some("k2")])),
+            ("__url__", texts([Some("s.tar"); 3])),
+        ],
+    );
     let said = place.run(&table, "out").ends(0);
-    assert!(said.stderr.contains("image=jpg caption=txt address=none key=__key__ meta=json left=__url__"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("image=jpg caption=txt address=none key=__key__ meta=json left=__url__"),
+        "{}",
+        said.stderr
+    );
     let rows = output::read(&place.path("out"));
     assert_eq!(captions(&rows), [Some("cap 0"), Some("cap 1"), None]);
     let urls: Vec<Option<&str>> = rows.captions.iter().map(|row| row.url.as_deref()).collect();
@@ -195,7 +222,10 @@ fn columns_are_found_by_the_names_that_tools_give_them() {
     assert_eq!(rows.captions[0].meta.as_deref(), Some("{\"url\":\"http://x/0\"}"));
     // A told column is found in any case too.
     let table = place.path("upper.parquet");
-    write_table(&table, vec![("JPG", pictures(1)), ("Caption", texts([Some("c")])), ("KEY", texts([Some("k")]))]);
+    write_table(
+        &table,
+        vec![("JPG", pictures(1)), ("Caption", texts([Some("c")])), ("KEY", texts([Some("k")]))],
+    );
     let rows = run(&place, &table, "upper", &["input.image_column=jpg"]);
     assert_eq!((captions(&rows), rows.captions[0].key.as_str()), (vec![Some("c")], "k"));
 }
@@ -213,10 +243,20 @@ fn several_captions_are_picked_from_and_all_stay() {
     };
     let table = place.path("t.parquet");
     let captions_of = [&["a", "the longest", "b c"][..], &[], &["only"], &[" ", "x"]];
-    write_table(&table, vec![("jpg", pictures(4)), ("captions", list(&captions_of)), ("n", Arc::new(Int64Array::from(vec![1, 2, 3, 4])))]);
+    write_table(
+        &table,
+        vec![
+            ("jpg", pictures(4)),
+            ("captions", list(&captions_of)),
+            ("n", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
+        ],
+    );
     let rows = run(&place, &table, "first", &[]);
     assert_eq!(captions(&rows), [Some("a"), None, Some("only"), Some("x")]);
-    assert_eq!(rows.captions[0].meta.as_deref(), Some("{\"captions\":[\"a\",\"the longest\",\"b c\"],\"n\":1}"));
+    assert_eq!(
+        rows.captions[0].meta.as_deref(),
+        Some("{\"captions\":[\"a\",\"the longest\",\"b c\"],\"n\":1}")
+    );
     let rows = run(&place, &table, "longest", &["input.caption_pick=longest"]);
     assert_eq!(captions(&rows)[0], Some("the longest"));
     let random = |out: &str, seed: &str| {
@@ -225,7 +265,8 @@ fn several_captions_are_picked_from_and_all_stay() {
         captions(&rows).into_iter().map(|caption| caption.map(str::to_owned)).collect::<Vec<_>>()
     };
     assert_eq!(random("r0", "0"), random("r1", "0"));
-    let all: std::collections::BTreeSet<_> = (0..8).map(|seed| random(&format!("s{seed}"), &seed.to_string())[0].clone()).collect();
+    let all: std::collections::BTreeSet<_> =
+        (0..8).map(|seed| random(&format!("s{seed}"), &seed.to_string())[0].clone()).collect();
     assert!(all.len() > 1, "other seeds take others: {all:?}");
     place.run(&table, "first").set("input.caption_pick=longest").ends(2).warns("input.caption_pick");
 }
@@ -237,33 +278,43 @@ fn values_of_all_types_reach_meta() {
     let item = Arc::new(Field::new("a", DataType::Int64, true));
     let one: ArrayRef = Arc::new(Int64Array::from(vec![1]));
     let decimal = Decimal128Array::from(vec![150]).with_precision_and_scale(10, 2).expect("a decimal");
-    write_table(&table, vec![
-        ("jpg", pictures(1)),
-        ("ts", Arc::new(TimestampMicrosecondArray::from(vec![1_577_836_800_000_000]))),
-        ("zoned", Arc::new(TimestampMicrosecondArray::from(vec![1_577_836_800_500_000]).with_timezone("UTC"))),
-        ("date", Arc::new(Date32Array::from(vec![18_262]))),
-        ("dec", Arc::new(decimal)),
-        ("tags", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(7), None])]))),
-        ("st", Arc::new(StructArray::from(vec![(item, Arc::clone(&one))]))),
-        ("i", one),
-        ("s", texts([Some("x")])),
-        ("raw", Arc::new(BinaryArray::from(vec![&b"\xff"[..]]))),
-    ]);
+    write_table(
+        &table,
+        vec![
+            ("jpg", pictures(1)),
+            ("ts", Arc::new(TimestampMicrosecondArray::from(vec![1_577_836_800_000_000]))),
+            (
+                "zoned",
+                Arc::new(TimestampMicrosecondArray::from(vec![1_577_836_800_500_000]).with_timezone("UTC")),
+            ),
+            ("date", Arc::new(Date32Array::from(vec![18_262]))),
+            ("dec", Arc::new(decimal)),
+            ("tags", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(7), None])]))),
+            ("st", Arc::new(StructArray::from(vec![(item, Arc::clone(&one))]))),
+            ("i", one),
+            ("s", texts([Some("x")])),
+            ("raw", Arc::new(BinaryArray::from(vec![&b"\xff"[..]]))),
+        ],
+    );
     let said = place.run(&table, "out").ends(0);
     assert!(said.stderr.contains("left=raw"), "{}", said.stderr);
     let rows = output::read(&place.path("out"));
     let meta: Value = serde_json::from_str(rows.captions[0].meta.as_deref().expect("JSON")).expect("JSON");
-    assert_eq!(meta, json!({
-        "ts": "2020-01-01T00:00:00", "zoned": "2020-01-01T00:00:00.500Z", "date": "2020-01-01", "dec": "1.50",
-        "tags": [7, null], "st": {"a": 1}, "i": 1, "s": "x",
-    }));
+    assert_eq!(
+        meta,
+        json!({
+            "ts": "2020-01-01T00:00:00", "zoned": "2020-01-01T00:00:00.500Z", "date": "2020-01-01", "dec": "1.50",
+            "tags": [7, null], "st": {"a": 1}, "i": 1, "s": "x",
+        })
+    );
 }
 
 #[test]
 fn what_is_used_is_said_once_per_kind_of_input() {
     let place = Place::new();
     for shard in 0..6 {
-        let pack = Pack::new().file("a.jpg", jpeg(0)).file("a.txt", "x").file("a.cls", "3").file("a.json", "{}");
+        let pack =
+            Pack::new().file("a.jpg", jpeg(0)).file("a.txt", "x").file("a.cls", "3").file("a.json", "{}");
         place.write(&format!("t/{shard}.tar"), pack.close());
     }
     place.write("f/a.jpg", jpeg(0));

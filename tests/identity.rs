@@ -91,14 +91,20 @@ fn images_of_one_webdataset_key_are_one_sample_and_the_others_are_counted_and_na
         .close();
     let shard = place.write("a.tar", tar);
     let said = place.run(&shard, "out").ends(0);
-    said.warns("samples with several images").warns("extra_images=3").warns("22.06.png, s.2.jpg, s.right.jpg");
+    said.warns("samples with several images")
+        .warns("extra_images=3")
+        .warns("22.06.png, s.2.jpg, s.right.jpg");
     assert_eq!(said.stderr.matches("samples with several images").count(), 1, "one warning per shard");
     assert!(said.stderr.contains("3 further images of samples that have several"), "{}", said.stderr);
     let counts = &output::commits(&place.path("out"))[0].counts;
     assert_eq!((counts.read, counts.input.extra_images), (3, 3));
     assert_eq!(counts.input.extra_image_names, ["22.06.png", "s.2.jpg", "s.right.jpg"]);
     let status = support::program::recaption().arg("status").arg(place.path("out")).ends(0);
-    assert!(status.stdout.contains("\"extra_images\":3") || status.stdout.contains("\"extra_images\": 3"), "{}", status.stdout);
+    assert!(
+        status.stdout.contains("\"extra_images\":3") || status.stdout.contains("\"extra_images\": 3"),
+        "{}",
+        status.stdout
+    );
 
     let sha = |rows: &Rows| rows.captions.iter().map(|row| row.sha256.clone()).collect::<Vec<_>>();
     let usual = output::read(&place.path("out"));
@@ -113,12 +119,19 @@ fn images_of_one_webdataset_key_are_one_sample_and_the_others_are_counted_and_na
 #[test]
 fn keys_of_a_tar_that_come_again_say_how_to_sort_and_count_as_failures() {
     let place = Place::new();
-    let tar = Pack::new().file("a.jpg", jpeg(0)).file("b.jpg", jpeg(1)).file("a.txt", "a").file("b.txt", "b").close();
+    let tar = Pack::new()
+        .file("a.jpg", jpeg(0))
+        .file("b.jpg", jpeg(1))
+        .file("a.txt", "a")
+        .file("b.txt", "b")
+        .close();
     let shard = place.write("apart.tar", tar);
     place.run(&shard, "out").ends(0).warns("tar --sort=name");
     let rows = output::read(&place.path("out"));
     assert_eq!(reasons(&rows), [("a", "duplicate_key"), ("b", "duplicate_key")]);
-    assert!(rows.rejects[0].detail.contains("no image") && rows.rejects[0].detail.contains("tar --sort=name"));
+    assert!(
+        rows.rejects[0].detail.contains("no image") && rows.rejects[0].detail.contains("tar --sort=name")
+    );
     assert!(recaption_stages::schemas::RejectReason::DuplicateKey.is_failure());
 }
 
@@ -137,7 +150,8 @@ fn images(paths: &[Option<&str>]) -> ArrayRef {
 fn write_table(path: &Path, columns: Vec<(&str, ArrayRef)>) {
     let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
     fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
-    let mut writer = ArrowWriter::try_new(File::create(path).expect("a file"), batch.schema(), None).expect("a writer");
+    let mut writer =
+        ArrowWriter::try_new(File::create(path).expect("a file"), batch.schema(), None).expect("a writer");
     writer.write(&batch).expect("rows");
     writer.close().expect("a footer");
 }
@@ -150,9 +164,11 @@ fn rows_whose_paths_are_equal_are_rows() {
         ("one", [Some("image.jpg"); 4], ["image", "image#1", "image#2", "image#3"]),
         ("empty", [Some(""); 4], ["000000000", "000000001", "000000002", "000000003"]),
         ("none", [None; 4], ["000000000", "000000001", "000000002", "000000003"]),
-        ("dots", [Some("img.0.jpg"), Some("img.1.jpg"), Some("img.2.jpg"), Some("d/img.2.jpg")], [
-            "img.0", "img.1", "img.2", "d/img.2",
-        ]),
+        (
+            "dots",
+            [Some("img.0.jpg"), Some("img.1.jpg"), Some("img.2.jpg"), Some("d/img.2.jpg")],
+            ["img.0", "img.1", "img.2", "d/img.2"],
+        ),
     ];
     for (name, paths, wanted) in stories {
         let table = place.path(&format!("{name}.parquet"));
@@ -169,7 +185,10 @@ fn only_a_column_that_declares_keys_makes_duplicates() {
     let keys_of: ArrayRef = Arc::new(StringArray::from(vec![Some("k"), Some("k"), None, Some("000000002")]));
     write_table(&table, vec![("image", images(&[None; 4])), ("__KEY__", keys_of)]);
     let rows = run(&place, &table, "out");
-    assert_eq!(keys(&rows).iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["k", "000000002", "000000002#3"]);
+    assert_eq!(
+        keys(&rows).iter().map(|(key, _)| *key).collect::<Vec<_>>(),
+        ["k", "000000002", "000000002#3"]
+    );
     assert_eq!(reasons(&rows), [("k", "duplicate_key")]);
     // `id` is a number of something, not a key.
     let list = place.write("l.csv", "url,id\nftp://a,7\nftp://b,7\n");

@@ -36,7 +36,9 @@ fn read(place: &Place, out: &str) -> Rows {
 fn an_entry_that_cannot_be_listed_costs_itself_alone() {
     let place = Place::new();
     let stories: [(&str, &dyn Fn(&Path)); 6] = [
-        ("latin-1", &|sub| fs::write(sub.join(OsString::from_vec(b"notes-caf\xe9.doc".into())), "x").expect("a file")),
+        ("latin-1", &|sub| {
+            fs::write(sub.join(OsString::from_vec(b"notes-caf\xe9.doc".into())), "x").expect("a file")
+        }),
         ("tab", &|sub| fs::write(sub.join("a\tb.txt"), "x").expect("a file")),
         ("newline", &|sub| fs::write(sub.join("a\nb.txt"), "x").expect("a file")),
         ("loop", &|sub| symlink("../sub", sub.join("loop")).expect("a link")),
@@ -67,7 +69,9 @@ fn a_glob_lists_the_levels_that_it_names() {
     for name in ["a/x/0.tar", "a/y/0.tar", "b/x/0.tar", "a/x/deep/0.tar", "0.tar"] {
         place.write(&format!("g/{name}"), Pack::new().file("k.jpg", jpeg(0)).close());
     }
-    for (pattern, shards) in [("g/*.tar", 1), ("g/*/x/0.tar", 2), ("g/?/*/*.tar", 3), ("g/**/0.tar", 5), ("g/[b]/*/*.tar", 1)] {
+    for (pattern, shards) in
+        [("g/*.tar", 1), ("g/*/x/0.tar", 2), ("g/?/*/*.tar", 3), ("g/**/0.tar", 5), ("g/[b]/*/*.tar", 1)]
+    {
         let out = format!("out-{shards}-{}", pattern.len());
         place.run(place.path(pattern), &out).ends(0);
         assert_eq!(output::commits(&place.path(&out)).len(), shards, "{pattern}");
@@ -118,7 +122,8 @@ fn a_quote_that_is_never_closed_costs_its_row() {
 #[test]
 fn a_packed_list_that_is_cut_keeps_its_whole_rows() {
     let place = Place::new();
-    let text: String = (0..3000).map(|n| format!("{{\"url\":\"{NOBODY}/{n}-{:x}\"}}\n", n * 7919 % 4093)).collect();
+    let text: String =
+        (0..3000).map(|n| format!("{{\"url\":\"{NOBODY}/{n}-{:x}\"}}\n", n * 7919 % 4093)).collect();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(text.as_bytes()).expect("memory");
     let packed = encoder.finish().expect("memory");
@@ -184,7 +189,13 @@ fn files_are_recognised_by_content_and_the_others_counted() {
     }
     place.write("f/f.apng", encoded(1, image::ImageFormat::Png));
     place.write("f/g.avif", [b"\0\0\0\x1cftypavif".as_slice(), &[0; 40]].concat());
-    for (name, text) in [("LICENSE", "free"), ("notes.md", "x"), ("alone.txt", "no image of mine"), (".DS_Store", "x"), ("empty", "")] {
+    for (name, text) in [
+        ("LICENSE", "free"),
+        ("notes.md", "x"),
+        ("alone.txt", "no image of mine"),
+        (".DS_Store", "x"),
+        ("empty", ""),
+    ] {
         place.write(&format!("f/{name}"), text);
     }
     for folder in [".git", ".ipynb_checkpoints", "@eaDir", "__MACOSX"] {
@@ -224,7 +235,11 @@ fn a_folder_of_images_with_tables_beside_them_is_one_of_images() {
     place.write("files/00000_stats.json", "{}");
     place.write("files/urls.csv", format!("url\n{NOBODY}/0\n"));
     let said = place.run(place.path("files"), "out").ends(0);
-    assert!(said.stderr.contains("folders of images") && said.stderr.contains("1 Parquet files, 1 lists"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("folders of images") && said.stderr.contains("1 Parquet files, 1 lists"),
+        "{}",
+        said.stderr
+    );
     assert_eq!(read(&place, "out").captions.len(), 2);
     place.run(place.path("files"), "tables").set("input.format=parquet").ends(3);
     place.run(place.path("files"), "lists").set("input.format=url_list").ends(0);

@@ -240,10 +240,8 @@ impl<'a> Scan<'a> {
     /// A number, a constant, or what Python writes for numbers that are none.
     fn word(&mut self) -> Result<(), String> {
         let rest = &self.text[self.at..];
-        let length = rest
-            .bytes()
-            .take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
-            .count();
+        let length =
+            rest.bytes().take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.')).count();
         let word = &rest[..length];
         let is_number = is_number(word);
         let kept = match word {
@@ -345,7 +343,9 @@ mod tests {
 
     #[test]
     fn valid_json_stays_as_it_is() {
-        for text in ["{\"a\": [1, 2.50],\n \"b\": {\"c\": null}}", "[]", " 1e5 ", "\"\\ud83d\\ude00 \\u00e9\"", "{}"] {
+        for text in
+            ["{\"a\": [1, 2.50],\n \"b\": {\"c\": null}}", "[]", " 1e5 ", "\"\\ud83d\\ude00 \\u00e9\"", "{}"]
+        {
             assert_eq!(read(text).into_text(), text);
             assert!(serde_json::from_str::<Value>(text).is_ok());
         }
@@ -391,7 +391,23 @@ mod tests {
 
     #[test]
     fn what_is_no_json_says_why() {
-        for text in ["", " ", "{", "{\"a\"}", "{\"a\":1,}", "[1 2]", "{a:1}", "01", "1.", "-", "nan", "\"a", "\"\\x\"", "1 2", "]"] {
+        for text in [
+            "",
+            " ",
+            "{",
+            "{\"a\"}",
+            "{\"a\":1,}",
+            "[1 2]",
+            "{a:1}",
+            "01",
+            "1.",
+            "-",
+            "nan",
+            "\"a",
+            "\"\\x\"",
+            "1 2",
+            "]",
+        ] {
             Document::read(text.as_bytes()).map(|d| panic!("{text:?}: {d:?}")).expect_err("no JSON");
         }
     }

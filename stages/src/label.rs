@@ -74,7 +74,15 @@ mod tests {
             .map(|(label, row)| labels.label(label, row))
             .map(|labelled| (labelled.key, labelled.duplicate))
             .collect();
-        let wanted = [("a", false), ("a#2", false), ("a#2#2", false), ("a#3", false), ("a", true), ("b", false), ("b#6", false)];
+        let wanted = [
+            ("a", false),
+            ("a#2", false),
+            ("a#2#2", false),
+            ("a#3", false),
+            ("a", true),
+            ("b", false),
+            ("b#6", false),
+        ];
         assert_eq!(found, wanted.map(|(key, duplicate)| (key.to_owned(), duplicate)));
     }
 }

@@ -34,7 +34,8 @@ pub fn find_all<'a>(
     let mut found = Vec::new();
     for usual in usual {
         let exact = names.clone().enumerate().filter(|(_, name)| name == usual);
-        let other = names.clone().enumerate().filter(|(_, name)| name != usual && name.eq_ignore_ascii_case(usual));
+        let other =
+            names.clone().enumerate().filter(|(_, name)| name != usual && name.eq_ignore_ascii_case(usual));
         found.extend(exact.chain(other).map(|(at, _)| at));
     }
     found.into_iter()

@@ -48,10 +48,13 @@ pub(super) fn decode(
         Format::Png => {
             check_png(bytes)?;
             let cut = |error| match (repaired.is_some(), error) {
-                (true, DecodeError::Corrupt { .. }) => DecodeError::corrupt(name, "ends in the middle of its data"),
+                (true, DecodeError::Corrupt { .. }) => {
+                    DecodeError::corrupt(name, "ends in the middle of its data")
+                }
                 (_, error) => error,
             };
-            let decoder = PngDecoder::with_limits(reader, at_most(SIDE_ALLOC)).map_err(failed).map_err(cut)?;
+            let decoder =
+                PngDecoder::with_limits(reader, at_most(SIDE_ALLOC)).map_err(failed).map_err(cut)?;
             read(decoder, name, options, pixels).map_err(cut)
         }
         Format::WebP => {

@@ -224,6 +224,7 @@ impl<'a> Markers<'a> {
         if self.components.len() != usize::from(count) || !sane {
             return Err(DecodeError::corrupt(JPEG, "has a broken frame header"));
         }
+        self.check_sampling()?;
         self.missing = vec![[NEVER; BLOCK]; self.components.len()];
         self.progressive = marker == 0xC2;
         self.rgb_ids = self.components.iter().map(|c| c.id).eq(*b"RGB");
@@ -248,6 +249,28 @@ impl<'a> Markers<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The decoder takes components that are sampled as finely as the first one, or half or a quarter as finely. Of others,
+    /// which are valid and rare, it makes wrong colours without an error (zune-jpeg 0.5.15).
+    fn check_sampling(&self) -> Result<(), DecodeError> {
+        let [first, others @ ..] = self.components.as_slice() else { return Ok(()) };
+        let fits = |finest: u32, factor: u32| matches!((finest / factor, finest % factor), (1 | 2 | 4, 0));
+        let all_fit = others.iter().all(|c| fits(first.across, c.across) && fits(first.down, c.down));
+        let powers = [first.across, first.down].iter().all(|factor| factor.is_power_of_two());
+        if others.is_empty() || all_fit && powers {
+            return Ok(());
+        }
+        let factors: Vec<String> =
+            self.components.iter().map(|c| format!("{}x{}", c.across, c.down)).collect();
+        let factors = factors.join(", ");
+        Err(DecodeError::unsupported(
+            JPEG,
+            format!(
+                "components sampled {factors}, of which not all are as fine as the first, or half or a quarter: write it \
+                 again, for instance with ImageMagick: `magick FILE -sampling-factor 4:2:0 out.jpg`"
+            ),
+        ))
     }
 
     /// The decoder takes sequential scans of single components, but only at full resolution: subsampled ones come out

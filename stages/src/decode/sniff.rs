@@ -30,8 +30,18 @@ pub const SNIFF_BYTES: usize = 32;
 /// by two or three letters are not among them.
 #[must_use]
 pub fn is_image(bytes: &[u8]) -> bool {
-    const OTHERS: [&str; 10] =
-        ["PDF", "PostScript", "EPS", "ICO", "CUR", "PNM", "WMF", "SVG", "MP4 video", "Matroska or WebM video"];
+    const OTHERS: [&str; 10] = [
+        "PDF",
+        "PostScript",
+        "EPS",
+        "ICO",
+        "CUR",
+        "PNM",
+        "WMF",
+        "SVG",
+        "MP4 video",
+        "Matroska or WebM video",
+    ];
     supported(bytes).is_some() || recognised(bytes).is_some_and(|name| !OTHERS.contains(&name))
 }
 

@@ -4,6 +4,7 @@ mod ends;
 mod hostile;
 mod jpeg;
 mod orientation;
+mod sampling;
 
 use std::path::{Path, PathBuf};
 

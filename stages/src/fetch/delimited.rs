@@ -139,7 +139,8 @@ impl Records {
     }
 
     fn end_line(&mut self, rows: &mut impl Rows) -> Result<(), String> {
-        let mut line = Line { bytes: std::mem::take(&mut self.line), length: std::mem::take(&mut self.length), text: 0 };
+        let mut line =
+            Line { bytes: std::mem::take(&mut self.line), length: std::mem::take(&mut self.length), text: 0 };
         if std::mem::take(&mut self.at_start) && line.bytes.starts_with(BYTE_ORDER_MARK) {
             line.bytes.drain(..BYTE_ORDER_MARK.len());
         }
@@ -194,7 +195,8 @@ impl Records {
         let text = &line.bytes[..line.text];
         // Of a line with a quote only what stands before that is sure.
         let quote = text.iter().position(|byte| *byte == b'"');
-        let before: Vec<&[u8]> = text[..quote.unwrap_or(text.len())].split(|byte| *byte == self.delimiter).collect();
+        let before: Vec<&[u8]> =
+            text[..quote.unwrap_or(text.len())].split(|byte| *byte == self.delimiter).collect();
         let mut alone = Scan::new(self.delimiter);
         alone.feed(text);
         let count = alone.take().len();
@@ -230,12 +232,7 @@ impl Records {
     }
 
     /// The quote that opens in the first line is not closed: the record is that line, and the others stand for themselves.
-    fn give_up(
-        &mut self,
-        why: &str,
-        lines: &mut VecDeque<Line>,
-        rows: &mut impl Rows,
-    ) -> Result<(), String> {
+    fn give_up(&mut self, why: &str, lines: &mut VecDeque<Line>, rows: &mut impl Rows) -> Result<(), String> {
         self.open_bytes = 0;
         let mut open = std::mem::take(&mut self.open).into_iter();
         let Some(first) = open.next() else { return Ok(()) };
@@ -384,22 +381,33 @@ mod tests {
             let wanted: Vec<(Vec<String>, bool)> =
                 wanted.iter().map(|(f, bad)| (f.iter().map(|f| (*f).to_owned()).collect(), *bad)).collect();
             assert_eq!(found, wanted, "{text:?} in chunks of {chunk}");
-            assert_eq!(records.last().map(|r| r.end), Some(text.trim_end_matches(' ').len() as u64), "{text:?}");
+            assert_eq!(
+                records.last().map(|r| r.end),
+                Some(text.trim_end_matches(' ').len() as u64),
+                "{text:?}"
+            );
             assert!(records.is_sorted_by(|a, b| a.end < b.end));
         }
     }
 
     #[test]
     fn records_end_where_their_quotes_close() {
-        check(b',', "a,b\n\"c,1\",\"d \"\"e\"\"\"\r\n\r\nf,\n,\n", &[
-            (&["a", "b"], false),
-            (&["c,1", "d \"e\""], false),
-            (&["f", ""], false),
-            (&["", ""], false),
-        ]);
-        check(b',', "a,\"one\n\ntwo, and\r\nthree\"\rb,c", &[(&["a", "one\n\ntwo, and\r\nthree"], false), (&["b", "c"], false)]);
+        check(
+            b',',
+            "a,b\n\"c,1\",\"d \"\"e\"\"\"\r\n\r\nf,\n,\n",
+            &[(&["a", "b"], false), (&["c,1", "d \"e\""], false), (&["f", ""], false), (&["", ""], false)],
+        );
+        check(
+            b',',
+            "a,\"one\n\ntwo, and\r\nthree\"\rb,c",
+            &[(&["a", "one\n\ntwo, and\r\nthree"], false), (&["b", "c"], false)],
+        );
         check(b',', "\u{feff}a,b\n", &[(&["a", "b"], false)]);
-        check(b',', "\"line one\nline two\",http://u\nc,d\n", &[(&["line one\nline two", "http://u"], false), (&["c", "d"], false)]);
+        check(
+            b',',
+            "\"line one\nline two\",http://u\nc,d\n",
+            &[(&["line one\nline two", "http://u"], false), (&["c", "d"], false)],
+        );
     }
 
     #[test]
@@ -413,19 +421,30 @@ mod tests {
         ] {
             let records = read(b',', text, 5);
             assert_eq!(records.len(), 4, "{text}: {records:?}");
-            assert_eq!(records.iter().map(|r| r.bad.is_some()).collect::<Vec<_>>(), [false, true, false, false]);
+            assert_eq!(
+                records.iter().map(|r| r.bad.is_some()).collect::<Vec<_>>(),
+                [false, true, false, false]
+            );
         }
-        check(b',', "http://a,\"5 inch\nno row\nhttp://c,d", &[(&bad("http://a,\"5 inch"), true), (&["no row"], false), (&["http://c", "d"], false)]);
+        check(
+            b',',
+            "http://a,\"5 inch\nno row\nhttp://c,d",
+            &[(&bad("http://a,\"5 inch"), true), (&["no row"], false), (&["http://c", "d"], false)],
+        );
         check(b',', "x,y\nhttp://b,\"cut", &[(&["x", "y"], false), (&["http://b", "\"cut"], true)]);
     }
 
     #[test]
     fn quotes_are_usual_text_between_tabs() {
-        check(b'\t', "http://a\t\"5 inch\nhttp://b\t\"a\" b\nhttp://c\t\"d\te\"\n", &[
-            (&["http://a", "\"5 inch"], false),
-            (&["http://b", "\"a\" b"], false),
-            (&["http://c", "d\te"], false),
-        ]);
+        check(
+            b'\t',
+            "http://a\t\"5 inch\nhttp://b\t\"a\" b\nhttp://c\t\"d\te\"\n",
+            &[
+                (&["http://a", "\"5 inch"], false),
+                (&["http://b", "\"a\" b"], false),
+                (&["http://c", "d\te"], false),
+            ],
+        );
     }
 
     #[test]

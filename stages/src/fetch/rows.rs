@@ -28,7 +28,11 @@ impl FetchRow {
     ///
     /// # Errors
     /// The reject of a row that cannot be fetched or whose key was there before.
-    pub fn of(row: ListRow, labelled: Labelled, caption: Option<OriginalCaption>) -> Result<Self, Box<Reject>> {
+    pub fn of(
+        row: ListRow,
+        labelled: Labelled,
+        caption: Option<OriginalCaption>,
+    ) -> Result<Self, Box<Reject>> {
         let Labelled { key, duplicate } = labelled;
         let refused = match (&row.url, duplicate) {
             (Err(why), _) => Some((RejectReason::UrlRefused, why.clone())),

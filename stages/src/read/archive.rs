@@ -213,7 +213,12 @@ impl<'a> Samples<'a> {
             self.unreadable += 1;
             if self.unreadable == 1 {
                 let (shard, key) = (&reading.shard.url, &raw.key);
-                tracing::warn!(shard, key, why, "sidecar JSON cannot be read; more of this shard are only counted");
+                tracing::warn!(
+                    shard,
+                    key,
+                    why,
+                    "sidecar JSON cannot be read; more of this shard are only counted"
+                );
             }
         }
         reading.tally.count(|counts| {

@@ -144,7 +144,8 @@ fn keys(names: &[&str]) -> Vec<String> {
     for stem in &stems {
         *count.entry(stem).or_default() += 1;
     }
-    let mut whole: HashSet<&str> = names.iter().zip(&stems).filter(|(_, s)| count[**s] > 1).map(|(n, _)| *n).collect();
+    let mut whole: HashSet<&str> =
+        names.iter().zip(&stems).filter(|(_, s)| count[**s] > 1).map(|(n, _)| *n).collect();
     // A name that stays whole may be another's stem. Names are distinct, so this ends.
     loop {
         let before = whole.len();
@@ -157,7 +158,11 @@ fn keys(names: &[&str]) -> Vec<String> {
             break;
         }
     }
-    names.iter().zip(&stems).map(|(name, stem)| if whole.contains(name) { *name } else { *stem }.to_owned()).collect()
+    names
+        .iter()
+        .zip(&stems)
+        .map(|(name, stem)| if whole.contains(name) { *name } else { *stem }.to_owned())
+        .collect()
 }
 
 /// Captions and JSON that lie beside images.
@@ -210,7 +215,8 @@ impl<'a> Sidecars<'a> {
             None => format!("{role}=none"),
         };
         let metadata = reading.shard.files.as_ref().map_or(0, |files| files.metadata.len());
-        let used = format!("{} {} {} metadata files={metadata}", role("image"), role("caption"), role("meta"));
+        let used =
+            format!("{} {} {} metadata files={metadata}", role("image"), role("caption"), role("meta"));
         reading.settings.announced.say("folder", &used);
     }
 }
@@ -319,10 +325,14 @@ mod tests {
         for _ in 0..2000 {
             let names: std::collections::BTreeSet<String> = (0..8)
                 .map(|_| {
-                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    seed =
+                        seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let parts = ["a", "b", "jpg"];
                     let count = 1 + (seed >> 33) as usize % 4;
-                    (0..count).map(|at| parts[(seed >> (35 + 3 * at)) as usize % 3]).collect::<Vec<_>>().join(".")
+                    (0..count)
+                        .map(|at| parts[(seed >> (35 + 3 * at)) as usize % 3])
+                        .collect::<Vec<_>>()
+                        .join(".")
                 })
                 .collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -113,7 +113,12 @@ impl MetadataCache {
         }
         let metadata = Arc::new(load(reading, meta, kind, &url).await?);
         if let Some(why) = &metadata.why {
-            tracing::warn!(file = url, rows = metadata.unreadable, first = why, "rows of metadata cannot be read");
+            tracing::warn!(
+                file = url,
+                rows = metadata.unreadable,
+                first = why,
+                "rows of metadata cannot be read"
+            );
         }
         if kept.len() == KEPT {
             kept.remove(0);
@@ -201,7 +206,8 @@ impl Rows for Values {
         let Some((names, file)) = &self.header else {
             let names: Vec<String> = fields.iter().map(|name| text(name).trim().to_owned()).collect();
             let file = file_name(names.iter().map(String::as_str));
-            let file = file.ok_or_else(|| format!("no column `{FILE_NAME}`; there are: {}", names.join(", ")))?;
+            let file =
+                file.ok_or_else(|| format!("no column `{FILE_NAME}`; there are: {}", names.join(", ")))?;
             self.header = Some((names, file));
             return Ok(());
         };
@@ -214,8 +220,11 @@ impl Rows for Values {
             self.metadata.bad(&format!("row {}", self.row), &why);
             return Ok(());
         }
-        let object: Map<String, Value> =
-            names.iter().zip(&fields).map(|(name, field)| (name.clone(), Value::String(text(field)))).collect();
+        let object: Map<String, Value> = names
+            .iter()
+            .zip(&fields)
+            .map(|(name, field)| (name.clone(), Value::String(text(field))))
+            .collect();
         let captions = told::find(names.iter().map(String::as_str), &CAPTION).map(|at| text(&fields[at]));
         let line = Line { captions: captions.into_iter().collect(), json: Value::Object(object).to_string() };
         let name = text(&fields[*file]);
@@ -260,7 +269,8 @@ fn read_table(bytes: Bytes, metadata: &mut Metadata) -> Result<(), String> {
         let file = file_name(names).ok_or_else(|| format!("no column `{FILE_NAME}`"))?;
         for row in 0..batch.num_rows() {
             let object = json_of(&batch, row);
-            let Some(name) = object.get(schema.field(file).name()).and_then(Value::as_str).map(str::to_owned) else {
+            let Some(name) = object.get(schema.field(file).name()).and_then(Value::as_str).map(str::to_owned)
+            else {
                 metadata.bad(&format!("row {row}"), &format!("`{FILE_NAME}` is no text"));
                 continue;
             };
@@ -295,7 +305,10 @@ mod tests {
     fn rows_of_values_too_and_an_open_quote_costs_one() {
         let text = b"File_Name,text\na.png,a cat\nb.png,\"5 inch\nsub/c.png,a dog\nd.png\n";
         let metadata = of_values(text);
-        assert_eq!(metadata.get("a.png").map(|line| line.json.as_str()), Some("{\"File_Name\":\"a.png\",\"text\":\"a cat\"}"));
+        assert_eq!(
+            metadata.get("a.png").map(|line| line.json.as_str()),
+            Some("{\"File_Name\":\"a.png\",\"text\":\"a cat\"}")
+        );
         assert_eq!(metadata.get("sub/c.png").map(|line| line.captions[0].as_str()), Some("a dog"));
         assert_eq!(metadata.unreadable, 2);
         let none = of_values(b"a,b\n1,2\n");

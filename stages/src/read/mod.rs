@@ -43,13 +43,13 @@ use crate::{
     told::CaptionPicker,
 };
 
-pub(crate) use format::is_parquet_name;
 pub(crate) use folder::looks_like_image;
+pub(crate) use format::is_parquet_name;
 pub use format::{InputFormat, ListKind, is_image_name, is_list_name, is_shard_name};
 pub use metadata::{MetadataCache, MetadataKind};
-use tally::Tally;
-pub use tally::Announced;
 pub use split::{LISTS, Leftover, ROWS_PER_SHARD, Split, Splitter};
+pub use tally::Announced;
+use tally::Tally;
 
 /// Unit of the byte budget, bytes.
 const BUDGET_UNIT: usize = 1024;
@@ -244,7 +244,11 @@ impl Reading<'_> {
 
     /// Hands a sample on, once there is room for its bytes; `false` when nobody takes it.
     async fn send(&self, mut sample: Sample) -> bool {
-        let texts = [sample.org_caption.as_ref().map(OriginalCaption::as_str), sample.meta.as_deref(), sample.url.as_deref()];
+        let texts = [
+            sample.org_caption.as_ref().map(OriginalCaption::as_str),
+            sample.meta.as_deref(),
+            sample.url.as_deref(),
+        ];
         let bytes = sample.image.len() + texts.into_iter().flatten().map(str::len).sum::<usize>();
         sample.held = self.budget.take(bytes).await;
         self.to.send(Found::Sample(sample)).await.is_ok()

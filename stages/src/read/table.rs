@@ -6,8 +6,9 @@
 
 mod columns;
 mod json;
+mod row_groups;
 
-use std::{collections::VecDeque, ops::Range, sync::Arc, sync::atomic::Ordering::Relaxed};
+use std::{ops::Range, sync::Arc, sync::atomic::Ordering::Relaxed};
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
@@ -15,21 +16,20 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{GetOptions, GetRange};
 use parquet::{
     DecodeResult,
-    arrow::{
-        ProjectionMask,
-        arrow_reader::ArrowReaderOptions,
-        push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder},
-    },
+    arrow::{ProjectionMask, arrow_reader::ArrowReaderOptions, push_decoder::ParquetPushDecoderBuilder},
     file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData},
 };
 use recaption_schemas::{Damage, OriginalCaption, Reject, RejectReason};
 use serde_json::{Map, Value};
 
-use self::columns::{Chosen, Row};
+use self::{
+    columns::{Chosen, Row},
+    row_groups::{Lost, RowReader, Step, number, pieces},
+};
 use super::{ReadError, Reading, Sample, ShardEnd, Stays, list::Fetching, open::condition, sniff};
 use crate::{
     fetch::ListRow,
-    label::{DUPLICATE_KEY, Label, Labelled, Labels},
+    label::{DUPLICATE_KEY, Labelled, Labels},
 };
 
 /// Rows decoded together: of images that have a megabyte each these are tens of megabytes.
@@ -44,10 +44,6 @@ const REQUESTS: usize = 4;
 const MAX_METADATA_BYTES: u64 = 256 << 20;
 /// Largest row group, unpacked bytes of the columns that are read: it is in memory, packed, while it is decoded.
 const MAX_GROUP_BYTES: i64 = 4 << 30;
-
-/// Most rows that cannot be read and are rejected one by one; of more there is one reject for each row group. A footer may
-/// claim any number.
-const MAX_LOST_ROWS: u64 = 1 << 20;
 
 /// A table whose metadata was read, and of which the columns are chosen.
 struct Opened {
@@ -93,28 +89,6 @@ pub struct Group {
     pub bytes: u64,
 }
 
-/// Some rows of a row group.
-struct Piece {
-    group: usize,
-    /// Rows of the group before them.
-    before: u64,
-    rows: u64,
-}
-
-/// The pieces that hold some rows, and the number of all rows.
-fn pieces(metadata: &ParquetMetaData, wanted: Option<&Range<u64>>) -> (VecDeque<Piece>, u64) {
-    let (mut at, mut pieces) = (0_u64, VecDeque::new());
-    for (group, about) in metadata.row_groups().iter().enumerate() {
-        let end = at.saturating_add(u64::try_from(about.num_rows()).unwrap_or(0));
-        let (from, to) = wanted.map_or((at, end), |wanted| (wanted.start.max(at), wanted.end.min(end)));
-        if from < to {
-            pieces.push_back(Piece { group, before: from - at, rows: to - from });
-        }
-        at = end;
-    }
-    (pieces, at)
-}
-
 /// Reads a Parquet file with image bytes, or a list of addresses or a part of one.
 pub async fn read(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
     let Opened { metadata, chosen, mask } = open(reading).await?;
@@ -123,7 +97,7 @@ pub async fn read(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
     let wanted = reading.shard.part.as_ref().map(|part| part.rows.clone());
     let (pieces, rows) = pieces(&metadata, wanted.as_ref());
     let batch = rows_together(&metadata, &mask);
-    let rows_of = RowReader { reading, metadata, mask, batch, pieces, decoder: None, lost: 0 };
+    let rows_of = RowReader::new(reading, (metadata, mask), batch, pieces);
     if !chosen.has_image() {
         return read_list(reading, rows_of, &chosen, wanted.map_or(0, |wanted| wanted.start)).await;
     }
@@ -213,11 +187,6 @@ pub(super) fn json_of(batch: &RecordBatch, row: usize) -> Map<String, Value> {
     columns.map(|(field, column)| (field.name().clone(), json::value(column, row))).collect()
 }
 
-/// What a row is called that nothing else names.
-fn number(row: u64) -> Label {
-    Label::Derived(format!("{row:09}"))
-}
-
 /// Rows decoded together. One by one where a column of a row group is so large that a few of its rows might overflow a batch.
 fn rows_together(metadata: &ParquetMetaData, mask: &ProjectionMask) -> usize {
     let columns = |group: &RowGroupMetaData| {
@@ -247,128 +216,6 @@ fn check_groups(
         }
     }
     Ok(())
-}
-
-/// What comes next of a table.
-enum Step {
-    Rows(RecordBatch),
-    /// Rows that cannot be read; those of other row groups can.
-    Lost(Lost),
-}
-
-/// Rows that cannot be read.
-struct Lost {
-    group: usize,
-    rows: u64,
-    why: String,
-    /// Whether they are rejected one by one.
-    each: bool,
-}
-
-impl Lost {
-    fn rejects(&self) -> u64 {
-        if self.each { self.rows } else { 1 }
-    }
-
-    /// What a row of them is called; all together nothing.
-    fn label(&self, row: u64) -> Label {
-        if self.each { number(row) } else { Label::Derived(String::new()) }
-    }
-
-    fn detail(&self, from: u64, of: u64) -> String {
-        let Self { group, rows, why, .. } = self;
-        format!("row group {group}: {why} ({rows} rows from row {from} of {of} not read)")
-    }
-}
-
-/// Why a row group ends early.
-enum Broken {
-    /// The shard cannot be read now.
-    Shard(ReadError),
-    /// The bytes are damaged: other row groups may be whole.
-    Bytes(String),
-}
-
-struct RowReader<'a> {
-    reading: Reading<'a>,
-    metadata: Arc<ParquetMetaData>,
-    mask: ProjectionMask,
-    batch: usize,
-    pieces: VecDeque<Piece>,
-    /// Of the first piece.
-    decoder: Option<ParquetPushDecoder>,
-    /// Rows that could not be read so far.
-    lost: u64,
-}
-
-impl RowReader<'_> {
-    async fn next(&mut self) -> Result<Option<Step>, ReadError> {
-        loop {
-            let Some(piece) = self.pieces.front() else { return Ok(None) };
-            if piece.rows == 0 {
-                self.pieces.pop_front();
-                self.decoder = None;
-                continue;
-            }
-            let why = match self.batch().await {
-                Ok(Some(batch)) => return Ok(Some(Step::Rows(batch))),
-                Ok(None) => "it has fewer rows than its footer says".to_owned(),
-                Err(Broken::Shard(error)) => return Err(error),
-                Err(Broken::Bytes(why)) => why,
-            };
-            self.decoder = None;
-            let Some(Piece { group, rows, .. }) = self.pieces.pop_front() else { return Ok(None) };
-            self.lost = self.lost.saturating_add(rows);
-            return Ok(Some(Step::Lost(Lost { group, rows, why, each: self.lost <= MAX_LOST_ROWS })));
-        }
-    }
-
-    fn begin(&self, piece: &Piece) -> Result<ParquetPushDecoder, String> {
-        let size = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
-        let builder = builder(&self.metadata)?.with_projection(self.mask.clone()).with_batch_size(self.batch);
-        let builder = builder.with_row_groups(vec![piece.group]);
-        let builder = builder.with_offset(size(piece.before)).with_limit(size(piece.rows));
-        builder.build().map_err(|e| e.to_string())
-    }
-
-    /// The next batch of the first piece.
-    async fn batch(&mut self) -> Result<Option<RecordBatch>, Broken> {
-        let Some(piece) = self.pieces.front_mut() else { return Ok(None) };
-        let mut next = match self.decoder.take() {
-            Some(decoder) => Some(decoder),
-            None => {
-                let piece = Piece { ..*piece };
-                Some(self.begin(&piece).map_err(Broken::Bytes)?)
-            }
-        };
-        while let Some(mut decoder) = next.take() {
-            let work = move || {
-                // A decoder that panics on damaged bytes must not take the run with it.
-                let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| decoder.try_decode()));
-                (decoder, decoded)
-            };
-            let (mut decoder, decoded) = tokio::task::spawn_blocking(work)
-                .await
-                .map_err(|e| Broken::Bytes(format!("decoding broke down: {e}")))?;
-            let decoded = decoded.map_err(|_| Broken::Bytes("the decoder panicked on these bytes".into()))?;
-            match decoded.map_err(|e| Broken::Bytes(e.to_string()))? {
-                DecodeResult::Data(batch) => {
-                    self.decoder = Some(decoder);
-                    let Some(piece) = self.pieces.front_mut() else { return Ok(None) };
-                    let rows = piece.rows.min(batch.num_rows() as u64);
-                    piece.rows -= rows;
-                    return Ok(Some(batch.slice(0, usize::try_from(rows).unwrap_or(0))));
-                }
-                DecodeResult::NeedsData(ranges) => {
-                    let data = fetch(self.reading, &ranges).await.map_err(Broken::Shard)?;
-                    decoder.push_ranges(ranges, data).map_err(|e| Broken::Bytes(e.to_string()))?;
-                    next = Some(decoder);
-                }
-                DecodeResult::Finished => {}
-            }
-        }
-        Ok(None)
-    }
 }
 
 /// Rows on their way.
@@ -415,7 +262,12 @@ impl Table<'_> {
         self.reading.tally.count(|counts| counts.unreadable_json += 1);
         if self.unreadable == 1 {
             let shard = &self.reading.shard.url;
-            tracing::warn!(shard, key, why, "a row's JSON cannot be read; more of this shard are only counted");
+            tracing::warn!(
+                shard,
+                key,
+                why,
+                "a row's JSON cannot be read; more of this shard are only counted"
+            );
         }
     }
 

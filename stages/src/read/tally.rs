@@ -49,7 +49,10 @@ impl Announced {
         if said.len() <= SAID {
             tracing::info!(input = kind, "{used}");
         } else {
-            tracing::info!(input = kind, "other shards have still other columns or members; --log-level debug");
+            tracing::info!(
+                input = kind,
+                "other shards have still other columns or members; --log-level debug"
+            );
         }
     }
 }

@@ -64,7 +64,8 @@ fn expand(pattern: &str) -> Result<Vec<String>, String> {
         return Err(format!("names more than {MAX_EXPANSION} shards"));
     }
     let head = &pattern[..open];
-    let names = choices.iter().flat_map(|choice| tails.iter().map(move |tail| format!("{head}{choice}{tail}")));
+    let names =
+        choices.iter().flat_map(|choice| tails.iter().map(move |tail| format!("{head}{choice}{tail}")));
     Ok(names.collect())
 }
 
@@ -106,11 +107,15 @@ fn range(group: &str) -> Result<Option<Vec<String>>, String> {
         _ => return Ok(None),
     };
     if let (Some(from), Some(to)) = (letter(first), letter(last)) {
-        return Ok(Some(steps(from.into(), to.into(), step)?.map(|c| char::from(c as u8).to_string()).collect()));
+        return Ok(Some(
+            steps(from.into(), to.into(), step)?.map(|c| char::from(c as u8).to_string()).collect(),
+        ));
     }
     let (Some(from), Some(to)) = (number(first), number(last)) else { return Ok(None) };
     // Zeros before a number say how wide all are; a single 0 is only the number.
-    let padded = |text: &str| text.trim_start_matches(['-', '+']).len() > 1 && text.trim_start_matches('-').starts_with('0');
+    let padded = |text: &str| {
+        text.trim_start_matches(['-', '+']).len() > 1 && text.trim_start_matches('-').starts_with('0')
+    };
     let width = if padded(first) || padded(last) { first.len().max(last.len()) } else { 0 };
     Ok(Some(steps(from, to, step)?.map(|n| format!("{n:0width$}")).collect()))
 }
@@ -197,11 +202,8 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        for (pattern, word) in [
-            ("{0..9", "without"),
-            ("0..9}", "without"),
-            ("{0..99999999999}", "more than"),
-        ] {
+        for (pattern, word) in [("{0..9", "without"), ("0..9}", "without"), ("{0..99999999999}", "more than")]
+        {
             let error = expand_braces(pattern).expect_err(pattern);
             assert!(error.contains(word), "{pattern}: {error}");
         }

@@ -30,10 +30,53 @@ const TOOL_FOLDERS: [&str; 8] = [
 ];
 /// Suffixes of files that are no images, so that nobody has to look into them.
 const OTHER_SUFFIXES: [&str; 47] = [
-    "parquet", "csv", "tsv", "jsonl", "ndjson", "tar", "gz", "tgz", "zst", "zip", "7z", "rar", "md", "rst", "html",
-    "htm", "xml", "yaml", "yml", "toml", "ini", "log", "py", "ipynb", "sh", "js", "css", "pdf", "doc", "docx", "xls",
-    "xlsx", "npy", "npz", "pt", "pth", "safetensors", "pkl", "h5", "arrow", "mp4", "mov", "avi", "mkv", "webm",
-    "mp3", "wav",
+    "parquet",
+    "csv",
+    "tsv",
+    "jsonl",
+    "ndjson",
+    "tar",
+    "gz",
+    "tgz",
+    "zst",
+    "zip",
+    "7z",
+    "rar",
+    "md",
+    "rst",
+    "html",
+    "htm",
+    "xml",
+    "yaml",
+    "yml",
+    "toml",
+    "ini",
+    "log",
+    "py",
+    "ipynb",
+    "sh",
+    "js",
+    "css",
+    "pdf",
+    "doc",
+    "docx",
+    "xls",
+    "xlsx",
+    "npy",
+    "npz",
+    "pt",
+    "pth",
+    "safetensors",
+    "pkl",
+    "h5",
+    "arrow",
+    "mp4",
+    "mov",
+    "avi",
+    "mkv",
+    "webm",
+    "mp3",
+    "wav",
 ];
 /// Files of a folder that are looked into to find whether it is one of images, at most, where no name says it.
 const MOST_LOOKED: usize = 64;
@@ -113,7 +156,12 @@ impl<'a> Found<'a> {
         for meta in &self.files {
             let (folder, name) = (parent(&meta.location), meta.location.filename().unwrap_or_default());
             if let Some(kind) = MetadataKind::of_name(name) {
-                metadata.push(MetadataFile { meta: meta.clone(), kind, below: String::new(), counted: false });
+                metadata.push(MetadataFile {
+                    meta: meta.clone(),
+                    kind,
+                    below: String::new(),
+                    counted: false,
+                });
                 continue;
             }
             let files = folders.entry(folder).or_default();
@@ -162,7 +210,10 @@ impl<'a> Found<'a> {
         }
         if left == 0 {
             let folder = self.folder.url();
-            tracing::warn!(folder, "too many files without an image's suffix: some folders were not looked into");
+            tracing::warn!(
+                folder,
+                "too many files without an image's suffix: some folders were not looked into"
+            );
         }
     }
 }

@@ -6,7 +6,10 @@ use object_store::{ObjectMeta, path::Path};
 use recaption_schemas::{name_bytes, name_text, redact_url};
 
 use super::{ListError, ShardRef};
-use crate::{read::is_image_name, store::{Location, Stores}};
+use crate::{
+    read::is_image_name,
+    store::{Location, Stores},
+};
 
 /// Any number of folders, none included.
 const ANY_DEPTH: &str = "**";
@@ -42,9 +45,11 @@ pub async fn list(stores: &mut Stores, pattern: &str) -> Result<Vec<ShardRef>, L
             }));
         } else {
             let (_, files) = folder.list_level().await?;
-            metas.extend(files.into_iter().filter(|meta| {
-                meta.location.filename().is_some_and(|name| fits(&patterns[depth], name))
-            }));
+            metas.extend(
+                files
+                    .into_iter()
+                    .filter(|meta| meta.location.filename().is_some_and(|name| fits(&patterns[depth], name))),
+            );
         }
     }
     if let Some(image) = metas.iter().find(|meta| is_image_name(meta.location.as_ref())) {
@@ -77,7 +82,8 @@ async fn descend(root: &Location, patterns: &[Pattern]) -> Result<Vec<Location>,
         let levels: Vec<Vec<Location>> = stream::iter(folders)
             .map(|folder| async move {
                 let (below, _) = folder.list_level().await?;
-                let fitting = below.into_iter().filter(|path| path.filename().is_some_and(|name| fits(pattern, name)));
+                let fitting =
+                    below.into_iter().filter(|path| path.filename().is_some_and(|name| fits(pattern, name)));
                 Ok::<_, ListError>(fitting.map(|path| folder.at(path)).collect())
             })
             .buffered(AT_ONCE)
@@ -89,6 +95,7 @@ async fn descend(root: &Location, patterns: &[Pattern]) -> Result<Vec<Location>,
 }
 
 fn relative(folder: &Path, path: &Path) -> Option<String> {
-    let parts: Vec<String> = path.prefix_match(folder)?.map(|part| name_text(&name_bytes(part.as_ref()))).collect();
+    let parts: Vec<String> =
+        path.prefix_match(folder)?.map(|part| name_text(&name_bytes(part.as_ref()))).collect();
     Some(parts.join("/"))
 }

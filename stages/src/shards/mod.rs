@@ -206,7 +206,8 @@ async fn list_pattern(
     let mut plain = Vec::new();
     let mut shards = Vec::new();
     // A file whose name looks like a pattern is still that file.
-    let names = if is_there(pattern) { vec![pattern.to_owned()] } else { expand_braces(pattern).map_err(bad)? };
+    let names =
+        if is_there(pattern) { vec![pattern.to_owned()] } else { expand_braces(pattern).map_err(bad)? };
     for name in names {
         // In a web address `?` begins the query, so only `*` and `[` are wildcards there.
         let web = name.starts_with("http://") || name.starts_with("https://");
@@ -323,10 +324,19 @@ mod tests {
 
     #[test]
     fn buckets_and_datasets_are_folders_as_they_are() {
-        for folder in ["s3://bucket", "gs://bucket/", "s3://bucket/photos/", "hf://datasets/org/name@main", "/", "az://c"] {
+        for folder in [
+            "s3://bucket",
+            "gs://bucket/",
+            "s3://bucket/photos/",
+            "hf://datasets/org/name@main",
+            "/",
+            "az://c",
+        ] {
             assert!(is_folder(folder), "{folder}");
         }
-        for other in ["s3://bucket/photos", "https://host", "hf://datasets/org/name/a.parquet", "/no/such/a.tar"] {
+        for other in
+            ["s3://bucket/photos", "https://host", "hf://datasets/org/name/a.parquet", "/no/such/a.tar"]
+        {
             assert!(!is_folder(other), "{other}");
         }
     }

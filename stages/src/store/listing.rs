@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::{
     client::{
-        ClientOptions, HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
-        ReqwestConnector,
+        ClientOptions, HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody,
+        HttpService, ReqwestConnector,
     },
     path::Path,
 };
@@ -124,7 +124,9 @@ mod tests {
         let listing = |keys: &[&str], prefixes: &[&str]| {
             let keys: String = keys.iter().map(|key| entry(key)).collect();
             let prefixes: String = prefixes.iter().map(|key| prefix(key)).collect();
-            format!("<ListBucketResult><Prefix>a/</Prefix>{keys}<KeyCount>2</KeyCount>{prefixes}</ListBucketResult>")
+            format!(
+                "<ListBucketResult><Prefix>a/</Prefix>{keys}<KeyCount>2</KeyCount>{prefixes}</ListBucketResult>"
+            )
         };
         let whole = listing(&["a/b.tar", "a&amp;b", "dir/"], &["a/c/"]);
         assert_eq!(readable(whole.clone().into()), whole);

@@ -317,7 +317,8 @@ mod tests {
         for name in names {
             fs::write(root.join("sub").join(OsString::from_vec(name.to_vec())), name).expect("a file");
         }
-        for (link, target) in [("loop", "../sub"), ("self", "self"), ("nowhere", "gone"), ("twice", "plain")] {
+        for (link, target) in [("loop", "../sub"), ("self", "self"), ("nowhere", "gone"), ("twice", "plain")]
+        {
             std::os::unix::fs::symlink(target, root.join("sub").join(link)).expect("a link");
         }
         let (store, place) = (LocalStore::new(), LocalStore::path_of(&root).expect("a place"));

@@ -35,9 +35,11 @@ fn put(set: &mut BTreeSet<String>, suffix: Option<String>) {
 
 impl fmt::Display for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let roles = [("image", &self.image), ("caption", &self.caption), ("meta", &self.json), ("left", &self.left)];
+        let roles =
+            [("image", &self.image), ("caption", &self.caption), ("meta", &self.json), ("left", &self.left)];
         for (at, (role, suffixes)) in roles.into_iter().enumerate() {
-            let listed: Vec<String> = suffixes.iter().take(LISTED).map(|suffix| format!(".{suffix}")).collect();
+            let listed: Vec<String> =
+                suffixes.iter().take(LISTED).map(|suffix| format!(".{suffix}")).collect();
             let listed = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
             let more = if suffixes.len() > LISTED { ", ..." } else { "" };
             write!(f, "{}{role}={listed}{more}", if at > 0 { " " } else { "" })?;

@@ -30,15 +30,14 @@ pub use members::Members;
 pub use name::{NameClass, split_name, split_stem};
 
 /// Suffixes of image formats that are decoded.
-pub const IMAGE_SUFFIXES: [&str; 14] = [
-    "jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff",
-];
+pub const IMAGE_SUFFIXES: [&str; 14] =
+    ["jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff"];
 
 /// Suffixes of image formats that are known but not decoded: taken for the image where nothing
 /// better is there, so that the sample is rejected for its format and not for having no image.
 pub const UNSUPPORTED_IMAGE_SUFFIXES: [&str; 24] = [
-    "heic", "heif", "avif", "jxl", "jp2", "j2k", "jxr", "svg", "psd", "ico", "raw", "cr2", "cr3", "nef", "arw", "dng",
-    "ppm", "pgm", "pbm", "pnm", "tga", "exr", "hdr", "qoi",
+    "heic", "heif", "avif", "jxl", "jp2", "j2k", "jxr", "svg", "psd", "ico", "raw", "cr2", "cr3", "nef",
+    "arw", "dng", "ppm", "pgm", "pbm", "pnm", "tga", "exr", "hdr", "qoi",
 ];
 
 /// Whether a suffix, in lower case, is that of an image, decoded or not.

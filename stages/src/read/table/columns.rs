@@ -57,13 +57,14 @@ impl Chosen {
         let names = || schema.fields().iter().map(|f| f.name().as_str());
         let kind = |at: usize| schema.field(at).data_type();
         let column = |at: usize| (schema.field(at).name().clone(), at);
-        let choose = |told: &Option<String>, key: &str, usual: &[&str], fits: fn(&DataType) -> bool| match told {
-            Some(name) => match told_column(names(), name, key)? {
-                at if fits(kind(at)) => Ok(Some(column(at))),
-                at => Err(format!("column `{name}` ({key}) is of type {}", kind(at))),
-            },
-            None => Ok(told::find_all(names(), usual).find(|at| fits(kind(*at))).map(column)),
-        };
+        let choose =
+            |told: &Option<String>, key: &str, usual: &[&str], fits: fn(&DataType) -> bool| match told {
+                Some(name) => match told_column(names(), name, key)? {
+                    at if fits(kind(at)) => Ok(Some(column(at))),
+                    at => Err(format!("column `{name}` ({key}) is of type {}", kind(at))),
+                },
+                None => Ok(told::find_all(names(), usual).find(|at| fits(kind(*at))).map(column)),
+            };
         let image = choose(&told.image, "input.image_column", &IMAGE, is_image)?;
         let image = image.or_else(|| {
             // Hugging Face's image feature has this form whatever its name.
@@ -147,8 +148,7 @@ impl Chosen {
     pub fn rows(&self, batch: &RecordBatch) -> Result<Vec<Row>, String> {
         let column =
             |name: &str| batch.column_by_name(name).ok_or_else(|| format!("column `{name}` is missing"));
-        let optional =
-            |chosen: &Option<Column>| chosen.as_ref().map(|(name, _)| column(name)).transpose();
+        let optional = |chosen: &Option<Column>| chosen.as_ref().map(|(name, _)| column(name)).transpose();
         let image = optional(&self.image)?;
         let (caption, url) = (optional(&self.caption)?, optional(&self.url)?);
         let (key, meta) = (optional(&self.key)?, optional(&self.meta)?);
@@ -218,7 +218,8 @@ fn own_json(column: &ArrayRef, row: usize) -> Option<Result<Document, String>> {
     if column.is_null(row) {
         return None;
     }
-    let text = if is_text(column.data_type()) { text(column, row)? } else { json::value(column, row).to_string() };
+    let text =
+        if is_text(column.data_type()) { text(column, row)? } else { json::value(column, row).to_string() };
     (!text.trim().is_empty()).then(|| Document::read(text.as_bytes()))
 }
 

@@ -1,16 +1,16 @@
 //! Values of columns -> JSON.
 
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, DictionaryArray, FixedSizeListArray, Float16Array, Float32Array, Float64Array,
-    Int8Array, Int16Array, Int32Array, Int64Array, LargeListArray, ListArray, MapArray, StructArray, UInt8Array,
-    UInt16Array, UInt32Array, UInt64Array,
+    Array, ArrayRef, BooleanArray, DictionaryArray, FixedSizeListArray, Float16Array, Float32Array,
+    Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, LargeListArray, ListArray, MapArray,
+    StructArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
     cast::AsArray,
     temporal_conversions::{as_date, as_datetime, as_time},
     types::{
-        ArrowDictionaryKeyType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
-        Int8Type, Int16Type, Int32Type, Int64Type, Time32MillisecondType, Time32SecondType, Time64MicrosecondType,
-        Time64NanosecondType, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-        TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+        ArrowDictionaryKeyType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type,
+        Decimal256Type, Int8Type, Int16Type, Int32Type, Int64Type, Time32MillisecondType, Time32SecondType,
+        Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType, TimestampMillisecondType,
+        TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
     },
 };
 use arrow_schema::{DataType, TimeUnit};
@@ -71,19 +71,20 @@ pub fn value(column: &ArrayRef, row: usize) -> Value {
 fn time(column: &ArrayRef, row: usize) -> Option<Value> {
     macro_rules! datetime {
         ($type:ty) => {
-            as_datetime::<$type>(column.as_primitive::<$type>().value(row).into()).map(|t| format!("{}", t.format(DATE_TIME)))
+            as_datetime::<$type>(column.as_primitive::<$type>().value(row).into())
+                .map(|t| format!("{}", t.format(DATE_TIME)))
         };
     }
     macro_rules! daytime {
         ($type:ty) => {
-            as_time::<$type>(column.as_primitive::<$type>().value(row).into()).map(|t| format!("{}", t.format("%H:%M:%S%.f")))
+            as_time::<$type>(column.as_primitive::<$type>().value(row).into())
+                .map(|t| format!("{}", t.format("%H:%M:%S%.f")))
         };
     }
     const DATE_TIME: &str = "%Y-%m-%dT%H:%M:%S%.f";
     let text = match column.data_type() {
-        DataType::Date32 => {
-            as_date::<Date32Type>(column.as_primitive::<Date32Type>().value(row).into()).map(|d| d.to_string())
-        }
+        DataType::Date32 => as_date::<Date32Type>(column.as_primitive::<Date32Type>().value(row).into())
+            .map(|d| d.to_string()),
         DataType::Date64 => {
             as_date::<Date64Type>(column.as_primitive::<Date64Type>().value(row)).map(|d| d.to_string())
         }
@@ -153,7 +154,9 @@ fn nested(column: &ArrayRef, row: usize) -> Option<Value> {
             Value::String(text) => text,
             other => other.to_string(),
         };
-        return Some(Value::Object((0..entries.len()).map(|at| (key(at), value(values, at))).collect::<Map<_, _>>()));
+        return Some(Value::Object(
+            (0..entries.len()).map(|at| (key(at), value(values, at))).collect::<Map<_, _>>(),
+        ));
     }
     dictionary(column, row)
 }
