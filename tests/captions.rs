@@ -327,5 +327,5 @@ fn what_is_used_is_said_once_per_kind_of_input() {
     ] {
         assert_eq!(said.stderr.matches(line).count(), 1, "{line}: {}", said.stderr);
     }
-    assert!(said.stderr.contains("1 without an original caption"), "{}", said.stderr);
+    assert!(said.stdout.contains("\"without_caption\":1"), "{}", said.stdout);
 }

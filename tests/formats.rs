@@ -262,7 +262,7 @@ fn packed_shards_that_are_cut_or_damaged_keep_their_whole_samples() {
         assert!(reject.detail.contains("of the unpacked tar"), "{}", reject.detail);
     }
     let nonsense = place.write("nonsense.tar.gz", gzip(&[b'x'; 4096]));
-    place.run(&nonsense, "out-nonsense").ends(3).warns("not a tar");
+    place.run(&nonsense, "out-nonsense").ends(3).warns("it is text");
 }
 
 #[test]
@@ -333,11 +333,11 @@ fn a_table_with_a_damaged_page_keeps_the_other_row_groups() {
     let reader = reader.expect("a footer");
     let column = reader.metadata().row_group(2).column(0);
     let page = column.data_page_offset() as usize;
-    bytes[page..page + 200].fill(0xFF);
+    bytes[page..page + 10].fill(0xFF);
     fs::write(&table, bytes).expect("bytes");
     place.run(&table, "out").ends(3);
     let rows = output::read(&place.path("out"));
-    assert_eq!((rows.captions.len(), rows.rejects.len()), (30, 10));
+    assert_eq!((rows.captions.len(), rows.rejects.len()), (30, 10), "{:#?}", rows.rejects);
     for (row, reject) in (20..).zip(&rows.rejects) {
         assert_eq!((reject.key.clone(), reject.reason.as_str()), (format!("{row:09}"), "damaged_shard"));
         assert!(reject.detail.contains("(10 rows from row 20 of 40 not read)"), "{}", reject.detail);
@@ -359,5 +359,6 @@ fn patterns_that_match_nothing_say_what_was_looked_for() {
     place.run(format!("@{}", place.path("nested.txt").display()), "out").ends(2).warns("line 1");
     place.write("bad/metadata.jsonl", "{\"text\": 1}");
     place.write("bad/a.jpg", jpeg(0));
-    place.run(place.path("bad"), "out").ends(3).warns("metadata.jsonl, line 1: no `file_name`");
+    // A bad line of metadata costs itself.
+    place.run(place.path("bad"), "out").ends(0).warns("metadata.jsonl").warns("line 1: no `file_name`");
 }

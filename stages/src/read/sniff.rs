@@ -39,7 +39,7 @@ pub fn not_parquet(start: &[u8]) -> Option<String> {
 pub fn not_a_tar(start: &[u8]) -> Option<String> {
     match LooksLike::of(start) {
         LooksLike::Unknown(_) | LooksLike::DamagedTar | LooksLike::Empty | LooksLike::Compressed(_) => None,
-        other => Some(format!("not a tar: {other}")),
+        other => Some(other.sentence()),
     }
 }
 

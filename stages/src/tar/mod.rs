@@ -140,7 +140,7 @@ impl MemberData {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TarError {
     /// The very first block is not a tar header.
-    #[error("not a tar: {looks_like}")]
+    #[error("{}", looks_like.sentence())]
     NotATar {
         /// What it is instead.
         looks_like: LooksLike,

@@ -106,6 +106,17 @@ impl LooksLike {
     }
 }
 
+impl LooksLike {
+    /// What to say where a tar was looked for: what is known to be something else is called that.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Empty | Self::DamagedTar | Self::Compressed(_) | Self::Unknown(_) => format!("not a tar: {self}"),
+            known => known.to_string(),
+        }
+    }
+}
+
 /// Whether bytes are lines of text: UTF-8, or cut within a character, without control characters.
 fn is_text(bytes: &[u8]) -> bool {
     let valid = match std::str::from_utf8(bytes) {

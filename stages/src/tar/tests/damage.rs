@@ -89,7 +89,10 @@ fn what_is_no_tar_is_named() {
     }
     let jpeg = [b"\xff\xd8\xff\xe0".as_slice(), &[9; 1_000]].concat();
     let message = parse(&jpeg).1.unwrap_err().to_string();
-    assert!(message.starts_with(r#"not a tar: it begins with "\xff\xd8\xff\xe0\t"#), "{message}");
+    assert!(message.starts_with("it is a single image (JPEG): name its folder"), "{message}");
+    let unknown = [b"\x01\x02\x03".as_slice(), &[9; 1_000]].concat();
+    let message = parse(&unknown).1.unwrap_err().to_string();
+    assert!(message.starts_with(r#"not a tar: it begins with "\x01\x02\x03\t"#), "{message}");
 
     let mut damaged = tar_of(&[("000.jpg", b"x")]);
     damaged[0] ^= 1;
