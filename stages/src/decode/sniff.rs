@@ -21,7 +21,8 @@ const SUPPORTED_SUFFIXES: [&str; 11] =
 const TEXT_PROBE: usize = 1024;
 
 /// What to do about formats that are known and not decoded.
-const CONVERT: &str = "convert it to JPEG, PNG or WebP, for instance with ImageMagick: `magick FILE out.png`";
+pub(super) const CONVERT: &str =
+    "convert it to JPEG, PNG or WebP, for instance with ImageMagick: `magick FILE out.png`";
 
 /// Bytes that are enough to tell whether something is an image.
 pub const SNIFF_BYTES: usize = 32;

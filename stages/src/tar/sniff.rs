@@ -111,7 +111,9 @@ impl LooksLike {
     #[must_use]
     pub fn sentence(&self) -> String {
         match self {
-            Self::Empty | Self::DamagedTar | Self::Compressed(_) | Self::Unknown(_) => format!("not a tar: {self}"),
+            Self::Empty | Self::DamagedTar | Self::Compressed(_) | Self::Unknown(_) => {
+                format!("not a tar: {self}")
+            }
             known => known.to_string(),
         }
     }

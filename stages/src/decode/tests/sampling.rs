@@ -4,7 +4,8 @@ use super::*;
 
 fn squashed(name: &str) -> Result<Vec<u8>, DecodeError> {
     let bytes = std::fs::read(data_dir().join("../sampling").join(name)).expect(name);
-    let preprocess = Preprocess { size: 64, resize_mode: ResizeMode::Squash, interpolation: Interpolation::Bicubic };
+    let preprocess =
+        Preprocess { size: 64, resize_mode: ResizeMode::Squash, interpolation: Interpolation::Bicubic };
     prepare_default(&bytes, &preprocess).map(|prepared| prepared.pixels.into_vec())
 }
 
