@@ -32,10 +32,13 @@ fn read(place: &Place, out: &str) -> Rows {
     output::read(&place.path(out))
 }
 
+/// What makes an entry in a folder, by name.
+type Story<'a> = (&'a str, &'a dyn Fn(&Path));
+
 #[test]
 fn an_entry_that_cannot_be_listed_costs_itself_alone() {
     let place = Place::new();
-    let stories: [(&str, &dyn Fn(&Path)); 6] = [
+    let stories: [Story<'_>; 6] = [
         ("latin-1", &|sub| {
             fs::write(sub.join(OsString::from_vec(b"notes-caf\xe9.doc".into())), "x").expect("a file")
         }),

@@ -251,14 +251,20 @@ impl<'a> Markers<'a> {
         Ok(())
     }
 
-    /// The decoder takes components that are sampled as finely as the first one, or half or a quarter as finely. Of others,
-    /// which are valid and rare, it makes wrong colours without an error (zune-jpeg 0.5.15).
+    /// The decoder upsamples components that are as fine as the first one, or half as fine either way or both ways, or a
+    /// quarter across, both chroma components alike. Of others, which are valid and rare, it makes wrong colours without an
+    /// error (zune-jpeg 0.5.15), or was never seen to make right ones.
     fn check_sampling(&self) -> Result<(), DecodeError> {
         let [first, others @ ..] = self.components.as_slice() else { return Ok(()) };
-        let fits = |finest: u32, factor: u32| matches!((finest / factor, finest % factor), (1 | 2 | 4, 0));
-        let all_fit = others.iter().all(|c| fits(first.across, c.across) && fits(first.down, c.down));
+        let ratio = |c: &Component| {
+            let whole = first.across.is_multiple_of(c.across) && first.down.is_multiple_of(c.down);
+            whole.then(|| (first.across / c.across, first.down / c.down))
+        };
+        let known = |c: &Component| matches!(ratio(c), Some((1 | 2, 1 | 2) | (4, 1)));
+        let alike =
+            others.iter().take(2).map(ratio).collect::<Vec<_>>().windows(2).all(|pair| pair[0] == pair[1]);
         let powers = [first.across, first.down].iter().all(|factor| factor.is_power_of_two());
-        if others.is_empty() || all_fit && powers {
+        if others.is_empty() || powers && alike && others.iter().all(known) {
             return Ok(());
         }
         let factors: Vec<String> =
@@ -267,8 +273,8 @@ impl<'a> Markers<'a> {
         Err(DecodeError::unsupported(
             JPEG,
             format!(
-                "components sampled {factors}, of which not all are as fine as the first, or half or a quarter: write it \
-                 again, for instance with ImageMagick: `magick FILE -sampling-factor 4:2:0 out.jpg`"
+                "components sampled {factors}, which is valid and not decoded: write it again, for instance with \
+                 ImageMagick: `magick FILE -sampling-factor 4:2:0 out.jpg`"
             ),
         ))
     }

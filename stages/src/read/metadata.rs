@@ -95,7 +95,10 @@ impl Metadata {
 
 /// Metadata files that were read. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct MetadataCache(Arc<Mutex<Vec<(String, Arc<Metadata>)>>>);
+pub struct MetadataCache(Arc<Mutex<Vec<Kept>>>);
+
+/// A metadata file, by its name, size and tag.
+type Kept = (String, Arc<Metadata>);
 
 impl MetadataCache {
     /// The metadata that a file holds.
