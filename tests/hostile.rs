@@ -205,7 +205,7 @@ fn every_hostile_sample_ends_as_one_row_and_the_good_ones_are_captioned_as_ever(
 
     let commit = output::commit_of(&place.path("out"), "hostile.tar");
     assert_eq!(commit.counts.read as usize, fates.len(), "{:#?}", commit.counts);
-    assert_eq!(commit.counts.ignored_members, 3, "the folder, the resource fork and the index");
+    assert_eq!(commit.counts.input.ignored_members, 3, "the folder, the resource fork and the index");
     assert_eq!(commit.damaged, None);
 
     let clean = output::read(&place.path("clean"));
@@ -348,7 +348,7 @@ fn a_shard_without_samples_is_done_with_no_rows() {
     place.run(&input, "out").ends(0);
     assert_eq!(output::read(&place.path("out")), Rows { captions: vec![], rejects: vec![] });
     let counts = output::commit_of(&place.path("out"), "hollow.tar").counts;
-    assert_eq!((counts.read, counts.ignored_members), (0, 1));
+    assert_eq!((counts.read, counts.input.ignored_members), (0, 1));
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn columns_are_the_contract_s() {
     ];
     assert_eq!(columns, wanted);
     let digest = sha256_hex(&std::fs::read(model().join("model.json")).expect("the model's description"));
-    assert_eq!(about["recaption.schema_version"], "1");
+    assert_eq!(about["recaption.schema_version"], "2");
     assert_eq!(about["recaption.model"], digest);
     let decode: Value = serde_json::from_str(&about["recaption.decode"]).expect("decode parameters are JSON");
     assert_eq!(

@@ -47,7 +47,7 @@ fn every_kind_of_list_gives_the_rows_of_a_shard() {
     let wanted = bare(&place, "shard");
     let server = Server::start(answers);
     let url = |n: u64| format!("http://127.0.0.1:{}/{n}.jpg", server.port());
-    let (mut csv, mut tsv) = ("key,url,caption,n\n".to_owned(), "id\turl\tTEXT\n".to_owned());
+    let (mut csv, mut tsv) = ("key,url,caption,n\n".to_owned(), "KEY\turl\tTEXT\n".to_owned());
     let (mut json, mut text) = (String::new(), String::new());
     for n in 0..IMAGES {
         csv += &format!("k{n:02},{},\"scene, {n}\",{n}\n", url(n));

@@ -112,10 +112,10 @@ fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyh
     Ok(PreparedSample {
         shard: 0,
         index: 0,
-        // As a shard would name it, so that a sampled caption is the run's.
+        // As a folder would name it, so that a sampled caption is the run's.
         key: path.file_name().map_or_else(String::new, |name| {
             let name = name.to_string_lossy();
-            name.split('.').next().unwrap_or_default().to_owned()
+            recaption_stages::webdataset::split_stem(&name).0.to_owned()
         }),
         suffix: suffix.unwrap_or_default(),
         stored: bytes::Bytes::new(),

@@ -134,7 +134,7 @@ pub const KEYS: &[Key] = &[
         "input.format",
         Kind::Choice(&["auto", "webdataset", "parquet", "url_list", "folder"]),
         "auto",
-        "what the shards are; `auto` tells by name and first bytes",
+        "what the shards are; `auto` tells by name and first bytes, and the log says what it took them for",
     ),
     key(
         "input.image_column",
@@ -146,19 +146,31 @@ pub const KEYS: &[Key] = &[
         "input.caption_column",
         Kind::Text,
         "auto",
-        "column of the original caption; `auto` is `caption`, `text`, `TEXT`, `alt_text`",
+        "column of the original caption; `auto` is `caption`, `text`, `txt`, `alt_text`, `captions`, in any case",
+    ),
+    key(
+        "input.caption_pick",
+        Kind::Choice(&["first", "longest", "random"]),
+        "first",
+        "which of several original captions is taken; `random` by `run.seed` and the key; all stay in `meta`",
     ),
     key(
         "input.url_column",
         Kind::Text,
         "auto",
-        "column of the image's address; `auto` is `url`, `URL`, `image_url`",
+        "column of the image's address; `auto` is `url`, `image_url`, in any case",
     ),
     key(
         "input.key_column",
         Kind::Text,
         "auto",
-        "column of the key; `auto` is `key`, `__key__`, else the image's path, else the row's number",
+        "column that declares keys; `auto` is `key`, `__key__`; without one the image's path, else the row's number",
+    ),
+    key(
+        "input.image_suffixes",
+        Kind::TextList,
+        "none",
+        "which of several images of one webdataset sample is captioned: suffixes, the best first, before the usual order",
     ),
     key(
         "input.rows_per_shard",

@@ -9,7 +9,9 @@ use recaption_stages::{
     filter::Filter,
     read::{Columns, ROWS_PER_SHARD, ReadSettings},
     rules::{RuleSettings, TextRules},
+    schemas::CAPTION_SCHEMA_VERSION,
     store::StoreSettings,
+    told::CaptionPick,
 };
 
 use super::{
@@ -245,6 +247,17 @@ impl RunConfig {
                 put(name, column.clone());
             }
         }
+        // What keys, `org_caption` and `meta` hold: rows of two versions do not go together.
+        put("schema_version", CAPTION_SCHEMA_VERSION.to_owned());
+        if self.read.captions.pick != CaptionPick::default() {
+            put("input.caption_pick", self.read.captions.pick.as_str().to_owned());
+        }
+        if self.read.captions.pick == CaptionPick::Random {
+            put("run.seed", self.seed.to_string());
+        }
+        if !self.read.image_suffixes.is_empty() {
+            put("input.image_suffixes", self.read.image_suffixes.join(", "));
+        }
         if self.read.rows_per_shard != ROWS_PER_SHARD {
             put("input.rows_per_shard", self.read.rows_per_shard.to_string());
         }
@@ -310,6 +323,12 @@ fn read_settings(layers: &Layers) -> Result<ReadSettings, ConfigError> {
         let wrong = |what| ConfigError::new(layers.origin("input.format"), what);
         settings.format = format.parse().map_err(wrong)?;
     }
+    if let Some(pick) = layers.text("input.caption_pick") {
+        let wrong = |what| ConfigError::new(layers.origin("input.caption_pick"), what);
+        settings.captions.pick = pick.parse().map_err(wrong)?;
+    }
+    settings.captions.seed = layers.integer("run.seed").and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+    settings.image_suffixes = layers.texts("input.image_suffixes");
     let column = |name: &str| layers.text(name).filter(|name| name != AUTO_COLUMN);
     settings.columns = Columns {
         image: column("input.image_column"),

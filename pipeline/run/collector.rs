@@ -285,8 +285,8 @@ impl Collector {
         }
         let complete = open.end.as_ref().is_some_and(|end| end.samples == open.next);
         if complete && let Some(mut open) = self.open.remove(&shard) {
-            let end = open.end.take().unwrap_or(ShardEnd { samples: 0, ignored_members: 0, damage: None });
-            open.counts.ignored_members = end.ignored_members;
+            let end = open.end.take().unwrap_or_default();
+            open.counts.input = end.input;
             open.flush(Table::Captions).await?;
             open.flush(Table::Rejects).await?;
             send(&open.to_part, ToPart::End(open.counts, end.damage)).await;

@@ -267,6 +267,7 @@ impl std::fmt::Display for RunReport {
         for (reason, n) in &c.reasons {
             writeln!(f, "          {n:>8} {reason}")?;
         }
+        write!(f, "{}", c.input)?;
         writeln!(f, "time      {:.1} s, {rate:.1} images/s", self.seconds)?;
         if self.devices.len() > 1 {
             for device in &self.devices {

@@ -260,6 +260,7 @@ impl std::fmt::Display for Status {
         for (reason, n) in &c.reasons {
             writeln!(f, "          {n:>8} {reason}")?;
         }
+        write!(f, "{}", c.input)?;
         for shard in &self.damaged {
             writeln!(f, "damaged   {shard}")?;
         }

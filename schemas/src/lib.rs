@@ -8,8 +8,10 @@
 #![forbid(unsafe_code)]
 
 mod candidates;
+mod caption;
 mod commit;
 mod digest;
+mod name;
 mod preprocess;
 mod reject;
 mod row;
@@ -17,8 +19,12 @@ mod shard;
 mod table;
 
 pub use candidates::{Candidate, Candidates, Similarity};
-pub use commit::{COMMIT_FORMAT, Counts, Damage, FailureClass, FailureRecord, PartInfo, ShardCommit};
+pub use caption::OriginalCaption;
+pub use commit::{
+    COMMIT_FORMAT, Counts, Damage, FailureClass, FailureRecord, InputCounts, PartInfo, ShardCommit,
+};
 pub use digest::{hex, sha256_hex};
+pub use name::{name_bytes, name_text, path_text};
 pub use preprocess::{Interpolation, Preprocess, ResizeMode};
 pub use reject::{Reject, RejectReason};
 pub use row::{CaptionRow, EmbeddedImage};

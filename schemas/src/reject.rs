@@ -22,7 +22,7 @@ pub enum RejectReason {
     BelowSimilarity,
     /// Every candidate broke a text rule.
     CaptionRule,
-    /// The key occurred before in this shard; the first is kept.
+    /// The key, which the input declares, occurred before in this shard; the first is kept.
     DuplicateKey,
     /// The shard ends, or breaks, in the middle: its tail could not be read.
     DamagedShard,
@@ -82,6 +82,7 @@ impl RejectReason {
             Self::MissingImage
                 | Self::UnsupportedFormat
                 | Self::CorruptImage
+                | Self::DuplicateKey
                 | Self::DamagedShard
                 | Self::ModelError
                 | Self::FetchFailed

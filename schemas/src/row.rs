@@ -11,14 +11,14 @@ pub struct EmbeddedImage {
     pub path: String,
 }
 
-/// One captioned sample. Column by column this is the output schema, version 1.
+/// One captioned sample. Column by column this is the output schema, version 2.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CaptionRow {
-    /// Webdataset key: path up to the first dot of the basename.
+    /// The sample's label, distinct within its shard.
     pub key: String,
     /// All candidates, best first; the chosen one is `caption`.
     pub candidates: Candidates,
-    /// What the input said.
+    /// What the input said; never blank.
     pub org_caption: Option<String>,
     /// Cosine of image and original caption.
     pub org_similarity: Option<Similarity>,
@@ -30,7 +30,7 @@ pub struct CaptionRow {
     pub sha256: String,
     /// Where the image came from, when the input knows.
     pub url: Option<String>,
-    /// The sample's own JSON, untouched.
+    /// The sample's own JSON; untouched where it is valid.
     pub meta: Option<String>,
     /// Only with `output.images = "embed"`.
     pub image: Option<EmbeddedImage>,

@@ -1,4 +1,5 @@
-//! Arrow schemas of the output and the builders that fill them. Column order and types are a contract: version 1.
+//! Arrow schemas of the output and the builders that fill them. Column order and types are a contract: version 2
+//! has the columns of version 1; what its keys, `org_caption` and `meta` hold changed (see CHANGELOG).
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,7 +14,7 @@ use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
 use crate::{CaptionRow, EmbeddedImage, Reject, Similarity};
 
 /// Version of the output schema, in the file metadata.
-pub const CAPTION_SCHEMA_VERSION: &str = "1";
+pub const CAPTION_SCHEMA_VERSION: &str = "2";
 
 /// Names of the file metadata entries.
 pub mod metadata_keys {

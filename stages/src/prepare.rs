@@ -21,7 +21,7 @@ pub struct PreparedSample {
     pub shard: usize,
     /// Position in the shard.
     pub index: u64,
-    /// Webdataset key.
+    /// Its label, distinct within the shard.
     pub key: String,
     /// The image member's suffix.
     pub suffix: String,
@@ -89,7 +89,7 @@ pub fn prepare_sample(sample: Sample, settings: &PrepareSettings) -> Result<Prep
             height: prepared.height,
             pixels: prepared.captioner.into(),
             scorer_pixels: prepared.scorer.map(Bytes::from),
-            org_caption: sample.org_caption,
+            org_caption: sample.org_caption.map(String::from),
             url: sample.url,
             meta: sample.meta,
             held: sample.held.filter(|_| settings.keep_stored),
@@ -101,7 +101,7 @@ pub fn prepare_sample(sample: Sample, settings: &PrepareSettings) -> Result<Prep
                 detail: error.to_string(),
                 caption: None,
                 similarity: None,
-                org_caption: sample.org_caption,
+                org_caption: sample.org_caption.map(String::from),
             };
             Err(Box::new(Finished {
                 shard: sample.shard,

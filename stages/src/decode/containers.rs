@@ -15,6 +15,7 @@ use super::DecodeOptions;
 use super::budget::{self, Share};
 use super::error::DecodeError;
 use super::raster::{Channels, Raster};
+use super::repair;
 use super::resample::grown;
 use super::sniff::Format;
 
@@ -37,12 +38,25 @@ pub(super) fn decode(
     pixels: &mut Vec<u8>,
 ) -> Result<(Raster, Share), DecodeError> {
     let name = name(format);
-    let reader = Cursor::new(bytes);
+    let repaired = match format {
+        Format::Png => repair::png(bytes),
+        Format::WebP => repair::webp(bytes),
+        _ => None,
+    };
+    let reader = Cursor::new(repaired.as_deref().unwrap_or(bytes));
     let failed = |error| explain(name, error);
     match format {
         Format::Png => {
             check_png(bytes)?;
-            read(PngDecoder::with_limits(reader, at_most(SIDE_ALLOC)).map_err(failed)?, name, options, pixels)
+            let cut = |error| match (repaired.is_some(), error) {
+                (true, DecodeError::Corrupt { .. }) => {
+                    DecodeError::corrupt(name, "ends in the middle of its data")
+                }
+                (_, error) => error,
+            };
+            let decoder =
+                PngDecoder::with_limits(reader, at_most(SIDE_ALLOC)).map_err(failed).map_err(cut)?;
+            read(decoder, name, options, pixels).map_err(cut)
         }
         Format::WebP => {
             check_riff(bytes)?;

@@ -224,6 +224,7 @@ impl<'a> Markers<'a> {
         if self.components.len() != usize::from(count) || !sane {
             return Err(DecodeError::corrupt(JPEG, "has a broken frame header"));
         }
+        self.check_sampling()?;
         self.missing = vec![[NEVER; BLOCK]; self.components.len()];
         self.progressive = marker == 0xC2;
         self.rgb_ids = self.components.iter().map(|c| c.id).eq(*b"RGB");
@@ -248,6 +249,34 @@ impl<'a> Markers<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The decoder upsamples components that are as fine as the first one, or half as fine either way or both ways, or a
+    /// quarter across, both chroma components alike. Of others, which are valid and rare, it makes wrong colours without an
+    /// error (zune-jpeg 0.5.15), or was never seen to make right ones.
+    fn check_sampling(&self) -> Result<(), DecodeError> {
+        let [first, others @ ..] = self.components.as_slice() else { return Ok(()) };
+        let ratio = |c: &Component| {
+            let whole = first.across.is_multiple_of(c.across) && first.down.is_multiple_of(c.down);
+            whole.then(|| (first.across / c.across, first.down / c.down))
+        };
+        let known = |c: &Component| matches!(ratio(c), Some((1 | 2, 1 | 2) | (4, 1)));
+        let alike =
+            others.iter().take(2).map(ratio).collect::<Vec<_>>().windows(2).all(|pair| pair[0] == pair[1]);
+        let powers = [first.across, first.down].iter().all(|factor| factor.is_power_of_two());
+        if others.is_empty() || powers && alike && others.iter().all(known) {
+            return Ok(());
+        }
+        let factors: Vec<String> =
+            self.components.iter().map(|c| format!("{}x{}", c.across, c.down)).collect();
+        let factors = factors.join(", ");
+        Err(DecodeError::unsupported(
+            JPEG,
+            format!(
+                "components sampled {factors}, which is valid and not decoded: write it again, for instance with \
+                 ImageMagick: `magick FILE -sampling-factor 4:2:0 out.jpg`"
+            ),
+        ))
     }
 
     /// The decoder takes sequential scans of single components, but only at full resolution: subsampled ones come out

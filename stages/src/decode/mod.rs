@@ -19,6 +19,7 @@ mod jpeg;
 mod jpeg_markers;
 mod pixels;
 mod raster;
+mod repair;
 mod resample;
 mod sniff;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use error::DecodeError;
 pub use geometry::Region;
 pub use pixels::{Pixels, Prepared, Squares};
 pub use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
+pub use sniff::{SNIFF_BYTES, is_image};
 
 use resample::Workspace;
 use sniff::Format;
@@ -107,8 +109,8 @@ thread_local! {
 ///
 /// # Errors
 /// - [`DecodeError::Unsupported`]: another format, or a variant of these that is not decoded.
-/// - [`DecodeError::Corrupt`]: no bytes, damaged ones, or fewer than the picture needs. A JPEG that lacks only its end
-///   marker, or is followed by other bytes, is whole.
+/// - [`DecodeError::Corrupt`]: no bytes, damaged ones, or fewer than the picture needs. A JPEG or PNG that lacks only its
+///   end, or is followed by other bytes, is whole.
 /// - [`DecodeError::TooManyPixels`], [`DecodeError::TooSmall`]: see [`DecodeOptions`].
 ///
 /// A panic inside a decoder becomes `Corrupt` too (with `panic = "unwind"`, Rust's default).

@@ -20,6 +20,32 @@ const SUPPORTED_SUFFIXES: [&str; 11] =
 /// How far into the file an `<svg` or `<html` tag is looked for, in bytes.
 const TEXT_PROBE: usize = 1024;
 
+/// What to do about formats that are known and not decoded.
+pub(super) const CONVERT: &str =
+    "convert it to JPEG, PNG or WebP, for instance with ImageMagick: `magick FILE out.png`";
+
+/// Bytes that are enough to tell whether something is an image.
+pub const SNIFF_BYTES: usize = 32;
+
+/// Whether bytes are the beginning of an image, decoded here or not, whatever they are called. Formats that can only be told
+/// by two or three letters are not among them.
+#[must_use]
+pub fn is_image(bytes: &[u8]) -> bool {
+    const OTHERS: [&str; 10] = [
+        "PDF",
+        "PostScript",
+        "EPS",
+        "ICO",
+        "CUR",
+        "PNM",
+        "WMF",
+        "SVG",
+        "MP4 video",
+        "Matroska or WebM video",
+    ];
+    supported(bytes).is_some() || recognised(bytes).is_some_and(|name| !OTHERS.contains(&name))
+}
+
 /// Recognises the format of `bytes`. `suffix` only helps to say what is wrong with unknown ones.
 ///
 /// # Errors
@@ -33,12 +59,18 @@ pub(super) fn sniff(bytes: &[u8], suffix: Option<&str>) -> Result<Format, Decode
         return Ok(format);
     }
     if let Some(name) = recognised(bytes) {
-        return Err(DecodeError::unsupported(name, ""));
+        return Err(DecodeError::unsupported(name, CONVERT));
     }
     let suffix = suffix.unwrap_or("").trim_start_matches('.').to_ascii_lowercase();
     let start = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
     if SUPPORTED_SUFFIXES.iter().any(|known| suffix == *known || suffix.ends_with(&format!(".{known}"))) {
-        let kind = if is_markup(bytes, b"<html") { "a web page" } else { "no known image format" };
+        let kind = if is_markup(bytes, b"<html") || is_markup(bytes, b"<!doctype html") {
+            "a web page: fetch the image itself"
+        } else if bytes.starts_with(b"version https://git-lfs") {
+            "a Git LFS pointer: run `git lfs pull`"
+        } else {
+            "no known image format"
+        };
         return Err(DecodeError::corrupt(
             "",
             format!("named .{suffix}, but holds {kind} (starts with {start})"),

@@ -1,8 +1,10 @@
 //! Against Pillow and open_clip: `tests/data/preprocess` says how the expected pixels were made.
 
+mod ends;
 mod hostile;
 mod jpeg;
 mod orientation;
+mod sampling;
 
 use std::path::{Path, PathBuf};
 
@@ -132,21 +134,22 @@ fn bytes_are_judged_by_content_and_named_by_suffix() {
     let reject =
         |bytes: &[u8], suffix| prepare(bytes, suffix, &SHORTEST_224, &DecodeOptions::default()).unwrap_err();
     let message = |bytes: &[u8], suffix| reject(bytes, suffix).to_string();
+    let unsupported = |name: &str| format!("{name} is not supported: {}", sniff::CONVERT);
     assert_eq!(message(b"", Some("jpg")), "zero bytes");
-    assert_eq!(message(b"\0\0\0\x1cftypheic\0\0\0\0", Some("jpg")), "HEIC is not supported");
-    assert_eq!(message(b"\0\0\0\x1cftypavif\0\0\0\0", None), "AVIF is not supported");
-    assert_eq!(message(b"\xff\x0a\xfa\x7f", Some("jxl")), "JPEG XL is not supported");
-    assert_eq!(message(b"\0\0\0\x0cjP  \r\n\x87\n", None), "JPEG 2000 is not supported");
-    assert_eq!(message(b"<?xml version=\"1.0\"?>\n<svg xmlns=''/>", Some("svg")), "SVG is not supported");
-    assert_eq!(message(b"%PDF-1.7", Some("png")), "PDF is not supported");
-    assert_eq!(message(b"8BPS\0\x01", None), "PSD is not supported");
-    assert_eq!(message(b"\0\0\x01\0\x01\0", Some("ico")), "ICO is not supported");
+    assert_eq!(message(b"\0\0\0\x1cftypheic\0\0\0\0", Some("jpg")), unsupported("HEIC"));
+    assert_eq!(message(b"\0\0\0\x1cftypavif\0\0\0\0", None), unsupported("AVIF"));
+    assert_eq!(message(b"\xff\x0a\xfa\x7f", Some("jxl")), unsupported("JPEG XL"));
+    assert_eq!(message(b"\0\0\0\x0cjP  \r\n\x87\n", None), unsupported("JPEG 2000"));
+    assert_eq!(message(b"<?xml version=\"1.0\"?>\n<svg xmlns=''/>", Some("svg")), unsupported("SVG"));
+    assert_eq!(message(b"%PDF-1.7", Some("png")), unsupported("PDF"));
+    assert_eq!(message(b"8BPS\0\x01", None), unsupported("PSD"));
+    assert_eq!(message(b"\0\0\x01\0\x01\0", Some("ico")), unsupported("ICO"));
     assert!(matches!(reject(b"what is this", Some("JPG")), DecodeError::Corrupt { .. }));
     assert!(matches!(reject(b"what is this", Some("npy")), DecodeError::Unsupported { .. }));
     assert!(matches!(reject(b"what is this", None), DecodeError::Unsupported { .. }));
     assert_eq!(
         message(b"<!DOCTYPE html><html>404", Some("jpg")),
-        "named .jpg, but holds a web page (starts with 3c 21 44 4f 43 54 59 50)"
+        "named .jpg, but holds a web page: fetch the image itself (starts with 3c 21 44 4f 43 54 59 50)"
     );
     let png = fixture("cat_small.png");
     assert!(prepare(&png, Some("jpg"), &SHORTEST_224, &DecodeOptions::default()).is_ok());

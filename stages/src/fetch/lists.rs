@@ -1,34 +1,27 @@
 //! Lists of addresses in text: bytes in as they arrive, rows out.
 
-use std::borrow::Cow;
-
-use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
+use recaption_schemas::name_text;
 use serde_json::{Map, Value};
 
-use crate::read::{Columns, ListKind};
-
-/// Longest line of JSON or plain text, and longest record of values, bytes.
-const MAX_RECORD_BYTES: usize = 4 << 20;
-/// What some programs write before a text in UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Most values in a record.
-const MAX_FIELDS: usize = 4096;
-
-const URL: [&str; 3] = ["url", "URL", "image_url"];
-const CAPTION: [&str; 4] = ["caption", "text", "TEXT", "alt_text"];
-const KEY: [&str; 3] = ["key", "__key__", "id"];
+use super::delimited::{MAX_RECORD_BYTES, Record, Records, Rows};
+use crate::{
+    json::Document,
+    label::Label,
+    read::{Columns, ListKind},
+    told::{self, CAPTION, KEY, URL},
+};
 
 /// One row of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListRow {
     /// Position in what is parsed, from 0, the row of names not counted.
     pub index: u64,
-    /// What the list calls it, else its number within the whole list in nine digits.
-    pub key: String,
+    /// What a column of keys calls it, else its number within the whole list in nine digits.
+    pub label: Label,
     /// Where the image is, or what is wrong with the row.
     pub url: Result<String, String>,
     /// What the list says.
-    pub caption: Option<String>,
+    pub captions: Vec<String>,
     /// Everything else of the row, a JSON object.
     pub meta: Option<String>,
 }
@@ -53,10 +46,10 @@ struct Position {
 
 impl Position {
     /// The next row's index and what it is called where the list does not say.
-    fn take(&mut self) -> (u64, String) {
+    fn take(&mut self) -> (u64, Label) {
         let index = self.next;
         self.next += 1;
-        (index, format!("{:09}", self.before + index))
+        (index, Label::Derived(format!("{:09}", self.before + index)))
     }
 }
 
@@ -64,20 +57,13 @@ impl Position {
 type Sink<'a> = &'a mut dyn FnMut(ListRow, u64);
 
 enum Form {
-    Values(Box<Values>),
-    Lines { json: bool, line: Vec<u8>, too_long: bool },
+    Values(Box<(Records, Values)>),
+    Lines { json: bool, line: Vec<u8>, too_long: bool, used: Option<String> },
 }
 
-/// Values between commas or tabs.
+/// What is known of a list of values.
+#[derive(Default)]
 struct Values {
-    reader: Reader,
-    /// The first bytes, until they can be told from a mark of byte order; csv-core knows it only in one piece.
-    start: Option<Vec<u8>>,
-    output: Vec<u8>,
-    ends: Vec<usize>,
-    written: usize,
-    ended: usize,
-    too_long: bool,
     header: Option<Header>,
     /// Bytes up to the end of the row of names.
     names: u64,
@@ -95,24 +81,12 @@ impl ListParser {
     /// A parser at the start of a list.
     #[must_use]
     pub fn new(kind: ListKind, columns: Columns) -> Self {
-        let values = |delimiter| {
-            Form::Values(Box::new(Values {
-                reader: ReaderBuilder::new().delimiter(delimiter).build(),
-                start: Some(Vec::new()),
-                output: vec![0; 4 << 10],
-                ends: vec![0; 64],
-                written: 0,
-                ended: 0,
-                too_long: false,
-                header: None,
-                names: 0,
-            }))
-        };
+        let values = |delimiter| Form::Values(Box::new((Records::new(delimiter), Values::default())));
         let form = match kind {
             ListKind::Csv => values(b','),
             ListKind::Tsv => values(b'\t'),
-            ListKind::JsonLines => Form::Lines { json: true, line: Vec::new(), too_long: false },
-            ListKind::Text => Form::Lines { json: false, line: Vec::new(), too_long: false },
+            ListKind::JsonLines => Form::Lines { json: true, line: Vec::new(), too_long: false, used: None },
+            ListKind::Text => Form::Lines { json: false, line: Vec::new(), too_long: false, used: None },
         };
         Self { columns, form, at: Position::default() }
     }
@@ -128,9 +102,27 @@ impl ListParser {
     #[must_use]
     pub fn names(&self) -> u64 {
         match &self.form {
-            Form::Values(values) => values.names,
+            Form::Values(values) => values.1.names,
             Form::Lines { .. } => 0,
         }
+    }
+
+    /// What is used of a list of values, and what is not read as one of these and so becomes the rows' `meta`.
+    #[must_use]
+    pub fn describe(&self) -> Option<String> {
+        let header = match &self.form {
+            Form::Values(values) => values.1.header.as_ref()?,
+            Form::Lines { used, .. } => return used.clone(),
+        };
+        let name = |at: Option<usize>| at.map_or("none", |at| header.names[at].as_str());
+        let others = header.others().map(|at| header.names[at].as_str()).collect::<Vec<_>>();
+        Some(format!(
+            "address={} caption={} key={} meta={}",
+            header.names[header.url],
+            name(header.caption),
+            header.key.map_or("row number", |at| &header.names[at]),
+            if others.is_empty() { "none".to_owned() } else { others.join(", ") }
+        ))
     }
 
     /// Takes bytes; gives the rows that they complete.
@@ -149,26 +141,11 @@ impl ListParser {
     /// As [`ListParser::push`].
     pub fn push_into(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<(), String> {
         match &mut self.form {
-            Form::Values(values) => {
-                let bytes = match values.start.take() {
-                    None => Cow::Borrowed(bytes),
-                    Some(mut start) => {
-                        start.extend_from_slice(bytes);
-                        if start.len() < BYTE_ORDER_MARK.len() {
-                            values.start = Some(start);
-                            return Ok(());
-                        }
-                        let marked = start.starts_with(BYTE_ORDER_MARK);
-                        self.at.bytes += if marked { BYTE_ORDER_MARK.len() as u64 } else { 0 };
-                        Cow::Owned(if marked { start.split_off(BYTE_ORDER_MARK.len()) } else { start })
-                    }
-                };
-                // To csv-core no bytes are the end.
-                if !bytes.is_empty() {
-                    values.push(&bytes, &self.columns, &mut self.at, sink)?;
-                }
+            Form::Values(form) => {
+                let (records, values) = form.as_mut();
+                records.push(bytes, &mut ValueRows { values, columns: &self.columns, at: &mut self.at, sink })
             }
-            Form::Lines { json, line, too_long } => {
+            Form::Lines { json, line, too_long, used } => {
                 for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
                     self.at.bytes += piece.len() as u64;
                     if line.len() + piece.len() > MAX_RECORD_BYTES {
@@ -180,14 +157,14 @@ impl ListParser {
                     }
                     if piece.ends_with(b"\n") {
                         let row = (std::mem::take(line), std::mem::take(too_long));
-                        if let Some(row) = of_line(*json, row, &self.columns, &mut self.at) {
+                        if let Some(row) = of_line(*json, row, (&self.columns, used), &mut self.at) {
                             sink(row, self.at.bytes);
                         }
                     }
                 }
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// The last row, where the list does not end with a line's end.
@@ -200,24 +177,39 @@ impl ListParser {
         Ok(rows)
     }
 
+    /// The rows that are whole where the list breaks off: what has arrived of a further line is forgotten.
+    #[must_use]
+    pub fn finish_broken(&mut self) -> Vec<ListRow> {
+        match &mut self.form {
+            Form::Values(form) => form.0.drop_line(),
+            Form::Lines { line, too_long, .. } => {
+                line.clear();
+                *too_long = false;
+            }
+        }
+        let mut rows = Vec::new();
+        // A list that breaks off in its row of names has no rows.
+        let _ = self.finish_into(&mut |row, _| rows.push(row));
+        rows
+    }
+
     /// As [`ListParser::finish`], into a sink.
     ///
     /// # Errors
     /// As [`ListParser::finish`].
     pub fn finish_into(&mut self, sink: Sink<'_>) -> Result<(), String> {
         match &mut self.form {
-            Form::Values(values) => {
-                if let Some(start) = values.start.take().filter(|start| !start.is_empty()) {
-                    values.push(&start, &self.columns, &mut self.at, sink)?;
-                }
-                values.push(&[], &self.columns, &mut self.at, sink)?;
+            Form::Values(form) => {
+                let (records, values) = form.as_mut();
+                let rows = &mut ValueRows { values, columns: &self.columns, at: &mut self.at, sink };
+                records.finish(rows)?;
                 if values.header.is_none() {
                     return Err("the list is empty: a row with the columns' names comes first".into());
                 }
             }
-            Form::Lines { json, line, too_long } => {
+            Form::Lines { json, line, too_long, used } => {
                 let row = (std::mem::take(line), std::mem::take(too_long));
-                if let Some(row) = of_line(*json, row, &self.columns, &mut self.at) {
+                if let Some(row) = of_line(*json, row, (&self.columns, used), &mut self.at) {
                     sink(row, self.at.bytes);
                 }
             }
@@ -226,86 +218,59 @@ impl ListParser {
     }
 }
 
-impl Values {
-    fn push(
-        &mut self,
-        mut input: &[u8],
-        columns: &Columns,
-        at: &mut Position,
-        sink: Sink<'_>,
-    ) -> Result<(), String> {
-        let at_end = input.is_empty();
-        loop {
-            let (result, read, written, ended) = self.reader.read_record(
-                input,
-                &mut self.output[self.written..],
-                &mut self.ends[self.ended..],
-            );
-            input = &input[read..];
-            at.bytes += read as u64;
-            self.written += written;
-            self.ended += ended;
-            match result {
-                ReadRecordResult::InputEmpty => return Ok(()),
-                ReadRecordResult::End => return Ok(()),
-                ReadRecordResult::OutputFull if self.output.len() < MAX_RECORD_BYTES => {
-                    self.output.resize(self.output.len() * 2, 0);
-                }
-                ReadRecordResult::OutputEndsFull if self.ends.len() < MAX_FIELDS => {
-                    self.ends.resize(self.ends.len() * 2, 0);
-                }
-                ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
-                    self.too_long = true;
-                    (self.written, self.ended) = (0, 0);
-                }
-                ReadRecordResult::Record => {
-                    self.record(columns, at, sink)?;
-                    (self.written, self.ended, self.too_long) = (0, 0, false);
-                    if input.is_empty() && !at_end {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
+/// Takes the records of a list.
+struct ValueRows<'a, 'b> {
+    values: &'a mut Values,
+    columns: &'a Columns,
+    at: &'a mut Position,
+    sink: Sink<'b>,
+}
 
-    fn record(&mut self, columns: &Columns, at: &mut Position, sink: Sink<'_>) -> Result<(), String> {
-        let mut from = 0;
-        let fields = self.ends[..self.ended].iter().map(|end| {
-            let field = String::from_utf8_lossy(&self.output[from..*end]).into_owned();
-            from = *end;
-            field
-        });
-        let fields: Vec<String> = if self.too_long { Vec::new() } else { fields.collect() };
-        let Some(header) = &self.header else {
-            if self.too_long {
-                return Err("the row of names is too long: is this a list?".into());
+impl Rows for ValueRows<'_, '_> {
+    fn record(&mut self, Record { fields, bad, end }: Record) -> Result<(), String> {
+        self.at.bytes = end;
+        let Some(header) = &self.values.header else {
+            if let Some(why) = bad {
+                return Err(format!("the row of names cannot be read: {why}; is this a list?"));
             }
-            self.header = Some(Header::new(fields, columns)?);
-            self.names = at.bytes;
+            let names = fields.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned());
+            self.values.header = Some(Header::new(names.collect(), self.columns)?);
+            self.values.names = end;
             return Ok(());
         };
-        let bad = if self.too_long {
-            Some(format!("the row has more than {MAX_RECORD_BYTES} bytes or {MAX_FIELDS} values"))
-        } else if fields.len() != header.names.len() {
-            Some(format!("the row has {} values, the row of names {}", fields.len(), header.names.len()))
-        } else {
-            None
-        };
-        sink(header.row(at.take(), fields, bad), at.bytes);
+        let bad = bad.or_else(|| {
+            let (here, names) = (fields.len(), header.names.len());
+            (here != names).then(|| format!("the row has {here} values, the row of names {names}"))
+        });
+        (self.sink)(header.row(self.at.take(), fields, bad), end);
         Ok(())
     }
+
+    fn is_row(&self, fields: &[&[u8]]) -> bool {
+        let Some(header) = &self.values.header else { return false };
+        let url = fields.get(header.url).map(|url| url.trim_ascii_start()).unwrap_or_default();
+        let begins = |with: &[u8]| url.get(..with.len()).is_some_and(|url| url.eq_ignore_ascii_case(with));
+        fields.len() == header.names.len() && (begins(b"http://") || begins(b"https://"))
+    }
+}
+
+/// The place of a column that was told, as it is written or else in any case.
+pub(crate) fn told_column<'a>(
+    names: impl Iterator<Item = &'a str> + Clone,
+    told: &str,
+    key: &str,
+) -> Result<usize, String> {
+    told::find(names.clone(), &[told]).ok_or_else(|| {
+        format!("no column `{told}` ({key}); there are: {}", names.collect::<Vec<_>>().join(", "))
+    })
 }
 
 impl Header {
     fn new(names: Vec<String>, columns: &Columns) -> Result<Self, String> {
-        let names: Vec<String> = names.into_iter().map(|name| name.trim().to_owned()).collect();
+        let all = || names.iter().map(String::as_str);
         let find = |told: &Option<String>, key: &str, usual: &[&str]| match told {
-            Some(told) => match names.iter().position(|name| name == told) {
-                Some(at) => Ok(Some(at)),
-                None => Err(format!("no column `{told}` ({key}); there are: {}", names.join(", "))),
-            },
-            None => Ok(usual.iter().find_map(|usual| names.iter().position(|name| name == usual))),
+            Some(told) => told_column(all(), told, key).map(Some),
+            None => Ok(told::find(all(), usual)),
         };
         let url = find(&columns.url, "input.url_column", &URL)?;
         let caption = find(&columns.caption, "input.caption_column", &CAPTION)?;
@@ -314,21 +279,26 @@ impl Header {
         Ok(Self { names, url, caption, key })
     }
 
-    fn row(&self, (index, number): (u64, String), mut fields: Vec<String>, bad: Option<String>) -> ListRow {
-        let Some(why) = bad else {
-            let mut take = |at: usize| std::mem::take(&mut fields[at]);
-            let url = take(self.url);
-            let caption = self.caption.map(&mut take).filter(|text| !text.is_empty());
-            let key = self.key.map(take).filter(|key| !key.is_empty());
-            let used = [Some(self.url), self.caption, self.key];
-            let others =
-                self.names.iter().zip(fields).enumerate().filter(|(at, _)| !used.contains(&Some(*at)));
-            let meta: Map<String, Value> =
-                others.map(|(_, (name, field))| (name.clone(), Value::String(field))).collect();
-            let meta = (!meta.is_empty()).then(|| Value::Object(meta).to_string());
-            return ListRow { index, key: key.unwrap_or(number), url: Ok(url), caption, meta };
-        };
-        ListRow { index, key: number, url: Err(why), caption: None, meta: None }
+    fn others(&self) -> impl Iterator<Item = usize> {
+        let used = [Some(self.url), self.caption, self.key];
+        (0..self.names.len()).filter(move |at| !used.contains(&Some(*at)))
+    }
+
+    fn row(&self, (index, label): (u64, Label), fields: Vec<Vec<u8>>, bad: Option<String>) -> ListRow {
+        if let Some(why) = bad {
+            return ListRow { index, label, url: Err(why), captions: Vec::new(), meta: None };
+        }
+        let text = |at: usize| String::from_utf8_lossy(&fields[at]).into_owned();
+        let key = self.key.map(|at| name_text(&fields[at])).filter(|key| !key.trim().is_empty());
+        let meta: Map<String, Value> =
+            self.others().map(|at| (self.names[at].clone(), Value::String(text(at)))).collect();
+        ListRow {
+            index,
+            label: key.map_or(label, Label::Declared),
+            url: Ok(text(self.url)),
+            captions: self.caption.map(text).filter(|text| !text.trim().is_empty()).into_iter().collect(),
+            meta: (!meta.is_empty()).then(|| Value::Object(meta).to_string()),
+        }
     }
 }
 
@@ -340,7 +310,7 @@ fn no_url(names: &[String]) -> String {
 fn of_line(
     json: bool,
     (line, too_long): (Vec<u8>, bool),
-    columns: &Columns,
+    (columns, used): (&Columns, &mut Option<String>),
     at: &mut Position,
 ) -> Option<ListRow> {
     let text = String::from_utf8_lossy(&line);
@@ -348,36 +318,62 @@ fn of_line(
     if text.is_empty() && !too_long {
         return None;
     }
-    let (index, number) = at.take();
-    let bad = |why: String| ListRow { index, key: number.clone(), url: Err(why), caption: None, meta: None };
+    let (index, label) = at.take();
+    let bad = |why: String| ListRow {
+        index,
+        label: label.clone(),
+        url: Err(why),
+        captions: Vec::new(),
+        meta: None,
+    };
     if too_long {
         return Some(bad(format!("the line has more than {MAX_RECORD_BYTES} bytes")));
     }
     if !json {
+        used.get_or_insert_with(|| "address=each line caption=none key=row number".to_owned());
         return Some(ListRow { url: Ok(text.to_owned()), ..bad(String::new()) });
     }
-    let mut object = match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => object,
+    let object = match Document::read(text.as_bytes()) {
+        Ok(object) if object.is_object() => object,
         Ok(_) => return Some(bad("the line is no JSON object".into())),
         Err(error) => return Some(bad(format!("the line is no JSON: {error}"))),
     };
-    let mut field = |told: &Option<String>, usual: &[&str]| {
+    Some(of_object(&object, (index, label), (columns, used)))
+}
+
+/// The row that an object is.
+fn of_object(
+    object: &Document,
+    (index, label): (u64, Label),
+    (columns, said): (&Columns, &mut Option<String>),
+) -> ListRow {
+    let find = |told: &Option<String>, usual: &[&str], fits: &dyn Fn(&str) -> bool| {
         let names = told.as_deref().map_or_else(|| usual.to_vec(), |told| vec![told]);
-        let name = names
-            .into_iter()
-            .find(|name| object.get(*name).is_some_and(|v| v.is_string() || v.is_number()))?;
-        match object.shift_remove(name)? {
-            Value::String(text) => Some(text),
-            other => Some(other.to_string()),
-        }
+        told::find_all(object.names(), &names).find(|at| fits(object.value(*at)))
     };
-    let url = field(&columns.url, &URL);
-    let caption = field(&columns.caption, &CAPTION).filter(|text| !text.is_empty());
-    let key = field(&columns.key, &KEY).filter(|key| !key.is_empty());
-    let names = || object.keys().cloned().collect::<Vec<_>>();
-    let url = url.ok_or_else(|| no_url(&names()));
-    let meta = (!object.is_empty()).then(|| Value::Object(object.clone()).to_string());
-    Some(ListRow { index, key: key.unwrap_or(number), url, caption, meta })
+    let is_text = |value: &str| told::text_of(value).is_some();
+    let url = find(&columns.url, &URL, &is_text);
+    let caption = find(&columns.caption, &CAPTION, &|value| !told::captions_of(value).is_empty());
+    let key = find(&columns.key, &KEY, &is_text);
+    let text = |at: usize| told::text_of(object.value(at));
+    let captions = caption.map(|at| told::captions_of(object.value(at))).unwrap_or_default();
+    // Of several captions one is taken; all of them stay in what is known of the row.
+    let taken = caption.filter(|_| captions.len() == 1);
+    let used: Vec<usize> = [url, taken, key].into_iter().flatten().collect();
+    said.get_or_insert_with(|| {
+        let name = |at: Option<usize>| at.and_then(|at| object.names().nth(at)).unwrap_or("none");
+        let key = key.map_or("row number", |key| name(Some(key)));
+        format!("address={} caption={} key={key} meta=the other fields", name(url), name(caption))
+    });
+    let names = || object.names().map(str::to_owned).collect::<Vec<_>>();
+    let declared = key.and_then(text).filter(|key| !key.trim().is_empty());
+    ListRow {
+        index,
+        label: declared.map_or(label, Label::Declared),
+        url: url.and_then(text).ok_or_else(|| no_url(&names())),
+        captions,
+        meta: object.without(&used),
+    }
 }
 
 #[cfg(test)]
@@ -395,14 +391,16 @@ mod tests {
     }
 
     fn row(index: u64, key: &str, url: &str, caption: Option<&str>, meta: Option<&str>) -> ListRow {
-        let text = |t: Option<&str>| t.map(str::to_owned);
-        ListRow { index, key: key.into(), url: Ok(url.into()), caption: text(caption), meta: text(meta) }
+        let number = format!("{index:09}");
+        let label = if key == number { Label::Derived(number) } else { Label::Declared(key.into()) };
+        let captions = caption.into_iter().map(str::to_owned).collect();
+        ListRow { index, label, url: Ok(url.into()), captions, meta: meta.map(str::to_owned) }
     }
 
     #[test]
     fn all_kinds_give_the_same_rows_in_any_chunks() {
-        let csv = "\u{feff}url,caption,id,w\nhttp://a/1.jpg,\"a cat,\nasleep \"\"here\"\"\",k1,10\r\nhttp://a/2.jpg,,,20";
-        let json = "{\"url\":\"http://a/1.jpg\",\"caption\":\"a cat,\\nasleep \\\"here\\\"\",\"id\":\"k1\",\"w\":\"10\"}\n\n{\"url\":\"http://a/2.jpg\",\"w\":\"20\"}";
+        let csv = "\u{feff}url,caption,key,w\nhttp://a/1.jpg,\"a cat,\nasleep \"\"here\"\"\",k1,10\r\nhttp://a/2.jpg,,,20";
+        let json = "{\"url\":\"http://a/1.jpg\",\"caption\":\"a cat,\\nasleep \\\"here\\\"\",\"key\":\"k1\",\"w\":\"10\"}\n\n{\"url\":\"http://a/2.jpg\",\"w\":\"20\"}";
         let wanted = vec![
             row(0, "k1", "http://a/1.jpg", Some("a cat,\nasleep \"here\""), Some("{\"w\":\"10\"}")),
             row(1, "000000001", "http://a/2.jpg", None, Some("{\"w\":\"20\"}")),
@@ -430,9 +428,9 @@ mod tests {
 
     #[test]
     fn a_list_may_be_parsed_in_parts_that_begin_at_any_row() {
-        let csv = "\u{feff}url,caption,id\r\nhttp://a/1.jpg,\"a cat,\r\nasleep\",k1\r\n\r\nhttp://a/2.jpg,,\r\na,b,c,d\r\nhttp://a/3.jpg,x,\r\nhttp://a/4.jpg,,k4";
+        let csv = "\u{feff}url,caption,key\r\nhttp://a/1.jpg,\"a cat,\r\nasleep\",k1\r\n\r\nhttp://a/2.jpg,,\r\na,b,c,d\r\nhttp://a/3.jpg,x,\r\nhttp://a/4.jpg,,k4";
         let tsv = "url\tcaption\na\tb\nc\td\ne\tf\n";
-        let json = "{\"url\":\"a\"}\n\n[]\n{\"url\":\"b\",\"id\":\"k\"}\r\n{\"url\":\"c\"}";
+        let json = "{\"url\":\"a\"}\n\n[]\n{\"url\":\"b\",\"key\":\"k\"}\r\n{\"url\":\"c\"}";
         let text = "http://a/1.jpg\n\n http://a/2.jpg \r\nhttp://a/3.jpg\n\n";
         let lists =
             [(ListKind::Csv, csv), (ListKind::Tsv, tsv), (ListKind::JsonLines, json), (ListKind::Text, text)];

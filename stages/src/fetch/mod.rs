@@ -6,12 +6,13 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `lists` | CSV, TSV, JSON lines, plain text -> rows |
+//! | `lists` (with `delimited`) | CSV, TSV, JSON lines, plain text -> rows |
 //! | `client` (with `address`, `resolve`, `robots`) | address -> bytes |
 //! | `rows` | rows -> samples, many at a time |
 
 mod address;
 mod client;
+pub(crate) mod delimited;
 mod lists;
 mod resolve;
 mod robots;
@@ -19,5 +20,6 @@ mod rows;
 
 pub use address::is_public;
 pub use client::{FetchError, FetchSettings, Fetched, Fetcher, Place};
+pub(crate) use lists::told_column;
 pub use lists::{ListParser, ListRow};
-pub use rows::{Rows, fetch_row};
+pub use rows::{FetchRow, fetch_row};

@@ -1,58 +1,75 @@
 //! Rows of a list -> samples.
 
-use recaption_schemas::{Reject, RejectReason};
+use recaption_schemas::{OriginalCaption, Reject, RejectReason};
 
 use super::{Fetched, Fetcher, ListRow};
 use crate::{
+    label::{DUPLICATE_KEY, Labelled},
     read::{Found, Sample},
-    webdataset::{IMAGE_SUFFIXES, Keys},
+    webdataset::IMAGE_SUFFIXES,
 };
 
-/// Rows as they come, with what was there before.
-#[derive(Debug, Default)]
-pub struct Rows {
-    keys: Keys,
+/// A row whose image is to be fetched.
+pub struct FetchRow {
+    /// Position in the shard.
+    pub index: u64,
+    /// Its key.
+    pub key: String,
+    /// Where the image is.
+    pub url: String,
+    /// What the list says.
+    pub caption: Option<OriginalCaption>,
+    /// Everything else of the row, a JSON object.
+    pub meta: Option<String>,
 }
 
-impl Rows {
+impl FetchRow {
     /// A row to be fetched, or the reject that it is.
     ///
     /// # Errors
     /// The reject of a row that cannot be fetched or whose key was there before.
-    pub fn judge(&mut self, row: ListRow) -> Result<(ListRow, String), (u64, Reject)> {
-        let duplicate = !self.keys.is_new(&row.key);
-        match row.url.clone() {
-            Err(why) => Err((row.index, reject(&row, RejectReason::UrlRefused, why))),
-            Ok(_) if duplicate => {
-                let why = "an earlier sample of this shard has the same key".to_owned();
-                Err((row.index, reject(&row, RejectReason::DuplicateKey, why)))
+    pub fn of(
+        row: ListRow,
+        labelled: Labelled,
+        caption: Option<OriginalCaption>,
+    ) -> Result<Self, Box<Reject>> {
+        let Labelled { key, duplicate } = labelled;
+        let refused = match (&row.url, duplicate) {
+            (Err(why), _) => Some((RejectReason::UrlRefused, why.clone())),
+            (Ok(_), true) => Some((RejectReason::DuplicateKey, DUPLICATE_KEY.to_owned())),
+            (Ok(_), false) => None,
+        };
+        match (refused, row.url) {
+            (Some((reason, detail)), _) => Err(Box::new(reject(key, reason, detail, caption))),
+            (None, url) => {
+                Ok(Self { index: row.index, key, url: url.unwrap_or_default(), caption, meta: row.meta })
             }
-            Ok(url) => Ok((row, url)),
         }
     }
 }
 
-fn reject(row: &ListRow, reason: RejectReason, detail: String) -> Reject {
-    let org_caption = row.caption.clone();
-    Reject { key: row.key.clone(), reason, detail, caption: None, similarity: None, org_caption }
+fn reject(key: String, reason: RejectReason, detail: String, caption: Option<OriginalCaption>) -> Reject {
+    Reject { key, reason, detail, caption: None, similarity: None, org_caption: caption.map(String::from) }
 }
 
 /// Fetches a row's image.
-pub async fn fetch_row(shard: usize, (row, url): (ListRow, String), fetcher: Fetcher) -> Found {
-    let index = row.index;
+pub async fn fetch_row(shard: usize, row: FetchRow, fetcher: Fetcher) -> Found {
+    let FetchRow { index, key, url, caption, meta } = row;
     match fetcher.fetch(&url).await {
         Ok(fetched) => Found::Sample(Sample {
             shard,
             index,
             suffix: suffix(&fetched, &url),
             image: fetched.bytes,
-            key: row.key,
-            org_caption: row.caption,
-            meta: row.meta,
+            key,
+            org_caption: caption,
+            meta,
             url: Some(url),
             held: None,
         }),
-        Err(error) => Found::Reject { shard, index, reject: reject(&row, error.reason(), error.to_string()) },
+        Err(error) => {
+            Found::Reject { shard, index, reject: reject(key, error.reason(), error.to_string(), caption) }
+        }
     }
 }
 

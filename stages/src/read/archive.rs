@@ -1,11 +1,14 @@
 //! Members of a tar, packed or not -> samples.
 
 use bytes::Bytes;
-use recaption_schemas::{Damage, Reject, RejectReason};
+use recaption_schemas::{Damage, OriginalCaption, Reject, RejectReason};
 
 use super::{Found, ReadError, Reading, Sample, ShardEnd, Stays, open, open::First, unpack::Unpack};
 use crate::{
+    json::Document,
+    label::DUPLICATE_KEY,
     tar::{Cut, MemberData, TarEnd, TarError, TarParser},
+    told,
     webdataset::{Assembler, ImageMember, NameClass, RawSample, Tail, split_name},
 };
 
@@ -178,8 +181,8 @@ impl<'a> Archive<'a> {
                 return Ok(None);
             }
         }
-        let ignored_members = self.samples.assembler.ignored().total();
-        Ok(Some(ShardEnd { samples: self.samples.emitted, ignored_members, damage: self.damage }))
+        self.samples.close();
+        Ok(Some(ShardEnd { damage: self.damage, ..ShardEnd::whole(self.samples.emitted) }))
     }
 }
 
@@ -188,28 +191,104 @@ pub(super) struct Samples<'a> {
     pub reading: Reading<'a>,
     pub assembler: Assembler,
     pub emitted: u64,
+    /// Samples of a key that was there before.
+    again: u64,
+    unreadable: u64,
 }
 
 impl<'a> Samples<'a> {
     pub fn new(reading: Reading<'a>) -> Self {
-        Self { reading, assembler: Assembler::new(), emitted: 0 }
+        let assembler = Assembler::preferring(reading.settings.image_suffixes.clone());
+        Self { reading, assembler, emitted: 0, again: 0, unreadable: 0 }
     }
 
     /// Hands a sample on; `false` when nobody takes it.
     pub async fn emit(&mut self, raw: RawSample) -> Result<bool, ReadError> {
         self.emitted += 1;
+        self.again += u64::from(raw.duplicate);
+        let reading = self.reading;
         let (index, bytes) = (raw.index, raw.bytes_held());
-        if let Stays::Told(taken) = self.reading.stays(index, &raw.key).await? {
+        let told = Told::by(reading, &raw);
+        if let Some(why) = &told.unreadable {
+            self.unreadable += 1;
+            if self.unreadable == 1 {
+                let (shard, key) = (&reading.shard.url, &raw.key);
+                tracing::warn!(
+                    shard,
+                    key,
+                    why,
+                    "sidecar JSON cannot be read; more of this shard are only counted"
+                );
+            }
+        }
+        reading.tally.count(|counts| {
+            counts.unreadable_json += u64::from(told.unreadable.is_some());
+            for suffix in &raw.extra_images {
+                counts.extra_image(format!("{}.{suffix}", raw.key));
+            }
+            counts.extra_images += raw.extra_image_count - raw.extra_images.len() as u64;
+        });
+        reading.tally.caption(told.caption.as_ref());
+        if let Stays::Told(taken) = reading.stays(index, &raw.key).await? {
             return Ok(taken);
         }
-        let found = match judge(self.reading.number, raw) {
+        let found = match judge(reading.number, raw, told) {
             Ok(mut sample) => {
-                sample.held = self.reading.budget.take(bytes).await;
+                sample.held = reading.budget.take(bytes).await;
                 Found::Sample(sample)
             }
-            Err(reject) => Found::Reject { shard: self.reading.number, index, reject },
+            Err(reject) => Found::Reject { shard: reading.number, index, reject: *reject },
         };
-        Ok(self.reading.to.send(found).await.is_ok())
+        Ok(reading.to.send(found).await.is_ok())
+    }
+
+    /// All members were taken: counts what belongs to no sample, and says what was used.
+    fn close(&self) {
+        let (reading, ignored) = (self.reading, self.assembler.ignored());
+        reading.tally.count(|counts| {
+            counts.ignore("directory", ignored.directories);
+            counts.ignore("webdataset metadata", ignored.meta);
+            counts.ignore("hidden", ignored.hidden);
+            counts.ignore("neither file nor link", ignored.other);
+        });
+        if self.emitted > 0 {
+            reading.settings.announced.say("tar", &self.assembler.members().to_string());
+        }
+        if self.again > 0 {
+            tracing::warn!(
+                shard = reading.shard.url,
+                samples = self.again,
+                "keys that come again are rejected as duplicate_key: {SORT}"
+            );
+        }
+    }
+}
+
+/// What to do about members of one sample that are not neighbours.
+const SORT: &str = "members of a sample must be neighbours; `mkdir DIR && tar -xf SHARD.tar -C DIR && tar --sort=name -cf \
+                    SORTED.tar -C DIR .` makes them so";
+
+/// What the members beside the image say.
+struct Told {
+    caption: Option<OriginalCaption>,
+    url: Option<String>,
+    /// Valid JSON.
+    meta: Option<String>,
+    /// Why there is none though there is a sidecar.
+    unreadable: Option<String>,
+}
+
+impl Told {
+    fn by(reading: Reading<'_>, raw: &RawSample) -> Self {
+        let (document, unreadable) = match raw.json.as_deref().map(|json| Document::read(json.as_bytes())) {
+            Some(Ok(document)) => (Some(document), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, None),
+        };
+        let (captions, url) = document.as_ref().map(told::of_object).unwrap_or_default();
+        let text = raw.caption.as_deref().and_then(OriginalCaption::new);
+        let caption = text.or_else(|| reading.settings.captions.pick(&raw.key, &captions));
+        Self { caption, url, meta: document.map(Document::into_text), unreadable }
     }
 }
 
@@ -221,45 +300,42 @@ fn key_of(name: &str) -> String {
 }
 
 /// A raw sample that can be decoded, or why not.
-fn judge(shard: usize, raw: RawSample) -> Result<Sample, Reject> {
-    let json = raw.json.as_deref().and_then(|t| serde_json::from_str::<serde_json::Value>(t).ok());
-    let field = |name: &str| json.as_ref()?.get(name)?.as_str().map(str::to_owned);
-    let url = field("url");
-    let org_caption = raw.caption.clone().or_else(|| field("caption"));
-    let reject = |reason, detail| Reject {
-        key: raw.key.clone(),
-        reason,
-        detail,
-        caption: None,
-        similarity: None,
-        org_caption: org_caption.clone(),
+fn judge(shard: usize, raw: RawSample, told: Told) -> Result<Sample, Box<Reject>> {
+    let refused = match &raw.image {
+        _ if raw.duplicate && raw.image.is_none() => {
+            let what = format!("{DUPLICATE_KEY}, and this part of it has no image: {SORT}");
+            Err((RejectReason::DuplicateKey, what))
+        }
+        _ if raw.duplicate => Err((RejectReason::DuplicateKey, DUPLICATE_KEY.to_owned())),
+        None => {
+            let others = match raw.other_suffixes.as_slice() {
+                [] => "no member with an image suffix".into(),
+                list => format!("no member with an image suffix; it has: {}", list.join(", ")),
+            };
+            Err((RejectReason::MissingImage, others))
+        }
+        Some(image) => image_bytes(image).map(|bytes| (bytes, image.suffix.clone())),
     };
-    if raw.duplicate {
-        return Err(reject(
-            RejectReason::DuplicateKey,
-            "an earlier sample of this shard has the same key".into(),
-        ));
-    }
-    let Some(image) = &raw.image else {
-        let others = match raw.other_suffixes.as_slice() {
-            [] => "no member with an image suffix".into(),
-            list => format!("no member with an image suffix; it has: {}", list.join(", ")),
-        };
-        return Err(reject(RejectReason::MissingImage, others));
-    };
-    match image_bytes(image) {
-        Ok(bytes) => Ok(Sample {
+    match refused {
+        Ok((image, suffix)) => Ok(Sample {
             shard,
             index: raw.index,
-            image: bytes,
-            suffix: image.suffix.clone(),
-            org_caption,
-            url,
-            meta: raw.json,
+            image,
+            suffix,
+            org_caption: told.caption,
+            url: told.url,
+            meta: told.meta,
             key: raw.key,
             held: None,
         }),
-        Err((reason, detail)) => Err(reject(reason, detail)),
+        Err((reason, detail)) => Err(Box::new(Reject {
+            key: raw.key,
+            reason,
+            detail,
+            caption: None,
+            similarity: None,
+            org_caption: told.caption.map(String::from),
+        })),
     }
 }
 

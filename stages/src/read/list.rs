@@ -2,11 +2,13 @@
 
 use std::pin::pin;
 
+use recaption_schemas::Damage;
 use tokio::task::{JoinError, JoinSet};
 
-use super::{Found, ListKind, ReadError, Reading, ShardEnd, Stays, open, unpack::Unpack};
+use super::{Found, ListKind, ReadError, Reading, ShardEnd, Stays, open, sniff, unpack::Unpack};
 use crate::{
-    fetch::{Fetcher, ListParser, ListRow, Place, Rows, fetch_row},
+    fetch::{FetchRow, Fetcher, ListParser, ListRow, Place, fetch_row},
+    label::{Label, Labels},
     shards::{Part, TextPart},
 };
 
@@ -17,14 +19,15 @@ pub async fn read(reading: Reading<'_>, kind: ListKind) -> Result<Option<ShardEn
     match &reading.shard.part {
         Some(Part { rows, text: Some(text), .. }) => {
             let parser = parser.behind(rows.start);
-            Reader { reading, parser, fetching }.part(text, rows.end - rows.start).await
+            Reader { reading, kind, parser, fetching }.part(text, rows.end - rows.start).await
         }
-        _ => Reader { reading, parser, fetching }.whole().await,
+        _ => Reader { reading, kind, parser, fetching }.whole().await,
     }
 }
 
 struct Reader<'a> {
     reading: Reading<'a>,
+    kind: ListKind,
     parser: ListParser,
     fetching: Fetching<'a>,
 }
@@ -32,13 +35,21 @@ struct Reader<'a> {
 impl Reader<'_> {
     async fn whole(mut self) -> Result<Option<ShardEnd>, ReadError> {
         let reading = self.reading;
-        let failed = |e: std::io::Error| reading.data(&format!("the packed list cannot be unpacked: {e}"));
+        let failed = |e: std::io::Error| format!("the packed list cannot be unpacked: {e}");
         if let Some(first) = open::first(reading).await? {
-            let mut unpack = Unpack::recognise(&first.bytes).map_err(failed)?;
+            let mut unpack = Unpack::recognise(&first.bytes).map_err(|e| reading.data(&failed(e)))?;
+            if !unpack.is_packed()
+                && let Some(what) = sniff::not_a_list(&first.bytes, self.kind)
+            {
+                return Err(reading.data(&what));
+            }
             let (mut piece, mut rest) = (Some(first.bytes), first.rest);
             while let Some(mut packed) = piece {
                 while !packed.is_empty() {
-                    let bytes = unpack.next(&mut packed).map_err(failed)?;
+                    let bytes = match unpack.next(&mut packed) {
+                        Ok(bytes) => bytes,
+                        Err(e) => return self.broken(failed(e)).await,
+                    };
                     if !self.take(&bytes).await? {
                         return Ok(None);
                     }
@@ -49,7 +60,10 @@ impl Reader<'_> {
                 };
             }
             loop {
-                let bytes = unpack.finish().map_err(failed)?;
+                let bytes = match unpack.finish() {
+                    Ok(bytes) => bytes,
+                    Err(e) => return self.broken(failed(e)).await,
+                };
                 if bytes.is_empty() {
                     break;
                 }
@@ -87,7 +101,25 @@ impl Reader<'_> {
     /// Takes the list's next bytes; `false` when nobody takes samples.
     async fn take(&mut self, bytes: &[u8]) -> Result<bool, ReadError> {
         let rows = self.parser.push(bytes).map_err(|e| self.reading.data(&e))?;
+        if self.fetching.emitted() == 0
+            && !rows.is_empty()
+            && let Some(columns) = self.parser.describe()
+        {
+            self.reading.settings.announced.say("list of addresses", &columns);
+        }
         self.fetching.rows(rows).await
+    }
+
+    /// The packed bytes are damaged or cut: whole rows before that stand, and what follows is one reject.
+    async fn broken(mut self, what: String) -> Result<Option<ShardEnd>, ReadError> {
+        let rows = self.parser.finish_broken();
+        if !self.fetching.rows(rows).await? {
+            return Ok(None);
+        }
+        if self.fetching.emitted() == 0 {
+            return Err(self.reading.data(&what));
+        }
+        self.fetching.finish_broken(what).await
     }
 
     async fn finish(mut self) -> Result<Option<ShardEnd>, ReadError> {
@@ -100,7 +132,7 @@ impl Reader<'_> {
 pub struct Fetching<'a> {
     reading: Reading<'a>,
     fetcher: Fetcher,
-    rows: Rows,
+    labels: Labels,
     flying: JoinSet<(Found, Place)>,
     emitted: u64,
 }
@@ -111,7 +143,7 @@ impl<'a> Fetching<'a> {
         let fetcher = reading.settings.fetcher.clone();
         let fetcher =
             fetcher.ok_or_else(|| reading.data("it is a list of addresses, and nothing is fetched here"))?;
-        Ok(Self { reading, fetcher, rows: Rows::default(), flying: JoinSet::new(), emitted: 0 })
+        Ok(Self { reading, fetcher, labels: Labels::default(), flying: JoinSet::new(), emitted: 0 })
     }
 
     /// Rows so far.
@@ -145,14 +177,20 @@ impl<'a> Fetching<'a> {
         }
     }
 
-    async fn row(&mut self, row: ListRow) -> Result<bool, ReadError> {
+    async fn row(&mut self, mut row: ListRow) -> Result<bool, ReadError> {
         self.emitted += 1;
-        match self.reading.stays(row.index, &row.key).await? {
+        let first = self.reading.shard.part.as_ref().map_or(0, |part| part.rows.start);
+        let labelled = self.labels.label(row.label.clone(), first + row.index);
+        let captions = std::mem::take(&mut row.captions);
+        let caption = self.reading.settings.captions.pick(&labelled.key, &captions);
+        self.reading.tally.caption(caption.as_ref());
+        match self.reading.stays(row.index, &labelled.key).await? {
             Stays::No => {}
             Stays::Told(taken) => return Ok(taken),
         }
-        match self.rows.judge(row) {
-            Err((index, reject)) => Ok(self.reading.reject(index, reject).await),
+        let index = row.index;
+        match FetchRow::of(row, labelled, caption) {
+            Err(reject) => Ok(self.reading.reject(index, *reject).await),
             Ok(row) => {
                 let fetcher = self.fetcher.clone();
                 let Some(place) = self.beside(fetcher.place()).await? else { return Ok(false) };
@@ -161,6 +199,14 @@ impl<'a> Fetching<'a> {
                 Ok(true)
             }
         }
+    }
+
+    /// Rejects a row that cannot be read, `number` of the whole list; `false` when nobody takes it.
+    pub async fn lose(&mut self, label: Label, number: u64, detail: &str) -> Result<bool, ReadError> {
+        let index = self.emitted;
+        self.emitted += 1;
+        let key = self.labels.label(label, number).key;
+        self.reading.reject_tail(index, key, detail.to_owned()).await
     }
 
     /// Hands on what was fetched.
@@ -182,6 +228,16 @@ impl<'a> Fetching<'a> {
                 return Ok(None);
             }
         }
-        Ok(Some(ShardEnd::whole(self.emitted, 0)))
+        Ok(Some(ShardEnd::whole(self.emitted)))
+    }
+
+    /// Waits for what is on its way; what follows in the input cannot be read, which is one reject.
+    pub async fn finish_broken(self, what: String) -> Result<Option<ShardEnd>, ReadError> {
+        let (reading, index) = (self.reading, self.emitted);
+        let Some(mut end) = self.finish().await? else { return Ok(None) };
+        let detail = format!("{what} (behind row {index})");
+        end.samples += 1;
+        end.damage = Some(Damage { offset: index, detail: detail.clone() });
+        Ok(reading.reject_tail(index, String::new(), detail).await?.then_some(end))
     }
 }

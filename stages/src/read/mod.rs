@@ -9,7 +9,7 @@
 //! | `format` | what a shard is |
 //! | `open`, `unpack` | its bytes in order, unpacked |
 //! | `archive` (with [`crate::tar`], [`crate::webdataset`]) | members -> samples |
-//! | `folder` | image files and their sidecars -> samples |
+//! | `folder` (with `metadata`) | image files and their sidecars -> samples |
 //! | `table` | rows of Parquet -> samples |
 //! | `list` (with [`crate::fetch`]) | addresses -> samples |
 //! | `split` | a long list -> parts, before anything is read |
@@ -18,15 +18,20 @@ mod archive;
 mod folder;
 mod format;
 mod list;
+mod metadata;
 mod open;
+mod sniff;
 mod split;
 mod table;
+mod tally;
 mod unpack;
 
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 
 use bytes::Bytes;
-use recaption_schemas::{Damage, FailureClass, Reject, RejectReason, redact_text};
+use recaption_schemas::{
+    Damage, FailureClass, InputCounts, OriginalCaption, Reject, RejectReason, redact_text,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{
@@ -34,13 +39,17 @@ use crate::{
     former::{Former, Verdict, Was},
     shards::{CONTENT_TAG, ShardRef, content},
     store::{Fault, words},
-    tar::TarLimits,
+    tar::{BLOCK_BYTES, TarLimits},
+    told::CaptionPicker,
 };
 
-pub use folder::METADATA_FILE;
+pub(crate) use folder::looks_like_image;
 pub(crate) use format::is_parquet_name;
 pub use format::{InputFormat, ListKind, is_image_name, is_list_name, is_shard_name};
+pub use metadata::{MetadataCache, MetadataKind};
 pub use split::{LISTS, Leftover, ROWS_PER_SHARD, Split, Splitter};
+pub use tally::Announced;
+use tally::Tally;
 
 /// Unit of the byte budget, bytes.
 const BUDGET_UNIT: usize = 1024;
@@ -51,14 +60,14 @@ pub struct Sample {
     pub shard: usize,
     /// Position in the shard.
     pub index: u64,
-    /// Webdataset key.
+    /// Its label, distinct within the shard.
     pub key: String,
     /// Stored image.
     pub image: Bytes,
     /// The image member's suffix, lower case.
     pub suffix: String,
     /// What the input said.
-    pub org_caption: Option<String>,
+    pub org_caption: Option<OriginalCaption>,
     /// The sample's own JSON.
     pub meta: Option<String>,
     /// Where the image came from.
@@ -90,20 +99,20 @@ impl ByteBudget {
 }
 
 /// What a shard turned out to hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardEnd {
     /// Samples handed on, rejects of the reader included.
     pub samples: u64,
-    /// Members that are no samples.
-    pub ignored_members: u64,
+    /// What was counted beside them.
+    pub input: InputCounts,
     /// Set when the shard could be read only in part.
     pub damage: Option<Damage>,
 }
 
 impl ShardEnd {
     /// A shard of so many samples, read to its end.
-    fn whole(samples: u64, ignored_members: u64) -> Self {
-        Self { samples, ignored_members, damage: None }
+    fn whole(samples: u64) -> Self {
+        Self { samples, ..Self::default() }
     }
 }
 
@@ -120,6 +129,14 @@ pub struct ReadSettings {
     pub fetcher: Option<Fetcher>,
     /// Rows of a list that make one shard, where lists are split; 0 splits none.
     pub rows_per_shard: u64,
+    /// Which of several captions of a sample is taken.
+    pub captions: CaptionPicker,
+    /// Which of several images of a webdataset sample is captioned: suffixes, the best first, before the usual order.
+    pub image_suffixes: Vec<String>,
+    /// What was said of the inputs.
+    pub announced: Announced,
+    /// Metadata files of image folders that were read.
+    pub metadata: MetadataCache,
 }
 
 impl Default for ReadSettings {
@@ -130,6 +147,10 @@ impl Default for ReadSettings {
             columns: Columns::default(),
             fetcher: None,
             rows_per_shard: ROWS_PER_SHARD,
+            captions: CaptionPicker::default(),
+            image_suffixes: Vec::new(),
+            announced: Announced::default(),
+            metadata: MetadataCache::default(),
         }
     }
 }
@@ -194,6 +215,7 @@ struct Reading<'a> {
     budget: &'a ByteBudget,
     bytes_read: &'a AtomicU64,
     former: Option<&'a Mutex<Former>>,
+    tally: &'a Tally,
     to: &'a mpsc::Sender<Found>,
 }
 
@@ -225,12 +247,12 @@ impl Reading<'_> {
 
     /// Hands a sample on, once there is room for its bytes; `false` when nobody takes it.
     async fn send(&self, mut sample: Sample) -> bool {
-        let bytes = sample.image.len()
-            + [&sample.org_caption, &sample.meta, &sample.url]
-                .iter()
-                .filter_map(|t| t.as_ref())
-                .map(String::len)
-                .sum::<usize>();
+        let texts = [
+            sample.org_caption.as_ref().map(OriginalCaption::as_str),
+            sample.meta.as_deref(),
+            sample.url.as_deref(),
+        ];
+        let bytes = sample.image.len() + texts.into_iter().flatten().map(str::len).sum::<usize>();
         sample.held = self.budget.take(bytes).await;
         self.to.send(Found::Sample(sample)).await.is_ok()
     }
@@ -285,9 +307,14 @@ pub async fn read_shard(
     former: Option<Former>,
     to: &mpsc::Sender<Found>,
 ) -> Result<Option<ShardEnd>, ReadError> {
-    let former = former.map(Mutex::new);
-    let reading = Reading { number, shard, settings, budget, bytes_read, former: former.as_ref(), to };
-    let end = read_any(reading).await?;
+    let (former, tally) = (former.map(Mutex::new), Tally::default());
+    let reading =
+        Reading { number, shard, settings, budget, bytes_read, former: former.as_ref(), tally: &tally, to };
+    let mut end = read_any(reading).await?;
+    if let Some(end) = &mut end {
+        end.input = tally.counts();
+        tell_extra_images(reading, &end.input);
+    }
     let fits = former.as_ref().is_none_or(|f| f.lock().unwrap_or_else(PoisonError::into_inner).is_at_end());
     if end.is_some() && !fits { Err(reading.data(OTHER_SAMPLES)) } else { Ok(end) }
 }
@@ -307,6 +334,20 @@ async fn unmixed(
         return Err(error);
     }
     Ok(end)
+}
+
+/// One warning for each shard whose samples have several images.
+fn tell_extra_images(reading: Reading<'_>, input: &InputCounts) {
+    if input.extra_images > 0 {
+        let first = input.extra_image_names.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+        tracing::warn!(
+            shard = reading.shard.url,
+            extra_images = input.extra_images,
+            first,
+            "samples with several images: one of each is captioned, by input.image_suffixes and then by suffix; a folder \
+             of these files would caption all"
+        );
+    }
 }
 
 async fn read_any(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
@@ -329,13 +370,20 @@ async fn read_any(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
             unmixed(reading, list::read(reading, kind)).await
         }
         InputFormat::UrlList => Err(reading.data(
-            "what kind of list it is cannot be told by its name, which ends in none of .csv, .tsv, .jsonl, .txt, .parquet",
+            "what kind of list it is cannot be told by its name, which ends in none of .csv, .tsv, .jsonl, .txt, .parquet: \
+             rename it",
         )),
         InputFormat::Folder => Err(reading.data("it is no folder, which input.format = \"folder\" wants")),
         InputFormat::Auto | InputFormat::Webdataset => {
             let Some(first) = open::first(reading).await? else { return archive::read_empty(reading) };
             if settings.format == InputFormat::Auto && first.bytes.starts_with(format::PARQUET_MAGIC) {
                 return unmixed(reading, table::read(reading)).await;
+            }
+            // What is long enough for a header is told by the parser.
+            if first.bytes.len() < BLOCK_BYTES
+                && let Some(what) = sniff::not_a_tar(&first.bytes)
+            {
+                return Err(reading.data(&what));
             }
             archive::read(reading, first).await
         }

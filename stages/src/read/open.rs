@@ -20,7 +20,7 @@ pub type Pieces = BoxStream<'static, object_store::Result<Bytes>>;
 
 /// A shard's first bytes, and what follows.
 pub struct First {
-    /// At least four, or all that there are.
+    /// At least a block of a tar, or all that there are.
     pub bytes: Bytes,
     /// The rest.
     pub rest: Pieces,
@@ -38,7 +38,7 @@ pub async fn first(reading: Reading<'_>) -> Result<Option<First>, ReadError> {
 }
 
 /// Bytes by which formats are told apart.
-const MAGIC_BYTES: usize = 4;
+const MAGIC_BYTES: usize = super::sniff::ENOUGH as usize;
 
 /// The first bytes, as many as formats are told by where there are so many: a network may hand out one at a time.
 async fn start(pieces: &mut Pieces) -> object_store::Result<Bytes> {
@@ -146,7 +146,7 @@ mod tests {
         for size in 1..8 {
             let mut rest = pieces("PAR1 and more", size);
             let first = start(&mut rest).await.expect("memory");
-            assert!(first.starts_with(b"PAR1"), "pieces of {size}: {first:?}");
+            assert_eq!(first, "PAR1 and more", "pieces of {size}");
         }
         assert_eq!(start(&mut pieces("ab", 1)).await.expect("memory"), "ab");
         assert_eq!(start(&mut pieces("", 1)).await.expect("memory"), "");

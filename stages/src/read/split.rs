@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use outline::Outline;
 
 use super::{
-    ByteBudget, InputFormat, ListKind, ReadError, ReadSettings, Reading, is_parquet_name, open, table,
+    ByteBudget, InputFormat, ListKind, ReadError, ReadSettings, Reading, Tally, is_parquet_name, open, table,
 };
 use crate::{
     commits::{read_json, write_json},
@@ -223,6 +223,7 @@ impl Splitter<'_> {
         look: impl AsyncFn(Reading<'_>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         let (budget, bytes_read, (to, _nobody)) = (ByteBudget::new(0), AtomicU64::new(0), mpsc::channel(1));
+        let tally = Tally::default();
         let reading = Reading {
             number: 0,
             shard,
@@ -230,6 +231,7 @@ impl Splitter<'_> {
             budget: &budget,
             bytes_read: &bytes_read,
             former: None,
+            tally: &tally,
             to: &to,
         };
         let mut left = ATTEMPTS;

@@ -1,9 +1,12 @@
 //! Rows of Parquet -> samples: image bytes in a column, as Hugging Face's `datasets` (`image`, a struct of bytes and path),
 //! img2dataset (`jpg`) and this program's own output with embedded images have them.
 //!
-//! A row group is fetched at a time, only the columns that are needed, and decoded a few rows at a time on blocking threads.
+//! A row group is fetched at a time, only the columns that are needed, and decoded a few rows at a time on blocking threads. Of
+//! one that is damaged every row that cannot be read is a reject; the others are read.
 
 mod columns;
+mod json;
+mod row_groups;
 
 use std::{ops::Range, sync::Arc, sync::atomic::Ordering::Relaxed};
 
@@ -13,18 +16,21 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{GetOptions, GetRange};
 use parquet::{
     DecodeResult,
-    arrow::{
-        ProjectionMask,
-        arrow_reader::ArrowReaderOptions,
-        push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder},
-    },
+    arrow::{ProjectionMask, arrow_reader::ArrowReaderOptions, push_decoder::ParquetPushDecoderBuilder},
     file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData},
 };
-use recaption_schemas::{Damage, Reject, RejectReason};
+use recaption_schemas::{Damage, OriginalCaption, Reject, RejectReason};
+use serde_json::{Map, Value};
 
-use self::columns::{Chosen, Row};
-use super::{ReadError, Reading, Sample, ShardEnd, Stays, list::Fetching, open::condition};
-use crate::{fetch::ListRow, webdataset::Keys};
+use self::{
+    columns::{Chosen, Row},
+    row_groups::{Lost, RowReader, Step, number, pieces},
+};
+use super::{ReadError, Reading, Sample, ShardEnd, Stays, list::Fetching, open::condition, sniff};
+use crate::{
+    fetch::ListRow,
+    label::{DUPLICATE_KEY, Labelled, Labels},
+};
 
 /// Rows decoded together: of images that have a megabyte each these are tens of megabytes.
 const BATCH_ROWS: usize = 32;
@@ -44,26 +50,29 @@ const MAX_GROUP_BYTES: i64 = 4 << 30;
 /// A table whose metadata was read, and of which the columns are chosen.
 struct Opened {
     metadata: Arc<ParquetMetaData>,
-    builder: ParquetPushDecoderBuilder,
     chosen: Chosen,
     mask: ProjectionMask,
 }
 
+fn builder(metadata: &Arc<ParquetMetaData>) -> Result<ParquetPushDecoderBuilder, String> {
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    ParquetPushDecoderBuilder::try_new_decoder_with_options(Arc::clone(metadata), options)
+        .map_err(|e| format!("no Parquet that can be read: {e}"))
+}
+
 async fn open(reading: Reading<'_>) -> Result<Opened, ReadError> {
     let metadata = Arc::new(metadata(reading).await?);
-    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let builder = ParquetPushDecoderBuilder::try_new_decoder_with_options(Arc::clone(&metadata), options);
-    let builder = builder.map_err(|e| reading.data(&format!("no Parquet that can be read: {e}")))?;
+    let builder = builder(&metadata).map_err(|e| reading.data(&e))?;
     let chosen = Chosen::among(builder.schema(), &reading.settings.columns, reading.settings.format);
     let chosen = chosen.map_err(|e| reading.data(&e))?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), chosen.roots());
     check_groups(reading, &metadata, &mask)?;
-    Ok(Opened { metadata, builder, chosen, mask })
+    Ok(Opened { metadata, chosen, mask })
 }
 
 /// Row groups of a list of addresses: rows of each, and bytes of what is read of it. `None` where the images are there.
 pub async fn groups_of_list(reading: Reading<'_>) -> Result<Option<Vec<Group>>, ReadError> {
-    let Opened { metadata, chosen, mask, .. } = open(reading).await?;
+    let Opened { metadata, chosen, mask } = open(reading).await?;
     let group = |group: &RowGroupMetaData| {
         let columns = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
         let bytes = columns.map(|(_, column)| u64::try_from(column.compressed_size()).unwrap_or(0));
@@ -82,101 +91,102 @@ pub struct Group {
     pub bytes: u64,
 }
 
-/// The row groups that hold some rows, and how many rows of theirs come before these.
-fn holding(metadata: &ParquetMetaData, rows: &Range<u64>) -> (Vec<usize>, u64) {
-    let (mut at, mut groups, mut before) = (0_u64, Vec::new(), 0);
-    for (number, group) in metadata.row_groups().iter().enumerate() {
-        let end = at.saturating_add(u64::try_from(group.num_rows()).unwrap_or(0));
-        if at < rows.end && rows.start < end {
-            if groups.is_empty() {
-                before = rows.start - at;
-            }
-            groups.push(number);
-        }
-        at = end;
-    }
-    (groups, before)
-}
-
 /// Reads a Parquet file with image bytes, or a list of addresses or a part of one.
 pub async fn read(reading: Reading<'_>) -> Result<Option<ShardEnd>, ReadError> {
-    let Opened { metadata, builder, chosen, mask } = open(reading).await?;
-    let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
-    let batch = rows_together(&metadata, &mask);
-    let mut builder = builder.with_projection(mask).with_batch_size(batch);
+    let Opened { metadata, chosen, mask } = open(reading).await?;
+    let kind = if chosen.has_image() { "Parquet" } else { "Parquet list of addresses" };
+    reading.settings.announced.say(kind, &chosen.describe());
     let wanted = reading.shard.part.as_ref().map(|part| part.rows.clone());
-    if let Some(part) = &wanted {
-        let (groups, before) = holding(&metadata, part);
-        let size = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
-        builder =
-            builder.with_row_groups(groups).with_offset(size(before)).with_limit(size(part.end - part.start));
-    }
-    let decoder = builder.build().map_err(|e| reading.data(&e.to_string()))?;
-    let mut rows_of = RowReader { reading, decoder: Some(decoder) };
+    let (pieces, rows) = pieces(&metadata, wanted.as_ref());
+    let batch = rows_together(&metadata, &mask);
+    let rows_of = RowReader::new(reading, (metadata, mask), batch, pieces);
     if !chosen.has_image() {
-        return read_list(reading, rows_of, &chosen, wanted.unwrap_or(0..rows)).await;
+        return read_list(reading, rows_of, &chosen, wanted.map_or(0, |wanted| wanted.start)).await;
     }
-    let mut table = Table { reading, chosen, keys: Keys::default(), emitted: 0 };
-    loop {
-        match rows_of.next().await {
-            Ok(Some(batch)) => {
-                if !table.emit(&batch).await? {
-                    return Ok(None);
-                }
-            }
-            Ok(None) if table.emitted == rows => return Ok(Some(ShardEnd::whole(table.emitted, 0))),
-            Ok(None) => {
-                let what = format!("{} of {rows} rows could be read", table.emitted);
-                return table.broken(rows, what).await;
-            }
-            Err(Broken::Shard(error)) => return Err(error),
-            Err(Broken::Bytes(what)) => return table.broken(rows, what).await,
-        }
-    }
+    read_images(reading, rows_of, chosen, rows).await
 }
 
-/// Fetches what a table without images names.
+async fn read_images(
+    reading: Reading<'_>,
+    mut rows_of: RowReader<'_>,
+    chosen: Chosen,
+    rows: u64,
+) -> Result<Option<ShardEnd>, ReadError> {
+    let mut table = Table { reading, chosen, labels: Labels::default(), emitted: 0, unreadable: 0 };
+    let (mut damage, mut row) = (None, 0);
+    while let Some(step) = rows_of.next().await? {
+        let taken = match step {
+            Step::Rows(batch) => {
+                let taken = table.emit(&batch, row).await?;
+                row += batch.num_rows() as u64;
+                taken
+            }
+            Step::Lost(lost) => {
+                let detail = lost.detail(row, rows);
+                damage.get_or_insert(Damage { offset: row, detail: detail.clone() });
+                let taken = table.lose(&lost, row, &detail).await?;
+                row = row.saturating_add(lost.rows);
+                taken
+            }
+        };
+        if !taken {
+            return Ok(None);
+        }
+    }
+    Ok(Some(ShardEnd { damage, ..ShardEnd::whole(table.emitted) }))
+}
+
+/// Fetches what a table without images names; its rows begin with number `first`.
 async fn read_list(
     reading: Reading<'_>,
     mut rows_of: RowReader<'_>,
     chosen: &Chosen,
-    wanted: Range<u64>,
+    first: u64,
 ) -> Result<Option<ShardEnd>, ReadError> {
-    let rows = wanted.end - wanted.start;
     let mut fetching = Fetching::new(reading)?;
-    let mut broken = None;
+    let (mut damage, mut row) = (None, first);
     loop {
         let Some(next) = fetching.beside(rows_of.next()).await? else { return Ok(None) };
-        let batch = match next {
-            Ok(Some(batch)) => batch,
-            Ok(None) if fetching.emitted() == rows => break,
-            Ok(None) => {
-                broken = Some(format!("{} of {rows} rows could be read", fetching.emitted()));
-                break;
+        let taken = match next? {
+            None => break,
+            Some(Step::Rows(batch)) => {
+                let begin = fetching.emitted();
+                let rows = chosen.rows(&batch).map_err(|e| reading.data(&e))?.into_iter();
+                let rows = rows.zip(0..).map(|(found, at)| {
+                    let url = found.url.ok_or_else(|| "the row has no address".to_owned());
+                    let label = found.label.unwrap_or_else(|| number(row + at));
+                    let (captions, meta) = (found.captions, found.meta);
+                    ListRow { index: begin + at, label, url, captions, meta }
+                });
+                let rows = rows.collect::<Vec<_>>();
+                row += rows.len() as u64;
+                fetching.rows(rows).await?
             }
-            Err(Broken::Shard(error)) => return Err(error),
-            Err(Broken::Bytes(what)) => {
-                broken = Some(what);
-                break;
+            Some(Step::Lost(lost)) => {
+                let detail = lost.detail(row, row.saturating_add(lost.rows));
+                damage.get_or_insert(Damage { offset: row, detail: detail.clone() });
+                let mut taken = true;
+                for at in 0..lost.rejects() {
+                    taken = taken && fetching.lose(lost.label(row + at), row + at, &detail).await?;
+                }
+                row = row.saturating_add(lost.rows);
+                taken
             }
         };
-        let rows = chosen.rows(&batch).map_err(|e| reading.data(&e))?.into_iter();
-        let rows = rows.zip(fetching.emitted()..).map(|(row, index)| {
-            let url = row.url.ok_or_else(|| "the row has no address".to_owned());
-            let key = row.key.unwrap_or_else(|| format!("{:09}", wanted.start + index));
-            ListRow { index, key, url, caption: row.caption, meta: row.meta }
-        });
-        if !fetching.rows(rows.collect()).await? {
+        if !taken {
             return Ok(None);
         }
     }
-    let Some(what) = broken else { return fetching.finish().await };
-    let index = fetching.emitted();
-    let Some(mut end) = fetching.finish().await? else { return Ok(None) };
-    let detail = format!("{what} (row {index} of {rows}, {} rows not read)", rows.saturating_sub(index));
-    end.samples += 1;
-    end.damage = Some(Damage { offset: index, detail: detail.clone() });
-    Ok(reading.reject_tail(index, String::new(), detail).await?.then_some(end))
+    let end = fetching.finish().await?;
+    Ok(end.map(|end| ShardEnd { damage, ..end }))
+}
+
+/// What of a row has a form in JSON, by column.
+pub(super) fn json_of(batch: &RecordBatch, row: usize) -> Map<String, Value> {
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns());
+    let columns = columns.filter(|(field, _)| json::has_json(field.data_type()));
+    columns.map(|(field, column)| (field.name().clone(), json::value(column, row))).collect()
 }
 
 /// Rows decoded together. One by one where a column of a row group is so large that a few of its rows might overflow a batch;
@@ -221,73 +231,37 @@ fn check_groups(
     Ok(())
 }
 
-/// Why there is no next batch.
-enum Broken {
-    /// The shard cannot be read now.
-    Shard(ReadError),
-    /// The bytes are damaged: what came before stands.
-    Bytes(String),
-}
-
-struct RowReader<'a> {
-    reading: Reading<'a>,
-    decoder: Option<ParquetPushDecoder>,
-}
-
-impl RowReader<'_> {
-    async fn next(&mut self) -> Result<Option<RecordBatch>, Broken> {
-        while let Some(mut decoder) = self.decoder.take() {
-            let work = move || {
-                // A decoder that panics on damaged bytes must not take the run with it.
-                let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| decoder.try_decode()));
-                (decoder, decoded)
-            };
-            let (mut decoder, decoded) = tokio::task::spawn_blocking(work)
-                .await
-                .map_err(|e| Broken::Bytes(format!("decoding broke down: {e}")))?;
-            let decoded = decoded.map_err(|_| Broken::Bytes("the decoder panicked on these bytes".into()))?;
-            match decoded.map_err(|e| Broken::Bytes(e.to_string()))? {
-                DecodeResult::Data(batch) => {
-                    self.decoder = Some(decoder);
-                    return Ok(Some(batch));
-                }
-                DecodeResult::NeedsData(ranges) => {
-                    let data = fetch(self.reading, &ranges).await.map_err(Broken::Shard)?;
-                    decoder.push_ranges(ranges, data).map_err(|e| Broken::Bytes(e.to_string()))?;
-                    self.decoder = Some(decoder);
-                }
-                DecodeResult::Finished => {}
-            }
-        }
-        Ok(None)
-    }
-}
-
 /// Rows on their way.
 struct Table<'a> {
     reading: Reading<'a>,
     chosen: Chosen,
-    keys: Keys,
+    labels: Labels,
     emitted: u64,
+    unreadable: u64,
 }
 
 impl Table<'_> {
-    /// Hands all rows of a batch on; `false` when nobody takes them.
-    async fn emit(&mut self, batch: &RecordBatch) -> Result<bool, ReadError> {
+    /// Hands all rows of a batch on, which begin with number `first`; `false` when nobody takes them.
+    async fn emit(&mut self, batch: &RecordBatch, first: u64) -> Result<bool, ReadError> {
         let rows = self.chosen.rows(batch).map_err(|e| self.reading.data(&e))?;
-        for row in rows {
+        for (row, at) in rows.into_iter().zip(first..) {
             let index = self.emitted;
             self.emitted += 1;
-            let key = row.key.clone().unwrap_or_else(|| format!("{index:09}"));
-            if let Stays::Told(taken) = self.reading.stays(index, &key).await? {
+            let labelled = self.labels.label(row.label.clone().unwrap_or_else(|| number(at)), at);
+            let caption = self.reading.settings.captions.pick(&labelled.key, &row.captions);
+            self.reading.tally.caption(caption.as_ref());
+            if let Some(why) = &row.unreadable {
+                self.tell_unreadable(&labelled.key, why);
+            }
+            if let Stays::Told(taken) = self.reading.stays(index, &labelled.key).await? {
                 if taken {
                     continue;
                 }
                 return Ok(false);
             }
-            let sent = match self.judge(index, key, row) {
+            let sent = match self.judge(index, labelled, caption, row) {
                 Ok(sample) => self.reading.send(sample).await,
-                Err(reject) => self.reading.reject(index, reject).await,
+                Err(reject) => self.reading.reject(index, *reject).await,
             };
             if !sent {
                 return Ok(false);
@@ -296,11 +270,44 @@ impl Table<'_> {
         Ok(true)
     }
 
-    fn judge(&mut self, index: u64, key: String, row: Row) -> Result<Sample, Reject> {
-        let duplicate = !self.keys.is_new(&key);
+    fn tell_unreadable(&mut self, key: &str, why: &str) {
+        self.unreadable += 1;
+        self.reading.tally.count(|counts| counts.unreadable_json += 1);
+        if self.unreadable == 1 {
+            let shard = &self.reading.shard.url;
+            tracing::warn!(
+                shard,
+                key,
+                why,
+                "a row's JSON cannot be read; more of this shard are only counted"
+            );
+        }
+    }
+
+    /// Rejects rows that cannot be read; `false` when nobody takes them.
+    async fn lose(&mut self, lost: &Lost, first: u64, detail: &str) -> Result<bool, ReadError> {
+        for at in 0..lost.rejects() {
+            let index = self.emitted;
+            self.emitted += 1;
+            let label = lost.label(first.saturating_add(at));
+            let key = self.labels.label(label, first.saturating_add(at)).key;
+            if !self.reading.reject_tail(index, key, detail.to_owned()).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn judge(
+        &self,
+        index: u64,
+        Labelled { key, duplicate }: Labelled,
+        caption: Option<OriginalCaption>,
+        row: Row,
+    ) -> Result<Sample, Box<Reject>> {
         let limit = self.reading.settings.tar.max_member_bytes;
         let refused = if duplicate {
-            Some((RejectReason::DuplicateKey, "an earlier sample of this shard has the same key".to_owned()))
+            Some((RejectReason::DuplicateKey, DUPLICATE_KEY.to_owned()))
         } else {
             match &row.image {
                 None => Some((RejectReason::MissingImage, "the row has no image bytes".to_owned())),
@@ -312,8 +319,9 @@ impl Table<'_> {
             }
         };
         if let Some((reason, detail)) = refused {
-            let org_caption = row.caption;
-            return Err(Reject { key, reason, detail, caption: None, similarity: None, org_caption });
+            let org_caption = caption.map(String::from);
+            let reject = Reject { key, reason, detail, caption: None, similarity: None, org_caption };
+            return Err(Box::new(reject));
         }
         Ok(Sample {
             shard: self.reading.number,
@@ -321,29 +329,17 @@ impl Table<'_> {
             key,
             image: row.image.unwrap_or_default(),
             suffix: row.suffix,
-            org_caption: row.caption,
+            org_caption: caption,
             meta: row.meta,
             url: row.url,
             held: None,
         })
     }
-
-    /// The rows that cannot be read are one reject.
-    async fn broken(mut self, rows: u64, what: String) -> Result<Option<ShardEnd>, ReadError> {
-        let left = rows.saturating_sub(self.emitted);
-        let detail = format!("{what} (row {} of {rows}, {left} rows not read)", self.emitted);
-        let index = self.emitted;
-        self.emitted += 1;
-        if !self.reading.reject_tail(index, String::new(), detail.clone()).await? {
-            return Ok(None);
-        }
-        let damage = Some(Damage { offset: index, detail });
-        Ok(Some(ShardEnd { samples: self.emitted, ignored_members: 0, damage }))
-    }
 }
 
 async fn metadata(reading: Reading<'_>) -> Result<ParquetMetaData, ReadError> {
     let size = reading.shard.size;
+    check_start(reading).await?;
     let failed = |what: &dyn std::fmt::Display| reading.data(&format!("no Parquet that can be read: {what}"));
     let decoder = ParquetMetaDataPushDecoder::try_new(size).map_err(|e| failed(&e))?;
     let mut decoder = decoder.with_page_index_policy(PageIndexPolicy::Skip);
@@ -361,6 +357,18 @@ async fn metadata(reading: Reading<'_>) -> Result<ParquetMetaData, ReadError> {
             DecodeResult::NeedsData(more) => ranges = more,
             DecodeResult::Finished => return Err(failed(&"the metadata ended early")),
         }
+    }
+}
+
+/// What does not begin as Parquet says what it is: the end of something else would only be no footer.
+async fn check_start(reading: Reading<'_>) -> Result<(), ReadError> {
+    let start = 0..reading.shard.size.min(sniff::ENOUGH);
+    if start.is_empty() {
+        return Err(reading.data("no Parquet file: it is empty"));
+    }
+    match sniff::not_parquet(&fetch_one(reading, start).await?) {
+        Some(what) => Err(reading.data(&what)),
+        None => Ok(()),
     }
 }
 

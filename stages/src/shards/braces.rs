@@ -3,82 +3,144 @@
 /// Most shards one brace pattern may name.
 pub const MAX_EXPANSION: usize = 10_000_000;
 
-/// Expands `{00000..00099}` and `{a,b}`, as shells and webdataset do; several and nested ones too.
+/// Expands `{00000..00099}`, `{0..90..10}`, `{a..e}` and `{a,b}`, as bash and webdataset do; several and nested ones too. What
+/// stands between braces and is neither a range nor a list stays as it is, braces included; `\{`, `\}` and `\,` are these
+/// characters.
 ///
 /// # Errors
-/// Unbalanced braces, a malformed range, more than [`MAX_EXPANSION`] names.
+/// Unbalanced braces, more than [`MAX_EXPANSION`] names.
 pub fn expand_braces(pattern: &str) -> Result<Vec<String>, String> {
-    let Some(open) = pattern.find('{') else {
-        return match pattern.find('}') {
-            Some(_) => Err("`}` without `{`".into()),
-            None => Ok(vec![pattern.to_owned()]),
-        };
+    if !pattern.contains(['{', '}']) {
+        return Ok(vec![pattern.to_owned()]);
+    }
+    Ok(expand(pattern)?.into_iter().map(|name| unescape(&name)).collect())
+}
+
+/// Expands, and leaves escapes as they are.
+fn expand(pattern: &str) -> Result<Vec<String>, String> {
+    let mut marks = marks(pattern);
+    let open = match marks.next() {
+        None => return Ok(vec![pattern.to_owned()]),
+        Some((at, '{')) => at,
+        // Commas outside braces are text.
+        Some((at, ',')) => {
+            let (head, tail) = pattern.split_at(at + 1);
+            return Ok(expand(tail)?.into_iter().map(|tail| format!("{head}{tail}")).collect());
+        }
+        Some(_) => return Err("`}` without `{`".into()),
     };
-    let mut depth = 0;
-    let close = pattern[open..]
-        .char_indices()
-        .find(|(_, c)| {
-            depth += match c {
-                '{' => 1,
-                '}' => -1,
-                _ => 0,
-            };
-            depth == 0
-        })
-        .map(|(at, _)| open + at)
-        .ok_or("`{` without `}`")?;
-    let choices = expand_group(&pattern[open + 1..close])?;
-    let tails = expand_braces(&pattern[close + 1..])?;
+    let (mut depth, mut commas, mut close) = (1, Vec::new(), None);
+    for (at, mark) in marks {
+        match mark {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ if depth == 1 => commas.push(at),
+            _ => {}
+        }
+        if depth == 0 {
+            close = Some(at);
+            break;
+        }
+    }
+    let close = close.ok_or("`{` without `}`")?;
+    let group = &pattern[open + 1..close];
+    let choices = if commas.is_empty() {
+        match range(group)? {
+            Some(range) => range,
+            // Neither a range nor a list: the braces are text, and what stands between them may hold others.
+            None => expand(group)?.into_iter().map(|inner| format!("{{{inner}}}")).collect(),
+        }
+    } else {
+        let ends = commas.iter().copied().chain([close]);
+        let begins = [open].into_iter().chain(commas.iter().copied());
+        let mut all = Vec::new();
+        for (begin, end) in begins.zip(ends) {
+            all.extend(expand(&pattern[begin + 1..end])?);
+        }
+        all
+    };
+    let tails = expand(&pattern[close + 1..])?;
     if choices.len().saturating_mul(tails.len()) > MAX_EXPANSION {
         return Err(format!("names more than {MAX_EXPANSION} shards"));
     }
-    let mut out = Vec::with_capacity(choices.len() * tails.len());
-    for choice in &choices {
-        for tail in &tails {
-            out.push(format!("{}{choice}{tail}", &pattern[..open]));
-        }
-    }
-    Ok(out)
+    let head = &pattern[..open];
+    let names =
+        choices.iter().flat_map(|choice| tails.iter().map(move |tail| format!("{head}{choice}{tail}")));
+    Ok(names.collect())
 }
 
-/// What stands between braces: a range of numbers, or alternatives.
-fn expand_group(group: &str) -> Result<Vec<String>, String> {
-    if let Some((from, to)) = group.split_once("..")
-        && !group.contains(['{', ','])
-    {
-        let number =
-            |text: &str| text.parse::<u64>().map_err(|_| format!("`{{{group}}}` is no range of numbers"));
-        let (first, last) = (number(from)?, number(to)?);
-        if first > last {
-            return Err(format!("`{{{group}}}` runs backwards"));
-        }
-        if last - first >= MAX_EXPANSION as u64 {
-            return Err(format!("names more than {MAX_EXPANSION} shards"));
-        }
-        let width = if from.starts_with('0') || to.starts_with('0') { from.len().max(to.len()) } else { 0 };
-        return Ok((first..=last).map(|n| format!("{n:0width$}")).collect());
-    }
-    let mut depth = 0;
-    let mut parts = vec![String::new()];
-    for c in group.chars() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(String::new());
-                continue;
+/// Braces and commas that no backslash stands before.
+fn marks(pattern: &str) -> impl Iterator<Item = (usize, char)> {
+    let mut escaped = false;
+    pattern.char_indices().filter(move |(_, c)| {
+        let mark = !escaped && matches!(c, '{' | '}' | ',');
+        escaped = !escaped && *c == '\\';
+        mark
+    })
+}
+
+fn unescape(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    let mut chars = name.chars().peekable();
+    while let Some(c) = chars.next() {
+        match chars.peek() {
+            Some(next @ ('{' | '}' | ',')) if c == '\\' => {
+                out.push(*next);
+                chars.next();
             }
-            _ => {}
-        }
-        if let Some(last) = parts.last_mut() {
-            last.push(c);
+            _ => out.push(c),
         }
     }
-    let mut out = Vec::new();
-    for part in parts {
-        out.extend(expand_braces(&part)?);
+    out
+}
+
+/// `FIRST..LAST` or `FIRST..LAST..STEP`, of numbers or of letters; none where it is no range.
+fn range(group: &str) -> Result<Option<Vec<String>>, String> {
+    let parts: Vec<&str> = group.split("..").collect();
+    let (first, last, step) = match parts[..] {
+        [first, last] => (first, last, 1),
+        [first, last, step] => match step.parse::<i64>() {
+            // A step without a length goes on by one.
+            Ok(step) => (first, last, step.unsigned_abs().max(1)),
+            Err(_) => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    if let (Some(from), Some(to)) = (letter(first), letter(last)) {
+        return Ok(Some(
+            steps(from.into(), to.into(), step)?.map(|c| char::from(c as u8).to_string()).collect(),
+        ));
     }
-    Ok(out)
+    let (Some(from), Some(to)) = (number(first), number(last)) else { return Ok(None) };
+    // Zeros before a number say how wide all are; a single 0 is only the number.
+    let padded = |text: &str| {
+        text.trim_start_matches(['-', '+']).len() > 1 && text.trim_start_matches('-').starts_with('0')
+    };
+    let width = if padded(first) || padded(last) { first.len().max(last.len()) } else { 0 };
+    Ok(Some(steps(from, to, step)?.map(|n| format!("{n:0width$}")).collect()))
+}
+
+fn number(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+fn letter(text: &str) -> Option<u8> {
+    match text.as_bytes() {
+        [c] if c.is_ascii_alphabetic() => Some(*c),
+        _ => None,
+    }
+}
+
+/// From one number to another, up or down.
+fn steps(from: i64, to: i64, step: u64) -> Result<impl Iterator<Item = i64>, String> {
+    let count = from.abs_diff(to) / step + 1;
+    if count > MAX_EXPANSION as u64 {
+        return Err(format!("names more than {MAX_EXPANSION} shards"));
+    }
+    let step = i64::try_from(step).unwrap_or(i64::MAX);
+    let step = if from <= to { step } else { -step };
+    Ok((0..count as i64).map(move |n| from + n * step))
 }
 
 #[cfg(test)]
@@ -106,15 +168,42 @@ mod tests {
         assert_eq!(expand("plain.tar"), ["plain.tar"]);
     }
 
+    /// What bash 5.2 and Python's braceexpand 0.1.7, which webdataset uses, both say.
+    #[test]
+    fn ranges_and_braces_are_those_of_bash() {
+        for (pattern, wanted) in [
+            ("{0..11}", "0 1 2 3 4 5 6 7 8 9 10 11"),
+            ("{00..3}", "00 01 02 03"),
+            ("{8..010}", "008 009 010"),
+            ("{01..100..33}", "001 034 067 100"),
+            ("{3..1}", "3 2 1"),
+            ("{03..1}", "03 02 01"),
+            ("{0..10..5}", "0 5 10"),
+            ("{10..0..-5}", "10 5 0"),
+            ("{-1..1}", "-1 0 1"),
+            ("{-01..1}", "-01 000 001"),
+            ("{a..d}", "a b c d"),
+            ("{d..a..2}", "d b"),
+            ("{a}", "{a}"),
+            ("x{}y", "x{}y"),
+            ("{1..x}", "{1..x}"),
+            ("{1.5..3}", "{1.5..3}"),
+            ("{a{1..2}}", "{a1} {a2}"),
+            ("{{a,b},c}", "a b c"),
+            ("a{,b}", "a ab"),
+            ("\\{a,b\\}{1..2}", "{a,b}1 {a,b}2"),
+            ("{a\\,b,c}", "a,b c"),
+            ("a,b{1,2}", "a,b1 a,b2"),
+            ("{5..5}", "5"),
+        ] {
+            assert_eq!(expand(pattern).join(" "), wanted, "{pattern}");
+        }
+    }
+
     #[test]
     fn mistakes_are_named() {
-        for (pattern, word) in [
-            ("{0..9", "without"),
-            ("0..9}", "without"),
-            ("{9..0}", "backwards"),
-            ("{a..b}", "no range"),
-            ("{0..99999999999}", "more than"),
-        ] {
+        for (pattern, word) in [("{0..9", "without"), ("0..9}", "without"), ("{0..99999999999}", "more than")]
+        {
             let error = expand_braces(pattern).expect_err(pattern);
             assert!(error.contains(word), "{pattern}: {error}");
         }

@@ -3,7 +3,9 @@
 //! A pattern that matches nothing is an error that names it; a shard named twice is read once.
 
 mod braces;
+mod files;
 mod folder;
+mod glob;
 mod list_file;
 mod part;
 mod regular;
@@ -17,13 +19,14 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt
 use recaption_schemas::{ShardId, redact_url, sha256_hex};
 
 pub use braces::{MAX_EXPANSION, expand_braces};
+pub use files::{FileRole, FolderFiles, MetadataFile};
 pub use part::{Part, TextPart};
 pub(crate) use unversioned::{CONTENT_TAG, content};
 
 use regular::Absent;
 
 use crate::{
-    read::{InputFormat, is_image_name},
+    read::{InputFormat, ListKind, is_shard_name},
     store::{Folder, Location, StoreError, StoreKind, Stores},
 };
 
@@ -54,7 +57,7 @@ pub struct ShardRef {
     /// Whether that is because there is nothing that could be read: no object, no regular file.
     pub absent: bool,
     /// The files of a folder of images, by name; of everything else none.
-    pub files: Option<Arc<Vec<ObjectMeta>>>,
+    pub files: Option<Arc<FolderFiles>>,
     /// Of a list that was split, which part it is.
     pub part: Option<Part>,
 }
@@ -161,7 +164,7 @@ pub enum ListError {
     Ambiguous(String),
 }
 
-/// Lists all shards that the patterns name, in order, each once.
+/// Lists all shards that the patterns name, in order, each once. An entry of a folder that cannot be listed is left out.
 ///
 /// # Errors
 /// See [`ListError`].
@@ -211,7 +214,10 @@ async fn list_pattern(
     let bad = |what: String| ListError::Pattern { pattern: redact_url(pattern), what };
     let mut plain = Vec::new();
     let mut shards = Vec::new();
-    for name in expand_braces(pattern).map_err(bad)? {
+    // A file whose name looks like a pattern is still that file.
+    let names =
+        if is_there(pattern) { vec![pattern.to_owned()] } else { expand_braces(pattern).map_err(bad)? };
+    for name in names {
         // In a web address `?` begins the query, so only `*` and `[` are wildcards there.
         let web = name.starts_with("http://") || name.starts_with("https://");
         let wild = if web {
@@ -219,20 +225,15 @@ async fn list_pattern(
         } else {
             name.contains(['*', '?', '['])
         };
-        // A file whose name looks like a pattern is still that file.
-        let exists = !name.contains("://") && std::path::Path::new(&name).is_file();
-        if wild && !exists {
+        if wild && !is_there(&name) {
             if web {
                 return Err(bad(
                     "a web server cannot be listed; name the shards, or give a range like {00000..00099}"
                         .into(),
                 ));
             }
-            shards.extend(list_glob(stores, &name).await?);
-        } else if name.ends_with('/')
-            || (!name.contains("://") && std::path::Path::new(&name).is_dir())
-            || (format == InputFormat::Folder && !web)
-        {
+            shards.extend(glob::list(stores, &name).await?);
+        } else if is_folder(&name) || (format == InputFormat::Folder && !web) {
             if web {
                 return Err(bad("a web server cannot be listed; name the shards".into()));
             }
@@ -242,9 +243,40 @@ async fn list_pattern(
             plain.push(stores.locate(&name)?);
         }
     }
-    let looked_up = look_up(plain).await;
-    shards.extend(looked_up);
+    for shard in look_up(plain).await {
+        // A bucket has no folders: a name that is no object may be the beginning of many.
+        let is_file = is_shard_name(shard.name()) || ListKind::of_name(shard.name()).is_some();
+        let can_list = matches!(shard.location.kind, StoreKind::Bucket | StoreKind::Hub);
+        let may_be_folder = shard.missing.is_some() && can_list && !is_file;
+        let below = if may_be_folder { folder::list(&shard.location, format).await.ok() } else { None };
+        match below.filter(|below| !below.is_empty()) {
+            Some(below) => shards.extend(below),
+            None => shards.push(shard),
+        }
+    }
     Ok(shards)
+}
+
+/// Whether a path is that of a file or folder, whatever its name looks like.
+fn is_there(name: &str) -> bool {
+    !name.contains("://") && std::path::Path::new(name).exists()
+}
+
+/// Whether a name says that it is a folder: by its end, as a bucket, or because it is one on this machine.
+fn is_folder(name: &str) -> bool {
+    match name.split_once("://") {
+        None => name.ends_with('/') || std::path::Path::new(name).is_dir(),
+        Some((scheme, rest)) => {
+            let parts = rest.split('/').count();
+            let is_whole = match scheme.to_ascii_lowercase().as_str() {
+                "http" | "https" | "file" => false,
+                // datasets/ORG/NAME
+                "hf" => parts == 3,
+                _ => parts == 1 && !rest.is_empty(),
+            };
+            name.ends_with('/') || is_whole
+        }
+    }
 }
 
 /// Shards by name, with what their stores know of them. Of many in one folder of a bucket the folder is listed: a thousand
@@ -303,35 +335,26 @@ async fn head(location: &Location) -> Result<ObjectMeta, Absent> {
     unversioned::tagged(location, meta).await
 }
 
-async fn list_glob(stores: &mut Stores, pattern: &str) -> Result<Vec<ShardRef>, ListError> {
-    let bad = |what: String| ListError::Pattern { pattern: redact_url(pattern), what };
-    // Everything up to the last slash before the first wildcard is a folder that can be listed.
-    let first = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
-    let folder = pattern[..first].rfind('/').map_or("", |at| &pattern[..=at]);
-    let scheme_only = folder.ends_with("://");
-    if scheme_only {
-        return Err(bad("the bucket itself cannot be a wildcard".into()));
-    }
-    let location = stores.locate(if folder.is_empty() { "." } else { folder })?;
-    let rest = &pattern[folder.len()..];
-    let matcher = glob::Pattern::new(rest).map_err(|e| bad(e.to_string()))?;
-    let options = glob::MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: true,
-    };
-    let mut metas = location.list().await?;
-    metas.retain(|meta| {
-        relative(&location.path, &meta.location).is_some_and(|name| matcher.matches_with(&name, options))
-    });
-    if let Some(image) = metas.iter().find(|meta| is_image_name(meta.location.as_ref())) {
-        return Err(bad(format!("matches image files ({}); name their folder instead", image.location)));
-    }
-    metas.sort_by(|a, b| a.location.cmp(&b.location));
-    Ok(metas.iter().map(|meta| ShardRef::new(location.at(meta.location.clone()), Ok(meta))).collect())
-}
+#[cfg(test)]
+mod tests {
+    use super::is_folder;
 
-fn relative(folder: &Path, path: &Path) -> Option<String> {
-    let parts: Vec<String> = path.prefix_match(folder)?.map(|p| p.as_ref().to_owned()).collect();
-    Some(parts.join("/"))
+    #[test]
+    fn buckets_and_datasets_are_folders_as_they_are() {
+        for folder in [
+            "s3://bucket",
+            "gs://bucket/",
+            "s3://bucket/photos/",
+            "hf://datasets/org/name@main",
+            "/",
+            "az://c",
+        ] {
+            assert!(is_folder(folder), "{folder}");
+        }
+        for other in
+            ["s3://bucket/photos", "https://host", "hf://datasets/org/name/a.parquet", "/no/such/a.tar"]
+        {
+            assert!(!is_folder(other), "{other}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 use recaption_schemas::redact_url;
 use url::Url;
 
-use super::{aws_profile, settings::StoreSettings};
+use super::{aws_profile, listing::ReadableListings, settings::StoreSettings};
 
 /// TLS needs a provider of cryptography, chosen once per process.
 pub(crate) fn install_crypto() {
@@ -59,6 +59,7 @@ pub fn s3(
         object_store::Error::Unauthenticated { path: redact_url(url.as_str()), source: what.into() }
     })?;
     let builder = builder.with_url(url.as_str()).with_retry(retries(settings));
+    let builder = builder.with_http_connector(ReadableListings::default());
     let key = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
     let timeout = variable("AWS_TIMEOUT").unwrap_or_else(|| WHOLE_REQUEST.to_owned());
     Ok(Arc::new(builder.with_config(key, timeout).build()?))
@@ -71,6 +72,7 @@ pub fn gcs(
     variable: Variable<'_>,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
+    let builder = builder.with_http_connector(ReadableListings::default());
     let key = GoogleConfigKey::Client(ClientConfigKey::Timeout);
     let timeout = variable("GOOGLE_TIMEOUT").unwrap_or_else(|| WHOLE_REQUEST.to_owned());
     Ok(Arc::new(builder.with_config(key, timeout).build()?))
@@ -83,6 +85,7 @@ pub fn azure(
     variable: Variable<'_>,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
+    let builder = builder.with_http_connector(ReadableListings::default());
     let key = AzureConfigKey::Client(ClientConfigKey::Timeout);
     let timeout = variable("AZURE_TIMEOUT").unwrap_or_else(|| WHOLE_REQUEST.to_owned());
     Ok(Arc::new(builder.with_config(key, timeout).build()?))

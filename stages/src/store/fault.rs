@@ -54,6 +54,23 @@ impl Fault {
         }
     }
 
+    /// Whether an error is of one object alone: it is gone, or nobody may read it. What else fails is of the way to all.
+    #[must_use]
+    pub fn of_one(error: &Error) -> bool {
+        use std::io::ErrorKind as Kind;
+        if matches!(error, Error::NotFound { .. } | Error::PermissionDenied { .. }) {
+            return Self::of(error) == Self::Permanent;
+        }
+        let mut cause = error.source();
+        while let Some(at) = cause {
+            if let Some(error) = at.downcast_ref::<std::io::Error>() {
+                return matches!(error.kind(), Kind::NotFound | Kind::PermissionDenied | Kind::IsADirectory);
+            }
+            cause = at.source();
+        }
+        false
+    }
+
     /// Whether a server sends whole objects only, not the part that it was asked for.
     #[must_use]
     pub fn is_of_ranges(error: &Error) -> bool {

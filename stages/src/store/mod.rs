@@ -10,6 +10,8 @@ mod clients;
 mod fault;
 mod hub;
 mod lease;
+mod listing;
+mod local;
 mod settings;
 mod steady;
 
@@ -24,7 +26,7 @@ use std::{
 };
 
 use futures::TryStreamExt;
-use object_store::{ObjectMeta, ObjectStore, local::LocalFileSystem, path::Path};
+use object_store::{ObjectMeta, ObjectStore, path::Path};
 use recaption_schemas::redact_url;
 use url::Url;
 
@@ -34,6 +36,7 @@ pub(crate) use clients::install_crypto;
 pub use fault::{Fault, words};
 pub use hub::{Dataset, Hub, HubSettings};
 pub use lease::{Lease, LeaseError};
+use local::LocalStore;
 pub use settings::StoreSettings;
 pub use steady::Steady;
 pub(crate) use steady::is_unversioned;
@@ -162,6 +165,18 @@ impl Location {
         file.unwrap_or_else(|| FsPath::new("/").join(self.path.as_ref()))
     }
 
+    /// What lies directly in this place: folders, and objects.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn list_level(&self) -> Result<(Vec<Path>, Vec<ObjectMeta>), StoreError> {
+        match self.store.list_with_delimiter(Some(&self.path)).await {
+            Ok(level) => Ok((level.common_prefixes, level.objects)),
+            Err(object_store::Error::NotFound { .. }) => Ok((Vec::new(), Vec::new())),
+            Err(source) => Err(StoreError::Store { url: self.url(), source }),
+        }
+    }
+
     /// Another place in the same store.
     #[must_use]
     pub fn at(&self, path: Path) -> Self {
@@ -260,14 +275,12 @@ impl Stores {
     }
 
     fn local(&mut self, path: &FsPath, text: &str) -> Result<Location, StoreError> {
-        let path = Path::from_absolute_path(path)
+        let path = LocalStore::path_of(path)
             .map_err(|e| StoreError::Url { url: text.to_owned(), what: e.to_string() })?;
         let store = match self.open.get("file") {
             Some(store) => Arc::clone(store),
             None => {
-                // Synced: a commit record must not outlive its parts when the power fails.
-                let local = LocalFileSystem::new().with_automatic_cleanup(false).with_fsync(true);
-                let store = self.steady(Arc::new(local));
+                let store = self.steady(Arc::new(LocalStore::new()));
                 self.open.insert("file".into(), Arc::clone(&store));
                 store
             }

@@ -53,7 +53,8 @@ impl TarParser {
         let got = self.input.partial().len();
         if self.input.offset() == got as u64 {
             let looks_like = LooksLike::of(self.input.partial());
-            if !matches!(looks_like, LooksLike::DamagedTar | LooksLike::Unknown(_)) {
+            // A tar that is cut within its first name is text too.
+            if !matches!(looks_like, LooksLike::DamagedTar | LooksLike::Text | LooksLike::Unknown(_)) {
                 return Err(TarError::NotATar { looks_like });
             }
         }

@@ -7,7 +7,8 @@
 //!
 //! Read: v7, ustar, GNU (long names and links, base-256 sizes) and PAX (`path`, `linkpath`,
 //! `size`, local and global). Sparse files are recognised and reported without bytes, never
-//! misread. Names that are not UTF-8 are decoded lossily and cut at NULs.
+//! misread. Names that are not UTF-8 become text from which the name comes back ([`recaption_schemas::name_text`]); all are
+//! cut at NULs.
 //!
 //! Where an archive ends is decided as Python's `tarfile` does it in the stream mode `r|*` that
 //! webdataset uses: at the first block of zeros. What may follow is not read, but whether
@@ -58,7 +59,7 @@ impl Default for TarLimits {
 /// One entry of the archive, whole: its last byte of data has arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// As stored, decoded lossily; without trailing slashes for directories.
+    /// As stored, what is not UTF-8 escaped; without trailing slashes for directories.
     pub name: String,
     /// Where its first header starts (a long name's or PAX header, where it has one), in bytes
     /// from the start of the archive.
@@ -139,7 +140,7 @@ impl MemberData {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TarError {
     /// The very first block is not a tar header.
-    #[error("not a tar: {looks_like}")]
+    #[error("{}", looks_like.sentence())]
     NotATar {
         /// What it is instead.
         looks_like: LooksLike,

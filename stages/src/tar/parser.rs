@@ -5,6 +5,7 @@
 //! inside one chunk; members too large or without use are passed over as they stream by.
 
 use bytes::Bytes;
+use recaption_schemas::name_text;
 
 use super::header::{self, BLOCK_BYTES, Header, HeaderFault};
 use super::input::Input;
@@ -238,7 +239,7 @@ impl TarParser {
         let pending = std::mem::take(&mut self.pending);
         let pax = pending.pax.or(&self.global);
         let name = pax.path.or(pending.long_name).unwrap_or_else(|| header.name());
-        let mut name = lossy(name);
+        let mut name = name_text(&name);
         let size = pax.size.unwrap_or(header_size);
         let offset = pending.offset.unwrap_or(start);
         let flag = header.type_flag();

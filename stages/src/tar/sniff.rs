@@ -26,6 +26,14 @@ pub enum LooksLike {
     Xml,
     /// A JSON document, such as an object store's error.
     Json,
+    /// A JSON array.
+    JsonArray,
+    /// An image; the format's name.
+    Image(&'static str),
+    /// A PDF.
+    Pdf,
+    /// Lines of text.
+    Text,
     /// A Git LFS pointer in place of the file.
     GitLfsPointer,
     /// Nothing known; its first bytes.
@@ -46,6 +54,15 @@ const SIGNATURES: &[(&[u8], LooksLike)] = &[
     (b"PK\x05\x06", LooksLike::Zip),
     (b"PAR1", LooksLike::Parquet),
     (b"version https://git-lfs", LooksLike::GitLfsPointer),
+    (b"\xff\xd8\xff", LooksLike::Image("JPEG")),
+    (b"\x89PNG\r\n", LooksLike::Image("PNG")),
+    (b"GIF8", LooksLike::Image("GIF")),
+    (b"II*\0", LooksLike::Image("TIFF")),
+    (b"MM\0*", LooksLike::Image("TIFF")),
+    (b"8BPS", LooksLike::Image("PSD")),
+    (b"\xff\x0a", LooksLike::Image("JPEG XL")),
+    (b"\0\0\0\x0cJXL ", LooksLike::Image("JPEG XL")),
+    (b"%PDF", LooksLike::Pdf),
 ];
 
 /// First characters (in lower case, after blanks and a byte order mark) of text formats.
@@ -54,6 +71,7 @@ const TEXTS: &[(&[u8], LooksLike)] = &[
     (b"<html", LooksLike::Html),
     (b"<", LooksLike::Xml),
     (b"{", LooksLike::Json),
+    (b"[", LooksLike::JsonArray),
 ];
 
 impl LooksLike {
@@ -70,11 +88,47 @@ impl LooksLike {
         }
         let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
         let begins = |with: &[u8]| text.get(..with.len()).is_some_and(|text| text.eq_ignore_ascii_case(with));
+        if start.starts_with(b"RIFF") && start.get(8..12) == Some(b"WEBP") {
+            return Self::Image("WebP");
+        }
+        if let Some(brand) = start.get(4..12).and_then(|box_| box_.strip_prefix(b"ftyp")) {
+            return match brand {
+                b"avif" | b"avis" => Self::Image("AVIF"),
+                b"heic" | b"heix" | b"mif1" | b"msf1" => Self::Image("HEIC"),
+                _ => Self::Unknown(start[..start.len().min(SHOWN_BYTES)].to_vec()),
+            };
+        }
         match TEXTS.iter().find(|(begin, _)| begins(begin)) {
             Some((_, found)) => found.clone(),
+            None if is_text(text) => Self::Text,
             None => Self::Unknown(start[..start.len().min(SHOWN_BYTES)].to_vec()),
         }
     }
+}
+
+impl LooksLike {
+    /// What to say where a tar was looked for: what is known to be something else is called that.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Empty | Self::DamagedTar | Self::Compressed(_) | Self::Unknown(_) => {
+                format!("not a tar: {self}")
+            }
+            known => known.to_string(),
+        }
+    }
+}
+
+/// Whether bytes are lines of text: UTF-8, or cut within a character, without control characters.
+fn is_text(bytes: &[u8]) -> bool {
+    let valid = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    !valid.is_empty() && !valid.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
 }
 
 impl fmt::Display for LooksLike {
@@ -94,7 +148,21 @@ impl fmt::Display for LooksLike {
             Self::Json => {
                 f.write_str("it is JSON, perhaps a saved error message of an object store: download it again")
             }
-            Self::GitLfsPointer => f.write_str("it is a Git LFS pointer: run `git lfs pull`"),
+            Self::JsonArray => f.write_str(
+                "it is a JSON array, and lists are read as JSON lines: `jq -c '.[]' LIST.json > LIST.jsonl`",
+            ),
+            Self::Image(format) => write!(
+                f,
+                "it is a single image ({format}): name its folder, or use `recaption caption MODEL IMAGE`"
+            ),
+            Self::Pdf => f.write_str("it is a PDF: extract its images into a folder or a tar"),
+            Self::Text => f.write_str(
+                "it is text: a list of addresses must be named .csv, .tsv, .jsonl or .txt, and a list of shards is given \
+                 as @FILE",
+            ),
+            Self::GitLfsPointer => {
+                f.write_str("it is a Git LFS pointer and not the file itself: run `git lfs pull`")
+            }
             Self::Unknown(start) => write!(f, "it begins with \"{}\"", start.escape_ascii()),
         }
     }

@@ -7,11 +7,13 @@ use std::collections::HashSet;
 
 use sha2::{Digest, Sha256};
 
+use super::members::Members;
 use super::name::{NameClass, last_part, split_name};
 use super::{
     CAPTION_SUFFIXES, IMAGE_SUFFIXES, IgnoredMembers, ImageMember, JSON_SUFFIX, MAX_LISTED_SUFFIXES,
     MAX_SIDECAR_BYTES, Note, RawSample, Tail, UNSUPPORTED_IMAGE_SUFFIXES,
 };
+use crate::decode::is_image;
 use crate::tar::{Member, MemberData, MemberKind};
 
 /// Groups the members of one shard into samples, in the archive's order.
@@ -20,6 +22,9 @@ use crate::tar::{Member, MemberData, MemberKind};
 /// different ones share a digest with odds of 1 to 7e26, which are (n²/2) / 2^128.
 #[derive(Debug, Default)]
 pub struct Assembler {
+    /// Suffixes of the image that is wanted, the best first.
+    preferred: Vec<String>,
+    members: Members,
     open: Option<Open>,
     next_index: u64,
     keys: Keys,
@@ -53,6 +58,8 @@ struct Open {
     /// The members' positions in the sample and their suffixes; the chosen are not among them.
     others: Vec<(u64, String)>,
     other_count: u64,
+    extra_images: Vec<(u64, String)>,
+    extra_image_count: u64,
     notes: Vec<Note>,
 }
 
@@ -70,6 +77,17 @@ impl Assembler {
     /// An assembler at the start of a shard.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An assembler that takes images of these suffixes before all others, the best first.
+    pub fn preferring(suffixes: Vec<String>) -> Self {
+        let preferred = suffixes.into_iter().map(|s| s.trim_start_matches('.').to_lowercase()).collect();
+        Self { preferred, ..Self::default() }
+    }
+
+    /// What the samples that were handed out consist of.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     /// Takes the next member; gives the sample before it when that is now complete.
@@ -100,12 +118,13 @@ impl Assembler {
             && open.key == key
             && !open.seen.contains(&suffix)
         {
-            open.add(suffix, data);
+            open.add(suffix, data, &self.preferred);
             return None;
         }
         let mut next = self.begin(key);
-        next.add(suffix, data);
-        self.open.replace(next).map(|open| open.close(false))
+        next.add(suffix, data, &self.preferred);
+        let done = self.open.replace(next)?;
+        Some(self.close(done, false))
     }
 
     /// The last sample, which is open until the archive ends. With a broken tail it is marked
@@ -122,7 +141,15 @@ impl Assembler {
                 NameClass::Meta | NameClass::Hidden => true,
             },
         };
-        Some(open.close(cut))
+        Some(self.close(open, cut))
+    }
+
+    fn close(&mut self, open: Open, cut: bool) -> RawSample {
+        let suffix = |candidate: &Option<Candidate<String>>| candidate.as_ref().map(|c| c.suffix.clone());
+        let (caption, json) = (suffix(&open.caption), suffix(&open.json));
+        let raw = open.close(cut);
+        self.members.add(&raw, caption, json);
+        raw
     }
 
     /// Members that belong to no sample, so far.
@@ -154,18 +181,26 @@ impl Assembler {
             json: None,
             others: Vec::new(),
             other_count: 0,
+            extra_images: Vec::new(),
+            extra_image_count: 0,
             notes: Vec::new(),
         }
     }
 }
 
 impl Open {
-    fn add(&mut self, suffix: String, data: MemberData) {
+    fn add(&mut self, suffix: String, data: MemberData, preferred: &[String]) {
         let position = self.seen.len() as u64;
         self.seen_bytes += suffix.len();
         self.seen.insert(suffix.clone());
-        if let Some(rank) = image_rank(&suffix) {
+        if let Some(rank) = image_rank(&suffix, &data, preferred) {
             let beaten = keep_better(&mut self.image, Candidate { rank, position, suffix, value: data });
+            if let Some(extra) = &beaten {
+                self.extra_image_count += 1;
+                if self.extra_images.len() < MAX_LISTED_SUFFIXES {
+                    self.extra_images.push(extra.clone());
+                }
+            }
             self.add_other(beaten);
         } else if let Some(rank) = rank_among(&suffix, &CAPTION_SUFFIXES) {
             let beaten = match self.text(&suffix, data) {
@@ -213,6 +248,7 @@ impl Open {
 
     fn close(mut self, cut: bool) -> RawSample {
         self.others.sort_unstable_by_key(|(position, _)| *position);
+        self.extra_images.sort_unstable_by_key(|(position, _)| *position);
         RawSample {
             index: self.index,
             key: self.key,
@@ -223,6 +259,8 @@ impl Open {
             json: self.json.map(|json| json.value),
             other_suffixes: self.others.into_iter().map(|(_, suffix)| suffix).collect(),
             other_count: self.other_count,
+            extra_images: self.extra_images.into_iter().map(|(_, suffix)| suffix).collect(),
+            extra_image_count: self.extra_image_count,
             notes: self.notes,
         }
     }
@@ -244,17 +282,27 @@ fn keep_better<T>(place: &mut Option<Candidate<T>>, newcomer: Candidate<T>) -> O
     beaten.map(|candidate| (candidate.position, candidate.suffix))
 }
 
-/// Supported formats by their exact suffix, then by the last part of a compound one, then formats
-/// that are only recognised; `None` for what is no image.
-fn image_rank(suffix: &str) -> Option<usize> {
+/// The suffixes that are preferred, in their order; then supported formats by their exact suffix, then by the last part of a
+/// compound one, then what is an image by its content whatever its suffix, then formats that are only recognised; `None` for
+/// what is no image.
+fn image_rank(suffix: &str, data: &MemberData, preferred: &[String]) -> Option<usize> {
     const EXACT: usize = 0;
     const COMPOUND: usize = 1;
-    const UNSUPPORTED: usize = 2;
+    const BY_CONTENT: usize = 2;
+    const UNSUPPORTED: usize = 3;
     let last = last_part(suffix);
-    if IMAGE_SUFFIXES.contains(&last) {
-        return Some(if last == suffix { EXACT } else { COMPOUND });
-    }
-    UNSUPPORTED_IMAGE_SUFFIXES.contains(&last).then_some(UNSUPPORTED)
+    let is_text = last == JSON_SUFFIX || CAPTION_SUFFIXES.contains(&last);
+    let rank = if IMAGE_SUFFIXES.contains(&last) {
+        if last == suffix { EXACT } else { COMPOUND }
+    } else if UNSUPPORTED_IMAGE_SUFFIXES.contains(&last) {
+        UNSUPPORTED
+    } else if !is_text && matches!(data, MemberData::Bytes(bytes) if is_image(bytes)) {
+        BY_CONTENT
+    } else {
+        return None;
+    };
+    let preference = preferred.iter().position(|wanted| wanted == suffix || wanted == last);
+    Some(preference.unwrap_or(preferred.len() + rank))
 }
 
 /// The place in `wanted`, exact suffixes before compound ones; `None` for what is not in it.

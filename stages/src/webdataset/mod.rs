@@ -18,6 +18,7 @@
 //! | key that comes again later | two samples with one key | the second is marked as a duplicate |
 
 mod assemble;
+mod members;
 mod name;
 #[cfg(test)]
 mod tests;
@@ -25,16 +26,19 @@ mod tests;
 use crate::tar::MemberData;
 
 pub use assemble::{Assembler, Keys};
-pub use name::{NameClass, split_name};
+pub use members::Members;
+pub use name::{NameClass, split_name, split_stem};
 
 /// Suffixes of image formats that are decoded.
-pub const IMAGE_SUFFIXES: [&str; 11] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"];
+pub const IMAGE_SUFFIXES: [&str; 14] =
+    ["jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff"];
 
 /// Suffixes of image formats that are known but not decoded: taken for the image where nothing
 /// better is there, so that the sample is rejected for its format and not for having no image.
-pub const UNSUPPORTED_IMAGE_SUFFIXES: [&str; 12] =
-    ["heic", "heif", "avif", "jxl", "jp2", "svg", "psd", "ico", "raw", "cr2", "nef", "dng"];
+pub const UNSUPPORTED_IMAGE_SUFFIXES: [&str; 24] = [
+    "heic", "heif", "avif", "jxl", "jp2", "j2k", "jxr", "svg", "psd", "ico", "raw", "cr2", "cr3", "nef",
+    "arw", "dng", "ppm", "pgm", "pbm", "pnm", "tga", "exr", "hdr", "qoi",
+];
 
 /// Whether a suffix, in lower case, is that of an image, decoded or not.
 #[must_use]
@@ -56,7 +60,7 @@ pub const MAX_SIDECAR_BYTES: u64 = 16 << 20;
 pub const MAX_LISTED_SUFFIXES: usize = 64;
 
 /// One sample of a shard as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RawSample {
     /// Position in the shard, from 0; every sample has one, whatever becomes of it.
     pub index: u64,
@@ -77,6 +81,10 @@ pub struct RawSample {
     pub other_suffixes: Vec<String>,
     /// How many other suffixes there are, listed or not.
     pub other_count: u64,
+    /// Those among the others that are images too, likewise listed.
+    pub extra_images: Vec<String>,
+    /// How many these are.
+    pub extra_image_count: u64,
     /// What of the sample could not be kept, at most [`MAX_LISTED_SUFFIXES`] notes.
     pub notes: Vec<Note>,
 }

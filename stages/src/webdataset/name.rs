@@ -39,6 +39,16 @@ pub fn split_name(name: &str) -> NameClass<'_> {
     }
 }
 
+/// A file's name, or its path, without its last suffix, and that suffix in lower case: the dots before stay. A name that is all
+/// suffix, or has none, stays whole.
+pub fn split_stem(name: &str) -> (&str, String) {
+    let base_start = name.rfind('/').map_or(0, |slash| slash + 1);
+    match name[base_start..].rfind('.') {
+        Some(dot) if dot > 0 => (&name[..base_start + dot], name[base_start + dot + 1..].to_lowercase()),
+        _ => (name, String::new()),
+    }
+}
+
 /// What follows the last dot of a suffix; all of it where there is none.
 pub(super) fn last_part(suffix: &str) -> &str {
     suffix.rsplit('.').next().unwrap_or(suffix)

@@ -139,7 +139,8 @@ def kind_of(info):
 
 
 def text(name):
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    # As schemas/src/name.rs writes bytes that are not UTF-8; none of these names holds a backslash.
+    return "".join(f"\\x{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
 
 
 def listing(raw):

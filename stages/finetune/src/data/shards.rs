@@ -275,7 +275,7 @@ impl Inputs {
 
     fn example(&self, sample: Sample) -> Item {
         let Sample { shard, index, key, image, suffix, org_caption, meta, held, .. } = sample;
-        let text = org_caption.as_deref();
+        let text = org_caption.as_ref().map(recaption_stages::schemas::OriginalCaption::as_str);
         match self.caption.find(text, text, meta.as_deref()) {
             Ok(caption) => Item::Example(Example { shard, index, key, image, suffix, caption }, held),
             Err(reason) => Item::Bad { index, reason: reason.to_owned() },

@@ -1,47 +1,51 @@
 //! Which columns of a table are the image, its key, its caption, its address, and what of the rest becomes JSON.
 
-use arrow_array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Float32Array, Float64Array, Int8Array, Int16Array,
-    Int32Array, Int64Array, RecordBatch, StringArray, StructArray, UInt8Array, UInt16Array, UInt32Array,
-    UInt64Array, cast::AsArray,
-};
+use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StringArray, StructArray, cast::AsArray};
 use arrow_schema::{DataType, Schema};
 use bytes::Bytes;
+use recaption_schemas::name_text;
 use serde_json::{Map, Value};
 
+use super::json;
 use crate::{
+    fetch::told_column,
+    json::Document,
+    label::Label,
     read::{Columns, InputFormat},
-    webdataset::{IMAGE_SUFFIXES, NameClass, split_name},
+    told::{self, CAPTION, IMAGE, KEY, META, URL},
+    webdataset::{IMAGE_SUFFIXES, split_stem},
 };
-
-const IMAGE: [&str; 8] = ["image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes"];
-const CAPTION: [&str; 5] = ["caption", "text", "TEXT", "alt_text", "org_caption"];
-const URL: [&str; 3] = ["url", "URL", "image_url"];
-const KEY: [&str; 2] = ["key", "__key__"];
-const META: [&str; 2] = ["meta", "json"];
 
 /// A row on its way to be a sample.
 pub struct Row {
-    pub key: Option<String>,
+    /// None where it is the row's number.
+    pub label: Option<Label>,
     pub image: Option<Bytes>,
     pub suffix: String,
-    pub caption: Option<String>,
+    pub captions: Vec<String>,
     pub url: Option<String>,
     pub meta: Option<String>,
+    /// Why the row's own JSON is none.
+    pub unreadable: Option<String>,
 }
 
-/// Columns by name, with their place among all.
+/// A column by name, with its place among all.
+type Column = (String, usize);
+
+/// Columns by what they are used for.
 #[derive(Debug)]
 pub struct Chosen {
     /// None in a list of addresses.
-    image: Option<(String, usize)>,
-    caption: Option<(String, usize)>,
-    url: Option<(String, usize)>,
-    key: Option<(String, usize)>,
+    image: Option<Column>,
+    caption: Option<Column>,
+    url: Option<Column>,
+    key: Option<Column>,
     /// The sample's own JSON.
-    meta: Option<(String, usize)>,
+    meta: Option<Column>,
     /// What becomes JSON where there is none.
-    others: Vec<(String, usize)>,
+    others: Vec<Column>,
+    /// What is not read.
+    left: Vec<String>,
 }
 
 impl Chosen {
@@ -50,48 +54,77 @@ impl Chosen {
     /// # Errors
     /// A column that was told is not there or of another type; no column of image bytes.
     pub fn among(schema: &Schema, told: &Columns, format: InputFormat) -> Result<Self, String> {
-        let names = || schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
-        let find = |name: &str| schema.index_of(name).ok().map(|at| (name.to_owned(), at));
+        let names = || schema.fields().iter().map(|f| f.name().as_str());
+        let kind = |at: usize| schema.field(at).data_type();
+        let column = |at: usize| (schema.field(at).name().clone(), at);
         let choose =
             |told: &Option<String>, key: &str, usual: &[&str], fits: fn(&DataType) -> bool| match told {
-                Some(name) => match find(name) {
-                    Some((name, at)) if fits(schema.field(at).data_type()) => Ok(Some((name, at))),
-                    Some((name, at)) => {
-                        Err(format!("column `{name}` ({key}) is of type {}", schema.field(at).data_type()))
-                    }
-                    None => Err(format!("no column `{name}` ({key}); there are: {}", names())),
+                Some(name) => match told_column(names(), name, key)? {
+                    at if fits(kind(at)) => Ok(Some(column(at))),
+                    at => Err(format!("column `{name}` ({key}) is of type {}", kind(at))),
                 },
-                None => Ok(usual
-                    .iter()
-                    .filter_map(|name| find(name))
-                    .find(|(_, at)| fits(schema.field(*at).data_type()))),
+                None => Ok(told::find_all(names(), usual).find(|at| fits(kind(*at))).map(column)),
             };
         let image = choose(&told.image, "input.image_column", &IMAGE, is_image)?;
         let image = image.or_else(|| {
             // Hugging Face's image feature has this form whatever its name.
-            let at = schema.fields().iter().position(|field| is_image_struct(field.data_type()))?;
-            Some((schema.field(at).name().clone(), at))
+            schema.fields().iter().position(|field| is_image_struct(field.data_type())).map(column)
         });
-        let caption = choose(&told.caption, "input.caption_column", &CAPTION, is_text)?;
+        let caption = choose(&told.caption, "input.caption_column", &CAPTION, is_caption)?;
         let url = choose(&told.url, "input.url_column", &URL, is_text)?;
         let key = choose(&told.key, "input.key_column", &KEY, is_key)?;
         let image = image.filter(|_| format != InputFormat::UrlList);
-        check(format, image.is_some(), url.as_ref(), &names())?;
-        let meta = choose(&None, "", &META, is_text)?;
+        check(format, image.is_some(), url.as_ref(), &names().collect::<Vec<_>>().join(", "))?;
+        let meta = choose(&None, "", &META, is_meta)?;
+        let mut chosen = Self { image, caption, url, key, meta, others: Vec::new(), left: Vec::new() };
+        for (at, field) in schema.fields().iter().enumerate() {
+            if chosen.is_used(at, field.data_type()) {
+                continue;
+            }
+            if chosen.meta.is_none() && json::has_json(field.data_type()) {
+                chosen.others.push(column(at));
+            } else if !chosen.named().any(|(_, (_, used))| *used == at) {
+                chosen.left.push(field.name().clone());
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// Whether a column needs no place in what becomes JSON.
+    fn is_used(&self, at: usize, kind: &DataType) -> bool {
         // The address of an image that is there is part of what is known of it; of one that is fetched it is the way.
-        let address = url.as_ref().filter(|_| image.is_none());
-        let used = [image.as_ref(), address, caption.as_ref(), key.as_ref()];
-        let is_other = |at: usize| !used.iter().flatten().any(|(_, used)| *used == at);
-        let others = if meta.is_some() {
-            Vec::new()
-        } else {
-            let fields = schema.fields().iter().enumerate();
-            fields
-                .filter(|(at, f)| is_other(*at) && is_scalar(f.data_type()))
-                .map(|(at, f)| (f.name().clone(), at))
-                .collect()
-        };
-        Ok(Self { image, caption, url, key, meta, others })
+        let address = self.url.as_ref().filter(|_| self.image.is_none());
+        // Of several captions one is taken; all of them stay.
+        let caption = self.caption.as_ref().filter(|_| !is_list(kind));
+        let used = [self.image.as_ref(), address, caption, self.key.as_ref(), self.meta.as_ref()];
+        used.into_iter().flatten().any(|(_, used)| *used == at)
+    }
+
+    /// The columns that are used, by what for.
+    fn named(&self) -> impl Iterator<Item = (&'static str, &Column)> {
+        let columns = [
+            ("image", &self.image),
+            ("caption", &self.caption),
+            ("address", &self.url),
+            ("key", &self.key),
+            ("meta", &self.meta),
+        ];
+        columns.into_iter().filter_map(|(role, column)| Some((role, column.as_ref()?)))
+    }
+
+    /// What is used, and what is left.
+    pub fn describe(&self) -> String {
+        let mut said: Vec<String> = Vec::new();
+        for role in ["image", "caption", "address", "key"] {
+            let found = self.named().find(|(named, _)| *named == role).map(|(_, (name, _))| name.as_str());
+            let other = if role == "key" { "path or row number" } else { "none" };
+            said.push(format!("{role}={}", found.unwrap_or(other)));
+        }
+        let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let others = self.meta.iter().chain(&self.others).map(|(name, _)| name.as_str());
+        said.push(format!("meta={}", list(others.collect())));
+        said.push(format!("left={}", list(self.left.iter().map(String::as_str).collect())));
+        said.join(" ")
     }
 
     /// Whether images are there, and not to be fetched.
@@ -101,14 +134,11 @@ impl Chosen {
 
     /// Places of the columns that are read.
     pub fn roots(&self) -> Vec<usize> {
-        let one = [
-            self.image.as_ref(),
-            self.caption.as_ref(),
-            self.url.as_ref(),
-            self.key.as_ref(),
-            self.meta.as_ref(),
-        ];
-        one.into_iter().flatten().chain(&self.others).map(|(_, at)| *at).collect()
+        let mut roots: Vec<usize> =
+            self.named().map(|(_, column)| column).chain(&self.others).map(|(_, at)| *at).collect();
+        roots.sort_unstable();
+        roots.dedup();
+        roots
     }
 
     /// A batch's rows.
@@ -118,8 +148,7 @@ impl Chosen {
     pub fn rows(&self, batch: &RecordBatch) -> Result<Vec<Row>, String> {
         let column =
             |name: &str| batch.column_by_name(name).ok_or_else(|| format!("column `{name}` is missing"));
-        let optional =
-            |chosen: &Option<(String, usize)>| chosen.as_ref().map(|(name, _)| column(name)).transpose();
+        let optional = |chosen: &Option<Column>| chosen.as_ref().map(|(name, _)| column(name)).transpose();
         let image = optional(&self.image)?;
         let (caption, url) = (optional(&self.caption)?, optional(&self.url)?);
         let (key, meta) = (optional(&self.key)?, optional(&self.meta)?);
@@ -127,29 +156,71 @@ impl Chosen {
         let others: Vec<(&str, &ArrayRef)> = others.collect::<Result<_, String>>()?;
         let (bytes, path) = image.map_or((None, None), split_image);
         let name = self.image.as_ref().map_or("", |(name, _)| name.as_str());
+        let own = IMAGE_SUFFIXES.contains(&name).then(|| name.to_owned());
         let rows = (0..batch.num_rows()).map(|row| {
-            let path = path.and_then(|path| text(path, row));
-            let (named, suffix) = path.as_deref().map_or((None, None), |path| match split_name(path) {
-                NameClass::Part { key, suffix } => (Some(key.to_owned()), Some(suffix)),
-                _ => (None, None),
-            });
-            let own = IMAGE_SUFFIXES.contains(&name).then(|| name.to_owned());
+            let path = path.and_then(|path| name_of(path, row)).filter(|path| !path.is_empty());
+            let (stem, suffix) = path.as_deref().map(split_stem).unwrap_or_default();
+            let derived = (!stem.is_empty()).then(|| Label::Derived(stem.to_owned()));
+            let declared = key.and_then(|column| name_of(column, row)).filter(|key| !key.trim().is_empty());
+            let found = self.told((caption, url, meta), &others, row);
             Row {
-                key: key.and_then(|column| any_text(column, row)).or(named),
+                label: declared.map(Label::Declared).or(derived),
                 image: bytes
                     .and_then(|bytes| binary(bytes, row))
                     .filter(|_| image.is_some_and(|i| i.is_valid(row))),
-                suffix: suffix.or(own).unwrap_or_default(),
-                caption: caption.and_then(|column| text(column, row)),
-                url: url.and_then(|column| text(column, row)),
-                meta: match meta {
-                    Some(column) => text(column, row),
-                    None => json(&others, row),
-                },
+                suffix: Some(suffix).filter(|s| !s.is_empty()).or_else(|| own.clone()).unwrap_or_default(),
+                ..found
             }
         });
         Ok(rows.collect())
     }
+
+    /// What a row says beside image and key.
+    fn told(
+        &self,
+        (caption, url, meta): (Option<&ArrayRef>, Option<&ArrayRef>, Option<&ArrayRef>),
+        others: &[(&str, &ArrayRef)],
+        row: usize,
+    ) -> Row {
+        let mut captions = caption.map(|column| captions(column, row)).unwrap_or_default();
+        let mut url = url.and_then(|column| text(column, row)).filter(|url| !url.trim().is_empty());
+        let (mut own, mut unreadable) = (None, None);
+        match meta.map(|column| own_json(column, row)) {
+            None => own = object(others, row),
+            Some(None) => {}
+            Some(Some(Err(why))) => unreadable = Some(why),
+            Some(Some(Ok(document))) => {
+                let (also, address) = told::of_object(&document);
+                url = url.or(address);
+                own = Some(match (&self.caption, captions.len()) {
+                    (Some((name, _)), 2..) => document.with(name, &Value::from(captions.clone()).to_string()),
+                    _ => document.into_text(),
+                });
+                if captions.iter().all(|text| text.trim().is_empty()) {
+                    captions = also;
+                }
+            }
+        }
+        Row { label: None, image: None, suffix: String::new(), captions, url, meta: own, unreadable }
+    }
+}
+
+/// The captions of a row: a text, or a list of texts.
+fn captions(column: &ArrayRef, row: usize) -> Vec<String> {
+    if is_text(column.data_type()) {
+        return text(column, row).into_iter().collect();
+    }
+    told::captions_of(&json::value(column, row).to_string())
+}
+
+/// The row's own JSON: a text, or a struct. None where there is none.
+fn own_json(column: &ArrayRef, row: usize) -> Option<Result<Document, String>> {
+    if column.is_null(row) {
+        return None;
+    }
+    let text =
+        if is_text(column.data_type()) { text(column, row)? } else { json::value(column, row).to_string() };
+    (!text.trim().is_empty()).then(|| Document::read(text.as_bytes()))
 }
 
 /// Whether a table has what its format needs.
@@ -195,16 +266,25 @@ fn is_key(kind: &DataType) -> bool {
     is_text(kind) || kind.is_integer()
 }
 
-fn is_scalar(kind: &DataType) -> bool {
-    matches!(
-        kind,
-        DataType::Boolean
-            | DataType::Float32
-            | DataType::Float64
-            | DataType::Utf8
-            | DataType::LargeUtf8
-            | DataType::Utf8View
-    ) || kind.is_integer()
+fn is_list(kind: &DataType) -> bool {
+    matches!(kind, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _))
+}
+
+/// Text, or a list of texts or of structs that hold one.
+fn is_caption(kind: &DataType) -> bool {
+    match kind {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            let item = item.data_type();
+            is_text(item) && !is_bytes(item) || matches!(item, DataType::Struct(_)) && json::has_json(item)
+        }
+        DataType::Dictionary(_, value) => is_text(value) && !is_bytes(value),
+        kind => is_text(kind),
+    }
+}
+
+/// JSON as text, or a struct that becomes JSON.
+fn is_meta(kind: &DataType) -> bool {
+    is_text(kind) || matches!(kind, DataType::Struct(_) | DataType::Map(_, _)) && json::has_json(kind)
 }
 
 /// Bytes and, where there is one, path.
@@ -232,7 +312,7 @@ fn binary(column: &ArrayRef, row: usize) -> Option<Bytes> {
     Some(Bytes::copy_from_slice(bytes))
 }
 
-fn text(column: &ArrayRef, row: usize) -> Option<String> {
+pub fn text(column: &ArrayRef, row: usize) -> Option<String> {
     if column.is_null(row) {
         return None;
     }
@@ -246,40 +326,22 @@ fn text(column: &ArrayRef, row: usize) -> Option<String> {
     }
 }
 
-/// Text, or a number as text.
-fn any_text(column: &ArrayRef, row: usize) -> Option<String> {
-    text(column, row).or_else(|| match scalar(column, row) {
+/// A name, or a number as text.
+fn name_of(column: &ArrayRef, row: usize) -> Option<String> {
+    if is_bytes(column.data_type()) {
+        return binary(column, row).map(|bytes| name_text(&bytes));
+    }
+    text(column, row).or_else(|| match json::value(column, row) {
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     })
 }
 
 /// The rest of a row as one object, in the table's order; `None` where there is no rest.
-fn json(columns: &[(&str, &ArrayRef)], row: usize) -> Option<String> {
+fn object(columns: &[(&str, &ArrayRef)], row: usize) -> Option<String> {
     if columns.is_empty() {
         return None;
     }
-    let fields = columns.iter().map(|(name, column)| ((*name).to_owned(), scalar(column, row)));
+    let fields = columns.iter().map(|(name, column)| ((*name).to_owned(), json::value(column, row)));
     Some(Value::Object(fields.collect::<Map<_, _>>()).to_string())
-}
-
-fn scalar(column: &ArrayRef, row: usize) -> Value {
-    if column.is_null(row) {
-        return Value::Null;
-    }
-    let any = column.as_any();
-    macro_rules! number {
-        ($($array:ty),*) => {
-            $(if let Some(column) = any.downcast_ref::<$array>() {
-                return Value::from(column.value(row));
-            })*
-        };
-    }
-    number!(Int64Array, Int32Array, UInt64Array, UInt32Array, Int16Array, UInt16Array, Int8Array, UInt8Array);
-    number!(Float64Array, BooleanArray);
-    if let Some(column) = any.downcast_ref::<Float32Array>() {
-        // By way of its shortest text: 0.3 and not 0.30000001192092896.
-        return column.value(row).to_string().parse::<f64>().map_or(Value::Null, Value::from);
-    }
-    text(column, row).map_or(Value::Null, Value::from)
 }

@@ -1,0 +1,35 @@
+//! Sampling factors: as Pillow decodes them, or refused. `tests/data/sampling` says how its files were made.
+
+use super::*;
+
+fn squashed(name: &str) -> Result<Vec<u8>, DecodeError> {
+    let bytes = std::fs::read(data_dir().join("../sampling").join(name)).expect(name);
+    let preprocess =
+        Preprocess { size: 64, resize_mode: ResizeMode::Squash, interpolation: Interpolation::Bicubic };
+    prepare_default(&bytes, &preprocess).map(|prepared| prepared.pixels.into_vec())
+}
+
+#[test]
+fn components_are_upsampled_as_pillow_does_it() {
+    for name in ["420", "422", "440", "411", "444_as_2x1"] {
+        let jpeg = squashed(&format!("{name}.jpg")).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let png = squashed(&format!("{name}.png")).expect(name);
+        let (_, mean) = difference(&jpeg, &png);
+        assert!(mean < 1.5, "{name}: {mean}");
+    }
+}
+
+#[test]
+fn what_would_be_decoded_in_wrong_colours_is_refused_and_says_what_to_do() {
+    for (name, factors) in [
+        ("chroma_finer", "1x1, 2x2, 2x2"),
+        ("chroma_wider", "2x1, 4x1, 4x1"),
+        ("thirds", "3x1, 1x1, 1x1"),
+        ("uneven", "2x1, 1x2, 1x2"),
+    ] {
+        let error = squashed(&format!("{name}.jpg")).expect_err(name);
+        assert!(matches!(error, DecodeError::Unsupported { .. }), "{name}: {error}");
+        let said = error.to_string();
+        assert!(said.contains(factors) && said.contains("-sampling-factor"), "{said}");
+    }
+}
