@@ -91,7 +91,7 @@ fn what_is_required_is_asked_for_by_name() {
 fn inputs_that_name_nothing_are_refused_with_their_pattern() {
     let place = Place::new();
     let input = place.draw("in", 1, 1);
-    for pattern in ["empty/*.tar", "in/{1..0}.tar", "in/{0.tar", "in/?.tar"] {
+    for pattern in ["empty/*.tar", "in/{0.tar", "in/0}.tar", "in/?.tar"] {
         fs::create_dir_all(place.path("empty")).expect("folders can be made");
         place.run(place.path(pattern), "out").ends(2).warns(pattern);
     }

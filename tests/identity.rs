@@ -156,10 +156,13 @@ fn write_table(path: &Path, columns: Vec<(&str, ArrayRef)>) {
     writer.close().expect("a footer");
 }
 
+/// Paths of a table's images and the keys of its rows, by name.
+type Story<'a> = (&'a str, [Option<&'a str>; 4], [&'a str; 4]);
+
 #[test]
 fn rows_whose_paths_are_equal_are_rows() {
     let place = Place::new();
-    let stories: [(&str, [Option<&str>; 4], [&str; 4]); 5] = [
+    let stories: [Story<'_>; 5] = [
         ("classes", [Some("1.jpg"), Some("2.jpg"), Some("1.jpg"), Some("2.jpg")], ["1", "2", "1#2", "2#3"]),
         ("one", [Some("image.jpg"); 4], ["image", "image#1", "image#2", "image#3"]),
         ("empty", [Some(""); 4], ["000000000", "000000001", "000000002", "000000003"]),

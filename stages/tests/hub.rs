@@ -177,7 +177,7 @@ fn hub(cdn: &Server, answers: HubAnswers) -> Server {
         if path == "/api/datasets/o/n/revision/main" {
             return Reply::new("200 OK", "", format!(r#"{{"id":"o/n","sha":"{COMMIT}"}}"#));
         }
-        if path == tree && query == "recursive=true&limit=1000" {
+        if path == tree && matches!(query, "recursive=true&limit=1000" | "recursive=false&limit=1000") {
             let port = *own.lock().unwrap_or_else(PoisonError::into_inner);
             let link = format!("Link: <http://127.0.0.1:{port}{tree}?cursor=2%2C>; rel=\"next\"\r\n");
             return Reply::new("200 OK", &link, PAGES[0]);

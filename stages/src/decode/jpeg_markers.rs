@@ -263,7 +263,7 @@ impl<'a> Markers<'a> {
         let known = |c: &Component| matches!(ratio(c), Some((1 | 2, 1 | 2) | (4, 1)));
         let alike =
             others.iter().take(2).map(ratio).collect::<Vec<_>>().windows(2).all(|pair| pair[0] == pair[1]);
-        let powers = [first.across, first.down].iter().all(|factor| factor.is_power_of_two());
+        let powers = matches!((first.across, first.down), (1 | 2 | 4, 1 | 2));
         if others.is_empty() || powers && alike && others.iter().all(known) {
             return Ok(());
         }

@@ -45,11 +45,10 @@ pub async fn list(stores: &mut Stores, pattern: &str) -> Result<Vec<ShardRef>, L
             }));
         } else {
             let (_, files) = folder.list_level().await?;
-            metas.extend(
-                files
-                    .into_iter()
-                    .filter(|meta| meta.location.filename().is_some_and(|name| fits(&patterns[depth], name))),
-            );
+            metas.extend(files.into_iter().filter(|meta| {
+                relative(&folder.path, &meta.location)
+                    .is_some_and(|name| patterns[depth].matches_with(&name, OPTIONS))
+            }));
         }
     }
     if let Some(image) = metas.iter().find(|meta| is_image_name(meta.location.as_ref())) {
