@@ -9,7 +9,6 @@ use recaption_stages::{
     filter::Filter,
     read::{Columns, ROWS_PER_SHARD, ReadSettings},
     rules::{RuleSettings, TextRules},
-    schemas::CAPTION_SCHEMA_VERSION,
     store::StoreSettings,
     told::CaptionPick,
 };
@@ -247,8 +246,6 @@ impl RunConfig {
                 put(name, column.clone());
             }
         }
-        // What keys, `org_caption` and `meta` hold: rows of two versions do not go together.
-        put("schema_version", CAPTION_SCHEMA_VERSION.to_owned());
         if self.read.captions.pick != CaptionPick::default() {
             put("input.caption_pick", self.read.captions.pick.as_str().to_owned());
         }
