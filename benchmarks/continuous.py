@@ -7,24 +7,13 @@ a batch too, but half of its rows is given up whenever half of them ended. Conti
 captions come out of all three; turns are interleaved, ratios are medians. Pictures are the demo's scenes. Needs Pillow; `make bench`
 installs it and runs this.
 """
-import argparse, io, json, os, pathlib, statistics, subprocess, tarfile, tempfile
+import argparse, json, os, pathlib, statistics, subprocess, tempfile
 
-from PIL import Image
+from scene_pixels import unpack
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BENCH = ROOT / "target" / "release" / "examples" / "caption_bench"
 MODES = {"static": ["static=1"], "freed": ["static=2"], "continuous": []}
-
-
-def unpack(shards: pathlib.Path, size: int, out: pathlib.Path) -> None:
-    """All images of the shards as u8 pixels [N, S, S, 3]."""
-    with out.open("wb") as file:
-        for shard in sorted(shards.glob("*.tar")):
-            archive = tarfile.open(shard)
-            for member in archive:
-                if pathlib.Path(member.name).suffix in (".png", ".jpg"):
-                    data = archive.extractfile(member).read()
-                    file.write(Image.open(io.BytesIO(data)).convert("RGB").resize((size, size), Image.BICUBIC).tobytes())
 
 
 def main() -> None:

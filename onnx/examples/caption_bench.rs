@@ -9,7 +9,9 @@
 //! its longest caption ends; 2: the same, but slots are given up as captions end), `ids` (a file that the ids of every
 //! image's first caption are written to, one line each), `provider` and `device` (as `recaption run` has them; the CPU by
 //! default), `overlap` (1: images are encoded on a thread of their own while others are decoded, as a run on a GPU does; the
-//! default there), `cuda_graphs` (0: none), `as_device` (1: a GPU's way on the CPU), `cache_bytes`, `profile` (1: ONNX Runtime's profile of every graph, in the working folder).
+//! default there), `cuda_graphs` (0: none), `as_device` (1: a GPU's way on the CPU), `images` (of the file, at most),
+//! `encoder_seconds` (of measuring the encoder alone; 0: not measured), `cache_bytes`, `profile` (1: ONNX Runtime's profile of
+//! every graph, in the working folder).
 //!
 //! A first round over the images is not measured. Times are of whole rounds, as many as fit into `seconds`, at least one;
 //! shares are of the wall-clock time, mean of the copies.
@@ -37,6 +39,14 @@ struct Options(BTreeMap<String, String>);
 impl Options {
     fn number(&self, key: &str, default: usize) -> Result<usize> {
         Ok(self.0.get(key).map_or(Ok(default), |v| v.parse())?)
+    }
+
+    /// The file's images, as many as are wanted.
+    fn pixels(&self, path: &str, model: &ModelFolder) -> Result<Vec<u8>> {
+        let mut pixels = std::fs::read(path)?;
+        let image_bytes = (model.spec.image_size as usize).pow(2) * 3;
+        pixels.truncate(self.number("images", usize::MAX)?.saturating_mul(image_bytes));
+        Ok(pixels)
     }
 
     fn sessions(&self, model: &ModelFolder, threads: usize) -> Result<SessionOptions> {
@@ -188,19 +198,27 @@ fn overlapped_round(
     })
 }
 
-/// Images per second of the encoder alone, on all threads.
-fn encode_rate(model: &ModelFolder, sessions: &SessionOptions, pixels: &[u8]) -> Result<f64> {
+/// Images per second of the encoder alone, on all threads; `None` where no time is given to it.
+fn encode_rate(
+    model: &ModelFolder,
+    sessions: &SessionOptions,
+    pixels: &[u8],
+    seconds: f64,
+) -> Result<Option<f64>> {
+    if seconds == 0.0 {
+        return Ok(None);
+    }
     let mut encoder = ImageEncoder::load(model, sessions)?;
     let batch = &pixels[..pixels.len().min(sessions.execution.encode_batch() * encoder.image_bytes())];
     let images = batch.len() / encoder.image_bytes();
     encoder.encode(batch)?;
     let began = Instant::now();
     let mut rounds = 0;
-    while rounds == 0 || began.elapsed().as_secs_f64() < 2.0 {
+    while rounds == 0 || began.elapsed().as_secs_f64() < seconds {
         encoder.encode(batch)?;
         rounds += 1;
     }
-    Ok((rounds * images) as f64 / began.elapsed().as_secs_f64())
+    Ok(Some((rounds * images) as f64 / began.elapsed().as_secs_f64()))
 }
 
 /// How images come into slots.
@@ -268,7 +286,7 @@ fn main() -> Result<()> {
         arguments.filter_map(|a| a.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()))).collect(),
     );
     let model = ModelFolder::open(model.as_ref())?;
-    let pixels = std::fs::read(images)?;
+    let pixels = options.pixels(&images, &model)?;
     let settings = options.settings(model.spec.dimensions.context_length)?;
     let copies = options.number("copies", 1)?;
     let cores = std::thread::available_parallelism()?.get();
@@ -293,7 +311,8 @@ fn main() -> Result<()> {
     let (work, wall) = decode(&mut captioners, &pixels, seconds, how)?;
     let spent: Vec<_> = captioners.iter().map(Captioner::timings).collect();
     drop_and_write(captioners, options.0.get("ids"), &work)?;
-    let rate = encode_rate(&model, &SessionOptions { threads: threads * copies, ..sessions }, &pixels)?;
+    let all_threads = SessionOptions { threads: threads * copies, ..sessions };
+    let rate = encode_rate(&model, &all_threads, &pixels, options.number("encoder_seconds", 2)? as f64)?;
     print_results(
         &work,
         Measured { before, spent, wall, copies, encode_rate: rate, slot_bytes },
@@ -309,7 +328,7 @@ struct Measured {
     spent: Vec<(Duration, Timings)>,
     wall: f64,
     copies: usize,
-    encode_rate: f64,
+    encode_rate: Option<f64>,
     slot_bytes: usize,
 }
 
@@ -345,6 +364,7 @@ fn print_results(work: &Work, measured: Measured, settings: &CaptionSettings, ho
             "copy_share": share(|s| s.1.copy),
             "overlap": how.overlap,
             "rows_fetched": rows_fetched,
+            "steps": work.steps,
             "step_ms": work.step / work.steps as f64 * 1e3,
             "rows_per_step": settings.max_slots * settings.rows_per_image(),
             "slot_bytes": slot_bytes,

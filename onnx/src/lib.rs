@@ -7,6 +7,7 @@
 
 pub mod bundled;
 pub mod caption;
+pub mod caption_comparison;
 pub mod checkpoint;
 pub mod clean;
 pub mod export;

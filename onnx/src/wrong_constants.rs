@@ -15,7 +15,7 @@ pub fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/coca").join(name)
 }
 
-/// An exported reference case in a temporary folder.
+/// An exported checkpoint in a temporary folder.
 pub struct Exported {
     dir: tempfile::TempDir,
     /// As it was exported.
@@ -24,8 +24,13 @@ pub struct Exported {
 
 impl Exported {
     pub fn new(name: &str, precision: Precision) -> Self {
+        Self::of(&case(name), precision)
+    }
+
+    /// Of any checkpoint.
+    pub fn of(checkpoint: &Path, precision: Precision) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let model = export(&case(name), &dir.path().join("model"), precision).expect("export");
+        let model = export(checkpoint, &dir.path().join("model"), precision).expect("export");
         Self { dir, model }
     }
 
