@@ -20,6 +20,8 @@ use crate::store::{Fault, Location, StoreError, StoreKind, words};
 
 /// Records read at the same time.
 const AT_ONCE: usize = 128;
+/// Records of a file system that are read by one thread.
+const READ_TOGETHER: usize = 256;
 /// Folders of parts.
 pub(super) const TABLES: [&str; 2] = ["captions", "rejects"];
 
@@ -261,11 +263,13 @@ impl Ledger {
         let mut names = Vec::new();
         for meta in folder.list().await? {
             if let Some((file, name)) = meta.location.filename().and_then(RecordName::parse) {
-                names.push(Named { file, name, tag: meta.e_tag, place: folder.at(meta.location) });
+                let place = folder.at(meta.location);
+                names.push(Named { file, name, tag: meta.e_tag, place, read: None });
             }
         }
         // The same for every worker, whatever the order in which a store lists.
         names.sort_by(|a, b| a.place.path.cmp(&b.place.path));
+        let names = read_ahead(&folder, names).await;
         let mut inventory = self.inventory(names.len()).await;
         let known = names.into_iter().map(|named| {
             let record = named.place.path.filename().unwrap_or_default();
@@ -305,10 +309,11 @@ impl Ledger {
         let mut all = Vec::new();
         for table in TABLES {
             let folder = self.out.child(table);
+            let links = links_in(&folder).await;
             for meta in folder.list().await? {
-                // Below the folder itself, and no link: what a link shows is nobody's work.
+                // Of the folder itself, not of one in it.
                 let Some(file) = meta.location.filename() else { continue };
-                if folder.child(file).path != meta.location || self.is_link(&meta.location) {
+                if meta.location.parts().count() != folder.path.parts().count() + 1 || links.contains(file) {
                     continue;
                 }
                 let path = format!("{table}/{file}");
@@ -318,11 +323,6 @@ impl Ledger {
         all.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(all)
     }
-
-    fn is_link(&self, path: &object_store::path::Path) -> bool {
-        self.out.kind == StoreKind::Local
-            && self.out.at(path.clone()).local_path().symlink_metadata().is_ok_and(|meta| meta.is_symlink())
-    }
 }
 
 /// A record that was listed.
@@ -331,23 +331,71 @@ struct Named {
     name: RecordName,
     tag: Option<String>,
     place: Location,
+    /// What it says, where it was read along with many others.
+    read: Option<(Sum, Result<Facts, String>)>,
+}
+
+/// Reads records of this machine's file system, many to a thread: one by one each would cost two changes of threads. What
+/// cannot be read so is left to the store, which says why.
+async fn read_ahead(folder: &Location, mut names: Vec<Named>) -> Vec<Named> {
+    if folder.kind != StoreKind::Local {
+        return names;
+    }
+    let folder = folder.local_path();
+    let mut reading = Vec::new();
+    while !names.is_empty() {
+        let mut some = names.split_off(names.len().saturating_sub(READ_TOGETHER));
+        let folder = folder.clone();
+        reading.push(tokio::task::spawn_blocking(move || {
+            for named in &mut some {
+                let file = format!("{}.{}.json", named.file, named.name.fingerprint());
+                let bytes = std::fs::read(folder.join(file)).ok();
+                named.read = bytes.map(|bytes| (sum_of(&bytes), facts_of(&bytes, &named.file, &named.name)));
+            }
+            some
+        }));
+    }
+    let mut read = Vec::new();
+    for some in reading.into_iter().rev() {
+        read.extend(some.await.unwrap_or_default());
+    }
+    read
+}
+
+/// Names of links in a folder of this machine: what a link shows is nobody's work.
+async fn links_in(folder: &Location) -> HashSet<String> {
+    if folder.kind != StoreKind::Local {
+        return HashSet::new();
+    }
+    let folder = folder.local_path();
+    let links = tokio::task::spawn_blocking(move || {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+        links.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    });
+    links.await.unwrap_or_default()
 }
 
 impl Named {
     /// Reads it; `None` where it went meanwhile.
     async fn read(self) -> Result<Option<Standing>, StoreError> {
-        let Self { file, name, place, .. } = self;
-        let bytes = match place.store.get(&place.path).await {
-            Ok(got) => got.bytes().await,
-            Err(error) => Err(error),
-        };
-        let (sum, facts) = match bytes {
-            Ok(bytes) => (sum_of(&bytes), facts_of(&bytes, &file, &name)),
-            Err(Error::NotFound { .. }) => return Ok(None),
-            Err(error) if Fault::of(&error) == Fault::Permanent => {
-                (Sum::default(), Err(format!("it cannot be read: {}", words(&error))))
+        let Self { file, name, place, read, .. } = self;
+        let (sum, facts) = match read {
+            Some(read) => read,
+            None => {
+                let bytes = match place.store.get(&place.path).await {
+                    Ok(got) => got.bytes().await,
+                    Err(error) => Err(error),
+                };
+                match bytes {
+                    Ok(bytes) => (sum_of(&bytes), facts_of(&bytes, &file, &name)),
+                    Err(Error::NotFound { .. }) => return Ok(None),
+                    Err(error) if Fault::of(&error) == Fault::Permanent => {
+                        (Sum::default(), Err(format!("it cannot be read: {}", words(&error))))
+                    }
+                    Err(source) => return Err(StoreError::Store { url: place.url(), source }),
+                }
             }
-            Err(source) => return Err(StoreError::Store { url: place.url(), source }),
         };
         let (facts, fault) = match facts {
             Ok(facts) => (Some(facts), None),
