@@ -116,18 +116,18 @@ pub struct RunConfig {
     pub typed: BTreeMap<String, String>,
 }
 
+/// The error of a required key that no layer sets.
+fn required(name: &str, flag: &str) -> ConfigError {
+    let what = format!("`{name}` is not set: give it in the file or as {flag}");
+    ConfigError::new("configuration", what)
+}
+
 impl RunConfig {
     /// Validates what was typed.
     ///
     /// # Errors
     /// A required key that is missing, a combination that makes no sense.
     pub fn build(layers: &Layers) -> Result<Self, ConfigError> {
-        let required = |name: &str, flag: &str| {
-            ConfigError::new(
-                "configuration",
-                format!("`{name}` is not set: give it in the file or as {flag}"),
-            )
-        };
         let captioner =
             layers.text("model.captioner").ok_or_else(|| required("model.captioner", "--model MODEL"))?;
         let output = layers.text("output.url").ok_or_else(|| required("output.url", "--output URL"))?;
@@ -145,11 +145,8 @@ impl RunConfig {
                 "`caption.max_tokens` must be larger than `caption.min_tokens`, since it counts the end token",
             ));
         }
-        let images = if layers.text("output.images").as_deref() == Some("embed") {
-            Images::Embed
-        } else {
-            Images::None
-        };
+        let embeds = layers.text("output.images").as_deref() == Some("embed");
+        let images = if embeds { Images::Embed } else { Images::None };
         let (provider, devices) = provider_and_devices(layers)?;
         let cores = std::thread::available_parallelism().map_or(1, Into::into);
         Ok(Self {

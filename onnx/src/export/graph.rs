@@ -315,7 +315,7 @@ impl GraphBuilder {
     ///
     /// # Errors
     /// When it could not run on a GPU without copies between host and device.
-    pub fn finish(self) -> Result<Vec<u8>, GraphError> {
+    pub fn finish(self) -> Result<Vec<u8>, Box<GraphError>> {
         self.finish_as(OPSET)
     }
 
@@ -323,7 +323,7 @@ impl GraphBuilder {
     ///
     /// # Errors
     /// As [`GraphBuilder::finish`].
-    pub fn finish_as(self, version: i64) -> Result<Vec<u8>, GraphError> {
+    pub fn finish_as(self, version: i64) -> Result<Vec<u8>, Box<GraphError>> {
         host_inputs::check(&self.graph, &self.host_inputs)?;
         let opset = |domain: &str, version| OperatorSetIdProto {
             domain: Some(domain.to_owned()),

@@ -172,7 +172,7 @@ enum Place {
 ///
 /// # Errors
 /// See [`GraphError`]; the first violation in the order of nodes.
-pub fn check(graph: &GraphProto, host_inputs: &HashSet<String>) -> Result<(), GraphError> {
+pub fn check(graph: &GraphProto, host_inputs: &HashSet<String>) -> Result<(), Box<GraphError>> {
     let mut places: HashMap<&str, Place> = HashMap::new();
     for input in &graph.input {
         let place = if host_inputs.contains(input.name()) { Place::Host } else { Place::Device };
@@ -193,11 +193,11 @@ fn place_of(
     graph: &GraphProto,
     node: &NodeProto,
     places: &HashMap<&str, Place>,
-) -> Result<Place, GraphError> {
+) -> Result<Place, Box<GraphError>> {
     let names = || (graph.name().to_owned(), node.name().to_owned(), node.op_type().to_owned());
     let Some(known) = OPERATORS.iter().find(|o| o.name == node.op_type()) else {
         let (graph, node, operator) = names();
-        return Err(GraphError::UnknownOperator { graph, node, operator });
+        return Err(Box::new(GraphError::UnknownOperator { graph, node, operator }));
     };
     if node.op_type() == "Shape" {
         return Ok(Place::Host);
@@ -221,22 +221,22 @@ fn place_of(
         let value_name = value.clone();
         match place(value) {
             Place::Device if read_on_host => {
-                return Err(GraphError::DeviceDataReadOnHost {
+                return Err(Box::new(GraphError::DeviceDataReadOnHost {
                     graph,
                     node,
                     operator,
                     input,
                     value: value_name,
-                });
+                }));
             }
             Place::Host if !read_on_host => {
-                return Err(GraphError::HostDataReadOnDevice {
+                return Err(Box::new(GraphError::HostDataReadOnDevice {
                     graph,
                     node,
                     operator,
                     input,
                     value: value_name,
-                });
+                }));
             }
             _ => {}
         }
@@ -306,7 +306,7 @@ mod tests {
             g.op(operator, &inputs, &[]);
             let error = g.finish().expect_err(operator);
             assert!(
-                matches!(error, GraphError::DeviceDataReadOnHost { input: i, .. } if i == input),
+                matches!(*error, GraphError::DeviceDataReadOnHost { input: i, .. } if i == input),
                 "{error}"
             );
         }
@@ -329,7 +329,7 @@ mod tests {
         let real = g.op("Cast", &[&length], &[("to", Attr::Int(10))]);
         g.op("Add", &[&x, &real], &[]);
         let error = g.finish().expect_err("host data on the device");
-        assert!(matches!(error, GraphError::HostDataReadOnDevice { .. }), "{error}");
+        assert!(matches!(*error, GraphError::HostDataReadOnDevice { .. }), "{error}");
     }
 
     #[test]

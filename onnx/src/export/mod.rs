@@ -38,7 +38,7 @@ pub enum ExportError {
     Model(#[from] ModelError),
     /// A graph could not run on a GPU: a defect of the exporter.
     #[error("internal error: {0}")]
-    Graph(#[from] GraphError),
+    Graph(#[from] Box<GraphError>),
     /// A file cannot be written.
     #[error("cannot write {path}: {source}")]
     Write {

@@ -63,7 +63,7 @@ pub enum RuntimeError {
     },
     /// A graph that was built at run time could not run on a GPU: a defect of the program.
     #[error("internal error: {0}")]
-    Graph(#[from] crate::export::GraphError),
+    Graph(#[from] Box<crate::export::GraphError>),
     /// ONNX Runtime adds copies between host and device to a graph.
     #[error(
         "graph `{graph}` would copy between host and device at every run, and the decoder was seen to read wrong values that way: {copies}. Export the model again with this version; if that does not help, use the ONNX Runtime that `make onnxruntime-gpu` fetches"

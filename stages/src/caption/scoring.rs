@@ -100,11 +100,11 @@ impl<'a> ScoreStage<'a> {
             return Ok(());
         }
         // A sample is to blame only where another one passes.
-        let samples = jobs.into_iter().map(|job| job.payload.0);
+        let mut samples = jobs.into_iter().map(|job| job.payload.0);
         if let Err(error) = self.scorer.probe() {
             return Err(Stop::failed(error, samples.collect()));
         }
-        samples.map(|sample| (self.emit)(model_error(sample, &error))).collect()
+        samples.try_for_each(|sample| (self.emit)(model_error(sample, &error)))
     }
 
     /// Samples that wait for a group to fill.
