@@ -12,6 +12,8 @@ use sha2::{Digest, Sha256};
 
 /// Version of `model.json` and of the graphs' inputs and outputs.
 pub const MODEL_FORMAT: u32 = 1;
+/// Largest side of a model's input image, pixels: its patches would be a sequence that no model has.
+pub const MAX_IMAGE_SIZE: u32 = 8192;
 /// Description of the model.
 pub const MODEL_FILE: &str = "model.json";
 /// Tokenizer, optional.
@@ -305,6 +307,12 @@ impl ModelFolder {
         let spec: ModelSpec = serde_json::from_slice(&text).map_err(|e| bad(format!("malformed: {e}")))?;
         if spec.architecture == Architecture::Coca && spec.dimensions.decoder.is_none() {
             return Err(bad("malformed: a coca without the sizes of its decoder".into()));
+        }
+        let sides = [("image_size", spec.image_size), ("preprocessing.size", spec.preprocessing.size)];
+        if let Some((name, side)) = sides.into_iter().find(|(_, side)| !(1..=MAX_IMAGE_SIZE).contains(side)) {
+            return Err(bad(format!(
+                "{name} is {side} pixels, where 1 to {MAX_IMAGE_SIZE} are possible: export the model again"
+            )));
         }
         for file in &spec.files {
             let path = dir.join(&file.name);

@@ -357,6 +357,11 @@ pub(crate) fn open_output(stores: &mut Stores, url: &str) -> anyhow::Result<Loca
 fn remove_stale_uploads(output: &Location) -> anyhow::Result<()> {
     const STALE: Duration = Duration::from_secs(3600);
     let root = output.local_path();
+    for folder in ["captions", "rejects"] {
+        if std::fs::symlink_metadata(root.join(folder)).is_ok_and(|meta| meta.is_symlink()) {
+            tracing::info!(folder, "this folder of the output is a link; parts are written where it points");
+        }
+    }
     for folder in [
         "captions",
         "rejects",

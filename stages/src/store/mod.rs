@@ -139,7 +139,7 @@ impl Location {
         let mut left = LISTINGS;
         loop {
             left -= 1;
-            match self.store.list(Some(&self.path)).try_collect().await {
+            match self.list_bounded(MAX_LISTED).await {
                 Ok(metas) => return Ok(metas),
                 Err(object_store::Error::NotFound { .. }) if self.kind == StoreKind::Local => {
                     return Ok(Vec::new());
@@ -157,6 +157,30 @@ impl Location {
         }
     }
 
+    /// Everything below this place, if it is no more than `most` objects and the listing ends: a store that repeats its first
+    /// page for ever is not waited for.
+    async fn list_bounded(&self, most: usize) -> Result<Vec<ObjectMeta>, object_store::Error> {
+        let endless = |what: String| object_store::Error::Generic { store: "listing", source: what.into() };
+        let mut listing = self.store.list(Some(&self.path));
+        let mut metas: Vec<ObjectMeta> = Vec::new();
+        while let Some(meta) = listing.try_next().await? {
+            if metas.first().is_some_and(|first| first.location == meta.location) {
+                return Err(endless(format!(
+                    "the listing begins again with {} after {} objects: the store does not page as it should",
+                    meta.location,
+                    metas.len()
+                )));
+            }
+            if metas.len() == most {
+                return Err(endless(format!(
+                    "the listing has more than {most} objects: name a folder further down"
+                )));
+            }
+            metas.push(meta);
+        }
+        Ok(metas)
+    }
+
     /// The path of a place on this machine.
     #[must_use]
     pub fn local_path(&self) -> PathBuf {
@@ -170,10 +194,15 @@ impl Location {
     /// # Errors
     /// When the store refuses.
     pub async fn list_level(&self) -> Result<(Vec<Path>, Vec<ObjectMeta>), StoreError> {
-        match self.store.list_with_delimiter(Some(&self.path)).await {
-            Ok(level) => Ok((level.common_prefixes, level.objects)),
-            Err(object_store::Error::NotFound { .. }) => Ok((Vec::new(), Vec::new())),
-            Err(source) => Err(StoreError::Store { url: self.url(), source }),
+        let listing = self.store.list_with_delimiter(Some(&self.path));
+        match tokio::time::timeout(LEVEL_TIMEOUT, listing).await {
+            Ok(Ok(level)) => Ok((level.common_prefixes, level.objects)),
+            Ok(Err(object_store::Error::NotFound { .. })) => Ok((Vec::new(), Vec::new())),
+            Ok(Err(source)) => Err(StoreError::Store { url: self.url(), source }),
+            Err(_) => {
+                let what = format!("the listing did not end within {} s", LEVEL_TIMEOUT.as_secs());
+                Err(StoreError::Url { url: self.url(), what })
+            }
         }
     }
 
@@ -205,6 +234,10 @@ fn scheme_of(text: &str) -> Option<&str> {
 
 /// Attempts to list a folder.
 const LISTINGS: u32 = 5;
+/// Objects of one listing, at most: some gigabytes of memory, and 10,000 requests.
+const MAX_LISTED: usize = 10_000_000;
+/// Time for a listing of one level, whose pages object_store collects itself.
+const LEVEL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Puts a store around another.
 pub type Wrap = Arc<dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync>;
@@ -397,3 +430,6 @@ mod tests {
         assert_eq!(out.child("captions/part-a.parquet").url(), "file:///out/captions/part-a.parquet");
     }
 }
+
+#[cfg(test)]
+mod endless;
