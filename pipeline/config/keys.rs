@@ -134,7 +134,7 @@ pub const KEYS: &[Key] = &[
         "input.format",
         Kind::Choice(&["auto", "webdataset", "parquet", "url_list", "folder"]),
         "auto",
-        "what the shards are; `auto` tells by name and first bytes, and the log says what it took them for",
+        "what the shards are; `auto` detects it from name and first bytes, and the log says what was chosen",
     ),
     key(
         "input.image_column",
@@ -285,7 +285,7 @@ pub const KEYS: &[Key] = &[
         "store.min_bytes_per_second",
         Kind::Integer(0, ANY),
         "1024",
-        "least throughput of what is read, over `store.timeout_seconds`; what is slower is begun anew, and given up like silence",
+        "least throughput of what is read, over `store.timeout_seconds`; slower reads are retried, and fail like silent connections",
     ),
 ];
 

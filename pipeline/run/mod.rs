@@ -108,6 +108,8 @@ pub async fn run_over(
     stop: &Arc<Stop>,
     reporter: &Reporter,
 ) -> anyhow::Result<RunReport> {
+    // A model that cannot be used is an error before anything is written.
+    let model = RunModel::open(config)?;
     let output = open_output(&mut stores, &config.output)?;
     let lock = if options.lock { Some(lock::lock(&output, config.lock_seconds).await?) } else { None };
     let lock = match lock {
@@ -126,7 +128,7 @@ pub async fn run_over(
         },
         None => None,
     };
-    let report = run_unlocked((stores, output), config, options, (stop, &workers), reporter).await;
+    let report = run_unlocked((stores, output), (config, model), options, (stop, &workers), reporter).await;
     if let Some(workers) = workers.and_then(Arc::into_inner) {
         workers.leave().await;
     }
@@ -138,12 +140,11 @@ pub async fn run_over(
 
 async fn run_unlocked(
     (mut stores, output): (Stores, Location),
-    config: &RunConfig,
+    (config, mut model): (&RunConfig, RunModel),
     options: RunOptions,
     (stop, workers): (&Arc<Stop>, &Option<Arc<Workers>>),
     reporter: &Reporter,
 ) -> anyhow::Result<RunReport> {
-    let mut model = RunModel::open(config)?;
     let ledger = Ledger::new(output.clone());
     let Some(plan) =
         stop.unless_pressed(plan((&mut stores, &output), config, options, (&model, &ledger))).await

@@ -169,9 +169,9 @@ fn captions_that_are_not_there_are_counted_and_end_the_run() {
     }
     story.write("empty/00004.tar", tar(&members));
     let empty = story.shards("data.train", "empty/*.tar");
-    story.call("out", &[&empty]).ends(1).warns("1 shard(s): 0 used, 12 empty_caption");
+    story.call("out", &[&empty]).ends(1).warns("1 shard(s): 0 used, 12 no_caption");
     let held_out = story.shards("data.validation", "empty/*.tar");
-    story.call("out", &[&held_out]).ends(1).warns("1 shard(s): 0 used, 12 empty_caption");
+    story.call("out", &[&held_out]).ends(1).warns("1 shard(s): 0 used, 12 no_caption");
 
     members.retain(|(name, _)| name.ends_with(".jpg"));
     story.write("empty/00004.tar", tar(&members));
@@ -200,7 +200,7 @@ fn some_bad_images_are_counted_and_training_goes_on() {
     let lines = story.train_lines("out");
     let counts = &lines.last().expect("a line")["data"];
     assert_eq!(counts["used"], 30, "{counts}");
-    assert_eq!(counts["bad"]["empty_caption"], 1, "{counts}");
+    assert_eq!(counts["bad"]["no_caption"], 1, "{counts}");
     assert_eq!(counts["bad"]["missing_image"], 1, "{counts}");
     let images =
         ["corrupt_image", "unsupported_format"].map(|reason| counts["bad"][reason].as_u64().unwrap_or(0));
@@ -214,11 +214,7 @@ fn some_bad_images_are_counted_and_training_goes_on() {
         ["corrupt_image", "unsupported_format"].iter().filter_map(|r| counts["bad"][r].as_u64()).sum();
     // The last of a window may be a bad one, which nobody has asked for yet.
     assert!((2..=4).contains(&images), "{counts}");
-    assert_eq!(
-        (&counts["bad"]["empty_caption"], &counts["failed_shards"]),
-        (&2.into(), &0.into()),
-        "{counts}"
-    );
+    assert_eq!((&counts["bad"]["no_caption"], &counts["failed_shards"]), (&2.into(), &0.into()), "{counts}");
 }
 
 /// Shards of images that all end too early, as `data.train`.

@@ -33,6 +33,10 @@ pub const CLAIMS: &str = "_recaption/claims";
 const BEATS: u32 = 4;
 /// Longest time between two.
 const BEAT: Duration = Duration::from_secs(2);
+/// Reads of a claim that is incomplete, before it counts as abandoned.
+const NOTE_READS: u32 = 10;
+/// Pause between them: its writer is between two system calls.
+const NOTE_PAUSE: Duration = Duration::from_millis(10);
 /// Time in which a worker that gets on is seen to: who does not, though it lives, is helped by those who have nothing to do.
 const STUCK: Duration = Duration::from_secs(8);
 /// Shortest time between two looks at the other workers.
@@ -249,7 +253,8 @@ impl Shared {
         match known() {
             // A kernel knows at once.
             (Some(true), _) => Ok(!self.is_unlocked(id)),
-            (other, true) => Ok(other.unwrap_or(false)),
+            (Some(false), true) => Ok(false),
+            // One that is not known may have joined since the last look.
             _ => {
                 self.look().await?;
                 Ok(known().0.unwrap_or(false))
@@ -292,11 +297,7 @@ impl Shared {
         if self.create(&place, &text).await? {
             return Ok(Taken::Here);
         }
-        let there = match place.store.get(&place.path).await {
-            Ok(got) => got.bytes().await,
-            Err(error) => Err(error),
-        };
-        let there = match there {
+        let there = match self.read_note(&place).await {
             Ok(there) => there,
             // Given back a moment ago.
             Err(Error::NotFound { .. }) => {
@@ -322,6 +323,18 @@ impl Shared {
             Exchanged::Other(now) if now == text.as_bytes() => Ok(Taken::Inherited),
             Exchanged::Other(_) => Ok(Taken::Elsewhere),
         }
+    }
+
+    /// A claim's bytes. On a file system it is created before it is written, so one that is incomplete is read again.
+    async fn read_note(&self, place: &Location) -> object_store::Result<bytes::Bytes> {
+        for _ in 0..NOTE_READS {
+            let there = place.store.get(&place.path).await?.bytes().await?;
+            if serde_json::from_slice::<Note>(&there).is_ok() {
+                return Ok(there);
+            }
+            tokio::time::sleep(NOTE_PAUSE).await;
+        }
+        place.store.get(&place.path).await?.bytes().await
     }
 
     /// Puts a note where there is none. On a file system without a sync: it need not outlive the power.

@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use object_store::{
     CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
     ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
@@ -29,6 +29,10 @@ use super::{fault::Fault, settings::StoreSettings};
 const PROGRESS: u64 = 256 << 10;
 /// See [`PROGRESS`].
 const PROGRESS_SHARE: u64 = 1000;
+/// A quarter of what was left is progress too: a small object need not come in one piece.
+const PROGRESS_OF_REST: u64 = 4;
+/// Objects whose bytes are fetched before they are handed out: records. Whatever goes wrong, they can be asked for again.
+const SMALL: u64 = 64 << 10;
 /// Objects deleted by one request.
 const DELETES: usize = 1000;
 /// What an upload may take at least, beside the time in which an answer is due, bytes per second.
@@ -47,6 +51,37 @@ impl Steady {
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, settings: StoreSettings, retried: Arc<AtomicU64>) -> Self {
         Self { inner, settings, retried }
+    }
+
+    /// An object whose bytes are read on where they break.
+    async fn get_stream(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let (at, wanted) = (location.clone(), options.clone());
+        let got = self
+            .attempts("reading", location, self.settings.timeout, move |store| {
+                let (at, wanted) = (at.clone(), wanted.clone());
+                async move { store.get_opts(&at, wanted).await }.boxed()
+            })
+            .await?;
+        let GetResultPayload::Stream(stream) = got.payload else { return Ok(got) };
+        if options.head {
+            return Ok(GetResult { payload: GetResultPayload::Stream(stream), ..got });
+        }
+        let reading = Reading {
+            store: self.clone(),
+            location: location.clone(),
+            patience: Patience::new(&self.settings),
+            meta: got.meta.clone(),
+            at: got.range.start,
+            progress: 0,
+            waited: Duration::ZERO,
+            came: 0,
+            range: got.range.clone(),
+            options,
+            stream: Some(stream),
+        };
+        // Fused: of an object without bytes object_store asks for more after the end.
+        let stream = futures::stream::unfold(Some(reading), Reading::next).fuse().boxed();
+        Ok(GetResult { payload: GetResultPayload::Stream(stream), ..got })
     }
 
     /// Does `call` until it goes well, the error is no bad luck, or the attempts are used up.
@@ -164,33 +199,32 @@ impl ObjectStore for Steady {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let (at, wanted) = (location.clone(), options.clone());
-        let got = self
-            .attempts("reading", location, self.settings.timeout, move |store| {
-                let (at, wanted) = (at.clone(), wanted.clone());
-                async move { store.get_opts(&at, wanted).await }.boxed()
-            })
-            .await?;
-        let GetResultPayload::Stream(stream) = got.payload else { return Ok(got) };
-        if options.head {
-            return Ok(GetResult { payload: GetResultPayload::Stream(stream), ..got });
+        let mut patience = Patience::new(&self.settings);
+        loop {
+            let got = self.get_stream(location, options.clone()).await?;
+            let small = options.range.is_none() && !options.head && got.meta.size <= SMALL;
+            if !small || !matches!(got.payload, GetResultPayload::Stream(_)) {
+                return Ok(got);
+            }
+            let GetResult { payload, meta, range, attributes, extensions } = got;
+            let GetResultPayload::Stream(stream) = payload else {
+                return Ok(GetResult { payload, meta, range, attributes, extensions });
+            };
+            let pieces: Result<Vec<Bytes>> = stream.try_collect().await;
+            match pieces {
+                Ok(pieces) => {
+                    let stream = futures::stream::iter(pieces.into_iter().map(Ok)).boxed();
+                    let payload = GetResultPayload::Stream(stream);
+                    return Ok(GetResult { payload, meta, range, attributes, extensions });
+                }
+                // A server that announced more than there is refuses the rest.
+                Err(error) if error.to_string().contains("416 Range Not Satisfiable") => {
+                    let error = io(std::io::ErrorKind::UnexpectedEof, error.to_string());
+                    patience.wait(self, "reading", location, error).await?;
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let reading = Reading {
-            store: self.clone(),
-            location: location.clone(),
-            patience: Patience::new(&self.settings),
-            meta: got.meta.clone(),
-            at: got.range.start,
-            progress: 0,
-            waited: Duration::ZERO,
-            came: 0,
-            range: got.range.clone(),
-            options,
-            stream: Some(stream),
-        };
-        // Fused: of an object without bytes object_store asks for more after the end.
-        let stream = futures::stream::unfold(Some(reading), Reading::next).fuse().boxed();
-        Ok(GetResult { payload: GetResultPayload::Stream(stream), ..got })
     }
 
     /// Many in one request where the store can; those that fail get further attempts of their own.
@@ -354,7 +388,10 @@ impl Reading {
         self.came += bytes;
         self.progress += bytes;
         let size = self.range.end - self.range.start;
-        if self.progress >= PROGRESS.max(size / PROGRESS_SHARE) {
+        let was_left = self.range.end - self.at + self.progress;
+        if self.progress >= PROGRESS.max(size / PROGRESS_SHARE)
+            || self.progress >= was_left / PROGRESS_OF_REST
+        {
             self.patience = Patience::new(&self.store.settings);
             self.progress = 0;
         }

@@ -100,7 +100,7 @@ impl Caption {
         };
         let found = found.ok_or("no_caption")?;
         let trimmed = found.trim();
-        if trimmed.is_empty() { Err("empty_caption") } else { Ok(trimmed.to_owned()) }
+        if trimmed.is_empty() { Err("no_caption") } else { Ok(trimmed.to_owned()) }
     }
 }
 
