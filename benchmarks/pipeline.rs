@@ -21,16 +21,15 @@ use recaption::{
     run::{Reporter, RunModel, RunOptions, Stop, run},
     scenes::{Text, write_shard},
 };
-use recaption_onnx::{Bundled, Precision, export, runtime::SessionOptions};
-use recaption_stages::{
-    caption::{ImageQueue, Lane, LaneSettings},
-    decode::DecodeOptions,
-    filter::Filter,
-    prepare::{PrepareSettings, PreparedSample, prepare_sample},
-    read::{ByteBudget, Found, ReadSettings, Sample, read_shard},
+use recaption_caption::{ImageQueue, Lane, LaneSettings, filter::Filter};
+use recaption_image::{DecodeOptions, PrepareSettings, prepare_sample};
+use recaption_input::{
+    read::{ReadSettings, read_shard},
     shards::list_shards,
-    store::Stores,
 };
+use recaption_messages::{ByteBudget, PreparedSample, ReadItem, Sample};
+use recaption_onnx::{Bundled, Precision, export, runtime::SessionOptions};
+use recaption_store::Stores;
 
 const SHARDS: u32 = 4;
 const SEED: u64 = 77;
@@ -108,7 +107,7 @@ async fn read_all(config: &RunConfig) -> Result<Vec<Sample>> {
         };
         let gathering = async {
             while let Some(found) = found.recv().await {
-                if let Found::Sample(sample) = found {
+                if let ReadItem::Sample(sample) = found {
                     samples.push(sample);
                 }
             }
@@ -128,7 +127,7 @@ fn copy(sample: &Sample) -> Sample {
         org_caption: sample.org_caption.clone(),
         meta: sample.meta.clone(),
         url: sample.url.clone(),
-        held: None,
+        permit: None,
     }
 }
 

@@ -8,15 +8,15 @@ use std::{collections::BTreeMap, fs, fs::File, path::Path, sync::Arc};
 
 use arrow_array::{Array, BooleanArray};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use recaption_stages::{
+use recaption_output::{
     commits::{Attempt, Ledger},
-    schemas::{
-        COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit, ShardId,
-        Similarity, caption_schema, reject_schema,
-    },
-    store::Stores,
     write::{PartPlace, PartWriter},
 };
+use recaption_schemas::{
+    COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit, ShardId, Similarity,
+    caption_schema, reject_schema,
+};
+use recaption_store::Stores;
 use serde_json::{Value, json};
 use support::{
     Place, files_below,

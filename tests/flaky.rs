@@ -11,7 +11,7 @@ use recaption::{
     config::{Layers, RunConfig},
     run::{Reporter, RunOptions, RunReport, Stop, run_over},
 };
-use recaption_stages::store::{Steady, StoreSettings, Stores};
+use recaption_store::{Steady, StoreSettings, Stores};
 use support::{
     Dice, Place,
     flaky::{Faults, Flaky, Refusal},

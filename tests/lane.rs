@@ -6,19 +6,19 @@ mod support;
 
 use std::{collections::BTreeMap, sync::Mutex};
 
+use recaption_caption::{
+    ImageQueue, Lane, LaneSettings,
+    filter::Filter,
+    score::{ScoreImage, ScoreJob, Scorer},
+};
+use recaption_image::{DecodeOptions, prepare};
+use recaption_messages::{PreparedSample, SampleOutcome, SampleResult};
 use recaption_onnx::{
     ModelFolder,
     caption::{BeamSettings, CaptionSettings, SampleSettings, Strategy, image_seed},
     runtime::SessionOptions,
 };
-use recaption_stages::{
-    caption::{Finished, ImageQueue, Lane, LaneSettings},
-    decode::{DecodeOptions, prepare},
-    filter::{Filter, Outcome},
-    prepare::PreparedSample,
-    schemas::RejectReason,
-    score::{ScoreImage, ScoreJob, Scorer},
-};
+use recaption_schemas::RejectReason;
 use support::{model, shards::jpeg};
 
 const IMAGES: u64 = 21;
@@ -42,14 +42,14 @@ fn samples(folder: &ModelFolder) -> Vec<PreparedSample> {
             org_caption: Some("a red star".into()),
             url: None,
             meta: None,
-            held: None,
+            permit: None,
         })
         .collect()
 }
 
 /// Notes outcomes; none may come twice.
-fn collect(found: &Mutex<BTreeMap<u64, Outcome>>) -> impl Fn(Finished) -> bool + Sync {
-    |finished: Finished| {
+fn collect(found: &Mutex<BTreeMap<u64, SampleOutcome>>) -> impl Fn(SampleResult) -> bool + Sync {
+    |finished: SampleResult| {
         let twice = found.lock().expect("outcomes").insert(finished.index, finished.outcome).is_some();
         assert!(!twice, "{} came out twice", finished.index);
         true
@@ -61,7 +61,7 @@ fn outcomes(
     options: &SessionOptions,
     caption: CaptionSettings,
     change: impl Fn(&mut PreparedSample),
-) -> BTreeMap<u64, Outcome> {
+) -> BTreeMap<u64, SampleOutcome> {
     let folder = ModelFolder::open(model()).expect("a model");
     let settings = LaneSettings {
         caption,
@@ -101,7 +101,7 @@ fn memory_that_runs_out_halves_the_batch_and_loses_nothing() {
             let options = SessionOptions { most_slots: Some(most_slots), as_device, ..plain };
             let got = outcomes(&options, settings.clone(), |_| {});
             if as_device {
-                assert!(got.values().all(|o| matches!(o, Outcome::Caption(_))));
+                assert!(got.values().all(|o| matches!(o, SampleOutcome::Caption(_))));
             } else {
                 assert_eq!(got, want, "{most_slots} slots, {:?}", settings.strategy);
             }
@@ -168,7 +168,7 @@ fn images_of_a_failed_device_go_to_another() {
         let found = found.into_inner().expect("outcomes");
         assert_eq!(found.len() as u64, IMAGES, "an image got lost");
         if as_device {
-            assert!(found.values().all(|o| matches!(o, Outcome::Caption(_))));
+            assert!(found.values().all(|o| matches!(o, SampleOutcome::Caption(_))));
         } else {
             assert_eq!(found, want);
         }
@@ -181,10 +181,12 @@ fn overlapped_stages_caption_as_one_thread_does() {
     let greedy = CaptionSettings::greedy(20, 1, 5);
     let sample = Strategy::Sample(SampleSettings { top_p: 0.9, ..SampleSettings::default() });
     for settings in [greedy.clone(), CaptionSettings { strategy: sample, candidates: 3, ..greedy }] {
-        let texts = |outcomes: BTreeMap<u64, Outcome>| -> Vec<Vec<String>> {
+        let texts = |outcomes: BTreeMap<u64, SampleOutcome>| -> Vec<Vec<String>> {
             let text = |outcome| match outcome {
-                Outcome::Caption(row) => row.candidates.as_slice().iter().map(|c| c.text.clone()).collect(),
-                Outcome::Reject(reject) => panic!("{}", reject.detail),
+                SampleOutcome::Caption(row) => {
+                    row.candidates.as_slice().iter().map(|c| c.text.clone()).collect()
+                }
+                SampleOutcome::Reject(reject) => panic!("{}", reject.detail),
             };
             outcomes.into_values().map(text).collect()
         };
@@ -206,8 +208,8 @@ fn an_image_that_the_model_refuses_is_the_only_reject() {
         let options = SessionOptions { as_device, ..SessionOptions::on_cpu(1) };
         for (index, outcome) in outcomes(&options, CaptionSettings::greedy(20, 1, 16), cut) {
             match outcome {
-                Outcome::Caption(_) => assert_ne!(index, 9),
-                Outcome::Reject(reject) => {
+                SampleOutcome::Caption(_) => assert_ne!(index, 9),
+                SampleOutcome::Reject(reject) => {
                     assert_eq!((index, reject.reason), (9, RejectReason::ModelError), "{}", reject.detail);
                 }
             }
@@ -226,7 +228,7 @@ fn an_image_on_which_the_decoder_fails_is_found_among_the_others_and_is_the_only
         let mut want = outcomes(&plain, settings.clone(), |_| {});
         let options = SessionOptions { refuses: Some(image_seed(5, "009")), ..plain };
         let mut got = outcomes(&options, settings, |_| {});
-        let Some(Outcome::Reject(reject)) = got.remove(&9) else { panic!("it passed") };
+        let Some(SampleOutcome::Reject(reject)) = got.remove(&9) else { panic!("it passed") };
         assert_eq!(reject.reason, RejectReason::ModelError, "{}", reject.detail);
         want.remove(&9);
         assert_eq!(got, want, "the others are as they are without it");

@@ -9,13 +9,10 @@ use std::{
 };
 
 use anyhow::Context;
+use recaption_caption::{ImageQueue, Lane, LaneSettings};
+use recaption_image::{DecodeOptions, PrepareSettings, squares};
+use recaption_messages::{PreparedSample, SampleOutcome};
 use recaption_onnx::runtime::SessionOptions;
-use recaption_stages::{
-    caption::{ImageQueue, Lane, LaneSettings},
-    decode::DecodeOptions,
-    filter::Outcome,
-    prepare::{PrepareSettings, PreparedSample, squares},
-};
 
 use super::args::CaptionArgs;
 use crate::{
@@ -67,14 +64,14 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     lane.run(&ImageQueue::new(input), |finished| {
         let path = args.images[finished.index as usize].display();
         match finished.outcome {
-            Outcome::Caption(row) => {
+            SampleOutcome::Caption(row) => {
                 let chosen = row.candidates.chosen();
                 lines.lock().unwrap_or_else(PoisonError::into_inner).insert(
                     finished.index,
                     format!("{path}\t{:.4}\t{}\n", chosen.similarity.get(), chosen.text),
                 );
             }
-            Outcome::Reject(reject) => {
+            SampleOutcome::Reject(reject) => {
                 failed.store(true, Relaxed);
                 tracing::error!("{path}: {}", reject.detail);
             }
@@ -115,7 +112,7 @@ fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyh
         // As a folder would name it, so that a sampled caption is the run's.
         key: path.file_name().map_or_else(String::new, |name| {
             let name = name.to_string_lossy();
-            recaption_stages::webdataset::split_stem(&name).0.to_owned()
+            recaption_input::webdataset::split_stem(&name).0.to_owned()
         }),
         suffix: suffix.unwrap_or_default(),
         stored: bytes::Bytes::new(),
@@ -127,6 +124,6 @@ fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyh
         org_caption: None,
         url: None,
         meta: None,
-        held: None,
+        permit: None,
     })
 }

@@ -5,11 +5,9 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_onnx::{ModelFolder, model::MODEL_FILE};
-use recaption_stages::{
-    commits::{Ledger, RecordName},
-    schemas::{Counts, ShardCommit},
-    store::{Location, StoreError, Stores},
-};
+use recaption_output::commits::{Ledger, RecordName};
+use recaption_schemas::{Counts, ShardCommit};
+use recaption_store::{Location, StoreError, Stores};
 
 use super::{args::InspectArgs, print};
 use crate::run::ExitCode;

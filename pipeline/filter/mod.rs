@@ -19,12 +19,12 @@ use std::{
 
 use anyhow::Context;
 use futures::{StreamExt, stream};
-use recaption_stages::{
-    commits::{Ledger, remove, write_json},
-    schemas::metadata_keys,
+use recaption_output::{
+    commits::{Ledger, remove},
     select::{Coarse, Copied, CopyJob, Cut, Score, SelectError, Selection, Source, copy_shard},
-    store::{Location, Stores},
 };
+use recaption_schemas::metadata_keys;
+use recaption_store::{Location, Stores, write_json};
 
 pub use record::FilterReport;
 

@@ -5,12 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use recaption_stages::{
-    commits::{Found, Ledger, RecordName, Seen, Standing, configuration_fingerprint, list_below},
-    schemas::ShardId,
+use recaption_output::{
+    commits::{Ledger, RecordName, Seen, ShardState, Standing, configuration_fingerprint, list_below},
     select::{CopyTask, Source},
-    store::Location,
 };
+use recaption_schemas::ShardId;
+use recaption_store::Location;
 
 use crate::{config::ConfigError, run::refuse_others};
 
@@ -28,7 +28,7 @@ pub struct Plan {
     /// Parts that no shard of the source has; they go first.
     strange_parts: Vec<Seen>,
     /// What attempts that died left beside shards that are done.
-    leftovers: Vec<Found>,
+    leftovers: Vec<ShardState>,
 }
 
 impl Plan {
@@ -60,7 +60,7 @@ impl Plan {
                 done += 1;
                 leftovers.push(found);
             } else {
-                let Found { expects, stale, orphans, .. } = found;
+                let ShardState { expects, stale, orphans, .. } = found;
                 todo.push(CopyTask { shard: shard.clone(), name, expects, stale, orphans });
             }
         }

@@ -10,11 +10,9 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use crossbeam_channel::Receiver;
+use recaption_caption::{CaptionError, ImageQueue, Lane, LaneSettings};
+use recaption_messages::{PreparedSample, SampleResult};
 use recaption_onnx::runtime::{Execution, SessionOptions};
-use recaption_stages::{
-    caption::{CaptionError, Finished, ImageQueue, Lane, LaneSettings},
-    prepare::PreparedSample,
-};
 use tokio::sync::mpsc;
 
 use super::{
@@ -100,10 +98,10 @@ fn caption_all(
     events: &mpsc::Sender<Event>,
 ) {
     let device = &devices.all()[number];
-    let emit = |finished: Finished| {
+    let emit = |finished: SampleResult| {
         device.images.fetch_add(1, Relaxed);
         count(&shared.progress, &finished);
-        !shared.stop.is_aborted() && events.blocking_send(Event::Finished(Box::new(finished))).is_ok()
+        !shared.stop.is_aborted() && events.blocking_send(Event::Sample(Box::new(finished))).is_ok()
     };
     let Err(failure) = captioner.run(queue, emit) else { return };
     match leave_out(devices, device, failure.error) {

@@ -1,9 +1,7 @@
 //! Failures across runs: a shard that fails the same way at the same bytes is poison, anything else may be bad luck.
 
-use recaption_stages::{
-    commits::{Committed, Ledger},
-    schemas::{FailureClass, FailureRecord, ShardId},
-};
+use recaption_output::commits::{Committed, Ledger};
+use recaption_schemas::{FailureClass, FailureRecord, ShardId};
 
 use super::{
     plan::Plan,

@@ -35,14 +35,13 @@ use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 use lock::Locked;
 use plan::{Orphans, Task};
-use recaption_stages::{
-    commits::{Ledger, REMOVALS, Seen, Standing, Workers},
-    decode,
+use recaption_input::{
     read::{LISTS, Leftover, Splitter},
-    schemas::ShardId,
     shards::list_shards,
-    store::{Location, StoreKind, Stores},
 };
+use recaption_output::commits::{Ledger, REMOVALS, Seen, Standing, Workers};
+use recaption_schemas::ShardId;
+use recaption_store::{Location, StoreKind, Stores};
 use shard_writer::{Output, ShardResult};
 
 pub(crate) use collector::Event;
@@ -186,7 +185,7 @@ async fn run_unlocked(
         report.retired = true;
     }
     report.requests_retried = stores.retried();
-    report.decoder_panics = decode::panics();
+    report.decoder_panics = recaption_image::panics();
     report.interrupted = stop.requested();
     report.write(&output).await.context("the run's record could not be written")?;
     Ok(report)

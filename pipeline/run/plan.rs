@@ -6,14 +6,14 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
-use recaption_stages::{
-    commits::{
-        CommitError, Facts, Found, Ledger, RecordName, Seen, Standing, Survey, configuration_fingerprint,
-    },
+use recaption_input::{
     read::{Leftover, Split, Splitter},
-    schemas::{RejectReason, ShardCommit, ShardId},
     shards::ShardRef,
 };
+use recaption_output::commits::{
+    CommitError, Facts, Ledger, RecordName, Seen, ShardState, Standing, Survey, configuration_fingerprint,
+};
+use recaption_schemas::{RejectReason, ShardCommit, ShardId};
 
 use super::RunOptions;
 
@@ -45,8 +45,8 @@ pub struct Task {
 
 impl Task {
     /// Of a shard that is not done.
-    fn new(shard: ShardRef, name: RecordName, found: Found) -> Self {
-        let Found { expects, stale, orphans, .. } = found;
+    fn new(shard: ShardRef, name: RecordName, found: ShardState) -> Self {
+        let ShardState { expects, stale, orphans, .. } = found;
         Self { shard, name, expects, stale, orphans, keep: None }
     }
 }
@@ -64,7 +64,7 @@ struct Done {
     shard: ShardRef,
     name: RecordName,
     standing: Standing,
-    found: Found,
+    found: ShardState,
 }
 
 /// The shards of a run.
@@ -74,7 +74,7 @@ pub struct Plan {
     /// Shards that need nothing.
     pub done: Vec<ShardId>,
     /// Records and parts beside shards that are done, of attempts that came to nothing.
-    pub leftovers: Vec<Found>,
+    pub leftovers: Vec<ShardState>,
     /// Shards in the output that are not among the inputs any more.
     pub orphans: Orphans,
     /// Parts that lists had before they became shorter, by list.
@@ -134,7 +134,7 @@ impl Plan {
                 left.insert(shard.location.url());
                 continue;
             }
-            let found = if shard.missing.is_some() { Found::default() } else { found };
+            let found = if shard.missing.is_some() { ShardState::default() } else { found };
             repaired.extend(faults_of(&shard, &found));
             todo.push(Task::new(shard, name, found));
         }
@@ -214,7 +214,7 @@ fn names_of(split: &Split) -> HashSet<ShardId> {
 }
 
 /// Tells what was amiss with a shard that was done.
-fn faults_of(shard: &ShardRef, found: &Found) -> Vec<String> {
+fn faults_of(shard: &ShardRef, found: &ShardState) -> Vec<String> {
     let amiss = found.expects.iter().chain(&found.stale);
     let amiss = amiss.filter_map(|standing| Some((standing, standing.fault.as_ref()?)));
     let tell = |(standing, fault): (&Standing, &String)| {
@@ -311,7 +311,7 @@ async fn tried_again(
             rest.push(done);
             continue;
         }
-        let Done { shard, name, standing, found: Found { mut stale, mut orphans, .. } } = done;
+        let Done { shard, name, standing, found: ShardState { mut stale, mut orphans, .. } } = done;
         let parts = standing.facts.iter().flat_map(|facts| facts.parts());
         let epoch = chrono::DateTime::UNIX_EPOCH;
         orphans.extend(parts.map(|p| Seen { path: p.path.clone(), bytes: p.bytes, modified: epoch }));

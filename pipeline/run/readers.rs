@@ -5,14 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use recaption_stages::{
-    commits::{Ledger, Records, Taken, Workers},
-    former::Former,
-    read::{Found, ReadError, ReadSettings, ShardEnd, read_shard},
-    schemas::FailureClass,
+use recaption_input::{
+    read::{ReadError, ReadSettings, read_shard},
     shards::ShardRef,
-    store::Location,
 };
+use recaption_messages::{ReadItem, ShardContents};
+use recaption_output::{
+    commits::{Ledger, Records, Taken, Workers},
+    read_previous_rows,
+};
+use recaption_schemas::FailureClass;
+use recaption_store::Location;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use super::{
@@ -157,7 +160,7 @@ async fn next(shared: &Shared) -> Next {
 pub async fn read_all(
     shared: Arc<Shared>,
     settings: Arc<ReadSettings>,
-    to_decoders: mpsc::Sender<Found>,
+    to_decoders: mpsc::Sender<ReadItem>,
     events: mpsc::Sender<Event>,
 ) {
     loop {
@@ -211,18 +214,19 @@ async fn read_one(
     shared: &Shared,
     (shard, found): (usize, &ShardRef),
     settings: &ReadSettings,
-    to_decoders: &mpsc::Sender<Found>,
-) -> Result<Option<ShardEnd>, ReadError> {
+    to_decoders: &mpsc::Sender<ReadItem>,
+) -> Result<Option<ShardContents>, ReadError> {
     let bytes_read = &shared.progress.bytes_read;
     let keep = shared.watch.as_ref().and_then(|watch| Some((watch, watch.keep(shard)?)));
     let Some((watch, keep)) = keep else {
         return read_shard(shard, found, settings, &shared.budget, bytes_read, None, to_decoders).await;
     };
-    let former = Former::open(&watch.output, &keep.commit, &keep.again).await.map_err(|e| ReadError {
-        url: found.url.clone(),
-        what: format!("its earlier rows: {e}"),
-        class: FailureClass::Transport,
-        may_pass: true,
-    })?;
+    let former =
+        read_previous_rows(&watch.output, &keep.commit, &keep.again).await.map_err(|e| ReadError {
+            url: found.url.clone(),
+            what: format!("its earlier rows: {e}"),
+            class: FailureClass::Transport,
+            may_pass: true,
+        })?;
     read_shard(shard, found, settings, &shared.budget, bytes_read, Some(former), to_decoders).await
 }

@@ -5,16 +5,16 @@
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use recaption_stages::{
+use recaption_output::{
     commits::{Attempt, CommitError, Committed, Committer, remove},
-    schemas::{
-        COMMIT_FORMAT, Counts, Damage, FailureClass, PartInfo, RejectReason, ShardCommit, caption_schema,
-        metadata_keys, redact_text, reject_schema,
-    },
     select::{PartReader, SelectError},
-    store::{Fault, Location, StoreError},
     write::{PartPlace, PartWriter, WriteError},
 };
+use recaption_schemas::{
+    COMMIT_FORMAT, Counts, Damage, FailureClass, PartInfo, RejectReason, ShardCommit, caption_schema,
+    metadata_keys, redact_text, reject_schema,
+};
+use recaption_store::{Fault, Location, StoreError};
 use tokio::sync::mpsc;
 
 use super::plan::{Settings, Task, differences};
@@ -129,7 +129,7 @@ impl Output {
     /// Metadata of every part.
     pub fn metadata(&self) -> std::collections::HashMap<String, String> {
         let always: [(&str, &str); 3] = [
-            (metadata_keys::SCHEMA_VERSION, recaption_stages::schemas::CAPTION_SCHEMA_VERSION),
+            (metadata_keys::SCHEMA_VERSION, recaption_schemas::CAPTION_SCHEMA_VERSION),
             (metadata_keys::MODEL, &self.model),
             (metadata_keys::DECODE, &self.decode),
         ];

@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
-use recaption_stages::{
-    commits::{Facts, Ledger, Standing, Survey, list_below, read_json, sum_of_object},
+use recaption_input::{
     read::{Leftover, Split, Splitter},
-    schemas::{Counts, FailureRecord},
     shards::{ShardRef, list_shards},
-    store::{Location, Stores},
 };
+use recaption_output::commits::{Facts, Ledger, Standing, Survey, list_below, sum_of_object};
+use recaption_schemas::{Counts, FailureRecord};
+use recaption_store::{Location, Stores, read_json};
 use serde::{Deserialize, Serialize};
 
 use super::record::Typed;

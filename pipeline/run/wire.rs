@@ -7,16 +7,13 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use crossbeam_channel::Sender;
-use recaption_stages::{
-    caption::{Finished, LaneSettings},
-    commits::{Committed, Committer, Workers},
-    filter::Outcome,
-    prepare::{PrepareSettings, PreparedSample, prepare_sample},
-    read::{ByteBudget, Found},
-    schemas::FailureClass,
-    shards::ShardRef,
-    store::Location,
-};
+use recaption_caption::LaneSettings;
+use recaption_image::{PrepareSettings, prepare_sample};
+use recaption_input::shards::ShardRef;
+use recaption_messages::{ByteBudget, PreparedSample, ReadItem, SampleOutcome, SampleResult};
+use recaption_output::commits::{Committed, Committer, Workers};
+use recaption_schemas::FailureClass;
+use recaption_store::Location;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
@@ -209,9 +206,9 @@ fn lane_settings(config: &RunConfig, model: &RunModel, keep_features: bool) -> L
 }
 
 /// Counts an outcome.
-pub(super) fn count(progress: &Progress, finished: &Finished) {
+pub(super) fn count(progress: &Progress, finished: &SampleResult) {
     progress.finished.fetch_add(1, Relaxed);
-    if matches!(finished.outcome, Outcome::Reject(_)) {
+    if matches!(finished.outcome, SampleOutcome::Reject(_)) {
         progress.rejected.fetch_add(1, Relaxed);
     }
 }
@@ -231,7 +228,7 @@ async fn decode_all(
     shared: Arc<Shared>,
     pool: rayon::ThreadPool,
     settings: Arc<PrepareSettings>,
-    mut samples: mpsc::Receiver<Found>,
+    mut samples: mpsc::Receiver<ReadItem>,
     to_lanes: Sender<PreparedSample>,
     events: mpsc::Sender<Event>,
 ) {
@@ -242,17 +239,18 @@ async fn decode_all(
             continue;
         }
         let sample = match found {
-            Found::Sample(sample) => sample,
-            Found::Kept { shard, index, was } => {
+            ReadItem::Sample(sample) => sample,
+            ReadItem::Kept { shard, index, previous: was } => {
                 let _ = events.send(Event::Kept { shard, index, was }).await;
                 shared.progress.finished.fetch_add(1, Relaxed);
                 continue;
             }
-            Found::Reject { shard, index, reject } => {
-                let outcome = Outcome::Reject(Box::new(reject));
-                let finished = Box::new(Finished { shard, index, outcome, texts_cut: 0, embeddings: None });
+            ReadItem::Reject { shard, index, reject } => {
+                let outcome = SampleOutcome::Reject(Box::new(reject));
+                let finished =
+                    Box::new(SampleResult { shard, index, outcome, texts_cut: 0, embeddings: None });
                 count(&shared.progress, &finished);
-                let _ = events.send(Event::Finished(finished)).await;
+                let _ = events.send(Event::Sample(finished)).await;
                 continue;
             }
         };
@@ -269,7 +267,7 @@ async fn decode_all(
                 Ok(prepared) => drop(to_lanes.send(prepared)),
                 Err(finished) => {
                     count(&shared.progress, &finished);
-                    let _ = events.blocking_send(Event::Finished(finished));
+                    let _ = events.blocking_send(Event::Sample(finished));
                 }
             }
             drop(permit);
@@ -337,7 +335,7 @@ async fn note(shared: &Shared, ended: Vec<ShardResult>, results: &mut Vec<ShardR
 mod tests {
     use std::time::Duration;
 
-    use recaption_stages::read::ReadSettings;
+    use recaption_input::read::ReadSettings;
 
     use super::*;
 

@@ -1,12 +1,9 @@
 //! A finished run's captions, with the images it embedded, as training data.
 
 use arrow_array::{Array, BinaryArray, RecordBatch, StringArray, StructArray, cast::AsArray};
+use recaption_output::{commits::Ledger, select::PartReader};
 use recaption_schemas::PartInfo;
-use recaption_stages::{
-    commits::Ledger,
-    select::PartReader,
-    store::{Location, Stores},
-};
+use recaption_store::{Location, Stores};
 use tokio::sync::mpsc;
 
 use super::{
