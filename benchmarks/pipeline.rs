@@ -21,7 +21,7 @@ use recaption::{
     run::{Reporter, RunModel, RunOptions, Stop, run},
     scenes::{Text, write_shard},
 };
-use recaption_caption::{ImageQueue, Lane, LaneSettings, filter::Filter};
+use recaption_caption::{CaptionWorker, CaptionWorkerSettings, ImageQueue, filter::Filter};
 use recaption_image::{DecodeOptions, PrepareSettings, prepare_sample};
 use recaption_input::{
     read::{ReadSettings, read_shard},
@@ -152,7 +152,7 @@ fn measure(
         copies.into_iter().filter_map(|s| prepare_sample(s, &settings).ok()).collect();
     let decode = (cpu_seconds()? - before) / n;
 
-    let lane_settings = LaneSettings {
+    let worker_settings = CaptionWorkerSettings {
         caption: model.settings,
         seed: 0,
         keep_prompt: false,
@@ -160,7 +160,12 @@ fn measure(
         embed_images: false,
         keep_features: false,
     };
-    let lane = Lane::load(&model.folder, model.scorer.as_ref(), &SessionOptions::on_cpu(1), lane_settings)?;
+    let worker = CaptionWorker::load(
+        &model.folder,
+        model.scorer.as_ref(),
+        &SessionOptions::on_cpu(1),
+        worker_settings,
+    )?;
     let (to_lane, input) = crossbeam_channel::unbounded();
     for sample in prepared {
         to_lane.send(sample)?;
@@ -168,7 +173,7 @@ fn measure(
     drop(to_lane);
     let before = cpu_seconds()?;
     let captions = std::sync::atomic::AtomicU32::new(0);
-    lane.run(&ImageQueue::new(input), |_| {
+    worker.run(&ImageQueue::new(input), |_| {
         captions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         true
     })?;

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs, fs::File, path::Path, sync::Arc};
 use arrow_array::{Array, BooleanArray};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use recaption_output::{
-    commits::{Attempt, Ledger},
+    commits::{Attempt, CommitLog},
     write::{PartPlace, PartWriter},
 };
 use recaption_schemas::{
@@ -87,8 +87,8 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
         rejects,
         settings: [].into(),
     };
-    let ledger = Ledger::new(location.clone());
-    ledger.commit(&Attempt::first(id.as_str(), &commit), || false).await.expect("committed");
+    let commit_log = CommitLog::new(location.clone());
+    commit_log.commit(&Attempt::first(id.as_str(), &commit), || false).await.expect("committed");
 }
 
 fn filter(place: &Place, from: &str, arguments: &[&str], to: &str) -> Call {

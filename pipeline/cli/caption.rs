@@ -9,8 +9,8 @@ use std::{
 };
 
 use anyhow::Context;
-use recaption_caption::{ImageQueue, Lane, LaneSettings};
-use recaption_image::{DecodeOptions, PrepareSettings, squares};
+use recaption_caption::{CaptionWorker, CaptionWorkerSettings, ImageQueue};
+use recaption_image::{DecodeOptions, PrepareSettings, decode_for_models};
 use recaption_messages::{PreparedSample, SampleOutcome};
 use recaption_onnx::runtime::SessionOptions;
 
@@ -37,7 +37,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let config = RunConfig::build(&layers)?;
     let mut model = RunModel::open(&config)?;
     let options = resolve(&mut model, &config)?;
-    let settings = LaneSettings {
+    let settings = CaptionWorkerSettings {
         caption: model.settings.clone(),
         seed: config.seed,
         keep_prompt: config.captioning.keep_prompt,
@@ -45,13 +45,13 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         embed_images: false,
         keep_features: false,
     };
-    let lane = Lane::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
+    let worker = CaptionWorker::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
     let (to_lane, input) = crossbeam_channel::unbounded();
     let failed = AtomicBool::new(false);
     for (index, path) in args.images.iter().enumerate() {
         match read(path, &model, config.decode) {
             Ok(sample) => {
-                to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no lane")?
+                to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no worker")?
             }
             Err(error) => {
                 failed.store(true, Relaxed);
@@ -61,7 +61,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     }
     drop(to_lane);
     let lines = Mutex::new(BTreeMap::new());
-    lane.run(&ImageQueue::new(input), |finished| {
+    worker.run(&ImageQueue::new(input), |finished| {
         let path = args.images[finished.index as usize].display();
         match finished.outcome {
             SampleOutcome::Caption(row) => {
@@ -105,7 +105,7 @@ fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyh
         decode,
         keep_stored: false,
     };
-    let prepared = squares(&bytes, suffix.as_deref().unwrap_or_default(), &settings)?;
+    let prepared = decode_for_models(&bytes, suffix.as_deref().unwrap_or_default(), &settings)?;
     Ok(PreparedSample {
         shard: 0,
         index: 0,

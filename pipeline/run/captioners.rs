@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use crossbeam_channel::Receiver;
-use recaption_caption::{CaptionError, ImageQueue, Lane, LaneSettings};
+use recaption_caption::{CaptionError, CaptionWorker, CaptionWorkerSettings, ImageQueue};
 use recaption_messages::{PreparedSample, SampleResult};
 use recaption_onnx::runtime::{Execution, SessionOptions};
 use tokio::sync::mpsc;
@@ -47,7 +47,7 @@ fn copies_and_threads(config: &RunConfig, model: &RunModel, execution: Execution
 /// When the models can be loaded on none.
 pub async fn start_captioners(
     (model, devices): (&RunModel, &Arc<Devices>),
-    (config, mut settings): (&RunConfig, LaneSettings),
+    (config, mut settings): (&RunConfig, CaptionWorkerSettings),
     shared: &Arc<Shared>,
     decoded: Receiver<PreparedSample>,
     events: &mpsc::Sender<Event>,
@@ -64,8 +64,9 @@ pub async fn start_captioners(
         };
         for _ in 0..copies {
             let (folder, scorer, settings) = (model.folder.clone(), model.scorer.clone(), settings.clone());
-            loading
-                .spawn_blocking(move || (number, Lane::load(&folder, scorer.as_ref(), &options, settings)));
+            loading.spawn_blocking(move || {
+                (number, CaptionWorker::load(&folder, scorer.as_ref(), &options, settings))
+            });
         }
     }
     let mut loaded = Vec::new();
@@ -78,20 +79,20 @@ pub async fn start_captioners(
     }
     let queue =
         if devices.all().len() > 1 { ImageQueue::with_returns(decoded) } else { ImageQueue::new(decoded) };
-    let start = |(number, captioner): (usize, Lane)| {
+    let start = |(number, captioner): (usize, CaptionWorker)| {
         let (queue, devices) = (queue.clone(), Arc::clone(devices));
         let (shared, events) = (Arc::clone(shared), events.clone());
         let work = move || caption_all(captioner, (&devices, number), &queue, &shared, &events);
         Ok(std::thread::Builder::new().name("caption".into()).spawn(work)?)
     };
     tracing::debug!(copies, devices = devices.working(), threads_per_copy = threads, "models loaded");
-    let working = |(number, _): &(usize, Lane)| devices.all()[*number].is_working();
+    let working = |(number, _): &(usize, CaptionWorker)| devices.all()[*number].is_working();
     loaded.into_iter().filter(working).map(start).collect()
 }
 
 /// What one captioner's thread does.
 fn caption_all(
-    captioner: Lane,
+    captioner: CaptionWorker,
     (devices, number): (&Arc<Devices>, usize),
     queue: &ImageQueue,
     shared: &Arc<Shared>,

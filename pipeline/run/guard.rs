@@ -12,7 +12,7 @@ const ENOUGH: u64 = 1000;
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{failed} of {ended} samples failed ({reasons}), more than run.max_failure_ratio = {limit} allows: something is wrong \
-     with the inputs, the model or the way to them. Committed shards stay; after a repair `recaption retry` redoes those \
+     with the inputs, the model or the way to them. CommitResult shards stay; after a repair `recaption retry` redoes those \
      with failures that may pass, and a larger run.max_failure_ratio (1 is off) goes on as it is"
 )]
 pub struct TooManyFailures {

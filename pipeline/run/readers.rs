@@ -11,7 +11,7 @@ use recaption_input::{
 };
 use recaption_messages::{ReadItem, ShardContents};
 use recaption_output::{
-    commits::{Ledger, Records, Taken, Workers},
+    commits::{CommitLog, Records, Taken, Workers},
     read_previous_rows,
 };
 use recaption_schemas::FailureClass;
@@ -32,7 +32,7 @@ const LISTING_SHARE: u32 = 20;
 
 /// What the readers of a run know of the output that they read for.
 pub struct Watch {
-    ledger: Ledger,
+    commit_log: CommitLog,
     output: Location,
     tasks: Arc<Vec<Task>>,
     workers: Option<Arc<Workers>>,
@@ -60,12 +60,12 @@ impl Watch {
     /// Of the tasks of a run.
     #[must_use]
     pub fn new(
-        ledger: Ledger,
+        commit_log: CommitLog,
         output: Location,
         tasks: Arc<Vec<Task>>,
         workers: Option<Arc<Workers>>,
     ) -> Self {
-        Self { ledger, output, tasks, workers, done: Mutex::default() }
+        Self { commit_log, output, tasks, workers, done: Mutex::default() }
     }
 
     /// The rows that stay, where this shard is done for what failed in it alone.
@@ -99,7 +99,7 @@ impl Watch {
     /// Whether another worker committed a shard after this one's plan was made. What cannot be asked is done.
     async fn is_done(&self, shard: usize) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
-        match self.ledger.sum(task.shard.id.as_str(), &task.name).await {
+        match self.commit_log.sum(task.shard.id.as_str(), &task.name).await {
             // One that is to be done again in spite of its record is done once there is another one.
             Ok(Some(sum)) => task.expects.as_ref().is_none_or(|standing| standing.sum != sum),
             _ => false,
@@ -115,7 +115,7 @@ impl Watch {
         let mut done = self.done.lock().await;
         if done.until.is_none_or(|until| until <= Instant::now()) {
             let began = Instant::now();
-            if let Ok(records) = self.ledger.list().await {
+            if let Ok(records) = self.commit_log.list().await {
                 done.records = records;
             }
             done.until = Some(Instant::now() + LOOK_AGAIN.max(began.elapsed() * LISTING_SHARE));
@@ -199,7 +199,7 @@ pub async fn read_all(
             Ok(None) => return,
             Err(error) => {
                 tracing::error!(%error, "shard cannot be read");
-                let failure = ShardFailure::of_input(error.class, error.to_string(), error.may_pass);
+                let failure = ShardFailure::of_input(error.class, error.to_string(), error.is_retryable);
                 Event::Failed { shard, failure }
             }
         };
@@ -226,7 +226,7 @@ async fn read_one(
             url: found.url.clone(),
             what: format!("its earlier rows: {e}"),
             class: FailureClass::Transport,
-            may_pass: true,
+            is_retryable: true,
         })?;
     read_shard(shard, found, settings, &shared.budget, bytes_read, Some(former), to_decoders).await
 }

@@ -12,16 +12,16 @@
 mod encode;
 pub mod filter;
 mod generate;
-mod lane;
 mod queue;
 pub mod rules;
 pub mod score;
 mod scoring;
+mod worker;
 
 use recaption_onnx::{caption::CaptionSettings, runtime::RuntimeError, tokenizer::TokenizerError};
 use recaption_schemas::{Reject, RejectReason};
 
-pub use self::{lane::Lane, queue::ImageQueue};
+pub use self::{queue::ImageQueue, worker::CaptionWorker};
 use crate::{filter::Filter, score::ScoreError};
 use recaption_messages::{PreparedSample, SampleResult};
 
@@ -88,9 +88,9 @@ impl Stop {
 /// Takes an outcome; fails when nobody wants more of them.
 type Emit<'a> = &'a (dyn Fn(SampleResult) -> Result<(), Stop> + Sync);
 
-/// What a lane does with captions.
+/// What a worker does with captions.
 #[derive(Clone, Debug)]
-pub struct LaneSettings {
+pub struct CaptionWorkerSettings {
     /// Decoding.
     pub caption: CaptionSettings,
     /// Seed of sampling.

@@ -6,7 +6,7 @@
 use recaption_onnx::tokenizer::{Tokenizer, TokenizerError};
 use recaption_schemas::{Candidate, Candidates, CaptionRow, EmbeddedImage};
 
-use super::{Emit, LaneSettings, Stop, generate::Captioned, model_error};
+use super::{CaptionWorkerSettings, Emit, Stop, generate::Captioned, model_error};
 use crate::score::{Features, ScoreImage, ScoreJob, ScoredJob, Scorer, Unscored};
 use recaption_messages::PreparedSample;
 use recaption_messages::{Embeddings, SampleResult};
@@ -18,7 +18,7 @@ type Payload = (PreparedSample, Vec<f32>);
 pub struct ScoreStage<'a> {
     scorer: &'a mut Scorer,
     tokenizer: &'a Tokenizer,
-    settings: &'a LaneSettings,
+    settings: &'a CaptionWorkerSettings,
     emit: Emit<'a>,
     /// Captions that are scored together.
     group: usize,
@@ -29,7 +29,7 @@ impl<'a> ScoreStage<'a> {
     /// Scores in groups of `group` captioned images.
     pub fn new(
         (scorer, tokenizer): (&'a mut Scorer, &'a Tokenizer),
-        settings: &'a LaneSettings,
+        settings: &'a CaptionWorkerSettings,
         emit: Emit<'a>,
         group: usize,
     ) -> Self {
@@ -117,7 +117,10 @@ impl<'a> ScoreStage<'a> {
 }
 
 /// The generated texts come first, the original one, if there is one, last.
-fn finish(job: ScoredJob<(PreparedSample, Vec<f32>)>, settings: &LaneSettings) -> Option<SampleResult> {
+fn finish(
+    job: ScoredJob<(PreparedSample, Vec<f32>)>,
+    settings: &CaptionWorkerSettings,
+) -> Option<SampleResult> {
     let (sample, logprobs) = job.payload;
     let mut texts = job.texts;
     let original = if sample.org_caption.is_some() { texts.pop() } else { None };

@@ -33,8 +33,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub use budget::DEFAULT_BUDGET_BYTES;
 pub use error::DecodeError;
 pub use geometry::Region;
-pub use pixels::{Pixels, Prepared, Squares};
-pub use prepare::{ModelPixels, PrepareSettings, prepare_sample, reason_of, squares};
+pub use pixels::{ModelInputs, Pixels, Prepared};
+pub use prepare::{ModelPixels, PrepareSettings, decode_for_models, prepare_sample, reason_of};
 pub use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
 
 use recaption_messages::ImageFormat;
@@ -121,7 +121,7 @@ pub fn prepare(
     preprocess: &Preprocess,
     options: &DecodeOptions,
 ) -> Result<Prepared, DecodeError> {
-    let Squares { pixels, width, height } =
+    let ModelInputs { pixels, width, height } =
         prepare_all(bytes, suffix, std::slice::from_ref(preprocess), options)?;
     let pixels = pixels.into_iter().next().ok_or_else(|| DecodeError::corrupt("", "yields no pixels"))?;
     Ok(Prepared { pixels, width, height })
@@ -138,7 +138,7 @@ pub fn prepare_region(
     region: Option<Region>,
     options: &DecodeOptions,
 ) -> Result<Prepared, DecodeError> {
-    let Squares { pixels, width, height } =
+    let ModelInputs { pixels, width, height } =
         prepare_views(bytes, suffix, std::slice::from_ref(preprocess), region.as_ref(), options)?;
     let pixels = pixels.into_iter().next().ok_or_else(|| DecodeError::corrupt("", "yields no pixels"))?;
     Ok(Prepared { pixels, width, height })
@@ -153,7 +153,7 @@ pub fn prepare_all(
     suffix: Option<&str>,
     wanted: &[Preprocess],
     options: &DecodeOptions,
-) -> Result<Squares, DecodeError> {
+) -> Result<ModelInputs, DecodeError> {
     prepare_views(bytes, suffix, wanted, None, options)
 }
 
@@ -163,7 +163,7 @@ fn prepare_views(
     wanted: &[Preprocess],
     region: Option<&Region>,
     options: &DecodeOptions,
-) -> Result<Squares, DecodeError> {
+) -> Result<ModelInputs, DecodeError> {
     let format = sniff::sniff(bytes, suffix)?;
     catch_unwind(AssertUnwindSafe(|| {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -193,7 +193,7 @@ fn prepare_with(
     wanted: &[Preprocess],
     region: Option<&Region>,
     options: &DecodeOptions,
-) -> Result<Squares, DecodeError> {
+) -> Result<ModelInputs, DecodeError> {
     let (mut raster, _share) = match format {
         ImageFormat::Jpeg => jpeg::decode(bytes, options, &mut scratch.clean, &mut scratch.pixels)?,
         other => containers::decode(bytes, other, options, &mut scratch.pixels)?,
@@ -211,7 +211,7 @@ fn prepare_with(
         })?);
     }
     let (width, height) = raster.upright();
-    Ok(Squares { pixels, width, height })
+    Ok(ModelInputs { pixels, width, height })
 }
 
 impl Scratch {

@@ -53,7 +53,7 @@ pub struct Prepared {
 
 /// An image at the sizes of several models, and how large it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Squares {
+pub struct ModelInputs {
     /// What each model sees, in the order asked for.
     pub pixels: Vec<Pixels>,
     /// Width of the stored image in pixels, after EXIF orientation.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use recaption_messages::{PreparedSample, Sample, SampleResult};
 use recaption_schemas::{Preprocess, Reject, RejectReason, sha256_hex};
 
-use crate::{DecodeError, DecodeOptions, Pixels, Squares, prepare_all};
+use crate::{DecodeError, DecodeOptions, ModelInputs, Pixels, prepare_all};
 
 /// How images are prepared.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ pub fn prepare_sample(
     sample: Sample,
     settings: &PrepareSettings,
 ) -> Result<PreparedSample, Box<SampleResult>> {
-    match squares(&sample.image, &sample.suffix, settings) {
+    match decode_for_models(&sample.image, &sample.suffix, settings) {
         Ok(prepared) => Ok(PreparedSample {
             shard: sample.shard,
             index: sample.index,
@@ -77,9 +77,13 @@ pub fn prepare_sample(
 ///
 /// # Errors
 /// When the image cannot be decoded.
-pub fn squares(image: &[u8], suffix: &str, settings: &PrepareSettings) -> Result<ModelPixels, DecodeError> {
+pub fn decode_for_models(
+    image: &[u8],
+    suffix: &str,
+    settings: &PrepareSettings,
+) -> Result<ModelPixels, DecodeError> {
     let wanted: Vec<Preprocess> = std::iter::once(settings.preprocess).chain(settings.scorer).collect();
-    let Squares { pixels, width, height } = prepare_all(image, Some(suffix), &wanted, &settings.decode)?;
+    let ModelInputs { pixels, width, height } = prepare_all(image, Some(suffix), &wanted, &settings.decode)?;
     let mut pixels = pixels.into_iter().map(Pixels::into_vec);
     Ok(ModelPixels { captioner: pixels.next().unwrap_or_default(), scorer: pixels.next(), width, height })
 }

@@ -16,7 +16,7 @@ use object_store::{
     Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload, path::Path,
 };
 use recaption_input::{read::InputFormat, shards::list_shards};
-use recaption_store::{Dataset, Fault, Hub, HubSettings, StoreKind, StoreSettings, Stores};
+use recaption_store::{Dataset, ErrorKind, Hub, HubSettings, StoreKind, StoreSettings, Stores};
 use url::Url;
 
 const TOKEN: &str = "hf_very_secret";
@@ -364,7 +364,7 @@ async fn what_is_not_there_is_not_found() {
     assert!(listed.is_empty());
     let error = hub.get(&Path::from("round.tar")).await.expect_err("round");
     assert!(error.to_string().contains("redirects more than"), "{error}");
-    assert_eq!(Fault::of(&error), Fault::Permanent);
+    assert_eq!(ErrorKind::of(&error), ErrorKind::Permanent);
 }
 
 #[tokio::test]
@@ -388,7 +388,7 @@ async fn gated_datasets_are_explained_without_the_token() {
             assert!(text.contains("Access is restricted"), "{text}");
             assert_eq!(matches!(error, Error::PermissionDenied { .. }), denied, "{text}");
             assert_eq!(matches!(error, Error::Unauthenticated { .. }), !denied, "{text}");
-            assert_eq!(Fault::of(&error), Fault::Permanent);
+            assert_eq!(ErrorKind::of(&error), ErrorKind::Permanent);
             clean(&error);
         }
         let debug = format!("{hub:?} {hub}");
@@ -411,7 +411,7 @@ async fn busy_hubs_are_asked_again_and_given_up_in_the_end() {
     assert_eq!(got.meta.size, 100_000);
     let error = hub.get(&Path::from("data/small.tar")).await.expect_err("busy");
     assert!(error.to_string().contains("status code: 503"), "{error}");
-    assert_eq!(Fault::of(&error), Fault::Exhausted);
+    assert_eq!(ErrorKind::of(&error), ErrorKind::Exhausted);
     assert_eq!(server.count("small"), 4);
 }
 
@@ -422,12 +422,12 @@ async fn broken_connections_are_bad_luck() {
     // The first whole reading breaks off, and nothing steady is around this store.
     let got = open(&server).get(&Path::from("data/a.tar")).await.expect("begins");
     let error = got.bytes().await.expect_err("breaks off");
-    assert_eq!(Fault::of(&error), Fault::Transient, "{error:?}");
+    assert_eq!(ErrorKind::of(&error), ErrorKind::Transient, "{error:?}");
     clean(&error);
 
     let nobody = Server { port: 1, asked: Arc::default() };
     let error = open(&nobody).get(&Path::from("data/a.tar")).await.expect_err("nobody there");
-    assert_eq!(Fault::of(&error), Fault::Transient, "{error:?}");
+    assert_eq!(ErrorKind::of(&error), ErrorKind::Transient, "{error:?}");
     clean(&error);
 }
 
@@ -445,7 +445,7 @@ async fn pages_elsewhere_are_not_asked_for() {
         open(&server).list(Some(&Path::from("data"))).try_collect().await;
     let error = listed.expect_err("elsewhere");
     assert!(error.to_string().contains("next page"), "{error}");
-    assert_eq!(Fault::of(&error), Fault::Permanent);
+    assert_eq!(ErrorKind::of(&error), ErrorKind::Permanent);
     assert_eq!(cdn.asked().len(), 0);
 }
 

@@ -23,7 +23,7 @@ use recaption_schemas::{PartInfo, hex, part_name, sha256_hex};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
-use recaption_store::{Fault, Location, words};
+use recaption_store::{ErrorKind, Location, user_message};
 
 /// Uncompressed bytes after which a row group is closed. The contract says below 100 MB.
 pub const ROW_GROUP_BYTES: usize = 64 << 20;
@@ -51,7 +51,7 @@ pub enum WriteError {
         source: ParquetError,
     },
     /// The upload.
-    #[error("{part}: cannot upload: {}", upload_words(source))]
+    #[error("{part}: cannot upload: {}", upload_error(source))]
     Upload {
         /// The part.
         part: String,
@@ -63,14 +63,14 @@ pub enum WriteError {
 impl WriteError {
     /// What is to be done about it.
     #[must_use]
-    pub fn fault(&self) -> Fault {
+    pub fn fault(&self) -> ErrorKind {
         match self {
-            Self::Encode { .. } => Fault::Permanent,
+            Self::Encode { .. } => ErrorKind::Permanent,
             Self::Upload { source, .. } => match stored(source) {
                 // An upload that is not there any more was closed, or cleared away: the part can be sent again.
-                Some(object_store::Error::NotFound { .. }) => Fault::Exhausted,
-                Some(error) => Fault::of(error),
-                None => Fault::of_io(source),
+                Some(object_store::Error::NotFound { .. }) => ErrorKind::Exhausted,
+                Some(error) => ErrorKind::of(error),
+                None => ErrorKind::of_io(source),
             },
         }
     }
@@ -81,8 +81,8 @@ fn stored(error: &std::io::Error) -> Option<&object_store::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-fn upload_words(error: &std::io::Error) -> String {
-    stored(error).map_or_else(|| error.to_string(), words)
+fn upload_error(error: &std::io::Error) -> String {
+    stored(error).map_or_else(|| error.to_string(), user_message)
 }
 
 /// Where a part goes, and what its name is made of.
@@ -243,7 +243,7 @@ impl PartWriter {
             }
             tracing::warn!(
                 part = place.url(),
-                error = upload_words(&source),
+                error = upload_error(&source),
                 "an upload went well without an answer"
             );
         }

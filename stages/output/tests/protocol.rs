@@ -1,7 +1,7 @@
 //! The protocol of commits, explored: whatever workers do to each other, in whatever order, killed, frozen or deaf at any
 //! step, the next command ends with every row once and every record's parts as it says.
 //!
-//! The workers' steps are the program's own (`Ledger`, `Committer`, `Survey`); a run's plan is repeated here in a few lines.
+//! The workers' steps are the program's own (`CommitLog`, `Committer`, `Survey`); a run's plan is repeated here in a few lines.
 //! The protocol of versions before 0.2 is kept in `protocol/old.rs`, to show that the exploration finds what was wrong with it.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]

@@ -2,19 +2,19 @@
 //!
 //! Plain paths and `file://`, `s3://`, `gs://`, `az://` (and its relatives), `http(s)://` and `hf://datasets/` (both
 //! reading only). Credentials come from each cloud's own environment variables, as object_store documents them, from AWS's
-//! shared files, and from the hub's variables. Secrets never appear in an error. Every store is [`Steady`]: it takes
+//! shared files, and from the hub's variables. Secrets never appear in an error. Every store is [`RetryingStore`]: it takes
 //! another attempt where one may go better.
 
 mod aws_profile;
 mod clients;
-mod fault;
+mod error_kind;
 mod hub;
 mod json;
 mod lease;
 mod listing;
 mod local;
+mod retrying;
 mod settings;
-mod steady;
 
 use std::{
     collections::HashMap,
@@ -34,14 +34,14 @@ use url::Url;
 use clients::{Build, azure, gcs, http, s3};
 
 pub use clients::install_crypto;
-pub use fault::{Fault, words};
+pub use error_kind::{ErrorKind, user_message};
 pub use hub::{Dataset, Hub, HubSettings};
 pub use json::{read_json, to_json, write_json};
 pub use lease::{Lease, LeaseError};
 use local::LocalStore;
+pub use retrying::RetryingStore;
+pub use retrying::is_unversioned;
 pub use settings::StoreSettings;
-pub use steady::Steady;
-pub use steady::is_unversioned;
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ pub enum StoreError {
         what: String,
     },
     /// The store refuses.
-    #[error("{url}: {}", words(source))]
+    #[error("{url}: {}", user_message(source))]
     Store {
         /// The URL, redacted.
         url: String,
@@ -75,10 +75,10 @@ pub enum StoreError {
 impl StoreError {
     /// What is to be done about it.
     #[must_use]
-    pub fn fault(&self) -> Fault {
+    pub fn fault(&self) -> ErrorKind {
         match self {
-            Self::Url { .. } | Self::Record { .. } => Fault::Permanent,
-            Self::Store { source, .. } => Fault::of(source),
+            Self::Url { .. } | Self::Record { .. } => ErrorKind::Permanent,
+            Self::Store { source, .. } => ErrorKind::of(source),
         }
     }
 }
@@ -147,10 +147,10 @@ impl Location {
                 Err(object_store::Error::NotFound { .. }) if self.kind == StoreKind::Local => {
                     return Ok(Vec::new());
                 }
-                Err(error) if left > 0 && Fault::of(&error) == Fault::Transient => {
+                Err(error) if left > 0 && ErrorKind::of(&error) == ErrorKind::Transient => {
                     tracing::warn!(
                         folder = self.url(),
-                        error = words(&error),
+                        error = user_message(&error),
                         "listing broke; beginning anew"
                     );
                     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -290,7 +290,7 @@ impl Stores {
 
     fn steady(&self, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
         let store = self.wrap.as_ref().map_or(Arc::clone(&store), |wrap| wrap(store));
-        Arc::new(Steady::new(store, self.settings, Arc::clone(&self.retried)))
+        Arc::new(RetryingStore::new(store, self.settings, Arc::clone(&self.retried)))
     }
 
     /// The place that `text` names: a URL or a path. Nothing is read yet.

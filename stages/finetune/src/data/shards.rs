@@ -267,17 +267,17 @@ impl Inputs {
                 url: shard.url.clone(),
                 what: format!("byte {}: {}", damage.offset, damage.detail),
                 class: FailureClass::Data,
-                may_pass: false,
+                is_retryable: false,
             }),
             None => Ok(()),
         }
     }
 
     fn example(&self, sample: Sample) -> Item {
-        let Sample { shard, index, key, image, suffix, org_caption, meta, held, .. } = sample;
+        let Sample { shard, index, key, image, suffix, org_caption, meta, permit, .. } = sample;
         let text = org_caption.as_ref().map(recaption_schemas::OriginalCaption::as_str);
         match self.caption.find(text, text, meta.as_deref()) {
-            Ok(caption) => Item::Example(Example { shard, index, key, image, suffix, caption }, held),
+            Ok(caption) => Item::Example(Example { shard, index, key, image, suffix, caption }, permit),
             Err(reason) => Item::Bad { index, reason: reason.to_owned() },
         }
     }

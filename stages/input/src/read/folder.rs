@@ -21,7 +21,7 @@ use crate::{
     webdataset::{CAPTION_SUFFIXES, ImageMember, JSON_SUFFIX, MAX_SIDECAR_BYTES, RawSample, split_stem},
 };
 use recaption_messages::{SNIFF_BYTES, is_image};
-use recaption_store::{Fault, Location, StoreKind, words};
+use recaption_store::{ErrorKind, Location, StoreKind, user_message};
 
 /// Files asked for at the same time.
 const PREFETCH: usize = 8;
@@ -100,9 +100,9 @@ async fn images(reading: Reading<'_>, files: &FolderFiles) -> Result<Vec<ObjectM
         match found {
             Ok(true) => images.push(meta),
             Ok(false) => others += 1,
-            Err(error) if Fault::of_one(&error) => {
+            Err(error) if ErrorKind::of_one(&error) => {
                 reading.tally.count(|counts| counts.ignore(UNREADABLE, 1));
-                tracing::warn!(file = %meta.location, error = words(&error), "a file cannot be looked at and is left out");
+                tracing::warn!(file = %meta.location, error = user_message(&error), "a file cannot be looked at and is left out");
             }
             Err(error) => return Err(reading.transport(&error)),
         }
@@ -244,8 +244,8 @@ async fn fetch(reading: Reading<'_>, planned: Planned) -> Result<Fetched, ReadEr
     } else {
         match get(reading, &image).await {
             Ok(bytes) => MemberData::Bytes(bytes),
-            Err(error) if Fault::of_one(&error) => {
-                let detail = format!("the file cannot be read: {}", words(&error));
+            Err(error) if ErrorKind::of_one(&error) => {
+                let detail = format!("the file cannot be read: {}", user_message(&error));
                 return Ok(Fetched::Refused { key, detail });
             }
             Err(error) => return Err(reading.transport(&error)),
@@ -267,7 +267,7 @@ async fn text(reading: Reading<'_>, meta: Option<ObjectMeta>) -> Result<Option<S
     } else {
         match get(reading, &meta).await {
             Ok(bytes) => return Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(error) if Fault::of_one(&error) => words(&error),
+            Err(error) if ErrorKind::of_one(&error) => user_message(&error),
             Err(error) => return Err(reading.transport(&error)),
         }
     };

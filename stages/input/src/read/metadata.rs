@@ -20,7 +20,7 @@ use crate::{
     json::Document,
     told::{self, CAPTION},
 };
-use recaption_store::{Fault, words};
+use recaption_store::{ErrorKind, user_message};
 
 /// Largest metadata file, bytes: it is held in memory.
 const MAX_BYTES: u64 = 1 << 30;
@@ -147,9 +147,9 @@ async fn load(
     };
     let bytes = match got {
         Ok(bytes) => bytes,
-        Err(error) if Fault::of_one(&error) => {
+        Err(error) if ErrorKind::of_one(&error) => {
             let mut metadata = Metadata::default();
-            metadata.bad("the file", &words(&error));
+            metadata.bad("the file", &user_message(&error));
             return Ok(metadata);
         }
         Err(error) => return Err(reading.transport(&error)),
@@ -263,10 +263,10 @@ fn of_table(bytes: Bytes) -> Metadata {
 }
 
 fn read_table(bytes: Bytes, metadata: &mut Metadata) -> Result<(), String> {
-    let words = |e: &dyn std::fmt::Display| e.to_string();
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| words(&e))?;
-    for batch in reader.build().map_err(|e| words(&e))? {
-        let batch = batch.map_err(|e| words(&e))?;
+    let message = |e: &dyn std::fmt::Display| e.to_string();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| message(&e))?;
+    for batch in reader.build().map_err(|e| message(&e))? {
+        let batch = batch.map_err(|e| message(&e))?;
         let schema = batch.schema();
         let names = schema.fields().iter().map(|field| field.name().as_str());
         let file = file_name(names).ok_or_else(|| format!("no column `{FILE_NAME}`"))?;

@@ -30,7 +30,7 @@ use std::sync::{Mutex, PoisonError, atomic::AtomicU64};
 
 use recaption_messages::{ByteBudget, PreviousRows, ReadItem, RetryDecision, Sample, ShardContents};
 use recaption_schemas::{FailureClass, InputCounts, OriginalCaption, Reject, RejectReason, redact_text};
-use recaption_store::{Fault, words};
+use recaption_store::{ErrorKind, user_message};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -44,7 +44,7 @@ pub(crate) use folder::looks_like_image;
 pub(crate) use format::is_parquet_name;
 pub use format::{InputFormat, ListKind, is_image_name, is_list_name, is_shard_name};
 pub use metadata::{MetadataCache, MetadataKind};
-pub use split::{LISTS, Leftover, ROWS_PER_SHARD, Split, Splitter};
+pub use split::{LISTS, ROWS_PER_SHARD, Split, Splitter, StalePart};
 pub use tally::Announced;
 use tally::Tally;
 
@@ -111,7 +111,7 @@ pub struct ReadError {
     /// Data or transport.
     pub class: FailureClass,
     /// Whether another attempt, now, may go better.
-    pub may_pass: bool,
+    pub is_retryable: bool,
 }
 
 /// What reading a shard needs beside the shard.
@@ -138,15 +138,15 @@ enum Stays {
 impl Reading<'_> {
     /// Errors of web servers quote the address, with its secrets.
     fn error(&self, what: &str, class: FailureClass) -> ReadError {
-        ReadError { url: self.shard.url.clone(), what: redact_text(what), class, may_pass: false }
+        ReadError { url: self.shard.url.clone(), what: redact_text(what), class, is_retryable: false }
     }
 
     fn transport(&self, error: &object_store::Error) -> ReadError {
         if matches!(error, object_store::Error::NotFound { .. }) {
-            return self.error(&words(error), FailureClass::Missing);
+            return self.error(&user_message(error), FailureClass::Missing);
         }
-        let may_pass = Fault::of(error).may_pass();
-        ReadError { may_pass, ..self.error(&words(error), FailureClass::Transport) }
+        let is_retryable = ErrorKind::of(error).is_retryable();
+        ReadError { is_retryable, ..self.error(&user_message(error), FailureClass::Transport) }
     }
 
     fn data(&self, what: &str) -> ReadError {

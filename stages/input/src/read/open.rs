@@ -8,7 +8,7 @@ use object_store::{GetOptions, GetRange, ObjectStoreExt};
 
 use super::{ReadError, Reading};
 use crate::shards::ShardRef;
-use recaption_store::{Fault, StoreKind};
+use recaption_store::{ErrorKind, StoreKind};
 
 /// Local files are read in pieces of this size, bytes; other stores stream as they like.
 const LOCAL_CHUNK: u64 = 1 << 20;
@@ -88,7 +88,7 @@ pub async fn range(reading: Reading<'_>, range: Range<u64>) -> Result<Pieces, Re
 pub async fn hands_out_ranges(reading: Reading<'_>) -> Result<bool, ReadError> {
     match open(reading.shard, Some(0..1)).await {
         Ok(_) => Ok(true),
-        Err(error) if Fault::of(&error).may_pass() => Err(reading.transport(&error)),
+        Err(error) if ErrorKind::of(&error).is_retryable() => Err(reading.transport(&error)),
         Err(_) => Ok(false),
     }
 }

@@ -56,17 +56,17 @@ pub struct Split {
 
 /// A shard of an output that is none of the inputs' and was a part of a list that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leftover<'a> {
+pub enum StalePart<'a> {
     /// This list became shorter.
     Superseded(&'a str),
     /// This list cannot be looked at now.
-    Unknown(&'a str),
+    ListUnavailable(&'a str),
 }
 
 impl Split {
     /// Whether a shard of the output that is no input was a part of a list.
     #[must_use]
-    pub fn leftover(&self, shard: &str) -> Option<Leftover<'_>> {
+    pub fn stale_part(&self, shard: &str) -> Option<StalePart<'_>> {
         let mut name = shard.rsplitn(3, '-');
         let (_, number) = (name.next()?, name.next()?.parse().ok()?);
         let lists = self.lists.get(name.next()?)?;
@@ -74,8 +74,8 @@ impl Split {
             number > 0 && ShardId::from_url(&part_url(list, number)).as_str() == shard
         };
         match lists.iter().find(of)? {
-            (list, None) => Some(Leftover::Unknown(list)),
-            (list, Some(parts)) => (number >= *parts).then_some(Leftover::Superseded(list)),
+            (list, None) => Some(StalePart::ListUnavailable(list)),
+            (list, Some(parts)) => (number >= *parts).then_some(StalePart::Superseded(list)),
         }
     }
 }
@@ -235,7 +235,7 @@ impl Splitter<'_> {
         loop {
             left -= 1;
             match look(reading).await {
-                Err(error) if error.may_pass && left > 0 => {
+                Err(error) if error.is_retryable && left > 0 => {
                     tracing::warn!(%error, "it is looked at again");
                     tokio::time::sleep(PAUSE).await;
                 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileTypeExt;
 
 use object_store::Error;
 
-use recaption_store::{Location, StoreKind, words};
+use recaption_store::{Location, StoreKind, user_message};
 
 /// Why a shard cannot be looked at.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Absent {
 
 impl From<Error> for Absent {
     fn from(error: Error) -> Self {
-        Self { why: words(&error), is_absent: matches!(error, Error::NotFound { .. }) }
+        Self { why: user_message(&error), is_absent: matches!(error, Error::NotFound { .. }) }
     }
 }
 

@@ -44,10 +44,10 @@ pub(crate) async fn content(location: &Location) -> object_store::Result<(u64, S
             Ok((size, hex(&sum.finalize())))
         };
         match read.await {
-            Err(error) if left > 0 && recaption_store::Fault::of(&error).may_pass() => {
+            Err(error) if left > 0 && recaption_store::ErrorKind::of(&error).is_retryable() => {
                 tracing::warn!(
                     shard = location.url(),
-                    error = recaption_store::words(&error),
+                    error = recaption_store::user_message(&error),
                     "it is read again"
                 );
             }

@@ -153,7 +153,7 @@ pub enum TarError {
         /// not read: the archive's size less this.
         offset: u64,
         /// What is wrong there.
-        fault: Fault,
+        fault: ErrorKind,
     },
     /// [`TarParser::finish`] was called while chunks were still to be parsed.
     #[error("{bytes} bytes were pushed but not parsed: take members until there are none, then finish")]
@@ -165,7 +165,7 @@ pub enum TarError {
 
 /// What is wrong at the start of a broken tail.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum ErrorKind {
     /// A header that does not check.
     #[error(transparent)]
     Header(#[from] HeaderFault),

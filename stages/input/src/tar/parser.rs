@@ -11,7 +11,7 @@ use super::header::{self, BLOCK_BYTES, Header, HeaderFault};
 use super::input::Input;
 use super::pax::PaxFields;
 use super::{
-    EndMarker, Fault, LooksLike, MAX_RECORD_BYTES, Member, MemberData, MemberKind, TarError, TarLimits,
+    EndMarker, ErrorKind, LooksLike, MAX_RECORD_BYTES, Member, MemberData, MemberKind, TarError, TarLimits,
     Trailing,
 };
 
@@ -199,7 +199,9 @@ impl TarParser {
         let start = self.input.offset() - BLOCK;
         match Header::decode(&block) {
             Ok(Some(header)) => self.begin(&header, start),
-            Ok(None) if self.pending.offset.is_some() => Err(self.damaged(start, Fault::RecordWithoutMember)),
+            Ok(None) if self.pending.offset.is_some() => {
+                Err(self.damaged(start, ErrorKind::RecordWithoutMember))
+            }
             Ok(None) => {
                 self.state = State::Ended { offset: start, marker: EndMarker::OneBlock, trailing: None };
                 Ok(Step::Again)
@@ -223,7 +225,7 @@ impl TarParser {
             _ => return Ok(self.begin_member(header, start, size)),
         };
         if size > MAX_RECORD_BYTES {
-            return Err(self.damaged(start, Fault::RecordTooLarge { size }));
+            return Err(self.damaged(start, ErrorKind::RecordTooLarge { size }));
         }
         if !matches!(record, RecordKind::PaxGlobal) {
             self.pending.offset.get_or_insert(start);
@@ -350,7 +352,7 @@ impl TarParser {
         self.wait(State::Ended { offset, marker, trailing })
     }
 
-    fn damaged(&self, start: u64, fault: Fault) -> TarError {
+    fn damaged(&self, start: u64, fault: ErrorKind) -> TarError {
         TarError::Damaged { offset: self.pending.offset.unwrap_or(start), fault }
     }
 }

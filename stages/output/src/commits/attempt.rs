@@ -4,7 +4,7 @@ use object_store::{Error, ObjectStoreExt, PutMode};
 use recaption_schemas::{PartInfo, ShardCommit};
 
 use super::{
-    COMMITS, Ledger, RecordName, Seen, Standing, Sum, cannot_create,
+    COMMITS, CommitLog, RecordName, Seen, Standing, Sum, cannot_create,
     exchange::{Exchanged, exchange},
     remove, sum_of, to_json,
 };
@@ -15,13 +15,13 @@ const ATTEMPTS: u32 = 4;
 
 /// How a commit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Committed {
+pub enum CommitResult {
     /// The record was put.
-    Now,
+    Created,
     /// The same record was there: its own put whose answer was lost, or another worker's identical work.
-    Before,
+    AlreadyExists,
     /// Another worker committed other rows first; they stay, and what this worker wrote is removed.
-    Elsewhere,
+    CommittedByOther,
 }
 
 /// A shard whose parts are visible.
@@ -48,7 +48,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-impl Ledger {
+impl CommitLog {
     /// Sum of a commit record's bytes, if there is one.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Ledger {
         &self,
         attempt: &Attempt<'_>,
         is_slow: impl Fn() -> bool,
-    ) -> Result<Committed, StoreError> {
+    ) -> Result<CommitResult, StoreError> {
         let (shard, commit) = (attempt.shard, attempt.commit);
         let place = self.place(COMMITS, shard, &commit.fingerprint);
         let bytes = to_json(&place, commit)?;
@@ -79,7 +79,7 @@ impl Ledger {
         for _ in 0..ATTEMPTS {
             let there = match expects {
                 Some(sum) => match exchange(&place, &sum, &bytes, &self.lock_place()).await? {
-                    Exchanged::Done => return self.settle(attempt, Committed::Now, is_slow).await,
+                    Exchanged::Done => return self.settle(attempt, CommitResult::Created, is_slow).await,
                     Exchanged::Other(there) => there,
                     Exchanged::Gone => {
                         expects = None;
@@ -87,7 +87,7 @@ impl Ledger {
                     }
                 },
                 None if self.create(&place, &bytes).await? => {
-                    return self.settle(attempt, Committed::Now, is_slow).await;
+                    return self.settle(attempt, CommitResult::Created, is_slow).await;
                 }
                 None => match self.bytes_of(&place).await? {
                     Some(there) => there,
@@ -100,7 +100,7 @@ impl Ledger {
             };
             match serde_json::from_slice::<ShardCommit>(&there) {
                 Ok(there) if there == *commit => {
-                    return self.settle(attempt, Committed::Before, is_slow).await;
+                    return self.settle(attempt, CommitResult::AlreadyExists, is_slow).await;
                 }
                 Ok(there) if there.shard == commit.shard && there.fingerprint == commit.fingerprint => {
                     tracing::info!(
@@ -108,7 +108,7 @@ impl Ledger {
                         "another worker committed this shard first, with another outcome; its rows stay"
                     );
                     self.remove_own(commit, Some(&there)).await?;
-                    return Ok(Committed::Elsewhere);
+                    return Ok(CommitResult::CommittedByOther);
                 }
                 _ => {
                     tracing::warn!(
@@ -159,9 +159,9 @@ impl Ledger {
     async fn settle(
         &self,
         attempt: &Attempt<'_>,
-        committed: Committed,
+        committed: CommitResult,
         is_slow: impl Fn() -> bool,
-    ) -> Result<Committed, StoreError> {
+    ) -> Result<CommitResult, StoreError> {
         if self.out.kind != StoreKind::Local && attempt.expects.is_none() && !is_slow() {
             return Ok(committed);
         }

@@ -11,7 +11,7 @@ use recaption_schemas::ShardCommit;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attempt, Committed, Ledger, cannot_create, configuration_fingerprint,
+    Attempt, CommitLog, CommitResult, cannot_create, configuration_fingerprint,
     exchange::{Exchanged, exchange},
     survey::{Sum, sum_of},
     to_json,
@@ -70,7 +70,7 @@ impl Begun {
 /// Commits shards of one configuration.
 pub struct Committer {
     /// The output's records.
-    pub ledger: Ledger,
+    pub commit_log: CommitLog,
     /// Keys that change rows.
     pub configuration: BTreeMap<String, String>,
     fingerprint: String,
@@ -78,7 +78,7 @@ pub struct Committer {
     replaces: Mutex<Option<Sum>>,
 }
 
-impl Ledger {
+impl CommitLog {
     fn claim_place(&self) -> Location {
         self.out.child(CLAIM)
     }
@@ -116,7 +116,7 @@ impl Ledger {
     ) -> Result<Committer, StoreError> {
         let replaces = if overwrite { self.claim_and_sum().await?.map(|(sum, _)| sum) } else { None };
         let fingerprint = configuration_fingerprint(&configuration);
-        Ok(Committer { ledger: self.clone(), configuration, fingerprint, replaces: Mutex::new(replaces) })
+        Ok(Committer { commit_log: self.clone(), configuration, fingerprint, replaces: Mutex::new(replaces) })
     }
 }
 
@@ -127,11 +127,11 @@ impl Committer {
     /// [`CommitError::Other`] when it is claimed for another one.
     pub async fn begin(&self) -> Result<Begun, CommitError> {
         let begun = Begun::now();
-        let place = self.ledger.claim_place();
+        let place = self.commit_log.claim_place();
         let wanted =
             Claim { fingerprint: self.fingerprint.clone(), configuration: self.configuration.clone() };
         for _ in 0..ATTEMPTS {
-            let expects = match self.ledger.claim_and_sum().await? {
+            let expects = match self.commit_log.claim_and_sum().await? {
                 Some((_, Some(claim))) if claim.fingerprint == self.fingerprint => return Ok(begun),
                 Some((sum, claim)) => {
                     let may = *self.replaces.lock().unwrap_or_else(PoisonError::into_inner) == Some(sum);
@@ -146,7 +146,8 @@ impl Committer {
             let bytes = to_json(&place, &wanted)?;
             match expects {
                 Some(sum) => {
-                    if let Exchanged::Done = exchange(&place, &sum, &bytes, &self.ledger.lock_place()).await?
+                    if let Exchanged::Done =
+                        exchange(&place, &sum, &bytes, &self.commit_log.lock_place()).await?
                     {
                         *self.replaces.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     }
@@ -173,11 +174,11 @@ impl Committer {
     /// Commits a shard whose parts are visible.
     ///
     /// # Errors
-    /// As [`Ledger::commit`]; [`CommitError::Other`] when the output was given another configuration meanwhile. Nothing of
+    /// As [`CommitLog::commit`]; [`CommitError::Other`] when the output was given another configuration meanwhile. Nothing of
     /// the shard is then left by this worker.
-    pub async fn commit(&self, attempt: &Attempt<'_>, begun: Begun) -> Result<Committed, CommitError> {
-        let committed = self.ledger.commit(attempt, || begun.is_long_ago()).await?;
-        if committed != Committed::Elsewhere && begun.is_long_ago() {
+    pub async fn commit(&self, attempt: &Attempt<'_>, begun: Begun) -> Result<CommitResult, CommitError> {
+        let committed = self.commit_log.commit(attempt, || begun.is_long_ago()).await?;
+        if committed != CommitResult::CommittedByOther && begun.is_long_ago() {
             // Whoever sleeps for hours may wake in another world.
             if let Err(error) = self.begin().await {
                 if matches!(error, CommitError::Other(_)) {
@@ -186,16 +187,16 @@ impl Committer {
                 return Err(error);
             }
         }
-        if committed != Committed::Elsewhere {
-            self.ledger.clear(attempt.stale, attempt.orphans, Some(attempt.commit)).await?;
+        if committed != CommitResult::CommittedByOther {
+            self.commit_log.clear(attempt.stale, attempt.orphans, Some(attempt.commit)).await?;
         }
         Ok(committed)
     }
 
     /// Takes a record and its parts back.
     async fn withdraw(&self, shard: &str, commit: &ShardCommit) -> Result<(), StoreError> {
-        let name = self.ledger.place(super::COMMITS, shard, &commit.fingerprint);
+        let name = self.commit_log.place(super::COMMITS, shard, &commit.fingerprint);
         super::remove(&name).await?;
-        self.ledger.remove_own(commit, None).await
+        self.commit_log.remove_own(commit, None).await
     }
 }

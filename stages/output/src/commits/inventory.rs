@@ -7,7 +7,7 @@ use object_store::{Error, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Ledger,
+    CommitLog,
     survey::{Facts, Sum},
 };
 use recaption_store::{Location, StoreError, StoreKind};
@@ -50,7 +50,7 @@ impl Inventory {
     }
 }
 
-impl Ledger {
+impl CommitLog {
     fn inventory_place(&self) -> Location {
         self.out.child(PLACE)
     }

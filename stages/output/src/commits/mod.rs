@@ -23,10 +23,10 @@ use recaption_schemas::{FailureRecord, ShardCommit, ShardId, sha256_hex};
 
 use recaption_store::{Location, StoreError, read_json, to_json, write_json};
 
-pub use attempt::{Attempt, Committed};
+pub use attempt::{Attempt, CommitResult};
 pub use claim::{Begun, CLAIM, Claim, CommitError, Committer};
 pub use exchange::open_plain;
-pub use removal::REMOVALS;
+pub use removal::PENDING_DELETIONS;
 pub use survey::{Facts, Seen, ShardState, Standing, Sum, Survey, sum_of, sum_of_object};
 pub use workers::{CLAIMS, Taken, WORKERS, Workers};
 
@@ -73,11 +73,11 @@ pub type Records = HashMap<String, Vec<RecordName>>;
 
 /// The records of one output.
 #[derive(Clone)]
-pub struct Ledger {
+pub struct CommitLog {
     out: Location,
 }
 
-impl Ledger {
+impl CommitLog {
     /// Of the output at `out`.
     #[must_use]
     pub fn new(out: Location) -> Self {
@@ -136,7 +136,7 @@ impl Ledger {
         self.out.child(FAILURES).child(&format!("{id}.json"))
     }
 
-    /// A record that [`Ledger::failures`] named.
+    /// A record that [`CommitLog::failures`] named.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -160,7 +160,7 @@ impl Ledger {
         write_json(&self.failure_place(id), record).await
     }
 
-    /// Forgets a failure that [`Ledger::failures`] named.
+    /// Forgets a failure that [`CommitLog::failures`] named.
     ///
     /// # Errors
     /// When the store refuses.

@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 
 use chrono::{TimeDelta, Utc};
 
-use super::{Facts, Ledger, Seen, Standing, Survey, remove, write_json};
+use super::{CommitLog, Facts, Seen, Standing, Survey, remove, write_json};
 use recaption_store::{Location, StoreError};
 
 /// Folder of the removals under way, below the output.
-pub const REMOVALS: &str = "_recaption/removals";
+pub const PENDING_DELETIONS: &str = "_recaption/removals";
 
 /// Age from which rows without a record are nobody's work, also where clocks differ.
 const STRAY_AGE: TimeDelta = TimeDelta::hours(24);
 
-impl Ledger {
+impl CommitLog {
     fn removal(&self, shard: &str) -> Location {
-        self.out.child(REMOVALS).child(&format!("{shard}.json"))
+        self.out.child(PENDING_DELETIONS).child(&format!("{shard}.json"))
     }
 
     /// Removes shards, by the records and parts that they had when it was decided. One that another worker has done again
@@ -80,7 +80,7 @@ impl Ledger {
     /// # Errors
     /// When the output cannot be listed.
     pub async fn removals(&self) -> Result<Vec<String>, StoreError> {
-        self.names_below(REMOVALS).await
+        self.names_below(PENDING_DELETIONS).await
     }
 
     /// Removes these parts of a shard that has no record any more.

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    COMMITS, Ledger, RecordName,
+    COMMITS, CommitLog, RecordName,
     inventory::{Entry, MANY},
 };
-use recaption_store::{Fault, Location, StoreError, StoreKind, words};
+use recaption_store::{ErrorKind, Location, StoreError, StoreKind, user_message};
 
 /// Records read at the same time.
 const AT_ONCE: usize = 128;
@@ -227,7 +227,7 @@ fn paths(standing: &Standing) -> impl Iterator<Item = &str> {
     standing.facts.iter().flat_map(Facts::parts).map(|part| part.path.as_str())
 }
 
-impl Ledger {
+impl CommitLog {
     /// Looks at all records and parts.
     ///
     /// # Errors
@@ -390,8 +390,8 @@ impl Named {
                 match bytes {
                     Ok(bytes) => (sum_of(&bytes), facts_of(&bytes, &file, &name)),
                     Err(Error::NotFound { .. }) => return Ok(None),
-                    Err(error) if Fault::of(&error) == Fault::Permanent => {
-                        (Sum::default(), Err(format!("it cannot be read: {}", words(&error))))
+                    Err(error) if ErrorKind::of(&error) == ErrorKind::Permanent => {
+                        (Sum::default(), Err(format!("it cannot be read: {}", user_message(&error))))
                     }
                     Err(source) => return Err(StoreError::Store { url: place.url(), source }),
                 }

@@ -9,7 +9,7 @@ use recaption_schemas::{PartInfo, Reject, RejectReason, RejectTable, ShardCommit
 
 use super::{PartReader, SelectError, Selection, Source, SourceShard, source::scores_of};
 use crate::{
-    commits::{Attempt, CommitError, Committed, Committer, RecordName, Seen, Standing},
+    commits::{Attempt, CommitError, CommitResult, Committer, RecordName, Seen, Standing},
     write::{PartPlace, PartWriter},
 };
 use recaption_store::Location;
@@ -72,7 +72,7 @@ pub struct CopyTask {
 /// When a part cannot be read or written; nothing of the shard is then visible, or it has no record.
 pub async fn copy_shard(job: &CopyJob, task: &CopyTask) -> Result<Copied, SelectError> {
     let shard = &task.shard;
-    let old = job.source.ledger.read(&shard.file, &shard.name).await?;
+    let old = job.source.commit_log.read(&shard.file, &shard.name).await?;
     let captions = job.source.captions(shard, None).await?;
     let rejects_at = job.source.location.child(&old.rejects.path);
     let rejects = PartReader::open(rejects_at, &old.rejects, None).await?;
@@ -114,7 +114,7 @@ pub async fn copy_shard(job: &CopyJob, task: &CopyTask) -> Result<Copied, Select
         orphans: &task.orphans,
     };
     let committed = job.committer.commit(&attempt, begun).await.map_err(|e| refused(job, e))?;
-    if committed == Committed::Elsewhere {
+    if committed == CommitResult::CommittedByOther {
         let what = format!("another pass copied shard {} otherwise; run the same command again", shard.id);
         return Err(SelectError::Source { source_url: job.output.url(), what });
     }

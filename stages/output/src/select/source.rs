@@ -6,7 +6,7 @@ use arrow_array::{Array, Float32Array};
 use recaption_schemas::PartInfo;
 
 use super::{PartReader, Score, SelectError};
-use crate::commits::{Ledger, RecordName, Standing};
+use crate::commits::{CommitLog, RecordName, Standing};
 use recaption_store::Location;
 
 /// One shard of the source.
@@ -30,7 +30,7 @@ pub struct Source {
     /// Where it is.
     pub location: Location,
     /// Its records.
-    pub ledger: Ledger,
+    pub commit_log: CommitLog,
     /// Its shards, by name.
     pub shards: Vec<SourceShard>,
     /// The configuration that its rows were made with.
@@ -46,9 +46,9 @@ impl Source {
     /// No records at all; rows of several configurations, whose scores cannot be compared; a shard that a run is about to
     /// replace.
     pub async fn open(location: Location) -> Result<Self, SelectError> {
-        let ledger = Ledger::new(location.clone());
+        let commit_log = CommitLog::new(location.clone());
         let failed = |what: &str| SelectError::Source { source_url: location.url(), what: what.to_owned() };
-        let mut survey = ledger.survey().await?;
+        let mut survey = commit_log.survey().await?;
         let mut whole: Vec<(String, Standing)> = Vec::new();
         let mut unusable = 0;
         for (id, of_shard) in survey.take_records() {
@@ -83,7 +83,7 @@ impl Source {
                 "shards {id} and {other} were made with different configurations, so their scores do not compare. Run the job again first"
             )));
         }
-        let configuration = ledger.read(&first.file, &first.name).await?.configuration;
+        let configuration = commit_log.read(&first.file, &first.name).await?.configuration;
         let mut shards = Vec::with_capacity(whole.len());
         for (id, Standing { file, name, facts, fault, .. }) in whole {
             if let Some(fault) = fault {
@@ -92,8 +92,8 @@ impl Source {
             let Some(facts) = facts else { continue };
             shards.push(SourceShard { id, file, url: facts.shard, name, captions: facts.captions });
         }
-        let failed = ledger.failures().await?.len() + unusable;
-        Ok(Self { location, ledger, shards, configuration, failed })
+        let failed = commit_log.failures().await?.len() + unusable;
+        Ok(Self { location, commit_log, shards, configuration, failed })
     }
 
     /// Opens a shard's captions part; `columns` as [`PartReader::open`].

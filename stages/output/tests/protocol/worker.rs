@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, rc::Rc, sync::Arc, ti
 
 use object_store::ObjectStoreExt;
 use recaption_output::commits::{
-    Attempt, Begun, CommitError, Committed, Committer, Ledger, RecordName, ShardState, Standing,
+    Attempt, Begun, CommitError, CommitLog, CommitResult, Committer, RecordName, ShardState, Standing,
     configuration_fingerprint,
 };
 use recaption_schemas::{COMMIT_FORMAT, Counts, PartInfo, ShardCommit, ShardId, part_name, sha256_hex};
@@ -83,11 +83,11 @@ pub fn program(job: &Job, who: u32) -> Program {
 
 /// As the program's plan (`pipeline/run/plan.rs`) and the end of its runs.
 async fn work(out: &Location, job: &Job, who: u32) -> Result<(), CommitError> {
-    let ledger = Ledger::new(out.clone());
-    let mut survey = ledger.survey().await?;
+    let commit_log = CommitLog::new(out.clone());
+    let mut survey = commit_log.survey().await?;
     let (name, configuration) = (job.name(), job.configuration());
     if job.kind != Kind::Overwrite {
-        let others = match ledger.claim().await? {
+        let others = match commit_log.claim().await? {
             Some(claim) => claim.fingerprint != name.configuration,
             None => {
                 survey.records().any(|(_, s)| s.facts.is_some() && s.name.configuration != name.configuration)
@@ -113,10 +113,10 @@ async fn work(out: &Location, job: &Job, who: u32) -> Result<(), CommitError> {
         let parts = survey.parts_of(&shard).to_vec();
         strangers.insert(shard, (standing, parts));
     }
-    let committer = ledger.committer(configuration, job.kind == Kind::Overwrite).await?;
+    let committer = commit_log.committer(configuration, job.kind == Kind::Overwrite).await?;
     // As if no other worker were known to live: frozen ones are taken for dead.
     for found in &leftovers {
-        ledger.clear(&found.stale, &found.orphans, None).await?;
+        commit_log.clear(&found.stale, &found.orphans, None).await?;
     }
     for (url, found, former) in todo {
         match shard(out, &committer, (job, url, who), found, former).await {
@@ -126,7 +126,7 @@ async fn work(out: &Location, job: &Job, who: u32) -> Result<(), CommitError> {
         }
     }
     if job.kind == Kind::Retire {
-        ledger.remove_shards(&strangers).await?;
+        commit_log.remove_shards(&strangers).await?;
     }
     Ok(())
 }
@@ -138,12 +138,12 @@ async fn shard(
     (job, url, who): (&Job, &str, u32),
     found: ShardState,
     done: Option<Standing>,
-) -> Result<Committed, CommitError> {
+) -> Result<CommitResult, CommitError> {
     let id = ShardId::from_url(url);
     let ShardState { mut expects, stale, mut orphans, .. } = found;
     let mut former = None;
     if let Some(standing) = done {
-        former = committer.ledger.find(&standing.file, &standing.name).await?;
+        former = committer.commit_log.find(&standing.file, &standing.name).await?;
         for part in standing.facts.iter().flat_map(|facts| facts.parts()) {
             let modified = chrono::DateTime::UNIX_EPOCH;
             orphans.push(recaption_output::commits::Seen {

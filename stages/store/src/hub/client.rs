@@ -1,6 +1,6 @@
 //! Requests to the hub: redirects by hand, because the token is for the hub alone; a few attempts; errors in words.
 
-use std::{error::Error as _, io::ErrorKind, time::Duration};
+use std::{error::Error as _, io, time::Duration};
 
 use object_store::{Error, HeaderMap, Result};
 use recaption_schemas::redact_text;
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::{HubSettings, STORE};
-use crate::{Fault, StoreSettings, install_crypto};
+use crate::{ErrorKind, StoreSettings, install_crypto};
 
 /// Most redirects of one request.
 const REDIRECTS: usize = 5;
@@ -145,8 +145,8 @@ impl Asker {
             let status = answer.response.status();
             // The bytes' address is good for a while only: the hub gives a new one.
             let expired = !answer.own && status == StatusCode::FORBIDDEN;
-            let may_pass = matches!(status.as_u16(), 408 | 425 | 429 | 500..) && status.as_u16() != 507;
-            if left == 0 || !(may_pass || expired) {
+            let is_retryable = matches!(status.as_u16(), 408 | 425 | 429 | 500..) && status.as_u16() != 507;
+            if left == 0 || !(is_retryable || expired) {
                 return Ok(answer);
             }
             left -= 1;
@@ -206,9 +206,9 @@ impl Asker {
         let mut left = ATTEMPTS.min(self.settings.retries);
         loop {
             match self.json_once(url.clone(), place).await {
-                Err(error) if left > 0 && Fault::of(&error) == Fault::Transient => {
+                Err(error) if left > 0 && ErrorKind::of(&error) == ErrorKind::Transient => {
                     left -= 1;
-                    tracing::debug!(place, error = crate::words(&error), "asking the hub again");
+                    tracing::debug!(place, error = crate::user_message(&error), "asking the hub again");
                     tokio::time::sleep(self.settings.first_pause.mul_f64(fastrand::f64())).await;
                 }
                 other => return other,
@@ -231,7 +231,7 @@ impl Asker {
         }
         // Where it breaks off, the connection did; what else is wrong stays wrong.
         let value = serde_json::from_slice(&body).map_err(|error| match error.is_eof() {
-            true => io(ErrorKind::UnexpectedEof, "the hub's answer is cut short".into()),
+            true => io_error(io::ErrorKind::UnexpectedEof, "the hub's answer is cut short".into()),
             false => invalid(&error.to_string()),
         })?;
         Ok((value, answer.response.headers().clone()))
@@ -260,7 +260,7 @@ impl Asker {
         }
     }
 
-    /// The hub's own words, without the token, should it quote it.
+    /// The hub's own user_message, without the token, should it quote it.
     fn said(&self, answer: &Answer) -> String {
         let Some(text) = answer.header("x-error-message").filter(|_| answer.own) else {
             return String::new();
@@ -283,13 +283,13 @@ pub(super) fn invalid(what: &str) -> Error {
     generic(&format!("Invalid answer of the hub: {what}"))
 }
 
-fn io(kind: ErrorKind, what: String) -> Error {
+fn io_error(kind: io::ErrorKind, what: String) -> Error {
     Error::Generic { store: STORE, source: Box::new(std::io::Error::new(kind, what)) }
 }
 
 /// A connection that broke, as an error of input and output; without addresses, which may hold a signature.
 pub(super) fn broken(error: &reqwest::Error) -> Error {
-    let mut kind = if error.is_timeout() { ErrorKind::TimedOut } else { ErrorKind::ConnectionReset };
+    let mut kind = if error.is_timeout() { io::ErrorKind::TimedOut } else { io::ErrorKind::ConnectionReset };
     let mut text =
         String::from(if error.is_timeout() { "no answer in time" } else { "the connection broke" });
     let mut cause = error.source();
@@ -301,12 +301,12 @@ pub(super) fn broken(error: &reqwest::Error) -> Error {
         if let Some(error) = at.downcast_ref::<std::io::Error>() {
             // A certificate that is not trusted stays so; names that are not found now may be found later.
             match error.kind() {
-                ErrorKind::InvalidData => kind = ErrorKind::InvalidData,
-                known if Fault::of_io(error) == Fault::Transient => kind = known,
+                io::ErrorKind::InvalidData => kind = io::ErrorKind::InvalidData,
+                known if ErrorKind::of_io(error) == ErrorKind::Transient => kind = known,
                 _ => {}
             }
         }
         cause = at.source();
     }
-    io(kind, text)
+    io_error(kind, text)
 }

@@ -225,7 +225,7 @@ impl Inner {
             let wanted =
                 wanted.as_range(size).map_err(|error| generic(&format!("Invalid range: {error}")))?;
             if wanted != range && answer.response.status() == StatusCode::OK {
-                // In these words, because whoever reads on passes over what he has then.
+                // In these user_message, because whoever reads on passes over what he has then.
                 return Err(Error::NotSupported {
                     source: "Received non-partial response when range requested".into(),
                 });

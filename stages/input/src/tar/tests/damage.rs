@@ -1,8 +1,8 @@
 //! What is cut, damaged, or no tar at all.
 
 use super::super::{
-    Cut, Fault, HeaderFault, LooksLike, MAX_RECORD_BYTES, PaxFault, TarEnd, TarError, TarLimits, TarParser,
-    header::BLOCK_BYTES,
+    Cut, ErrorKind, HeaderFault, LooksLike, MAX_RECORD_BYTES, PaxFault, TarEnd, TarError, TarLimits,
+    TarParser, header::BLOCK_BYTES,
 };
 use super::{FIXTURES, Fixture, parse, parse_in, tar_of};
 use bytes::Bytes;
@@ -109,7 +109,7 @@ fn a_damaged_header_ends_the_reading_and_keeps_what_was_before() {
         let error = end.unwrap_err();
         assert!(matches!(
             error,
-            TarError::Damaged { offset: 1_536, fault: Fault::Header(HeaderFault::Checksum { .. }) }
+            TarError::Damaged { offset: 1_536, fault: ErrorKind::Header(HeaderFault::Checksum { .. }) }
         ));
         assert!(error.to_string().starts_with("damaged at byte 1536: the header's checksum is "), "{error}");
     }
@@ -125,7 +125,7 @@ fn header(type_flag: u8, size_field: [u8; 12]) -> Vec<u8> {
     header.as_bytes().to_vec()
 }
 
-fn fault(tar: &[u8]) -> (u64, Fault) {
+fn fault(tar: &[u8]) -> (u64, ErrorKind) {
     match parse(tar).1 {
         Err(TarError::Damaged { offset, fault }) => (offset, fault),
         other => panic!("{other:?}"),
@@ -143,7 +143,7 @@ fn sizes_that_are_no_sizes_are_refused() {
     ] {
         let (offset, fault) = fault(&header(b'0', size));
         assert_eq!(offset, 0);
-        assert!(matches!(fault, Fault::Header(HeaderFault::Size { .. })), "{fault:?}");
+        assert!(matches!(fault, ErrorKind::Header(HeaderFault::Size { .. })), "{fault:?}");
     }
 }
 
@@ -152,7 +152,10 @@ fn claims_of_size_cost_no_memory() {
     let (record, member) =
         (*b"00004000001\0", [0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
     for flag in *b"LKxXg" {
-        assert_eq!(fault(&header(flag, record)), (0, Fault::RecordTooLarge { size: MAX_RECORD_BYTES + 1 }));
+        assert_eq!(
+            fault(&header(flag, record)),
+            (0, ErrorKind::RecordTooLarge { size: MAX_RECORD_BYTES + 1 })
+        );
     }
     let mut parser = TarParser::new(TarLimits { max_member_bytes: u64::MAX });
     parser.push(Bytes::from(header(b'0', member)));
@@ -192,7 +195,7 @@ fn pax_records_are_read_or_refused_but_never_guessed() {
     ] {
         let (offset, fault) = fault(&with_pax(records));
         assert!(
-            matches!(fault, Fault::Pax(PaxFault::Malformed { .. })),
+            matches!(fault, ErrorKind::Pax(PaxFault::Malformed { .. })),
             "{fault:?} for {}",
             records.escape_ascii()
         );
@@ -201,7 +204,7 @@ fn pax_records_are_read_or_refused_but_never_guessed() {
     for records in [&b"11 size=-1\n"[..], b"11 size=x1\n", b"28 size=9223372036854775808\n"] {
         let (_, fault) = fault(&with_pax(records));
         assert!(
-            matches!(fault, Fault::Pax(PaxFault::Size { .. })),
+            matches!(fault, ErrorKind::Pax(PaxFault::Size { .. })),
             "{fault:?} for {}",
             records.escape_ascii()
         );
@@ -212,7 +215,7 @@ fn pax_records_are_read_or_refused_but_never_guessed() {
 fn an_extended_header_before_the_end_marker_is_damage() {
     let tar = with_pax(b"12 path=a/b\n");
     let tar = [&tar[..2 * BLOCK_BYTES], &[0; 2 * BLOCK_BYTES]].concat();
-    assert_eq!(fault(&tar), (0, Fault::RecordWithoutMember));
+    assert_eq!(fault(&tar), (0, ErrorKind::RecordWithoutMember));
 }
 
 #[test]

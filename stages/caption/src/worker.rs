@@ -17,7 +17,7 @@ use recaption_onnx::{
 };
 
 use super::{
-    CaptionError, CaptionFailure, Emit, LaneSettings, Stop,
+    CaptionError, CaptionFailure, CaptionWorkerSettings, Emit, Stop,
     encode::{EncodeStage, EncodedBatch, take_batch},
     generate::{Captioned, GenerateStage, Neighbours, Next},
     queue::ImageQueue,
@@ -32,19 +32,19 @@ const CPU_SCORE_GROUP: usize = 16;
 const DEVICE_SCORE_GROUP: usize = 128;
 
 /// A captioner's models, loaded.
-pub struct Lane {
+pub struct CaptionWorker {
     encoder: BatchEncoder,
     generator: Generator,
     scorer: Scorer,
     tokenizer: Tokenizer,
-    settings: LaneSettings,
+    settings: CaptionWorkerSettings,
     /// Images that are worth encoding together, at most.
     encode_batch: usize,
     /// Whether the stages have threads of their own.
     overlaps: bool,
 }
 
-impl Lane {
+impl CaptionWorker {
     /// Loads a captioner and the model that scores its captions; without one it scores them itself.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Lane {
         model: &ModelFolder,
         scorer: Option<&ModelFolder>,
         options: &SessionOptions,
-        settings: LaneSettings,
+        settings: CaptionWorkerSettings,
     ) -> Result<Self, CaptionError> {
         let mut scorer = match scorer {
             Some(scorer) => Scorer::separate(scorer, options)?,

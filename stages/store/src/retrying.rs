@@ -22,7 +22,7 @@ use object_store::{
     ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
 };
 
-use super::{fault::Fault, settings::StoreSettings};
+use super::{error_kind::ErrorKind, settings::StoreSettings};
 
 /// Bytes that count as progress, after which a further break may be as many attempts again; of large objects a
 /// [`PROGRESS_SHARE`]th of them. A server that always breaks after less is given up.
@@ -40,13 +40,13 @@ const SLOWEST_UPLOAD: u64 = 64 << 10;
 
 /// A store that does not give up at once. Cheap to clone.
 #[derive(Clone)]
-pub struct Steady {
+pub struct RetryingStore {
     inner: Arc<dyn ObjectStore>,
     settings: StoreSettings,
     retried: Arc<AtomicU64>,
 }
 
-impl Steady {
+impl RetryingStore {
     /// Around `inner`; counts further attempts in `retried`.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, settings: StoreSettings, retried: Arc<AtomicU64>) -> Self {
@@ -104,7 +104,7 @@ impl Steady {
     }
 }
 
-impl Steady {
+impl RetryingStore {
     async fn delete_one(&self, location: Path) -> Result<Path> {
         let at = location.clone();
         let delete = move |inner: Arc<dyn ObjectStore>| {
@@ -132,8 +132,8 @@ impl Patience {
     }
 
     /// Waits before another attempt, or hands the error back.
-    async fn wait(&mut self, store: &Steady, what: &str, location: &Path, error: Error) -> Result<()> {
-        if Fault::of(&error) != Fault::Transient || self.left == 0 {
+    async fn wait(&mut self, store: &RetryingStore, what: &str, location: &Path, error: Error) -> Result<()> {
+        if ErrorKind::of(&error) != ErrorKind::Transient || self.left == 0 {
             return Err(error);
         }
         self.left -= 1;
@@ -145,7 +145,7 @@ impl Patience {
             object = %location,
             pause_seconds = pause.as_secs_f64(),
             attempts_left = self.left,
-            error = super::words(&error),
+            error = super::user_message(&error),
             "{what} failed; trying again"
         );
         tokio::time::sleep(pause).await;
@@ -172,7 +172,7 @@ fn changed(location: &Path) -> Error {
 }
 
 #[async_trait]
-impl ObjectStore for Steady {
+impl ObjectStore for RetryingStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let upload = Duration::from_secs(payload.content_length() as u64 / SLOWEST_UPLOAD);
         // Of a conditional put whose answer is lost the next attempt says that the object exists: whoever asks for one
@@ -301,7 +301,7 @@ impl ObjectStore for Steady {
 
 /// An object's bytes under way.
 struct Reading {
-    store: Steady,
+    store: RetryingStore,
     location: Path,
     options: GetOptions,
     patience: Patience,
@@ -423,8 +423,8 @@ impl Reading {
             return Err(io(std::io::ErrorKind::ConnectionReset, what));
         }
         // Whether the client tried again does not matter as long as bytes come.
-        let error = match Fault::of(&error) {
-            Fault::Exhausted => io(std::io::ErrorKind::ConnectionReset, error.to_string()),
+        let error = match ErrorKind::of(&error) {
+            ErrorKind::Exhausted => io(std::io::ErrorKind::ConnectionReset, error.to_string()),
             _ => error,
         };
         self.patience.wait(&self.store, "reading on", &self.location, error).await
@@ -451,7 +451,7 @@ impl Again {
         match self.get(options).await {
             Ok(got) => Ok(got.into_stream()),
             // A web server may not know ranges: it sends everything, and what is known is passed over.
-            Err(error) if self.options.range.is_none() && Fault::is_of_ranges(&error) => {
+            Err(error) if self.options.range.is_none() && ErrorKind::is_of_ranges(&error) => {
                 let got = self.get(self.options.clone()).await?;
                 let mut pass = self.rest.start - got.range.start;
                 let rest = got.into_stream().map(move |piece| {
@@ -481,13 +481,13 @@ impl Again {
     }
 }
 
-impl fmt::Debug for Steady {
+impl fmt::Debug for RetryingStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Steady({:?})", self.inner)
+        write!(f, "RetryingStore({:?})", self.inner)
     }
 }
 
-impl fmt::Display for Steady {
+impl fmt::Display for RetryingStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
     }

@@ -7,7 +7,7 @@ use recaption_schemas::redact_text;
 
 /// What is to be done about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum ErrorKind {
     /// Bad luck on the way: another attempt may go better.
     Transient,
     /// Bad luck, and the client tried often enough by itself.
@@ -20,7 +20,7 @@ pub enum Fault {
     Permanent,
 }
 
-impl Fault {
+impl ErrorKind {
     /// What `error` means.
     #[must_use]
     pub fn of(error: &Error) -> Self {
@@ -79,35 +79,35 @@ impl Fault {
 
     /// Whether a later attempt, now or in the next run, may go better without anybody's doing.
     #[must_use]
-    pub fn may_pass(self) -> bool {
+    pub fn is_retryable(self) -> bool {
         matches!(self, Self::Transient | Self::Exhausted)
     }
 }
 
 /// Looks for what the store's client met: an input or output error, a broken connection, a status.
-fn of_chain(error: &Error) -> Fault {
+fn of_chain(error: &Error) -> ErrorKind {
     let text = error.to_string();
     let mut cause = error.source();
     while let Some(at) = cause {
         if let Some(error) = at.downcast_ref::<std::io::Error>() {
-            return Fault::of_io(error);
+            return ErrorKind::of_io(error);
         }
         if at.is::<HttpError>() {
-            return if was_tried_again(&text) { Fault::Exhausted } else { Fault::Transient };
+            return if was_tried_again(&text) { ErrorKind::Exhausted } else { ErrorKind::Transient };
         }
         cause = at.source();
     }
     match status(&text) {
-        Some(507) => Fault::Full,
+        Some(507) => ErrorKind::Full,
         // What clients of their own retry too, so it came again and again.
-        Some(408 | 425 | 429 | 500..) => Fault::Exhausted,
-        Some(_) if says_full(&text) => Fault::Full,
-        Some(200..300) => Fault::Transient,
-        Some(_) => Fault::Permanent,
-        None if matches!(error, Error::PermissionDenied { .. }) => Fault::Permanent,
-        None if says_misconfigured(&text) => Fault::Permanent,
+        Some(408 | 425 | 429 | 500..) => ErrorKind::Exhausted,
+        Some(_) if says_full(&text) => ErrorKind::Full,
+        Some(200..300) => ErrorKind::Transient,
+        Some(_) => ErrorKind::Permanent,
+        None if matches!(error, Error::PermissionDenied { .. }) => ErrorKind::Permanent,
+        None if says_misconfigured(&text) => ErrorKind::Permanent,
         // An answer that cannot be understood is most often one that was cut.
-        None => Fault::Transient,
+        None => ErrorKind::Transient,
     }
 }
 
@@ -140,13 +140,13 @@ fn says_misconfigured(text: &str) -> bool {
         .any(|word| text.contains(word))
 }
 
-/// The error in one line for people: what to do first, then the store's words, without secrets and not without end.
+/// The error in one line for people: what to do first, then the store's user_message, without secrets and not without end.
 #[must_use]
-pub fn words(error: &Error) -> String {
+pub fn user_message(error: &Error) -> String {
     let text = error.to_string();
-    let hint = match (error, Fault::of(error)) {
-        (_, Fault::Full) => "there is no room left: make room, then run the same command again",
-        (_, Fault::Changed) => "the object was changed while it was read; the next run reads it anew",
+    let hint = match (error, ErrorKind::of(error)) {
+        (_, ErrorKind::Full) => "there is no room left: make room, then run the same command again",
+        (_, ErrorKind::Changed) => "the object was changed while it was read; the next run reads it anew",
         (Error::PermissionDenied { .. }, _) => {
             "access is denied: check the credentials and what they may do here"
         }
@@ -160,20 +160,20 @@ pub fn words(error: &Error) -> String {
         _ if text.contains("169.254.169.254") || text.contains("metadata.google.internal") => {
             "no credentials are set, and this machine has none of a cloud's own"
         }
-        (_, Fault::Exhausted) => "the store did not answer well, also after several attempts",
+        (_, ErrorKind::Exhausted) => "the store did not answer well, also after several attempts",
         _ => "",
     };
     let text = redact_text(&one_line(&text));
     if hint.is_empty() { text } else { format!("{hint} ({text})") }
 }
 
-/// Longest quotation of a store's words, characters.
-const MOST_WORDS: usize = 600;
+/// Longest quotation of a store's message, characters.
+const MAX_QUOTED_CHARS: usize = 600;
 
 fn one_line(text: &str) -> String {
     let flat: Vec<&str> = text.split_whitespace().collect();
     let flat = flat.join(" ");
-    match flat.char_indices().nth(MOST_WORDS) {
+    match flat.char_indices().nth(MAX_QUOTED_CHARS) {
         Some((at, _)) => format!("{}...", &flat[..at]),
         None => flat,
     }
@@ -181,7 +181,7 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind;
+    use std::io;
 
     use super::*;
 
@@ -190,34 +190,34 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_told_from_what_stays() {
-        let io = |kind| generic(std::io::Error::new(kind, "x"));
-        for (error, fault) in [
-            (io(ErrorKind::ConnectionReset), Fault::Transient),
-            (io(ErrorKind::UnexpectedEof), Fault::Transient),
-            (io(ErrorKind::StorageFull), Fault::Full),
-            (io(ErrorKind::PermissionDenied), Fault::Permanent),
-            (generic("Server returned non-2xx status code: 503 Service Unavailable: "), Fault::Exhausted),
-            (generic("Server returned non-2xx status code: 507 Insufficient Storage: "), Fault::Full),
-            (generic("Server returned non-2xx status code: 400 Bad Request: "), Fault::Permanent),
-            (generic("Server returned error response: <Error>InternalError</Error>"), Fault::Transient),
-            (generic("Missing bucket name"), Fault::Permanent),
-            (Error::NotFound { path: "x".into(), source: "x".into() }, Fault::Permanent),
-            (Error::Precondition { path: "x".into(), source: "x".into() }, Fault::Changed),
-            (Error::PermissionDenied { path: "x".into(), source: "403".into() }, Fault::Permanent),
+    fn transient_and_permanent_errors_differ() {
+        let io_error = |kind| generic(io::Error::new(kind, "x"));
+        for (error, kind) in [
+            (io_error(io::ErrorKind::ConnectionReset), ErrorKind::Transient),
+            (io_error(io::ErrorKind::UnexpectedEof), ErrorKind::Transient),
+            (io_error(io::ErrorKind::StorageFull), ErrorKind::Full),
+            (io_error(io::ErrorKind::PermissionDenied), ErrorKind::Permanent),
+            (generic("Server returned non-2xx status code: 503 Service Unavailable: "), ErrorKind::Exhausted),
+            (generic("Server returned non-2xx status code: 507 Insufficient Storage: "), ErrorKind::Full),
+            (generic("Server returned non-2xx status code: 400 Bad Request: "), ErrorKind::Permanent),
+            (generic("Server returned error response: <Error>InternalError</Error>"), ErrorKind::Transient),
+            (generic("Missing bucket name"), ErrorKind::Permanent),
+            (Error::NotFound { path: "x".into(), source: "x".into() }, ErrorKind::Permanent),
+            (Error::Precondition { path: "x".into(), source: "x".into() }, ErrorKind::Changed),
+            (Error::PermissionDenied { path: "x".into(), source: "403".into() }, ErrorKind::Permanent),
         ] {
-            assert_eq!(Fault::of(&error), fault, "{error}");
+            assert_eq!(ErrorKind::of(&error), kind, "{error}");
         }
     }
 
     #[test]
-    fn words_say_what_to_do_and_no_secret() {
+    fn message_says_what_to_do_and_no_secret() {
         let error = Error::PermissionDenied {
             path: "x".into(),
             source: "https://host/b?X-Amz-Signature=secret\n refused".into(),
         };
-        let words = words(&error);
-        assert!(words.starts_with("access is denied: check"), "{words}");
-        assert!(!words.contains("secret") && !words.contains('\n'), "{words}");
+        let message = user_message(&error);
+        assert!(message.starts_with("access is denied: check"), "{message}");
+        assert!(!message.contains("secret") && !message.contains('\n'), "{message}");
     }
 }

@@ -7,7 +7,7 @@ mod support;
 use std::{collections::BTreeMap, sync::Mutex};
 
 use recaption_caption::{
-    ImageQueue, Lane, LaneSettings,
+    CaptionWorker, CaptionWorkerSettings, ImageQueue,
     filter::Filter,
     score::{ScoreImage, ScoreJob, Scorer},
 };
@@ -56,14 +56,14 @@ fn collect(found: &Mutex<BTreeMap<u64, SampleOutcome>>) -> impl Fn(SampleResult)
     }
 }
 
-/// What came out of a lane, by index; nothing may come out twice.
+/// What came out of a worker, by index; nothing may come out twice.
 fn outcomes(
     options: &SessionOptions,
     caption: CaptionSettings,
     change: impl Fn(&mut PreparedSample),
 ) -> BTreeMap<u64, SampleOutcome> {
     let folder = ModelFolder::open(model()).expect("a model");
-    let settings = LaneSettings {
+    let settings = CaptionWorkerSettings {
         caption,
         seed: 5,
         keep_prompt: false,
@@ -71,7 +71,7 @@ fn outcomes(
         embed_images: false,
         keep_features: false,
     };
-    let lane = Lane::load(&folder, None, options, settings).expect("a lane");
+    let worker = CaptionWorker::load(&folder, None, options, settings).expect("a worker");
     let (to_lane, input) = crossbeam_channel::unbounded();
     for mut sample in samples(&folder) {
         change(&mut sample);
@@ -79,7 +79,7 @@ fn outcomes(
     }
     drop(to_lane);
     let found = Mutex::new(BTreeMap::new());
-    lane.run(&ImageQueue::new(input), collect(&found)).expect("the lane ends well");
+    worker.run(&ImageQueue::new(input), collect(&found)).expect("the worker ends well");
     let found = found.into_inner().expect("outcomes");
     assert_eq!(found.len() as u64, IMAGES, "an image got lost");
     found
@@ -112,7 +112,7 @@ fn memory_that_runs_out_halves_the_batch_and_loses_nothing() {
 #[test]
 fn memory_that_does_not_hold_one_image_ends_the_lane() {
     let folder = ModelFolder::open(model()).expect("a model");
-    let settings = LaneSettings {
+    let settings = CaptionWorkerSettings {
         caption: CaptionSettings::greedy(20, 1, 4),
         seed: 0,
         keep_prompt: false,
@@ -121,14 +121,14 @@ fn memory_that_does_not_hold_one_image_ends_the_lane() {
         keep_features: false,
     };
     let options = SessionOptions { most_slots: Some(0), ..SessionOptions::on_cpu(1) };
-    let lane = Lane::load(&folder, None, &options, settings).expect("a lane");
+    let worker = CaptionWorker::load(&folder, None, &options, settings).expect("a worker");
     let (to_lane, input) = crossbeam_channel::unbounded();
     samples(&folder).into_iter().for_each(|sample| to_lane.send(sample).expect("an open channel"));
     drop(to_lane);
     let failure =
-        lane.run(&ImageQueue::new(input), |_| panic!("nothing can come out")).expect_err("no memory");
+        worker.run(&ImageQueue::new(input), |_| panic!("nothing can come out")).expect_err("no memory");
     assert!(failure.to_string().contains("memory"), "{failure}");
-    // What lies in the queue is not the lane's.
+    // What lies in the queue is not the worker's.
     assert!(!failure.unfinished.is_empty(), "what it had comes back");
 }
 
@@ -136,7 +136,7 @@ fn memory_that_does_not_hold_one_image_ends_the_lane() {
 #[test]
 fn images_of_a_failed_device_go_to_another() {
     let folder = ModelFolder::open(model()).expect("a model");
-    let settings = LaneSettings {
+    let settings = CaptionWorkerSettings {
         caption: CaptionSettings::greedy(20, 1, 4),
         seed: 5,
         keep_prompt: false,
@@ -148,11 +148,11 @@ fn images_of_a_failed_device_go_to_another() {
     for as_device in [false, true] {
         let good = SessionOptions { as_device, ..SessionOptions::on_cpu(1) };
         let bad = SessionOptions { most_slots: Some(0), ..good };
-        let load = |options| Lane::load(&folder, None, options, settings.clone()).expect("a lane");
+        let load = |options| CaptionWorker::load(&folder, None, options, settings.clone()).expect("a worker");
         let (failing, working) = (load(&bad), load(&good));
-        let (to_lanes, input) = crossbeam_channel::unbounded();
-        samples(&folder).into_iter().for_each(|sample| to_lanes.send(sample).expect("an open channel"));
-        drop(to_lanes);
+        let (to_captioners, input) = crossbeam_channel::unbounded();
+        samples(&folder).into_iter().for_each(|sample| to_captioners.send(sample).expect("an open channel"));
+        drop(to_captioners);
         let queue = ImageQueue::with_returns(input);
         let found = Mutex::new(BTreeMap::new());
         let returned = std::thread::scope(|scope| {
