@@ -32,7 +32,7 @@ use super::{
     shard_writer::{Finish, Output, ShardResult},
     stop::Stop,
 };
-use crate::config::{Images, RunConfig};
+use crate::config::RunConfig;
 
 /// Samples waiting between readers and decoders.
 const SAMPLE_QUEUE: usize = 64;
@@ -79,7 +79,7 @@ pub async fn execute(
     let shards = plan.todo.iter().map(|task| task.shard.clone()).collect();
     let (ledger, location) = (output.committer.ledger.clone(), output.location.clone());
     let watch = Watch::new(ledger, location, Arc::clone(&plan.todo), workers.clone());
-    let guard = FailureGuard::new(config.max_failure_ratio);
+    let guard = FailureGuard::new(config.resources.max_failure_ratio);
     let collector = Collector::new(Arc::clone(output), Arc::clone(&plan.todo), guard);
     let wanted = Wanted { shards, begin, watch: Some(watch), keep_features: false };
     stream(config, (model, devices), wanted, (stop, progress), |shared, events| {
@@ -117,8 +117,8 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
         watch: wanted.watch,
         stop: Arc::clone(stop),
         progress: Arc::clone(progress),
-        window: Arc::new(Semaphore::new(SHARD_WINDOW.max(config.concurrent_shards))),
-        budget: ByteBudget::new(config.buffer_bytes),
+        window: Arc::new(Semaphore::new(SHARD_WINDOW.max(config.input.concurrent_shards))),
+        budget: ByteBudget::new(config.input.buffer_bytes),
         fatal: Mutex::new(None),
     });
     let (to_events, events) = mpsc::channel(EVENT_QUEUE);
@@ -136,10 +136,10 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
         to_events.clone(),
     ));
     let mut readers = tokio::task::JoinSet::new();
-    for _ in 0..config.concurrent_shards {
+    for _ in 0..config.input.concurrent_shards {
         readers.spawn(read_all(
             Arc::clone(&shared),
-            Arc::clone(&config.read),
+            Arc::clone(&config.input.read),
             to_decoders.clone(),
             to_events.clone(),
         ));
@@ -174,7 +174,7 @@ pub fn describe_output(
             let number = (key != "caption.prompt").then(|| value.parse().ok()).flatten();
             Some((key.strip_prefix("caption.")?.to_owned(), number.unwrap_or_else(|| value.as_str().into())))
         })
-        .chain([("seed".to_owned(), config.seed.into())])
+        .chain([("seed".to_owned(), config.resources.seed.into())])
         .collect();
     let decode = serde_json::Value::Object(decode);
     Arc::new(Output {
@@ -184,7 +184,7 @@ pub fn describe_output(
         model: model.folder.digest.clone(),
         scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
         decode: decode.to_string(),
-        embed: config.images == Images::Embed,
+        embed: config.output.embed_images,
     })
 }
 
@@ -192,18 +192,18 @@ fn prepare_settings(config: &RunConfig, model: &RunModel) -> Arc<PrepareSettings
     Arc::new(PrepareSettings {
         preprocess: model.folder.spec.preprocessing,
         scorer: model.scorer_preprocessing(),
-        decode: config.decode,
-        keep_stored: config.images == Images::Embed,
+        decode: config.input.decode,
+        keep_stored: config.output.embed_images,
     })
 }
 
 fn lane_settings(config: &RunConfig, model: &RunModel, keep_features: bool) -> LaneSettings {
     LaneSettings {
         caption: model.settings.clone(),
-        seed: config.seed,
-        keep_prompt: config.captioning.keep_prompt,
+        seed: config.resources.seed,
+        keep_prompt: config.caption.keep_prompt,
         filter: config.filter.clone(),
-        embed_images: config.images == Images::Embed,
+        embed_images: config.output.embed_images,
         keep_features,
     }
 }
@@ -219,7 +219,7 @@ pub(super) fn count(progress: &Progress, finished: &Finished) {
 fn decoders(config: &RunConfig, shared: &Arc<Shared>) -> anyhow::Result<rayon::ThreadPool> {
     let shared = Arc::clone(shared);
     rayon::ThreadPoolBuilder::new()
-        .num_threads(config.threads)
+        .num_threads(config.resources.threads)
         .thread_name(|i| format!("decode-{i}"))
         .panic_handler(move |_| shared.fail(anyhow!("a decoding thread panicked")))
         .build()
