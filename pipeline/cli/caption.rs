@@ -99,7 +99,11 @@ fn resolve(model: &mut RunModel, config: &RunConfig) -> anyhow::Result<SessionOp
         tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
     runtime.block_on(run::self_test(config, model, executions))?;
     let cuda_graphs = config.model.cuda_graphs;
-    Ok(SessionOptions { execution: executions[0], cuda_graphs, ..SessionOptions::on_cpu(config.resources.threads) })
+    Ok(SessionOptions {
+        execution: executions[0],
+        cuda_graphs,
+        ..SessionOptions::on_cpu(config.resources.threads)
+    })
 }
 
 fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyhow::Result<PreparedSample> {

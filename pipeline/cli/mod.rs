@@ -144,8 +144,9 @@ fn verify_model(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let model = ModelFolder::open(&args.model)?;
     let mut layers = Layers::default();
     args.provider.add_to(&mut layers)?;
-    let (provider, devices) = config::provider_and_devices(&layers)?;
-    let execution = Execution::resolve(provider, devices.first(), &[&model])?;
+    let config = RunConfig::build_requiring(&layers, &[])?.model;
+    let execution = Execution::resolve(config.provider, config.devices.first(), &[&model])?;
+    config.refuse_unwanted_cpu(&[execution])?;
     let options = SessionOptions { execution, ..SessionOptions::default() };
     let checks = verify::verify(&model, &args.golden, &options)?;
     for check in &checks {

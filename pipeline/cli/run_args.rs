@@ -12,8 +12,8 @@ use crate::{
 
 /// Suffixes of files that a shell's expansion of an unquoted pattern leaves as further arguments.
 const INPUT_SUFFIXES: &[&str] = &[
-    "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "tar", "tgz", "gz", "zst", "parquet",
-    "csv", "tsv", "jsonl", "ndjson", "txt",
+    "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "tar", "tgz", "gz", "zst",
+    "parquet", "csv", "tsv", "jsonl", "ndjson", "txt",
 ];
 
 /// Where the model runs.
@@ -157,7 +157,8 @@ fn check_positionals(config: &Path, surplus: &[PathBuf]) -> Result<(), ConfigErr
     let shown = config.display();
     let advice = "quote patterns, so that the shell does not expand them: --input 'photos/*.jpg'";
     if let Some(second) = surplus.first() {
-        let what = format!("a run takes one configuration file, and `{}` is a second; {advice}", second.display());
+        let what =
+            format!("a run takes one configuration file, and `{}` is a second; {advice}", second.display());
         return Err(ConfigError::new(shown.to_string(), what));
     }
     let suffix = config.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());

@@ -16,7 +16,7 @@ pub use captioning::CaptionConfig;
 pub use recaption_config::{ConfigError, Description};
 pub use run_config::{
     DEFAULT_BATCH_SIZE, ExplicitSettings, GPU_BATCH_SIZE, InputConfig, ModelConfig, OutputConfig,
-    ResourceConfig, RunConfig, provider_and_devices, store_settings,
+    ResourceConfig, RunConfig, store_settings,
 };
 pub use sections::Settings;
 
@@ -38,5 +38,5 @@ pub fn help(name: &str) -> String {
 /// The reference of all keys, as `docs/src/configuration-reference.md` holds it.
 #[must_use]
 pub fn reference() -> String {
-    description().reference("Configuration reference", "recaption config reference")
+    description().reference("Configuration reference", "RECAPTION_", "recaption config reference")
 }

@@ -16,7 +16,8 @@ use recaption_stages::{
 use super::{
     CaptionConfig, Layers,
     sections::{
-        AUTO_COLUMN, FetchSection, InputSection, ModelSection, RulesSection, RunSection, Settings, StoreSection,
+        AUTO_COLUMN, FetchSection, InputSection, ModelSection, RulesSection, RunSection, Settings,
+        StoreSection,
     },
 };
 
@@ -144,10 +145,7 @@ impl RunConfig {
                 read: Arc::new(read_settings(settings.input, settings.fetch, settings.run.seed, layers)?),
             },
             model: model(settings.model, layers),
-            output: OutputConfig {
-                url: settings.output.url,
-                embed_images: settings.output.images.into(),
-            },
+            output: OutputConfig { url: settings.output.url, embed_images: settings.output.images.into() },
             resources: resources(&settings.run),
             stores: stores(&settings.store),
             explicit_settings: layers.describe(),
@@ -159,6 +157,25 @@ impl RunConfig {
     pub fn batch_size(&self, execution: Execution) -> usize {
         let default = if execution.is_gpu() { GPU_BATCH_SIZE } else { DEFAULT_BATCH_SIZE };
         self.resources.batch_size.unwrap_or(default)
+    }
+}
+
+impl ModelConfig {
+    /// Refuses a CPU that nobody asked for: a GPU was named, and `auto` found none that works.
+    ///
+    /// # Errors
+    /// [`RunConfig`]'s `model.device` was set, and `executions`, what `auto` came to, use no GPU.
+    pub fn refuse_unwanted_cpu(&self, executions: &[Execution]) -> Result<(), ConfigError> {
+        let Some(origin) = &self.devices_origin else { return Ok(()) };
+        if self.provider != Provider::Auto || executions.iter().any(|execution| execution.is_gpu()) {
+            return Ok(());
+        }
+        let what = format!(
+            "`model.device` = {} asks for a GPU, and no GPU can be used here; leave it out to use the CPU, or add \
+             `--provider cuda` to see what is missing",
+            self.devices
+        );
+        Err(ConfigError::new(origin, what))
     }
 }
 
@@ -270,13 +287,4 @@ fn stores(section: &StoreSection) -> StoreSettings {
 /// None in practice: values were checked when they were added.
 pub fn store_settings(layers: &Layers) -> Result<StoreSettings, ConfigError> {
     Ok(stores(&layers.extract_partial()?.store))
-}
-
-/// The execution provider and the GPUs that were asked for.
-///
-/// # Errors
-/// As [`store_settings`].
-pub fn provider_and_devices(layers: &Layers) -> Result<(Provider, Devices), ConfigError> {
-    let model = layers.extract_partial()?.model;
-    Ok((model.provider.into(), model.device.0))
 }

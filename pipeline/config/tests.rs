@@ -89,7 +89,10 @@ fn batch_size_follows_the_provider() {
         ("auto", Provider::Auto),
     ] {
         let config = build(&[&format!("model.provider={name}"), "model.device=3", "run.batch_size=7"]);
-        assert_eq!((config.model.provider, config.model.devices.clone()), (provider, Devices::Numbered(vec![3])));
+        assert_eq!(
+            (config.model.provider, config.model.devices.clone()),
+            (provider, Devices::Numbered(vec![3]))
+        );
         assert_eq!((config.batch_size(Execution::Cpu), config.batch_size(gpu)), (7, 7));
     }
     for (text, devices) in [
@@ -212,7 +215,10 @@ fn secrets_in_patterns_are_not_described() {
 #[test]
 fn committed_reference_is_the_generated_one() {
     let committed = include_str!("../../docs/src/configuration-reference.md");
-    assert!(committed == reference(), "run: recaption config reference > docs/src/configuration-reference.md");
+    assert!(
+        committed == reference(),
+        "run: recaption config reference > docs/src/configuration-reference.md"
+    );
 }
 
 #[test]

@@ -111,7 +111,8 @@ pub async fn run_over(
     // A model that cannot be used is an error before anything is written.
     let model = RunModel::open(config)?;
     let output = open_output(&mut stores, &config.output.url)?;
-    let lock = if options.lock { Some(lock::lock(&output, config.resources.lock_seconds).await?) } else { None };
+    let lock =
+        if options.lock { Some(lock::lock(&output, config.resources.lock_seconds).await?) } else { None };
     let lock = match lock {
         Some(Locked::Elsewhere { holder }) => return Err(LockedOut { output: output.url(), holder }.into()),
         Some(Locked::Here(lock)) => Some(lock),

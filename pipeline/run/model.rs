@@ -4,7 +4,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use recaption_onnx::{
-    ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint, runtime::Execution, tokenizer::Tokenizer,
+    ModelFolder,
+    caption::CaptionSettings,
+    checkpoint::Checkpoint,
+    runtime::Execution,
+    tokenizer::Tokenizer,
 };
 use recaption_stages::schemas::Preprocess;
 
@@ -82,6 +86,7 @@ impl RunModel {
             }
         }
         let executions = Execution::resolve_all(config.model.provider, &config.model.devices, &models)?;
+        config.model.refuse_unwanted_cpu(&executions)?;
         // All of one kind, at least one.
         self.settings.max_slots = executions.first().map_or(0, |execution| config.batch_size(*execution));
         Ok(executions)

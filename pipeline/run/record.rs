@@ -12,8 +12,6 @@ use serde::Serialize;
 use super::{DeviceReport, Devices, RunModel, SelfTest, plan::Plan};
 use crate::config::{ExplicitSettings, RunConfig};
 
-
-
 /// Exit codes, a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitCode {

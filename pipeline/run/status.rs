@@ -287,3 +287,21 @@ impl std::fmt::Display for Status {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_with_the_old_key_configure_a_retry() {
+        for key in ["typed", "explicit_settings"] {
+            let text = format!(
+                r#"{{"run": "r", "finished": "f", "{key}": {{"run.seed": "3", "input.shards": "[\"a.tar\"]"}}}}"#
+            );
+            let last: LastRun = serde_json::from_str(&text).expect("a record");
+            let layers = last.layers().expect("known keys");
+            assert_eq!(layers.origin("run.seed"), "run r");
+            assert_eq!(layers.describe(), last.explicit_settings);
+        }
+    }
+}

@@ -45,6 +45,9 @@ section! {
 }
 
 impl recaption_config::Settings for Settings {
+    const ENVIRONMENT: &'static str = "RECAPTION_";
+    const FOREIGN_ENVIRONMENTS: &'static [&'static str] = &["RECAPTION_FINETUNE_"];
+
     fn description() -> &'static Description {
         static DESCRIPTION: OnceLock<Description> = OnceLock::new();
         DESCRIPTION.get_or_init(Description::of::<Self>)

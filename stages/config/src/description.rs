@@ -8,6 +8,11 @@ use crate::Kind;
 
 /// The sections of a program.
 pub trait Settings: DeserializeOwned + Serialize + JsonSchema + Default {
+    /// Prefix of environment variables that set keys, before `SECTION__KEY`.
+    const ENVIRONMENT: &'static str;
+    /// Longer prefixes that begin with [`Settings::ENVIRONMENT`] and belong to other programs.
+    const FOREIGN_ENVIRONMENTS: &'static [&'static str] = &[];
+
     /// The keys, described once per process.
     fn description() -> &'static Description;
 }
@@ -127,9 +132,11 @@ fn default_of(field: &Json) -> String {
         Some(Json::String(text)) if !text.is_empty() => text.clone(),
         Some(Json::String(_)) => "empty".to_owned(),
         Some(Json::Array(items)) if items.is_empty() => "none".to_owned(),
-        Some(Json::Array(items)) => {
-            items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect::<Vec<_>>().join(", ")
-        }
+        Some(Json::Array(items)) => items
+            .iter()
+            .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+            .collect::<Vec<_>>()
+            .join(", "),
         Some(Json::Null) | None => "none".to_owned(),
         Some(Json::Number(bytes)) if text(field, "x-unit") == "bytes" => bytes_in_words(bytes),
         Some(other) => other.to_string(),

@@ -11,8 +11,6 @@ use toml::Value;
 
 use crate::{ConfigError, Description, Kind, Settings};
 
-/// Prefix of environment variables that set keys.
-const ENVIRONMENT: &str = "RECAPTION_";
 /// Files larger than this are no configuration.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
@@ -58,7 +56,10 @@ impl<S: Settings> Layers<S> {
         let origin = path.display().to_string();
         let error = |e: std::io::Error| ConfigError::new(&origin, e.to_string());
         if std::fs::metadata(path).map_err(error)?.len() > MAX_FILE_BYTES {
-            return Err(ConfigError::new(&origin, format!("larger than {MAX_FILE_BYTES} bytes: no configuration")));
+            return Err(ConfigError::new(
+                &origin,
+                format!("larger than {MAX_FILE_BYTES} bytes: no configuration"),
+            ));
         }
         self.add_toml(&std::fs::read_to_string(path).map_err(error)?, &origin)
     }
@@ -83,7 +84,7 @@ impl<S: Settings> Layers<S> {
         Ok(())
     }
 
-    /// Adds `RECAPTION_SECTION__KEY` variables; others with that prefix set no key.
+    /// Adds variables named `SECTION__KEY` behind [`Settings::ENVIRONMENT`]; others set no key.
     ///
     /// # Errors
     /// An unknown key, a value of the wrong type or out of its range.
@@ -92,8 +93,11 @@ impl<S: Settings> Layers<S> {
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<(), ConfigError> {
         for (name, text) in variables {
+            if S::FOREIGN_ENVIRONMENTS.iter().any(|foreign| name.starts_with(foreign)) {
+                continue;
+            }
             if let Some((section, key)) =
-                name.strip_prefix(ENVIRONMENT).and_then(|rest| rest.split_once("__"))
+                name.strip_prefix(S::ENVIRONMENT).and_then(|rest| rest.split_once("__"))
             {
                 let key = format!("{}.{}", section.to_lowercase(), key.to_lowercase());
                 self.set(&key, parse_value(&text), &format!("environment variable {name}"))?;
@@ -201,7 +205,10 @@ impl<S: Settings> Layers<S> {
         }
         let flag = S::description().find(name).and_then(|key| key.flag.clone());
         let flag = flag.unwrap_or_else(|| format!("--set {name}=VALUE"));
-        Err(ConfigError::new("configuration", format!("`{name}` is not set: give it in the file or as {flag}")))
+        Err(ConfigError::new(
+            "configuration",
+            format!("`{name}` is not set: give it in the file or as {flag}"),
+        ))
     }
 
     /// An error about a key, with where it was set.
@@ -236,7 +243,8 @@ impl<S: Settings> Layers<S> {
     #[must_use]
     pub fn describe(&self) -> BTreeMap<String, String> {
         let keys = S::description().keys().iter();
-        keys.filter_map(|key| Some((key.name.clone(), redacted(self.value(&key.name)?).to_string()))).collect()
+        keys.filter_map(|key| Some((key.name.clone(), redacted(self.value(&key.name)?).to_string())))
+            .collect()
     }
 
     /// Effective values as a TOML document, with the origin of each; secrets of URLs are left out.

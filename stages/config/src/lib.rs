@@ -5,7 +5,7 @@
 //! ([`Description::reference`]), the JSON schema ([`Description::schema`]), the help texts of flags that set keys
 //! ([`Description::help`]) and the listing of effective values ([`Layers::show`]).
 //!
-//! Precedence: defaults < file < environment (`RECAPTION_SECTION__KEY`) < flags. A value is checked when it is added, so that
+//! Precedence: defaults < file < environment (`PREFIX_SECTION__KEY`) < flags. A value is checked when it is added, so that
 //! an error names the file, variable or flag it came from.
 //!
 //! A crate of its own because two programs share it and neither may depend on the other: `recaption` must build without the
@@ -32,9 +32,9 @@ mod kind;
 mod layers;
 mod reference;
 mod section;
-mod text_list;
 #[cfg(test)]
 mod tests;
+mod text_list;
 
 pub use description::{Description, Key, Settings};
 pub use error::ConfigError;

@@ -68,6 +68,9 @@ section! {
 }
 
 impl Settings for Program {
+    const ENVIRONMENT: &'static str = "PROGRAM_";
+    const FOREIGN_ENVIRONMENTS: &'static [&'static str] = &["PROGRAM_OTHER_"];
+
     fn description() -> &'static Description {
         static DESCRIPTION: OnceLock<Description> = OnceLock::new();
         DESCRIPTION.get_or_init(Description::of::<Self>)
@@ -84,10 +87,10 @@ fn layers(toml: &str) -> Layers<Program> {
 fn later_layers_win_and_keep_their_origin() {
     let mut all = layers("[work]\nthreads = 3\nratio = 1\n");
     assert_eq!(all.origin("work.threads"), "job.toml");
-    let variables = [("RECAPTION_WORK__THREADS", "5"), ("RECAPTION_HOME", "x")];
+    let variables = [("PROGRAM_WORK__THREADS", "5"), ("PROGRAM_HOME", "x"), ("PROGRAM_OTHER_WORK__X", "1")];
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     all.add_environment(variables.into_iter()).expect("a known key");
-    assert_eq!(all.origin("work.threads"), "environment variable RECAPTION_WORK__THREADS");
+    assert_eq!(all.origin("work.threads"), "environment variable PROGRAM_WORK__THREADS");
     all.add_assignment("work.threads=7").expect("a known key");
     let work = all.extract_partial().expect("valid").work;
     assert_eq!((work.threads, work.ratio, work.care, work.limit), (7, 1.0, Care::Low, None));
@@ -114,11 +117,15 @@ fn errors_name_the_origin_and_what_is_expected() {
         ("io.pair=[1]", "`io.pair` = [1] is not valid: expected two numbers: invalid length 1"),
         ("io.dry", "expected section.key=value"),
     ] {
-        let error = Layers::<Program>::default().add_assignment(assignment).expect_err(assignment).to_string();
+        let error =
+            Layers::<Program>::default().add_assignment(assignment).expect_err(assignment).to_string();
         assert!(error.starts_with(&format!("--set {assignment}: ")) && error.contains(expected), "{error}");
     }
     let error = Layers::<Program>::default().add_toml("threads = 1", "job.toml").expect_err("no section");
-    assert_eq!(error.to_string(), "job.toml: `threads` stands outside a section; did you mean `work.threads`?");
+    assert_eq!(
+        error.to_string(),
+        "job.toml: `threads` stands outside a section; did you mean `work.threads`?"
+    );
 }
 
 #[test]
@@ -130,7 +137,9 @@ fn required_keys_are_asked_for_with_their_flag() {
     all.add_assignment("io.inputs=[]").expect("an empty list");
     assert_eq!(missing(&all), error);
     all.add_assignment("io.inputs=a.tar").expect("a plain string");
-    assert!(missing(&all).ends_with("`io.output` is not set: give it in the file or as --set io.output=VALUE"));
+    assert!(
+        missing(&all).ends_with("`io.output` is not set: give it in the file or as --set io.output=VALUE")
+    );
     all.add_assignment("io.output=out").expect("a string");
     assert_eq!(*all.extract().expect("complete").io.inputs, ["a.tar"]);
 }
@@ -163,8 +172,11 @@ fn effective_values_are_shown_with_their_origin() {
 #[test]
 fn documents_are_generated_from_the_sections() {
     let description = Program::description();
-    assert_eq!(description.help("work.threads"), "Threads that work [sets work.threads; 1 to 64; default: 4]");
-    let page = description.reference("Reference", "program reference");
+    assert_eq!(
+        description.help("work.threads"),
+        "Threads that work [sets work.threads; 1 to 64; default: 4]"
+    );
+    let page = description.reference("Reference", "PROGRAM_", "program reference");
     for line in [
         "## `[work]`\n\nHow the work is done.\n",
         "| `work.threads` | 4 | integer, 1 to 64 | Threads that work. |",
@@ -179,6 +191,9 @@ fn documents_are_generated_from_the_sections() {
     }
     let schema = description.schema();
     let threads = &schema["properties"]["work"]["properties"]["threads"];
-    assert_eq!((&threads["minimum"], &threads["maximum"], &threads["default"]), (&1.into(), &64.into(), &4.into()));
+    assert_eq!(
+        (&threads["minimum"], &threads["maximum"], &threads["default"]),
+        (&1.into(), &64.into(), &4.into())
+    );
     assert_eq!(schema["properties"]["work"]["additionalProperties"], false);
 }
