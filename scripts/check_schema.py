@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 RUN = "[model]\ncaptioner = 'm'\n[input]\nshards = 'a.tar'\n[output]\nurl = 'o'\n"
 WRONG_RUNS = ["[model]\ncaptoiner = 'm'", "[ouput]\nurl = 'o'", "[run]\nthreads = 0", "[run]\nthreads = 'many'", "[caption]\nstrategy = 'greedi'",
               "[caption]\ntop_p = 1.5", "[input]\nshards = [1]", "[model]\ndevice = [0, 0]", "[model]\ndevice = 'gpu'", "[model]\ndevice = -1"]
-RIGHT_RUNS = [RUN, "[model]\ndevice = 'all'", "[model]\ndevice = [0, 1]", "[model]\ndevice = '0,1'", "[input]\nshards = ['a.tar', 'b.tar']"]
+RIGHT_RUNS = [RUN, "[model]\ndevice = 'all'", "[model]\ndevice = [0, 1]", "[model]\ndevice = '0,1'", "[input]\nshards = ['a.tar', 'b.tar']", "[caption]\nearly_stopping = true"]
 WRONG_RECIPES = ["[optimizer]\nlr = 0", "[optimizer]\nsteps = 2.5", "[run]\nprecision = 'fp8'", "[data]\ntrain = 3", "[optimizer]\nlayer_decay = 1.5"]
 RIGHT_RECIPES = ["[data]\ntrain = 'photos'", "[data]\ncrop = { scale = [0.9, 1.0] }", "[run]\nmicro_batch = 8"]
 

@@ -79,7 +79,8 @@ fn configuration_errors_name_origin_and_remedy() {
     ];
     let mut story = String::new();
     for case in cases {
-        let said = recaption().args(["--log-format", "text"]).args(&case).dir(place.path("").as_path()).ends(2);
+        let said =
+            recaption().args(["--log-format", "text"]).args(&case).dir(place.path("").as_path()).ends(2);
         story += &format!("$ recaption {}\n{}\n", case.join(" "), said.stderr.trim_end());
     }
     let variable = recaption()
@@ -97,7 +98,15 @@ fn effective_values_are_shown_with_their_origin() {
     let place = Place::new();
     place.write("job.toml", "[model]\ncaptioner = \"m\"\n[caption]\nstrategy = \"beam\"\n");
     let said = recaption()
-        .args(["config", "show", "job.toml", "--set", "run.seed=3", "--input", "https://u:word@h/a.tar?sig=secret"])
+        .args([
+            "config",
+            "show",
+            "job.toml",
+            "--set",
+            "run.seed=3",
+            "--input",
+            "https://u:word@h/a.tar?sig=secret",
+        ])
         .env("RECAPTION_RUN__THREADS", "2")
         .env("RECAPTION_FINETUNE_RUN__SEED", "9")
         .dir(place.path("").as_path())

@@ -4,11 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use recaption_onnx::{
-    ModelFolder,
-    caption::CaptionSettings,
-    checkpoint::Checkpoint,
-    runtime::Execution,
-    tokenizer::Tokenizer,
+    ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint, runtime::Execution, tokenizer::Tokenizer,
 };
 use recaption_stages::schemas::Preprocess;
 

@@ -50,7 +50,7 @@ section! {
         /// Lock lease, with `--lock` on a bucket: seconds until an unrenewed lock expires.
         #[schemars(range(min = 1, max = 86_400), extend("x-unit" = "seconds"))]
         pub lock_seconds: u64 = DEFAULT_LOCK_SECONDS,
-        /// Claim lease: seconds until shards claimed by a silent worker go to others; 0 does not share shards among workers.
+        /// Claim lease: seconds until the shards of a worker that stopped renewing its claim go to others; 0 turns claims off.
         #[schemars(range(min = 0, max = 86_400), extend("x-unit" = "seconds"))]
         pub claim_seconds: u64 = DEFAULT_CLAIM_SECONDS,
     }

@@ -49,7 +49,7 @@ impl Description {
     #[must_use]
     pub fn of<S: Settings>() -> Self {
         let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-        let schema = settings.into_generator().into_root_schema_for::<S>().to_value();
+        let mut schema = settings.into_generator().into_root_schema_for::<S>().to_value();
         let (mut sections, mut keys) = (Vec::new(), Vec::new());
         for (section, content) in properties(&schema) {
             sections.push((section.clone(), text(content, "description")));
@@ -63,6 +63,7 @@ impl Description {
                 is_required: field.get("x-required").is_some_and(|required| *required == true),
             }));
         }
+        keys.iter().for_each(|key| allow_booleans(&mut schema, key));
         Self { sections, keys, schema }
     }
 
@@ -120,6 +121,18 @@ impl Description {
             notes.push(format!("default: {}", key.default));
         }
         format!("{} [{}]", key.help.trim_end_matches('.'), notes.join("; "))
+    }
+}
+
+/// Lets the schema accept `true` for the choice "true", as [`Layers::set`](crate::Layers::set) does.
+fn allow_booleans(schema: &mut Json, key: &Key) {
+    let Kind::Choice(choices) = &key.kind else { return };
+    if !choices.iter().any(|choice| choice == "true") {
+        return;
+    }
+    let pointer = format!("/properties/{}/oneOf", key.name.replace('.', "/properties/"));
+    if let Some(Json::Array(variants)) = schema.pointer_mut(&pointer) {
+        variants.push(serde_json::json!({ "type": "boolean" }));
     }
 }
 
