@@ -1,32 +1,32 @@
-//! Memory for images in decoding, shared by all threads of the process: a small file may be a large picture.
+//! The bound on memory for images in decoding, shared by all threads of the process: a small file may be a large image.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use super::DecodeError;
+use super::error::DecodeError;
 
-/// The default of [`super::DecodeOptions::budget_bytes`]: 1 GiB, which every picture of 8 bits a sample within the default
-/// of [`super::DecodeOptions::max_pixels`] fits in.
+/// Default of [`DecodeOptions::budget_bytes`](crate::DecodeOptions::budget_bytes): 1 GiB, enough for every 8-bit image within the
+/// default of [`DecodeOptions::max_pixels`](crate::DecodeOptions::max_pixels).
 pub const DEFAULT_BUDGET_BYTES: u64 = 1 << 30;
 
 /// Bytes in use.
 static USED: Mutex<u64> = Mutex::new(0);
-static GIVEN_BACK: Condvar = Condvar::new();
+static RELEASED: Condvar = Condvar::new();
 
-/// A share of the budget, given back when it is dropped.
+/// A share of the budget, which is returned when it is dropped.
 #[derive(Debug)]
 pub(super) struct Share(u64);
 
-/// Waits until `bytes` are free of a budget of `limit`. Nobody who has a share asks for another, so the waiting ends.
+/// Waits until `bytes` of a budget of `limit` are free. No holder of a share takes another, so that the wait ends.
 ///
 /// # Errors
-/// When the picture alone needs more than there is.
+/// When the image alone needs more than `limit`.
 pub(super) fn take(bytes: u64, limit: u64, (width, height): (u32, u32)) -> Result<Share, DecodeError> {
     if bytes > limit {
         return Err(DecodeError::TooManyBytes { width, height, bytes, limit });
     }
     let used = USED.lock().unwrap_or_else(PoisonError::into_inner);
     let mut used =
-        GIVEN_BACK.wait_while(used, |used| *used + bytes > limit).unwrap_or_else(PoisonError::into_inner);
+        RELEASED.wait_while(used, |used| *used + bytes > limit).unwrap_or_else(PoisonError::into_inner);
     *used += bytes;
     Ok(Share(bytes))
 }
@@ -34,7 +34,7 @@ pub(super) fn take(bytes: u64, limit: u64, (width, height): (u32, u32)) -> Resul
 impl Drop for Share {
     fn drop(&mut self) {
         *USED.lock().unwrap_or_else(PoisonError::into_inner) -= self.0;
-        GIVEN_BACK.notify_all();
+        RELEASED.notify_all();
     }
 }
 
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_never_exceed_the_budget_and_one_that_is_too_large_is_refused() {
+    fn shares_never_exceed_the_budget() {
         const LIMIT: u64 = 1 << 40;
         let (now, most) = (AtomicU64::new(0), AtomicU64::new(0));
         thread::scope(|scope| {
