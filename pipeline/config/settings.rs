@@ -8,9 +8,9 @@ use recaption_caption::{
 };
 use recaption_image::DecodeOptions;
 use recaption_input::{
+    captions::CaptionPick,
     fetch::{FetchSettings, Fetcher},
     read::{Columns, ROWS_PER_SHARD, ReadSettings},
-    told::CaptionPick,
 };
 use recaption_onnx::runtime::{Devices, Execution, Provider};
 use recaption_store::StoreSettings;

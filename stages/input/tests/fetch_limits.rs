@@ -14,8 +14,10 @@ use std::{
 };
 
 use recaption_input::{
-    fetch::{FetchError, FetchSettings, Fetcher, ListParser},
-    read::{Columns, ListKind},
+    columns::Columns,
+    fetch::{FetchError, FetchSettings, Fetcher},
+    format::ListKind,
+    lists::ListParser,
 };
 use recaption_schemas::RejectReason;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
