@@ -29,13 +29,13 @@ pub struct Region {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Axis {
     /// Length after resizing, in pixels, at least 1.
-    pub resized: u64,
+    pub(crate) resized: u64,
     /// First resized pixel that is kept.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Number of resized pixels that are kept, 1..=S.
-    pub length: u32,
+    pub(crate) length: u32,
     /// Where they start on the model's axis.
-    pub pad: u32,
+    pub(crate) pad: u32,
 }
 
 impl Axis {
@@ -51,7 +51,7 @@ impl Axis {
     }
 
     /// Returns the kept region in source pixels, as (start, length).
-    pub fn source_box(&self, source: u32) -> (f64, f64) {
+    pub(crate) fn source_box(&self, source: u32) -> (f64, f64) {
         let scale = f64::from(source) / self.resized as f64;
         let start = self.offset as f64 * scale;
         let length = f64::from(self.length) * scale;
@@ -67,13 +67,13 @@ impl Axis {
 /// The plan for both axes of the upright image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    pub x: Axis,
-    pub y: Axis,
+    pub(crate) x: Axis,
+    pub(crate) y: Axis,
 }
 
 impl Plan {
     /// Returns the plan for an upright image of `width` x `height` (each at least 1).
-    pub fn new(width: u32, height: u32, size: u32, mode: ResizeMode) -> Self {
+    pub(crate) fn new(width: u32, height: u32, size: u32, mode: ResizeMode) -> Self {
         let (w, h) = match mode {
             ResizeMode::Shortest => shortest(width, height, size),
             ResizeMode::Longest { .. } => longest(width, height, size),
@@ -83,7 +83,7 @@ impl Plan {
     }
 
     /// Returns the plan for a region of an upright image, whatever its aspect ratio.
-    pub fn of_region(size: u32, region: &Region) -> Self {
+    pub(crate) fn of_region(size: u32, region: &Region) -> Self {
         let axis = |start: f64, share: f64| {
             let side = f64::from(size);
             // The axis is scaled so that the region has `size`.
@@ -97,7 +97,7 @@ impl Plan {
     }
 
     /// Returns the axes of the stored image, (x, y).
-    pub fn stored(&self, turn: Turn) -> (Axis, Axis) {
+    pub(crate) fn stored(&self, turn: Turn) -> (Axis, Axis) {
         let (x, y) = if turn.transpose { (self.y, self.x) } else { (self.x, self.y) };
         (if turn.flip_x { x.reversed() } else { x }, if turn.flip_y { y.reversed() } else { y })
     }
@@ -129,16 +129,16 @@ fn half_to_even(n: u64) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Turn {
     /// Stored x is upright y.
-    pub transpose: bool,
+    pub(crate) transpose: bool,
     /// Stored x runs against its upright axis.
-    pub flip_x: bool,
+    pub(crate) flip_x: bool,
     /// Stored y runs against its upright axis.
-    pub flip_y: bool,
+    pub(crate) flip_y: bool,
 }
 
 impl Turn {
     /// Returns the upright size of a stored image.
-    pub fn upright(&self, width: u32, height: u32) -> (u32, u32) {
+    pub(crate) fn upright(&self, width: u32, height: u32) -> (u32, u32) {
         if self.transpose { (height, width) } else { (width, height) }
     }
 }

@@ -16,7 +16,7 @@ pub(super) enum Channels {
 }
 
 impl Channels {
-    pub fn count(self) -> usize {
+    pub(crate) fn count(self) -> usize {
         match self {
             Self::Grey => 1,
             Self::GreyAlpha => 2,
@@ -30,27 +30,27 @@ impl Channels {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Raster {
     /// Stored width in pixels, at least 1.
-    pub width: u32,
+    pub(crate) width: u32,
     /// Stored height in pixels, at least 1.
-    pub height: u32,
-    pub channels: Channels,
-    pub orientation: Orientation,
+    pub(crate) height: u32,
+    pub(crate) channels: Channels,
+    pub(crate) orientation: Orientation,
 }
 
 impl Raster {
     /// Returns width and height after orientation, pixels.
-    pub fn upright(&self) -> (u32, u32) {
+    pub(crate) fn upright(&self) -> (u32, u32) {
         Turn::from(self.orientation).upright(self.width, self.height)
     }
 
     /// Returns the number of bytes of the image.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.width as usize * self.height as usize * self.channels.count()
     }
 
     /// Extends pixels of two or three channels to four, in place: every pixel type of the resizer takes the compiler half a minute,
     /// and four bytes are resized faster than three.
-    pub fn widen(&mut self, pixels: &mut Vec<u8>) {
+    pub(crate) fn widen(&mut self, pixels: &mut Vec<u8>) {
         let count = self.width as usize * self.height as usize;
         match self.channels {
             Channels::Grey | Channels::Rgba => return,

@@ -27,7 +27,7 @@ pub(super) struct Workspace {
 
 impl Workspace {
     /// Frees buffers of more than `limit` bytes.
-    pub fn shrink(&mut self, limit: usize) {
+    pub(crate) fn shrink(&mut self, limit: usize) {
         for buffer in [&mut self.half, &mut self.small] {
             if buffer.capacity() > limit {
                 *buffer = Vec::new();

@@ -53,20 +53,20 @@ struct Component {
 pub(super) struct Markers<'a> {
     bytes: &'a [u8],
     /// Stored width in pixels.
-    pub width: u32,
+    pub(crate) width: u32,
     /// Stored height in pixels.
-    pub height: u32,
-    pub colour: Colour,
+    pub(crate) height: u32,
+    pub(crate) colour: Colour,
     /// The EXIF block, from its TIFF header on.
-    pub exif: Option<&'a [u8]>,
+    pub(crate) exif: Option<&'a [u8]>,
     /// Whether an end-of-image marker follows the scans.
-    pub ended: bool,
+    pub(crate) ended: bool,
     /// Whether the component ids are the letters R, G, B.
-    pub rgb_ids: bool,
+    pub(crate) rgb_ids: bool,
     components: Vec<Component>,
     /// For each component and coefficient: `NEVER`, or how many low bits are missing.
     missing: Vec<[u8; BLOCK]>,
-    pub progressive: bool,
+    pub(crate) progressive: bool,
     huffman: bool,
     restart_interval: u32,
     /// Ranges of the file that the decoder gets, in order.
@@ -81,7 +81,7 @@ impl<'a> Markers<'a> {
     /// # Errors
     /// `Unsupported` for arithmetic, lossless, hierarchical and 12-bit coding; `Corrupt` for a file that ends before the data of
     /// its first scan or, without its end marker, before its last scan.
-    pub fn walk(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn walk(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut markers = Self {
             bytes,
             width: 0,
@@ -106,7 +106,7 @@ impl<'a> Markers<'a> {
     }
 
     /// Writes the clean copy into `out`.
-    pub fn clean(&self, padding: Padding, out: &mut Vec<u8>) {
+    pub(crate) fn clean(&self, padding: Padding, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&[0xFF, 0xD8]);
         if !self.huffman {
@@ -126,7 +126,7 @@ impl<'a> Markers<'a> {
     }
 
     /// Returns the error of a file that ends too early.
-    pub fn truncated(&self, position: &str) -> DecodeError {
+    pub(crate) fn truncated(&self, position: &str) -> DecodeError {
         DecodeError::corrupt(
             JPEG,
             format!("ends after {} bytes, {position}", thousands(self.bytes.len() as u64)),

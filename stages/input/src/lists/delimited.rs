@@ -7,28 +7,26 @@
 
 use std::collections::VecDeque;
 
-use super::scanner::FieldScanner;
+use super::scanner::{FieldScanner, MAX_FIELDS};
 
 /// Longest record, bytes.
-pub const MAX_RECORD_BYTES: usize = 4 << 20;
-/// Most values of a record.
-pub const MAX_FIELDS: usize = 4096;
+pub(crate) const MAX_RECORD_BYTES: usize = 4 << 20;
 /// UTF-8 byte-order mark.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One record of a delimited text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub(crate) struct Record {
     /// Values; of a malformed record, as far as they are known.
-    pub fields: Vec<Vec<u8>>,
+    pub(crate) fields: Vec<Vec<u8>>,
     /// Why the record is malformed.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// Bytes of the text up to the record's end.
-    pub end: u64,
+    pub(crate) end: u64,
 }
 
 /// Consumes records.
-pub trait RecordSink {
+pub(crate) trait RecordSink {
     /// Takes the next record.
     ///
     /// # Errors
@@ -49,7 +47,7 @@ struct Line {
 }
 
 /// Splits a text into records.
-pub struct RecordParser {
+pub(crate) struct RecordParser {
     delimiter: u8,
     /// Whether quotes that do not enclose a value are text.
     literal_quotes: bool,
@@ -69,7 +67,7 @@ pub struct RecordParser {
 impl RecordParser {
     /// Creates a parser at the start of a text. In tab-separated text, quotes that do not enclose a value are text.
     #[must_use]
-    pub fn new(delimiter: u8) -> Self {
+    pub(crate) fn new(delimiter: u8) -> Self {
         Self {
             delimiter,
             literal_quotes: delimiter == b'\t',
@@ -88,7 +86,7 @@ impl RecordParser {
     ///
     /// # Errors
     /// Those of the sink.
-    pub fn push(&mut self, mut bytes: &[u8], sink: &mut impl RecordSink) -> Result<(), String> {
+    pub(crate) fn push(&mut self, mut bytes: &[u8], sink: &mut impl RecordSink) -> Result<(), String> {
         while !bytes.is_empty() {
             if std::mem::take(&mut self.after_return) {
                 if let Some(rest) = bytes.strip_prefix(b"\n") {
@@ -115,7 +113,7 @@ impl RecordParser {
     ///
     /// # Errors
     /// Those of the sink.
-    pub fn finish(&mut self, sink: &mut impl RecordSink) -> Result<(), String> {
+    pub(crate) fn finish(&mut self, sink: &mut impl RecordSink) -> Result<(), String> {
         self.after_return = false;
         if self.length > 0 {
             self.end_line(sink)?;
@@ -129,7 +127,7 @@ impl RecordParser {
     }
 
     /// Drops the incomplete last line.
-    pub fn drop_line(&mut self) {
+    pub(crate) fn drop_line(&mut self) {
         (self.length, self.after_return) = (0, false);
         self.line.clear();
     }

@@ -1,6 +1,7 @@
 //! One record of delimited values, byte by byte.
 
-use super::delimited::MAX_FIELDS;
+/// Most values of a record.
+pub(super) const MAX_FIELDS: usize = 4096;
 
 /// Position of the scanner within a record.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,10 @@ use futures::{StreamExt, stream};
 use object_store::{GetOptions, ObjectMeta};
 use recaption_schemas::{Reject, RejectReason, name_bytes, name_text};
 
-use super::{context::ReadContext, metadata::Metadata, raw_samples::RawSamples, sidecars::Sidecars};
+use super::{
+    context::ReadContext, metadata::Metadata, metadata_file::load_metadata, raw_samples::RawSamples,
+    sidecars::Sidecars,
+};
 use crate::{
     shards::{FileRole, FolderFiles, is_image_file},
     tar::MemberData,
@@ -33,7 +36,7 @@ pub(super) async fn read(context: ReadContext<'_>, files: &FolderFiles) -> Resul
     for (reason, n) in &files.ignored {
         context.counts.update(|counts| counts.ignore(reason, *n));
     }
-    let metadata = load_metadata(context, files).await?;
+    let metadata = metadata_of(context, files).await?;
     let images = find_images(context, files).await?;
     let keys = keys(&images.iter().map(name_of).collect::<Vec<_>>());
     let mut sidecars = Sidecars::of_folder(files);
@@ -71,13 +74,13 @@ fn name_of(meta: &ObjectMeta) -> &str {
 }
 
 /// Returns the metadata that describes this folder, the nearest first, each with the path from its folder to this one.
-async fn load_metadata(
+async fn metadata_of(
     context: ReadContext<'_>,
     files: &FolderFiles,
 ) -> Result<Vec<(String, Arc<Metadata>)>, ReadError> {
     let mut all = Vec::new();
     for file in &files.metadata {
-        let metadata = context.settings.metadata.get(context, &file.meta, file.kind).await?;
+        let metadata = load_metadata(context, &file.meta, file.kind).await?;
         if file.is_counted {
             context.counts.update(|counts| counts.unreadable_json += metadata.malformed);
         }

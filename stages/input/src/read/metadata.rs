@@ -6,12 +6,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use object_store::{GetOptions, ObjectMeta};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-use super::{context::ReadContext, table::json_of_row};
+use super::table::json_of_row;
 use crate::{
     captions::{captions_and_url, text_of},
     columns::{self, CAPTION},
@@ -19,11 +18,7 @@ use crate::{
     json::Document,
     lists::delimited::{Record, RecordParser, RecordSink},
 };
-use recaption_messages::ReadError;
-use recaption_store::{ErrorKind, user_message};
 
-/// Largest metadata file, bytes. It is held in memory.
-const MAX_BYTES: u64 = 1 << 30;
 /// Metadata files in the cache, for folders that share one.
 const CACHE_ENTRIES: usize = 4;
 /// The field that names the image.
@@ -47,7 +42,7 @@ pub(super) struct Metadata {
     /// Number of malformed rows.
     pub(super) malformed: u64,
     /// What is wrong with the first of them.
-    first_error: Option<String>,
+    pub(super) first_error: Option<String>,
 }
 
 impl Metadata {
@@ -62,7 +57,8 @@ impl Metadata {
         self.images.insert(name.trim_start_matches("./").to_owned(), image);
     }
 
-    fn count_malformed(&mut self, at: &str, error: &str) {
+    /// Counts a malformed row.
+    pub(super) fn count_malformed(&mut self, at: &str, error: &str) {
         self.malformed += 1;
         self.first_error.get_or_insert_with(|| format!("{at}: {error}"));
     }
@@ -72,28 +68,21 @@ impl Metadata {
 #[derive(Clone, Debug, Default)]
 pub struct MetadataCache(Arc<Mutex<Vec<CacheEntry>>>);
 
-/// A metadata file, by its name, size and tag.
+/// A metadata file, by its URL, size and tag.
 type CacheEntry = (String, Arc<Metadata>);
 
 impl MetadataCache {
-    /// Returns the metadata of a file, from the cache or the store.
-    pub(super) async fn get(
+    /// Returns the metadata of the file `name`, which is loaded if it is not in the cache.
+    pub(super) async fn get_or_load<E>(
         &self,
-        context: ReadContext<'_>,
-        meta: &ObjectMeta,
-        kind: MetadataKind,
-    ) -> Result<Arc<Metadata>, ReadError> {
-        let url = context.shard.location.url_of(&meta.location);
-        let name = format!("{url} {} {:?} {}", meta.size, meta.e_tag, meta.last_modified);
+        name: String,
+        load: impl Future<Output = Result<Metadata, E>>,
+    ) -> Result<Arc<Metadata>, E> {
         let mut entries = self.0.lock().await;
         if let Some((_, found)) = entries.iter().find(|(known, _)| *known == name) {
             return Ok(Arc::clone(found));
         }
-        let metadata = Arc::new(load(context, meta, kind, &url).await?);
-        if let Some(first_error) = &metadata.first_error {
-            let malformed = metadata.malformed;
-            tracing::warn!(file = url, malformed, first_error, "skipped malformed rows of a metadata file");
-        }
+        let metadata = Arc::new(load.await?);
         if entries.len() == CACHE_ENTRIES {
             entries.remove(0);
         }
@@ -102,37 +91,8 @@ impl MetadataCache {
     }
 }
 
-async fn load(
-    context: ReadContext<'_>,
-    meta: &ObjectMeta,
-    kind: MetadataKind,
-    url: &str,
-) -> Result<Metadata, ReadError> {
-    if meta.size > MAX_BYTES {
-        return Err(
-            context.data_error(&format!("{url} has {} bytes, more than {MAX_BYTES}: split it", meta.size))
-        );
-    }
-    let options = GetOptions::new().with_if_match(meta.e_tag.clone());
-    let got = match context.shard.location.store.get_opts(&meta.location, options).await {
-        Ok(got) => got.bytes().await,
-        Err(error) => Err(error),
-    };
-    let bytes = match got {
-        Ok(bytes) => bytes,
-        Err(error) if ErrorKind::of_one(&error) => {
-            let mut metadata = Metadata::default();
-            metadata.count_malformed("the file", &user_message(&error));
-            return Ok(metadata);
-        }
-        Err(error) => return Err(context.store_error(&error)),
-    };
-    context.count_bytes(bytes.len());
-    let parsed = tokio::task::spawn_blocking(move || parse(bytes, kind)).await;
-    parsed.map_err(|e| context.data_error(&format!("cannot parse {url}: {e}")))
-}
-
-fn parse(bytes: Bytes, kind: MetadataKind) -> Metadata {
+/// Parses a metadata file. Malformed rows are counted.
+pub(super) fn parse(bytes: Bytes, kind: MetadataKind) -> Metadata {
     match kind {
         MetadataKind::JsonLines => parse_json_lines(&bytes),
         MetadataKind::Csv => parse_csv(&bytes),

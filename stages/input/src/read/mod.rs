@@ -10,7 +10,7 @@
 //! | `context`, `settings`, `counts` | what all readers share |
 //! | `open`, `sniff`, `decompress` | a shard's bytes in order |
 //! | `archive` (with [`crate::tar`], [`crate::webdataset`]) | members of a tar -> samples |
-//! | `folder` (with `metadata`, `sidecars`) | image files -> samples |
+//! | `folder` (with `metadata`, `metadata_file`, `sidecars`) | image files -> samples |
 //! | `raw_samples` | assembled samples -> samples or rejects |
 //! | `table` | rows of Parquet -> samples |
 //! | `list`, `fetch_queue` (with [`crate::lists`], [`crate::fetch`]) | URLs -> samples |
@@ -24,6 +24,7 @@ mod fetch_queue;
 mod folder;
 mod list;
 mod metadata;
+mod metadata_file;
 mod open;
 mod raw_samples;
 mod settings;
