@@ -18,7 +18,7 @@ pub fn exit_code_of(error: &anyhow::Error) -> ExitCode {
                 cause.downcast_ref::<ListError>(),
                 Some(
                     ListError::Pattern { .. }
-                        | ListError::Nothing { .. }
+                        | ListError::NoMatch { .. }
                         | ListError::Collision(..)
                         | ListError::Ambiguous(_)
                 ) | Some(ListError::Store(StoreError::Url { .. }))

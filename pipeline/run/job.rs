@@ -176,7 +176,7 @@ async fn plan(
     let (shards, survey, removals) = tokio::join!(listing, commit_log.survey(), commit_log.removals());
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
-    let splitter = Splitter { settings: &config.input.read, output, remember: true };
+    let splitter = Splitter { settings: &config.input.read, output, can_write: true };
     let settings = config.reject_settings();
     let found = (survey?, &*removals?);
     let plan = Plan::make(shards?, found, (commit_log, splitter), (keys, &settings), &options).await?;

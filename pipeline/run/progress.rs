@@ -70,7 +70,7 @@ impl Progress {
     /// Of shards that are all to be read.
     #[must_use]
     pub fn of_shards(shards: &[ShardRef]) -> Self {
-        Self { shards: shards.len(), bytes: shards.iter().map(|s| s.size).sum(), ..Self::default() }
+        Self { shards: shards.len(), bytes: shards.iter().map(ShardRef::size).sum(), ..Self::default() }
     }
 
     /// Bytes that are done for certain: what was read, less what is still inside. An estimate for the ETA.

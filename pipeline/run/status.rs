@@ -224,7 +224,7 @@ async fn inputs_of(
         let input = shard.fingerprint();
         survey.of(&shard.url).iter().any(|standing| standing.is_whole() && standing.name.input == input)
     };
-    let splitter = Splitter { settings: &config.input.read, output, remember: false };
+    let splitter = Splitter { settings: &config.input.read, output, can_write: false };
     Ok(splitter.split(shards, is_done).await?)
 }
 
