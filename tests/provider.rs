@@ -94,7 +94,7 @@ fn a_run_tests_its_device_once() {
     let models = RunModel::open(&config).expect("models");
     assert!(models.scorer.is_some());
     let cpu = SessionOptions::on_cpu(2);
-    let device = SessionOptions { as_device: true, ..cpu };
+    let device = SessionOptions { emulate_device: true, ..cpu };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let test = |is_on, options| {
         let cache = SelfTestCache::at(&place.path("cache"));

@@ -14,12 +14,12 @@ pub mod export;
 pub mod model;
 #[rustfmt::skip]
 pub(crate) mod proto;
+#[cfg(test)]
+mod corrupt_models;
 pub mod runtime;
 pub mod self_test;
 pub mod tokenizer;
 pub mod verify;
-#[cfg(test)]
-mod wrong_constants;
 
 pub use bundled::Bundled;
 pub use export::{ExportError, export};

@@ -11,7 +11,7 @@ use recaption_onnx::{
     export,
     model::Architecture,
     runtime::{ImageEncoder, SessionOptions, TextEncoder},
-    verify::{FEATURE_TOLERANCE, Outcome, verify},
+    verify::{CheckStatus, FEATURE_TOLERANCE, verify},
 };
 
 const ONE_THREAD: SessionOptions = SessionOptions::on_cpu(1);
@@ -27,11 +27,11 @@ fn check(name: &str, precision: Precision) {
     let golden = clip_case(name).join("golden.safetensors");
     let checks = verify(&model, &golden, &ONE_THREAD).expect("verify");
     for check in &checks {
-        println!("{name} {precision}: {:?} {} {}", check.outcome, check.tensor, check.detail);
+        println!("{name} {precision}: {:?} {} {}", check.status, check.tensor, check.detail);
     }
     let tensors: Vec<&str> = checks.iter().map(|c| c.tensor).collect();
     assert_eq!(tensors, ["image_features", "text_features"]);
-    assert!(checks.iter().all(|c| c.outcome == Outcome::Pass), "{name}: {checks:#?}");
+    assert!(checks.iter().all(|c| c.status == CheckStatus::Pass), "{name}: {checks:#?}");
 }
 
 #[test]

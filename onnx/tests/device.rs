@@ -13,11 +13,11 @@ use recaption_onnx::{
     },
     export,
     runtime::{Decoder, ImageEncoder, RowUpdate, SessionOptions, load_library},
-    verify::{Outcome, verify},
+    verify::{CheckStatus, verify},
 };
 
 const HOST: SessionOptions = SessionOptions::on_cpu(1);
-const DEVICE: SessionOptions = SessionOptions { as_device: true, ..HOST };
+const DEVICE: SessionOptions = SessionOptions { emulate_device: true, ..HOST };
 const GOLDENS: [&str; 7] = ["legacy-1", "legacy-2", "square", "quickgelu", "layerscale", "nopool", "odd"];
 
 fn exported(checkpoint: &std::path::Path) -> (tempfile::TempDir, ModelFolder) {
@@ -67,7 +67,7 @@ fn captions(
     let mut waiting: Vec<u64> = (0..images.len() as u64).collect();
     let (mut done, mut steps) = (Vec::new(), 0);
     while !waiting.is_empty() || captioner.active() > 0 {
-        let count = (1 + steps % 3).min(captioner.room()).min(waiting.len());
+        let count = (1 + steps % 3).min(captioner.free_slots()).min(waiting.len());
         let now: Vec<u64> = waiting.drain(..count).collect();
         let admissions: Vec<Admission> =
             now.iter().map(|t| Admission { ticket: *t, seed: image_seed(7, &t.to_string()) }).collect();
@@ -76,7 +76,7 @@ fn captions(
         done.extend(captioner.step().expect("step"));
         steps += 1;
         if halve_after.contains(&steps) {
-            waiting.extend(captioner.halve().expect("more than one slot"));
+            waiting.extend(captioner.halve_slots().expect("more than one slot"));
         }
     }
     done.sort_by_key(|generated| generated.ticket);
@@ -169,9 +169,9 @@ fn the_goldens_verify() {
     for name in GOLDENS {
         let (_dir, model) = exported(&case(name));
         let checks = verify(&model, &case(name).join("golden.safetensors"), &DEVICE).expect("verify");
-        assert!(checks.iter().all(|c| c.outcome != Outcome::Fail), "{name}: {checks:#?}");
+        assert!(checks.iter().all(|c| c.status != CheckStatus::Fail), "{name}: {checks:#?}");
         assert!(
-            checks.iter().any(|c| c.tensor == "beam" && c.outcome == Outcome::Pass),
+            checks.iter().any(|c| c.tensor == "beam" && c.status == CheckStatus::Pass),
             "{name}: {checks:#?}"
         );
     }

@@ -198,7 +198,7 @@ fn captions(subject: &Subject, threads: usize, settings: CaptionSettings, order:
     let mut result: Vec<Option<Captions>> = vec![None; IMAGES];
     let mut waiting = order;
     while !waiting.is_empty() || captioner.active() > 0 {
-        let (now, later) = waiting.split_at(captioner.room().min(waiting.len()));
+        let (now, later) = waiting.split_at(captioner.free_slots().min(waiting.len()));
         if !now.is_empty() {
             let admissions: Vec<Admission> = now
                 .iter()
@@ -268,7 +268,7 @@ fn halving_the_batch_changes_no_caption() {
         let mut waiting: Vec<u64> = (0..8).collect();
         let (mut done, mut steps) = (0, 0);
         while !waiting.is_empty() || captioner.active() > 0 {
-            let now: Vec<u64> = waiting.drain(..captioner.room().min(waiting.len())).collect();
+            let now: Vec<u64> = waiting.drain(..captioner.free_slots().min(waiting.len())).collect();
             if !now.is_empty() {
                 captioner.admit(&admissions(&now), &pixels(&now)).expect("admit");
             }
@@ -283,10 +283,10 @@ fn halving_the_batch_changes_no_caption() {
             }
             steps += 1;
             if [2, 4, 6].contains(&steps) {
-                waiting.extend(captioner.halve().expect("more than one slot"));
+                waiting.extend(captioner.halve_slots().expect("more than one slot"));
             }
         }
-        assert_eq!((done, captioner.max_slots(), captioner.halve()), (8, 1, None), "{strategy}");
+        assert_eq!((done, captioner.max_slots(), captioner.halve_slots()), (8, 1, None), "{strategy}");
     }
 }
 

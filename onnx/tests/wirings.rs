@@ -26,7 +26,7 @@ const IMAGES: usize = 3;
 const VISION_WIDTHS: [usize; 2] = [16, 24];
 const HOST: SessionOptions = SessionOptions::on_cpu(1);
 /// Tensors stay with the sessions, as on a GPU.
-const DEVICE: SessionOptions = SessionOptions { as_device: true, ..HOST };
+const DEVICE: SessionOptions = SessionOptions { emulate_device: true, ..HOST };
 
 /// A random model with what it is tried on.
 struct Subject {

@@ -25,7 +25,7 @@ use clap::Parser;
 use recaption_onnx::{
     ModelFolder, Precision, export,
     runtime::{Execution, SessionOptions},
-    verify::{self, Outcome},
+    verify::{self, CheckStatus},
 };
 use recaption_stages::{schemas::printable, shards::ListError, store::StoreError};
 
@@ -144,10 +144,10 @@ fn verify_model(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let options = SessionOptions { execution, ..SessionOptions::default() };
     let checks = verify::verify(&model, &args.golden, &options)?;
     for check in &checks {
-        let word = match check.outcome {
-            Outcome::Pass => "ok",
-            Outcome::Fail => "FAIL",
-            Outcome::Unchecked => "unchecked",
+        let word = match check.status {
+            CheckStatus::Pass => "ok",
+            CheckStatus::Fail => "FAIL",
+            CheckStatus::Unchecked => "unchecked",
         };
         print(&format!("{word:<9} {:<15} {}\n", check.tensor, check.detail));
     }

@@ -1,4 +1,4 @@
-//! Builds one ONNX graph: nodes, initializers, inputs and outputs. Knows ONNX, knows nothing of CoCa.
+//! Builds one ONNX graph: nodes, initializers, inputs and outputs. Independent of the models.
 
 use std::collections::HashSet;
 
@@ -44,12 +44,12 @@ pub enum DType {
     I32,
     /// 64-bit integer.
     I64,
-    /// Truth value.
+    /// Boolean.
     Bool,
 }
 
 impl DType {
-    /// ONNX's number for it.
+    /// Returns ONNX's number of the type.
     #[must_use]
     pub fn code(self) -> i32 {
         use tensor_proto::DataType as D;
@@ -65,7 +65,7 @@ impl DType {
         }) as i32
     }
 
-    /// The type that activations of this precision have, and all weights but int8's linear layers.
+    /// Returns the type of activations in a precision, and of all weights but int8's linear layers.
     #[must_use]
     pub fn of(precision: Precision) -> Self {
         match precision {
@@ -78,13 +78,13 @@ impl DType {
 /// One dimension of an input or output.
 #[derive(Clone, Copy, Debug)]
 pub enum Dim {
-    /// Known size.
+    /// A fixed size.
     Fixed(usize),
-    /// Named, any size.
+    /// A named dimension of any size.
     Named(&'static str),
 }
 
-/// A value inside the graph, by name. Shapes are the caller's business.
+/// A value in the graph, by name. Its shape is not checked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Value(String);
 
@@ -108,7 +108,7 @@ pub struct GraphBuilder {
 }
 
 impl GraphBuilder {
-    /// An empty graph.
+    /// Starts an empty graph.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self {
@@ -125,7 +125,7 @@ impl GraphBuilder {
         Value(name.to_owned())
     }
 
-    /// Declares a graph input that stays in host memory on a GPU, for what kernels read there: shapes, ends of slices.
+    /// Declares a graph input that stays in host memory on a GPU, for values that kernels read there: shapes, ends of slices.
     pub fn host_input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
         self.host_inputs.insert(name.to_owned());
         self.input(name, dtype, shape)
@@ -137,7 +137,7 @@ impl GraphBuilder {
         Value(name.to_owned())
     }
 
-    /// As [`GraphBuilder::declare_output`], of any rank and shape.
+    /// Declares a graph output of any rank and shape, see [`GraphBuilder::declare_output`].
     pub fn declare_output_of_any_shape(&mut self, name: &str, dtype: DType) -> Value {
         self.graph.output.push(value_info(name, dtype, None));
         Value(name.to_owned())
@@ -149,13 +149,13 @@ impl GraphBuilder {
         self.push_node("Identity", "", &[value], &[name.to_owned()], &[]);
     }
 
-    /// A new name, for a node that writes straight into a graph output of that name.
+    /// Declares a graph output that a node writes directly, see [`GraphBuilder::op_into`].
     pub fn declare_output(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
         self.graph.output.push(value_info(name, dtype, Some(shape)));
         Value(name.to_owned())
     }
 
-    /// A weight that lies in the weights file.
+    /// Adds a weight in the weights file.
     pub fn weight(&mut self, name: &str, dtype: DType, stored: &Stored) -> Value {
         if !self.graph.initializer.iter().any(|t| t.name.as_deref() == Some(name)) {
             let entry = |key: &str, value: String| StringStringEntryProto {
@@ -178,7 +178,7 @@ impl GraphBuilder {
         Value(name.to_owned())
     }
 
-    /// A constant that lies in the graph itself; `raw` is row-major, little-endian.
+    /// Adds a constant in the graph itself; `raw` is row-major, little-endian.
     pub fn inline(&mut self, dtype: DType, dims: &[i64], raw: Vec<u8>) -> Value {
         let same = |t: &&TensorProto| {
             t.data_type == Some(dtype.code())
@@ -199,13 +199,13 @@ impl GraphBuilder {
         Value(name)
     }
 
-    /// A small vector of 64-bit integers (shapes, axes, indices).
+    /// Adds a small vector of 64-bit integers (shapes, axes, indices).
     pub fn ints(&mut self, values: &[i64]) -> Value {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.inline(DType::I64, &[values.len() as i64], raw)
     }
 
-    /// A scalar 64-bit integer.
+    /// Adds a scalar 64-bit integer.
     pub fn int(&mut self, value: i64) -> Value {
         self.inline(DType::I64, &[], value.to_le_bytes().to_vec())
     }
@@ -215,7 +215,7 @@ impl GraphBuilder {
         self.inline(DType::I32, &[], value.to_le_bytes().to_vec())
     }
 
-    /// A scalar of the given real type.
+    /// Adds a scalar of the given real type.
     pub fn real(&mut self, dtype: DType, value: f32) -> Value {
         let raw = match dtype {
             DType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
@@ -225,17 +225,17 @@ impl GraphBuilder {
         self.inline(dtype, &[], raw)
     }
 
-    /// A scalar byte.
+    /// Adds a scalar byte.
     pub fn byte(&mut self, value: u8) -> Value {
         self.inline(DType::U8, &[], vec![value])
     }
 
-    /// A `[1, 1]` matrix of truth.
+    /// Adds a `[1, 1]` matrix of `true`.
     pub fn true_column(&mut self) -> Value {
         self.inline(DType::Bool, &[1, 1], vec![1])
     }
 
-    /// A new name, for a further output of a node.
+    /// Returns a new name, for a further output of a node.
     pub fn name(&mut self, what: &str) -> Value {
         Value(self.fresh(what))
     }
@@ -266,14 +266,14 @@ impl GraphBuilder {
         });
     }
 
-    /// A node of the standard operator set with one output.
+    /// Adds a node of the standard operator set with one output.
     pub fn op(&mut self, op: &str, inputs: &[&Value], attrs: &[(&str, Attr<'_>)]) -> Value {
         let output = self.fresh(op);
         self.push_node(op, "", inputs, std::slice::from_ref(&output), attrs);
         Value(output)
     }
 
-    /// A node of the standard operator set with several outputs.
+    /// Adds a node of the standard operator set with several outputs.
     pub fn op_with_outputs<const N: usize>(
         &mut self,
         op: &str,
@@ -285,12 +285,12 @@ impl GraphBuilder {
         outputs.map(Value)
     }
 
-    /// A node of the standard operator set that writes into `output`.
+    /// Adds a node of the standard operator set that writes into `output`.
     pub fn op_into(&mut self, op: &str, inputs: &[&Value], output: &Value, attrs: &[(&str, Attr<'_>)]) {
         self.push_node(op, "", inputs, std::slice::from_ref(&output.0), attrs);
     }
 
-    /// A node of ONNX Runtime's own operator set that writes into named outputs and one new value, which comes first.
+    /// Adds a node of ONNX Runtime's own operator set, whose first output is a new value and whose others are given.
     pub fn microsoft_op(
         &mut self,
         op: &str,
@@ -305,7 +305,7 @@ impl GraphBuilder {
         Value(first)
     }
 
-    /// The absent optional input.
+    /// Returns the value of an absent optional input.
     #[must_use]
     pub fn none() -> Value {
         Value(String::new())
@@ -319,7 +319,7 @@ impl GraphBuilder {
         self.finish_as(OPSET)
     }
 
-    /// As [`GraphBuilder::finish`], of another operator set than [`OPSET`].
+    /// Serialises the graph as [`GraphBuilder::finish`] does, with another operator set than [`OPSET`].
     ///
     /// # Errors
     /// As [`GraphBuilder::finish`].
