@@ -11,31 +11,31 @@ use crate::{
 };
 
 /// Returns the path of a reference case of `tests/data/coca`.
-pub fn case(name: &str) -> PathBuf {
+pub(crate) fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/coca").join(name)
 }
 
 /// An exported checkpoint in a temporary folder.
-pub struct Exported {
+pub(crate) struct Exported {
     dir: tempfile::TempDir,
     /// The exported model.
     pub model: ModelFolder,
 }
 
 impl Exported {
-    pub fn new(name: &str, precision: Precision) -> Self {
+    pub(crate) fn new(name: &str, precision: Precision) -> Self {
         Self::of(&case(name), precision)
     }
 
     /// Exports any checkpoint.
-    pub fn of(checkpoint: &Path, precision: Precision) -> Self {
+    pub(crate) fn of(checkpoint: &Path, precision: Precision) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
         let model = export(checkpoint, &dir.path().join("model"), precision).expect("export");
         Self { dir, model }
     }
 
     /// Returns a copy, replacing an earlier one, that `change` was applied to.
-    pub fn changed(&self, change: &dyn Fn(&ModelFolder)) -> ModelFolder {
+    pub(crate) fn changed(&self, change: &dyn Fn(&ModelFolder)) -> ModelFolder {
         let copy = self.dir.path().join("changed");
         std::fs::create_dir_all(&copy).expect("folder");
         for entry in std::fs::read_dir(&self.model.dir).expect("folder") {
@@ -53,7 +53,7 @@ impl Exported {
 
 /// A constant in the weights file.
 #[derive(Clone, Debug)]
-pub struct Constant {
+pub(crate) struct Constant {
     pub name: String,
     pub dims: Vec<usize>,
     pub dtype: i32,
@@ -63,7 +63,7 @@ pub struct Constant {
 }
 
 /// Returns the constants of a graph that are in the weights file.
-pub fn constants(model: &ModelFolder, graph: &str) -> Vec<Constant> {
+pub(crate) fn constants(model: &ModelFolder, graph: &str) -> Vec<Constant> {
     let proto = ModelProto::decode(&*std::fs::read(model.path(graph)).expect("a graph")).expect("ONNX");
     let tensors = proto.graph.expect("a graph").initializer;
     let constant = |tensor: &TensorProto| {
@@ -87,7 +87,7 @@ impl Constant {
     }
 
     /// Changes the values of the constant, given and returned as f32.
-    pub fn edit(&self, model: &ModelFolder, change: impl FnOnce(&mut [f32])) {
+    pub(crate) fn edit(&self, model: &ModelFolder, change: impl FnOnce(&mut [f32])) {
         let path = model.path(&self.file);
         let mut bytes = std::fs::read(&path).expect("weights");
         let own = &mut bytes[self.offset..self.offset + self.length];
@@ -112,7 +112,7 @@ impl Constant {
     }
 
     /// Negates row `row` of a matrix, or a whole vector; doubles the scales of quantised weights.
-    pub fn corrupt(&self, model: &ModelFolder, row: usize) {
+    pub(crate) fn corrupt(&self, model: &ModelFolder, row: usize) {
         let width = self.dims.last().copied().expect("a dimension");
         self.edit(model, |values| {
             let factor = if self.name.ends_with(".scale") { 2.0 } else { -1.0 };
@@ -121,7 +121,7 @@ impl Constant {
     }
 
     /// Returns a row that every text or image uses: of embeddings the start token's or the second position's.
-    pub fn needed_row(&self, model: &ModelFolder) -> usize {
+    pub(crate) fn needed_row(&self, model: &ModelFolder) -> usize {
         let rows: usize = self.dims[..self.dims.len() - 1].iter().product();
         if self.name.contains("token_embedding") {
             model.spec.special_ids.start as usize
@@ -134,7 +134,7 @@ impl Constant {
 }
 
 /// Changes a graph.
-pub fn edit_graph(model: &ModelFolder, file: &str, change: impl FnOnce(&mut GraphProto)) {
+pub(crate) fn edit_graph(model: &ModelFolder, file: &str, change: impl FnOnce(&mut GraphProto)) {
     let path = model.path(file);
     let mut proto = ModelProto::decode(&*std::fs::read(&path).expect("a graph")).expect("ONNX");
     change(proto.graph.as_mut().expect("a graph"));
@@ -142,7 +142,7 @@ pub fn edit_graph(model: &ModelFolder, file: &str, change: impl FnOnce(&mut Grap
 }
 
 /// Swaps keys and values of the first cross-attention in the decoder.
-pub fn swap_cross(graph: &mut GraphProto) {
+pub(crate) fn swap_cross(graph: &mut GraphProto) {
     let mut swapped = 0;
     for input in graph.node.iter_mut().flat_map(|node| &mut node.input) {
         let other = match input.as_str() {
@@ -157,14 +157,14 @@ pub fn swap_cross(graph: &mut GraphProto) {
 }
 
 /// Multiplies the `scale` of the first attention that has one.
-pub fn rescale_attention(graph: &mut GraphProto, factor: f32) {
+pub(crate) fn rescale_attention(graph: &mut GraphProto, factor: f32) {
     let mut attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
     let scale = attributes.find(|a| a.name() == "scale").expect("an attention");
     scale.f = Some(scale.f() * factor);
 }
 
 /// Makes every row of the decoder's self-attentions as long as the longest one; rows at equal positions stay correct.
-pub fn lengthen_rows(graph: &mut GraphProto) {
+pub(crate) fn lengthen_rows(graph: &mut GraphProto) {
     let attention = |node: &&mut NodeProto| node.op_type() == "GroupQueryAttention";
     let lengths = graph.node.iter_mut().find(attention).expect("a self-attention").input[5].clone();
     let node = |op: &str, inputs: &[&str], output: &str| NodeProto {

@@ -1,18 +1,24 @@
-//! Models: an open_clip checkpoint becomes ONNX graphs (`export`), and the graphs run on ONNX Runtime (`runtime`).
+//! CoCa and CLIP models on ONNX Runtime: an open_clip checkpoint is exported to ONNX graphs, and the graphs caption and
+//! score images.
 //!
-//! The middle of the data's way: `Image -> Encoded -> Candidates`, and the text side of `Scored`. No shards, no object
-//! stores, no async: a caller owns a model on a thread of its own.
+//! The data flow, with a module per step: [`checkpoint`] reads a checkpoint, [`mod@export`] writes the graphs, [`model`] is the
+//! folder that holds them, [`runtime`] runs them, [`caption`] generates token ids, [`tokenizer`] turns ids into text.
+//! [`mod@verify`], [`mod@self_test`] and [`caption_comparison`] check that results are right. Nothing here is asynchronous or
+//! reads from object stores; a caller owns a model on a thread of its own.
 
-// `unsafe` is denied workspace-wide; one module, `runtime::assignment`, allows it.
+#![warn(unreachable_pub, missing_debug_implementations, clippy::self_named_module_files)]
+
+// `unsafe` is denied workspace-wide; only `runtime::assignment` allows it.
 
 pub mod bundled;
 pub mod caption;
 pub mod caption_comparison;
 pub mod checkpoint;
-pub mod clean;
+mod clean;
 pub mod export;
 pub mod model;
 #[rustfmt::skip]
+#[allow(unreachable_pub, reason = "generated code")]
 pub(crate) mod proto;
 #[cfg(test)]
 mod corrupt_models;

@@ -253,7 +253,7 @@ fn a_folder_that_was_tampered_with_is_refused() {
         ("\"format_version\": 1", "\"format_version\": 2", "format_version is 2"),
         ("\"format_version\": 1", "\"version\": 1", "format_version is missing"),
         ("\"image_size\": ", "\"image_size\": 2147483648, \"was\": ", "image_size is 2147483648 pixels"),
-        ("\"name\": \"weights.bin\"", "\"name\": \"../weights.bin\"", "leaves the folder"),
+        ("\"name\": \"weights.bin\"", "\"name\": \"../weights.bin\"", "is outside the folder"),
         ("\"opset\"", "\"opera\"", "malformed"),
         ("{", "", "not valid JSON"),
     ] {

@@ -74,6 +74,6 @@ fn a_clip_describes_itself_and_does_not_caption() {
     let encoded = ImageEncoder::load(&model, &ONE_THREAD).expect("encoder").encode(images.u8("images"));
     assert!(encoded.expect("encode").cross.is_empty());
     let settings = CaptionSettings::greedy(5, 1, 1);
-    let error = Captioner::load(&model, &ONE_THREAD, settings).err().expect("no decoder").to_string();
+    let error = Captioner::load(&model, &ONE_THREAD, settings).expect_err("no decoder").to_string();
     assert!(error.contains("is a CLIP") && error.contains("--scorer"), "{error}");
 }

@@ -321,7 +321,7 @@ fn a_prompt_is_read_and_not_returned() {
     assert_eq!(continued[0].0[0].0, first[2..]);
     let padding = CaptionSettings { prompt: vec![subject.model.spec.special_ids.pad], ..greedy };
     let error = Captioner::load(&subject.model, &SessionOptions::on_cpu(1), padding);
-    assert!(error.err().expect("refused").to_string().contains("padding"));
+    assert!(error.expect_err("refused").to_string().contains("padding"));
 }
 
 macro_rules! subjects {

@@ -67,6 +67,18 @@ impl Default for BeamSettings {
 }
 
 /// How captions are generated.
+///
+/// ```
+/// use recaption_onnx::caption::{BeamSettings, CaptionSettings, Strategy};
+///
+/// let greedy = CaptionSettings::greedy(20, 1, 8);
+/// assert_eq!(greedy.rows_per_image(), 1);
+/// let beam = Strategy::Beam(BeamSettings { beams: 4, ..BeamSettings::default() });
+/// let settings = CaptionSettings { strategy: beam, candidates: 2, ..greedy };
+/// assert_eq!(settings.rows_per_image(), 4);
+/// settings.validate()?;
+/// # Ok::<(), recaption_onnx::runtime::RuntimeError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct CaptionSettings {
     /// How tokens are selected.

@@ -5,14 +5,14 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use super::codecs::sloppy_windows_1252;
 
-/// Longest name that is looked for, in characters, without its semicolon.
+/// Length of the longest name, in characters, without its semicolon.
 const LONGEST_NAME: usize = 32;
 
-/// HTML's names, with their semicolon if they have one, without the ampersand.
+/// HTML's entity names, with their semicolon if they have one, without the ampersand.
 pub(super) static NAMES: LazyLock<HashMap<&'static str, &'static str>> =
     LazyLock::new(|| entities::ENTITIES.iter().map(|e| (&e.entity[1..], e.characters)).collect());
 
-/// Replaces every entity and character reference by what it stands for; what is none stays as it is.
+/// Replaces every entity and character reference by its characters; other text is kept.
 #[must_use]
 pub fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -33,7 +33,7 @@ pub fn unescape(text: &str) -> String {
     out
 }
 
-/// A reference by number, behind `&#`; returns how many bytes of `text` it takes, or nothing when there is no number.
+/// Reads a numeric reference after `&#`; returns its length in bytes, or `None` if there is no number.
 fn numeric(text: &str, out: &mut String) -> Option<usize> {
     let (radix, prefix) = if text.starts_with(['x', 'X']) { (16, 1) } else { (10, 0) };
     let digits = text[prefix..].bytes().take_while(|b| char::from(*b).is_digit(radix)).count();
@@ -47,7 +47,7 @@ fn numeric(text: &str, out: &mut String) -> Option<usize> {
     Some(end + usize::from(text[end..].starts_with(';')))
 }
 
-/// The character of a number, by HTML's rules for wrong ones; nothing for those that Python drops.
+/// Returns the character of a number, by HTML's rules for invalid ones; `None` for those that Python drops.
 fn referred(number: u32) -> Option<char> {
     match number {
         0 => Some(char::REPLACEMENT_CHARACTER),

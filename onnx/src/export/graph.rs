@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// ONNX operator set. 23 has `Attention`; TensorRT 10.14 and ONNX Runtime 1.23 parse it.
-pub const OPSET: i64 = 23;
+pub(crate) const OPSET: i64 = 23;
 /// ONNX's file format version that goes with [`OPSET`].
 const IR_VERSION: i64 = 11;
 /// Domain of ONNX Runtime's own operators.
@@ -29,7 +29,7 @@ const MICROSOFT: &str = "com.microsoft";
 
 /// Element types that graphs exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DType {
+pub(crate) enum DType {
     /// Unsigned byte.
     U8,
     /// Signed byte.
@@ -51,7 +51,7 @@ pub enum DType {
 impl DType {
     /// Returns ONNX's number of the type.
     #[must_use]
-    pub fn code(self) -> i32 {
+    pub(crate) fn code(self) -> i32 {
         use tensor_proto::DataType as D;
         (match self {
             Self::U8 => D::Uint8,
@@ -67,7 +67,7 @@ impl DType {
 
     /// Returns the type of activations in a precision, and of all weights but int8's linear layers.
     #[must_use]
-    pub fn of(precision: Precision) -> Self {
+    pub(crate) fn of(precision: Precision) -> Self {
         match precision {
             Precision::Fp32 | Precision::Int8 => Self::F32,
             Precision::Fp16 => Self::F16,
@@ -77,7 +77,7 @@ impl DType {
 
 /// One dimension of an input or output.
 #[derive(Clone, Copy, Debug)]
-pub enum Dim {
+pub(crate) enum Dim {
     /// A fixed size.
     Fixed(usize),
     /// A named dimension of any size.
@@ -86,10 +86,10 @@ pub enum Dim {
 
 /// A value in the graph, by name. Its shape is not checked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Value(String);
+pub(crate) struct Value(String);
 
 /// Attribute of a node.
-pub enum Attr<'a> {
+pub(crate) enum Attr<'a> {
     /// Integer.
     Int(i64),
     /// Real number.
@@ -99,7 +99,7 @@ pub enum Attr<'a> {
 }
 
 /// A graph under construction.
-pub struct GraphBuilder {
+pub(crate) struct GraphBuilder {
     graph: GraphProto,
     next: usize,
     microsoft: bool,
@@ -110,7 +110,7 @@ pub struct GraphBuilder {
 impl GraphBuilder {
     /// Starts an empty graph.
     #[must_use]
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self {
             graph: GraphProto { name: Some(name.to_owned()), ..GraphProto::default() },
             next: 0,
@@ -120,43 +120,43 @@ impl GraphBuilder {
     }
 
     /// Declares a graph input.
-    pub fn input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
+    pub(crate) fn input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
         self.graph.input.push(value_info(name, dtype, Some(shape)));
         Value(name.to_owned())
     }
 
     /// Declares a graph input that stays in host memory on a GPU, for values that kernels read there: shapes, ends of slices.
-    pub fn host_input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
+    pub(crate) fn host_input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
         self.host_inputs.insert(name.to_owned());
         self.input(name, dtype, shape)
     }
 
     /// Declares a graph input of any rank and shape.
-    pub fn input_of_any_shape(&mut self, name: &str, dtype: DType) -> Value {
+    pub(crate) fn input_of_any_shape(&mut self, name: &str, dtype: DType) -> Value {
         self.graph.input.push(value_info(name, dtype, None));
         Value(name.to_owned())
     }
 
     /// Declares a graph output of any rank and shape, see [`GraphBuilder::declare_output`].
-    pub fn declare_output_of_any_shape(&mut self, name: &str, dtype: DType) -> Value {
+    pub(crate) fn declare_output_of_any_shape(&mut self, name: &str, dtype: DType) -> Value {
         self.graph.output.push(value_info(name, dtype, None));
         Value(name.to_owned())
     }
 
     /// Makes `value` a graph output called `name`.
-    pub fn output(&mut self, name: &str, value: &Value, dtype: DType, shape: &[Dim]) {
+    pub(crate) fn output(&mut self, name: &str, value: &Value, dtype: DType, shape: &[Dim]) {
         self.graph.output.push(value_info(name, dtype, Some(shape)));
         self.push_node("Identity", "", &[value], &[name.to_owned()], &[]);
     }
 
     /// Declares a graph output that a node writes directly, see [`GraphBuilder::op_into`].
-    pub fn declare_output(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
+    pub(crate) fn declare_output(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
         self.graph.output.push(value_info(name, dtype, Some(shape)));
         Value(name.to_owned())
     }
 
     /// Adds a weight in the weights file.
-    pub fn weight(&mut self, name: &str, dtype: DType, stored: &Stored) -> Value {
+    pub(crate) fn weight(&mut self, name: &str, dtype: DType, stored: &Stored) -> Value {
         if !self.graph.initializer.iter().any(|t| t.name.as_deref() == Some(name)) {
             let entry = |key: &str, value: String| StringStringEntryProto {
                 key: Some(key.to_owned()),
@@ -179,7 +179,7 @@ impl GraphBuilder {
     }
 
     /// Adds a constant in the graph itself; `raw` is row-major, little-endian.
-    pub fn inline(&mut self, dtype: DType, dims: &[i64], raw: Vec<u8>) -> Value {
+    pub(crate) fn inline(&mut self, dtype: DType, dims: &[i64], raw: Vec<u8>) -> Value {
         let same = |t: &&TensorProto| {
             t.data_type == Some(dtype.code())
                 && t.dims == dims
@@ -200,23 +200,23 @@ impl GraphBuilder {
     }
 
     /// Adds a small vector of 64-bit integers (shapes, axes, indices).
-    pub fn ints(&mut self, values: &[i64]) -> Value {
+    pub(crate) fn ints(&mut self, values: &[i64]) -> Value {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.inline(DType::I64, &[values.len() as i64], raw)
     }
 
     /// Adds a scalar 64-bit integer.
-    pub fn int(&mut self, value: i64) -> Value {
+    pub(crate) fn int(&mut self, value: i64) -> Value {
         self.inline(DType::I64, &[], value.to_le_bytes().to_vec())
     }
 
     #[cfg(test)]
-    pub fn int32(&mut self, value: i32) -> Value {
+    pub(crate) fn int32(&mut self, value: i32) -> Value {
         self.inline(DType::I32, &[], value.to_le_bytes().to_vec())
     }
 
     /// Adds a scalar of the given real type.
-    pub fn real(&mut self, dtype: DType, value: f32) -> Value {
+    pub(crate) fn real(&mut self, dtype: DType, value: f32) -> Value {
         let raw = match dtype {
             DType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
             DType::F64 => f64::from(value).to_le_bytes().to_vec(),
@@ -226,17 +226,17 @@ impl GraphBuilder {
     }
 
     /// Adds a scalar byte.
-    pub fn byte(&mut self, value: u8) -> Value {
+    pub(crate) fn byte(&mut self, value: u8) -> Value {
         self.inline(DType::U8, &[], vec![value])
     }
 
     /// Adds a `[1, 1]` matrix of `true`.
-    pub fn true_column(&mut self) -> Value {
+    pub(crate) fn true_column(&mut self) -> Value {
         self.inline(DType::Bool, &[1, 1], vec![1])
     }
 
     /// Returns a new name, for a further output of a node.
-    pub fn name(&mut self, what: &str) -> Value {
+    pub(crate) fn name(&mut self, what: &str) -> Value {
         Value(self.fresh(what))
     }
 
@@ -267,14 +267,14 @@ impl GraphBuilder {
     }
 
     /// Adds a node of the standard operator set with one output.
-    pub fn op(&mut self, op: &str, inputs: &[&Value], attrs: &[(&str, Attr<'_>)]) -> Value {
+    pub(crate) fn op(&mut self, op: &str, inputs: &[&Value], attrs: &[(&str, Attr<'_>)]) -> Value {
         let output = self.fresh(op);
         self.push_node(op, "", inputs, std::slice::from_ref(&output), attrs);
         Value(output)
     }
 
     /// Adds a node of the standard operator set with several outputs.
-    pub fn op_with_outputs<const N: usize>(
+    pub(crate) fn op_with_outputs<const N: usize>(
         &mut self,
         op: &str,
         inputs: &[&Value],
@@ -286,12 +286,18 @@ impl GraphBuilder {
     }
 
     /// Adds a node of the standard operator set that writes into `output`.
-    pub fn op_into(&mut self, op: &str, inputs: &[&Value], output: &Value, attrs: &[(&str, Attr<'_>)]) {
+    pub(crate) fn op_into(
+        &mut self,
+        op: &str,
+        inputs: &[&Value],
+        output: &Value,
+        attrs: &[(&str, Attr<'_>)],
+    ) {
         self.push_node(op, "", inputs, std::slice::from_ref(&output.0), attrs);
     }
 
     /// Adds a node of ONNX Runtime's own operator set, whose first output is a new value and whose others are given.
-    pub fn microsoft_op(
+    pub(crate) fn microsoft_op(
         &mut self,
         op: &str,
         inputs: &[&Value],
@@ -307,7 +313,7 @@ impl GraphBuilder {
 
     /// Returns the value of an absent optional input.
     #[must_use]
-    pub fn none() -> Value {
+    pub(crate) fn none() -> Value {
         Value(String::new())
     }
 
@@ -315,7 +321,7 @@ impl GraphBuilder {
     ///
     /// # Errors
     /// When it could not run on a GPU without copies between host and device.
-    pub fn finish(self) -> Result<Vec<u8>, Box<GraphError>> {
+    pub(crate) fn finish(self) -> Result<Vec<u8>, Box<GraphError>> {
         self.finish_as(OPSET)
     }
 
@@ -323,7 +329,7 @@ impl GraphBuilder {
     ///
     /// # Errors
     /// As [`GraphBuilder::finish`].
-    pub fn finish_as(self, version: i64) -> Result<Vec<u8>, Box<GraphError>> {
+    pub(crate) fn finish_as(self, version: i64) -> Result<Vec<u8>, Box<GraphError>> {
         host_inputs::check(&self.graph, &self.host_inputs)?;
         let opset = |domain: &str, version| OperatorSetIdProto {
             domain: Some(domain.to_owned()),

@@ -172,7 +172,7 @@ enum Place {
 ///
 /// # Errors
 /// See [`GraphError`]; the first violation in the order of nodes.
-pub fn check(graph: &GraphProto, host_inputs: &HashSet<String>) -> Result<(), Box<GraphError>> {
+pub(crate) fn check(graph: &GraphProto, host_inputs: &HashSet<String>) -> Result<(), Box<GraphError>> {
     let mut places: HashMap<&str, Place> = HashMap::new();
     for input in &graph.input {
         let place = if host_inputs.contains(input.name()) { Place::Host } else { Place::Device };

@@ -3,6 +3,14 @@
 use std::{fmt, str::FromStr};
 
 /// GPUs, by number.
+///
+/// ```
+/// use recaption_onnx::runtime::Devices;
+///
+/// assert_eq!("0,2".parse(), Ok(Devices::Numbered(vec![0, 2])));
+/// assert_eq!("all".parse(), Ok(Devices::All));
+/// assert!("0,0".parse::<Devices>().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Devices {
     /// These numbers: at least one, without repetition.
