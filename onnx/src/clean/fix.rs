@@ -28,7 +28,7 @@ static UPPER_CASE_NAMES: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
 
 /// Repairs mojibake and other damage, line by line.
 #[must_use]
-pub fn fix_text(text: &str) -> String {
+pub(super) fn fix_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     // A line with a "<" is HTML: its entities, and those of all following lines, are kept.
     let mut entities = true;

@@ -14,7 +14,7 @@ pub(super) static NAMES: LazyLock<HashMap<&'static str, &'static str>> =
 
 /// Replaces every entity and character reference by its characters; other text is kept.
 #[must_use]
-pub fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('&') {
