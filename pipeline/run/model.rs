@@ -6,7 +6,7 @@ use anyhow::Context;
 use recaption_onnx::{
     ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint, runtime::Execution, tokenizer::Tokenizer,
 };
-use recaption_stages::schemas::Preprocess;
+use recaption_schemas::Preprocess;
 
 use crate::config::{ConfigError, RunConfig};
 
@@ -117,7 +117,7 @@ fn prompt_ids(folder: &ModelFolder, text: &str) -> anyhow::Result<Vec<i64>> {
     let (context, special) = (folder.spec.dimensions.context_length, folder.spec.special_ids);
     let encoded = tokenizer.encode(text)?;
     // With start and end, of which the end's place is the caption's.
-    if encoded.cut || encoded.ids.len() >= context {
+    if encoded.truncated || encoded.ids.len() >= context {
         let what =
             format!("`caption.prompt` leaves no room for a caption within {context} tokens: shorten it");
         return Err(unfit(what));
