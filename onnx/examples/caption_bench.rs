@@ -6,10 +6,10 @@
 //! IMAGES is a file of u8 pixels `[N, S, S, 3]` at the model's size, without a header. Keys: `strategy` (greedy, sample,
 //! beam), `beams`, `candidates`, `max_tokens`, `min_tokens`, `slots` (images decoded together), `encode_batch` (images
 //! encoded together), `threads` (of each of the model's copies), `copies`, `seconds`, `static` (1: a batch is decoded until
-//! its longest caption ends; 2: the same, but slots are given up as captions end), `ids` (a file that the ids of every
+//! its longest caption ends; 2: the same, but slots are removed as captions end), `ids` (a file that the ids of every
 //! image's first caption are written to, one line each), `provider` and `device` (as `recaption run` has them; the CPU by
 //! default), `overlap` (1: images are encoded on a thread of their own while others are decoded, as a run on a GPU does; the
-//! default there), `cuda_graphs` (0: none), `emulate_device` (1: a GPU's way on the CPU), `images` (of the file, at most),
+//! default there), `cuda_graphs` (0: none), `emulate_device` (1: a GPU's code path on the CPU), `images` (of the file, at most),
 //! `encoder_seconds` (of measuring the encoder alone; 0: not measured), `cache_bytes`, `profile` (1: ONNX Runtime's profile of
 //! every graph, in the working folder).
 //!
@@ -366,7 +366,7 @@ fn print_results(work: &Work, measured: Measured, settings: &CaptionSettings, ho
             "step_share": work.step / copies as f64 / wall,
             "encode_share": share(|s| s.0),
             "decode_share": share(|s| s.1.decode),
-            "choose_share": share(|s| s.1.select),
+            "select_share": share(|s| s.1.select),
             "copy_share": share(|s| s.1.copy),
             "overlap": how.overlap,
             "rows_fetched": rows_fetched,

@@ -1,4 +1,4 @@
-//! Captions of a GPU against the CPU's, every difference explained. Prints one line of JSON.
+//! Compares the captions of a GPU with the CPU's, and explains every difference. Prints one line of JSON.
 //!
 //! ```text
 //! cargo run --release -p recaption-onnx --example compare_providers -- MODEL IMAGES [key=value]...
@@ -8,8 +8,8 @@
 //! code of a GPU on the CPU, for machines without one), `count` (images, at most; 4000 by default), `slots` (images decoded
 //! together; 256), `max_tokens`, `min_tokens`, `threads` (of the CPU), `cache_bytes`.
 //!
-//! Of two captions that differ, both sides read what they have in common; the CPU's logits of the first two tokens that differ must
-//! then lie within `tolerance`, see [`recaption_onnx::caption_comparison`]. Exit code 1 when a difference is not explained, fewer than
+//! Of two captions that differ, both sides read the shared prefix; the CPU's logits of the first two tokens that differ must then be
+//! within `tolerance` of each other, see [`recaption_onnx::caption_comparison`]. Exit code 1 when a difference is not explained, fewer than
 //! 98 % of the captions are equal, or a bound on logits or image features does not hold.
 
 use std::{collections::BTreeMap, error::Error, fs::File, io::Read, process::ExitCode};

@@ -1,4 +1,4 @@
-//! CLIP checkpoints: parity with open_clip, and what a model without a decoder refuses.
+//! CLIP checkpoints: parity with open_clip, and errors of a model without a decoder.
 
 #![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
 
@@ -46,7 +46,7 @@ fn fp16_keeps_the_directions() {
 
 /// Id 0 is a word of CLIP's vocabulary, and open_clip reads a text no further than its first end token.
 #[test]
-fn texts_with_id_0_and_with_an_early_end() {
+fn texts_with_id_0_or_an_early_end_agree() {
     for name in ["plain", "quickgelu", "odd"] {
         let (_dir, model) = exported(name, Precision::Fp32);
         let golden = Weights::read(&clip_case(name).join("golden.safetensors"));
@@ -64,7 +64,7 @@ fn texts_with_id_0_and_with_an_early_end() {
 }
 
 #[test]
-fn a_clip_describes_itself_and_does_not_caption() {
+fn clip_has_two_graphs_and_does_not_caption() {
     let (_dir, model) = exported("plain", Precision::Fp32);
     assert_eq!((model.spec.architecture, model.spec.dimensions.decoder), (Architecture::Clip, None));
     let mut names: Vec<&str> = model.spec.files.iter().map(|f| f.name.as_str()).collect();

@@ -120,7 +120,7 @@ fn half_precision_weights_are_read() {
     }
 }
 
-/// Id 0 is padding and, in CLIP's vocabulary, a word: it is masked wherever it stands. And a text may have no words.
+/// Id 0 is padding and, in CLIP's vocabulary, a word: it is masked wherever it is. A text may also have no words.
 #[test]
 fn texts_with_padding_inside_or_without_words() {
     let dir = tempfile::tempdir().expect("temporary folder");

@@ -22,6 +22,7 @@ mod prepare;
 mod raster;
 mod repair;
 mod resample;
+mod rgb;
 mod sniff;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use geometry::Region;
 pub use pixels::{ModelInputs, Pixels, Prepared};
 pub use prepare::{ModelPixels, PrepareSettings, decode_for_models, prepare_sample, reason_of};
 pub use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
+pub use rgb::prepare_rgb;
 
 use recaption_messages::ImageFormat;
 use resample::Workspace;

@@ -70,13 +70,13 @@ fn requests(config: &SelectionConfig, max_ids: usize, round: usize) -> Vec<Optio
         .collect()
 }
 
-/// All tokens equal the host's, but for at most `most` samples whose number lies within f32's rounding of a border.
-fn compare(selection: TokenSelection, most: usize) {
+/// All tokens equal the host's, but for at most `max_different` samples whose number lies within f32's rounding of a border.
+fn compare(selection: TokenSelection, max_different: usize) {
     const MAX_IDS: usize = 6;
     const ROUNDS: usize = 8;
     for vocab in VOCABULARIES {
         let (config, mut selector) = selector(selection, vocab, MAX_IDS);
-        let (mut random, mut asked, mut unlike) = (Random(3), 0, 0);
+        let (mut random, mut requested, mut different) = (Random(3), 0, 0);
         for round in 0..ROUNDS {
             let logits = rows(vocab, &mut random);
             let requests = requests(&config, MAX_IDS, round);
@@ -85,8 +85,8 @@ fn compare(selection: TokenSelection, most: usize) {
             for (row, (got, want)) in got.iter().zip(&want).enumerate() {
                 assert_eq!(got.len(), want.len(), "{selection:?}, row {row}");
                 assert_eq!(got.is_empty(), requests[row].is_none());
-                asked += usize::from(!got.is_empty());
-                unlike += usize::from(got.iter().zip(want).any(|(a, b)| a.id != b.id));
+                requested += usize::from(!got.is_empty());
+                different += usize::from(got.iter().zip(want).any(|(a, b)| a.id != b.id));
                 for (a, b) in got.iter().zip(want).filter(|(a, b)| a.id == b.id) {
                     assert!(
                         (a.logprob - b.logprob).abs() < 2e-5,
@@ -95,8 +95,11 @@ fn compare(selection: TokenSelection, most: usize) {
                 }
             }
         }
-        println!("{selection:?}, vocabulary {vocab}: {unlike} of {asked} unlike");
-        assert!(unlike <= most && asked > ROUNDS * ROWS / 2, "{selection:?}: {unlike} of {asked} unlike");
+        println!("{selection:?}, vocabulary {vocab}: {different} of {requested} different");
+        assert!(
+            different <= max_different && requested > ROUNDS * ROWS / 2,
+            "{selection:?}: {different} of {requested} different"
+        );
     }
 }
 
@@ -134,13 +137,13 @@ fn ties_go_to_the_lower_id() {
     for id in [599, 17, 300] {
         row[id] = 4.0;
     }
-    let asked = [Some(LogitsRequest { forbid_end: true, ..LogitsRequest::default() })];
+    let requested = [Some(LogitsRequest { forbid_end: true, ..LogitsRequest::default() })];
     for count in [1, 3] {
         let (config, mut selector) = selector(TokenSelection::Best(count), 600, 1);
-        let got = selector.select(&on_device(&row, 600), &asked).expect("tokens");
+        let got = selector.select(&on_device(&row, 600), &requested).expect("tokens");
         let ids: Vec<usize> = got[0].iter().map(|token| token.id).collect();
         assert_eq!(ids, [17, 300, 1][..count]);
-        let want = select_on_host(&mut row.clone(), &asked, &config).expect("tokens");
+        let want = select_on_host(&mut row.clone(), &requested, &config).expect("tokens");
         assert_eq!(ids, want[0].iter().map(|token| token.id).collect::<Vec<_>>());
     }
 }
@@ -152,7 +155,7 @@ fn non_finite_rows_fail_only_if_requested() {
         TokenSelection::Best(4),
         TokenSelection::Sample(SampleSettings { top_p: 0.9, ..SampleSettings::default() }),
     ];
-    let asked = Some(LogitsRequest { uniform: 0.5, ..LogitsRequest::default() });
+    let requested = Some(LogitsRequest { uniform: 0.5, ..LogitsRequest::default() });
     for selection in selections {
         let (_, mut selector) = selector(selection, 600, 1);
         let good = vec![0.5_f32; 600];
@@ -160,23 +163,25 @@ fn non_finite_rows_fail_only_if_requested() {
             let mut bad = good.clone();
             bad[at] = poison;
             let both = on_device(&[good.clone(), bad].concat(), 600);
-            let error = selector.select(&both, &[None, asked.clone()]).expect_err("not finite").to_string();
+            let error =
+                selector.select(&both, &[None, requested.clone()]).expect_err("not finite").to_string();
             assert!(error.contains("not finite numbers"), "{selection:?}, {poison} at {at}: {error}");
-            assert!(selector.select(&both, &[asked.clone(), None]).is_ok(), "{selection:?}");
+            assert!(selector.select(&both, &[requested.clone(), None]).is_ok(), "{selection:?}");
         }
         let nothing = on_device(&vec![f32::NEG_INFINITY; 600], 600);
-        assert!(selector.select(&nothing, std::slice::from_ref(&asked)).is_err(), "{selection:?}");
+        assert!(selector.select(&nothing, std::slice::from_ref(&requested)).is_err(), "{selection:?}");
         // Padding is all that is possible, and it is never selected.
         let mut padding = vec![f32::NEG_INFINITY; 600];
         padding[0] = 1.0;
         assert!(
-            selector.select(&on_device(&padding, 600), std::slice::from_ref(&asked)).is_err(),
+            selector.select(&on_device(&padding, 600), std::slice::from_ref(&requested)).is_err(),
             "{selection:?}"
         );
         // An impossible token is not an error.
         padding[7] = 1.0;
-        let got =
-            selector.select(&on_device(&padding, 600), std::slice::from_ref(&asked)).expect("one is left");
+        let got = selector
+            .select(&on_device(&padding, 600), std::slice::from_ref(&requested))
+            .expect("one is left");
         assert_eq!(got[0].iter().map(|token| token.id).collect::<Vec<_>>(), [7], "{selection:?}");
     }
 }
@@ -211,7 +216,7 @@ fn sampling_graph_follows_the_warped_softmax() {
     let batch = on_device(&logits.repeat(200), VOCAB);
     let mut counts = vec![0.0_f64; VOCAB];
     for round in 0..SAMPLES / 200 {
-        let asked: Vec<Option<LogitsRequest>> = (0..200)
+        let requested: Vec<Option<LogitsRequest>> = (0..200)
             .map(|row| {
                 Some(LogitsRequest {
                     uniform: uniform(77, round, row),
@@ -220,7 +225,7 @@ fn sampling_graph_follows_the_warped_softmax() {
                 })
             })
             .collect();
-        for tokens in selector.select(&batch, &asked).expect("tokens") {
+        for tokens in selector.select(&batch, &requested).expect("tokens") {
             counts[tokens[0].id] += 1.0;
         }
     }
