@@ -17,7 +17,7 @@ pub(super) fn uniform(image_seed: u64, candidate: usize, step: usize) -> f64 {
     (splitmix(stream.wrapping_add(step as u64)) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// One step of SplitMix64: a bijection in which every input bit affects every output bit.
+/// Applies one step of SplitMix64: a bijection in which every input bit affects every output bit.
 fn splitmix(x: u64) -> u64 {
     let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

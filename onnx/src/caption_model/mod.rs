@@ -170,7 +170,7 @@ impl CaptionModel {
             let is_refill = free >= (self.captioner.max_slots() / 4).max(1);
             let batch: Vec<u64> = waiting.iter().copied().take(if is_refill { free } else { 0 }).collect();
             let result = self.admit(&batch, images).and_then(|()| {
-                batch.iter().for_each(|ticket| drop(waiting.remove(ticket)));
+                waiting.retain(|ticket| !batch.contains(ticket));
                 self.captioner.step()
             });
             match result {

@@ -87,7 +87,7 @@ pub(super) fn decode_utf8_variants(bytes: &[u8]) -> Option<String> {
     Some(out)
 }
 
-/// Whether what plain UTF-8 refuses begins here, or may begin at the end of the bytes.
+/// Returns whether a sequence that is not valid UTF-8 starts here, or may start at the end of the bytes.
 fn is_special(bytes: &[u8]) -> bool {
     match bytes {
         [0xc0, rest @ ..] => is_end(rest) || rest[0] == 0x80,
@@ -100,7 +100,7 @@ fn is_special(bytes: &[u8]) -> bool {
     }
 }
 
-/// A CESU-8 pair; like ftfy's pattern, it may be cut by the end.
+/// Returns whether a CESU-8 pair starts here; like ftfy's pattern, it may be truncated by the end.
 fn is_pair(bytes: &[u8]) -> bool {
     let ranges = [0xed..=0xed, 0xa0..=0xaf, 0x80..=0xbf, 0xed..=0xed, 0xb0..=0xbf, 0x80..=0xbf];
     for (at, range) in ranges.iter().enumerate() {
@@ -114,7 +114,7 @@ fn is_pair(bytes: &[u8]) -> bool {
     true
 }
 
-/// Python's `$`: the end, or a line's end before it.
+/// Returns whether Python's `$` matches: at the end, or at a line break before it.
 fn is_end(bytes: &[u8]) -> bool {
     matches!(bytes, [] | [b'\n'])
 }

@@ -51,7 +51,7 @@ fn numeric(text: &str, out: &mut String) -> Option<usize> {
 fn referred(number: u32) -> Option<char> {
     match number {
         0 => Some(char::REPLACEMENT_CHARACTER),
-        // 0x0d is among HTML's exceptions and stands for itself there too.
+        // 0x0d is an exception of HTML, which maps it to itself.
         0x0d => Some('\r'),
         0x80..=0x9f => Some(sloppy_windows_1252(number as u8)),
         0x01..=0x08 | 0x0b | 0x0e..=0x1f | 0x7f | 0xfdd0..=0xfdef => None,
@@ -61,7 +61,7 @@ fn referred(number: u32) -> Option<char> {
     }
 }
 
-/// An entity by name, behind `&`. Unknown names give up characters from their end until something is known.
+/// Reads a named entity after `&`. Unknown names are shortened from their end until something is known.
 fn named(text: &str, out: &mut String) -> Option<usize> {
     let stops = |c: char| "\t\n\u{c} <&#;".contains(c);
     let length = text.char_indices().take(LONGEST_NAME).take_while(|(_, c)| !stops(*c));

@@ -371,7 +371,7 @@ fn attribute(name: &str, attr: &Attr<'_>) -> AttributeProto {
     proto
 }
 
-/// `shape` is `None` where even the rank is open.
+/// Returns the description of an input or output; `shape` is `None` if even the rank is open.
 fn value_info(name: &str, dtype: DType, shape: Option<&[Dim]>) -> ValueInfoProto {
     let dims = |shape: &[Dim]| {
         shape
