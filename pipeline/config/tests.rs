@@ -1,4 +1,4 @@
-//! Layers, validation, and the README's table.
+//! Layers, validation, and the table of the reference page.
 
 use recaption_onnx::{
     caption::{EarlyStopping, Strategy},
@@ -210,15 +210,15 @@ fn secrets_in_patterns_are_not_described() {
 }
 
 #[test]
-fn the_readme_lists_every_key() {
-    let readme = include_str!("../../README.md");
+fn reference_page_lists_every_key() {
+    let page = include_str!("../../docs/src/configuration-reference.md");
     let table: Vec<&str> =
-        readme.lines().filter(|line| line.starts_with("| `") && line.contains('.')).collect();
+        page.lines().filter(|line| line.starts_with("| `") && line.contains('.')).collect();
     let expected: Vec<String> =
         KEYS.iter().map(|k| format!("| `{}` | {} | {} |", k.name, k.default, k.help)).collect();
     let rows: Vec<&str> = table
         .into_iter()
         .filter(|line| KEYS.iter().any(|k| line.starts_with(&format!("| `{}`", k.name))))
         .collect();
-    assert_eq!(rows, expected, "the README's table should read:\n{}", expected.join("\n"));
+    assert_eq!(rows, expected, "the reference page's table should read:\n{}", expected.join("\n"));
 }
