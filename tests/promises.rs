@@ -6,7 +6,7 @@ mod support;
 
 use std::{collections::HashSet, fs, path::Path, thread::sleep, time::Duration};
 
-use recaption_stages::schemas::ShardId;
+use recaption_schemas::ShardId;
 use serde_json::{Value, json};
 use support::{
     Place,

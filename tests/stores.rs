@@ -18,7 +18,7 @@ use support::{
     shards::{Pack, jpeg, scenes},
 };
 
-/// Parts above this size go up in pieces (`UPLOAD_BYTES` in stages/src/write.rs).
+/// Parts above this size go up in pieces (`UPLOAD_BYTES` in stages/output/src/write.rs).
 const ONE_REQUEST: usize = 16 << 20;
 
 /// A shard whose part is larger than one request: images that no codec makes smaller.

@@ -6,11 +6,9 @@ use std::sync::{Arc, LazyLock, atomic::AtomicU64};
 
 use libfuzzer_sys::fuzz_target;
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
-use recaption_stages::{
-    read::{ByteBudget, Found, InputFormat, ReadSettings, read_shard},
-    shards::list_shards,
-    store::Stores,
-};
+use recaption_input::{read::{InputFormat, ReadSettings, read_shard}, shards::list_shards};
+use recaption_messages::{ByteBudget, ReadItem};
+use recaption_store::Stores;
 use tokio::{runtime::Runtime, sync::mpsc};
 
 /// Name of the threads that decode.
@@ -41,11 +39,11 @@ async fn read(data: &[u8], name: &str, format: InputFormat) {
         let mut next = 0;
         while let Some(found) = found.recv().await {
             let index = match found {
-                Found::Sample(sample) => {
+                ReadItem::Sample(sample) => {
                     assert!(sample.image.len() <= 1 << 16);
                     sample.index
                 }
-                Found::Reject { index, .. } | Found::Kept { index, .. } => index,
+                ReadItem::Reject { index, .. } | ReadItem::Kept { index, .. } => index,
             };
             assert_eq!(index, next, "in order, each once");
             next += 1;

@@ -9,13 +9,10 @@ use std::{
 };
 
 use anyhow::Context;
+use recaption_caption::{CaptionWorker, CaptionWorkerSettings, ImageQueue};
+use recaption_image::{DecodeOptions, PrepareSettings, decode_for_models};
+use recaption_messages::{PreparedSample, SampleOutcome};
 use recaption_onnx::runtime::SessionOptions;
-use recaption_stages::{
-    caption::{ImageQueue, Lane, LaneSettings},
-    decode::DecodeOptions,
-    filter::Outcome,
-    prepare::{PrepareSettings, PreparedSample, squares},
-};
 
 use super::args::CaptionArgs;
 use crate::{
@@ -40,7 +37,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let config = RunConfig::build(&layers)?;
     let mut model = RunModel::open(&config)?;
     let options = resolve(&mut model, &config)?;
-    let settings = LaneSettings {
+    let settings = CaptionWorkerSettings {
         caption: model.settings.clone(),
         seed: config.seed,
         keep_prompt: config.captioning.keep_prompt,
@@ -48,13 +45,13 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         embed_images: false,
         keep_features: false,
     };
-    let lane = Lane::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
+    let worker = CaptionWorker::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
     let (to_lane, input) = crossbeam_channel::unbounded();
     let failed = AtomicBool::new(false);
     for (index, path) in args.images.iter().enumerate() {
         match read(path, &model, config.decode) {
             Ok(sample) => {
-                to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no lane")?
+                to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no worker")?
             }
             Err(error) => {
                 failed.store(true, Relaxed);
@@ -64,17 +61,17 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     }
     drop(to_lane);
     let lines = Mutex::new(BTreeMap::new());
-    lane.run(&ImageQueue::new(input), |finished| {
+    worker.run(&ImageQueue::new(input), |finished| {
         let path = args.images[finished.index as usize].display();
         match finished.outcome {
-            Outcome::Caption(row) => {
+            SampleOutcome::Caption(row) => {
                 let chosen = row.candidates.chosen();
                 lines.lock().unwrap_or_else(PoisonError::into_inner).insert(
                     finished.index,
                     format!("{path}\t{:.4}\t{}\n", chosen.similarity.get(), chosen.text),
                 );
             }
-            Outcome::Reject(reject) => {
+            SampleOutcome::Reject(reject) => {
                 failed.store(true, Relaxed);
                 tracing::error!("{path}: {}", reject.detail);
             }
@@ -108,14 +105,14 @@ fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyh
         decode,
         keep_stored: false,
     };
-    let prepared = squares(&bytes, suffix.as_deref().unwrap_or_default(), &settings)?;
+    let prepared = decode_for_models(&bytes, suffix.as_deref().unwrap_or_default(), &settings)?;
     Ok(PreparedSample {
         shard: 0,
         index: 0,
         // As a folder would name it, so that a sampled caption is the run's.
         key: path.file_name().map_or_else(String::new, |name| {
             let name = name.to_string_lossy();
-            recaption_stages::webdataset::split_stem(&name).0.to_owned()
+            recaption_input::webdataset::split_stem(&name).0.to_owned()
         }),
         suffix: suffix.unwrap_or_default(),
         stored: bytes::Bytes::new(),
@@ -127,6 +124,6 @@ fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyh
         org_caption: None,
         url: None,
         meta: None,
-        held: None,
+        permit: None,
     })
 }

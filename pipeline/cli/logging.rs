@@ -7,7 +7,7 @@ use std::{
 
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use recaption_stages::schemas::{printable, redact_text};
+use recaption_schemas::{printable, redact_text};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 

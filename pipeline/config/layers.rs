@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use recaption_onnx::runtime::Devices;
-use recaption_stages::schemas::{redact_text, redact_url};
+use recaption_schemas::{redact_text, redact_url};
 use toml::Value;
 
 use super::keys::{self, Kind};

@@ -2,16 +2,18 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use recaption_onnx::runtime::{Devices, Execution, Provider};
-use recaption_stages::{
-    decode::DecodeOptions,
-    fetch::{FetchSettings, Fetcher},
+use recaption_caption::{
     filter::Filter,
-    read::{Columns, ROWS_PER_SHARD, ReadSettings},
     rules::{RuleSettings, TextRules},
-    store::StoreSettings,
+};
+use recaption_image::DecodeOptions;
+use recaption_input::{
+    fetch::{FetchSettings, Fetcher},
+    read::{Columns, ROWS_PER_SHARD, ReadSettings},
     told::CaptionPick,
 };
+use recaption_onnx::runtime::{Devices, Execution, Provider};
+use recaption_store::StoreSettings;
 
 use super::{
     captioning::Captioning,
@@ -190,7 +192,7 @@ impl RunConfig {
     }
 
     /// Settings that are no row keys and yet may be why a sample is rejected, with their values: when one changes, a retry
-    /// takes such samples up again ([`RejectReason::setting`](recaption_stages::schemas::RejectReason::setting)).
+    /// takes such samples up again ([`RejectReason::setting`](recaption_schemas::RejectReason::setting)).
     #[must_use]
     pub fn reject_settings(&self) -> BTreeMap<String, String> {
         let fetch = self.read.fetcher.as_ref().map(|fetcher| fetcher.settings());

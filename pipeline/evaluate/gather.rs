@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use recaption_stages::{caption::Embeddings, evaluate::words, filter::Outcome, schemas::CaptionRow};
+use recaption_evaluate::words;
+use recaption_messages::{Embeddings, SampleOutcome};
+use recaption_schemas::CaptionRow;
 use tokio::sync::mpsc;
 
 use crate::{run::Event, scenes::Scene};
@@ -60,14 +62,14 @@ pub async fn gather(mut events: mpsc::Receiver<Event>, urls: Vec<String>) -> any
     while let Some(event) = events.recv().await {
         match event {
             Event::Begin { .. } | Event::Elsewhere { .. } | Event::Kept { .. } => {}
-            Event::Finished(finished) => {
+            Event::Sample(finished) => {
                 counts.entry(finished.shard).or_default().1 += 1;
                 match finished.outcome {
-                    Outcome::Caption(row) => {
+                    SampleOutcome::Caption(row) => {
                         let sample = sample(*row, finished.embeddings);
                         gathered.samples.insert((finished.shard, finished.index), sample);
                     }
-                    Outcome::Reject(reject) => {
+                    SampleOutcome::Reject(reject) => {
                         *gathered.rejects.entry(reject.reason.to_string()).or_default() += 1;
                     }
                 }

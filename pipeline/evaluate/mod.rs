@@ -11,7 +11,8 @@ mod scenes;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use recaption_stages::{shards::list_shards, store::Stores};
+use recaption_input::shards::list_shards;
+use recaption_store::Stores;
 
 pub use self::{report::EvalReport, scenes::ScenesReport};
 use crate::{

@@ -19,12 +19,12 @@ use std::{
 
 use anyhow::Context;
 use futures::{StreamExt, stream};
-use recaption_stages::{
-    commits::{Ledger, remove, write_json},
-    schemas::metadata_keys,
+use recaption_output::{
+    commits::{CommitLog, remove},
     select::{Coarse, Copied, CopyJob, Cut, Score, SelectError, Selection, Source, copy_shard},
-    store::{Location, Stores},
 };
+use recaption_schemas::metadata_keys;
+use recaption_store::{Location, Stores, write_json};
 
 pub use record::FilterReport;
 
@@ -72,8 +72,8 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
     let selection = Selection { by: job.by, cut: job.cut, threshold, column: job.column.clone() };
     let mut configuration = source.configuration.clone();
     configuration.insert(format!("selection.{}", earlier.len() + 1), selection.describe());
-    let ledger = Ledger::new(output.clone());
-    let plan = Plan::make(&source, &output, &ledger, &configuration, job.overwrite).await?;
+    let commit_log = CommitLog::new(output.clone());
+    let plan = Plan::make(&source, &output, &commit_log, &configuration, job.overwrite).await?;
     let mut report = FilterReport::begin(&source, &output, &selection, totals, &plan);
     tracing::info!(
         selection = selection.describe(),
@@ -86,12 +86,12 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
     let mut passes = earlier;
     passes.push(serde_json::to_value(selection.pass())?);
     let passes = serde_json::Value::Array(passes).to_string();
-    let committer = ledger.committer(configuration, job.overwrite).await?;
+    let committer = commit_log.committer(configuration, job.overwrite).await?;
     // The place is claimed before anything in it goes.
     if !plan.todo.is_empty() {
         committer.begin().await.map_err(|e| run::unclaimed(e, &committer.configuration))?;
     }
-    plan.clear(&output, &ledger).await?;
+    plan.clear(&output, &commit_log).await?;
     let copy = Arc::new(CopyJob { source, output: output.clone(), committer, selection, passes });
     let copied = copy_all(&copy, &plan).await?;
     if plan.done == 0 && copied != totals {

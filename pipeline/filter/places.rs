@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use recaption_stages::store::{Location, StoreKind, Stores};
+use recaption_store::{Location, StoreKind, Stores};
 
 use super::FilterJob;
 use crate::{config::ConfigError, run};

@@ -5,12 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use recaption_stages::{
-    commits::{Found, Ledger, RecordName, Seen, Standing, configuration_fingerprint, list_below},
-    schemas::ShardId,
+use recaption_output::{
+    commits::{CommitLog, RecordName, Seen, ShardState, Standing, configuration_fingerprint, list_below},
     select::{CopyTask, Source},
-    store::Location,
 };
+use recaption_schemas::ShardId;
+use recaption_store::Location;
 
 use crate::{config::ConfigError, run::refuse_others};
 
@@ -28,7 +28,7 @@ pub struct Plan {
     /// Parts that no shard of the source has; they go first.
     strange_parts: Vec<Seen>,
     /// What attempts that died left beside shards that are done.
-    leftovers: Vec<Found>,
+    leftovers: Vec<ShardState>,
 }
 
 impl Plan {
@@ -40,14 +40,14 @@ impl Plan {
     pub async fn make(
         source: &Source,
         output: &Location,
-        ledger: &Ledger,
+        commit_log: &CommitLog,
         configuration: &BTreeMap<String, String>,
         overwrite: bool,
     ) -> anyhow::Result<Self> {
-        let mut survey = ledger.survey().await?;
+        let mut survey = commit_log.survey().await?;
         let fingerprint = configuration_fingerprint(configuration);
         if !overwrite {
-            refuse_others(&survey, ledger, (&fingerprint, configuration)).await?;
+            refuse_others(&survey, commit_log, (&fingerprint, configuration)).await?;
         }
         refuse_foreign_files(output).await?;
         let (mut todo, mut done, mut leftovers) = (Vec::new(), 0, Vec::new());
@@ -60,7 +60,7 @@ impl Plan {
                 done += 1;
                 leftovers.push(found);
             } else {
-                let Found { expects, stale, orphans, .. } = found;
+                let ShardState { expects, stale, orphans, .. } = found;
                 todo.push(CopyTask { shard: shard.clone(), name, expects, stale, orphans });
             }
         }
@@ -82,15 +82,15 @@ impl Plan {
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn clear(&self, output: &Location, ledger: &Ledger) -> anyhow::Result<()> {
+    pub async fn clear(&self, output: &Location, commit_log: &CommitLog) -> anyhow::Result<()> {
         for found in &self.leftovers {
-            ledger.clear(&found.stale, &found.orphans, None).await?;
+            commit_log.clear(&found.stale, &found.orphans, None).await?;
         }
         if self.todo.is_empty() && self.strangers.is_empty() && self.strange_parts.is_empty() {
             return Ok(());
         }
         super::forget_record(output).await?;
-        Ok(ledger.clear(&self.strangers, &self.strange_parts, None).await?)
+        Ok(commit_log.clear(&self.strangers, &self.strange_parts, None).await?)
     }
 }
 

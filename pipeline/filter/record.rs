@@ -1,9 +1,7 @@
 //! What a pass tells at its end: on stdout, and in `_recaption/filter.json`.
 
-use recaption_stages::{
-    select::{Copied, Cut, Pass, Selection, Source},
-    store::Location,
-};
+use recaption_output::select::{Copied, Cut, Pass, Selection, Source};
+use recaption_store::Location;
 use serde::Serialize;
 
 use super::plan::Plan;

@@ -10,11 +10,9 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use crossbeam_channel::Receiver;
+use recaption_caption::{CaptionError, CaptionWorker, CaptionWorkerSettings, ImageQueue};
+use recaption_messages::{PreparedSample, SampleResult};
 use recaption_onnx::runtime::{Execution, SessionOptions};
-use recaption_stages::{
-    caption::{CaptionError, Finished, ImageQueue, Lane, LaneSettings},
-    prepare::PreparedSample,
-};
 use tokio::sync::mpsc;
 
 use super::{
@@ -49,7 +47,7 @@ fn copies_and_threads(config: &RunConfig, model: &RunModel, execution: Execution
 /// When the models can be loaded on none.
 pub async fn start_captioners(
     (model, devices): (&RunModel, &Arc<Devices>),
-    (config, mut settings): (&RunConfig, LaneSettings),
+    (config, mut settings): (&RunConfig, CaptionWorkerSettings),
     shared: &Arc<Shared>,
     decoded: Receiver<PreparedSample>,
     events: &mpsc::Sender<Event>,
@@ -66,8 +64,9 @@ pub async fn start_captioners(
         };
         for _ in 0..copies {
             let (folder, scorer, settings) = (model.folder.clone(), model.scorer.clone(), settings.clone());
-            loading
-                .spawn_blocking(move || (number, Lane::load(&folder, scorer.as_ref(), &options, settings)));
+            loading.spawn_blocking(move || {
+                (number, CaptionWorker::load(&folder, scorer.as_ref(), &options, settings))
+            });
         }
     }
     let mut loaded = Vec::new();
@@ -80,30 +79,30 @@ pub async fn start_captioners(
     }
     let queue =
         if devices.all().len() > 1 { ImageQueue::with_returns(decoded) } else { ImageQueue::new(decoded) };
-    let start = |(number, captioner): (usize, Lane)| {
+    let start = |(number, captioner): (usize, CaptionWorker)| {
         let (queue, devices) = (queue.clone(), Arc::clone(devices));
         let (shared, events) = (Arc::clone(shared), events.clone());
         let work = move || caption_all(captioner, (&devices, number), &queue, &shared, &events);
         Ok(std::thread::Builder::new().name("caption".into()).spawn(work)?)
     };
     tracing::debug!(copies, devices = devices.working(), threads_per_copy = threads, "models loaded");
-    let working = |(number, _): &(usize, Lane)| devices.all()[*number].is_working();
+    let working = |(number, _): &(usize, CaptionWorker)| devices.all()[*number].is_working();
     loaded.into_iter().filter(working).map(start).collect()
 }
 
 /// What one captioner's thread does.
 fn caption_all(
-    captioner: Lane,
+    captioner: CaptionWorker,
     (devices, number): (&Arc<Devices>, usize),
     queue: &ImageQueue,
     shared: &Arc<Shared>,
     events: &mpsc::Sender<Event>,
 ) {
     let device = &devices.all()[number];
-    let emit = |finished: Finished| {
+    let emit = |finished: SampleResult| {
         device.images.fetch_add(1, Relaxed);
         count(&shared.progress, &finished);
-        !shared.stop.is_aborted() && events.blocking_send(Event::Finished(Box::new(finished))).is_ok()
+        !shared.stop.is_aborted() && events.blocking_send(Event::Sample(Box::new(finished))).is_ok()
     };
     let Err(failure) = captioner.run(queue, emit) else { return };
     match leave_out(devices, device, failure.error) {

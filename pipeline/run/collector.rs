@@ -9,13 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use recaption_stages::{
-    caption::Finished,
-    filter::Outcome,
-    former::Was,
-    read::ShardEnd,
-    schemas::{CaptionTable, Counts, RejectTable, caption_schema, reject_schema},
-};
+use recaption_messages::{PreviousOutcome, SampleOutcome, SampleResult, ShardContents};
+use recaption_schemas::{CaptionTable, Counts, RejectTable, caption_schema, reject_schema};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
@@ -39,7 +34,7 @@ pub enum Event {
         permit: OwnedSemaphorePermit,
     },
     /// A sample ended.
-    Finished(Box<Finished>),
+    Sample(Box<SampleResult>),
     /// A sample stays as an earlier run left it.
     Kept {
         /// Number within the run.
@@ -47,14 +42,14 @@ pub enum Event {
         /// Position in the shard.
         index: u64,
         /// What it was.
-        was: Was,
+        was: PreviousOutcome,
     },
     /// All samples of a shard were read.
     Read {
         /// Number within the run.
         shard: usize,
         /// What it held.
-        end: ShardEnd,
+        end: ShardContents,
     },
     /// Another worker committed a shard meanwhile.
     Elsewhere {
@@ -72,8 +67,8 @@ pub enum Event {
 
 /// A sample's end, old or new.
 enum Ended {
-    New(Outcome),
-    Kept(Was),
+    New(SampleOutcome),
+    Kept(PreviousOutcome),
 }
 
 struct Open {
@@ -86,20 +81,20 @@ struct Open {
     counts: Counts,
     captions: CaptionTable,
     rejects: RejectTable,
-    end: Option<ShardEnd>,
+    end: Option<ShardContents>,
     to_part: mpsc::Sender<ToPart>,
 }
 
 impl Open {
     /// Adds a new row.
-    async fn push(&mut self, outcome: Outcome) -> anyhow::Result<()> {
+    async fn push(&mut self, outcome: SampleOutcome) -> anyhow::Result<()> {
         if self.retries {
             // It takes the place of a reject.
             self.flush(Table::Rejects).await?;
             send(&self.to_part, ToPart::Drop(Table::Rejects)).await;
         }
         match outcome {
-            Outcome::Caption(row) => {
+            SampleOutcome::Caption(row) => {
                 self.tell_kept(Table::Captions).await;
                 self.counts.captioned += 1;
                 self.captions.push(&row);
@@ -107,7 +102,7 @@ impl Open {
                     self.flush(Table::Captions).await?;
                 }
             }
-            Outcome::Reject(reject) => {
+            SampleOutcome::Reject(reject) => {
                 self.tell_kept(Table::Rejects).await;
                 self.counts.rejected += 1;
                 *self.counts.reasons.entry(reject.reason.as_str().to_owned()).or_default() += 1;
@@ -121,13 +116,13 @@ impl Open {
     }
 
     /// Keeps the next earlier row.
-    async fn keep(&mut self, was: &Was) -> anyhow::Result<()> {
+    async fn keep(&mut self, was: &PreviousOutcome) -> anyhow::Result<()> {
         let table = match was {
-            Was::Captioned => {
+            PreviousOutcome::Captioned => {
                 self.counts.captioned += 1;
                 Table::Captions
             }
-            Was::Rejected(reason) => {
+            PreviousOutcome::Rejected(reason) => {
                 self.counts.rejected += 1;
                 *self.counts.reasons.entry(reason.clone()).or_default() += 1;
                 Table::Rejects
@@ -205,8 +200,8 @@ impl Collector {
     pub async fn take(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Begin { shard, permit } => self.begin(shard, permit),
-            Event::Finished(finished) => {
-                let Finished { shard, index, outcome, texts_cut, .. } = *finished;
+            Event::Sample(finished) => {
+                let SampleResult { shard, index, outcome, texts_cut, .. } = *finished;
                 // Late outcomes of a shard that failed have nowhere to go: it will be done again as a whole.
                 let Some(open) = self.open.get_mut(&shard) else { return Ok(()) };
                 open.counts.texts_cut += texts_cut;

@@ -1,9 +1,7 @@
 //! Failures across runs: a shard that fails the same way at the same bytes is poison, anything else may be bad luck.
 
-use recaption_stages::{
-    commits::{Committed, Ledger},
-    schemas::{FailureClass, FailureRecord, ShardId},
-};
+use recaption_output::commits::{CommitLog, CommitResult};
+use recaption_schemas::{FailureClass, FailureRecord, ShardId};
 
 use super::{
     plan::Plan,
@@ -12,8 +10,8 @@ use super::{
 };
 
 /// Adds results to the report and brings the failure records of the output up to date.
-pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
-    let earlier: std::collections::HashSet<String> = match ledger.failures().await {
+pub async fn remember(commit_log: &CommitLog, plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
+    let earlier: std::collections::HashSet<String> = match commit_log.failures().await {
         Ok(names) => names.into_iter().collect(),
         Err(error) => {
             tracing::warn!(%error, "earlier failures cannot be listed; none is taken for poison");
@@ -23,17 +21,17 @@ pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], rep
     collect(plan, results, report);
     // A shard may have come back as it was: its rows are still there, and nothing is left of the failure.
     for id in plan.done.iter().filter(|id| earlier.contains(id.as_str())) {
-        forget(ledger, id).await;
+        forget(commit_log, id).await;
     }
     for result in results {
         let task = &plan.todo[result.shard];
         let id = &task.shard.id;
         match &result.outcome {
-            Ok(_) if earlier.contains(id.as_str()) => forget(ledger, id).await,
+            Ok(_) if earlier.contains(id.as_str()) => forget(commit_log, id).await,
             Ok(_) => {}
             Err(failure) => {
                 let before = if earlier.contains(id.as_str()) {
-                    ledger.failure(id).await.ok().flatten()
+                    commit_log.failure(id).await.ok().flatten()
                 } else {
                     None
                 };
@@ -52,7 +50,7 @@ pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], rep
                     error: failure.error.clone(),
                     attempts,
                 };
-                if let Err(error) = ledger.remember_failure(id, &record).await {
+                if let Err(error) = commit_log.remember_failure(id, &record).await {
                     tracing::warn!(%error, "a failure could not be recorded");
                 }
             }
@@ -60,8 +58,8 @@ pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], rep
     }
 }
 
-async fn forget(ledger: &Ledger, id: &ShardId) {
-    if let Err(error) = ledger.forget_failure(id).await {
+async fn forget(commit_log: &CommitLog, id: &ShardId) {
+    if let Err(error) = commit_log.forget_failure(id).await {
         tracing::warn!(%error, "an old failure record could not be removed");
     }
 }
@@ -77,7 +75,7 @@ fn collect(plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
             }
             Ok(Finish::Here { commit, committed }) => {
                 report.shards_done += 1;
-                report.shards_done_twice += usize::from(*committed == Committed::Before);
+                report.shards_done_twice += usize::from(*committed == CommitResult::AlreadyExists);
                 report.counts.add(&commit.counts);
                 if let Some(damage) = &commit.damaged {
                     report.shards_damaged.push(format!("{url}: {} (byte {})", damage.detail, damage.offset));

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use recaption_stages::{filter::Outcome, schemas::RejectReason};
+use recaption_messages::SampleOutcome;
+use recaption_schemas::RejectReason;
 
 /// Samples that must have ended before their failures are judged.
 const ENOUGH: u64 = 1000;
@@ -11,7 +12,7 @@ const ENOUGH: u64 = 1000;
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{failed} of {ended} samples failed ({reasons}), more than run.max_failure_ratio = {limit} allows: something is wrong \
-     with the inputs, the model or the way to them. Committed shards stay; after a repair `recaption retry` redoes those \
+     with the inputs, the model or the way to them. CommitResult shards stay; after a repair `recaption retry` redoes those \
      with failures that may pass, and a larger run.max_failure_ratio (1 is off) goes on as it is"
 )]
 pub struct TooManyFailures {
@@ -54,9 +55,9 @@ impl FailureGuard {
     ///
     /// # Errors
     /// When enough samples ended, too many of them failed, and not in one shard alone.
-    pub fn count(&mut self, shard: usize, outcome: &Outcome) -> Result<(), TooManyFailures> {
+    pub fn count(&mut self, shard: usize, outcome: &SampleOutcome) -> Result<(), TooManyFailures> {
         let failure = match outcome {
-            Outcome::Reject(reject) if reject.reason.is_failure() => Some(reject.reason),
+            SampleOutcome::Reject(reject) if reject.reason.is_failure() => Some(reject.reason),
             _ => None,
         };
         let one = self.shards.entry(shard).or_default();
@@ -87,12 +88,12 @@ impl FailureGuard {
 
 #[cfg(test)]
 mod tests {
-    use recaption_stages::schemas::Reject;
+    use recaption_schemas::Reject;
 
     use super::*;
 
-    fn reject(reason: RejectReason) -> Outcome {
-        Outcome::Reject(Box::new(Reject {
+    fn reject(reason: RejectReason) -> SampleOutcome {
+        SampleOutcome::Reject(Box::new(Reject {
             key: String::new(),
             reason,
             detail: String::new(),

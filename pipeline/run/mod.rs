@@ -1,7 +1,7 @@
 //! `recaption run`: plan, wire, account.
 //!
 //! ```text
-//! readers (tokio) -> decode (rayon) -> lanes (one thread each, own the models) -> shard writers (tokio)
+//! readers (tokio) -> decode (rayon) -> workers (one thread each, own the models) -> shard writers (tokio)
 //!        \_________________________ rejects ____________________________________/
 //! ```
 //! Every arrow is a bounded channel. Readers are held back by a window of open shards and a budget of bytes, so memory
@@ -35,14 +35,13 @@ use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 use lock::Locked;
 use plan::{Orphans, Task};
-use recaption_stages::{
-    commits::{Ledger, REMOVALS, Seen, Standing, Workers},
-    decode,
-    read::{LISTS, Leftover, Splitter},
-    schemas::ShardId,
+use recaption_input::{
+    read::{LISTS, Splitter, StalePart},
     shards::list_shards,
-    store::{Location, StoreKind, Stores},
 };
+use recaption_output::commits::{CommitLog, PENDING_DELETIONS, Seen, Standing, Workers};
+use recaption_schemas::ShardId;
+use recaption_store::{Location, StoreKind, Stores};
 use shard_writer::{Output, ShardResult};
 
 pub(crate) use collector::Event;
@@ -145,18 +144,18 @@ async fn run_unlocked(
     (stop, workers): (&Arc<Stop>, &Option<Arc<Workers>>),
     reporter: &Reporter,
 ) -> anyhow::Result<RunReport> {
-    let ledger = Ledger::new(output.clone());
+    let commit_log = CommitLog::new(output.clone());
     let Some(plan) =
-        stop.unless_pressed(plan((&mut stores, &output), config, options, (&model, &ledger))).await
+        stop.unless_pressed(plan((&mut stores, &output), config, options, (&model, &commit_log))).await
     else {
         anyhow::bail!("stopped while the work was planned; nothing was done");
     };
     let plan = plan?;
-    let committer = ledger.committer(plan.configuration.clone(), options.overwrite).await?;
+    let committer = commit_log.committer(plan.configuration.clone(), options.overwrite).await?;
     let described = wire::describe_output(config, &model, (&output, committer));
     let mut report = RunReport::begin(config, &model, &plan);
-    report.leftovers_removed = clear_leftovers(&ledger, &plan, workers.as_deref()).await?;
-    end_removals(&ledger, &plan).await.context("rows that a run left cannot be removed")?;
+    report.leftovers_removed = clear_leftovers(&commit_log, &plan, workers.as_deref()).await?;
+    end_removals(&commit_log, &plan).await.context("rows that a run left cannot be removed")?;
     let results = if plan.todo.is_empty() {
         Vec::new()
     } else {
@@ -177,16 +176,16 @@ async fn run_unlocked(
         report.computed_by(&devices);
         results?
     };
-    failures::remember(&ledger, &plan, &results, &mut report).await;
-    clear_superseded(&ledger, &plan, &results)
+    failures::remember(&commit_log, &plan, &results, &mut report).await;
+    clear_superseded(&commit_log, &plan, &results)
         .await
         .context("parts that lists no longer have could not be removed")?;
     if options.retire && !stop.requested() {
-        retire(&ledger, &plan).await.context("shards without an input could not be retired")?;
+        retire(&commit_log, &plan).await.context("shards without an input could not be retired")?;
         report.retired = true;
     }
     report.requests_retried = stores.retried();
-    report.decoder_panics = decode::panics();
+    report.decoder_panics = recaption_image::panics();
     report.interrupted = stop.requested();
     report.write(&output).await.context("the run's record could not be written")?;
     Ok(report)
@@ -197,17 +196,17 @@ async fn plan(
     (stores, output): (&mut Stores, &Location),
     config: &RunConfig,
     options: RunOptions,
-    (model, ledger): (&RunModel, &Ledger),
+    (model, commit_log): (&RunModel, &CommitLog),
 ) -> anyhow::Result<Plan> {
     // All at once: in a bucket each takes a request per thousand shards.
     let listing = list_shards(stores, &config.shards, config.read.format);
-    let (shards, survey, removals) = tokio::join!(listing, ledger.survey(), ledger.removals());
+    let (shards, survey, removals) = tokio::join!(listing, commit_log.survey(), commit_log.removals());
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
     let splitter = Splitter { settings: &config.read, output, remember: true };
     let settings = config.reject_settings();
     let found = (survey?, &*removals?);
-    let plan = Plan::make(shards?, found, (ledger, splitter), (keys, &settings), &options).await?;
+    let plan = Plan::make(shards?, found, (commit_log, splitter), (keys, &settings), &options).await?;
     tracing::info!(
         shards = plan.todo.len() + plan.done.len(),
         done = plan.done.len(),
@@ -223,7 +222,11 @@ const LEFTOVER_AGE: TimeDelta = TimeDelta::hours(1);
 
 /// Removes what attempts that came to nothing left beside shards that are done: a reader of the folders would see rows twice.
 /// What may be another worker's attempt at them stays.
-async fn clear_leftovers(ledger: &Ledger, plan: &Plan, workers: Option<&Workers>) -> anyhow::Result<usize> {
+async fn clear_leftovers(
+    commit_log: &CommitLog,
+    plan: &Plan,
+    workers: Option<&Workers>,
+) -> anyhow::Result<usize> {
     let others = workers.is_some_and(Workers::are_others);
     let old = Utc::now() - LEFTOVER_AGE;
     let mut removed = 0;
@@ -234,7 +237,7 @@ async fn clear_leftovers(ledger: &Ledger, plan: &Plan, workers: Option<&Workers>
             tracing::warn!(file = one, "an attempt that came to nothing left it; it is removed");
             removed += 1;
         }
-        ledger
+        commit_log
             .clear(&found.stale, &parts, None)
             .await
             .context("what a dead worker left cannot be removed")?;
@@ -262,7 +265,7 @@ async fn rounds(
     for round in 1.. {
         let round_results =
             wire::execute(config, model, devices, (plan, output, workers), begin, (stop, progress)).await?;
-        let passes = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.may_pass);
+        let passes = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.is_retryable);
         let last = round == ROUNDS || stop.requested();
         let (again, ended): (Vec<_>, Vec<_>) =
             round_results.into_iter().partition(|result| !last && passes(result));
@@ -285,21 +288,25 @@ async fn rounds(
 }
 
 /// Ends what runs that died began to remove: rows of shards without a record, but of those that will be done.
-async fn end_removals(ledger: &Ledger, plan: &Plan) -> anyhow::Result<()> {
+async fn end_removals(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
     let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
     for (shard, parts) in &plan.removals {
         if inputs.contains(shard.as_str()) || plan.orphans.contains_key(shard) {
-            ledger.forget_removal(shard).await?;
+            commit_log.forget_removal(shard).await?;
         } else {
             tracing::info!(shard, "its removal is ended");
-            ledger.finish_removal(shard, parts).await?;
+            commit_log.finish_removal(shard, parts).await?;
         }
     }
     Ok(())
 }
 
 /// Removes the parts that a list had before it became shorter, once all parts that it has now are done.
-async fn clear_superseded(ledger: &Ledger, plan: &Plan, results: &[ShardResult]) -> anyhow::Result<()> {
+async fn clear_superseded(
+    commit_log: &CommitLog,
+    plan: &Plan,
+    results: &[ShardResult],
+) -> anyhow::Result<()> {
     if plan.superseded.is_empty() {
         return Ok(());
     }
@@ -313,22 +320,22 @@ async fn clear_superseded(ledger: &Ledger, plan: &Plan, results: &[ShardResult])
         tracing::info!(list, parts = parts.len(), "the list became shorter; its last parts are removed");
         gone.extend(parts.clone());
     }
-    Ok(ledger.remove_shards(&gone).await?)
+    Ok(commit_log.remove_shards(&gone).await?)
 }
 
 /// Removes shards that are not among the inputs any more.
-async fn retire(ledger: &Ledger, plan: &Plan) -> anyhow::Result<()> {
-    ledger.remove_shards(&plan.orphans).await?;
+async fn retire(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
+    commit_log.remove_shards(&plan.orphans).await?;
     let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
     let is_input = |shard: &str| {
-        inputs.contains(shard) || matches!(plan.split.leftover(shard), Some(Leftover::Unknown(_)))
+        inputs.contains(shard) || matches!(plan.split.stale_part(shard), Some(StalePart::ListUnavailable(_)))
     };
-    for shard in ledger.failures().await?.iter().filter(|shard| !is_input(shard)) {
-        ledger.forget_failure_of(shard).await?;
+    for shard in commit_log.failures().await?.iter().filter(|shard| !is_input(shard)) {
+        commit_log.forget_failure_of(shard).await?;
     }
     for (shard, parts) in plan.strays.iter().filter(|(shard, _)| !is_input(shard)) {
         tracing::info!(shard, "rows that a dead worker left are removed");
-        ledger.finish_removal(shard, parts).await?;
+        commit_log.finish_removal(shard, parts).await?;
     }
     Ok(())
 }
@@ -371,7 +378,7 @@ fn remove_stale_uploads(output: &Location) -> anyhow::Result<()> {
         "_recaption/failures",
         "_recaption",
         LISTS,
-        REMOVALS,
+        PENDING_DELETIONS,
     ] {
         let Ok(entries) = std::fs::read_dir(root.join(folder)) else { continue };
         for entry in entries.flatten() {

@@ -11,7 +11,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use recaption_stages::shards::ShardRef;
+use recaption_input::shards::ShardRef;
 
 use super::{devices::Devices, plan::Plan};
 use crate::cli::logging::BARS;

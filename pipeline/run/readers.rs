@@ -5,14 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use recaption_stages::{
-    commits::{Ledger, Records, Taken, Workers},
-    former::Former,
-    read::{Found, ReadError, ReadSettings, ShardEnd, read_shard},
-    schemas::FailureClass,
+use recaption_input::{
+    read::{ReadError, ReadSettings, read_shard},
     shards::ShardRef,
-    store::Location,
 };
+use recaption_messages::{ReadItem, ShardContents};
+use recaption_output::{
+    commits::{CommitLog, Records, Taken, Workers},
+    read_previous_rows,
+};
+use recaption_schemas::FailureClass;
+use recaption_store::Location;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use super::{
@@ -29,7 +32,7 @@ const LISTING_SHARE: u32 = 20;
 
 /// What the readers of a run know of the output that they read for.
 pub struct Watch {
-    ledger: Ledger,
+    commit_log: CommitLog,
     output: Location,
     tasks: Arc<Vec<Task>>,
     workers: Option<Arc<Workers>>,
@@ -57,12 +60,12 @@ impl Watch {
     /// Of the tasks of a run.
     #[must_use]
     pub fn new(
-        ledger: Ledger,
+        commit_log: CommitLog,
         output: Location,
         tasks: Arc<Vec<Task>>,
         workers: Option<Arc<Workers>>,
     ) -> Self {
-        Self { ledger, output, tasks, workers, done: Mutex::default() }
+        Self { commit_log, output, tasks, workers, done: Mutex::default() }
     }
 
     /// The rows that stay, where this shard is done for what failed in it alone.
@@ -96,7 +99,7 @@ impl Watch {
     /// Whether another worker committed a shard after this one's plan was made. What cannot be asked is done.
     async fn is_done(&self, shard: usize) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
-        match self.ledger.sum(task.shard.id.as_str(), &task.name).await {
+        match self.commit_log.sum(task.shard.id.as_str(), &task.name).await {
             // One that is to be done again in spite of its record is done once there is another one.
             Ok(Some(sum)) => task.expects.as_ref().is_none_or(|standing| standing.sum != sum),
             _ => false,
@@ -112,7 +115,7 @@ impl Watch {
         let mut done = self.done.lock().await;
         if done.until.is_none_or(|until| until <= Instant::now()) {
             let began = Instant::now();
-            if let Ok(records) = self.ledger.list().await {
+            if let Ok(records) = self.commit_log.list().await {
                 done.records = records;
             }
             done.until = Some(Instant::now() + LOOK_AGAIN.max(began.elapsed() * LISTING_SHARE));
@@ -157,7 +160,7 @@ async fn next(shared: &Shared) -> Next {
 pub async fn read_all(
     shared: Arc<Shared>,
     settings: Arc<ReadSettings>,
-    to_decoders: mpsc::Sender<Found>,
+    to_decoders: mpsc::Sender<ReadItem>,
     events: mpsc::Sender<Event>,
 ) {
     loop {
@@ -196,7 +199,7 @@ pub async fn read_all(
             Ok(None) => return,
             Err(error) => {
                 tracing::error!(%error, "shard cannot be read");
-                let failure = ShardFailure::of_input(error.class, error.to_string(), error.may_pass);
+                let failure = ShardFailure::of_input(error.class, error.to_string(), error.is_retryable);
                 Event::Failed { shard, failure }
             }
         };
@@ -211,18 +214,19 @@ async fn read_one(
     shared: &Shared,
     (shard, found): (usize, &ShardRef),
     settings: &ReadSettings,
-    to_decoders: &mpsc::Sender<Found>,
-) -> Result<Option<ShardEnd>, ReadError> {
+    to_decoders: &mpsc::Sender<ReadItem>,
+) -> Result<Option<ShardContents>, ReadError> {
     let bytes_read = &shared.progress.bytes_read;
     let keep = shared.watch.as_ref().and_then(|watch| Some((watch, watch.keep(shard)?)));
     let Some((watch, keep)) = keep else {
         return read_shard(shard, found, settings, &shared.budget, bytes_read, None, to_decoders).await;
     };
-    let former = Former::open(&watch.output, &keep.commit, &keep.again).await.map_err(|e| ReadError {
-        url: found.url.clone(),
-        what: format!("its earlier rows: {e}"),
-        class: FailureClass::Transport,
-        may_pass: true,
-    })?;
+    let former =
+        read_previous_rows(&watch.output, &keep.commit, &keep.again).await.map_err(|e| ReadError {
+            url: found.url.clone(),
+            what: format!("its earlier rows: {e}"),
+            class: FailureClass::Transport,
+            is_retryable: true,
+        })?;
     read_shard(shard, found, settings, &shared.budget, bytes_read, Some(former), to_decoders).await
 }

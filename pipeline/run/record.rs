@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use recaption_stages::{
-    commits::write_json,
-    schemas::{Counts, FailureClass},
-    store::{Location, StoreError},
-};
+use recaption_schemas::{Counts, FailureClass};
+use recaption_store::{Location, StoreError, write_json};
 use serde::Serialize;
 
 use super::{DeviceReport, Devices, RunModel, SelfTest, plan::Plan};

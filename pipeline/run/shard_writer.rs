@@ -5,16 +5,16 @@
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use recaption_stages::{
-    commits::{Attempt, CommitError, Committed, Committer, remove},
-    schemas::{
-        COMMIT_FORMAT, Counts, Damage, FailureClass, PartInfo, RejectReason, ShardCommit, caption_schema,
-        metadata_keys, redact_text, reject_schema,
-    },
+use recaption_output::{
+    commits::{Attempt, CommitError, CommitResult, Committer, remove},
     select::{PartReader, SelectError},
-    store::{Fault, Location, StoreError},
     write::{PartPlace, PartWriter, WriteError},
 };
+use recaption_schemas::{
+    COMMIT_FORMAT, Counts, Damage, FailureClass, PartInfo, RejectReason, ShardCommit, caption_schema,
+    metadata_keys, redact_text, reject_schema,
+};
+use recaption_store::{ErrorKind, Location, StoreError};
 use tokio::sync::mpsc;
 
 use super::plan::{Settings, Task, differences};
@@ -27,7 +27,7 @@ pub struct ShardFailure {
     /// What happened.
     pub error: String,
     /// Whether another attempt in this run may go better.
-    pub may_pass: bool,
+    pub is_retryable: bool,
     /// Whether every other shard would fail the same way: an output that is full, or refuses.
     pub ends_run: bool,
     /// Where the output has another configuration by now: the keys that differ.
@@ -36,12 +36,12 @@ pub struct ShardFailure {
 
 impl ShardFailure {
     /// An output that does not take what is written.
-    fn of_output(shard: &str, fault: Fault, error: &dyn std::fmt::Display) -> Self {
+    fn of_output(shard: &str, fault: ErrorKind, error: &dyn std::fmt::Display) -> Self {
         Self {
             class: FailureClass::Transport,
             error: redact_text(&format!("shard {shard}: {error}")),
-            may_pass: fault.may_pass(),
-            ends_run: matches!(fault, Fault::Full | Fault::Permanent),
+            is_retryable: fault.is_retryable(),
+            ends_run: matches!(fault, ErrorKind::Full | ErrorKind::Permanent),
             mismatch: None,
         }
     }
@@ -51,15 +51,15 @@ impl ShardFailure {
         Self {
             class: FailureClass::Transport,
             error: String::new(),
-            may_pass: false,
+            is_retryable: false,
             ends_run: false,
             mismatch: None,
         }
     }
 
     /// A shard that could not be read.
-    pub fn of_input(class: FailureClass, error: String, may_pass: bool) -> Self {
-        Self { class, error, may_pass, ends_run: false, mismatch: None }
+    pub fn of_input(class: FailureClass, error: String, is_retryable: bool) -> Self {
+        Self { class, error, is_retryable, ends_run: false, mismatch: None }
     }
 }
 
@@ -70,7 +70,7 @@ pub enum Finish {
         /// Its record.
         commit: Box<ShardCommit>,
         /// Whether its record was new.
-        committed: Committed,
+        committed: CommitResult,
     },
     /// By another worker, before this one began it.
     Elsewhere,
@@ -129,7 +129,7 @@ impl Output {
     /// Metadata of every part.
     pub fn metadata(&self) -> std::collections::HashMap<String, String> {
         let always: [(&str, &str); 3] = [
-            (metadata_keys::SCHEMA_VERSION, recaption_stages::schemas::CAPTION_SCHEMA_VERSION),
+            (metadata_keys::SCHEMA_VERSION, recaption_schemas::CAPTION_SCHEMA_VERSION),
             (metadata_keys::MODEL, &self.model),
             (metadata_keys::DECODE, &self.decode),
         ];
@@ -253,7 +253,7 @@ pub async fn write_shard(
     let url = &task.shard.url;
     let unwritten = |e: PartError| match e {
         PartError::Write(e) => ShardFailure::of_output(url, e.fault(), &e),
-        PartError::Earlier(e) => ShardFailure::of_output(url, Fault::Exhausted, &e),
+        PartError::Earlier(e) => ShardFailure::of_output(url, ErrorKind::Exhausted, &e),
     };
     let mut parts = Parts::open(output, task).await.map_err(unwritten)?;
     match parts.fill(&mut batches).await {
@@ -297,7 +297,7 @@ async fn finish(
     };
     if !counts.balanced() || counts.captioned != captions.rows || counts.rejected != rejects.rows {
         let what = format!("the accounts do not balance: {counts:?}, {captions:?}, {rejects:?}");
-        return Err(ShardFailure::of_output(url, Fault::Exhausted, &what));
+        return Err(ShardFailure::of_output(url, ErrorKind::Exhausted, &what));
     }
     let commit = ShardCommit {
         format: COMMIT_FORMAT,
@@ -323,7 +323,7 @@ async fn finish(
     };
     let committed = output.committer.commit(&attempt, begun).await;
     Ok(match committed.map_err(|e| refused(output, url, e))? {
-        Committed::Elsewhere => Finish::Twice,
+        CommitResult::CommittedByOther => Finish::Twice,
         committed => Finish::Here { commit: Box::new(commit), committed },
     })
 }
@@ -340,13 +340,13 @@ fn refused(output: &Output, url: &str, error: CommitError) -> ShardFailure {
     match error {
         CommitError::Store(e) => {
             // A record that cannot be read, or parts that somebody removed, are this shard's trouble alone.
-            let fault = if matches!(e, StoreError::Record { .. }) { Fault::Exhausted } else { e.fault() };
+            let fault = if matches!(e, StoreError::Record { .. }) { ErrorKind::Exhausted } else { e.fault() };
             ShardFailure::of_output(url, fault, &e)
         }
         CommitError::Other(claim) => {
             let differences = differences(&claim.configuration, &output.committer.configuration);
             let failure =
-                ShardFailure::of_output(url, Fault::Permanent, &"the output has another configuration");
+                ShardFailure::of_output(url, ErrorKind::Permanent, &"the output has another configuration");
             ShardFailure { mismatch: Some(differences), ..failure }
         }
     }

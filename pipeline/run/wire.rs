@@ -7,16 +7,13 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use crossbeam_channel::Sender;
-use recaption_stages::{
-    caption::{Finished, LaneSettings},
-    commits::{Committed, Committer, Workers},
-    filter::Outcome,
-    prepare::{PrepareSettings, PreparedSample, prepare_sample},
-    read::{ByteBudget, Found},
-    schemas::FailureClass,
-    shards::ShardRef,
-    store::Location,
-};
+use recaption_caption::CaptionWorkerSettings;
+use recaption_image::{PrepareSettings, prepare_sample};
+use recaption_input::shards::ShardRef;
+use recaption_messages::{ByteBudget, PreparedSample, ReadItem, SampleOutcome, SampleResult};
+use recaption_output::commits::{CommitResult, Committer, Workers};
+use recaption_schemas::FailureClass;
+use recaption_store::Location;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
@@ -77,8 +74,8 @@ pub async fn execute(
     (stop, progress): (&Arc<Stop>, &Arc<Progress>),
 ) -> anyhow::Result<Vec<ShardResult>> {
     let shards = plan.todo.iter().map(|task| task.shard.clone()).collect();
-    let (ledger, location) = (output.committer.ledger.clone(), output.location.clone());
-    let watch = Watch::new(ledger, location, Arc::clone(&plan.todo), workers.clone());
+    let (commit_log, location) = (output.committer.commit_log.clone(), output.location.clone());
+    let watch = Watch::new(commit_log, location, Arc::clone(&plan.todo), workers.clone());
     let guard = FailureGuard::new(config.max_failure_ratio);
     let collector = Collector::new(Arc::clone(output), Arc::clone(&plan.todo), guard);
     let wanted = Wanted { shards, begin, watch: Some(watch), keep_features: false };
@@ -122,9 +119,9 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
         fatal: Mutex::new(None),
     });
     let (to_events, events) = mpsc::channel(EVENT_QUEUE);
-    let (to_lanes, from_decoders) = crossbeam_channel::bounded(model.settings.max_slots.max(8));
-    let settings = lane_settings(config, model, wanted.keep_features);
-    let lanes =
+    let (to_captioners, from_decoders) = crossbeam_channel::bounded(model.settings.max_slots.max(8));
+    let settings = worker_settings(config, model, wanted.keep_features);
+    let workers =
         start_captioners((model, devices), (config, settings), &shared, from_decoders, &to_events).await?;
     let (to_decoders, samples) = mpsc::channel(SAMPLE_QUEUE);
     let decoding = tokio::spawn(decode_all(
@@ -132,7 +129,7 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
         decoders(config, &shared)?,
         prepare_settings(config, model),
         samples,
-        to_lanes,
+        to_captioners,
         to_events.clone(),
     ));
     let mut readers = tokio::task::JoinSet::new();
@@ -150,8 +147,8 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
         done.context("a reader broke down")?;
     }
     decoding.await.context("the decoding stage broke down")?;
-    for lane in lanes {
-        tokio::task::spawn_blocking(move || lane.join())
+    for worker in workers {
+        tokio::task::spawn_blocking(move || worker.join())
             .await?
             .map_err(|_| anyhow!("a captioning thread panicked"))?;
     }
@@ -197,8 +194,8 @@ fn prepare_settings(config: &RunConfig, model: &RunModel) -> Arc<PrepareSettings
     })
 }
 
-fn lane_settings(config: &RunConfig, model: &RunModel, keep_features: bool) -> LaneSettings {
-    LaneSettings {
+fn worker_settings(config: &RunConfig, model: &RunModel, keep_features: bool) -> CaptionWorkerSettings {
+    CaptionWorkerSettings {
         caption: model.settings.clone(),
         seed: config.seed,
         keep_prompt: config.captioning.keep_prompt,
@@ -209,9 +206,9 @@ fn lane_settings(config: &RunConfig, model: &RunModel, keep_features: bool) -> L
 }
 
 /// Counts an outcome.
-pub(super) fn count(progress: &Progress, finished: &Finished) {
+pub(super) fn count(progress: &Progress, finished: &SampleResult) {
     progress.finished.fetch_add(1, Relaxed);
-    if matches!(finished.outcome, Outcome::Reject(_)) {
+    if matches!(finished.outcome, SampleOutcome::Reject(_)) {
         progress.rejected.fetch_add(1, Relaxed);
     }
 }
@@ -231,8 +228,8 @@ async fn decode_all(
     shared: Arc<Shared>,
     pool: rayon::ThreadPool,
     settings: Arc<PrepareSettings>,
-    mut samples: mpsc::Receiver<Found>,
-    to_lanes: Sender<PreparedSample>,
+    mut samples: mpsc::Receiver<ReadItem>,
+    to_captioners: Sender<PreparedSample>,
     events: mpsc::Sender<Event>,
 ) {
     let in_flight = Arc::new(Semaphore::new(pool.current_num_threads() * DECODES_PER_THREAD));
@@ -242,34 +239,35 @@ async fn decode_all(
             continue;
         }
         let sample = match found {
-            Found::Sample(sample) => sample,
-            Found::Kept { shard, index, was } => {
+            ReadItem::Sample(sample) => sample,
+            ReadItem::Kept { shard, index, previous: was } => {
                 let _ = events.send(Event::Kept { shard, index, was }).await;
                 shared.progress.finished.fetch_add(1, Relaxed);
                 continue;
             }
-            Found::Reject { shard, index, reject } => {
-                let outcome = Outcome::Reject(Box::new(reject));
-                let finished = Box::new(Finished { shard, index, outcome, texts_cut: 0, embeddings: None });
+            ReadItem::Reject { shard, index, reject } => {
+                let outcome = SampleOutcome::Reject(Box::new(reject));
+                let finished =
+                    Box::new(SampleResult { shard, index, outcome, texts_cut: 0, embeddings: None });
                 count(&shared.progress, &finished);
-                let _ = events.send(Event::Finished(finished)).await;
+                let _ = events.send(Event::Sample(finished)).await;
                 continue;
             }
         };
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
         let progress = &shared.progress;
         progress.decode_queue.store(samples.len(), Relaxed);
-        progress.caption_queue.store(to_lanes.len(), Relaxed);
+        progress.caption_queue.store(to_captioners.len(), Relaxed);
         progress.write_queue.store(events.max_capacity() - events.capacity(), Relaxed);
-        let (settings, to_lanes, events, shared) =
-            (Arc::clone(&settings), to_lanes.clone(), events.clone(), Arc::clone(&shared));
+        let (settings, to_captioners, events, shared) =
+            (Arc::clone(&settings), to_captioners.clone(), events.clone(), Arc::clone(&shared));
         pool.spawn(move || {
             match prepare_sample(sample, &settings) {
                 // A closed channel means that the run is over; the shard is then not committed.
-                Ok(prepared) => drop(to_lanes.send(prepared)),
+                Ok(prepared) => drop(to_captioners.send(prepared)),
                 Err(finished) => {
                     count(&shared.progress, &finished);
-                    let _ = events.blocking_send(Event::Finished(finished));
+                    let _ = events.blocking_send(Event::Sample(finished));
                 }
             }
             drop(permit);
@@ -307,7 +305,7 @@ async fn note(shared: &Shared, ended: Vec<ShardResult>, results: &mut Vec<ShardR
                     Finish::Here { commit, .. } => (commit.shard.as_str(), commit.counts.captioned),
                     _ => (shared.shards.get(result.shard).map_or("", |shard| &shard.url), 0),
                 };
-                if !matches!(finish, Finish::Here { committed: Committed::Now, .. }) {
+                if !matches!(finish, Finish::Here { committed: CommitResult::Created, .. }) {
                     shared.queue.mix();
                 }
                 shared.progress.committed.fetch_add(1, Relaxed);
@@ -337,7 +335,7 @@ async fn note(shared: &Shared, ended: Vec<ShardResult>, results: &mut Vec<ShardR
 mod tests {
     use std::time::Duration;
 
-    use recaption_stages::read::ReadSettings;
+    use recaption_input::read::ReadSettings;
 
     use super::*;
 

@@ -9,7 +9,7 @@ use recaption_finetune::{
     device::DeviceError,
     run::{Ended, Mismatch, Options, Stop, train},
 };
-use recaption_stages::shards::ListError;
+use recaption_input::shards::ListError;
 use tracing_subscriber::{filter::LevelFilter, fmt};
 
 /// Trains or fine-tunes the captioner by a recipe: a CoCa in open_clip's format comes out, exported to ONNX and verified.

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use recaption_schemas::sha256_hex;
-use recaption_stages::{
-    read::{ByteBudget, Found, InputFormat, ReadError, ReadSettings, Sample, read_shard},
-    schemas::FailureClass,
+use recaption_input::{
+    read::{InputFormat, ReadError, ReadSettings, read_shard},
     shards::{ShardRef, list_shards},
-    store::Stores,
 };
+use recaption_messages::{ByteBudget, ReadItem, Sample};
+use recaption_schemas::{FailureClass, sha256_hex};
+use recaption_store::Stores;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -246,9 +246,9 @@ impl Inputs {
         let passing = async move {
             while let Some(found) = found.recv().await {
                 let (index, item) = match found {
-                    Found::Sample(sample) => (sample.index, self.example(sample)),
-                    Found::Kept { .. } => continue,
-                    Found::Reject { index, reject, .. } => {
+                    ReadItem::Sample(sample) => (sample.index, self.example(sample)),
+                    ReadItem::Kept { .. } => continue,
+                    ReadItem::Reject { index, reject, .. } => {
                         (index, Item::Bad { index, reason: reject.reason.as_str().to_owned() })
                     }
                 };
@@ -267,17 +267,17 @@ impl Inputs {
                 url: shard.url.clone(),
                 what: format!("byte {}: {}", damage.offset, damage.detail),
                 class: FailureClass::Data,
-                may_pass: false,
+                is_retryable: false,
             }),
             None => Ok(()),
         }
     }
 
     fn example(&self, sample: Sample) -> Item {
-        let Sample { shard, index, key, image, suffix, org_caption, meta, held, .. } = sample;
-        let text = org_caption.as_ref().map(recaption_stages::schemas::OriginalCaption::as_str);
+        let Sample { shard, index, key, image, suffix, org_caption, meta, permit, .. } = sample;
+        let text = org_caption.as_ref().map(recaption_schemas::OriginalCaption::as_str);
         match self.caption.find(text, text, meta.as_deref()) {
-            Ok(caption) => Item::Example(Example { shard, index, key, image, suffix, caption }, held),
+            Ok(caption) => Item::Example(Example { shard, index, key, image, suffix, caption }, permit),
             Err(reason) => Item::Bad { index, reason: reason.to_owned() },
         }
     }
