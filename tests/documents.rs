@@ -285,6 +285,29 @@ fn paths_in_inline_code_exist() {
 }
 
 #[test]
+fn readmes_of_crates_name_files_that_exist() {
+    let mut missing = Vec::new();
+    let mut crates = 0;
+    for page in pages().iter().filter(|page| page.ends_with("README.md")) {
+        let folder = repository().join(page).parent().expect("a folder").join("src");
+        if page == "README.md" || !folder.is_dir() {
+            continue;
+        }
+        crates += 1;
+        for line in text(page).lines().filter(|line| line.starts_with("| `")) {
+            let files = line.split('|').nth(1).unwrap_or_default();
+            for file in files.split('`').skip(1).step_by(2) {
+                if !folder.join(file).exists() {
+                    missing.push(format!("{page}: src/{file}"));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "files that do not exist:\n{}", missing.join("\n"));
+    assert!(crates >= 9, "only {crates} crates have a README");
+}
+
+#[test]
 fn readme_is_short() {
     let lines = text("README.md").lines().count();
     assert!(lines <= README_LINES, "README has {lines} lines; move details to docs/src");

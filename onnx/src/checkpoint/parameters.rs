@@ -12,7 +12,7 @@ use super::config::{
 const TOKEN_STD: f32 = 0.02;
 /// Standard deviation of the image tower's class token and positions. Patches of normalised pixels come out of `conv1` with
 /// about unit variance, and this is half of it, as in the text tower. open_clip draws them with width^-0.5, a tenth, from
-/// which small models were slow to learn places (ARCHITECTURE.md has the numbers).
+/// which small models were slow to learn places (`docs/src/decisions/0038-image-position-initialisation.md` has the numbers).
 const IMAGE_POSITION_STD: f32 = 0.5;
 /// Standard deviation of a text's position embeddings and class token in the beginning.
 const POSITION_STD: f32 = 0.01;

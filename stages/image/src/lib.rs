@@ -224,3 +224,8 @@ impl Scratch {
         self.workspace.shrink(RETAINED_BYTES);
     }
 }
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

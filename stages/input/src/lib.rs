@@ -18,3 +18,8 @@ pub mod shards;
 pub mod tar;
 pub mod told;
 pub mod webdataset;
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;
