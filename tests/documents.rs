@@ -323,3 +323,31 @@ fn summary_lists_every_page_of_the_book() {
         .collect();
     assert_eq!(listed, pages);
 }
+
+/// Quoted words between two marks of a file.
+fn quoted_between(file: &str, from: &str, to: &str) -> BTreeSet<String> {
+    let file = text(file);
+    let rest = file.split_once(from).expect("a beginning").1;
+    let list = rest.split_once(to).expect("an end").0;
+    list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn cargo_deny_and_the_script_allow_the_same_licences() {
+    let script = quoted_between("scripts/check_dependencies.py", "ALLOWED = {", "}");
+    assert_eq!(quoted_between("deny.toml", "allow = [", "]"), script);
+    let exceptions: BTreeSet<String> = quoted_between("deny.toml", "exceptions = [", "\n]")
+        .into_iter()
+        .filter(|word| word != "MPL-2.0")
+        .collect();
+    assert_eq!(exceptions, quoted_between("scripts/check_dependencies.py", "USED_AS_IT_IS = {", "}"));
+}
+
+#[test]
+fn toolchain_workflow_and_manifest_agree() {
+    let manifest = quoted_between("Cargo.toml", "rust-version = ", "\n");
+    let toolchain = quoted_between("rust-toolchain.toml", "channel = ", "\n");
+    let version = manifest.first().expect("a version");
+    assert!(toolchain.first().is_some_and(|t| t == version || t.starts_with(&format!("{version}."))));
+    assert!(text(".github/workflows/ci.yml").contains("bash .ci/run"), "the workflow runs .ci/run");
+}
