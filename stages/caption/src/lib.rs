@@ -116,3 +116,8 @@ fn model_error(sample: PreparedSample, error: &dyn std::fmt::Display) -> SampleR
     };
     SampleResult::rejected(sample.shard, sample.index, reject)
 }
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;
