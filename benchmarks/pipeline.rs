@@ -7,13 +7,7 @@
 //! `cores / (decode + model core-seconds per caption)`; printed is what the pipeline reaches of it. Core-seconds are the
 //! process's CPU time, so that a busy machine does not make the parts look slow and the pipeline good.
 
-use std::{
-    fs::File,
-    io::BufWriter,
-    path::Path,
-    sync::{Arc, atomic::AtomicU64},
-    time::Instant,
-};
+use std::{fs::File, io::BufWriter, path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
 use recaption::{
@@ -21,16 +15,15 @@ use recaption::{
     run::{Reporter, RunModel, RunOptions, Stop, run},
     scenes::{Text, write_shard},
 };
-use recaption_onnx::{Bundled, Precision, export, runtime::SessionOptions};
-use recaption_stages::{
-    caption::{ImageQueue, Lane, LaneSettings},
-    decode::DecodeOptions,
-    filter::Filter,
-    prepare::{PrepareSettings, PreparedSample, prepare_sample},
-    read::{ByteBudget, Found, ReadSettings, Sample, read_shard},
+use recaption_caption::{CaptionWorker, CaptionWorkerSettings, ImageQueue, filter::Filter};
+use recaption_image::{DecodeOptions, PrepareSettings, prepare_sample};
+use recaption_input::{
+    read::{ReadRequest, ReadSettings, read_shard},
     shards::list_shards,
-    store::Stores,
 };
+use recaption_messages::{ByteBudget, PreparedSample, ReadCounters, ReadItem, ReadSink, Sample};
+use recaption_onnx::{Bundled, Precision, export, runtime::SessionOptions};
+use recaption_store::Stores;
 
 const SHARDS: u32 = 4;
 const SEED: u64 = 77;
@@ -100,15 +93,23 @@ async fn read_all(config: &RunConfig) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for (number, shard) in shards.iter().enumerate() {
         let (to, mut found) = tokio::sync::mpsc::channel(64);
-        let bytes = AtomicU64::new(0);
         let reading = async {
-            let end = read_shard(number, shard, &ReadSettings::default(), &budget, &bytes, None, &to).await;
-            drop(to);
-            end
+            let (settings, counters, sink) =
+                (ReadSettings::default(), ReadCounters::default(), ReadSink::Ordered(to));
+            let request = ReadRequest {
+                number,
+                shard,
+                settings: &settings,
+                budget: &budget,
+                counters: &counters,
+                previous: None,
+                sink: &sink,
+            };
+            read_shard(request).await
         };
         let gathering = async {
             while let Some(found) = found.recv().await {
-                if let Found::Sample(sample) = found {
+                if let ReadItem::Sample(sample) = found {
                     samples.push(sample);
                 }
             }
@@ -128,7 +129,7 @@ fn copy(sample: &Sample) -> Sample {
         org_caption: sample.org_caption.clone(),
         meta: sample.meta.clone(),
         url: sample.url.clone(),
-        held: None,
+        permit: None,
     }
 }
 
@@ -153,7 +154,7 @@ fn measure(
         copies.into_iter().filter_map(|s| prepare_sample(s, &settings).ok()).collect();
     let decode = (cpu_seconds()? - before) / n;
 
-    let lane_settings = LaneSettings {
+    let worker_settings = CaptionWorkerSettings {
         caption: model.settings,
         seed: 0,
         keep_prompt: false,
@@ -161,7 +162,12 @@ fn measure(
         embed_images: false,
         keep_features: false,
     };
-    let lane = Lane::load(&model.folder, model.scorer.as_ref(), &SessionOptions::on_cpu(1), lane_settings)?;
+    let worker = CaptionWorker::load(
+        &model.folder,
+        model.scorer.as_ref(),
+        &SessionOptions::on_cpu(1),
+        worker_settings,
+    )?;
     let (to_lane, input) = crossbeam_channel::unbounded();
     for sample in prepared {
         to_lane.send(sample)?;
@@ -169,7 +175,7 @@ fn measure(
     drop(to_lane);
     let before = cpu_seconds()?;
     let captions = std::sync::atomic::AtomicU32::new(0);
-    lane.run(&ImageQueue::new(input), |_| {
+    worker.run(&ImageQueue::new(input), |_| {
         captions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         true
     })?;

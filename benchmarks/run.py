@@ -3,7 +3,7 @@
     python3 benchmarks/run.py
 
 1. The whole pipeline against the sum of its parts (benchmarks/pipeline.rs).
-2. Decode + resize on one thread against Pillow (stages/examples/decode_bench.rs, benchmarks/pillow_decode.py), in turns.
+2. Decode + resize on one thread against Pillow (stages/image/examples/decode_bench.rs, benchmarks/pillow_decode.py), in turns.
 
 3. Continuous against static batching (benchmarks/continuous.py).
 
@@ -31,7 +31,7 @@ def python() -> str:
 
 
 def decode() -> None:
-    cargo("build", "--quiet", "--locked", "--release", "-p", "recaption-stages", "--example", "decode_bench")
+    cargo("build", "--quiet", "--locked", "--release", "-p", "recaption-image", "--example", "decode_bench")
     files = sorted(str(p) for p in IMAGES.iterdir() if p.suffix in (".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff"))
     ours_command = [str(ROOT / "target/release/examples/decode_bench"), "--json", "--seconds", SECONDS]
     theirs_command = [python(), str(ROOT / "benchmarks/pillow_decode.py"), "--seconds", SECONDS]

@@ -2,7 +2,7 @@
 //!
 //! The data's way and who owns which part of it stand in `ARCHITECTURE.md`. What a run does is in [`mod@run`], what a second
 //! pass over its output does in [`mod@filter`], how
-//! good captions are in [`mod@evaluate`]; the stages themselves are in `recaption_stages`, the models in `recaption_onnx`, the output's types in `recaption_schemas`.
+//! good captions are in [`mod@evaluate`]; the stages are the crates below `stages/`, the models in `recaption_onnx`, the output's types in `recaption_schemas`.
 
 #![forbid(unsafe_code)]
 
@@ -13,3 +13,4 @@ pub mod evaluate;
 pub mod filter;
 pub mod run;
 pub mod scenes;
+pub(crate) mod terminal;

@@ -99,7 +99,7 @@ def fabricate(base: str, count: int, tar: bytes, template: dict, configuration: 
     """Inputs, parts and commit records of `count` shards.
 
     Names and fingerprints are those of `ShardId::from_url` (schemas/src/shard.rs), `ShardRef::fingerprint`
-    (stages/src/shards.rs) and `RecordName` (stages/src/commits.rs).
+    (stages/input/src/shards) and `RecordName` (stages/output/src/commits).
     """
     def one(n: int) -> None:
         url = f"{base}/in/{n:06}.tar"

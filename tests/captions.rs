@@ -15,7 +15,7 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field};
 use parquet::arrow::ArrowWriter;
-use recaption_stages::schemas::InputCounts;
+use recaption_schemas::InputCounts;
 use serde_json::{Value, json};
 use support::{
     Place,

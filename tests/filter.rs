@@ -8,15 +8,15 @@ use std::{collections::BTreeMap, fs, fs::File, path::Path, sync::Arc};
 
 use arrow_array::{Array, BooleanArray};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use recaption_stages::{
-    commits::{Attempt, Ledger},
-    schemas::{
-        COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit, ShardId,
-        Similarity, caption_schema, reject_schema,
-    },
-    store::Stores,
+use recaption_output::{
+    commits::{Attempt, CommitLog},
     write::{PartPlace, PartWriter},
 };
+use recaption_schemas::{
+    COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit, ShardId, Similarity,
+    caption_schema, reject_schema,
+};
+use recaption_store::Stores;
 use serde_json::{Value, json};
 use support::{
     Place, files_below,
@@ -87,8 +87,8 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
         rejects,
         settings: [].into(),
     };
-    let ledger = Ledger::new(location.clone());
-    ledger.commit(&Attempt::first(id.as_str(), &commit), || false).await.expect("committed");
+    let commit_log = CommitLog::new(location.clone());
+    commit_log.commit(&Attempt::first(id.as_str(), &commit), || false).await.expect("committed");
 }
 
 fn filter(place: &Place, from: &str, arguments: &[&str], to: &str) -> Call {

@@ -11,7 +11,7 @@ use recaption::{
     config::{Layers, RunConfig},
     run::{Reporter, RunOptions, RunReport, Stop, run_over},
 };
-use recaption_stages::store::{Steady, StoreSettings, Stores};
+use recaption_store::{RetryingStore, StoreSettings, Stores};
 use support::{
     Dice, Place,
     flaky::{Faults, Flaky, Refusal},
@@ -81,7 +81,7 @@ fn a_thousand_faults_change_nothing() {
     for kind in ["error", "silence", "lost answer", "broken body", "short body"] {
         assert!(counts.contains_key(kind), "no {kind} among {counts:?}");
     }
-    assert_eq!((report.shards_done, report.shards_failed.len(), report.shards_left), (500, 0, 0));
+    assert_eq!((report.shards_done, report.shards_failed.len(), report.shards_incomplete), (500, 0, 0));
     assert_eq!(
         output::part_bytes(&place.path("disturbed")),
         output::part_bytes(&place.path("undisturbed")),
@@ -136,8 +136,8 @@ fn a_run_in_which_too_much_fails_stops_with_the_reasons() {
     assert_eq!(report.shards_done + report.shards_skipped, 40);
 }
 
-fn steady(inner: Arc<dyn ObjectStore>) -> Steady {
-    Steady::new(inner, impatient(), Arc::default())
+fn steady(inner: Arc<dyn ObjectStore>) -> RetryingStore {
+    RetryingStore::new(inner, impatient(), Arc::default())
 }
 
 #[tokio::test]

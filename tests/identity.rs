@@ -16,7 +16,7 @@ use std::{
 use arrow_array::{ArrayRef, BinaryArray, RecordBatch, StringArray, StructArray};
 use arrow_schema::{DataType, Field};
 use parquet::arrow::ArrowWriter;
-use recaption_stages::schemas::name_bytes;
+use recaption_schemas::name_bytes;
 use support::{
     Place,
     output::{self, Rows},
@@ -108,10 +108,10 @@ fn images_of_one_webdataset_key_are_one_sample_and_the_others_are_counted_and_na
 
     let sha = |rows: &Rows| rows.captions.iter().map(|row| row.sha256.clone()).collect::<Vec<_>>();
     let usual = output::read(&place.path("out"));
-    assert_eq!(usual.captions[1].sha256, recaption_stages::schemas::sha256_hex(&jpeg(2)));
+    assert_eq!(usual.captions[1].sha256, recaption_schemas::sha256_hex(&jpeg(2)));
     place.run(&shard, "chosen").set("input.image_suffixes=[\"right.jpg\", \"06.png\"]").ends(0);
     let chosen = output::read(&place.path("chosen"));
-    let wanted = [png(1), jpeg(4), jpeg(5)].map(|bytes| recaption_stages::schemas::sha256_hex(&bytes));
+    let wanted = [png(1), jpeg(4), jpeg(5)].map(|bytes| recaption_schemas::sha256_hex(&bytes));
     assert_eq!(sha(&chosen), wanted);
     place.run(&shard, "out").set("input.image_suffixes=right.jpg").ends(2).warns("input.image_suffixes");
 }
@@ -132,7 +132,7 @@ fn keys_of_a_tar_that_come_again_say_how_to_sort_and_count_as_failures() {
     assert!(
         rows.rejects[0].detail.contains("no image") && rows.rejects[0].detail.contains("tar --sort=name")
     );
-    assert!(recaption_stages::schemas::RejectReason::DuplicateKey.is_failure());
+    assert!(recaption_schemas::RejectReason::DuplicateKey.is_failure());
 }
 
 /// Hugging Face's image feature.

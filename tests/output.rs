@@ -12,7 +12,7 @@ use parquet::{
     basic::Compression,
     file::metadata::{ParquetMetaData, RowGroupMetaData},
 };
-use recaption_stages::schemas::sha256_hex;
+use recaption_schemas::sha256_hex;
 use serde_json::{Value, json};
 use support::{
     Dice, Place, model,

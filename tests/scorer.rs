@@ -6,12 +6,12 @@ mod support;
 
 use std::{fs, path::PathBuf};
 
+use recaption_image::{DecodeOptions, prepare};
 use recaption_onnx::{
     ModelFolder, Precision, export,
     runtime::{ImageEncoder, SessionOptions, TextEncoder},
     tokenizer::Tokenizer,
 };
-use recaption_stages::decode::{DecodeOptions, prepare};
 use support::{
     Place, checkpoint, data, model,
     output::{self, Caption},

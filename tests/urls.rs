@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::HashMap;
 
-use recaption_stages::schemas::shard_of_part;
+use recaption_schemas::shard_of_part;
 
 use support::{
     Place,

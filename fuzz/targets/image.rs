@@ -4,10 +4,8 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use recaption_stages::{
-    decode::{DecodeOptions, prepare},
-    schemas::{Interpolation, Preprocess, ResizeMode},
-};
+use recaption_image::{DecodeOptions, prepare};
+use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
 
 /// Crates whose panics are known and reported (docs/upstream.md): they are caught, and cost one sample. libFuzzer would end at
 /// them, and find nothing else.

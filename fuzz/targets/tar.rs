@@ -4,10 +4,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use recaption_stages::{
-    tar::{Member, TarLimits, TarParser},
-    webdataset::{Assembler, Tail},
-};
+use recaption_input::{tar::{Member, TarLimits, TarParser}, webdataset::{Assembler, Tail}};
 
 const LIMIT: u64 = 1 << 16;
 

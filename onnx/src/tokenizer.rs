@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 use tokenizers::ModelWrapper;
 
-use crate::clean::clean;
-use crate::model::{ModelFolder, SpecialIds, TOKENIZER_FILE};
+use crate::{
+    clean::clean,
+    model::{ModelFolder, SpecialIds, TOKENIZER_FILE},
+};
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]

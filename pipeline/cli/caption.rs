@@ -10,13 +10,10 @@ use std::{
 };
 
 use anyhow::Context;
+use recaption_caption::{CaptionWorker, CaptionWorkerSettings, ImageQueue};
+use recaption_image::{DecodeOptions, PrepareSettings, decode_for_models};
+use recaption_messages::{PreparedSample, SampleOutcome};
 use recaption_onnx::runtime::SessionOptions;
-use recaption_stages::{
-    caption::{ImageQueue, Lane, LaneSettings},
-    decode::DecodeOptions,
-    filter::Outcome,
-    prepare::{PrepareSettings, PreparedSample, squares},
-};
 
 use super::{args::CaptionArgs, run_args::set};
 use crate::{
@@ -37,7 +34,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let config = RunConfig::build_requiring(&layers, &["model.captioner"])?;
     let mut model = RunModel::open(&config)?;
     let options = resolve(&mut model, &config)?;
-    let settings = LaneSettings {
+    let settings = CaptionWorkerSettings {
         caption: model.settings.clone(),
         seed: config.resources.seed,
         keep_prompt: config.caption.keep_prompt,
@@ -45,36 +42,38 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         embed_images: false,
         keep_features: false,
     };
-    let lane = Lane::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
-    let (to_lane, input) = crossbeam_channel::unbounded();
+    let worker = CaptionWorker::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
+    let (to_worker, input) = crossbeam_channel::unbounded();
     let failed = AtomicBool::new(false);
     for (index, path) in args.images.iter().enumerate() {
         match read(path, &model, config.input.decode) {
-            Ok(sample) => {
-                to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no lane")?
-            }
+            Ok(sample) => to_worker
+                .send(PreparedSample { index: index as u64, ..sample })
+                .context("the captioner ended")?,
             Err(error) => {
                 failed.store(true, Relaxed);
                 tracing::error!("{}: {error:#}", path.display());
             }
         }
     }
-    drop(to_lane);
+    drop(to_worker);
     let lines = Mutex::new(BTreeMap::new());
-    lane.run(&ImageQueue::new(input), |finished| {
+    worker.run(&ImageQueue::new(input), |finished| {
         let path = args.images[finished.index as usize].display();
         match finished.outcome {
-            Outcome::Caption(row) => {
+            SampleOutcome::Caption(row) => {
                 let chosen = row.candidates.chosen();
                 lines.lock().unwrap_or_else(PoisonError::into_inner).insert(
                     finished.index,
                     format!("{path}\t{:.4}\t{}\n", chosen.similarity.get(), chosen.text),
                 );
             }
-            Outcome::Reject(reject) => {
+            SampleOutcome::Reject(reject) => {
                 failed.store(true, Relaxed);
                 tracing::error!("{path}: {}", reject.detail);
             }
+            // Nothing is retried here.
+            SampleOutcome::Kept(_) => {}
         }
         true
     })?;
@@ -118,14 +117,14 @@ fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyh
         decode,
         keep_stored: false,
     };
-    let prepared = squares(&bytes, suffix.as_deref().unwrap_or_default(), &settings)?;
+    let prepared = decode_for_models(&bytes, suffix.as_deref().unwrap_or_default(), &settings)?;
     Ok(PreparedSample {
         shard: 0,
         index: 0,
         // As a folder would name it, so that a sampled caption is the run's.
         key: path.file_name().map_or_else(String::new, |name| {
             let name = name.to_string_lossy();
-            recaption_stages::webdataset::split_stem(&name).0.to_owned()
+            recaption_input::webdataset::split_stem(&name).0.to_owned()
         }),
         suffix: suffix.unwrap_or_default(),
         stored: bytes::Bytes::new(),
@@ -137,6 +136,6 @@ fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyh
         org_caption: None,
         url: None,
         meta: None,
-        held: None,
+        permit: None,
     })
 }

@@ -1,7 +1,7 @@
 //! `recaption filter OUT (--keep-top FRACTION | --min-similarity X) --to NEW`.
 
 use anyhow::Context;
-use recaption_stages::select::{Cut, Score};
+use recaption_output::select::{Cut, Score};
 
 use super::{
     args::{FilterArgs, ScoreArg},

@@ -5,11 +5,9 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_onnx::{ModelFolder, model::MODEL_FILE};
-use recaption_stages::{
-    commits::{Ledger, RecordName},
-    schemas::{Counts, ShardCommit},
-    store::{Location, StoreError, Stores},
-};
+use recaption_output::commits::{CommitLog, RecordName};
+use recaption_schemas::{Counts, ShardCommit};
+use recaption_store::{Location, StoreError, Stores};
 
 use super::{args::InspectArgs, print};
 use crate::run::ExitCode;
@@ -76,9 +74,12 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
 }
 
 /// All commit records; one that cannot be used is told, and the others are shown.
-async fn read_commits(ledger: &Ledger, names: Vec<(String, RecordName)>) -> anyhow::Result<Vec<ShardCommit>> {
+async fn read_commits(
+    commit_log: &CommitLog,
+    names: Vec<(String, RecordName)>,
+) -> anyhow::Result<Vec<ShardCommit>> {
     let commits = stream::iter(names).map(|(shard, name)| async move {
-        match ledger.read(&shard, &name).await {
+        match commit_log.read(&shard, &name).await {
             Err(error @ StoreError::Record { .. }) => {
                 tracing::warn!(%error, "a record cannot be used; `recaption run` does its shard again");
                 Ok(None)
@@ -91,9 +92,9 @@ async fn read_commits(ledger: &Ledger, names: Vec<(String, RecordName)>) -> anyh
 }
 
 async fn describe_output(output: &Location) -> anyhow::Result<ExitCode> {
-    let ledger = Ledger::new(output.clone());
-    let records = ledger.list().await?;
-    let failures = ledger.failures().await?;
+    let commit_log = CommitLog::new(output.clone());
+    let records = commit_log.list().await?;
+    let failures = commit_log.failures().await?;
     if records.is_empty() && failures.is_empty() {
         bail!(
             "{} is neither a model folder nor an output: it has no model.json and no commit records",
@@ -102,7 +103,7 @@ async fn describe_output(output: &Location) -> anyhow::Result<ExitCode> {
     }
     let names =
         records.into_iter().flat_map(|(shard, names)| names.into_iter().map(move |n| (shard.clone(), n)));
-    let commits = read_commits(&ledger, names.collect()).await?;
+    let commits = read_commits(&commit_log, names.collect()).await?;
     let mut counts = Counts::default();
     let (mut bytes, mut damaged) = (0, Vec::new());
     for commit in &commits {

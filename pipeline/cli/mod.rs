@@ -23,12 +23,14 @@ use std::{
 
 use anyhow::Context;
 use clap::Parser;
+use recaption_input::shards::ListError;
 use recaption_onnx::{
     ModelFolder, Precision, export,
     runtime::{Execution, SessionOptions},
     verify::{self, Outcome},
 };
-use recaption_stages::{schemas::printable, shards::ListError, store::StoreError};
+use recaption_schemas::printable;
+use recaption_store::StoreError;
 
 use self::{
     args::{Args, Command, ConfigCommand, ExportArgs, VerifyArgs},

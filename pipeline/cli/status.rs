@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use recaption_stages::store::Stores;
+use recaption_store::Stores;
 
 use super::{
     args::StatusArgs,

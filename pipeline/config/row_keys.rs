@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use recaption_stages::{fetch::FetchSettings, read::ROWS_PER_SHARD, told::CaptionPick};
+use recaption_input::{fetch::FetchSettings, read::ROWS_PER_SHARD, told::CaptionPick};
 
 use super::{RunConfig, sections::ImagesName};
 
 impl RunConfig {
     /// Settings that are no row keys and yet may be why a sample is rejected, with their values: when one changes, a retry
-    /// takes such samples up again ([`RejectReason::setting`](recaption_stages::schemas::RejectReason::setting)).
+    /// takes such samples up again ([`RejectReason::setting`](recaption_schemas::RejectReason::setting)).
     #[must_use]
     pub fn reject_settings(&self) -> BTreeMap<String, String> {
         let fetch = self.input.read.fetcher.as_ref().map(|fetcher| fetcher.settings());

@@ -2,16 +2,18 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use recaption_config::ConfigError;
-use recaption_onnx::runtime::{Devices, Execution, Provider};
-use recaption_stages::{
-    decode::DecodeOptions,
-    fetch::{FetchSettings, Fetcher},
+use recaption_caption::{
     filter::Filter,
-    read::{Columns, ReadSettings},
     rules::{RuleSettings, TextRules},
-    store::StoreSettings,
 };
+use recaption_config::ConfigError;
+use recaption_image::DecodeOptions;
+use recaption_input::{
+    fetch::{FetchSettings, Fetcher},
+    read::{Columns, ReadSettings},
+};
+use recaption_onnx::runtime::{Devices, Execution, Provider};
+use recaption_store::StoreSettings;
 
 use super::{
     CaptionConfig, Layers,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use recaption_stages::evaluate::{Pair, Recall, bleu, cider_d, distinct, mean_words, recall, rouge_l, words};
+use recaption_evaluate::{Pair, Recall, bleu, cider_d, distinct, mean_words, recall, rouge_l, words};
 use serde::Serialize;
 
 use super::{

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use recaption_stages::evaluate::roc_auc;
+use recaption_evaluate::roc_auc;
 use serde::Serialize;
 
 use super::gather::Sample;

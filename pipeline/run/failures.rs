@@ -1,49 +1,47 @@
-//! Failures across runs: a shard that fails the same way at the same bytes is poison, anything else may be bad luck.
+//! Failures across runs: a shard that fails the same way at the same bytes fails permanently; anything else may be transient.
 
-use recaption_stages::{
-    commits::{Committed, Ledger},
-    schemas::{FailureClass, FailureRecord, ShardId},
-};
+use recaption_output::commits::{CommitLog, CommitResult};
+use recaption_schemas::{FailureClass, FailureRecord, ShardId};
 
 use super::{
     plan::Plan,
     record::{FailedShard, RunReport},
-    shard_writer::{Finish, ShardResult},
+    shard_writer::{ShardOutcome, ShardResult},
 };
 
 /// Adds results to the report and brings the failure records of the output up to date.
-pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
-    let earlier: std::collections::HashSet<String> = match ledger.failures().await {
+pub async fn remember(commit_log: &CommitLog, plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
+    let earlier: std::collections::HashSet<String> = match commit_log.failures().await {
         Ok(names) => names.into_iter().collect(),
         Err(error) => {
-            tracing::warn!(%error, "earlier failures cannot be listed; none is taken for poison");
+            tracing::warn!(%error, "earlier failures cannot be listed; all are treated as transient");
             return collect(plan, results, report);
         }
     };
     collect(plan, results, report);
-    // A shard may have come back as it was: its rows are still there, and nothing is left of the failure.
+    // A shard may be back as it was: its rows are still there, and its failure is over.
     for id in plan.done.iter().filter(|id| earlier.contains(id.as_str())) {
-        forget(ledger, id).await;
+        forget(commit_log, id).await;
     }
     for result in results {
         let task = &plan.todo[result.shard];
         let id = &task.shard.id;
         match &result.outcome {
-            Ok(_) if earlier.contains(id.as_str()) => forget(ledger, id).await,
+            Ok(_) if earlier.contains(id.as_str()) => forget(commit_log, id).await,
             Ok(_) => {}
             Err(failure) => {
                 let before = if earlier.contains(id.as_str()) {
-                    ledger.failure(id).await.ok().flatten()
+                    commit_log.failure(id).await.ok().flatten()
                 } else {
                     None
                 };
                 let input = task.shard.fingerprint();
-                // By class and not by words, which may tell how long it took.
+                // By class and not by message, which may hold a duration.
                 let same = before.as_ref().is_some_and(|b| b.input == input && b.class == failure.class);
                 let attempts = if same { before.map_or(1, |b| b.attempts + 1) } else { 1 };
                 if let Some(entry) = report.shards_failed.iter_mut().find(|f| f.shard == task.shard.url) {
                     entry.attempts = attempts;
-                    entry.poison = same && failure.class != FailureClass::Transport;
+                    entry.permanent = same && failure.class != FailureClass::Transport;
                 }
                 let record = FailureRecord {
                     shard: task.shard.url.clone(),
@@ -52,7 +50,7 @@ pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], rep
                     error: failure.error.clone(),
                     attempts,
                 };
-                if let Err(error) = ledger.remember_failure(id, &record).await {
+                if let Err(error) = commit_log.remember_failure(id, &record).await {
                     tracing::warn!(%error, "a failure could not be recorded");
                 }
             }
@@ -60,8 +58,8 @@ pub async fn remember(ledger: &Ledger, plan: &Plan, results: &[ShardResult], rep
     }
 }
 
-async fn forget(ledger: &Ledger, id: &ShardId) {
-    if let Err(error) = ledger.forget_failure(id).await {
+async fn forget(commit_log: &CommitLog, id: &ShardId) {
+    if let Err(error) = commit_log.forget_failure(id).await {
         tracing::warn!(%error, "an old failure record could not be removed");
     }
 }
@@ -70,14 +68,14 @@ fn collect(plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
     for result in results {
         let url = &plan.todo[result.shard].shard.url;
         match &result.outcome {
-            Ok(Finish::Elsewhere) => report.shards_elsewhere += 1,
-            Ok(Finish::Twice) => {
-                report.shards_elsewhere += 1;
+            Ok(ShardOutcome::CommittedByOther) => report.shards_done_by_others += 1,
+            Ok(ShardOutcome::ProcessedTwice) => {
+                report.shards_done_by_others += 1;
                 report.shards_done_twice += 1;
             }
-            Ok(Finish::Here { commit, committed }) => {
+            Ok(ShardOutcome::Committed { commit, committed }) => {
                 report.shards_done += 1;
-                report.shards_done_twice += usize::from(*committed == Committed::Before);
+                report.shards_done_twice += usize::from(*committed == CommitResult::AlreadyExists);
                 report.counts.add(&commit.counts);
                 if let Some(damage) = &commit.damaged {
                     report.shards_damaged.push(format!("{url}: {} (byte {})", damage.detail, damage.offset));
@@ -88,7 +86,7 @@ fn collect(plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
                 class: failure.class,
                 error: failure.error.clone(),
                 attempts: 1,
-                poison: false,
+                permanent: false,
             }),
         }
     }

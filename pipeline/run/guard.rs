@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use recaption_stages::{filter::Outcome, schemas::RejectReason};
+use recaption_messages::SampleOutcome;
+use recaption_schemas::RejectReason;
 
-/// Samples that must have ended before their failures are judged.
-const ENOUGH: u64 = 1000;
+/// Samples that must have ended before a ratio of failures counts.
+const MIN_SAMPLES: u64 = 1000;
 
 /// Too many samples failed.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{failed} of {ended} samples failed ({reasons}), more than run.max_failure_ratio = {limit} allows: something is wrong \
-     with the inputs, the model or the way to them. Committed shards stay; after a repair `recaption retry` redoes those \
+     with the inputs, the model or the connection to them. Committed shards stay; after a repair `recaption retry` redoes those \
      with failures that may pass, and a larger run.max_failure_ratio (1 is off) goes on as it is"
 )]
 pub struct TooManyFailures {
@@ -54,9 +55,9 @@ impl FailureGuard {
     ///
     /// # Errors
     /// When enough samples ended, too many of them failed, and not in one shard alone.
-    pub fn count(&mut self, shard: usize, outcome: &Outcome) -> Result<(), TooManyFailures> {
+    pub fn count(&mut self, shard: usize, outcome: &SampleOutcome) -> Result<(), TooManyFailures> {
         let failure = match outcome {
-            Outcome::Reject(reject) if reject.reason.is_failure() => Some(reject.reason),
+            SampleOutcome::Reject(reject) if reject.reason.is_failure() => Some(reject.reason),
             _ => None,
         };
         let one = self.shards.entry(shard).or_default();
@@ -66,7 +67,7 @@ impl FailureGuard {
         }
         let Some(reason) = failure else { return Ok(()) };
         *self.reasons.entry(reason).or_default() += 1;
-        if self.all.ended < ENOUGH || !self.all.exceeds(self.limit) {
+        if self.all.ended < MIN_SAMPLES || !self.all.exceeds(self.limit) {
             return Ok(());
         }
         // A single bad shard says nothing of the run: the others must be as bad.
@@ -87,12 +88,12 @@ impl FailureGuard {
 
 #[cfg(test)]
 mod tests {
-    use recaption_stages::schemas::Reject;
+    use recaption_schemas::Reject;
 
     use super::*;
 
-    fn reject(reason: RejectReason) -> Outcome {
-        Outcome::Reject(Box::new(Reject {
+    fn reject(reason: RejectReason) -> SampleOutcome {
+        SampleOutcome::Reject(Box::new(Reject {
             key: String::new(),
             reason,
             detail: String::new(),
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn many_failures_in_many_shards_stop_a_run_and_nothing_else_does() {
+    fn only_many_failures_in_many_shards_stop_a_run() {
         use RejectReason::{CorruptImage, TooSmall};
         assert_eq!(stops(0.5, &[(100, 100); 20], CorruptImage), Some(1000));
         assert_eq!(stops(0.5, &[(99, 99); 10], CorruptImage), None, "not enough were read");

@@ -14,10 +14,8 @@ use std::{
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
-use recaption_stages::{
-    commits::open_plain,
-    store::{Lease, LeaseError, Location, StoreKind},
-};
+use recaption_output::commits::open_plain;
+use recaption_store::{Lease, LeaseError, Location, StoreKind};
 use serde::{Deserialize, Serialize};
 
 /// The lock's place below the output.

@@ -6,7 +6,7 @@ use anyhow::Context;
 use recaption_onnx::{
     ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint, runtime::Execution, tokenizer::Tokenizer,
 };
-use recaption_stages::schemas::Preprocess;
+use recaption_schemas::Preprocess;
 
 use crate::config::{ConfigError, RunConfig};
 

@@ -6,16 +6,16 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
-use recaption_stages::{
-    commits::{
-        CommitError, Facts, Found, Ledger, RecordName, Seen, Standing, Survey, configuration_fingerprint,
-    },
-    read::{Leftover, Split, Splitter},
-    schemas::{RejectReason, ShardCommit, ShardId},
+use recaption_input::{
+    read::{Split, Splitter, StalePart},
     shards::ShardRef,
 };
+use recaption_output::commits::{
+    CommitError, CommitLog, Facts, RecordName, Seen, ShardState, Standing, Survey, configuration_fingerprint,
+};
+use recaption_schemas::{RejectReason, ShardCommit, ShardId};
 
-use super::RunOptions;
+use super::options::RunOptions;
 
 /// An output that was made with another configuration. Ends the program with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +45,8 @@ pub struct Task {
 
 impl Task {
     /// Of a shard that is not done.
-    fn new(shard: ShardRef, name: RecordName, found: Found) -> Self {
-        let Found { expects, stale, orphans, .. } = found;
+    fn new(shard: ShardRef, name: RecordName, found: ShardState) -> Self {
+        let ShardState { expects, stale, orphans, .. } = found;
         Self { shard, name, expects, stale, orphans, keep: None }
     }
 }
@@ -55,8 +55,8 @@ impl Task {
 pub struct Keep {
     /// The record of them.
     pub commit: Box<ShardCommit>,
-    /// Reasons of rejects that are tried again.
-    pub again: Vec<RejectReason>,
+    /// Reasons of rejects that are retried.
+    pub retried: Vec<RejectReason>,
 }
 
 /// A shard that is done, with what earlier attempts left beside it.
@@ -64,7 +64,7 @@ struct Done {
     shard: ShardRef,
     name: RecordName,
     standing: Standing,
-    found: Found,
+    found: ShardState,
 }
 
 /// The shards of a run.
@@ -74,7 +74,7 @@ pub struct Plan {
     /// Shards that need nothing.
     pub done: Vec<ShardId>,
     /// Records and parts beside shards that are done, of attempts that came to nothing.
-    pub leftovers: Vec<Found>,
+    pub leftovers: Vec<ShardState>,
     /// Shards in the output that are not among the inputs any more.
     pub orphans: Orphans,
     /// Parts that lists had before they became shorter, by list.
@@ -87,8 +87,8 @@ pub struct Plan {
     pub removals: Vec<(String, Vec<Seen>)>,
     /// Shards that are done again because their record or a part was amiss, with what it was.
     pub repaired: Vec<String>,
-    /// Shards that are left alone, because they did not change lately or have nothing to retry.
-    pub passed_over: usize,
+    /// Shards that are skipped because they did not change since `--since`, or have nothing to retry.
+    pub not_selected: usize,
     /// Lists among the inputs; its shards are in the tasks.
     pub split: Split,
     /// Keys that change rows.
@@ -103,22 +103,22 @@ impl Plan {
     pub async fn make(
         shards: Vec<ShardRef>,
         (mut survey, removals): (Survey, &[String]),
-        (ledger, splitter): (&Ledger, Splitter<'_>),
+        (commit_log, splitter): (&CommitLog, Splitter<'_>),
         (configuration, settings): (BTreeMap<String, String>, &Settings),
         options: &RunOptions,
     ) -> anyhow::Result<Self> {
         let fingerprint = configuration_fingerprint(&configuration);
         if !options.overwrite {
-            refuse_others(&survey, ledger, (&fingerprint, &configuration)).await?;
+            refuse_others(&survey, commit_log, (&fingerprint, &configuration)).await?;
         }
         let name_of =
             |shard: &ShardRef| RecordName { input: shard.fingerprint(), configuration: fingerprint.clone() };
         let is_done = |shard: &ShardRef| survey.done(&shard.url, &name_of(shard)).is_some();
         let mut split = splitter.split(shards, is_done).await?;
         let inputs = names_of(&split);
-        let (mut todo, mut done, mut passed_over, mut repaired) = (Vec::new(), Vec::new(), 0, Vec::new());
-        // Objects of which something is left undone on purpose.
-        let mut left: HashSet<String> = HashSet::new();
+        let (mut todo, mut done, mut not_selected, mut repaired) = (Vec::new(), Vec::new(), 0, Vec::new());
+        // Objects of which some shards are not selected.
+        let mut incomplete: HashSet<String> = HashSet::new();
         for shard in std::mem::take(&mut split.shards) {
             let name = name_of(&shard);
             let mut found = survey.take(&shard.url, &name);
@@ -130,28 +130,28 @@ impl Plan {
                 continue;
             }
             if options.since.is_some_and(|since| shard.modified.is_some_and(|modified| modified < since)) {
-                passed_over += 1;
-                left.insert(shard.location.url());
+                not_selected += 1;
+                incomplete.insert(shard.location.url());
                 continue;
             }
-            let found = if shard.missing.is_some() { Found::default() } else { found };
+            let found = if shard.missing.is_some() { ShardState::default() } else { found };
             repaired.extend(faults_of(&shard, &found));
             todo.push(Task::new(shard, name, found));
         }
         if options.retry {
             let before = todo.len();
-            left.extend(todo.iter().map(|task| task.shard.location.url()));
-            todo = failed_before(todo, ledger, &split).await?;
-            passed_over += before - todo.len();
+            incomplete.extend(todo.iter().map(|task| task.shard.location.url()));
+            todo = failed_before(todo, commit_log, &split).await?;
+            not_selected += before - todo.len();
         }
-        let (again, done) = tried_again(done, ledger, (settings, options)).await?;
-        todo.extend(again);
+        let (retries, done) = select_retries(done, commit_log, (settings, options)).await?;
+        todo.extend(retries);
         let (done, leftovers) = done.into_iter().map(|done| (done.shard.id, done.found)).unzip();
-        let (superseded, orphans) = take_parts(&mut survey, &split, &left);
+        let (superseded, orphans) = split_off_stale_parts(&mut survey, &split, &incomplete);
         let with_parts = |shards: &[String]| {
             shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard).to_vec())).collect()
         };
-        let (removals, strays) = (with_parts(removals), with_parts(&Ledger::strays(&survey)));
+        let (removals, strays) = (with_parts(removals), with_parts(&CommitLog::strays(&survey)));
         Ok(Self {
             todo: Arc::new(todo),
             done,
@@ -163,7 +163,7 @@ impl Plan {
             strays,
             removals,
             repaired,
-            passed_over,
+            not_selected,
             configuration,
         })
     }
@@ -181,17 +181,17 @@ impl Plan {
 /// [`Mismatch`], or errors of the store.
 pub async fn refuse_others(
     survey: &Survey,
-    ledger: &Ledger,
+    commit_log: &CommitLog,
     (fingerprint, configuration): (&str, &BTreeMap<String, String>),
 ) -> anyhow::Result<()> {
-    let other = match ledger.claim().await? {
+    let other = match commit_log.claim().await? {
         Some(claim) if claim.fingerprint == fingerprint => return Ok(()),
         Some(claim) => claim.configuration,
         None => {
             let others =
                 survey.records().filter(|(_, s)| s.facts.is_some() && s.name.configuration != fingerprint);
             let Some((_, standing)) = others.min_by(|a, b| a.0.cmp(b.0)) else { return Ok(()) };
-            ledger.read(&standing.file, &standing.name).await?.configuration
+            commit_log.read(&standing.file, &standing.name).await?.configuration
         }
     };
     Err(Mismatch { differences: differences(&other, configuration) }.into())
@@ -214,28 +214,28 @@ fn names_of(split: &Split) -> HashSet<ShardId> {
 }
 
 /// Tells what was amiss with a shard that was done.
-fn faults_of(shard: &ShardRef, found: &Found) -> Vec<String> {
+fn faults_of(shard: &ShardRef, found: &ShardState) -> Vec<String> {
     let amiss = found.expects.iter().chain(&found.stale);
     let amiss = amiss.filter_map(|standing| Some((standing, standing.fault.as_ref()?)));
-    let tell = |(standing, fault): (&Standing, &String)| {
-        tracing::warn!(record = standing.path(), fault, "the shard is done again");
+    let warn = |(standing, fault): (&Standing, &String)| {
+        tracing::warn!(record = standing.path(), fault, "processing the shard again");
         format!("{}: {fault}", shard.url)
     };
-    amiss.map(tell).collect()
+    amiss.map(warn).collect()
 }
 
 /// Takes parts of lists from the shards without an input; gives those that the lists do not have any more, but for lists of
-/// which something is `left` undone: these keep them. And all others, which have no input.
-fn take_parts(
+/// which shards are not selected (`incomplete`): these keep them. And all others, which have no input.
+fn split_off_stale_parts(
     survey: &mut Survey,
     split: &Split,
-    left: &HashSet<String>,
+    incomplete: &HashSet<String>,
 ) -> (BTreeMap<String, Orphans>, Orphans) {
     let (mut superseded, mut orphans): (BTreeMap<String, Orphans>, _) = (BTreeMap::new(), Orphans::new());
     for (shard, standing) in survey.take_records() {
         let parts = survey.parts_of(&shard).to_vec();
-        match split.leftover(&shard) {
-            Some(Leftover::Superseded(list)) if !left.contains(list) => {
+        match split.stale_part(&shard) {
+            Some(StalePart::Superseded(list)) if !incomplete.contains(list) => {
                 superseded.entry(list.to_owned()).or_default().insert(shard, (standing, parts));
             }
             Some(_) => {}
@@ -255,14 +255,14 @@ pub type Settings = BTreeMap<String, String>;
 const RECORDS_AT_ONCE: usize = 64;
 
 /// Of shards that are not done those that failed before.
-async fn failed_before(todo: Vec<Task>, ledger: &Ledger, split: &Split) -> anyhow::Result<Vec<Task>> {
-    let failed: HashSet<String> = ledger.failures().await?.into_iter().collect();
+async fn failed_before(todo: Vec<Task>, commit_log: &CommitLog, split: &Split) -> anyhow::Result<Vec<Task>> {
+    let failed: HashSet<String> = commit_log.failures().await?.into_iter().collect();
     // A list that could not be looked at failed for all its parts, and one that cannot be looked at now is there for them.
     let for_parts: HashSet<&str> = failed
         .iter()
-        .filter_map(|shard| match split.leftover(shard)? {
-            Leftover::Unknown(list) => Some(list),
-            Leftover::Superseded(_) => None,
+        .filter_map(|shard| match split.stale_part(shard)? {
+            StalePart::ListUnavailable(list) => Some(list),
+            StalePart::Superseded(_) => None,
         })
         .collect();
     let has = |url: &str| {
@@ -280,9 +280,9 @@ async fn failed_before(todo: Vec<Task>, ledger: &Ledger, split: &Split) -> anyho
 
 /// Shards that are done but rejected samples for a reason that may be gone by now: one that passes (in a `retry`), or a
 /// setting that is another one now.
-async fn tried_again(
+async fn select_retries(
     done: Vec<Done>,
-    ledger: &Ledger,
+    commit_log: &CommitLog,
     (settings, options): (&Settings, &RunOptions),
 ) -> anyhow::Result<(Vec<Task>, Vec<Done>)> {
     if !options.retry && !options.overwrite {
@@ -290,17 +290,14 @@ async fn tried_again(
     }
     let looked: Vec<(Done, Option<Keep>)> = stream::iter(done)
         .map(|done| async move {
-            let again = done
-                .standing
-                .facts
-                .as_ref()
-                .map(|facts| again(facts, settings, options.retry))
-                .unwrap_or_default();
-            let commit = match again.is_empty() {
+            let facts = done.standing.facts.as_ref();
+            let retried =
+                facts.map(|facts| retried_reasons(facts, settings, options.retry)).unwrap_or_default();
+            let commit = match retried.is_empty() {
                 true => None,
-                false => ledger.find(&done.standing.file, &done.name).await?,
+                false => commit_log.find(&done.standing.file, &done.name).await?,
             };
-            anyhow::Ok((done, commit.map(|commit| Keep { commit: Box::new(commit), again })))
+            anyhow::Ok((done, commit.map(|commit| Keep { commit: Box::new(commit), retried })))
         })
         .buffered(RECORDS_AT_ONCE)
         .try_collect()
@@ -311,7 +308,7 @@ async fn tried_again(
             rest.push(done);
             continue;
         }
-        let Done { shard, name, standing, found: Found { mut stale, mut orphans, .. } } = done;
+        let Done { shard, name, standing, found: ShardState { mut stale, mut orphans, .. } } = done;
         let parts = standing.facts.iter().flat_map(|facts| facts.parts());
         let epoch = chrono::DateTime::UNIX_EPOCH;
         orphans.extend(parts.map(|p| Seen { path: p.path.clone(), bytes: p.bytes, modified: epoch }));
@@ -328,7 +325,7 @@ async fn tried_again(
 }
 
 /// Reasons of a shard's rejects that another attempt may turn into captions.
-fn again(facts: &Facts, settings: &Settings, retry: bool) -> Vec<RejectReason> {
+fn retried_reasons(facts: &Facts, settings: &Settings, retry: bool) -> Vec<RejectReason> {
     let has = |reason: &RejectReason| facts.counts.reasons.contains_key(reason.as_str());
     let passes = |reason: &RejectReason| {
         retry && reason.is_transient()

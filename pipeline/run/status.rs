@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
-use recaption_stages::{
-    commits::{Facts, Ledger, Standing, Survey, list_below, read_json, sum_of_object},
-    read::{Leftover, Split, Splitter},
-    schemas::{Counts, FailureRecord},
+use recaption_input::{
+    read::{Split, Splitter, StalePart},
     shards::{ShardRef, list_shards},
-    store::{Location, Stores},
 };
+use recaption_output::commits::{CommitLog, Facts, Standing, Survey, list_below, sum_of_object};
+use recaption_schemas::{Counts, FailureRecord};
+use recaption_store::{Location, Stores, read_json};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ExplicitSettings, Layers, RunConfig};
@@ -104,16 +104,16 @@ pub struct Status {
 /// When it is none, or cannot be read.
 pub async fn status(stores: &mut Stores, output: &Location, verify: bool) -> anyhow::Result<Status> {
     let last = LastRun::of(output).await?;
-    let ledger = Ledger::new(output.clone());
-    let survey = ledger.survey().await?;
-    let failed = read_failures(&ledger).await?;
+    let commit_log = CommitLog::new(output.clone());
+    let survey = commit_log.survey().await?;
+    let failed = read_failures(&commit_log).await?;
     let (counts, damaged) = count(&survey);
     let mut amiss: Vec<String> = amiss_of(&survey);
     if verify {
         amiss.extend(compare_sums(output, &survey).await?);
     }
     amiss.sort();
-    let claimed = ledger.claim().await?.map(|claim| claim.fingerprint);
+    let claimed = commit_log.claim().await?.map(|claim| claim.fingerprint);
     let inputs = inputs_of(stores, &last, output, &survey).await;
     let mut status = Status {
         output: output.url(),
@@ -164,7 +164,8 @@ impl Status {
         }
         let inputs: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();
         let orphaned = records.keys().filter(|shard| {
-            !inputs.contains(**shard) && !matches!(split.leftover(shard), Some(Leftover::Unknown(_)))
+            !inputs.contains(**shard)
+                && !matches!(split.stale_part(shard), Some(StalePart::ListUnavailable(_)))
         });
         let orphaned = orphaned.count();
         (self.done, self.pending, self.changed) = (done, Some(pending), Some(changed));
@@ -217,9 +218,9 @@ async fn inputs_of(
     Ok(splitter.split(shards, is_done).await?)
 }
 
-async fn read_failures(ledger: &Ledger) -> anyhow::Result<Vec<FailureRecord>> {
-    let mut failed: Vec<FailureRecord> = stream::iter(ledger.failures().await?)
-        .map(|shard| async move { ledger.failure_of(&shard).await })
+async fn read_failures(commit_log: &CommitLog) -> anyhow::Result<Vec<FailureRecord>> {
+    let mut failed: Vec<FailureRecord> = stream::iter(commit_log.failures().await?)
+        .map(|shard| async move { commit_log.failure_of(&shard).await })
         .buffer_unordered(CONCURRENCY)
         .try_filter_map(|record| std::future::ready(Ok(record)))
         .try_collect()

@@ -12,7 +12,7 @@ use arrow_array::{
     cast::AsArray,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use recaption_stages::schemas::ShardCommit;
+use recaption_schemas::ShardCommit;
 use serde_json::Value;
 
 /// A number of which every bit counts.

@@ -1,12 +1,8 @@
 //! The sections about what is read.
 
 use recaption_config::{TextList, section};
-use recaption_stages::{
-    decode::{DEFAULT_BUDGET_BYTES, DEFAULT_EXIF_ORIENTATION, DEFAULT_MAX_PIXELS, DEFAULT_MIN_SIDE},
-    fetch::FetchSettings,
-    read::ROWS_PER_SHARD,
-    tar::DEFAULT_MAX_MEMBER_BYTES,
-};
+use recaption_image::{DEFAULT_BUDGET_BYTES, DEFAULT_EXIF_ORIENTATION, DEFAULT_MAX_PIXELS, DEFAULT_MIN_SIDE};
+use recaption_input::{fetch::FetchSettings, read::ROWS_PER_SHARD, tar::DEFAULT_MAX_MEMBER_BYTES};
 
 use super::{FormatName, PickName};
 

@@ -6,11 +6,11 @@ use recaption_config::derive::{
     schemars::{JsonSchema, Schema, SchemaGenerator, json_schema},
     serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error},
 };
+use recaption_input::{read::InputFormat, told::CaptionPick};
 use recaption_onnx::{
     caption::EarlyStopping,
     runtime::{Devices, Provider},
 };
-use recaption_stages::{read::InputFormat, told::CaptionPick};
 
 /// Declares an enumeration of names, each with what it stands for.
 macro_rules! names {

@@ -1,7 +1,7 @@
 //! The sections about the output, the run and the stores.
 
 use recaption_config::section;
-use recaption_stages::store::StoreSettings;
+use recaption_store::StoreSettings;
 
 use super::{ImagesName, OutputFormatName};
 

@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::scenes::grammar::{JUNK, ONE_OBJECT};
-use crate::scenes::*;
+use crate::scenes::{
+    grammar::{JUNK, ONE_OBJECT},
+    *,
+};
 
 #[test]
 fn random_numbers_are_splitmix64s() {

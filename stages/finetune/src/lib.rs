@@ -2,7 +2,7 @@
 //! ONNX.
 //!
 //! A crate and a binary of its own: burn must never slow the main build. Names and shapes of parameters, configuration
-//! and tokenizer are recaption-onnx's; reading, decoding and resizing are recaption-stages'.
+//! and tokenizer are recaption-onnx's; reading is recaption-input's, decoding and resizing recaption-image's.
 
 #![forbid(unsafe_code)]
 

@@ -10,7 +10,7 @@ use recaption_finetune::{
     device::DeviceError,
     run::{Ended, Mismatch, Options, Stop, train},
 };
-use recaption_stages::shards::ListError;
+use recaption_input::shards::ListError;
 use tracing_subscriber::{filter::LevelFilter, fmt};
 
 /// Trains or fine-tunes a captioner by a recipe, and writes it in open_clip's format and as verified ONNX graphs.

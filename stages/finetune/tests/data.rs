@@ -15,8 +15,8 @@ use recaption_finetune::{
     open_clip::OpenClip,
     random::Random,
 };
+use recaption_image::DecodeOptions;
 use recaption_onnx::{model::SpecialIds, tokenizer::Tokenizer};
-use recaption_stages::decode::DecodeOptions;
 
 /// What is read, and how.
 struct Reading {

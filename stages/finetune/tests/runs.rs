@@ -263,7 +263,7 @@ fn batches(
         window: 15,
         seed: 2,
         preprocess: model.config.preprocess,
-        decode: recaption_stages::decode::DecodeOptions::default(),
+        decode: recaption_image::DecodeOptions::default(),
         crop: None,
         cache_bytes: 0,
     };

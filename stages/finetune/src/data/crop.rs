@@ -1,7 +1,7 @@
 //! Augmentation: a random part of the image, as torchvision's `RandomResizedCrop` chooses it.
 
 use recaption_config::derive::schemars::JsonSchema;
-use recaption_stages::decode::Region;
+use recaption_image::Region;
 use serde::{Deserialize, Serialize};
 
 use crate::random::Random;

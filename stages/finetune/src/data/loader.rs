@@ -7,11 +7,8 @@ use std::{
 };
 
 use rayon::prelude::*;
+use recaption_image::{DecodeOptions, Preprocess, prepare_region, reason_of};
 use recaption_onnx::tokenizer::Tokenizer;
-use recaption_stages::{
-    decode::{DecodeOptions, Preprocess, prepare_region},
-    prepare::reason_of,
-};
 
 use super::{CropSettings, DataCounts, DataError, Example, Inputs, Position, window::Windows};
 use crate::{batch::Batch, random::Random};

@@ -86,7 +86,7 @@ impl DataCounts {
 pub enum DataError {
     /// The inputs cannot be listed.
     #[error(transparent)]
-    List(#[from] recaption_stages::shards::ListError),
+    List(#[from] recaption_input::shards::ListError),
     /// A finished output cannot be read.
     #[error("training data: {0}")]
     Output(String),

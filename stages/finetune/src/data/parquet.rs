@@ -1,12 +1,9 @@
 //! A finished run's captions, with the images it embedded, as training data.
 
 use arrow_array::{Array, BinaryArray, RecordBatch, StringArray, StructArray, cast::AsArray};
+use recaption_output::{commits::CommitLog, select::PartReader};
 use recaption_schemas::PartInfo;
-use recaption_stages::{
-    commits::Ledger,
-    select::PartReader,
-    store::{Location, Stores},
-};
+use recaption_store::{Location, Stores};
 use tokio::sync::mpsc;
 
 use super::{
@@ -35,12 +32,12 @@ impl Part {
 pub(super) async fn parts(stores: &mut Stores, url: &str) -> Result<Vec<Part>, DataError> {
     let failed = |e: &dyn std::fmt::Display| DataError::Output(e.to_string());
     let out = stores.locate(url).map_err(|e| failed(&e))?;
-    let ledger = Ledger::new(out.clone());
+    let commit_log = CommitLog::new(out.clone());
     let mut parts = Vec::new();
-    for (shard, names) in ledger.list().await.map_err(|e| failed(&e))? {
+    for (shard, names) in commit_log.list().await.map_err(|e| failed(&e))? {
         // A shard has several records when a run died between writing and clearing up: the parts are the last one's.
         if let [name] = names.as_slice() {
-            let info = ledger.read(&shard, name).await.map_err(|e| failed(&e))?.captions;
+            let info = commit_log.read(&shard, name).await.map_err(|e| failed(&e))?.captions;
             parts.push(Part { location: out.child(&info.path), info });
         } else {
             tracing::warn!(shard, "has {} commit records; it is left out: finish the run first", names.len());

@@ -1,0 +1,241 @@
+//! Commit records where answers are lost and where workers meet.
+
+#![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
+use recaption_output::commits::{Attempt, CommitError, CommitLog, CommitResult, RecordName};
+use recaption_schemas::{COMMIT_FORMAT, Counts, PartInfo, ShardCommit, ShardId, part_name, sha256_hex};
+use recaption_store::{Location, Stores};
+
+const URL: &str = "s3://bucket/list.csv";
+
+fn id() -> ShardId {
+    ShardId::from_url(URL)
+}
+
+fn name() -> RecordName {
+    RecordName { input: "0123".into(), configuration: "4567".into() }
+}
+
+fn output() -> (Arc<dyn ObjectStore>, Location) {
+    let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let inner = Arc::clone(&memory);
+    let mut stores = Stores::default().wrapped(Arc::new(move |_| Arc::clone(&inner)));
+    let location = stores.locate("/out").expect("a path");
+    (memory, location)
+}
+
+/// A record of parts with these bytes.
+fn commit(captions: &[u8], rejected: u64) -> ShardCommit {
+    let part = |table: &str, bytes: &[u8]| PartInfo {
+        path: format!("{table}/{}", part_name(id().as_str(), &sha256_hex(bytes)[..16])),
+        rows: 0,
+        bytes: bytes.len() as u64,
+        sha256: Some(sha256_hex(bytes)),
+    };
+    ShardCommit {
+        format: COMMIT_FORMAT,
+        shard: URL.into(),
+        size: 1,
+        etag: None,
+        fingerprint: name().fingerprint(),
+        configuration: [].into(),
+        model: "m".into(),
+        counts: Counts { rejected, ..Counts::default() },
+        damaged: None,
+        captions: part("captions", captions),
+        rejects: part("rejects", b"r"),
+        settings: [].into(),
+    }
+}
+
+async fn put(store: &Arc<dyn ObjectStore>, name: &str, bytes: &[u8]) {
+    store.put(&Path::from(format!("out/{name}")), bytes.to_vec().into()).await.expect("memory");
+}
+
+/// Puts a record's parts.
+async fn put_parts(store: &Arc<dyn ObjectStore>, commit: &ShardCommit, captions: &[u8]) {
+    put(store, &commit.captions.path, captions).await;
+    put(store, &commit.rejects.path, b"r").await;
+}
+
+async fn is_there(store: &Arc<dyn ObjectStore>, name: &str) -> bool {
+    store.head(&Path::from(format!("out/{name}"))).await.is_ok()
+}
+
+fn record() -> String {
+    format!("_recaption/shards/{}.{}.json", id(), name().fingerprint())
+}
+
+#[tokio::test]
+async fn a_record_that_is_there_and_says_the_same_is_this_one() {
+    let (store, out) = output();
+    let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
+    put_parts(&store, &one, b"a").await;
+    let attempt = Attempt::first(id.as_str(), &one);
+    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::Created);
+    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::AlreadyExists);
+}
+
+#[tokio::test]
+async fn who_comes_second_takes_his_parts_away_but_for_those_that_the_record_names() {
+    let (store, out) = output();
+    let (commit_log, id) = (CommitLog::new(out), id());
+    let (theirs, ours) = (commit(b"theirs", 1), commit(b"ours", 1));
+    put_parts(&store, &theirs, b"theirs").await;
+    commit_log.commit(&Attempt::first(id.as_str(), &theirs), || false).await.expect("memory");
+    put_parts(&store, &ours, b"ours").await;
+    let second = commit_log.commit(&Attempt::first(id.as_str(), &ours), || false).await.expect("memory");
+    assert_eq!(second, CommitResult::CommittedByOther);
+    assert_eq!(commit_log.find(id.as_str(), &name()).await.expect("memory"), Some(theirs.clone()));
+    assert!(!is_there(&store, &ours.captions.path).await, "a plain reader would see rows twice");
+    assert!(is_there(&store, &theirs.captions.path).await && is_there(&store, &theirs.rejects.path).await);
+}
+
+#[tokio::test]
+async fn a_record_that_is_no_record_is_told_by_name_and_replaced() {
+    let (store, out) = output();
+    let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
+    let other = ShardCommit { shard: "s3://bucket/other.tar".into(), ..one.clone() };
+    let other = serde_json::to_vec(&other).expect("JSON");
+    for (bytes, fault) in [(&b"{ half"[..], "no commit record"), (&other[..], "another shard")] {
+        put(&store, &record(), bytes).await;
+        put_parts(&store, &one, b"a").await;
+        let mut survey = commit_log.survey().await.expect("memory");
+        let all: Vec<_> = survey.records().map(|(_, standing)| standing.clone()).collect();
+        assert!(all[0].fault.as_ref().is_some_and(|f| f.contains(fault)), "{all:?}");
+        let mut attempt = Attempt::first(id.as_str(), &one);
+        // Known before or not.
+        let found = survey.take(URL, &name());
+        attempt.expects = found.expects.as_ref();
+        assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::Created);
+        assert_eq!(commit_log.find(id.as_str(), &name()).await.expect("memory"), Some(one.clone()));
+    }
+}
+
+#[tokio::test]
+async fn what_a_record_promises_is_looked_at() {
+    let (store, out) = output();
+    let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
+    put_parts(&store, &one, b"a").await;
+    commit_log.commit(&Attempt::first(id.as_str(), &one), || false).await.expect("memory");
+    assert!(commit_log.survey().await.expect("memory").done(URL, &name()).is_some());
+    put(&store, &one.captions.path, b"longer").await;
+    let mut survey = commit_log.survey().await.expect("memory");
+    assert!(survey.done(URL, &name()).is_none());
+    let found = survey.take(URL, &name());
+    let fault = found.expects.as_ref().and_then(|standing| standing.fault.clone());
+    assert!(fault.as_ref().is_some_and(|f| f.contains("has 6 bytes, the record says 1")), "{fault:?}");
+    store.delete(&Path::from(format!("out/{}", one.rejects.path))).await.expect("memory");
+    put(&store, &one.captions.path, b"a").await;
+    let fault = commit_log.survey().await.expect("memory").take(URL, &name()).expects.and_then(|s| s.fault);
+    assert!(fault.as_ref().is_some_and(|f| f.contains("is missing")), "{fault:?}");
+    // Done again, the new record takes the place of the old one, and of no other.
+    let again = commit(b"again", 1);
+    put_parts(&store, &again, b"again").await;
+    let attempt = Attempt { expects: found.expects.as_ref(), ..Attempt::first(id.as_str(), &again) };
+    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::Created);
+    let late = commit(b"late", 1);
+    put_parts(&store, &late, b"late").await;
+    let attempt = Attempt { expects: found.expects.as_ref(), ..Attempt::first(id.as_str(), &late) };
+    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::CommittedByOther);
+    assert_eq!(commit_log.find(id.as_str(), &name()).await.expect("memory"), Some(again));
+}
+
+#[tokio::test]
+async fn a_part_that_goes_while_its_record_is_put_takes_the_record_with_it() {
+    let (store, out) = output();
+    let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
+    put(&store, &one.captions.path, b"a").await;
+    let error = commit_log.commit(&Attempt::first(id.as_str(), &one), || true).await.expect_err("no rejects");
+    assert!(error.to_string().contains("something removes files"), "{error}");
+    assert!(!is_there(&store, &record()).await);
+}
+
+#[tokio::test]
+async fn the_first_commit_claims_the_output_and_another_configuration_commits_nothing() {
+    let (store, out) = output();
+    let commit_log = CommitLog::new(out);
+    let configuration = |value: &str| [("a.b".to_owned(), value.to_owned())].into();
+    let one = commit_log.committer(configuration("1"), false).await.expect("memory");
+    let two = commit_log.committer(configuration("2"), false).await.expect("memory");
+    let overwriting = commit_log.committer(configuration("3"), true).await.expect("memory");
+    let begun = one.begin().await.expect("memory");
+    let refused = two.begin().await.expect_err("claimed");
+    assert!(matches!(&refused, CommitError::Other(claim) if claim.configuration["a.b"] == "1"), "{refused}");
+    // What was claimed after the user had looked is not replaced either.
+    assert!(matches!(overwriting.begin().await, Err(CommitError::Other(_))));
+    let overwriting = commit_log.committer(configuration("3"), true).await.expect("memory");
+    overwriting.begin().await.expect("replaced");
+    assert!(matches!(one.begin().await, Err(CommitError::Other(_))), "the old job ends");
+    // One that had looked before it was frozen finds out when it wakes.
+    let (commit, id) = (commit(b"a", 1), id());
+    put_parts(&store, &commit, b"a").await;
+    let begun = begun.earlier(std::time::Duration::from_secs(3600));
+    let woken = one.commit(&Attempt::first(id.as_str(), &commit), begun).await;
+    assert!(matches!(woken, Err(CommitError::Other(_))));
+    assert!(!is_there(&store, &record()).await && !is_there(&store, &commit.captions.path).await);
+}
+
+#[tokio::test]
+async fn a_shard_that_is_removed_leaves_nothing_and_one_that_was_done_again_stays() {
+    let (store, out) = output();
+    let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
+    let all = async || {
+        let mut survey = commit_log.survey().await.expect("memory");
+        let records = survey.take_records().into_iter();
+        let with_parts = records.map(|(shard, standing)| {
+            let parts = survey.parts_of(&shard).to_vec();
+            (shard, (standing, parts))
+        });
+        with_parts.collect::<BTreeMap<_, _>>()
+    };
+    put_parts(&store, &one, b"a").await;
+    commit_log.commit(&Attempt::first(id.as_str(), &one), || false).await.expect("memory");
+    let before = all().await;
+    // Another worker did it again after this was decided.
+    let again = ShardCommit { fingerprint: "89ab-4567".into(), ..commit(b"b", 1) };
+    put_parts(&store, &again, b"b").await;
+    commit_log.commit(&Attempt::first(id.as_str(), &again), || false).await.expect("memory");
+    commit_log.remove_shards(&before).await.expect("memory");
+    assert_eq!(commit_log.list().await.expect("memory")[id.as_str()].len(), 2);
+    assert!(is_there(&store, &one.captions.path).await);
+
+    commit_log.remove_shards(&all().await).await.expect("memory");
+    let objects = store.list_with_delimiter(Some(&Path::from("out"))).await.expect("memory");
+    assert!(objects.objects.is_empty() && objects.common_prefixes.is_empty(), "{objects:?}");
+
+    // A run that dies in between leaves a note of what it was about.
+    put_parts(&store, &one, b"a").await;
+    put(&store, &format!("_recaption/removals/{id}.json"), b"{}").await;
+    assert_eq!(commit_log.removals().await.expect("memory"), [id.as_str()]);
+    let survey = commit_log.survey().await.expect("memory");
+    commit_log.finish_removal(id.as_str(), survey.parts_of(id.as_str())).await.expect("memory");
+    let objects = store.list_with_delimiter(Some(&Path::from("out"))).await.expect("memory");
+    assert!(objects.objects.is_empty() && objects.common_prefixes.is_empty(), "{objects:?}");
+}
+
+#[tokio::test]
+async fn outputs_of_older_versions_are_continued_under_the_names_that_they_have() {
+    let (store, out) = output();
+    let commit_log = CommitLog::new(out);
+    let old = ShardId::old_from_url(URL);
+    let part =
+        |table: &str| PartInfo { path: format!("{table}/part-{old}.parquet"), ..commit(b"a", 1).rejects };
+    let one = ShardCommit { captions: part("captions"), rejects: part("rejects"), ..commit(b"a", 1) };
+    put_parts(&store, &one, b"r").await;
+    let bytes = serde_json::to_vec(&one).expect("JSON");
+    put(&store, &format!("_recaption/shards/{old}.{}.json", name().fingerprint()), &bytes).await;
+    let mut survey = commit_log.survey().await.expect("memory");
+    assert!(survey.done(URL, &name()).is_some());
+    // Changed, it gets new names, and nothing stays under the old ones.
+    let changed = RecordName { input: "9999".into(), ..name() };
+    let found = survey.take(URL, &changed);
+    assert_eq!((found.done.is_none(), found.stale.len(), found.orphans.len()), (true, 1, 2), "{found:?}");
+    commit_log.clear(&found.stale, &found.orphans, None).await.expect("memory");
+    let left = store.list_with_delimiter(Some(&Path::from("out/captions"))).await.expect("memory");
+    assert!(left.objects.is_empty());
+    assert!(commit_log.list().await.expect("memory").is_empty());
+}
