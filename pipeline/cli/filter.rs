@@ -28,6 +28,7 @@ pub fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<Exit
         cut,
         column: args.column.clone(),
         overwrite: args.overwrite,
+        stores: super::environment_store_settings()?,
     };
     let report = super::on_runtime(filter::filter(&job))?;
     match format {

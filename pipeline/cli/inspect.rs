@@ -20,7 +20,7 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     if !args.path.contains("://") && Path::new(&args.path).join(MODEL_FILE).is_file() {
         return model(Path::new(&args.path));
     }
-    let output = Stores::default().locate(&args.path)?;
+    let output = Stores::new(super::environment_store_settings()?).locate(&args.path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

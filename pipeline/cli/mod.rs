@@ -30,7 +30,7 @@ use recaption_onnx::{
     verify::{self, Outcome},
 };
 use recaption_schemas::printable;
-use recaption_store::StoreError;
+use recaption_store::{StoreError, StoreSettings};
 
 use self::{
     args::{Args, Command, ConfigCommand, ExportArgs, VerifyArgs},
@@ -172,6 +172,13 @@ fn print_config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
         ConfigCommand::Show(args) => print(&args.layers()?.show()),
     }
     Ok(ExitCode::Done)
+}
+
+/// Timeouts and retries of stores, for commands without a configuration file: defaults and environment.
+fn environment_store_settings() -> Result<StoreSettings, ConfigError> {
+    let mut layers = Layers::default();
+    layers.add_process_environment()?;
+    config::store_settings(&layers)
 }
 
 fn run_job(args: &RunArgs, format: logging::Format) -> anyhow::Result<ExitCode> {

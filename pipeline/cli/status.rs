@@ -7,11 +7,11 @@ use recaption_store::Stores;
 
 use super::{
     args::StatusArgs,
-    finish_run, logging, on_runtime, print,
+    environment_store_settings, finish_run, logging, on_runtime, print,
     run_args::{RetryArgs, set_inputs},
 };
 use crate::{
-    config::{Layers, RunConfig, store_settings},
+    config::RunConfig,
     run::{ExitCode, LastRun, RunOptions, status},
 };
 
@@ -59,7 +59,5 @@ fn enter(last: &LastRun) {
 }
 
 fn environment_stores() -> anyhow::Result<Stores> {
-    let mut layers = Layers::default();
-    layers.add_process_environment()?;
-    Ok(Stores::new(store_settings(&layers)?))
+    Ok(Stores::new(environment_store_settings()?))
 }
