@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 ONNXRUNTIME := target/onnxruntime/lib/libonnxruntime.so
 ONNXRUNTIME_GPU := target/onnxruntime-gpu
 
-.PHONY: demo test test-services test-s3s fuzz bench bench-open-clip bench-training scenes-base scenes-ssc scenes-dsc lint doc onnxruntime onnxruntime-gpu install clean-demo
+.PHONY: demo test test-services test-s3s fuzz bench bench-open-clip bench-training scenes-base scenes-ssc scenes-dsc lint doc reference onnxruntime onnxruntime-gpu install clean-demo
 
 # Draws scenes, packs them as shards, captions them with the bundled captioners; leaves Parquet and report.html in target/demo.
 demo: $(ONNXRUNTIME)
@@ -70,6 +70,12 @@ lint:
 # Builds the API documentation; broken links are errors.
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --release --workspace --no-deps
+
+# The generated pages of docs/src, from the configuration keys; tests compare them with what the programs print.
+reference:
+	$(CARGO) build --locked --release --workspace --bins
+	target/release/recaption config reference > docs/src/configuration-reference.md
+	target/release/recaption-finetune --reference > docs/src/recipe-reference.md
 
 onnxruntime: $(ONNXRUNTIME)
 
