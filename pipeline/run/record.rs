@@ -7,10 +7,7 @@ use recaption_store::{Location, StoreError, write_json};
 use serde::Serialize;
 
 use super::{DeviceReport, Devices, RunModel, SelfTest, plan::Plan};
-use crate::config::RunConfig;
-
-/// Keys that were typed, with their values as TOML writes them.
-pub type Typed = BTreeMap<String, String>;
+use crate::config::{ExplicitSettings, RunConfig};
 
 /// Exit codes, a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +46,12 @@ pub struct RunReport {
     pub run: String,
     /// Recaption's version.
     pub version: &'static str,
+    /// URL of the output, redacted.
+    pub output: String,
     /// Captioner's digest.
     pub model: String,
+    /// Name of the captioner's folder.
+    pub model_name: String,
     /// Scorer's digest, where it is not the captioner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scorer: Option<String>,
@@ -63,10 +64,10 @@ pub struct RunReport {
     /// What is known about a device that is not the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_test: Option<SelfTest>,
-    /// Where it was typed: paths without a beginning are meant from here.
+    /// Working directory: relative paths start here.
     pub directory: String,
-    /// What was typed.
-    pub typed: Typed,
+    /// Keys that were set, by file, environment or flag.
+    pub explicit_settings: ExplicitSettings,
     /// Keys that change rows.
     pub configuration: BTreeMap<String, String>,
     /// Start, RFC 3339.
@@ -116,19 +117,21 @@ pub struct RunReport {
 impl RunReport {
     /// At the start of a run.
     #[must_use]
-    pub fn begin(config: &RunConfig, model: &RunModel, plan: &Plan) -> Self {
+    pub fn begin(config: &RunConfig, model: &RunModel, output: &Location, plan: &Plan) -> Self {
         let now = chrono::Utc::now();
         Self {
             run: format!("{}-{:08x}", now.format("%Y%m%dT%H%M%S%3fZ"), std::process::id()),
             version: env!("CARGO_PKG_VERSION"),
+            output: output.url(),
             model: model.folder.digest.clone(),
+            model_name: model.name(),
             scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
             provider: None,
             devices: Vec::new(),
             self_test: None,
             directory: std::env::current_dir()
                 .map_or_else(|_| String::new(), |dir| dir.display().to_string()),
-            typed: config.typed.clone(),
+            explicit_settings: config.explicit_settings.clone(),
             configuration: plan.configuration.clone(),
             started: now.to_rfc3339(),
             finished: String::new(),
@@ -297,6 +300,8 @@ impl std::fmt::Display for RunReport {
             writeln!(f, "failed    {}{note}", failed.error)?;
         }
         self.fmt_notes(f)?;
+        writeln!(f, "model     {} ({})", self.model_name, self.model.get(..16).unwrap_or_default())?;
+        writeln!(f, "output    {}", self.output)?;
         if self.interrupted {
             writeln!(f, "interrupted: the same command continues where this one stopped")?;
         }

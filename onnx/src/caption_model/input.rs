@@ -40,7 +40,7 @@ impl ImageInput<'_> {
     ) -> Result<Pixels, DecodeError> {
         match self {
             Self::File(bytes) => prepare(bytes, None, preprocess, options).map(|prepared| prepared.pixels),
-            Self::Rgb { width, height, data } => prepare_rgb(data, (*width, *height), preprocess),
+            Self::Rgb { width, height, data } => prepare_rgb(*width, *height, data, preprocess),
         }
     }
 }
