@@ -62,15 +62,16 @@ pub async fn run_over(
 ) -> anyhow::Result<RunReport> {
     // A model that cannot be used is an error before anything is written.
     let model = RunModel::open(config)?;
-    let output = open_output(&mut stores, &config.output)?;
-    let lock = if options.lock { Some(lock::lock(&output, config.lock_seconds).await?) } else { None };
+    let output = open_output(&mut stores, &config.output.url)?;
+    let lock =
+        if options.lock { Some(lock::lock(&output, config.resources.lock_seconds).await?) } else { None };
     let lock = match lock {
         Some(Locked::Elsewhere { holder }) => return Err(LockedOut { output: output.url(), holder }.into()),
         Some(Locked::Here(lock)) => Some(lock),
         None => None,
     };
     // Before the records are listed: whoever leaves last then knows that nobody's list is older than his work.
-    let workers = match config.claims {
+    let workers = match config.resources.claim_lease {
         Some(lease) => match Workers::join(&output, lease).await {
             Ok(workers) => Some(Arc::new(workers)),
             Err(error) => {
@@ -152,11 +153,11 @@ async fn plan(
     (model, commit_log): (&RunModel, &CommitLog),
 ) -> anyhow::Result<Plan> {
     // All at once: in a bucket each takes a request per thousand shards.
-    let listing = list_shards(stores, &config.shards, config.read.format);
+    let listing = list_shards(stores, &config.input.shards, config.input.read.format);
     let (shards, survey, removals) = tokio::join!(listing, commit_log.survey(), commit_log.removals());
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
-    let splitter = Splitter { settings: &config.read, output, can_write: true };
+    let splitter = Splitter { settings: &config.input.read, output, can_write: true };
     let settings = config.reject_settings();
     let found = (survey?, &*removals?);
     let plan = Plan::make(shards?, found, (commit_log, splitter), (keys, &settings), &options).await?;

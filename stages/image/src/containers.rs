@@ -103,7 +103,7 @@ fn read(
     let copies = if matches!(name, "PNG" | "BMP") { 1 } else { WORKING_COPIES };
     let resized = u64::from(width) * u64::from(height) * 4;
     let needed = image_bytes.saturating_mul(copies).saturating_add(resized);
-    let share = budget::take(needed, options.budget_bytes, (width, height))?;
+    let share = budget::take(needed, options, (width, height))?;
     let max_alloc = image_bytes.saturating_mul(WORKING_COPIES).saturating_add(SIDE_ALLOC);
     decoder.set_limits(at_most(max_alloc)).map_err(failed)?;
     // Broken metadata does not reject an image.

@@ -34,7 +34,7 @@ pub enum DecodeError {
     },
     /// More memory than [`DecodeOptions::budget_bytes`](crate::DecodeOptions::budget_bytes). Nothing was allocated for it.
     #[error(
-        "{width} x {height} pixels of this kind take {bytes} bytes to decode, more than input.decode_bytes = {limit} allows"
+        "{width} x {height} pixels of this kind take {bytes} bytes to decode, more than {setting} = {limit} allows"
     )]
     TooManyBytes {
         /// Stored width in pixels.
@@ -45,6 +45,8 @@ pub enum DecodeError {
         bytes: u64,
         /// The limit, bytes.
         limit: u64,
+        /// Name of the limit's setting: [`DecodeOptions::budget_setting`](crate::DecodeOptions::budget_setting).
+        setting: &'static str,
     },
     /// A shorter side below [`DecodeOptions::min_side`](crate::DecodeOptions::min_side).
     #[error("{width} x {height} pixels: the shorter side is below the limit of {min_side}")]

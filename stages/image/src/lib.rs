@@ -42,10 +42,11 @@ mod sniff;
 #[cfg(test)]
 mod tests;
 
-pub use budget::DEFAULT_BUDGET_BYTES;
 pub use error::DecodeError;
 pub use geometry::Region;
-pub use options::{DEFAULT_EXIF_ORIENTATION, DEFAULT_MAX_PIXELS, DEFAULT_MIN_SIDE, DecodeOptions};
+pub use options::{
+    DEFAULT_BUDGET_BYTES, DEFAULT_EXIF_ORIENTATION, DEFAULT_MAX_PIXELS, DEFAULT_MIN_SIDE, DecodeOptions,
+};
 pub use pixels::{ModelInputs, Pixels, Prepared};
 pub use prepare::{RETAINED_BYTES, panics, prepare, prepare_all, prepare_region, prepare_rgb};
 pub use recaption_schemas::{Interpolation, Preprocess, ResizeMode};

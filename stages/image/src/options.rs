@@ -1,11 +1,15 @@
 //! Which images are decoded, and how.
 
-use crate::{budget::DEFAULT_BUDGET_BYTES, error::DecodeError};
+use crate::error::DecodeError;
 
 /// Default of [`DecodeOptions::max_pixels`]: Pillow's `Image.MAX_IMAGE_PIXELS`, a quarter of a gigabyte in RGB.
 pub const DEFAULT_MAX_PIXELS: u64 = 89_478_485;
 /// Default of [`DecodeOptions::min_side`]: off.
 pub const DEFAULT_MIN_SIDE: u32 = 0;
+/// Default of [`DecodeOptions::budget_bytes`]: 1 GiB, enough for every 8-bit image within the
+/// default of [`DecodeOptions::max_pixels`].
+pub const DEFAULT_BUDGET_BYTES: u64 = 1 << 30;
+
 /// Default of [`DecodeOptions::exif_orientation`]: models expect upright images.
 pub const DEFAULT_EXIF_ORIENTATION: bool = true;
 
@@ -18,6 +22,8 @@ pub struct DecodeOptions {
     pub min_side: u32,
     /// Memory for images in decoding, all threads of the process together, bytes. A thread that needs more than is free waits.
     pub budget_bytes: u64,
+    /// Name under which the caller configures `budget_bytes`, for messages.
+    pub budget_setting: &'static str,
     /// Whether EXIF orientation is applied. If not, pixels, width and height are as stored.
     pub exif_orientation: bool,
 }
@@ -28,6 +34,7 @@ impl Default for DecodeOptions {
             max_pixels: DEFAULT_MAX_PIXELS,
             min_side: DEFAULT_MIN_SIDE,
             budget_bytes: DEFAULT_BUDGET_BYTES,
+            budget_setting: "budget_bytes",
             exif_orientation: DEFAULT_EXIF_ORIENTATION,
         }
     }

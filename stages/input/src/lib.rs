@@ -23,6 +23,9 @@ pub mod json;
 mod keys;
 pub mod lists;
 pub mod read;
+mod setting_names;
 pub mod shards;
 pub mod tar;
 pub mod webdataset;
+
+pub use setting_names::SettingNames;

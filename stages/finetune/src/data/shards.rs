@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use recaption_config::derive::schemars::JsonSchema;
 use recaption_input::{
     read::{InputFormat, ReadRequest, ReadSettings, read_shard},
     shards::{ShardRef, list_shards},
@@ -29,8 +30,9 @@ const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the inputs are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(crate = "recaption_config::derive::schemars")]
 pub enum Format {
     /// Webdataset tar shards.
     #[default]
@@ -60,7 +62,7 @@ impl TryFrom<String> for Caption {
             "original" => Ok(Self::Original),
             _ => match text.strip_prefix("json.") {
                 Some(key) if !key.is_empty() => Ok(Self::Json(key.to_owned())),
-                _ => Err(format!("`{text}`: expected `text`, `original` or `json.KEY`")),
+                _ => Err(format!("`{text}` names no caption")),
             },
         }
     }

@@ -54,7 +54,7 @@ pub(super) fn decode(
     // Progressive images are held as coefficients of two bytes; without an end marker there are two copies.
     let coefficients = if markers.progressive { 2 * 3 * size } else { 0 };
     let needed = 4 * size * if markers.ended { 1 } else { 2 } + coefficients + bytes.len() as u64;
-    let share = budget::take(needed, options.budget_bytes, (markers.width, markers.height))?;
+    let share = budget::take(needed, options, (markers.width, markers.height))?;
     let pixels = grown(pixels, raster.len());
     markers.clean(Padding::Ones, clean);
     pass(clean, output, pixels).map_err(|error| explain(&markers, &error))?;

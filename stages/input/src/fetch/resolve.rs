@@ -21,9 +21,9 @@ pub(super) struct Forbidden {
 /// connection.
 pub(super) struct PublicResolver {
     /// The resolver whose results are checked.
-    pub inner: Arc<dyn Resolve>,
+    pub(super) inner: Arc<dyn Resolve>,
     /// Whether the check is off.
-    pub allow_private: bool,
+    pub(super) allow_private: bool,
 }
 
 impl Resolve for PublicResolver {

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     columns::{self, CAPTION, Columns, KEY, URL, configured_column},
     keys::RowKey,
+    setting_names::SettingNames,
 };
 
 /// The header of a list of delimited values, once it was parsed.
@@ -33,6 +34,7 @@ pub(super) struct Header {
 pub(super) struct RowBuilder<'a, 'b> {
     pub(super) list: &'a mut DelimitedList,
     pub(super) columns: &'a Columns,
+    pub(super) names: &'a SettingNames,
     pub(super) position: &'a mut Position,
     pub(super) sink: RowSink<'b>,
 }
@@ -45,7 +47,7 @@ impl RecordSink for RowBuilder<'_, '_> {
                 return Err(format!("cannot parse the header row: {error}; is this a list?"));
             }
             let names = fields.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned());
-            self.list.header = Some(Header::new(names.collect(), self.columns)?);
+            self.list.header = Some(Header::new(names.collect(), self.columns, self.names)?);
             self.list.header_bytes = end;
             return Ok(());
         };
@@ -66,16 +68,16 @@ impl RecordSink for RowBuilder<'_, '_> {
 }
 
 impl Header {
-    fn new(names: Vec<String>, columns: &Columns) -> Result<Self, String> {
+    fn new(names: Vec<String>, columns: &Columns, settings: &SettingNames) -> Result<Self, String> {
         let all = || names.iter().map(String::as_str);
         let find = |configured: &Option<String>, setting: &str, usual: &[&str]| match configured {
             Some(name) => configured_column(all(), name, setting).map(Some),
             None => Ok(columns::find(all(), usual)),
         };
-        let url = find(&columns.url, "input.url_column", &URL)?;
-        let caption = find(&columns.caption, "input.caption_column", &CAPTION)?;
-        let key = find(&columns.key, "input.key_column", &KEY)?;
-        let Some(url) = url else { return Err(missing_url(&names)) };
+        let url = find(&columns.url, settings.url_column, &URL)?;
+        let caption = find(&columns.caption, settings.caption_column, &CAPTION)?;
+        let key = find(&columns.key, settings.key_column, &KEY)?;
+        let Some(url) = url else { return Err(missing_url(&names, settings)) };
         Ok(Self { names, url, caption, key })
     }
 
@@ -104,6 +106,6 @@ impl Header {
 }
 
 /// Returns the error of a list or row without a URL.
-pub(super) fn missing_url(names: &[String]) -> String {
-    format!("no column of URLs; there are: {}. Name it with input.url_column", names.join(", "))
+pub(super) fn missing_url(names: &[String], settings: &SettingNames) -> String {
+    format!("no column of URLs; there are: {}. Name it with {}", names.join(", "), settings.url_column)
 }

@@ -10,6 +10,7 @@ use crate::{
     columns::{CAPTION, Columns, KEY, URL, find_all},
     json::Document,
     keys::RowKey,
+    setting_names::SettingNames,
 };
 
 /// A line that is arriving.
@@ -47,7 +48,12 @@ impl LineList {
     }
 
     /// Ends the line and returns its row; `None` for a blank line.
-    pub(super) fn end_line(&mut self, columns: &Columns, position: &mut Position) -> Option<ListRow> {
+    pub(super) fn end_line(
+        &mut self,
+        columns: &Columns,
+        names: &SettingNames,
+        position: &mut Position,
+    ) -> Option<ListRow> {
         let PartialLine { bytes, is_too_long } = std::mem::take(&mut self.line);
         let text = String::from_utf8_lossy(&bytes);
         let text = text.trim().trim_start_matches('\u{feff}');
@@ -65,7 +71,7 @@ impl LineList {
             return Some(ListRow { index, key, url: Ok(text.to_owned()), captions: Vec::new(), meta: None });
         }
         Some(match Document::read(text.as_bytes()) {
-            Ok(object) if object.is_object() => self.row_of_object(&object, at, columns),
+            Ok(object) if object.is_object() => self.row_of_object(&object, at, (columns, names)),
             Ok(_) => ListRow::malformed(at, "the line is no JSON object".into()),
             Err(error) => ListRow::malformed(at, format!("the line is no JSON: {error}")),
         })
@@ -75,7 +81,7 @@ impl LineList {
         &mut self,
         object: &Document,
         (index, number): (u64, RowKey),
-        columns: &Columns,
+        (columns, settings): (&Columns, &SettingNames),
     ) -> ListRow {
         let find = |configured: &Option<String>, usual: &[&str], fits: &dyn Fn(&str) -> bool| {
             let names = configured.as_deref().map_or_else(|| usual.to_vec(), |name| vec![name]);
@@ -100,7 +106,7 @@ impl LineList {
         ListRow {
             index,
             key: declared.map_or(number, RowKey::Declared),
-            url: url.and_then(text).ok_or_else(|| missing_url(&names())),
+            url: url.and_then(text).ok_or_else(|| missing_url(&names(), settings)),
             captions,
             meta: object.without(&used),
         }

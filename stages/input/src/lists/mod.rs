@@ -24,11 +24,12 @@ use lines::{LineList, PartialLine};
 pub use row::ListRow;
 use row::{Position, RowSink};
 
-use crate::{columns::Columns, format::ListKind};
+use crate::{columns::Columns, format::ListKind, setting_names::SettingNames};
 
 /// Parses a list of URLs.
 pub struct ListParser {
     columns: Columns,
+    names: SettingNames,
     format: Format,
     position: Position,
 }
@@ -59,7 +60,13 @@ impl ListParser {
             ListKind::JsonLines => Format::Lines(LineList::new(true)),
             ListKind::Text => Format::Lines(LineList::new(false)),
         };
-        Self { columns, format, position: Position::default() }
+        Self { columns, names: SettingNames::default(), format, position: Position::default() }
+    }
+
+    /// Sets the names of settings in messages.
+    #[must_use]
+    pub fn with_setting_names(self, names: SettingNames) -> Self {
+        Self { names, ..self }
     }
 
     /// Makes this the parser of a part of a list that begins at row `rows`. Its input is the header row, where the list has
@@ -113,18 +120,18 @@ impl ListParser {
     /// # Errors
     /// As [`ListParser::push`].
     pub fn push_into(&mut self, bytes: &[u8], sink: RowSink<'_>) -> Result<(), String> {
-        let Self { columns, format, position } = self;
+        let Self { columns, names, format, position } = self;
         match format {
             Format::Delimited(format) => {
                 let (records, list) = format.as_mut();
-                records.push(bytes, &mut RowBuilder { list, columns, position, sink })
+                records.push(bytes, &mut RowBuilder { list, columns, names, position, sink })
             }
             Format::Lines(lines) => {
                 for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
                     position.bytes += piece.len() as u64;
                     lines.line.push(piece);
                     if piece.ends_with(b"\n")
-                        && let Some(row) = lines.end_line(columns, position)
+                        && let Some(row) = lines.end_line(columns, names, position)
                     {
                         sink(row, position.bytes);
                     }
@@ -162,11 +169,11 @@ impl ListParser {
     /// # Errors
     /// As [`ListParser::finish`].
     pub fn finish_into(&mut self, sink: RowSink<'_>) -> Result<(), String> {
-        let Self { columns, format, position } = self;
+        let Self { columns, names, format, position } = self;
         match format {
             Format::Delimited(format) => {
                 let (records, list) = format.as_mut();
-                records.finish(&mut RowBuilder { list, columns, position, sink })?;
+                records.finish(&mut RowBuilder { list, columns, names, position, sink })?;
                 if list.header.is_none() {
                     return Err(
                         "the list is empty: it needs a header row with the names of its columns".into()
@@ -174,7 +181,7 @@ impl ListParser {
                 }
             }
             Format::Lines(lines) => {
-                if let Some(row) = lines.end_line(columns, position) {
+                if let Some(row) = lines.end_line(columns, names, position) {
                     sink(row, position.bytes);
                 }
             }

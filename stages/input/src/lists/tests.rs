@@ -94,7 +94,7 @@ fn malformed_rows_count_and_bad_lists_name_their_columns() {
     }
     assert_eq!(rows.len(), 3);
     let error = parse(ListKind::Csv, "link,caption\nx,y\n", 100).expect_err("no addresses");
-    assert!(error.contains("there are: link, caption") && error.contains("input.url_column"), "{error}");
+    assert!(error.contains("there are: link, caption") && error.contains("columns.url"), "{error}");
     assert!(parse(ListKind::Csv, "", 100).expect_err("empty").contains("empty"));
     let mut long = "x".repeat(MAX_RECORD_BYTES + 100);
     long.push_str("\nhttp://a\n");

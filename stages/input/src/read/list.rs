@@ -11,7 +11,8 @@ use crate::{
 
 /// Reads a list in text, compressed or not, or a part of one.
 pub(super) async fn read(context: ReadContext<'_>, kind: ListKind) -> Result<ShardContents, ReadStop> {
-    let parser = ListParser::new(kind, context.settings.columns.clone());
+    let settings = context.settings;
+    let parser = ListParser::new(kind, settings.columns.clone()).with_setting_names(settings.setting_names);
     let queue = FetchQueue::new(context)?;
     match context.shard.list_part() {
         Some(ListPart { rows, text: Some(text), .. }) => {

@@ -2,7 +2,8 @@
 
 use super::{counts::UsageLog, metadata::MetadataCache};
 use crate::{
-    captions::CaptionSelection, columns::Columns, fetch::Fetcher, format::InputFormat, tar::TarLimits,
+    captions::CaptionSelection, columns::Columns, fetch::Fetcher, format::InputFormat,
+    setting_names::SettingNames, tar::TarLimits,
 };
 
 /// Default number of a list's rows per shard: that of img2dataset.
@@ -29,6 +30,8 @@ pub struct ReadSettings {
     pub usage_log: UsageLog,
     /// Cache of the metadata files of image folders.
     pub metadata: MetadataCache,
+    /// Names of these settings in messages.
+    pub setting_names: SettingNames,
 }
 
 impl Default for ReadSettings {
@@ -43,6 +46,7 @@ impl Default for ReadSettings {
             image_suffixes: Vec::new(),
             usage_log: UsageLog::default(),
             metadata: MetadataCache::default(),
+            setting_names: SettingNames::default(),
         }
     }
 }

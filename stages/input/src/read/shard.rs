@@ -78,7 +78,8 @@ async fn read_object(context: ReadContext<'_>) -> Result<ShardContents, ReadStop
             Err(context.data_error(what).into())
         }
         (InputFormat::Folder, _) => {
-            Err(context.data_error("it is not a folder, which input.format = \"folder\" requires").into())
+            let name = context.settings.setting_names.format;
+            Err(context.data_error(&format!("it is not a folder, which {name} = \"folder\" requires")).into())
         }
         (InputFormat::Auto | InputFormat::Webdataset, _) => read_archive(context).await,
     }
@@ -125,8 +126,9 @@ fn warn_of_extra_images(context: ReadContext<'_>, input: &InputCounts) {
             shard = context.shard.url,
             extra_images = input.extra_images,
             first,
-            "samples with several images: captioning one image of each, chosen by input.image_suffixes and then by suffix; a \
-             folder of these files would caption all"
+            setting = context.settings.setting_names.image_suffixes,
+            "samples with several images: captioning one image of each, chosen by that setting and then by suffix; a folder of \
+             these files would caption all"
         );
     }
 }

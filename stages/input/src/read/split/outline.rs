@@ -79,7 +79,9 @@ pub(super) async fn of_text(
         header_bytes: 0,
         starts: Vec::new(),
     };
-    let mut parser = ListParser::new(kind, context.settings.columns.clone());
+    let settings = context.settings;
+    let parser = ListParser::new(kind, settings.columns.clone());
+    let mut parser = parser.with_setting_names(settings.setting_names);
     // A part begins where the last row of the previous part ends.
     let mut last_end = 0;
     let mut starts = Vec::new();

@@ -12,10 +12,12 @@ use super::{
 };
 use crate::{
     captions::{captions_and_url, captions_of},
-    columns::{CAPTION, Columns, IMAGE, KEY, META, URL, configured_column, find_all},
+    columns::{CAPTION, IMAGE, KEY, META, URL, configured_column, find_all},
     format::InputFormat,
     json::Document,
     keys::RowKey,
+    read::settings::ReadSettings,
+    setting_names::SettingNames,
     webdataset::{IMAGE_SUFFIXES, split_stem},
 };
 
@@ -59,7 +61,8 @@ impl ColumnRoles {
     ///
     /// # Errors
     /// When a configured column is missing or of another type, or there is neither an image nor a URL.
-    pub(super) fn detect(schema: &Schema, configured: &Columns, format: InputFormat) -> Result<Self, String> {
+    pub(super) fn detect(schema: &Schema, settings: &ReadSettings) -> Result<Self, String> {
+        let (format, configured, settings) = (settings.format, &settings.columns, &settings.setting_names);
         let names = || schema.fields().iter().map(|f| f.name().as_str());
         let kind = |at: usize| schema.field(at).data_type();
         let column = |at: usize| (schema.field(at).name().clone(), at);
@@ -73,16 +76,17 @@ impl ColumnRoles {
             },
             None => Ok(find_all(names(), usual).find(|at| fits(kind(*at))).map(column)),
         };
-        let image = find(&configured.image, "input.image_column", &IMAGE, is_image)?;
+        let image = find(&configured.image, settings.image_column, &IMAGE, is_image)?;
         let image = image.or_else(|| {
             // Hugging Face's image feature has this type, whatever its name.
             schema.fields().iter().position(|field| is_image_struct(field.data_type())).map(column)
         });
-        let caption = find(&configured.caption, "input.caption_column", &CAPTION, is_caption)?;
-        let url = find(&configured.url, "input.url_column", &URL, is_text)?;
-        let key = find(&configured.key, "input.key_column", &KEY, is_key)?;
+        let caption = find(&configured.caption, settings.caption_column, &CAPTION, is_caption)?;
+        let url = find(&configured.url, settings.url_column, &URL, is_text)?;
+        let key = find(&configured.key, settings.key_column, &KEY, is_key)?;
         let image = image.filter(|_| format != InputFormat::UrlList);
-        check_roles(format, image.is_some(), url.as_ref(), &names().collect::<Vec<_>>().join(", "))?;
+        let all = names().collect::<Vec<_>>().join(", ");
+        check_roles((format, settings), image.is_some(), url.as_ref(), &all)?;
         let meta = find(&None, "", &META, is_meta)?;
         let mut roles = Self { image, caption, url, key, meta, others: Vec::new(), ignored: Vec::new() };
         for (at, field) in schema.fields().iter().enumerate() {
@@ -237,7 +241,7 @@ fn own_json(column: &ArrayRef, row: usize) -> Option<Result<Document, String>> {
 
 /// Checks that a table has the columns that its format needs.
 fn check_roles(
-    format: InputFormat,
+    (format, settings): (InputFormat, &SettingNames),
     has_image: bool,
     url: Option<&(String, usize)>,
     names: &str,
@@ -245,12 +249,18 @@ fn check_roles(
     let missing =
         |what: &str, key: &str| Err(format!("no column {what}; there are: {names}. Name it with {key}"));
     match (format, has_image, url) {
-        (InputFormat::UrlList, _, None) => missing("of URLs", "input.url_column"),
+        (InputFormat::UrlList, _, None) => missing("of URLs", settings.url_column),
         (InputFormat::Parquet, false, Some((url, _))) => missing(
             "of image bytes",
-            &format!("input.image_column, or fetch what `{url}` names with input.format = \"url_list\""),
+            &format!(
+                "{}, or fetch what `{url}` names with {} = \"url_list\"",
+                settings.image_column, settings.format
+            ),
         ),
-        (_, false, None) => missing("of image bytes or URLs", "input.image_column or input.url_column"),
+        (_, false, None) => missing(
+            "of image bytes or URLs",
+            &format!("{} or {}", settings.image_column, settings.url_column),
+        ),
         _ => Ok(()),
     }
 }

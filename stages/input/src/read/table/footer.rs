@@ -53,7 +53,7 @@ pub(super) async fn open(context: ReadContext<'_>) -> Result<OpenTable, ReadErro
     let metadata = Arc::new(read_metadata(context).await?);
     let builder = builder(&metadata).map_err(|e| context.data_error(&e))?;
     let settings = context.settings;
-    let roles = ColumnRoles::detect(builder.schema(), &settings.columns, settings.format);
+    let roles = ColumnRoles::detect(builder.schema(), settings);
     let roles = roles.map_err(|e| context.data_error(&e))?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), roles.roots());
     check_row_groups(context, &metadata, &mask)?;
