@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, fs, fs::File, path::Path, sync::Arc};
 use arrow_array::{Array, BooleanArray};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use recaption_output::{
-    commits::{Attempt, CommitLog},
-    write::{PartPlace, PartWriter},
+    PartTarget, PartWriter,
+    commits::{CommitLog, CommitRequest},
 };
 use recaption_schemas::{
     COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit, ShardId, Similarity,
@@ -63,7 +63,7 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
     }
     let place = |table| {
         let (output, shard, fingerprint) = (&location, id.as_str(), "0123-4567");
-        PartPlace { output, table, shard, fingerprint }
+        PartTarget { output, table, shard, fingerprint }
     };
     let mut part = PartWriter::new(place("captions"), schema).expect("a part");
     if !rows.is_empty() {
@@ -88,7 +88,7 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
         settings: [].into(),
     };
     let commit_log = CommitLog::new(location.clone());
-    commit_log.commit(&Attempt::first(id.as_str(), &commit), || false).await.expect("committed");
+    commit_log.commit(&CommitRequest::first(id.as_str(), &commit), || false).await.expect("committed");
 }
 
 fn filter(place: &Place, from: &str, arguments: &[&str], to: &str) -> Call {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use recaption_output::select::Fraction;
+use recaption_output::second_pass::Fraction;
 
 use super::logging::{FormatArg, LevelArg};
 use crate::{

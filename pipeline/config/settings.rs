@@ -368,7 +368,7 @@ fn fetcher(layers: &Layers, max_bytes: u64) -> Result<Fetcher, ConfigError> {
 pub fn store_settings(layers: &Layers) -> StoreSettings {
     let mut stores = StoreSettings::default();
     if let Some(retries) = layers.integer("store.retries").and_then(|n| u32::try_from(n).ok()) {
-        stores.retries = retries;
+        stores.retry.retries = retries;
     }
     if let Some(seconds) = layers.real("store.timeout_seconds") {
         stores.timeout = Duration::from_secs_f64(seconds);

@@ -20,8 +20,11 @@ use std::{
 use anyhow::Context;
 use futures::{StreamExt, stream};
 use recaption_output::{
-    commits::{CommitLog, remove},
-    select::{Coarse, Copied, CopyJob, Cut, Score, SelectError, Selection, Source, copy_shard},
+    commits::CommitLog,
+    second_pass::{
+        CoarseHistogram, CopyCounts, CopyJob, Cutoff, ScoreColumn, SecondPassError, Selection, SourceDataset,
+        copy_shard,
+    },
 };
 use recaption_schemas::metadata_keys;
 use recaption_store::{Location, Stores, write_json};
@@ -46,9 +49,9 @@ pub struct FilterJob {
     /// Where the new dataset goes.
     pub output: String,
     /// The column that decides.
-    pub by: Score,
+    pub by: ScoreColumn,
     /// Where the cut is.
-    pub cut: Cut,
+    pub cutoff: Cutoff,
     /// Keep all rows and mark the selected ones in a column of this name.
     pub column: Option<String>,
     /// Replace what another pass or run left in the new dataset's place.
@@ -59,17 +62,17 @@ pub struct FilterJob {
 ///
 /// # Errors
 /// Places that overlap, a new dataset's place that holds something else, a source that is no finished output
-/// ([`SelectError`]), a store that refuses. The same command then goes on where this one stopped.
+/// ([`SecondPassError`]), a store that refuses. The same command then goes on where this one stopped.
 pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
     let mut stores = Stores::default();
     let (from, output) = open_places(&mut stores, job)?;
-    let source = Source::open(from).await?;
+    let source = SourceDataset::open(from).await?;
     if source.failed > 0 {
         tracing::warn!(shards = source.failed, "shards of the source failed and have no rows to choose from");
     }
     let earlier = earlier_passes(&source, job).await?;
     let (threshold, totals) = find_threshold(&source, job).await?;
-    let selection = Selection { by: job.by, cut: job.cut, threshold, column: job.column.clone() };
+    let selection = Selection { by: job.by, cutoff: job.cutoff, threshold, column: job.column.clone() };
     let mut configuration = source.configuration.clone();
     configuration.insert(format!("selection.{}", earlier.len() + 1), selection.describe());
     let commit_log = CommitLog::new(output.clone());
@@ -84,7 +87,7 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
         "planned"
     );
     let mut passes = earlier;
-    passes.push(serde_json::to_value(selection.pass())?);
+    passes.push(serde_json::to_value(selection.record())?);
     let passes = serde_json::Value::Array(passes).to_string();
     let committer = commit_log.committer(configuration, job.overwrite).await?;
     // The place is claimed before anything in it goes.
@@ -108,7 +111,7 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
 }
 
 /// What the source's parts say of passes before this one; refuses a column that they have already.
-async fn earlier_passes(source: &Source, job: &FilterJob) -> anyhow::Result<Vec<serde_json::Value>> {
+async fn earlier_passes(source: &SourceDataset, job: &FilterJob) -> anyhow::Result<Vec<serde_json::Value>> {
     // A source has shards, and their parts are alike.
     let schema = source.captions(&source.shards[0], None).await?.schema();
     if let Some(name) = job.column.as_ref().filter(|name| schema.index_of(name).is_ok()) {
@@ -134,7 +137,7 @@ async fn side_by_side<T, W>(
 ) -> anyhow::Result<()>
 where
     T: Send + 'static,
-    W: Future<Output = Result<T, SelectError>> + Send + 'static,
+    W: Future<Output = Result<T, SecondPassError>> + Send + 'static,
 {
     let failed = AtomicBool::new(false);
     let mut first = None;
@@ -161,17 +164,20 @@ where
 }
 
 /// The threshold, and what it will leave: one reading of the score's column for a given threshold, two for a share.
-async fn find_threshold(source: &Source, job: &FilterJob) -> anyhow::Result<(Option<f32>, Copied)> {
+async fn find_threshold(
+    source: &SourceDataset,
+    job: &FilterJob,
+) -> anyhow::Result<(Option<f32>, CopyCounts)> {
     let shared = Arc::new(source.clone());
     let by = job.by;
     let count = source.shards.len();
-    let share = match job.cut {
-        Cut::AtLeast(least) => {
-            let mut totals = Copied::default();
+    let share = match job.cutoff {
+        Cutoff::AtLeast(least) => {
+            let mut totals = CopyCounts::default();
             let work = |i: usize| {
                 let source = Arc::clone(&shared);
                 async move {
-                    let mut counts = Copied::default();
+                    let mut counts = CopyCounts::default();
                     let take = |score: Option<f32>| {
                         counts.read += 1;
                         counts.selected += u64::from(score.is_some_and(|score| score >= least));
@@ -184,19 +190,20 @@ async fn find_threshold(source: &Source, job: &FilterJob) -> anyhow::Result<(Opt
             side_by_side("counting", count, work, |counts| totals.add(counts)).await?;
             return Ok((Some(least), totals));
         }
-        Cut::KeepTop(share) => share,
+        Cutoff::KeepTop(share) => share,
     };
-    let mut coarse = Coarse::default();
+    let mut coarse = CoarseHistogram::default();
     let work = |i: usize| {
         let source = Arc::clone(&shared);
         async move {
-            let mut counts = Coarse::default();
+            let mut counts = CoarseHistogram::default();
             source.scores(&source.shards[i], by, |score| counts.push(score)).await?;
             Ok(counts)
         }
     };
     side_by_side("first reading", count, work, |counts| coarse.merge(&counts)).await?;
-    let mut totals = Copied { read: coarse.scored + coarse.missing, selected: 0, missing: coarse.missing };
+    let mut totals =
+        CopyCounts { read: coarse.scored + coarse.missing, selected: 0, missing: coarse.missing };
     let Some(mut fine) = coarse.refine(share.of(coarse.scored)) else { return Ok((None, totals)) };
     let empty = Arc::new(fine.clone());
     let work = |i: usize| {
@@ -215,8 +222,8 @@ async fn find_threshold(source: &Source, job: &FilterJob) -> anyhow::Result<(Opt
     Ok((Some(threshold), totals))
 }
 
-async fn copy_all(job: &Arc<CopyJob>, plan: &Plan) -> anyhow::Result<Copied> {
-    let mut copied = Copied::default();
+async fn copy_all(job: &Arc<CopyJob>, plan: &Plan) -> anyhow::Result<CopyCounts> {
+    let mut copied = CopyCounts::default();
     let work = |i: usize| {
         let (job, todo) = (Arc::clone(job), Arc::clone(&plan.todo));
         async move {
@@ -237,5 +244,5 @@ async fn copy_all(job: &Arc<CopyJob>, plan: &Plan) -> anyhow::Result<Copied> {
 
 /// Makes the dataset incomplete until the pass has ended.
 async fn forget_record(output: &Location) -> anyhow::Result<()> {
-    Ok(remove(&output.child(RECORD)).await?)
+    Ok(output.child(RECORD).delete().await?)
 }

@@ -6,16 +6,14 @@ use std::{
 };
 
 use recaption_output::{
-    commits::{CommitLog, RecordName, Seen, ShardState, Standing, configuration_fingerprint, list_below},
-    select::{CopyTask, Source},
+    commits::{CommitLog, ExistingPart, ExistingRecord, RecordName, ShardState, configuration_fingerprint},
+    layout::TABLES,
+    second_pass::{CopyTask, SourceDataset},
 };
 use recaption_schemas::ShardId;
 use recaption_store::Location;
 
 use crate::{config::ConfigError, run::refuse_others};
-
-/// Folders of parts.
-const TABLES: [&str; 2] = ["captions", "rejects"];
 
 /// The shards of a pass.
 pub struct Plan {
@@ -24,9 +22,9 @@ pub struct Plan {
     /// Shards that an earlier attempt copied.
     pub done: usize,
     /// Records of shards that the source does not have; they go first.
-    strangers: Vec<Standing>,
+    strangers: Vec<ExistingRecord>,
     /// Parts that no shard of the source has; they go first.
-    strange_parts: Vec<Seen>,
+    strange_parts: Vec<ExistingPart>,
     /// What attempts that died left beside shards that are done.
     leftovers: Vec<ShardState>,
 }
@@ -38,13 +36,13 @@ impl Plan {
     /// When the place holds another dataset and `overwrite` is off ([`Mismatch`] or [`ConfigError`]), or files that are
     /// none of ours; errors of the store.
     pub async fn make(
-        source: &Source,
+        source: &SourceDataset,
         output: &Location,
         commit_log: &CommitLog,
         configuration: &BTreeMap<String, String>,
         overwrite: bool,
     ) -> anyhow::Result<Self> {
-        let mut survey = commit_log.survey().await?;
+        let mut survey = commit_log.scan().await?;
         let fingerprint = configuration_fingerprint(configuration);
         if !overwrite {
             refuse_others(&survey, commit_log, (&fingerprint, configuration)).await?;
@@ -60,12 +58,13 @@ impl Plan {
                 done += 1;
                 leftovers.push(found);
             } else {
-                let ShardState { expects, stale, orphans, .. } = found;
-                todo.push(CopyTask { shard: shard.clone(), name, expects, stale, orphans });
+                let ShardState { replaces, stale_records, orphaned_parts, .. } = found;
+                let shard = shard.clone();
+                todo.push(CopyTask { shard, name, replaces, stale_records, orphaned_parts });
             }
         }
-        let strange_parts: Vec<Seen> = survey.parts_but(&ours).cloned().collect();
-        let strangers: Vec<Standing> = survey.take_records().into_values().flatten().collect();
+        let strange_parts: Vec<ExistingPart> = survey.parts_except(&ours).cloned().collect();
+        let strangers: Vec<ExistingRecord> = survey.take_records().into_values().flatten().collect();
         let first = strangers.first().map(|standing| format!("shard {}", standing.file));
         let first = first.or_else(|| strange_parts.first().map(|seen| output.child(&seen.path).url()));
         if let Some(first) = first.filter(|_| !overwrite) {
@@ -84,24 +83,24 @@ impl Plan {
     /// When the store refuses.
     pub async fn clear(&self, output: &Location, commit_log: &CommitLog) -> anyhow::Result<()> {
         for found in &self.leftovers {
-            commit_log.clear(&found.stale, &found.orphans, None).await?;
+            commit_log.delete_stale(&found.stale_records, &found.orphaned_parts, None).await?;
         }
         if self.todo.is_empty() && self.strangers.is_empty() && self.strange_parts.is_empty() {
             return Ok(());
         }
         super::forget_record(output).await?;
-        Ok(commit_log.clear(&self.strangers, &self.strange_parts, None).await?)
+        Ok(commit_log.delete_stale(&self.strangers, &self.strange_parts, None).await?)
     }
 }
 
 /// Refuses a place that holds files which would be read as parts and are none of ours.
 async fn refuse_foreign_files(output: &Location) -> anyhow::Result<()> {
     for table in TABLES {
-        for place in list_below(&output.child(table)).await? {
-            let name = place.path.filename().unwrap_or_default();
+        for meta in output.child(table).list().await? {
+            let name = meta.location.filename().unwrap_or_default();
             if name.ends_with(".parquet") && !name.starts_with("part-") {
-                let what =
-                    format!("{} is no part of ours and would be read as one; move it away", place.url());
+                let url = output.url_of(&meta.location);
+                let what = format!("{url} is no part of ours and would be read as one; move it away");
                 return Err(ConfigError { origin: "--to".to_owned(), what }.into());
             }
         }

@@ -12,7 +12,6 @@ mod collector;
 mod devices;
 mod failures;
 mod guard;
-mod lock;
 mod model;
 mod plan;
 mod progress;
@@ -33,15 +32,18 @@ use std::{
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
-use lock::Locked;
 use plan::{Orphans, Task};
 use recaption_input::{
-    read::{LISTS, Splitter, StalePart},
+    read::{Splitter, StalePart},
     shards::list_shards,
 };
-use recaption_output::commits::{CommitLog, PENDING_DELETIONS, Seen, Standing, Workers};
+use recaption_output::{
+    commits::{CommitLog, ExistingPart, ExistingRecord, Workers},
+    layout::RUN_LOCK,
+    open_output,
+};
 use recaption_schemas::ShardId;
-use recaption_store::{Location, StoreKind, Stores};
+use recaption_store::{Location, LockAttempt, Stores, lock};
 use shard_writer::{Output, ShardResult};
 
 pub(crate) use collector::Event;
@@ -110,11 +112,12 @@ pub async fn run_over(
     // A model that cannot be used is an error before anything is written.
     let model = RunModel::open(config)?;
     let output = open_output(&mut stores, &config.output)?;
-    let lock = if options.lock { Some(lock::lock(&output, config.lock_seconds).await?) } else { None };
-    let lock = match lock {
-        Some(Locked::Elsewhere { holder }) => return Err(LockedOut { output: output.url(), holder }.into()),
-        Some(Locked::Here(lock)) => Some(lock),
-        None => None,
+    let lock = match options.lock {
+        true => match lock(&output.child(RUN_LOCK), Duration::from_secs(config.lock_seconds)).await? {
+            LockAttempt::HeldBy { holder } => return Err(LockedOut { output: output.url(), holder }.into()),
+            LockAttempt::Acquired(lock) => Some(lock),
+        },
+        false => None,
     };
     // Before the records are listed: whoever leaves last then knows that nobody's list is older than his work.
     let workers = match config.claims {
@@ -168,7 +171,8 @@ async fn run_unlocked(
         let progress = Arc::new(Progress::new(&plan).on(&devices));
         if let Some(workers) = workers {
             let progress = Arc::clone(&progress);
-            workers.tell(move || progress.finished.load(Relaxed) + progress.bytes_read.load(Relaxed));
+            workers
+                .report_progress(move || progress.finished.load(Relaxed) + progress.bytes_read.load(Relaxed));
         }
         let _bar = reporter.start(&progress);
         let plan_and_output = (&plan, &described, workers);
@@ -200,7 +204,7 @@ async fn plan(
 ) -> anyhow::Result<Plan> {
     // All at once: in a bucket each takes a request per thousand shards.
     let listing = list_shards(stores, &config.shards, config.read.format);
-    let (shards, survey, removals) = tokio::join!(listing, commit_log.survey(), commit_log.removals());
+    let (shards, survey, removals) = tokio::join!(listing, commit_log.scan(), commit_log.pending_deletions());
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
     let splitter = Splitter { settings: &config.read, output, remember: true };
@@ -227,18 +231,23 @@ async fn clear_leftovers(
     plan: &Plan,
     workers: Option<&Workers>,
 ) -> anyhow::Result<usize> {
-    let others = workers.is_some_and(Workers::are_others);
+    let others = workers.is_some_and(Workers::has_others);
     let old = Utc::now() - LEFTOVER_AGE;
     let mut removed = 0;
     for found in &plan.leftovers {
-        let nobodys = |seen: &&Seen| !others || seen.modified < old;
-        let parts: Vec<Seen> = found.orphans.iter().filter(nobodys).cloned().collect();
-        for one in found.stale.iter().map(Standing::path).chain(parts.iter().map(|seen| seen.path.clone())) {
+        let nobodys = |seen: &&ExistingPart| !others || seen.modified < old;
+        let parts: Vec<ExistingPart> = found.orphaned_parts.iter().filter(nobodys).cloned().collect();
+        for one in found
+            .stale_records
+            .iter()
+            .map(ExistingRecord::path)
+            .chain(parts.iter().map(|seen| seen.path.clone()))
+        {
             tracing::warn!(file = one, "an attempt that came to nothing left it; it is removed");
             removed += 1;
         }
         commit_log
-            .clear(&found.stale, &parts, None)
+            .delete_stale(&found.stale_records, &parts, None)
             .await
             .context("what a dead worker left cannot be removed")?;
     }
@@ -258,7 +267,7 @@ async fn rounds(
     (stop, progress): (&Arc<Stop>, &Arc<Progress>),
 ) -> anyhow::Result<Vec<ShardResult>> {
     let mut begin: Vec<usize> = (0..plan.todo.len()).collect();
-    if workers.as_ref().is_some_and(|workers| workers.are_others()) {
+    if workers.as_ref().is_some_and(|workers| workers.has_others()) {
         fastrand::shuffle(&mut begin);
     }
     let mut results = Vec::new();
@@ -292,10 +301,10 @@ async fn end_removals(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()>
     let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
     for (shard, parts) in &plan.removals {
         if inputs.contains(shard.as_str()) || plan.orphans.contains_key(shard) {
-            commit_log.forget_removal(shard).await?;
+            commit_log.cancel_deletion(shard).await?;
         } else {
-            tracing::info!(shard, "its removal is ended");
-            commit_log.finish_removal(shard, parts).await?;
+            tracing::info!(shard, "finished an interrupted deletion");
+            commit_log.finish_deletion(shard, parts).await?;
         }
     }
     Ok(())
@@ -320,22 +329,22 @@ async fn clear_superseded(
         tracing::info!(list, parts = parts.len(), "the list became shorter; its last parts are removed");
         gone.extend(parts.clone());
     }
-    Ok(commit_log.remove_shards(&gone).await?)
+    Ok(commit_log.delete_shards(&gone).await?)
 }
 
 /// Removes shards that are not among the inputs any more.
 async fn retire(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
-    commit_log.remove_shards(&plan.orphans).await?;
+    commit_log.delete_shards(&plan.orphans).await?;
     let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
     let is_input = |shard: &str| {
         inputs.contains(shard) || matches!(plan.split.stale_part(shard), Some(StalePart::ListUnavailable(_)))
     };
     for shard in commit_log.failures().await?.iter().filter(|shard| !is_input(shard)) {
-        commit_log.forget_failure_of(shard).await?;
+        commit_log.delete_failure_of(shard).await?;
     }
     for (shard, parts) in plan.strays.iter().filter(|(shard, _)| !is_input(shard)) {
         tracing::info!(shard, "rows that a dead worker left are removed");
-        commit_log.finish_removal(shard, parts).await?;
+        commit_log.finish_deletion(shard, parts).await?;
     }
     Ok(())
 }
@@ -345,55 +354,4 @@ fn warn_circular() {
     tracing::warn!(
         "the captioner scores its own captions, which is circular: similarities rank captions of one model, they do not compare models; --scorer MODEL lets another model judge"
     );
-}
-
-pub(crate) fn open_output(stores: &mut Stores, url: &str) -> anyhow::Result<Location> {
-    let output = stores.locate(url)?;
-    match output.kind {
-        StoreKind::Http => anyhow::bail!("output {}: a web server cannot be written to", output.url()),
-        StoreKind::Hub => {
-            anyhow::bail!("output {}: the Hugging Face hub cannot be written to", output.url());
-        }
-        StoreKind::Local => remove_stale_uploads(&output)?,
-        StoreKind::Bucket => {}
-    }
-    Ok(output)
-}
-
-/// Files that a killed run left half-written. object_store stages local uploads as `NAME#N` and renames them; they are
-/// invisible to readers, but would pile up. Younger ones may belong to another worker.
-fn remove_stale_uploads(output: &Location) -> anyhow::Result<()> {
-    const STALE: Duration = Duration::from_secs(3600);
-    let root = output.local_path();
-    for folder in ["captions", "rejects"] {
-        if std::fs::symlink_metadata(root.join(folder)).is_ok_and(|meta| meta.is_symlink()) {
-            tracing::info!(folder, "this folder of the output is a link; parts are written where it points");
-        }
-    }
-    for folder in [
-        "captions",
-        "rejects",
-        "_recaption/shards",
-        "_recaption/runs",
-        "_recaption/failures",
-        "_recaption",
-        LISTS,
-        PENDING_DELETIONS,
-    ] {
-        let Ok(entries) = std::fs::read_dir(root.join(folder)) else { continue };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let staged =
-                name.to_string_lossy().rsplit_once('#').is_some_and(|(_, n)| n.parse::<u32>().is_ok());
-            let old = entry
-                .metadata()
-                .and_then(|m| m.modified())
-                .is_ok_and(|t| t.elapsed().is_ok_and(|e| e > STALE));
-            if staged && old {
-                std::fs::remove_file(entry.path())
-                    .with_context(|| format!("cannot remove the stale upload {}", entry.path().display()))?;
-            }
-        }
-    }
-    Ok(())
 }

@@ -11,7 +11,7 @@ use recaption_input::{
 };
 use recaption_messages::{ReadItem, ShardContents};
 use recaption_output::{
-    commits::{CommitLog, Records, Taken, Workers},
+    commits::{ClaimAttempt, CommitLog, Records, Workers},
     read_previous_rows,
 };
 use recaption_schemas::FailureClass;
@@ -74,34 +74,34 @@ impl Watch {
     }
 
     /// Whose a shard is.
-    async fn take(&self, shard: usize) -> Taken {
+    async fn take(&self, shard: usize) -> ClaimAttempt {
         let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) else {
-            return Taken::Inherited;
+            return ClaimAttempt::Inherited;
         };
-        workers.take(task.shard.id.as_str()).await
+        workers.claim(task.shard.id.as_str()).await
     }
 
     /// The same, for a reader that has nothing else to do.
-    async fn help(&self, shard: usize) -> Taken {
+    async fn help(&self, shard: usize) -> ClaimAttempt {
         let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) else {
-            return Taken::Inherited;
+            return ClaimAttempt::Inherited;
         };
-        workers.help(task.shard.id.as_str()).await
+        workers.claim_or_take_over(task.shard.id.as_str()).await
     }
 
     /// Gives a shard back that failed.
     pub async fn give_back(&self, shard: usize) {
         if let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) {
-            workers.give_back(task.shard.id.as_str()).await;
+            workers.release(task.shard.id.as_str()).await;
         }
     }
 
     /// Whether another worker committed a shard after this one's plan was made. What cannot be asked is done.
     async fn is_done(&self, shard: usize) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
-        match self.commit_log.sum(task.shard.id.as_str(), &task.name).await {
+        match self.commit_log.digest(task.shard.id.as_str(), &task.name).await {
             // One that is to be done again in spite of its record is done once there is another one.
-            Ok(Some(sum)) => task.expects.as_ref().is_none_or(|standing| standing.sum != sum),
+            Ok(Some(digest)) => task.replaces.as_ref().is_none_or(|record| record.digest != digest),
             _ => false,
         }
     }
@@ -109,7 +109,7 @@ impl Watch {
     /// As [`Watch::is_done`], of a shard in another worker's hands: asked for all of them at once, and not too often.
     async fn was_done(&self, shard: usize) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
-        if task.expects.is_some() {
+        if task.replaces.is_some() {
             return self.is_done(shard).await;
         }
         let mut done = self.done.lock().await;
@@ -131,10 +131,10 @@ async fn next(shared: &Shared) -> Next {
     };
     while let Some(shard) = shared.queue.take() {
         match watch.take(shard).await {
-            Taken::Here => return Next::Read(shard),
-            Taken::Inherited if watch.is_done(shard).await => return Next::Elsewhere(shard),
-            Taken::Inherited => return Next::Read(shard),
-            Taken::Elsewhere => {
+            ClaimAttempt::Acquired => return Next::Read(shard),
+            ClaimAttempt::Inherited if watch.is_done(shard).await => return Next::Elsewhere(shard),
+            ClaimAttempt::Inherited => return Next::Read(shard),
+            ClaimAttempt::HeldByOther => {
                 shared.queue.defer(shard);
                 shared.queue.mix();
             }
@@ -145,7 +145,7 @@ async fn next(shared: &Shared) -> Next {
             return Next::Elsewhere(shard);
         }
         match watch.help(shard).await {
-            Taken::Elsewhere => {
+            ClaimAttempt::HeldByOther => {
                 shared.queue.defer(shard);
                 tokio::time::sleep(LOOK_AGAIN).await;
             }

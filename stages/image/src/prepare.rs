@@ -60,14 +60,8 @@ pub fn prepare_sample(
             permit: sample.permit.filter(|_| settings.keep_stored),
         }),
         Err(error) => {
-            let reject = Reject {
-                key: sample.key,
-                reason: reason_of(&error),
-                detail: error.to_string(),
-                caption: None,
-                similarity: None,
-                org_caption: sample.org_caption.map(String::from),
-            };
+            let reject = Reject::new(sample.key, reason_of(&error), error.to_string())
+                .with_org_caption(sample.org_caption);
             Err(Box::new(SampleResult::rejected(sample.shard, sample.index, reject)))
         }
     }

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
-use recaption_output::commits::{Attempt, CommitError, CommitLog, CommitResult, RecordName};
+use recaption_output::commits::{CommitError, CommitLog, CommitRequest, CommitResult, RecordName};
 use recaption_schemas::{COMMIT_FORMAT, Counts, PartInfo, ShardCommit, ShardId, part_name, sha256_hex};
 use recaption_store::{Location, Stores};
 
@@ -74,9 +74,9 @@ async fn a_record_that_is_there_and_says_the_same_is_this_one() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     put_parts(&store, &one, b"a").await;
-    let attempt = Attempt::first(id.as_str(), &one);
-    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::Created);
-    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::AlreadyExists);
+    let request = CommitRequest::first(id.as_str(), &one);
+    assert_eq!(commit_log.commit(&request, || false).await.expect("memory"), CommitResult::Created);
+    assert_eq!(commit_log.commit(&request, || false).await.expect("memory"), CommitResult::AlreadyExists);
 }
 
 #[tokio::test]
@@ -85,9 +85,10 @@ async fn who_comes_second_takes_his_parts_away_but_for_those_that_the_record_nam
     let (commit_log, id) = (CommitLog::new(out), id());
     let (theirs, ours) = (commit(b"theirs", 1), commit(b"ours", 1));
     put_parts(&store, &theirs, b"theirs").await;
-    commit_log.commit(&Attempt::first(id.as_str(), &theirs), || false).await.expect("memory");
+    commit_log.commit(&CommitRequest::first(id.as_str(), &theirs), || false).await.expect("memory");
     put_parts(&store, &ours, b"ours").await;
-    let second = commit_log.commit(&Attempt::first(id.as_str(), &ours), || false).await.expect("memory");
+    let second =
+        commit_log.commit(&CommitRequest::first(id.as_str(), &ours), || false).await.expect("memory");
     assert_eq!(second, CommitResult::CommittedByOther);
     assert_eq!(commit_log.find(id.as_str(), &name()).await.expect("memory"), Some(theirs.clone()));
     assert!(!is_there(&store, &ours.captions.path).await, "a plain reader would see rows twice");
@@ -103,14 +104,14 @@ async fn a_record_that_is_no_record_is_told_by_name_and_replaced() {
     for (bytes, fault) in [(&b"{ half"[..], "no commit record"), (&other[..], "another shard")] {
         put(&store, &record(), bytes).await;
         put_parts(&store, &one, b"a").await;
-        let mut survey = commit_log.survey().await.expect("memory");
+        let mut survey = commit_log.scan().await.expect("memory");
         let all: Vec<_> = survey.records().map(|(_, standing)| standing.clone()).collect();
-        assert!(all[0].fault.as_ref().is_some_and(|f| f.contains(fault)), "{all:?}");
-        let mut attempt = Attempt::first(id.as_str(), &one);
+        assert!(all[0].problem.as_ref().is_some_and(|f| f.contains(fault)), "{all:?}");
+        let mut request = CommitRequest::first(id.as_str(), &one);
         // Known before or not.
         let found = survey.take(URL, &name());
-        attempt.expects = found.expects.as_ref();
-        assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::Created);
+        request.replaces = found.replaces.as_ref();
+        assert_eq!(commit_log.commit(&request, || false).await.expect("memory"), CommitResult::Created);
         assert_eq!(commit_log.find(id.as_str(), &name()).await.expect("memory"), Some(one.clone()));
     }
 }
@@ -120,27 +121,29 @@ async fn what_a_record_promises_is_looked_at() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     put_parts(&store, &one, b"a").await;
-    commit_log.commit(&Attempt::first(id.as_str(), &one), || false).await.expect("memory");
-    assert!(commit_log.survey().await.expect("memory").done(URL, &name()).is_some());
+    commit_log.commit(&CommitRequest::first(id.as_str(), &one), || false).await.expect("memory");
+    assert!(commit_log.scan().await.expect("memory").done(URL, &name()).is_some());
     put(&store, &one.captions.path, b"longer").await;
-    let mut survey = commit_log.survey().await.expect("memory");
+    let mut survey = commit_log.scan().await.expect("memory");
     assert!(survey.done(URL, &name()).is_none());
     let found = survey.take(URL, &name());
-    let fault = found.expects.as_ref().and_then(|standing| standing.fault.clone());
+    let fault = found.replaces.as_ref().and_then(|record| record.problem.clone());
     assert!(fault.as_ref().is_some_and(|f| f.contains("has 6 bytes, the record says 1")), "{fault:?}");
     store.delete(&Path::from(format!("out/{}", one.rejects.path))).await.expect("memory");
     put(&store, &one.captions.path, b"a").await;
-    let fault = commit_log.survey().await.expect("memory").take(URL, &name()).expects.and_then(|s| s.fault);
+    let fault = commit_log.scan().await.expect("memory").take(URL, &name()).replaces.and_then(|s| s.problem);
     assert!(fault.as_ref().is_some_and(|f| f.contains("is missing")), "{fault:?}");
     // Done again, the new record takes the place of the old one, and of no other.
     let again = commit(b"again", 1);
     put_parts(&store, &again, b"again").await;
-    let attempt = Attempt { expects: found.expects.as_ref(), ..Attempt::first(id.as_str(), &again) };
-    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::Created);
+    let request =
+        CommitRequest { replaces: found.replaces.as_ref(), ..CommitRequest::first(id.as_str(), &again) };
+    assert_eq!(commit_log.commit(&request, || false).await.expect("memory"), CommitResult::Created);
     let late = commit(b"late", 1);
     put_parts(&store, &late, b"late").await;
-    let attempt = Attempt { expects: found.expects.as_ref(), ..Attempt::first(id.as_str(), &late) };
-    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::CommittedByOther);
+    let request =
+        CommitRequest { replaces: found.replaces.as_ref(), ..CommitRequest::first(id.as_str(), &late) };
+    assert_eq!(commit_log.commit(&request, || false).await.expect("memory"), CommitResult::CommittedByOther);
     assert_eq!(commit_log.find(id.as_str(), &name()).await.expect("memory"), Some(again));
 }
 
@@ -149,7 +152,8 @@ async fn a_part_that_goes_while_its_record_is_put_takes_the_record_with_it() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     put(&store, &one.captions.path, b"a").await;
-    let error = commit_log.commit(&Attempt::first(id.as_str(), &one), || true).await.expect_err("no rejects");
+    let error =
+        commit_log.commit(&CommitRequest::first(id.as_str(), &one), || true).await.expect_err("no rejects");
     assert!(error.to_string().contains("something removes files"), "{error}");
     assert!(!is_there(&store, &record()).await);
 }
@@ -164,18 +168,21 @@ async fn the_first_commit_claims_the_output_and_another_configuration_commits_no
     let overwriting = commit_log.committer(configuration("3"), true).await.expect("memory");
     let begun = one.begin().await.expect("memory");
     let refused = two.begin().await.expect_err("claimed");
-    assert!(matches!(&refused, CommitError::Other(claim) if claim.configuration["a.b"] == "1"), "{refused}");
+    assert!(
+        matches!(&refused, CommitError::ConfigurationMismatch(claim) if claim.configuration["a.b"] == "1"),
+        "{refused}"
+    );
     // What was claimed after the user had looked is not replaced either.
-    assert!(matches!(overwriting.begin().await, Err(CommitError::Other(_))));
+    assert!(matches!(overwriting.begin().await, Err(CommitError::ConfigurationMismatch(_))));
     let overwriting = commit_log.committer(configuration("3"), true).await.expect("memory");
     overwriting.begin().await.expect("replaced");
-    assert!(matches!(one.begin().await, Err(CommitError::Other(_))), "the old job ends");
+    assert!(matches!(one.begin().await, Err(CommitError::ConfigurationMismatch(_))), "the old job ends");
     // One that had looked before it was frozen finds out when it wakes.
     let (commit, id) = (commit(b"a", 1), id());
     put_parts(&store, &commit, b"a").await;
     let begun = begun.earlier(std::time::Duration::from_secs(3600));
-    let woken = one.commit(&Attempt::first(id.as_str(), &commit), begun).await;
-    assert!(matches!(woken, Err(CommitError::Other(_))));
+    let woken = one.commit(&CommitRequest::first(id.as_str(), &commit), begun).await;
+    assert!(matches!(woken, Err(CommitError::ConfigurationMismatch(_))));
     assert!(!is_there(&store, &record()).await && !is_there(&store, &commit.captions.path).await);
 }
 
@@ -184,7 +191,7 @@ async fn a_shard_that_is_removed_leaves_nothing_and_one_that_was_done_again_stay
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     let all = async || {
-        let mut survey = commit_log.survey().await.expect("memory");
+        let mut survey = commit_log.scan().await.expect("memory");
         let records = survey.take_records().into_iter();
         let with_parts = records.map(|(shard, standing)| {
             let parts = survey.parts_of(&shard).to_vec();
@@ -193,26 +200,26 @@ async fn a_shard_that_is_removed_leaves_nothing_and_one_that_was_done_again_stay
         with_parts.collect::<BTreeMap<_, _>>()
     };
     put_parts(&store, &one, b"a").await;
-    commit_log.commit(&Attempt::first(id.as_str(), &one), || false).await.expect("memory");
+    commit_log.commit(&CommitRequest::first(id.as_str(), &one), || false).await.expect("memory");
     let before = all().await;
     // Another worker did it again after this was decided.
     let again = ShardCommit { fingerprint: "89ab-4567".into(), ..commit(b"b", 1) };
     put_parts(&store, &again, b"b").await;
-    commit_log.commit(&Attempt::first(id.as_str(), &again), || false).await.expect("memory");
-    commit_log.remove_shards(&before).await.expect("memory");
+    commit_log.commit(&CommitRequest::first(id.as_str(), &again), || false).await.expect("memory");
+    commit_log.delete_shards(&before).await.expect("memory");
     assert_eq!(commit_log.list().await.expect("memory")[id.as_str()].len(), 2);
     assert!(is_there(&store, &one.captions.path).await);
 
-    commit_log.remove_shards(&all().await).await.expect("memory");
+    commit_log.delete_shards(&all().await).await.expect("memory");
     let objects = store.list_with_delimiter(Some(&Path::from("out"))).await.expect("memory");
     assert!(objects.objects.is_empty() && objects.common_prefixes.is_empty(), "{objects:?}");
 
     // A run that dies in between leaves a note of what it was about.
     put_parts(&store, &one, b"a").await;
     put(&store, &format!("_recaption/removals/{id}.json"), b"{}").await;
-    assert_eq!(commit_log.removals().await.expect("memory"), [id.as_str()]);
-    let survey = commit_log.survey().await.expect("memory");
-    commit_log.finish_removal(id.as_str(), survey.parts_of(id.as_str())).await.expect("memory");
+    assert_eq!(commit_log.pending_deletions().await.expect("memory"), [id.as_str()]);
+    let survey = commit_log.scan().await.expect("memory");
+    commit_log.finish_deletion(id.as_str(), survey.parts_of(id.as_str())).await.expect("memory");
     let objects = store.list_with_delimiter(Some(&Path::from("out"))).await.expect("memory");
     assert!(objects.objects.is_empty() && objects.common_prefixes.is_empty(), "{objects:?}");
 }
@@ -228,13 +235,17 @@ async fn outputs_of_older_versions_are_continued_under_the_names_that_they_have(
     put_parts(&store, &one, b"r").await;
     let bytes = serde_json::to_vec(&one).expect("JSON");
     put(&store, &format!("_recaption/shards/{old}.{}.json", name().fingerprint()), &bytes).await;
-    let mut survey = commit_log.survey().await.expect("memory");
+    let mut survey = commit_log.scan().await.expect("memory");
     assert!(survey.done(URL, &name()).is_some());
     // Changed, it gets new names, and nothing stays under the old ones.
     let changed = RecordName { input: "9999".into(), ..name() };
     let found = survey.take(URL, &changed);
-    assert_eq!((found.done.is_none(), found.stale.len(), found.orphans.len()), (true, 1, 2), "{found:?}");
-    commit_log.clear(&found.stale, &found.orphans, None).await.expect("memory");
+    assert_eq!(
+        (found.done.is_none(), found.stale_records.len(), found.orphaned_parts.len()),
+        (true, 1, 2),
+        "{found:?}"
+    );
+    commit_log.delete_stale(&found.stale_records, &found.orphaned_parts, None).await.expect("memory");
     let left = store.list_with_delimiter(Some(&Path::from("out/captions"))).await.expect("memory");
     assert!(left.objects.is_empty());
     assert!(commit_log.list().await.expect("memory").is_empty());

@@ -8,8 +8,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use recaption_schemas::{RejectReason, redact_text};
+use recaption_store::{RetryPolicy, parse_retry_after};
 use reqwest::{
     Client, Response, StatusCode,
     dns::Resolve,
@@ -25,12 +26,10 @@ use super::{
     robots,
 };
 
-/// Longest that a server's `Retry-After` is obeyed.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
-/// Longest pause before the second attempt; every later one may be twice as long, up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// Longest pause before any attempt.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Longest pause before the second attempt.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// Longest pause before any attempt, also where a server asks for more with `Retry-After`.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// How long a connection is kept that nobody uses. Lists have many hosts that are asked once: kept for long, their
 /// connections use up the descriptors that a process may have.
 const IDLE: Duration = Duration::from_secs(1);
@@ -197,7 +196,8 @@ impl Fetcher {
     /// See [`FetchError`]; no text of it holds a URL's query or user info.
     pub async fn fetch(&self, text: &str) -> Result<Fetched, FetchError> {
         let mut url = parse(text)?;
-        let (mut attempts, mut redirects, mut pause) = (0, 0, FIRST_PAUSE);
+        let mut budget = RetryPolicy::new(self.settings.retries, FIRST_BACKOFF, MAX_BACKOFF).budget();
+        let (mut attempts, mut redirects) = (0, 0);
         loop {
             match self.attempt(&url).await {
                 Attempt::Done(fetched) => return Ok(fetched),
@@ -211,13 +211,10 @@ impl Fetcher {
                 }
                 Attempt::Again { what, after } => {
                     attempts += 1;
-                    if attempts > self.settings.retries {
+                    let Some(pause) = budget.next_pause(after) else {
                         return Err(FetchError::Failed { what: redact_text(&what), attempts });
-                    }
-                    let jitter = pause.mul_f64(fastrand::f64());
-                    tokio::time::sleep(after.map_or(jitter, |after| after.min(MAX_RETRY_AFTER))).await;
-                    // Bounded: a server that says `Retry-After: 0` would else double it without end.
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    };
+                    tokio::time::sleep(pause).await;
                 }
             }
         }
@@ -247,7 +244,7 @@ impl Fetcher {
             let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             return Attempt::Again {
                 what: format!("status {status}"),
-                after: after.and_then(|value| retry_after(value, Utc::now())),
+                after: after.and_then(|value| parse_retry_after(value, Utc::now())),
             };
         }
         if !status.is_success() {
@@ -356,16 +353,6 @@ fn redirect(from: &Url, response: &Response) -> Attempt {
         Ok(Err(error)) => Attempt::Never(error),
         Err(_) => Attempt::Never(FetchError::Refused("a redirect to no address".into())),
     }
-}
-
-/// `Retry-After`: seconds, or a date, which may have passed.
-fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
-    let value = value.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = DateTime::parse_from_rfc2822(value).ok()?;
-    Some((date.to_utc() - now).to_std().unwrap_or(Duration::ZERO))
 }
 
 fn transport(error: &reqwest::Error) -> Attempt {

@@ -49,7 +49,7 @@ impl FetchRow {
 }
 
 fn reject(key: String, reason: RejectReason, detail: String, caption: Option<OriginalCaption>) -> Reject {
-    Reject { key, reason, detail, caption: None, similarity: None, org_caption: caption.map(String::from) }
+    Reject::new(key, reason, detail).with_org_caption(caption)
 }
 
 /// Fetches a row's image.

@@ -329,14 +329,9 @@ fn judge(shard: usize, raw: RawSample, told: Told) -> Result<Sample, Box<Reject>
             key: raw.key,
             permit: None,
         }),
-        Err((reason, detail)) => Err(Box::new(Reject {
-            key: raw.key,
-            reason,
-            detail,
-            caption: None,
-            similarity: None,
-            org_caption: told.caption.map(String::from),
-        })),
+        Err((reason, detail)) => {
+            Err(Box::new(Reject::new(raw.key, reason, detail).with_org_caption(told.caption)))
+        }
     }
 }
 

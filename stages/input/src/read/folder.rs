@@ -100,7 +100,7 @@ async fn images(reading: Reading<'_>, files: &FolderFiles) -> Result<Vec<ObjectM
         match found {
             Ok(true) => images.push(meta),
             Ok(false) => others += 1,
-            Err(error) if ErrorKind::of_one(&error) => {
+            Err(error) if ErrorKind::is_of_one_object(&error) => {
                 reading.tally.count(|counts| counts.ignore(UNREADABLE, 1));
                 tracing::warn!(file = %meta.location, error = user_message(&error), "a file cannot be looked at and is left out");
             }
@@ -244,7 +244,7 @@ async fn fetch(reading: Reading<'_>, planned: Planned) -> Result<Fetched, ReadEr
     } else {
         match get(reading, &image).await {
             Ok(bytes) => MemberData::Bytes(bytes),
-            Err(error) if ErrorKind::of_one(&error) => {
+            Err(error) if ErrorKind::is_of_one_object(&error) => {
                 let detail = format!("the file cannot be read: {}", user_message(&error));
                 return Ok(Fetched::Refused { key, detail });
             }
@@ -267,7 +267,7 @@ async fn text(reading: Reading<'_>, meta: Option<ObjectMeta>) -> Result<Option<S
     } else {
         match get(reading, &meta).await {
             Ok(bytes) => return Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(error) if ErrorKind::of_one(&error) => user_message(&error),
+            Err(error) if ErrorKind::is_of_one_object(&error) => user_message(&error),
             Err(error) => return Err(reading.transport(&error)),
         }
     };
@@ -295,7 +295,7 @@ async fn refuse(reading: Reading<'_>, index: u64, key: String, detail: String) -
         return Ok(taken);
     }
     let reason = RejectReason::FetchFailed;
-    let reject = Reject { key, reason, detail, caption: None, similarity: None, org_caption: None };
+    let reject = Reject::new(key, reason, detail);
     Ok(reading.reject(index, reject).await)
 }
 

@@ -147,7 +147,7 @@ async fn load(
     };
     let bytes = match got {
         Ok(bytes) => bytes,
-        Err(error) if ErrorKind::of_one(&error) => {
+        Err(error) if ErrorKind::is_of_one_object(&error) => {
             let mut metadata = Metadata::default();
             metadata.bad("the file", &user_message(&error));
             return Ok(metadata);

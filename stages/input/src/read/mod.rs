@@ -190,7 +190,7 @@ impl Reading<'_> {
             return Ok(taken);
         }
         let reason = RejectReason::DamagedShard;
-        let reject = Reject { key, reason, detail, caption: None, similarity: None, org_caption: None };
+        let reject = Reject::new(key, reason, detail);
         Ok(self.reject(index, reject).await)
     }
 }

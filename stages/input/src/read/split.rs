@@ -23,7 +23,7 @@ use super::{
     ByteBudget, InputFormat, ListKind, ReadError, ReadSettings, Reading, Tally, is_parquet_name, open, table,
 };
 use crate::shards::{ListError, Part, ShardRef};
-use recaption_store::{Folder, Location, StoreKind, read_json, write_json};
+use recaption_store::{Folder, Location, RetryPolicy, StoreKind, read_json, write_json};
 
 /// Rows of a list that make one shard, unless it is told otherwise. As many as img2dataset puts into one.
 pub const ROWS_PER_SHARD: u64 = 10_000;
@@ -31,9 +31,8 @@ pub const ROWS_PER_SHARD: u64 = 10_000;
 pub const LISTS: &str = "_recaption/lists";
 /// Lists looked at at the same time.
 const AT_ONCE: usize = 16;
-/// Attempts at looking at a list, beside those of its store, and the pause between them: as many as a run begins a shard.
-const ATTEMPTS: u32 = 3;
-const PAUSE: Duration = Duration::from_secs(5);
+/// Further attempts at looking at a list, beside those of its store: as many as a run makes at a shard.
+const LOOK_RETRIES: RetryPolicy = RetryPolicy::new(2, Duration::from_secs(10), Duration::from_secs(10));
 
 /// Splits lists.
 #[derive(Clone, Copy)]
@@ -231,16 +230,15 @@ impl Splitter<'_> {
             tally: &tally,
             to: &to,
         };
-        let mut left = ATTEMPTS;
+        let mut budget = LOOK_RETRIES.budget();
         loop {
-            left -= 1;
-            match look(reading).await {
-                Err(error) if error.is_retryable && left > 0 => {
-                    tracing::warn!(%error, "it is looked at again");
-                    tokio::time::sleep(PAUSE).await;
-                }
+            let error = match look(reading).await {
+                Err(error) if error.is_retryable => error,
                 looked => return looked,
-            }
+            };
+            let Some(pause) = budget.next_pause(None) else { return Err(error) };
+            tracing::warn!(%error, "list cannot be read; retrying");
+            tokio::time::sleep(pause).await;
         }
     }
 

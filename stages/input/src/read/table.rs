@@ -319,9 +319,7 @@ impl Table<'_> {
             }
         };
         if let Some((reason, detail)) = refused {
-            let org_caption = caption.map(String::from);
-            let reject = Reject { key, reason, detail, caption: None, similarity: None, org_caption };
-            return Err(Box::new(reject));
+            return Err(Box::new(Reject::new(key, reason, detail).with_org_caption(caption)));
         }
         Ok(Sample {
             shard: self.reading.number,

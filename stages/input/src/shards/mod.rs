@@ -144,10 +144,12 @@ pub enum ListError {
         looked_for: &'static str,
     },
     /// None of the shards can be looked at.
-    #[error("none of the {shards} input shards can be found; the first: {why}")]
+    #[error("none of the {shards} input shards can be found; the first, {url}: {why}")]
     AllMissing {
         /// How many.
         shards: usize,
+        /// URL of the first one, redacted.
+        url: String,
         /// The first one's error.
         why: String,
     },
@@ -196,9 +198,9 @@ pub async fn list_shards(
             shards.push(shard);
         }
     }
-    match shards.first().and_then(|s| s.missing.clone()) {
-        Some(why) if shards.iter().all(|s| s.missing.is_some()) => {
-            Err(ListError::AllMissing { shards: shards.len(), why })
+    match shards.first().and_then(|s| Some((s.url.clone(), s.missing.clone()?))) {
+        Some((url, why)) if shards.iter().all(|s| s.missing.is_some()) => {
+            Err(ListError::AllMissing { shards: shards.len(), url, why })
         }
         _ => Ok(shards),
     }

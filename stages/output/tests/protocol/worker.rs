@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, rc::Rc, sync::Arc, ti
 
 use object_store::ObjectStoreExt;
 use recaption_output::commits::{
-    Attempt, Begun, CommitError, CommitLog, CommitResult, Committer, RecordName, ShardState, Standing,
-    configuration_fingerprint,
+    CommitError, CommitLog, CommitRequest, CommitResult, CommitStart, Committer, ExistingPart,
+    ExistingRecord, RecordName, ShardState, configuration_fingerprint,
 };
 use recaption_schemas::{COMMIT_FORMAT, Counts, PartInfo, ShardCommit, ShardId, part_name, sha256_hex};
 use recaption_store::{Location, StoreError, Stores};
@@ -84,14 +84,14 @@ pub fn program(job: &Job, who: u32) -> Program {
 /// As the program's plan (`pipeline/run/plan.rs`) and the end of its runs.
 async fn work(out: &Location, job: &Job, who: u32) -> Result<(), CommitError> {
     let commit_log = CommitLog::new(out.clone());
-    let mut survey = commit_log.survey().await?;
+    let mut survey = commit_log.scan().await?;
     let (name, configuration) = (job.name(), job.configuration());
     if job.kind != Kind::Overwrite {
-        let others = match commit_log.claim().await? {
+        let others = match commit_log.configuration().await? {
             Some(claim) => claim.fingerprint != name.configuration,
-            None => {
-                survey.records().any(|(_, s)| s.facts.is_some() && s.name.configuration != name.configuration)
-            }
+            None => survey
+                .records()
+                .any(|(_, s)| s.summary.is_some() && s.name.configuration != name.configuration),
         };
         if others {
             return Ok(());
@@ -107,7 +107,7 @@ async fn work(out: &Location, job: &Job, who: u32) -> Result<(), CommitError> {
         }
     }
     let mut strangers = BTreeMap::new();
-    let mut records: Vec<(String, Vec<Standing>)> = survey.take_records().into_iter().collect();
+    let mut records: Vec<(String, Vec<ExistingRecord>)> = survey.take_records().into_iter().collect();
     records.sort_by(|a, b| a.0.cmp(&b.0));
     for (shard, standing) in records {
         let parts = survey.parts_of(&shard).to_vec();
@@ -116,7 +116,7 @@ async fn work(out: &Location, job: &Job, who: u32) -> Result<(), CommitError> {
     let committer = commit_log.committer(configuration, job.kind == Kind::Overwrite).await?;
     // As if no other worker were known to live: frozen ones are taken for dead.
     for found in &leftovers {
-        commit_log.clear(&found.stale, &found.orphans, None).await?;
+        commit_log.delete_stale(&found.stale_records, &found.orphaned_parts, None).await?;
     }
     for (url, found, former) in todo {
         match shard(out, &committer, (job, url, who), found, former).await {
@@ -126,7 +126,7 @@ async fn work(out: &Location, job: &Job, who: u32) -> Result<(), CommitError> {
         }
     }
     if job.kind == Kind::Retire {
-        commit_log.remove_shards(&strangers).await?;
+        commit_log.delete_shards(&strangers).await?;
     }
     Ok(())
 }
@@ -137,26 +137,22 @@ async fn shard(
     committer: &Committer,
     (job, url, who): (&Job, &str, u32),
     found: ShardState,
-    done: Option<Standing>,
+    done: Option<ExistingRecord>,
 ) -> Result<CommitResult, CommitError> {
     let id = ShardId::from_url(url);
-    let ShardState { mut expects, stale, mut orphans, .. } = found;
-    let mut former = None;
+    let ShardState { mut replaces, stale_records, mut orphaned_parts, .. } = found;
+    let mut previous = None;
     if let Some(standing) = done {
-        former = committer.commit_log.find(&standing.file, &standing.name).await?;
-        for part in standing.facts.iter().flat_map(|facts| facts.parts()) {
+        previous = committer.commit_log.find(&standing.file, &standing.name).await?;
+        for part in standing.summary.iter().flat_map(|facts| facts.parts()) {
             let modified = chrono::DateTime::UNIX_EPOCH;
-            orphans.push(recaption_output::commits::Seen {
-                path: part.path.clone(),
-                bytes: part.bytes,
-                modified,
-            });
+            orphaned_parts.push(ExistingPart { path: part.path.clone(), bytes: part.bytes, modified });
         }
-        expects = Some(standing);
+        replaces = Some(standing);
     }
     // Frozen for an hour at any step: nothing is known to be fast.
     committer.begin().await?;
-    let begun = Begun::now().earlier(Duration::from_secs(3600));
+    let start = CommitStart::now().earlier(Duration::from_secs(3600));
     let who = if job.rows == Rows::Same { 0 } else { who };
     let rows = format!("{url} {} {} {who}", job.configuration, job.input);
     let commit = ShardCommit {
@@ -173,18 +169,18 @@ async fn shard(
         rejects: put(out, "rejects", &id, (&rows, &job.name())).await?,
         settings: BTreeMap::new(),
     };
-    let attempt = Attempt {
+    let request = CommitRequest {
         shard: id.as_str(),
         commit: &commit,
-        expects: expects.as_ref(),
-        former: former.as_ref(),
-        stale: &stale,
-        orphans: &orphans,
+        replaces: replaces.as_ref(),
+        previous: previous.as_ref(),
+        stale_records: &stale_records,
+        orphaned_parts: &orphaned_parts,
     };
-    committer.commit(&attempt, begun).await
+    committer.commit(&request, start).await
 }
 
-/// As `stages/output/src/write.rs` names a part.
+/// As `stages/output/src/part_writer.rs` names a part.
 async fn put(
     out: &Location,
     table: &str,

@@ -1,4 +1,4 @@
-//! Redirects, where the first hop is let through and the next is not; what servers say of when to come back.
+//! Redirects, where the first hop is let through and the next is not.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -76,14 +76,4 @@ async fn redirects_are_counted() {
     let error = strict().fetch(&format!("http://round.example:{port}//")).await.expect_err("no end");
     assert_eq!(error.to_string(), "more than 5 redirects");
     assert_eq!(asked.lock().expect("no panic").len(), 6);
-}
-
-#[test]
-fn when_to_come_back_is_told_in_seconds_or_by_a_date() {
-    let now = DateTime::parse_from_rfc3339("2026-03-01T10:00:00Z").expect("a time").to_utc();
-    let after = |value| retry_after(value, now).map(|pause| pause.as_secs());
-    assert_eq!(after(" 7 "), Some(7));
-    assert_eq!(after("Sun, 01 Mar 2026 10:00:20 GMT"), Some(20));
-    assert_eq!(after("Sun, 01 Mar 2026 09:00:00 GMT"), Some(0), "it has passed");
-    assert_eq!(after("Sunday"), None);
 }
