@@ -7,13 +7,7 @@
 //! `cores / (decode + model core-seconds per caption)`; printed is what the pipeline reaches of it. Core-seconds are the
 //! process's CPU time, so that a busy machine does not make the parts look slow and the pipeline good.
 
-use std::{
-    fs::File,
-    io::BufWriter,
-    path::Path,
-    sync::{Arc, atomic::AtomicU64},
-    time::Instant,
-};
+use std::{fs::File, io::BufWriter, path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
 use recaption::{
@@ -24,10 +18,10 @@ use recaption::{
 use recaption_caption::{CaptionWorker, CaptionWorkerSettings, ImageQueue, filter::Filter};
 use recaption_image::{DecodeOptions, PrepareSettings, prepare_sample};
 use recaption_input::{
-    read::{ReadSettings, read_shard},
+    read::{ReadRequest, ReadSettings, read_shard},
     shards::list_shards,
 };
-use recaption_messages::{ByteBudget, PreparedSample, ReadItem, Sample};
+use recaption_messages::{ByteBudget, PreparedSample, ReadCounters, ReadItem, ReadSink, Sample};
 use recaption_onnx::{Bundled, Precision, export, runtime::SessionOptions};
 use recaption_store::Stores;
 
@@ -99,11 +93,19 @@ async fn read_all(config: &RunConfig) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for (number, shard) in shards.iter().enumerate() {
         let (to, mut found) = tokio::sync::mpsc::channel(64);
-        let bytes = AtomicU64::new(0);
         let reading = async {
-            let end = read_shard(number, shard, &ReadSettings::default(), &budget, &bytes, None, &to).await;
-            drop(to);
-            end
+            let (settings, counters, sink) =
+                (ReadSettings::default(), ReadCounters::default(), ReadSink::Ordered(to));
+            let request = ReadRequest {
+                number,
+                shard,
+                settings: &settings,
+                budget: &budget,
+                counters: &counters,
+                previous: None,
+                sink: &sink,
+            };
+            read_shard(request).await
         };
         let gathering = async {
             while let Some(found) = found.recv().await {

@@ -79,7 +79,7 @@ fn a_thousand_store_faults_change_no_row() {
     for kind in ["error", "silence", "lost answer", "broken body", "short body"] {
         assert!(counts.contains_key(kind), "no {kind} among {counts:?}");
     }
-    assert_eq!((report.shards_done, report.shards_failed.len(), report.shards_left), (500, 0, 0));
+    assert_eq!((report.shards_done, report.shards_failed.len(), report.shards_incomplete), (500, 0, 0));
     assert_eq!(
         output::part_bytes(&place.path("disturbed")),
         output::part_bytes(&place.path("undisturbed")),

@@ -46,20 +46,20 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         keep_features: false,
     };
     let worker = CaptionWorker::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
-    let (to_lane, input) = crossbeam_channel::unbounded();
+    let (to_worker, input) = crossbeam_channel::unbounded();
     let failed = AtomicBool::new(false);
     for (index, path) in args.images.iter().enumerate() {
         match read(path, &model, config.decode) {
-            Ok(sample) => {
-                to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no worker")?
-            }
+            Ok(sample) => to_worker
+                .send(PreparedSample { index: index as u64, ..sample })
+                .context("the captioner ended")?,
             Err(error) => {
                 failed.store(true, Relaxed);
                 tracing::error!("{}: {error:#}", path.display());
             }
         }
     }
-    drop(to_lane);
+    drop(to_worker);
     let lines = Mutex::new(BTreeMap::new());
     worker.run(&ImageQueue::new(input), |finished| {
         let path = args.images[finished.index as usize].display();
@@ -75,6 +75,8 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
                 failed.store(true, Relaxed);
                 tracing::error!("{path}: {}", reject.detail);
             }
+            // Nothing is retried here.
+            SampleOutcome::Kept(_) => {}
         }
         true
     })?;

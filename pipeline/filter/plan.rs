@@ -1,4 +1,4 @@
-//! What a pass has to do: the source's shards against what the new dataset's place holds.
+//! What a second pass has to do: the source's shards compared with what the output holds.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -7,13 +7,16 @@ use std::{
 
 use recaption_output::{
     commits::{CommitLog, ExistingPart, ExistingRecord, RecordName, ShardState, configuration_fingerprint},
-    layout::TABLES,
     second_pass::{CopyTask, SourceDataset},
 };
 use recaption_schemas::ShardId;
 use recaption_store::Location;
 
+use super::record::RECORD;
 use crate::{config::ConfigError, run::refuse_others};
+
+/// Folders of parts.
+const TABLES: [&str; 2] = ["captions", "rejects"];
 
 /// The shards of a pass.
 pub struct Plan {
@@ -21,11 +24,11 @@ pub struct Plan {
     pub todo: Arc<Vec<CopyTask>>,
     /// Shards that an earlier attempt copied.
     pub done: usize,
-    /// Records of shards that the source does not have; they go first.
-    strangers: Vec<ExistingRecord>,
-    /// Parts that no shard of the source has; they go first.
-    strange_parts: Vec<ExistingPart>,
-    /// What attempts that died left beside shards that are done.
+    /// Records of shards that the source does not have; deleted first.
+    foreign_records: Vec<ExistingRecord>,
+    /// Parts of shards that the source does not have; deleted first.
+    foreign_parts: Vec<ExistingPart>,
+    /// What interrupted attempts left of shards that are done.
     leftovers: Vec<ShardState>,
 }
 
@@ -63,18 +66,18 @@ impl Plan {
                 todo.push(CopyTask { shard, name, replaces, stale_records, orphaned_parts });
             }
         }
-        let strange_parts: Vec<ExistingPart> = survey.parts_except(&ours).cloned().collect();
-        let strangers: Vec<ExistingRecord> = survey.take_records().into_values().flatten().collect();
-        let first = strangers.first().map(|standing| format!("shard {}", standing.file));
-        let first = first.or_else(|| strange_parts.first().map(|seen| output.child(&seen.path).url()));
+        let foreign_parts: Vec<ExistingPart> = survey.parts_except(&ours).cloned().collect();
+        let foreign_records: Vec<ExistingRecord> = survey.take_records().into_values().flatten().collect();
+        let first = foreign_records.first().map(|standing| format!("shard {}", standing.file));
+        let first = first.or_else(|| foreign_parts.first().map(|seen| output.child(&seen.path).url()));
         if let Some(first) = first.filter(|_| !overwrite) {
             let what = format!(
-                "{} holds what the source does not have: {first}. Choose another place, or replace this one with --overwrite",
+                "{} holds what the source does not have: {first}. Choose another output, or replace this one with --overwrite",
                 output.url()
             );
             return Err(ConfigError { origin: "--to".to_owned(), what }.into());
         }
-        Ok(Self { todo: Arc::new(todo), done, strangers, strange_parts, leftovers })
+        Ok(Self { todo: Arc::new(todo), done, foreign_records, foreign_parts, leftovers })
     }
 
     /// Clears what will not be replaced, and the record that says the dataset is complete.
@@ -85,22 +88,24 @@ impl Plan {
         for found in &self.leftovers {
             commit_log.delete_stale(&found.stale_records, &found.orphaned_parts, None).await?;
         }
-        if self.todo.is_empty() && self.strangers.is_empty() && self.strange_parts.is_empty() {
+        if self.todo.is_empty() && self.foreign_records.is_empty() && self.foreign_parts.is_empty() {
             return Ok(());
         }
-        super::forget_record(output).await?;
-        Ok(commit_log.delete_stale(&self.strangers, &self.strange_parts, None).await?)
+        output.child(RECORD).delete().await?;
+        Ok(commit_log.delete_stale(&self.foreign_records, &self.foreign_parts, None).await?)
     }
 }
 
-/// Refuses a place that holds files which would be read as parts and are none of ours.
+/// Rejects an output with Parquet files that are not parts but would be read as such.
 async fn refuse_foreign_files(output: &Location) -> anyhow::Result<()> {
     for table in TABLES {
         for meta in output.child(table).list().await? {
             let name = meta.location.filename().unwrap_or_default();
             if name.ends_with(".parquet") && !name.starts_with("part-") {
-                let url = output.url_of(&meta.location);
-                let what = format!("{url} is no part of ours and would be read as one; move it away");
+                let what = format!(
+                    "{} is not a part of this dataset but would be read as one; move it elsewhere",
+                    output.url_of(&meta.location)
+                );
                 return Err(ConfigError { origin: "--to".to_owned(), what }.into());
             }
         }

@@ -1,16 +1,14 @@
 //! Inputs -> examples in order: tar shards, or the parts of a finished run.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use recaption_input::{
-    read::{InputFormat, ReadError, ReadSettings, read_shard},
+    read::{InputFormat, ReadRequest, ReadSettings, read_shard},
     shards::{ShardRef, list_shards},
 };
-use recaption_messages::{ByteBudget, ReadItem, Sample};
+use recaption_messages::{
+    ByteBudget, ReadCounters, ReadError, ReadItem, ReadSink, ReadStop, Sample, SampleOutcome,
+};
 use recaption_schemas::{FailureClass, sha256_hex};
 use recaption_store::{RetryPolicy, Stores};
 use serde::{Deserialize, Serialize};
@@ -235,21 +233,25 @@ impl Inputs {
     ) -> Result<(), ReadError> {
         let budget = ByteBudget::new(SHARD_BYTES);
         let (send, mut found) = mpsc::channel(QUEUE);
-        let bytes = AtomicU64::new(0);
         let reading = async {
-            let end = read_shard(number, shard, &ReadSettings::default(), &budget, &bytes, None, &send).await;
-            drop(send);
-            end
+            let (settings, counters, sink) =
+                (ReadSettings::default(), ReadCounters::default(), ReadSink::Ordered(send));
+            let (previous, budget, counters) = (None, &budget, &counters);
+            let settings = &settings;
+            read_shard(ReadRequest { number, shard, settings, budget, counters, previous, sink: &sink }).await
         };
         // The receiver is dropped when nobody listens: the reader then ends too.
         let passing = async move {
             while let Some(found) = found.recv().await {
                 let (index, item) = match found {
                     ReadItem::Sample(sample) => (sample.index, self.example(sample)),
-                    ReadItem::Kept { .. } => continue,
-                    ReadItem::Reject { index, reject, .. } => {
-                        (index, Item::Bad { index, reason: reject.reason.as_str().to_owned() })
-                    }
+                    ReadItem::Ended(result) => match result.outcome {
+                        SampleOutcome::Reject(reject) => {
+                            let (index, reason) = (result.index, reject.reason.as_str().to_owned());
+                            (index, Item::Bad { index, reason })
+                        }
+                        SampleOutcome::Caption(_) | SampleOutcome::Kept(_) => continue,
+                    },
                 };
                 if index < *next {
                     continue;
@@ -260,8 +262,13 @@ impl Inputs {
                 *next = index + 1;
             }
         };
-        let (end, ()) = tokio::join!(reading, passing);
-        match end?.and_then(|end| end.damage) {
+        let (contents, ()) = tokio::join!(reading, passing);
+        let damage = match contents {
+            Ok(contents) => contents.damage,
+            Err(ReadStop::Failed(error)) => return Err(error),
+            Err(ReadStop::Closed(_)) => None,
+        };
+        match damage {
             Some(damage) => Err(ReadError {
                 url: shard.url.clone(),
                 what: format!("byte {}: {}", damage.offset, damage.detail),

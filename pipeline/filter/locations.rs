@@ -1,16 +1,16 @@
-//! Where a pass reads and writes: two places that have nothing in common.
+//! Opens the source and the output of a second pass, which must not overlap.
 
 use recaption_output::{open_output, overlap};
 use recaption_store::{Location, StoreKind, Stores};
 
-use super::FilterJob;
+use super::job::FilterJob;
 use crate::config::ConfigError;
 
-/// Opens both places.
+/// Opens source and output.
 ///
 /// # Errors
-/// A place that cannot be used, or one inside the other: the source is never written to.
-pub fn open_places(stores: &mut Stores, job: &FilterJob) -> anyhow::Result<(Location, Location)> {
+/// When one of them cannot be used, or one lies inside the other: the source is never written to.
+pub fn open_locations(stores: &mut Stores, job: &FilterJob) -> anyhow::Result<(Location, Location)> {
     let source = stores.locate(&job.source)?;
     if source.kind == StoreKind::Http {
         let what = "a web server cannot be listed, and the shards of an output are found by listing";
