@@ -70,7 +70,7 @@ fn record() -> String {
 }
 
 #[tokio::test]
-async fn a_record_that_is_there_and_says_the_same_is_this_one() {
+async fn an_existing_record_of_equal_content_is_this_one() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     put_parts(&store, &one, b"a").await;
@@ -80,7 +80,7 @@ async fn a_record_that_is_there_and_says_the_same_is_this_one() {
 }
 
 #[tokio::test]
-async fn who_comes_second_takes_his_parts_away_but_for_those_that_the_record_names() {
+async fn the_second_worker_deletes_its_own_parts() {
     let (store, out) = output();
     let (commit_log, id) = (CommitLog::new(out), id());
     let (theirs, ours) = (commit(b"theirs", 1), commit(b"ours", 1));
@@ -96,7 +96,7 @@ async fn who_comes_second_takes_his_parts_away_but_for_those_that_the_record_nam
 }
 
 #[tokio::test]
-async fn a_record_that_is_no_record_is_told_by_name_and_replaced() {
+async fn unusable_records_are_named_and_replaced() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     let other = ShardCommit { shard: "s3://bucket/other.tar".into(), ..one.clone() };
@@ -117,7 +117,7 @@ async fn a_record_that_is_no_record_is_told_by_name_and_replaced() {
 }
 
 #[tokio::test]
-async fn what_a_record_promises_is_looked_at() {
+async fn missing_and_changed_parts_are_found() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     put_parts(&store, &one, b"a").await;
@@ -148,7 +148,7 @@ async fn what_a_record_promises_is_looked_at() {
 }
 
 #[tokio::test]
-async fn a_part_that_goes_while_its_record_is_put_takes_the_record_with_it() {
+async fn records_of_parts_deleted_meanwhile_are_withdrawn() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     put(&store, &one.captions.path, b"a").await;
@@ -159,7 +159,7 @@ async fn a_part_that_goes_while_its_record_is_put_takes_the_record_with_it() {
 }
 
 #[tokio::test]
-async fn the_first_commit_claims_the_output_and_another_configuration_commits_nothing() {
+async fn the_first_commit_fixes_the_configuration() {
     let (store, out) = output();
     let commit_log = CommitLog::new(out);
     let configuration = |value: &str| [("a.b".to_owned(), value.to_owned())].into();
@@ -187,7 +187,7 @@ async fn the_first_commit_claims_the_output_and_another_configuration_commits_no
 }
 
 #[tokio::test]
-async fn a_shard_that_is_removed_leaves_nothing_and_one_that_was_done_again_stays() {
+async fn deleted_shards_leave_nothing_and_recommitted_ones_stay() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     let all = async || {
@@ -225,7 +225,7 @@ async fn a_shard_that_is_removed_leaves_nothing_and_one_that_was_done_again_stay
 }
 
 #[tokio::test]
-async fn outputs_of_older_versions_are_continued_under_the_names_that_they_have() {
+async fn outputs_of_old_versions_keep_their_names() {
     let (store, out) = output();
     let commit_log = CommitLog::new(out);
     let old = ShardId::old_from_url(URL);

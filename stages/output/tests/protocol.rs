@@ -187,7 +187,7 @@ fn no_interleaving_of_two_workers_loses_or_doubles_a_row() {
 }
 
 #[test]
-fn no_way_of_chance_of_three_workers_and_three_shards_does() {
+fn random_walks_of_three_workers_lose_and_double_no_row() {
     use worker::Kind::{Overwrite, Retry, Run};
     const SHARDS: &[&str] = &["s3://b/0.csv", "s3://b/1.csv", "s3://b/2.csv"];
     const RUN: Job = Job { kind: Run, configuration: "a", shards: SHARDS, rows: Rows::OfChance, input: "1" };
@@ -208,7 +208,7 @@ fn no_way_of_chance_of_three_workers_and_three_shards_does() {
 
 /// The protocol of versions before 0.2: parts of one name for all, and a record that takes over.
 #[test]
-fn the_old_protocol_is_found_out_twice() {
+fn both_faults_of_the_old_protocol_are_found() {
     let check = |objects: &Objects| old::fault_of(objects);
     let killed = |number: usize, life: u32| old::program("a", number as u32 + 10 * life, false);
     let mut explorer = Explorer::new(&killed, &check);
@@ -236,7 +236,7 @@ fn the_old_protocol_is_found_out_twice() {
 
 /// What the explorations rest on: the same answers lead to the same requests.
 #[test]
-fn a_worker_alone_does_all_shards_once() {
+fn a_single_worker_does_every_shard_once() {
     let mut objects = Objects::new();
     let job = stories().remove(0).last;
     run_alone(&program(&job, 0), &mut objects);
