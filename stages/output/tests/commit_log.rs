@@ -1,4 +1,4 @@
-//! Commit records where answers are lost and where workers meet.
+//! Commit records under lost responses and concurrent workers.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -27,7 +27,7 @@ fn output() -> (Arc<dyn ObjectStore>, Location) {
     (memory, location)
 }
 
-/// A record of parts with these bytes.
+/// Returns a record of parts with these bytes.
 fn commit(captions: &[u8], rejected: u64) -> ShardCommit {
     let part = |table: &str, bytes: &[u8]| PartInfo {
         path: format!("{table}/{}", part_name(id().as_str(), &sha256_hex(bytes)[..16])),
@@ -108,7 +108,7 @@ async fn unusable_records_are_named_and_replaced() {
         let all: Vec<_> = survey.records().map(|(_, standing)| standing.clone()).collect();
         assert!(all[0].problem.as_ref().is_some_and(|f| f.contains(fault)), "{all:?}");
         let mut request = CommitRequest::first(id.as_str(), &one);
-        // Known before or not.
+        // Whether a scan found it before or not.
         let found = survey.take(URL, &name());
         request.replaces = found.replaces.as_ref();
         assert_eq!(commit_log.commit(&request, || false).await.expect("memory"), CommitResult::Created);
@@ -133,7 +133,7 @@ async fn missing_and_changed_parts_are_found() {
     put(&store, &one.captions.path, b"a").await;
     let fault = commit_log.scan().await.expect("memory").take(URL, &name()).replaces.and_then(|s| s.problem);
     assert!(fault.as_ref().is_some_and(|f| f.contains("is missing")), "{fault:?}");
-    // Done again, the new record takes the place of the old one, and of no other.
+    // When the shard is redone, the new record replaces the old one and no other.
     let again = commit(b"again", 1);
     put_parts(&store, &again, b"again").await;
     let request =
@@ -172,12 +172,12 @@ async fn the_first_commit_fixes_the_configuration() {
         matches!(&refused, CommitError::ConfigurationMismatch(claim) if claim.configuration["a.b"] == "1"),
         "{refused}"
     );
-    // What was claimed after the user had looked is not replaced either.
+    // A configuration that was written after planning is not replaced either.
     assert!(matches!(overwriting.begin().await, Err(CommitError::ConfigurationMismatch(_))));
     let overwriting = commit_log.committer(configuration("3"), true).await.expect("memory");
     overwriting.begin().await.expect("replaced");
     assert!(matches!(one.begin().await, Err(CommitError::ConfigurationMismatch(_))), "the old job ends");
-    // One that had looked before it was frozen finds out when it wakes.
+    // A worker that was frozen after its check finds out when it continues.
     let (commit, id) = (commit(b"a", 1), id());
     put_parts(&store, &commit, b"a").await;
     let begun = begun.earlier(std::time::Duration::from_secs(3600));
@@ -202,7 +202,7 @@ async fn deleted_shards_leave_nothing_and_recommitted_ones_stay() {
     put_parts(&store, &one, b"a").await;
     commit_log.commit(&CommitRequest::first(id.as_str(), &one), || false).await.expect("memory");
     let before = all().await;
-    // Another worker did it again after this was decided.
+    // Another worker committed the shard again after this was decided.
     let again = ShardCommit { fingerprint: "89ab-4567".into(), ..commit(b"b", 1) };
     put_parts(&store, &again, b"b").await;
     commit_log.commit(&CommitRequest::first(id.as_str(), &again), || false).await.expect("memory");
@@ -214,7 +214,7 @@ async fn deleted_shards_leave_nothing_and_recommitted_ones_stay() {
     let objects = store.list_with_delimiter(Some(&Path::from("out"))).await.expect("memory");
     assert!(objects.objects.is_empty() && objects.common_prefixes.is_empty(), "{objects:?}");
 
-    // A run that dies in between leaves a note of what it was about.
+    // A run that dies in between leaves a pending deletion.
     put_parts(&store, &one, b"a").await;
     put(&store, &format!("_recaption/removals/{id}.json"), b"{}").await;
     assert_eq!(commit_log.pending_deletions().await.expect("memory"), [id.as_str()]);
@@ -237,7 +237,7 @@ async fn outputs_of_old_versions_keep_their_names() {
     put(&store, &format!("_recaption/shards/{old}.{}.json", name().fingerprint()), &bytes).await;
     let mut survey = commit_log.scan().await.expect("memory");
     assert!(survey.done(URL, &name()).is_some());
-    // Changed, it gets new names, and nothing stays under the old ones.
+    // When it changed, it gets new names, and nothing stays under the old ones.
     let changed = RecordName { input: "9999".into(), ..name() };
     let found = survey.take(URL, &changed);
     assert_eq!(
