@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     let rounds = numbers.get(1).copied().unwrap_or(3);
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pipeline-bench");
     let config = set_up(&dir, scenes)?;
-    let cores = config.threads as f64;
+    let cores = config.resources.threads as f64;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let samples = runtime.block_on(read_all(&config))?;
     println!("{} scenes in {SHARDS} shards, {cores} cores, median of {rounds} rounds", samples.len());
@@ -88,7 +88,7 @@ fn set_up(dir: &Path, scenes: u32) -> Result<RunConfig> {
 }
 
 async fn read_all(config: &RunConfig) -> Result<Vec<Sample>> {
-    let shards = list_shards(&mut Stores::default(), &config.shards, config.read.format).await?;
+    let shards = list_shards(&mut Stores::default(), &config.input.shards, config.input.read.format).await?;
     let budget = ByteBudget::new(1 << 30);
     let mut samples = Vec::new();
     for (number, shard) in shards.iter().enumerate() {

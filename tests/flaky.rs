@@ -129,7 +129,7 @@ fn too_many_failures_stop_the_run_with_reasons() {
     let error = try_run(Stores::default(), &config).expect_err("a run that stops");
     let error = format!("{error:#}");
     assert!(error.contains("run.max_failure_ratio = 0.5") && error.contains("1000 corrupt_image"), "{error}");
-    config.max_failure_ratio = 1.0;
+    config.resources.max_failure_ratio = 1.0;
     let report = run(Stores::default(), &config);
     assert_eq!(report.shards_done + report.shards_skipped, 40);
 }

@@ -42,7 +42,7 @@ fn missing_or_truncated_parts_are_reported_and_redone() {
     let found = status(&out).ends(3).report();
     assert_eq!((&found["done"], found["amiss"].as_array().map(Vec::len)), (&json!(1), Some(2)), "{found:#}");
     let said = place.run(&input, "out").ends(0);
-    said.warns("is missing").warns(&format!("the record says {}", bytes.len()));
+    said.warns("is missing").warns(&format!("bytes instead of {}", bytes.len()));
     let report = said.report();
     assert_eq!((&report["shards_done"], &report["shards_skipped"]), (&json!(2), &json!(1)), "{report:#}");
     assert_eq!(output::read(&out), wanted);
@@ -87,7 +87,7 @@ fn unusable_records_are_reported_and_redone() {
         .arg(place.path("new"))
         .ends(0);
     let said = place.run(&input, "out").ends(0);
-    said.warns("no commit record").warns("another shard").warns("a folder stands");
+    said.warns("not a commit record").warns("another shard").warns("a folder that stands");
     assert_eq!(said.report()["shards_done"], json!(3));
     assert_eq!(output::read(&out), wanted);
 }

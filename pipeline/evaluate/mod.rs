@@ -30,7 +30,8 @@ pub async fn evaluate(
     reporter: &Reporter,
 ) -> anyhow::Result<EvalReport> {
     let mut model = RunModel::open(config)?;
-    let shards = list_shards(&mut Stores::new(config.stores), &config.shards, config.read.format).await?;
+    let shards =
+        list_shards(&mut Stores::new(config.stores), &config.input.shards, config.input.read.format).await?;
     let executions = model.resolve(config)?;
     self_test(config, &model, &executions).await?;
     let devices = Arc::new(Devices::new(&executions));

@@ -30,14 +30,14 @@ const COPIES_BYTES: u64 = 4 << 30;
 /// is left to its threads is arithmetic on shapes.
 fn copies_and_threads(config: &RunConfig, model: &RunModel, execution: Execution) -> (usize, usize) {
     if execution.is_gpu() {
-        return (config.sessions.unwrap_or(1), 1);
+        return (config.model.sessions.unwrap_or(1), 1);
     }
     let folders = std::iter::once(&model.folder).chain(&model.scorer);
     let bytes: u64 = folders.flat_map(|folder| &folder.spec.files).map(|f| f.size).sum();
     let fitting = usize::try_from(COPIES_BYTES / bytes.max(1)).unwrap_or(usize::MAX);
-    let automatic = fitting.min(config.threads);
-    let copies = config.sessions.unwrap_or(automatic).max(1);
-    (copies, (config.threads / copies).max(1))
+    let automatic = fitting.min(config.resources.threads);
+    let copies = config.model.sessions.unwrap_or(automatic).max(1);
+    (copies, (config.resources.threads / copies).max(1))
 }
 
 /// Loads the models on every device that works, side by side, and starts the captioners' threads.
@@ -59,7 +59,7 @@ pub async fn start_captioners(
     for (number, device) in devices.all().iter().enumerate().filter(|(_, device)| device.is_working()) {
         let options = SessionOptions {
             execution: device.execution,
-            cuda_graphs: config.cuda_graphs,
+            cuda_graphs: config.model.cuda_graphs,
             ..SessionOptions::on_cpu(threads)
         };
         for _ in 0..copies {

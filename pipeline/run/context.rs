@@ -59,7 +59,7 @@ impl RunState {
             stop: Arc::clone(context.stop),
             progress: Arc::clone(context.progress),
             window: Arc::new(Semaphore::new(window)),
-            budget: ByteBudget::new(context.config.buffer_bytes),
+            budget: ByteBudget::new(context.config.input.buffer_bytes),
             fatal: Mutex::new(None),
         }
     }

@@ -67,16 +67,18 @@ pub async fn run_over(
 ) -> anyhow::Result<RunReport> {
     // A model that cannot be used is an error before anything is written.
     let model = RunModel::open(config)?;
-    let output = open_output(&mut stores, &config.output)?;
+    let output = open_output(&mut stores, &config.output.url)?;
     let lock = match options.lock {
-        true => match lock(&output.child(RUN_LOCK), Duration::from_secs(config.lock_seconds)).await? {
+        true => match lock(&output.child(RUN_LOCK), Duration::from_secs(config.resources.lock_seconds))
+            .await?
+        {
             LockAttempt::HeldBy { holder } => return Err(LockedOut { output: output.url(), holder }.into()),
             LockAttempt::Acquired(lock) => Some(lock),
         },
         false => None,
     };
     // Before the records are listed: whoever leaves last then knows that nobody's list is older than his work.
-    let workers = match config.claims {
+    let workers = match config.resources.claim_lease {
         Some(lease) => match Workers::join(&output, lease).await {
             Ok(workers) => Some(Arc::new(workers)),
             Err(error) => {
@@ -159,11 +161,11 @@ async fn plan(
     (model, commit_log): (&RunModel, &CommitLog),
 ) -> anyhow::Result<Plan> {
     // All at once: in a bucket each takes a request per thousand shards.
-    let listing = list_shards(stores, &config.shards, config.read.format);
+    let listing = list_shards(stores, &config.input.shards, config.input.read.format);
     let (shards, survey, removals) = tokio::join!(listing, commit_log.scan(), commit_log.pending_deletions());
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
-    let splitter = Splitter { settings: &config.read, output, remember: true };
+    let splitter = Splitter { settings: &config.input.read, output, remember: true };
     let settings = config.reject_settings();
     let found = (survey?, &*removals?);
     let plan = Plan::make(shards?, found, (commit_log, splitter), (keys, &settings), &options).await?;

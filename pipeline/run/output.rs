@@ -7,7 +7,7 @@ use recaption_schemas::{CAPTION_SCHEMA_VERSION, metadata_keys};
 use recaption_store::Location;
 
 use super::{model::RunModel, plan::Settings};
-use crate::config::{Images, RunConfig};
+use crate::config::RunConfig;
 
 /// The output of a run.
 pub struct Output {
@@ -39,7 +39,7 @@ impl Output {
             model: model.folder.digest.clone(),
             scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
             decode: decode.to_string(),
-            embed: config.images == Images::Embed,
+            embed: config.output.embed_images,
         })
     }
 
@@ -63,5 +63,5 @@ fn generation_parameters(config: &RunConfig, committer: &Committer) -> serde_jso
             (key != "caption.prompt").then(|| value.parse().ok()).flatten();
         Some((key.strip_prefix("caption.")?.to_owned(), number.unwrap_or_else(|| value.as_str().into())))
     });
-    serde_json::Value::Object(keys.chain([("seed".to_owned(), config.seed.into())]).collect())
+    serde_json::Value::Object(keys.chain([("seed".to_owned(), config.resources.seed.into())]).collect())
 }

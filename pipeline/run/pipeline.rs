@@ -18,7 +18,6 @@ use super::{
     shard_queue::ShardQueue,
     worker_claims::WorkerClaims,
 };
-use crate::config::Images;
 
 /// Samples waiting between readers and decoders.
 const SAMPLE_QUEUE: usize = 64;
@@ -50,7 +49,7 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
 ) -> anyhow::Result<T> {
     let RunContext { config, model, .. } = context;
     let settings = worker_settings(context, request.keep_features);
-    let window = SHARD_WINDOW.max(config.concurrent_shards);
+    let window = SHARD_WINDOW.max(config.input.concurrent_shards);
     let to_read = (request.shards, ShardQueue::new(request.begin));
     let state = Arc::new(RunState::new(context, to_read, request.claims, window));
     let (to_collector, events) = events(context.progress);
@@ -60,7 +59,7 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     let (to_decoders, samples) = mpsc::channel(SAMPLE_QUEUE);
     let decoders = Decoders::start(
         &state,
-        config.threads,
+        config.resources.threads,
         prepare_settings(context),
         to_captioners,
         to_collector.clone(),
@@ -68,10 +67,10 @@ pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     let decoding = tokio::spawn(decoders.run(samples));
     let sink = ReadSink::Routed { samples: to_decoders, events: to_collector.clone() };
     let mut readers = tokio::task::JoinSet::new();
-    for _ in 0..config.concurrent_shards {
+    for _ in 0..config.input.concurrent_shards {
         readers.spawn(read_all(
             Arc::clone(&state),
-            Arc::clone(&config.read),
+            Arc::clone(&config.input.read),
             sink.clone(),
             to_collector.clone(),
         ));
@@ -97,8 +96,8 @@ fn prepare_settings(context: RunContext<'_>) -> PrepareSettings {
     PrepareSettings {
         preprocess: context.model.folder.spec.preprocessing,
         scorer: context.model.scorer_preprocessing(),
-        decode: context.config.decode,
-        keep_stored: context.config.images == Images::Embed,
+        decode: context.config.input.decode,
+        keep_stored: context.config.output.embed_images,
     }
 }
 
@@ -106,10 +105,10 @@ fn worker_settings(context: RunContext<'_>, keep_features: bool) -> CaptionWorke
     let RunContext { config, model, .. } = context;
     CaptionWorkerSettings {
         caption: model.settings.clone(),
-        seed: config.seed,
-        keep_prompt: config.captioning.keep_prompt,
+        seed: config.resources.seed,
+        keep_prompt: config.caption.keep_prompt,
         filter: config.filter.clone(),
-        embed_images: config.images == Images::Embed,
+        embed_images: config.output.embed_images,
         keep_features,
     }
 }

@@ -7,10 +7,7 @@ use recaption_store::{Location, StoreError, write_json};
 use serde::Serialize;
 
 use super::{DeviceReport, Devices, RunModel, SelfTest, plan::Plan};
-use crate::config::RunConfig;
-
-/// Keys that were typed, with their values as TOML writes them.
-pub type Typed = BTreeMap<String, String>;
+use crate::config::{ExplicitSettings, RunConfig};
 
 /// Exit codes, a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +60,10 @@ pub struct RunReport {
     /// What is known about a device that is not the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_test: Option<SelfTest>,
-    /// Where it was typed: paths without a beginning are meant from here.
+    /// Working directory: relative paths start here.
     pub directory: String,
-    /// What was typed.
-    pub typed: Typed,
+    /// Keys that were set, by file, environment or flag.
+    pub explicit_settings: ExplicitSettings,
     /// Keys that change rows.
     pub configuration: BTreeMap<String, String>,
     /// Start, RFC 3339.
@@ -128,7 +125,7 @@ impl RunReport {
             self_test: None,
             directory: std::env::current_dir()
                 .map_or_else(|_| String::new(), |dir| dir.display().to_string()),
-            typed: config.typed.clone(),
+            explicit_settings: config.explicit_settings.clone(),
             configuration: plan.configuration.clone(),
             started: now.to_rfc3339(),
             finished: String::new(),

@@ -82,7 +82,7 @@ async fn run_round(
     let shards = plan.todo.iter().map(|task| task.shard.clone()).collect();
     let (commit_log, location) = (output.committer.commit_log.clone(), output.location.clone());
     let claims = WorkerClaims::new(commit_log, location, Arc::clone(&plan.todo), workers.clone());
-    let guard = FailureGuard::new(context.config.max_failure_ratio);
+    let guard = FailureGuard::new(context.config.resources.max_failure_ratio);
     let collector = Collector::new(Arc::clone(output), Arc::clone(&plan.todo), guard);
     let request = StreamRequest { shards, begin, claims: Some(claims), keep_features: false };
     stream(context, request, |state, events| collect(state, collector, events)).await

@@ -29,3 +29,8 @@ pub use location::{open_output, overlap};
 pub use part_reader::{PartReader, ReadPartError};
 pub use part_writer::{PartTarget, PartWriter, ROW_GROUP_BYTES, WriteError, WrittenPart};
 pub use previous_rows::read_previous_rows;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -101,11 +101,11 @@ async fn unusable_records_are_named_and_replaced() {
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     let other = ShardCommit { shard: "s3://bucket/other.tar".into(), ..one.clone() };
     let other = serde_json::to_vec(&other).expect("JSON");
-    for (bytes, fault) in [(&b"{ half"[..], "no commit record"), (&other[..], "another shard")] {
+    for (bytes, fault) in [(&b"{ half"[..], "not a commit record"), (&other[..], "another shard")] {
         put(&store, &record(), bytes).await;
         put_parts(&store, &one, b"a").await;
         let mut survey = commit_log.scan().await.expect("memory");
-        let all: Vec<_> = survey.records().map(|(_, standing)| standing.clone()).collect();
+        let all: Vec<_> = survey.records().map(|(_, record)| record.clone()).collect();
         assert!(all[0].problem.as_ref().is_some_and(|f| f.contains(fault)), "{all:?}");
         let mut request = CommitRequest::first(id.as_str(), &one);
         // Whether a scan found it before or not.
@@ -127,12 +127,12 @@ async fn missing_and_changed_parts_are_found() {
     let mut survey = commit_log.scan().await.expect("memory");
     assert!(survey.done(URL, &name()).is_none());
     let found = survey.take(URL, &name());
-    let fault = found.replaces.as_ref().and_then(|record| record.problem.clone());
-    assert!(fault.as_ref().is_some_and(|f| f.contains("has 6 bytes, the record says 1")), "{fault:?}");
+    let problem = found.replaces.as_ref().and_then(|record| record.problem.clone());
+    assert!(problem.as_ref().is_some_and(|f| f.contains("has 6 bytes instead of 1")), "{problem:?}");
     store.delete(&Path::from(format!("out/{}", one.rejects.path))).await.expect("memory");
     put(&store, &one.captions.path, b"a").await;
-    let fault = commit_log.scan().await.expect("memory").take(URL, &name()).replaces.and_then(|s| s.problem);
-    assert!(fault.as_ref().is_some_and(|f| f.contains("is missing")), "{fault:?}");
+    let problem = commit_log.scan().await.expect("memory").take(URL, &name()).replaces.and_then(|s| s.problem);
+    assert!(problem.as_ref().is_some_and(|f| f.contains("is missing")), "{problem:?}");
     // When the shard is redone, the new record replaces the old one and no other.
     let again = commit(b"again", 1);
     put_parts(&store, &again, b"again").await;
@@ -154,7 +154,7 @@ async fn records_of_parts_deleted_meanwhile_are_withdrawn() {
     put(&store, &one.captions.path, b"a").await;
     let error =
         commit_log.commit(&CommitRequest::first(id.as_str(), &one), || true).await.expect_err("no rejects");
-    assert!(error.to_string().contains("something removes files"), "{error}");
+    assert!(error.to_string().contains("another program deletes files"), "{error}");
     assert!(!is_there(&store, &record()).await);
 }
 
@@ -193,9 +193,9 @@ async fn deleted_shards_leave_nothing_and_recommitted_ones_stay() {
     let all = async || {
         let mut survey = commit_log.scan().await.expect("memory");
         let records = survey.take_records().into_iter();
-        let with_parts = records.map(|(shard, standing)| {
+        let with_parts = records.map(|(shard, record)| {
             let parts = survey.parts_of(&shard).to_vec();
-            (shard, (standing, parts))
+            (shard, (record, parts))
         });
         with_parts.collect::<BTreeMap<_, _>>()
     };

@@ -55,3 +55,8 @@ pub use retry::{RetryBudget, RetryPolicy, parse_retry_after};
 pub use retrying::{RetryingStore, is_unversioned};
 pub use settings::StoreSettings;
 pub use stores::{Stores, Wrap};
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

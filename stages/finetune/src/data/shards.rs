@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use recaption_config::derive::schemars::JsonSchema;
 use recaption_input::{
     read::{InputFormat, ReadRequest, ReadSettings, read_shard},
     shards::{ShardRef, list_shards},
@@ -27,8 +28,9 @@ const SHARD_BYTES: usize = 64 << 20;
 const SHARD_RETRIES: RetryPolicy = RetryPolicy::new(3, Duration::from_secs(2), Duration::from_secs(8));
 
 /// What the inputs are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(crate = "recaption_config::derive::schemars")]
 pub enum Format {
     /// Webdataset tar shards.
     #[default]
@@ -58,7 +60,7 @@ impl TryFrom<String> for Caption {
             "original" => Ok(Self::Original),
             _ => match text.strip_prefix("json.") {
                 Some(key) if !key.is_empty() => Ok(Self::Json(key.to_owned())),
-                _ => Err(format!("`{text}`: expected `text`, `original` or `json.KEY`")),
+                _ => Err(format!("`{text}` names no caption")),
             },
         }
     }

@@ -26,7 +26,7 @@ pub use validate::{Validation, validate};
 
 use crate::{
     batch::Batch,
-    config::{Recipe, RecipeError},
+    config::{Recipe, unusable},
     data::{Loader, LoaderSettings},
     model::Coca,
     objective::gradients,
@@ -157,9 +157,7 @@ impl<'a> Run<'a> {
         let recipe = self.recipe;
         let step = gradients(&self.model, batch, recipe.run.part(), &recipe.weights(), &self.device);
         if step.gradients.iter().all(Option::is_none) {
-            bail!(RecipeError::of(
-                "nothing that learns has a part in the loss: see `model.freeze` and [objective]"
-            ));
+            bail!(unusable("nothing that learns has a part in the loss: see `model.freeze` and [objective]"));
         }
         let limit = Some(recipe.optimizer.clip_norm).filter(|limit| *limit > 0.0);
         let (norm, factor) = clip(&step.gradients, limit);

@@ -11,7 +11,7 @@ use recaption_onnx::{
 
 use super::{BEST, MODEL, Mismatch, ONNX, Options, Progress, Run, metrics, state};
 use crate::{
-    config::{Compute, Initialisation, Recipe, RecipeError, SaveAs},
+    config::{Compute, Initialisation, Recipe, SaveAs, unusable},
     data::{Inputs, load_all},
     device,
     model::{Coca, Parameters},
@@ -64,7 +64,7 @@ impl<'a> Run<'a> {
         let groups = groups(&source.config, &source.list, &freeze, recipe.optimizer.layer_decay);
         let trained: Vec<bool> = groups.iter().map(|g| g.trained).collect();
         if !trained.contains(&true) {
-            bail!(RecipeError::of("model.freeze: everything is frozen, so nothing would be learnt"));
+            bail!(unusable("model.freeze: everything is frozen, so nothing would be learnt"));
         }
         let found = state::newest(out, &source.list, &device.clone().inner())?;
         let fingerprint = recipe.fingerprint();
@@ -76,7 +76,7 @@ impl<'a> Run<'a> {
             None => (Progress::new(fingerprint), source.values.clone(), AdamWState::default(), None),
         };
         let compute = match recipe.run.precision {
-            Compute::Fp32 => burn::tensor::DType::F32,
+            Compute::Fp32 | Compute::Auto => burn::tensor::DType::F32,
             Compute::Bf16 => burn::tensor::DType::BF16,
         };
         let parameters =
