@@ -12,5 +12,6 @@ pub mod demo;
 pub mod evaluate;
 pub mod filter;
 pub mod run;
+pub(crate) mod runtime;
 pub mod scenes;
 pub(crate) mod terminal;

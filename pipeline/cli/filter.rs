@@ -5,12 +5,13 @@ use recaption_output::second_pass::{Cutoff, ScoreColumn};
 
 use super::{
     args::{FilterArgs, ScoreArg},
-    logging, print,
+    logging,
 };
 use crate::{
     filter::{self, FilterJob},
     run::ExitCode,
 };
+use crate::{runtime::on_runtime, terminal::print};
 
 /// Runs the pass and prints its report.
 pub fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
@@ -29,7 +30,7 @@ pub fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<Exit
         column: args.column.clone(),
         overwrite: args.overwrite,
     };
-    let report = super::on_runtime(filter::filter(&job))?;
+    let report = on_runtime(filter::filter(&job))?;
     match format {
         logging::Format::Text => print(&report.to_string()),
         logging::Format::Json => print(&format!("{}\n", serde_json::to_string(&report)?)),

@@ -9,8 +9,9 @@ use recaption_output::commits::{CommitLog, RecordName};
 use recaption_schemas::{Counts, ShardCommit};
 use recaption_store::{Location, StoreError, Stores};
 
-use super::{args::InspectArgs, print};
+use super::args::InspectArgs;
 use crate::run::ExitCode;
+use crate::terminal::print;
 
 /// Commit records read at the same time.
 const CONCURRENCY: usize = 32;

@@ -24,6 +24,7 @@ use crate::{
     run::{ExitCode, Reporter, RunOptions, RunReport},
     scenes::{Scene, Text, sample, sample_index},
 };
+use crate::{runtime::run_to_end, terminal::print};
 
 /// Scenes drawn unless told otherwise.
 pub const DEFAULT_SCENES: u64 = 200;
@@ -70,7 +71,7 @@ pub fn demo(dir: &Path, scenes: u64, seed: u64) -> anyhow::Result<ExitCode> {
     claim(dir)?;
     let shards = dir.join(SHARDS);
     let truth = draw_shards(&shards, scenes, seed)?;
-    cli::print(&format!("drew {scenes} scenes with alt texts into {}\n", shards.display()));
+    print(&format!("drew {scenes} scenes with alt texts into {}\n", shards.display()));
     for captioner in Bundled::ALL {
         export_bundled(captioner, &Places::of(captioner, dir))?;
     }
@@ -78,10 +79,10 @@ pub fn demo(dir: &Path, scenes: u64, seed: u64) -> anyhow::Result<ExitCode> {
         let report = run(captioner, dir)?;
         let output = Places::of(captioner, dir).output;
         if report.exit_code() != ExitCode::Done {
-            cli::print(&format!("{}\n{report}", captioner.name()));
+            print(&format!("{}\n{report}", captioner.name()));
             return Ok(report.exit_code());
         }
-        cli::print(&format!(
+        print(&format!(
             "{:<17} {} captions in {:.1} s   {}/captions/*.parquet\n",
             captioner.name(),
             report.counts.captioned,
@@ -91,12 +92,12 @@ pub fn demo(dir: &Path, scenes: u64, seed: u64) -> anyhow::Result<ExitCode> {
     }
     let rows = rows::read(Bundled::ALL.map(|captioner| Places::of(captioner, dir).output), truth)?;
     let summaries = Summary::of_all(&rows);
-    cli::print(&text::story(&rows));
-    cli::print(&text::table(&rows, &summaries));
+    print(&text::story(&rows));
+    print(&text::table(&rows, &summaries));
     let page = dir.join(PAGE);
     std::fs::write(&page, page::page(&rows, &summaries)?)
         .with_context(|| format!("cannot write {}", page.display()))?;
-    cli::print(&format!("\nwith the pictures   {}\n", page.display()));
+    print(&format!("\nwith the pictures   {}\n", page.display()));
     Ok(ExitCode::Done)
 }
 
@@ -139,7 +140,7 @@ fn export_bundled(captioner: Bundled, places: &Places) -> anyhow::Result<()> {
         .write_checkpoint(&places.checkpoint)
         .with_context(|| format!("cannot write the checkpoint {}", places.checkpoint.display()))?;
     let model = export(&places.checkpoint, &places.model, Precision::Fp32)?;
-    cli::print(&format!(
+    print(&format!(
         "exported {} ({} parameters) to {}\n",
         captioner.name(),
         model.spec.parameters,
@@ -158,7 +159,7 @@ fn run(captioner: Bundled, dir: &Path) -> anyhow::Result<RunReport> {
     layers.set("input.shards", text(&dir.join(SHARDS)), "demo")?;
     layers.set("output.url", text(&places.output), "demo")?;
     let config = RunConfig::build(&layers)?;
-    cli::run_to_end(&config, RunOptions { overwrite: true, ..RunOptions::default() }, Reporter::Auto)
+    run_to_end(&config, RunOptions { overwrite: true, ..RunOptions::default() }, Reporter::Auto)
 }
 
 /// Who a caption is from, in the order of all tables, with where it lies in a row.

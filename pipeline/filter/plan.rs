@@ -12,7 +12,7 @@ use recaption_output::{
 use recaption_schemas::ShardId;
 use recaption_store::Location;
 
-use super::record::RECORD;
+use super::record::FILTER_RECORD;
 use crate::{config::ConfigError, run::refuse_others};
 
 /// Folders of parts.
@@ -91,7 +91,7 @@ impl Plan {
         if self.todo.is_empty() && self.foreign_records.is_empty() && self.foreign_parts.is_empty() {
             return Ok(());
         }
-        output.child(RECORD).delete().await?;
+        output.child(FILTER_RECORD).delete().await?;
         Ok(commit_log.delete_stale(&self.foreign_records, &self.foreign_parts, None).await?)
     }
 }

@@ -88,7 +88,14 @@ impl RunModel {
         Ok(executions)
     }
 
-    /// Whether the captioner judges itself, in whatever precision.
+    /// Returns the name of the captioner's folder.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let dir = self.folder.dir.canonicalize().unwrap_or_else(|_| self.folder.dir.clone());
+        dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// Returns whether the captioner scores its own captions, in whatever precision.
     #[must_use]
     pub fn is_circular(&self) -> bool {
         let source = |model: &ModelFolder| model.spec.source_sha256.clone();

@@ -131,7 +131,8 @@ async fn missing_and_changed_parts_are_found() {
     assert!(problem.as_ref().is_some_and(|f| f.contains("has 6 bytes instead of 1")), "{problem:?}");
     store.delete(&Path::from(format!("out/{}", one.rejects.path))).await.expect("memory");
     put(&store, &one.captions.path, b"a").await;
-    let problem = commit_log.scan().await.expect("memory").take(URL, &name()).replaces.and_then(|s| s.problem);
+    let problem =
+        commit_log.scan().await.expect("memory").take(URL, &name()).replaces.and_then(|s| s.problem);
     assert!(problem.as_ref().is_some_and(|f| f.contains("is missing")), "{problem:?}");
     // When the shard is redone, the new record replaces the old one and no other.
     let again = commit(b"again", 1);

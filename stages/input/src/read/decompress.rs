@@ -1,5 +1,5 @@
-//! Packed bytes in, bytes out: gzip and zstd, recognised by their first bytes. Output comes in pieces of bounded size,
-//! so that what unpacks to terabytes holds no more memory than anything else.
+//! Decompression of a stream: gzip and zstd, detected by their first bytes. Output comes in pieces of bounded size, so that a
+//! decompression bomb takes no more memory than any other stream.
 
 use std::io::{ErrorKind, Write};
 
@@ -7,34 +7,35 @@ use bytes::{Buf, Bytes};
 use flate2::write::GzDecoder;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
-/// Input that gzip is given at a time: deflate makes at most 1,032 bytes of one.
+/// Input of gzip at a time, bytes: deflate expands a byte to at most 1,032.
 const GZIP_SLICE: usize = 4 << 10;
-/// Most that zstd hands out at a time.
+/// Output of zstd at a time, bytes.
 const ZSTD_PIECE: usize = 1 << 20;
-/// Largest window that zstd may ask memory for, as a power of two: what `zstd --long` writes.
+/// Largest window of zstd, as a power of two: that of `zstd --long`.
 const WINDOW_LOG: u32 = 27;
 
-/// Bytes that any stream may unpack to.
-const FREE_BYTES: u64 = 16 << 30;
-/// Most bytes that come of a packed one beyond that: images hardly pack at all, text tenfold. What unpacks to terabytes would
-/// keep a reader busy for hours.
-const MOST_OF_ONE: u64 = 200;
+/// Output bytes from which on the ratio is checked.
+const RATIO_CHECK_MIN_BYTES: u64 = 16 << 30;
+/// Highest ratio of output to input bytes beyond that. Images hardly compress, text tenfold; a bomb of terabytes would occupy
+/// a reader for hours.
+const MAX_RATIO: u64 = 200;
 
-/// A stream under way.
-pub struct Unpack {
-    form: Form,
-    free: u64,
-    taken: u64,
-    given: u64,
+/// Decompresses one stream.
+pub(super) struct Decompressor {
+    codec: Codec,
+    /// See [`RATIO_CHECK_MIN_BYTES`].
+    check_from: u64,
+    bytes_in: u64,
+    bytes_out: u64,
 }
 
-/// How a stream is packed.
-enum Form {
-    /// It is not.
+/// The compression of a stream.
+enum Codec {
+    /// None.
     Plain,
-    /// gzip, also several members, with zeros behind each as tapes and block devices leave them.
+    /// gzip, also of several members, each followed by any number of zeros, as tapes and block devices leave them.
     Gzip(Box<GzDecoder<Vec<u8>>>),
-    /// zstd, also several frames.
+    /// zstd, also of several frames.
     Zstd {
         /// The decoder.
         decoder: Box<Decoder<'static>>,
@@ -43,56 +44,61 @@ enum Form {
     },
 }
 
-impl Unpack {
-    /// By the first bytes of a stream.
+impl Decompressor {
+    /// Creates the decompressor of a stream that starts with the bytes `first`.
     ///
     /// # Errors
-    /// When zstd cannot be set up.
-    pub fn recognise(first: &[u8]) -> std::io::Result<Self> {
-        Ok(Self { form: Form::recognise(first)?, free: FREE_BYTES, taken: 0, given: 0 })
+    /// When zstd cannot be initialised.
+    pub(super) fn detect(first: &[u8]) -> std::io::Result<Self> {
+        Ok(Self {
+            codec: Codec::detect(first)?,
+            check_from: RATIO_CHECK_MIN_BYTES,
+            bytes_in: 0,
+            bytes_out: 0,
+        })
     }
 
-    /// Whether bytes come out other than they went in.
-    #[must_use]
-    pub fn is_packed(&self) -> bool {
-        !matches!(self.form, Form::Plain)
+    /// Returns whether the stream is compressed.
+    pub(super) fn is_compressed(&self) -> bool {
+        !matches!(self.codec, Codec::Plain)
     }
 
-    /// Takes some of `packed` and returns what came of it, perhaps nothing yet. To be called until `packed` is empty.
+    /// Consumes some bytes of `packed` and returns the output, which may be empty. Call it until `packed` is empty.
     ///
     /// # Errors
-    /// When the bytes are damaged, or unpack to more than anything that is meant well.
-    pub fn next(&mut self, packed: &mut Bytes) -> std::io::Result<Bytes> {
+    /// When the bytes are damaged, or expand beyond [`MAX_RATIO`].
+    pub(super) fn next(&mut self, packed: &mut Bytes) -> std::io::Result<Bytes> {
         let before = packed.len();
-        let bytes = self.form.next(packed)?;
-        self.taken += (before - packed.len()) as u64;
-        self.count(bytes)
+        let bytes = self.codec.next(packed)?;
+        self.bytes_in += (before - packed.len()) as u64;
+        self.check_ratio(bytes)
     }
 
-    /// What is left at the end of the input; empty when there is no more. To be called until it is.
+    /// Returns output that remains at the end of the input. Call it until it is empty.
     ///
     /// # Errors
-    /// When the packed stream is cut, or as [`Unpack::next`].
-    pub fn finish(&mut self) -> std::io::Result<Bytes> {
-        let bytes = self.form.finish()?;
-        self.count(bytes)
+    /// When the stream is truncated, or as [`Decompressor::next`].
+    pub(super) fn finish(&mut self) -> std::io::Result<Bytes> {
+        let bytes = self.codec.finish()?;
+        self.check_ratio(bytes)
     }
 
-    fn count(&mut self, bytes: Bytes) -> std::io::Result<Bytes> {
-        self.given += bytes.len() as u64;
-        if self.given > self.free && self.given > MOST_OF_ONE * self.taken {
-            let what = format!("{} packed bytes unpack to more than {MOST_OF_ONE} times as many", self.taken);
+    fn check_ratio(&mut self, bytes: Bytes) -> std::io::Result<Bytes> {
+        self.bytes_out += bytes.len() as u64;
+        if self.bytes_out > self.check_from && self.bytes_out > MAX_RATIO * self.bytes_in {
+            let what =
+                format!("{} packed bytes unpack to more than {MAX_RATIO} times as many", self.bytes_in);
             return Err(std::io::Error::new(ErrorKind::InvalidData, what));
         }
         Ok(bytes)
     }
 }
 
-impl Form {
-    fn recognise(first: &[u8]) -> std::io::Result<Self> {
+impl Codec {
+    fn detect(first: &[u8]) -> std::io::Result<Self> {
         match first {
             [0x1f, 0x8b, ..] => Ok(Self::Gzip(Box::new(GzDecoder::new(Vec::new())))),
-            // The second is a frame to be skipped: pzstd and seekable archives begin with one.
+            // The second is a skippable frame, with which pzstd's output and seekable archives begin.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 let mut decoder = Decoder::new()?;
                 decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG))?;
@@ -108,7 +114,7 @@ impl Form {
             Self::Gzip(decoder) => {
                 let mut now = packed.split_to(packed.len().min(GZIP_SLICE));
                 while !now.is_empty() {
-                    // Nothing is taken once a member has ended.
+                    // No byte is taken once a member has ended.
                     let taken = decoder.write(&now)?;
                     now.advance(taken);
                     if taken == 0 {
@@ -171,19 +177,19 @@ mod tests {
         encoder.finish().expect("memory")
     }
 
-    fn unpacked(packed: &[u8], chunk: usize) -> std::io::Result<Vec<u8>> {
-        let mut unpack = Unpack::recognise(packed)?;
+    fn decompressed(packed: &[u8], chunk: usize) -> std::io::Result<Vec<u8>> {
+        let mut decompressor = Decompressor::detect(packed)?;
         let mut out = Vec::new();
         for piece in packed.chunks(chunk) {
             let mut piece = Bytes::copy_from_slice(piece);
             while !piece.is_empty() {
-                let some = unpack.next(&mut piece)?;
+                let some = decompressor.next(&mut piece)?;
                 assert!(some.len() <= 5 << 20, "{} bytes at once", some.len());
                 out.extend_from_slice(&some);
             }
         }
         loop {
-            let rest = unpack.finish()?;
+            let rest = decompressor.finish()?;
             if rest.is_empty() {
                 return Ok(out);
             }
@@ -192,22 +198,22 @@ mod tests {
     }
 
     #[test]
-    fn several_members_and_frames_are_one_stream_in_any_chunks() {
+    fn several_members_and_frames_are_one_stream() {
         let (one, two) = (vec![7_u8; 300_000], (0..=255_u8).cycle().take(70_000).collect::<Vec<_>>());
         let whole = [one.clone(), two.clone()].concat();
         let zstd = |bytes: &[u8]| zstd::bulk::compress(bytes, 3).expect("memory");
         for packed in [[gzip(&one), gzip(&two)].concat(), [zstd(&one), zstd(&two)].concat()] {
             for chunk in [1, 7, 4096, usize::MAX >> 1] {
-                assert!(unpacked(&packed, chunk).expect("whole") == whole, "chunks of {chunk}");
+                assert!(decompressed(&packed, chunk).expect("whole") == whole, "chunks of {chunk}");
             }
-            let error = unpacked(&packed[..packed.len() - 3], 4096).expect_err("cut");
+            let error = decompressed(&packed[..packed.len() - 3], 4096).expect_err("cut");
             assert!(!error.to_string().is_empty());
         }
-        assert_eq!(unpacked(b"plain", 2).expect("plain"), b"plain");
+        assert_eq!(decompressed(b"plain", 2).expect("plain"), b"plain");
     }
 
     #[test]
-    fn zeros_behind_gzip_and_frames_to_be_skipped_are_passed_over_and_rubbish_is_not() {
+    fn padding_and_skippable_frames_are_skipped() {
         let one = (0..=255_u8).cycle().take(70_000).collect::<Vec<_>>();
         let zeros = vec![0; 10_240];
         let padded = [gzip(&one), zeros.clone(), gzip(&one), zeros].concat();
@@ -216,7 +222,7 @@ mod tests {
         let framed = [&skipped, &zstd, &skipped, &zstd, &skipped].map(|bytes| bytes.as_slice()).concat();
         for packed in [padded, framed] {
             for chunk in [1, 7, 4096, usize::MAX >> 1] {
-                let out = unpacked(&packed, chunk).unwrap_or_else(|e| panic!("chunks of {chunk}: {e}"));
+                let out = decompressed(&packed, chunk).unwrap_or_else(|e| panic!("chunks of {chunk}: {e}"));
                 assert!(out == one.repeat(2), "chunks of {chunk}: {} bytes", out.len());
             }
         }
@@ -224,47 +230,49 @@ mod tests {
             [[gzip(&one).as_slice(), b"rubbish"].concat(), [gzip(&one).as_slice(), b"\0\0x"].concat()]
         {
             for chunk in [1, 4096, usize::MAX >> 1] {
-                unpacked(&packed, chunk).expect_err("rubbish");
+                decompressed(&packed, chunk).expect_err("rubbish");
             }
         }
     }
 
     #[test]
-    fn a_bomb_comes_in_small_pieces() {
+    fn bomb_comes_in_small_pieces() {
         let bomb = zstd::bulk::compress(&vec![0; 256 << 20], 19).expect("memory");
         assert!(bomb.len() < 64 << 10, "{}", bomb.len());
-        assert_eq!(unpacked(&bomb, usize::MAX >> 1).expect("whole").len(), 256 << 20);
+        assert_eq!(decompressed(&bomb, usize::MAX >> 1).expect("whole").len(), 256 << 20);
     }
 
     #[test]
-    fn what_unpacks_without_end_is_given_up() {
+    fn excessive_ratio_is_an_error() {
         let zeros = vec![0; 64 << 20];
         let mut best = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         best.write_all(&zeros).expect("memory");
         for member in [zstd::bulk::compress(&zeros, 3).expect("memory"), best.finish().expect("memory")] {
-            let mut unpack = Unpack { free: 1 << 30, ..Unpack::recognise(&member).expect("a stream") };
-            let (mut given, mut error) = (0, None);
+            let mut decompressor =
+                Decompressor { check_from: 1 << 30, ..Decompressor::detect(&member).expect("a stream") };
+            let (mut bytes_out, mut error) = (0, None);
             for _ in 0..64 {
                 let mut piece = Bytes::from(member.clone());
                 while error.is_none() && !piece.is_empty() {
-                    match unpack.next(&mut piece) {
-                        Ok(bytes) => given += bytes.len() as u64,
+                    match decompressor.next(&mut piece) {
+                        Ok(bytes) => bytes_out += bytes.len() as u64,
                         Err(e) => error = Some(e.to_string()),
                     }
                 }
             }
             assert!(error.is_some_and(|error| error.contains("more than 200 times as many")));
-            assert!(((1 << 30) - (8 << 20)..=1 << 30).contains(&given), "{given}");
+            assert!(((1 << 30) - (8 << 20)..=1 << 30).contains(&bytes_out), "{bytes_out}");
         }
-        // What packs well, as text does, is not stopped.
+        // Text, which compresses well, is within the ratio.
         let text: Vec<u8> = (0..4 << 20).flat_map(|n: u32| format!("{n:08},").into_bytes()).collect();
         let member = zstd::bulk::compress(&text, 1).expect("memory");
         let packed = member.repeat(36);
-        let mut unpack = Unpack { free: 1 << 30, ..Unpack::recognise(&packed).expect("a stream") };
-        let (mut packed, mut given) = (Bytes::from(packed), 0);
+        let mut decompressor =
+            Decompressor { check_from: 1 << 30, ..Decompressor::detect(&packed).expect("a stream") };
+        let (mut packed, mut bytes_out) = (Bytes::from(packed), 0);
         while !packed.is_empty() {
-            given += unpack.next(&mut packed).expect("within bounds").len() as u64;
+            bytes_out += decompressor.next(&mut packed).expect("within bounds").len() as u64;
         }
-        assert!(given > 1 << 30, "{given}");
+        assert!(bytes_out > 1 << 30, "{bytes_out}");
     }
 }

@@ -1,20 +1,20 @@
-//! A JPEG's markers: what it claims to be, whether it is whole, and a clean copy for the decoder.
+//! The markers of a JPEG: what it claims to be, whether it is complete, and a clean copy for the decoder.
 //!
-//! Decoders disagree about sloppy files: some stop at stray bytes between segments that libjpeg skips, most turn
-//! missing data into grey without a word. So the file is walked here first. What libjpeg ignores (stray bytes, unknown
-//! and application segments, whatever follows the end marker) never reaches the decoder, and the last scan is followed
-//! by 1-bits: no Huffman code may consist of them alone (ITU-T T.81, annex C), so a decoder that runs out of data
-//! fails instead of guessing.
+//! Decoders disagree about malformed files: some stop at stray bytes between segments that libjpeg skips, and most turn missing
+//! data into grey silently. The file is therefore walked first. What libjpeg ignores (stray bytes, unknown and application
+//! segments, bytes after the end marker) never reaches the decoder, and the last scan is followed by 1-bits: no Huffman code may
+//! consist of them alone (ITU-T T.81, annex C), so that a decoder that runs out of data fails instead of guessing.
 
 use std::ops::Range;
 
-use super::error::{DecodeError, thousands};
+use super::segments::{EntropyData, entropy_data, next_marker, segment, unsupported_coding};
+use crate::error::{DecodeError, thousands};
 
 const JPEG: &str = "JPEG";
-/// Bytes of padding after the last scan: 64 bits of ones cover the longest value (16 bits) and code (16 bits) that a cut
-/// can leave open, and the decoder's read-ahead (32 bits). Every 0xFF is followed by a stuffed 0.
+/// Padding after the last scan: 64 bits of ones cover the longest value (16 bits) and code (16 bits) that a truncation can leave
+/// open, and the decoder's read-ahead (32 bits). Every 0xFF is followed by a stuffed 0.
 const ONES: [u8; 16] = [0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0];
-/// The other padding: whoever decodes to the same pixels with both never looked at it.
+/// The other padding: a decoder that returns the same pixels with both does not use it.
 const ZEROS: [u8; 16] = [0; 16];
 /// An APP0 that makes the decoder fill in the tables that Motion JPEG leaves out, as libjpeg-turbo always does.
 const MOTION_JPEG: [u8; 9] = [0xFF, 0xE0, 0, 7, b'A', b'V', b'I', b'1', 0];
@@ -22,10 +22,10 @@ const MOTION_JPEG: [u8; 9] = [0xFF, 0xE0, 0, 7, b'A', b'V', b'I', b'1', 0];
 const ADOBE_YCCK: [u8; 16] = [0xFF, 0xEE, 0, 14, b'A', b'd', b'o', b'b', b'e', 0, 100, 0, 0, 0, 0, 2];
 /// Coefficients of a block.
 const BLOCK: usize = 64;
-/// The state of a coefficient that no scan has brought yet; otherwise the number of low bits still missing.
+/// State of a coefficient before its first scan; otherwise the number of its missing low bits.
 const NEVER: u8 = u8::MAX;
 
-/// What the components mean, by libjpeg's rules (`default_decompress_parms`).
+/// Meaning of the components, by libjpeg's rules (`default_decompress_parms`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colour {
     Grey,
@@ -35,7 +35,7 @@ pub(super) enum Colour {
     Ycck,
 }
 
-/// What stands where the last scan should be followed by padding.
+/// Padding after the last scan.
 #[derive(Clone, Copy)]
 pub(super) enum Padding {
     Ones,
@@ -53,41 +53,35 @@ struct Component {
 pub(super) struct Markers<'a> {
     bytes: &'a [u8],
     /// Stored width in pixels.
-    pub width: u32,
+    pub(crate) width: u32,
     /// Stored height in pixels.
-    pub height: u32,
-    pub colour: Colour,
-    /// The raw EXIF block, from its TIFF header on.
-    pub exif: Option<&'a [u8]>,
+    pub(crate) height: u32,
+    pub(crate) colour: Colour,
+    /// The EXIF block, from its TIFF header on.
+    pub(crate) exif: Option<&'a [u8]>,
     /// Whether an end-of-image marker follows the scans.
-    pub ended: bool,
-    /// The component ids are the letters R, G, B.
-    pub rgb_ids: bool,
+    pub(crate) ended: bool,
+    /// Whether the component ids are the letters R, G, B.
+    pub(crate) rgb_ids: bool,
     components: Vec<Component>,
     /// For each component and coefficient: `NEVER`, or how many low bits are missing.
     missing: Vec<[u8; BLOCK]>,
-    pub progressive: bool,
+    pub(crate) progressive: bool,
     huffman: bool,
     restart_interval: u32,
-    /// What the decoder gets to see, in order.
+    /// Ranges of the file that the decoder gets, in order.
     kept: Vec<Range<usize>>,
     jfif: bool,
     adobe: Option<u8>,
 }
 
-/// A scan's entropy-coded data.
-struct Entropy {
-    end: usize,
-    restarts: u32,
-}
-
 impl<'a> Markers<'a> {
-    /// Walks `bytes`, which start with a JPEG's two-byte start marker. Allocates nothing but a list of segments.
+    /// Walks `bytes`, which start with the start marker of a JPEG. Allocates only a list of segments.
     ///
     /// # Errors
-    /// `Unsupported` for arithmetic, lossless, hierarchical and 12-bit coding; `Corrupt` for a file that ends before
-    /// its first scan's data or, lacking its end marker, before its last scan.
-    pub fn walk(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+    /// `Unsupported` for arithmetic, lossless, hierarchical and 12-bit coding; `Corrupt` for a file that ends before the data of
+    /// its first scan or, without its end marker, before its last scan.
+    pub(crate) fn walk(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut markers = Self {
             bytes,
             width: 0,
@@ -111,8 +105,8 @@ impl<'a> Markers<'a> {
         Ok(markers)
     }
 
-    /// Writes what the decoder is to see into `out`.
-    pub fn clean(&self, padding: Padding, out: &mut Vec<u8>) {
+    /// Writes the clean copy into `out`.
+    pub(crate) fn clean(&self, padding: Padding, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&[0xFF, 0xD8]);
         if !self.huffman {
@@ -131,16 +125,16 @@ impl<'a> Markers<'a> {
         out.extend_from_slice(&[0xFF, 0xD9]);
     }
 
-    /// The error for a file that stops in the middle of something.
-    pub fn cut(&self, where_: &str) -> DecodeError {
+    /// Returns the error of a file that ends too early.
+    pub(crate) fn truncated(&self, position: &str) -> DecodeError {
         DecodeError::corrupt(
             JPEG,
-            format!("ends after {} bytes, {where_}", thousands(self.bytes.len() as u64)),
+            format!("ends after {} bytes, {position}", thousands(self.bytes.len() as u64)),
         )
     }
 
-    /// Goes through all segments up to the end marker. Returns the last scan's description and data.
-    fn segments(&mut self) -> Result<Option<(&'a [u8], Entropy)>, DecodeError> {
+    /// Walks all segments up to the end marker. Returns header and data of the last scan.
+    fn segments(&mut self) -> Result<Option<(&'a [u8], EntropyData)>, DecodeError> {
         let bytes = self.bytes;
         let mut at = 2;
         let mut last = None;
@@ -168,7 +162,7 @@ impl<'a> Markers<'a> {
                 }
                 0xDA => {
                     self.scan(body)?;
-                    let entropy = entropy(bytes, at);
+                    let entropy = entropy_data(bytes, at);
                     at = entropy.end;
                     last = Some((body, entropy));
                 }
@@ -197,7 +191,7 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// A start-of-frame segment: precision, height, width, components.
+    /// Parses a start-of-frame segment: precision, height, width, components.
     fn frame(&mut self, marker: u8, body: &[u8]) -> Result<(), DecodeError> {
         let &[precision, h1, h0, w1, w0, count, ref rest @ ..] = body else {
             return Err(DecodeError::corrupt(JPEG, "has a frame header that is too short"));
@@ -231,7 +225,7 @@ impl<'a> Markers<'a> {
         Ok(())
     }
 
-    /// A start-of-scan segment: which coefficients it brings.
+    /// Parses a start-of-scan segment: which coefficients it holds.
     fn scan(&mut self, body: &[u8]) -> Result<(), DecodeError> {
         if self.components.is_empty() {
             return Err(DecodeError::corrupt(JPEG, "has a scan before its frame header"));
@@ -251,9 +245,9 @@ impl<'a> Markers<'a> {
         Ok(())
     }
 
-    /// The decoder upsamples components that are as fine as the first one, or half as fine either way or both ways, or a
-    /// quarter across, both chroma components alike. Of others, which are valid and rare, it makes wrong colours without an
-    /// error (zune-jpeg 0.5.15), or was never seen to make right ones.
+    /// Rejects sampling factors that the decoder does not support. It upsamples components of the first one's resolution, of half
+    /// of it in either or both directions, or of a quarter horizontally, both chroma components alike. Others are valid and rare,
+    /// and decoded to wrong colours without an error (zune-jpeg 0.5.15).
     fn check_sampling(&self) -> Result<(), DecodeError> {
         let [first, others @ ..] = self.components.as_slice() else { return Ok(()) };
         let ratio = |c: &Component| {
@@ -279,8 +273,8 @@ impl<'a> Markers<'a> {
         ))
     }
 
-    /// The decoder takes sequential scans of single components, but only at full resolution: subsampled ones come out
-    /// in wrong colours without an error (zune-jpeg 0.5.15).
+    /// Rejects subsampled components in separate sequential scans, which are decoded to wrong colours without an error (zune-jpeg
+    /// 0.5.15).
     fn check_separate(&self, in_scan: usize) -> Result<(), DecodeError> {
         let full = self
             .components
@@ -292,7 +286,7 @@ impl<'a> Markers<'a> {
         Err(DecodeError::unsupported(JPEG, "subsampled components in separate sequential scans"))
     }
 
-    /// The indices of a scan's components, and its last three bytes.
+    /// Returns the indices of a scan's components, and its last three bytes.
     fn scan_header(&self, body: &[u8]) -> Option<(Vec<usize>, [u8; 3])> {
         let (&count, rest) = body.split_first()?;
         let (selectors, rest) = rest.split_at_checked(2 * usize::from(count))?;
@@ -322,27 +316,27 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// Whether the scans are all there. Only what framing can tell: the decoder finds out about a scan's inside.
-    fn check_whole(&self, last: Option<(&[u8], Entropy)>) -> Result<(), DecodeError> {
+    /// Checks that all scans are there, by the framing alone; the decoder checks the data of a scan.
+    fn check_whole(&self, last: Option<(&[u8], EntropyData)>) -> Result<(), DecodeError> {
         let Some((body, entropy)) = last else {
-            return Err(self.cut("before any image data"));
+            return Err(self.truncated("before any image data"));
         };
         if self.ended {
             return Ok(());
         }
         let complete = self.missing.iter().flatten().all(|&bits| bits == 0);
         if !complete {
-            return Err(self.cut("before its last scan"));
+            return Err(self.truncated("before its last scan"));
         }
         if self.restart_interval > 0
             && entropy.restarts < self.blocks_of(body).saturating_sub(1) / self.restart_interval
         {
-            return Err(self.cut("in the middle of its image data"));
+            return Err(self.truncated("in the middle of its image data"));
         }
         Ok(())
     }
 
-    /// How many units of a scan the restart interval counts (MCUs).
+    /// Returns the number of units (MCUs) of a scan that the restart interval counts.
     fn blocks_of(&self, scan: &[u8]) -> u32 {
         let widest = self.components.iter().map(|c| c.across).max().unwrap_or(1);
         let tallest = self.components.iter().map(|c| c.down).max().unwrap_or(1);
@@ -358,57 +352,4 @@ impl<'a> Markers<'a> {
         };
         across * down
     }
-}
-
-/// The next marker at or after `at`, skipping stray bytes, and where its body starts.
-fn next_marker(bytes: &[u8], mut at: usize) -> Option<(u8, usize)> {
-    loop {
-        at += bytes.get(at..)?.iter().position(|&byte| byte == 0xFF)?;
-        at += bytes[at..].iter().position(|&byte| byte != 0xFF)?;
-        if bytes[at] != 0 {
-            return Some((bytes[at], at + 1));
-        }
-    }
-}
-
-/// The body of the segment whose length field stands at `at`; `None` when the file ends inside it.
-fn segment(bytes: &[u8], at: usize) -> Result<Option<&[u8]>, DecodeError> {
-    let Some(&[high, low]) = bytes.get(at..at + 2) else { return Ok(None) };
-    let length = usize::from(u16::from_be_bytes([high, low]));
-    if length < 2 {
-        return Err(DecodeError::corrupt(
-            JPEG,
-            format!("has a segment of length {length} at byte {}", thousands(at as u64)),
-        ));
-    }
-    Ok(bytes.get(at + 2..at + length))
-}
-
-/// The entropy-coded data from `at` on: up to the next marker that is not a restart, or to the end of the file.
-fn entropy(bytes: &[u8], mut at: usize) -> Entropy {
-    let mut restarts = 0;
-    while let Some(step) = bytes[at..].iter().position(|&byte| byte == 0xFF) {
-        let marker = at + step;
-        match bytes.get(marker + 1) {
-            Some(0) => at = marker + 2,
-            Some(0xFF) => at = marker + 1,
-            Some(0xD0..=0xD7) => {
-                restarts += 1;
-                at = marker + 2;
-            }
-            // A marker, or a cut between 0xFF and what should follow.
-            _ => return Entropy { end: marker, restarts },
-        }
-    }
-    Entropy { end: bytes.len(), restarts }
-}
-
-fn unsupported_coding(marker: u8) -> DecodeError {
-    let coding = match marker {
-        0xC3 => "lossless coding",
-        0xC9..=0xCF => "arithmetic coding",
-        0xDC => "a height that is given after the image",
-        _ => "hierarchical coding",
-    };
-    DecodeError::unsupported(JPEG, coding)
 }

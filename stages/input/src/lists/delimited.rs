@@ -1,99 +1,99 @@
-//! Values between commas or tabs: bytes in as they arrive, records out.
+//! Delimited values (CSV, TSV): bytes in as they arrive, records out.
 //!
-//! As RFC 4180 has it, and as people write it. What matters here is where a record ends: a quote that is never closed must not
-//! swallow the rows behind it. A quoted value may run over several lines; it is taken for one whose quote is not closed when
-//! the text ends in it, when it is longer than [`MAX_RECORD_BYTES`], when its closing quote is followed by more text, or when
-//! a line of it is a row by itself. Then the record is the line in which the quote opens, and the next line begins another.
+//! RFC 4180, and what people write instead. A quote that is never closed must not swallow the rows after it. A quoted value may
+//! span several lines; its quote counts as never closed when the text ends in it, when it exceeds [`MAX_RECORD_BYTES`], when
+//! text follows its closing quote, or when one of its lines is a row by itself. The record then ends with the line in which the
+//! quote opens.
 
 use std::collections::VecDeque;
 
+use super::scanner::{FieldScanner, MAX_FIELDS};
+
 /// Longest record, bytes.
-pub const MAX_RECORD_BYTES: usize = 4 << 20;
-/// Most values in a record.
-pub const MAX_FIELDS: usize = 4096;
-/// What some programs write before a text in UTF-8.
+pub(crate) const MAX_RECORD_BYTES: usize = 4 << 20;
+/// UTF-8 byte-order mark.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// One record.
+/// One record of a delimited text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Record {
-    /// Its values; of one that is bad as far as they are known.
-    pub fields: Vec<Vec<u8>>,
-    /// What is wrong with it.
-    pub bad: Option<String>,
-    /// Bytes of the text up to its end.
-    pub end: u64,
+pub(crate) struct Record {
+    /// Values; of a malformed record, as far as they are known.
+    pub(crate) fields: Vec<Vec<u8>>,
+    /// Why the record is malformed.
+    pub(crate) error: Option<String>,
+    /// Bytes of the text up to the record's end.
+    pub(crate) end: u64,
 }
 
-/// Tells whether a line is a row by itself.
-pub trait Rows {
+/// Consumes records.
+pub(crate) trait RecordSink {
     /// Takes the next record.
     ///
     /// # Errors
-    /// When nothing that follows can be understood.
-    fn record(&mut self, record: Record) -> Result<(), String>;
+    /// When none of the following records can be used either.
+    fn push_record(&mut self, record: Record) -> Result<(), String>;
 
-    /// Whether these values, of a line that stands within quotes, are a row.
+    /// Returns whether the values of a line within quotes are a row by themselves.
     fn is_row(&self, fields: &[&[u8]]) -> bool;
 }
 
-/// A line with its end.
+/// A line with its line end.
 struct Line {
     bytes: Vec<u8>,
-    /// All of it, what was not kept included.
+    /// Bytes of the line, including those that were not kept.
     length: u64,
-    /// Where its text ends, without what ends the line.
+    /// Bytes of its text, without the line end.
     text: usize,
 }
 
-/// Cuts a text into records.
-pub struct Records {
+/// Splits a text into records.
+pub(crate) struct RecordParser {
     delimiter: u8,
-    /// Quotes that do not enclose a value are usual text.
-    literal: bool,
-    /// The line that is arriving.
+    /// Whether quotes that do not enclose a value are text.
+    literal_quotes: bool,
+    /// The line that is arriving, at most [`MAX_RECORD_BYTES`] and its end.
     line: Vec<u8>,
     length: u64,
     after_return: bool,
     at_start: bool,
-    /// Lines of a record whose quote is open.
+    /// Lines of the record whose quote is open.
     open: Vec<Line>,
     /// Bytes of these.
     open_bytes: usize,
-    scan: Scan,
+    scanner: FieldScanner,
     taken: u64,
 }
 
-impl Records {
-    /// At the start of a text. With tabs between, quotes that do not enclose a value are usual text.
+impl RecordParser {
+    /// Creates a parser at the start of a text. In tab-separated text, quotes that do not enclose a value are text.
     #[must_use]
-    pub fn new(delimiter: u8) -> Self {
+    pub(crate) fn new(delimiter: u8) -> Self {
         Self {
             delimiter,
-            literal: delimiter == b'\t',
+            literal_quotes: delimiter == b'\t',
             line: Vec::new(),
             length: 0,
             after_return: false,
             at_start: true,
             open: Vec::new(),
             open_bytes: 0,
-            scan: Scan::new(delimiter),
+            scanner: FieldScanner::new(delimiter),
             taken: 0,
         }
     }
 
-    /// Takes bytes.
+    /// Parses the next bytes.
     ///
     /// # Errors
-    /// What `rows` says.
-    pub fn push(&mut self, mut bytes: &[u8], rows: &mut impl Rows) -> Result<(), String> {
+    /// Those of the sink.
+    pub(crate) fn push(&mut self, mut bytes: &[u8], sink: &mut impl RecordSink) -> Result<(), String> {
         while !bytes.is_empty() {
             if std::mem::take(&mut self.after_return) {
                 if let Some(rest) = bytes.strip_prefix(b"\n") {
                     self.append(b"\n");
                     bytes = rest;
                 }
-                self.end_line(rows)?;
+                self.end_line(sink)?;
                 continue;
             }
             let end = bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
@@ -102,32 +102,32 @@ impl Records {
             bytes = rest;
             match piece.last() {
                 Some(b'\r') if end.is_some() => self.after_return = true,
-                _ if end.is_some() => self.end_line(rows)?,
+                _ if end.is_some() => self.end_line(sink)?,
                 _ => {}
             }
         }
         Ok(())
     }
 
-    /// The text has ended.
+    /// Ends the text.
     ///
     /// # Errors
-    /// What `rows` says.
-    pub fn finish(&mut self, rows: &mut impl Rows) -> Result<(), String> {
+    /// Those of the sink.
+    pub(crate) fn finish(&mut self, sink: &mut impl RecordSink) -> Result<(), String> {
         self.after_return = false;
         if self.length > 0 {
-            self.end_line(rows)?;
+            self.end_line(sink)?;
         }
         while !self.open.is_empty() {
             let mut lines = VecDeque::new();
-            self.give_up("the text ends within it", &mut lines, rows)?;
-            self.lines(lines, rows)?;
+            self.close_unterminated("the text ends within it", &mut lines, sink)?;
+            self.parse_lines(lines, sink)?;
         }
         Ok(())
     }
 
-    /// Forgets the line that has begun to arrive: its rest never will.
-    pub fn drop_line(&mut self) {
+    /// Drops the incomplete last line.
+    pub(crate) fn drop_line(&mut self) {
         (self.length, self.after_return) = (0, false);
         self.line.clear();
     }
@@ -138,81 +138,85 @@ impl Records {
         self.line.extend_from_slice(&piece[..piece.len().min(room)]);
     }
 
-    fn end_line(&mut self, rows: &mut impl Rows) -> Result<(), String> {
+    fn end_line(&mut self, sink: &mut impl RecordSink) -> Result<(), String> {
         let mut line =
             Line { bytes: std::mem::take(&mut self.line), length: std::mem::take(&mut self.length), text: 0 };
         if std::mem::take(&mut self.at_start) && line.bytes.starts_with(BYTE_ORDER_MARK) {
             line.bytes.drain(..BYTE_ORDER_MARK.len());
         }
         line.text = line.bytes.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |at| at + 1);
-        self.lines(VecDeque::from([line]), rows)
+        self.parse_lines(VecDeque::from([line]), sink)
     }
 
-    fn lines(&mut self, mut lines: VecDeque<Line>, rows: &mut impl Rows) -> Result<(), String> {
+    fn parse_lines(&mut self, mut lines: VecDeque<Line>, sink: &mut impl RecordSink) -> Result<(), String> {
         while let Some(line) = lines.pop_front() {
             if self.open.is_empty() {
-                self.begin(line, rows)?;
-            } else if let Some(why) = self.go_on(&line, rows) {
+                self.begin(line, sink)?;
+            } else if let Some(why) = self.continue_record(&line, sink) {
                 lines.push_front(line);
-                self.give_up(why, &mut lines, rows)?;
+                self.close_unterminated(why, &mut lines, sink)?;
             } else {
                 self.hold(line);
-                if !self.scan.is_open() {
-                    self.close(rows)?;
+                if !self.scanner.is_open() {
+                    self.close(sink)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// The first line of a record.
-    fn begin(&mut self, line: Line, rows: &mut impl Rows) -> Result<(), String> {
+    /// Parses the first line of a record.
+    fn begin(&mut self, line: Line, sink: &mut impl RecordSink) -> Result<(), String> {
         let text = &line.bytes[..line.text];
         if text.iter().all(|byte| *byte != self.delimiter && byte.is_ascii_whitespace()) {
             self.taken += line.length;
             return Ok(());
         }
         if line.text > MAX_RECORD_BYTES {
-            return self.emit(line.length, Vec::new(), Some(too_long()), rows);
+            return self.emit(line.length, Vec::new(), Some(too_long()), sink);
         }
-        self.scan = Scan::new(self.delimiter);
-        self.scan.feed(text);
-        if self.scan.is_open() {
-            self.scan.line_end(&line.bytes[line.text..]);
+        self.scanner = FieldScanner::new(self.delimiter);
+        self.scanner.push(text);
+        if self.scanner.is_open() {
+            self.scanner.push_line_end(&line.bytes[line.text..]);
             self.hold(line);
             return Ok(());
         }
-        let fields = if self.literal && self.scan.sloppy { self.literally(text) } else { self.scan.take() };
-        let bad = (fields.len() > MAX_FIELDS).then(too_long);
-        self.emit(line.length, fields, bad, rows)
+        let fields = if self.literal_quotes && self.scanner.has_text_after_quote {
+            self.split_literally(text)
+        } else {
+            self.scanner.take()
+        };
+        let error = (fields.len() > MAX_FIELDS).then(too_long);
+        self.emit(line.length, fields, error, sink)
     }
 
-    /// A further line of a record; gives the reason where it is none.
-    fn go_on(&mut self, line: &Line, rows: &impl Rows) -> Option<&'static str> {
+    /// Parses a further line of the open record. Returns why it does not belong to it, if so.
+    fn continue_record(&mut self, line: &Line, sink: &impl RecordSink) -> Option<&'static str> {
         if self.open_bytes + line.bytes.len() > MAX_RECORD_BYTES {
             return Some("it would be longer than any record");
         }
         let text = &line.bytes[..line.text];
-        // Of a line with a quote only what stands before that is sure.
+        // Only the values before the first quote are certain.
         let quote = text.iter().position(|byte| *byte == b'"');
         let before: Vec<&[u8]> =
             text[..quote.unwrap_or(text.len())].split(|byte| *byte == self.delimiter).collect();
-        let mut alone = Scan::new(self.delimiter);
-        alone.feed(text);
+        let mut alone = FieldScanner::new(self.delimiter);
+        alone.push(text);
         let count = alone.take().len();
         let sure = if quote.is_some() { &before[..before.len() - 1] } else { &before[..] };
         let mut values = sure.to_vec();
         values.resize(count.max(sure.len()), b"");
-        if rows.is_row(&values) {
+        if sink.is_row(&values) {
             return Some("the next line is a row by itself");
         }
-        self.scan.sloppy = false;
-        self.scan.feed(text);
-        if self.scan.sloppy {
+        self.scanner.has_text_after_quote = false;
+        self.scanner.push(text);
+        if self.scanner.has_text_after_quote {
             return Some("text follows the next quote");
         }
-        if self.scan.is_open() {
-            self.scan.line_end(&line.bytes[line.text..]);
+        if self.scanner.is_open() {
+            self.scanner.push_line_end(&line.bytes[line.text..]);
         }
         None
     }
@@ -222,17 +226,22 @@ impl Records {
         self.open.push(line);
     }
 
-    /// The record that was open is whole.
-    fn close(&mut self, rows: &mut impl Rows) -> Result<(), String> {
+    /// Ends the open record.
+    fn close(&mut self, sink: &mut impl RecordSink) -> Result<(), String> {
         self.open_bytes = 0;
         let length = self.open.drain(..).map(|line| line.length).sum();
-        let fields = self.scan.take();
-        let bad = (fields.len() > MAX_FIELDS).then(too_long);
-        self.emit(length, fields, bad, rows)
+        let fields = self.scanner.take();
+        let error = (fields.len() > MAX_FIELDS).then(too_long);
+        self.emit(length, fields, error, sink)
     }
 
-    /// The quote that opens in the first line is not closed: the record is that line, and the others stand for themselves.
-    fn give_up(&mut self, why: &str, lines: &mut VecDeque<Line>, rows: &mut impl Rows) -> Result<(), String> {
+    /// Ends the open record after its first line, in which a quote is never closed. Its other lines are parsed again.
+    fn close_unterminated(
+        &mut self,
+        why: &str,
+        lines: &mut VecDeque<Line>,
+        sink: &mut impl RecordSink,
+    ) -> Result<(), String> {
         self.open_bytes = 0;
         let mut open = std::mem::take(&mut self.open).into_iter();
         let Some(first) = open.next() else { return Ok(()) };
@@ -240,13 +249,13 @@ impl Records {
             lines.push_front(line);
         }
         let text = &first.bytes[..first.text];
-        let fields = self.literally(text);
-        let bad = format!("a quote opens in the row and is never closed ({why})");
-        self.emit(first.length, fields, (!self.literal).then_some(bad), rows)
+        let fields = self.split_literally(text);
+        let error = format!("a quote opens in the row and is never closed ({why})");
+        self.emit(first.length, fields, (!self.literal_quotes).then_some(error), sink)
     }
 
-    /// The values of a line in which quotes are text.
-    fn literally(&self, text: &[u8]) -> Vec<Vec<u8>> {
+    /// Splits a line in which quotes are text.
+    fn split_literally(&self, text: &[u8]) -> Vec<Vec<u8>> {
         text.split(|byte| *byte == self.delimiter).map(<[u8]>::to_vec).collect()
     }
 
@@ -254,11 +263,11 @@ impl Records {
         &mut self,
         length: u64,
         fields: Vec<Vec<u8>>,
-        bad: Option<String>,
-        rows: &mut impl Rows,
+        error: Option<String>,
+        sink: &mut impl RecordSink,
     ) -> Result<(), String> {
         self.taken += length;
-        rows.record(Record { fields, bad, end: self.taken })
+        sink.push_record(Record { fields, error, end: self.taken })
     }
 }
 
@@ -266,89 +275,16 @@ fn too_long() -> String {
     format!("the row has more than {MAX_RECORD_BYTES} bytes or {MAX_FIELDS} values")
 }
 
-/// Where in a record a scan is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// At a value's beginning.
-    Start,
-    /// In a value without quotes, or behind the closing quote of one.
-    Plain,
-    /// Within quotes.
-    Quoted,
-    /// Behind a quote within quotes: it closes, or is the first of two that mean one.
-    Quote,
-}
-
-/// A record under way.
-struct Scan {
-    delimiter: u8,
-    fields: Vec<Vec<u8>>,
-    field: Vec<u8>,
-    state: State,
-    /// Whether text followed a closing quote.
-    sloppy: bool,
-}
-
-impl Scan {
-    fn new(delimiter: u8) -> Self {
-        Self { delimiter, fields: Vec::new(), field: Vec::new(), state: State::Start, sloppy: false }
-    }
-
-    fn feed(&mut self, text: &[u8]) {
-        for &byte in text {
-            self.state = match (self.state, byte) {
-                (State::Start, b'"') => State::Quoted,
-                (State::Quoted, b'"') => State::Quote,
-                (State::Quote, b'"') => {
-                    self.field.push(b'"');
-                    State::Quoted
-                }
-                (State::Start | State::Plain | State::Quote, byte) if byte == self.delimiter => {
-                    if self.fields.len() <= MAX_FIELDS {
-                        self.fields.push(std::mem::take(&mut self.field));
-                    }
-                    State::Start
-                }
-                (State::Quoted, byte) => {
-                    self.field.push(byte);
-                    State::Quoted
-                }
-                (state, byte) => {
-                    self.sloppy |= state == State::Quote;
-                    self.field.push(byte);
-                    State::Plain
-                }
-            };
-        }
-    }
-
-    /// Whether a quote is open.
-    fn is_open(&self) -> bool {
-        self.state == State::Quoted
-    }
-
-    /// A line ends within quotes: what ends it is part of the value.
-    fn line_end(&mut self, end: &[u8]) {
-        self.field.extend_from_slice(end);
-    }
-
-    fn take(&mut self) -> Vec<Vec<u8>> {
-        self.fields.push(std::mem::take(&mut self.field));
-        self.state = State::Start;
-        std::mem::take(&mut self.fields)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Rows of two values, the first an address.
+    /// Collects records; a row has two values, the first a URL.
     #[derive(Default)]
-    struct Two(Vec<Record>);
+    struct TwoColumns(Vec<Record>);
 
-    impl Rows for Two {
-        fn record(&mut self, record: Record) -> Result<(), String> {
+    impl RecordSink for TwoColumns {
+        fn push_record(&mut self, record: Record) -> Result<(), String> {
             self.0.push(record);
             Ok(())
         }
@@ -359,7 +295,7 @@ mod tests {
     }
 
     fn read(delimiter: u8, text: &str, chunk: usize) -> Vec<Record> {
-        let (mut records, mut rows) = (Records::new(delimiter), Two::default());
+        let (mut records, mut rows) = (RecordParser::new(delimiter), TwoColumns::default());
         for piece in text.as_bytes().chunks(chunk) {
             records.push(piece, &mut rows).expect("records");
         }
@@ -375,7 +311,7 @@ mod tests {
                 .iter()
                 .map(|r| {
                     let fields = r.fields.iter().map(|f| String::from_utf8_lossy(f).into_owned());
-                    (fields.collect(), r.bad.is_some())
+                    (fields.collect(), r.error.is_some())
                 })
                 .collect();
             let wanted: Vec<(Vec<String>, bool)> =
@@ -391,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn records_end_where_their_quotes_close() {
+    fn quoted_values_span_lines() {
         check(
             b',',
             "a,b\n\"c,1\",\"d \"\"e\"\"\"\r\n\r\nf,\n,\n",
@@ -411,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_that_is_never_closed_costs_one_row() {
+    fn unclosed_quote_costs_one_row() {
         let bad = |text: &'static str| -> Vec<&'static str> { text.split(',').collect() };
         for text in [
             "http://a,x\nhttp://b,\"5 inch\nhttp://c,y\nhttp://d,z\n",
@@ -422,7 +358,7 @@ mod tests {
             let records = read(b',', text, 5);
             assert_eq!(records.len(), 4, "{text}: {records:?}");
             assert_eq!(
-                records.iter().map(|r| r.bad.is_some()).collect::<Vec<_>>(),
+                records.iter().map(|r| r.error.is_some()).collect::<Vec<_>>(),
                 [false, true, false, false]
             );
         }
@@ -435,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_are_usual_text_between_tabs() {
+    fn quotes_are_text_in_tab_separated_values() {
         check(
             b'\t',
             "http://a\t\"5 inch\nhttp://b\t\"a\" b\nhttp://c\t\"d\te\"\n",
@@ -448,14 +384,14 @@ mod tests {
     }
 
     #[test]
-    fn long_records_cost_themselves() {
+    fn overlong_records_are_malformed() {
         let long = "x".repeat(MAX_RECORD_BYTES + 10);
         let records = read(b',', &format!("{long}\nhttp://a,b\n"), 1 << 16);
-        assert_eq!(records.iter().map(|r| r.bad.is_some()).collect::<Vec<_>>(), [true, false]);
-        // One quote in a list of many rows, none of which could be told from text.
+        assert_eq!(records.iter().map(|r| r.error.is_some()).collect::<Vec<_>>(), [true, false]);
+        // One unclosed quote before many lines of text, none of which is a row by itself.
         let lines: String = (0..200_000).map(|n| format!("picture number {n} of many, b\n")).collect();
         let records = read(b',', &format!("a,\"open\n{lines}"), 1 << 16);
         assert_eq!(records.len(), 200_001);
-        assert_eq!(records.iter().filter(|r| r.bad.is_some()).count(), 1);
+        assert_eq!(records.iter().filter(|r| r.error.is_some()).count(), 1);
     }
 }

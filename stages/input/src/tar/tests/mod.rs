@@ -15,8 +15,8 @@ macro_rules! fixtures {
     ($($name:literal)*) => {
         [$(Fixture {
             name: $name,
-            tar: include_bytes!(concat!("../../../../tests/data/tar/", $name, ".tar")),
-            listing: include_str!(concat!("../../../../tests/data/tar/", $name, ".tsv")),
+            tar: include_bytes!(concat!("../../../../../tests/data/tar/", $name, ".tar")),
+            listing: include_str!(concat!("../../../../../tests/data/tar/", $name, ".tsv")),
         }),*]
     };
 }

@@ -67,7 +67,7 @@ fn assert_matches(name: &str, case: &str, preprocess: &Preprocess, expected: &[u
 }
 
 #[test]
-fn pixels_are_those_of_open_clip() {
+fn pixels_equal_open_clip() {
     let raw = fixture("preprocess.safetensors");
     let goldens = SafeTensors::deserialize(&raw).unwrap();
     assert_eq!(goldens.len(), images_in("").len());
@@ -77,7 +77,7 @@ fn pixels_are_those_of_open_clip() {
 }
 
 #[test]
-fn unusual_kinds_and_other_modes_are_those_of_open_clip() {
+fn other_formats_and_modes_equal_open_clip() {
     let raw = fixture("extra/extra.safetensors");
     let goldens = SafeTensors::deserialize(&raw).unwrap();
     for (case, golden) in goldens.iter() {
@@ -130,7 +130,7 @@ fn pixels_have_exactly_the_announced_length() {
 }
 
 #[test]
-fn bytes_are_judged_by_content_and_named_by_suffix() {
+fn format_is_detected_by_content() {
     let reject =
         |bytes: &[u8], suffix| prepare(bytes, suffix, &SHORTEST_224, &DecodeOptions::default()).unwrap_err();
     let message = |bytes: &[u8], suffix| reject(bytes, suffix).to_string();
@@ -172,5 +172,20 @@ fn several_models_share_one_decode() {
             assert_eq!((alone.width, alone.height), (all.width, all.height));
         }
         assert_eq!(all.pixels.len(), wanted.len());
+    }
+}
+
+#[test]
+fn decoded_pixels_are_resized_like_files() {
+    let preprocess =
+        Preprocess { size: 32, resize_mode: ResizeMode::Shortest, interpolation: Interpolation::Bicubic };
+    let file = fixture("cat_small.png");
+    let decoded = image::ImageReader::new(std::io::Cursor::new(&file)).with_guessed_format().unwrap();
+    let rgb = decoded.decode().unwrap().into_rgb8();
+    let pixels = prepare_rgb(rgb.width(), rgb.height(), rgb.as_raw(), &preprocess).unwrap();
+    assert_eq!(pixels, prepare_default(&file, &preprocess).unwrap().pixels);
+    for (width, height, bytes) in [(0, 0, 0), (2, 2, 11), (2, 2, 13), (u32::MAX, u32::MAX, 3)] {
+        let error = prepare_rgb(width, height, &vec![0; bytes], &preprocess).unwrap_err();
+        assert!(error.to_string().contains("RGB pixels"), "{error}");
     }
 }

@@ -1,27 +1,29 @@
-//! What a shard is: by its name where that says it, by its first bytes otherwise, or told.
+//! What an input is: by the configured format, by the names of its files, and by its first bytes.
+//!
+//! Below both [`crate::shards`], which picks files by name, and [`crate::read`], which parses them. Nothing is opened here.
 
 use std::str::FromStr;
 
 use crate::webdataset::is_image_suffix;
 
-/// What `input.format` says.
+/// The configured format of the inputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InputFormat {
-    /// Recognised shard by shard.
+    /// Detected for every shard by name and first bytes.
     #[default]
     Auto,
-    /// Tars, packed or not.
+    /// Tar files, compressed or not.
     Webdataset,
-    /// Parquet with image bytes.
+    /// Parquet files with image bytes.
     Parquet,
-    /// Lists of addresses, whose images are fetched.
+    /// Lists of URLs, whose images are fetched.
     UrlList,
     /// Folders of image files.
     Folder,
 }
 
 impl InputFormat {
-    /// As it is configured.
+    /// Returns the name by which it is configured.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,25 +43,25 @@ impl FromStr for InputFormat {
         [Self::Auto, Self::Webdataset, Self::Parquet, Self::UrlList, Self::Folder]
             .into_iter()
             .find(|format| format.as_str() == text)
-            .ok_or_else(|| format!("no input format is called `{text}`"))
+            .ok_or_else(|| format!("unknown input format `{text}`"))
     }
 }
 
-/// Text that lists addresses.
+/// The syntax of a list of URLs in text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListKind {
-    /// Values between commas, with a row of names.
+    /// Comma-separated values with a header row.
     Csv,
-    /// Values between tabs, with a row of names.
+    /// Tab-separated values with a header row.
     Tsv,
     /// One JSON object per line.
     JsonLines,
-    /// One address per line.
+    /// One URL per line.
     Text,
 }
 
 impl ListKind {
-    /// By a file's name.
+    /// Detects the syntax from a file name, with or without the suffix of a compression.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
@@ -74,39 +76,64 @@ impl ListKind {
     }
 }
 
-/// Whether a file's name says that it is a shard, so that it is taken from a folder.
+/// The syntax of a Hugging Face imagefolder's metadata file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MetadataKind {
+    /// `metadata.jsonl`.
+    JsonLines,
+    /// `metadata.csv`.
+    Csv,
+    /// `metadata.parquet`.
+    Parquet,
+}
+
+impl MetadataKind {
+    /// Detects a metadata file by its name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "metadata.jsonl" => Some(Self::JsonLines),
+            "metadata.csv" => Some(Self::Csv),
+            "metadata.parquet" => Some(Self::Parquet),
+            _ => None,
+        }
+    }
+}
+
+/// Returns whether a file name is that of a tar or Parquet shard, which is taken from a folder.
 #[must_use]
 pub fn is_shard_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    [".tar", ".tar.gz", ".tgz", ".tar.zst", ".parquet"].iter().any(|ending| name.ends_with(ending))
+    [".tar", ".tar.gz", ".tgz", ".tar.zst", ".parquet"].iter().any(|suffix| name.ends_with(suffix))
 }
 
-/// Whether a file's name says that it is Parquet.
+/// Returns whether a file name is that of a Parquet file.
+#[must_use]
 pub fn is_parquet_name(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with(".parquet")
 }
 
-/// Whether a file's name says that it is a list of addresses. Plain text does not: it may be a picture's caption.
+/// Returns whether a file name is that of a list of URLs. `.txt` is not: it may be a caption.
 #[must_use]
 pub fn is_list_name(name: &str) -> bool {
     ListKind::of_name(name).is_some_and(|kind| kind != ListKind::Text)
 }
 
-/// Whether a file's name says that it is an image.
+/// Returns whether a file name has the suffix of an image, decoded or not.
 #[must_use]
 pub fn is_image_name(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, suffix)| is_image_suffix(&suffix.to_lowercase()))
 }
 
 /// First bytes of a Parquet file.
-pub const PARQUET_MAGIC: &[u8] = b"PAR1";
+pub(crate) const PARQUET_MAGIC: &[u8] = b"PAR1";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_say_what_files_are() {
+    fn file_names_give_the_format() {
         for name in ["00000.tar", "a.TAR", "x.tar.gz", "x.tgz", "x.tar.zst", "part-0.parquet"] {
             assert!(is_shard_name(name), "{name}");
         }
