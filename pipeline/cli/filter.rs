@@ -8,10 +8,12 @@ use super::{
     logging,
 };
 use crate::{
+    config,
     filter::{self, FilterJob},
     run::ExitCode,
+    runtime::on_runtime,
+    terminal::print,
 };
-use crate::{runtime::on_runtime, terminal::print};
 
 /// Runs the pass and prints its report.
 pub fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
@@ -29,6 +31,7 @@ pub fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<Exit
         cutoff,
         column: args.column.clone(),
         overwrite: args.overwrite,
+        stores: config::environment_store_settings()?,
     };
     let report = on_runtime(filter::filter(&job))?;
     match format {

@@ -12,7 +12,7 @@ use super::{
     run_args::{RetryArgs, set_inputs},
 };
 use crate::{
-    config::{Layers, RunConfig, store_settings},
+    config::{RunConfig, environment_store_settings},
     run::{ExitCode, LastRun, RunOptions, status},
 };
 use crate::{runtime::on_runtime, terminal::print};
@@ -61,7 +61,5 @@ fn enter(last: &LastRun) {
 }
 
 fn environment_stores() -> anyhow::Result<Stores> {
-    let mut layers = Layers::default();
-    layers.add_process_environment()?;
-    Ok(Stores::new(store_settings(&layers)?))
+    Ok(Stores::new(environment_store_settings()?))
 }

@@ -293,10 +293,12 @@ fn stores(section: &StoreSection) -> StoreSettings {
     }
 }
 
-/// Timeouts and retries of stores.
+/// Timeouts and retries of stores, for commands without a configuration file: defaults and environment.
 ///
 /// # Errors
-/// None in practice: values were checked when they were added.
-pub fn store_settings(layers: &Layers) -> Result<StoreSettings, ConfigError> {
+/// A variable that sets no key, or to a value that the key does not take.
+pub fn environment_store_settings() -> Result<StoreSettings, ConfigError> {
+    let mut layers = Layers::default();
+    layers.add_process_environment()?;
     Ok(stores(&layers.extract_partial()?.store))
 }

@@ -34,7 +34,7 @@ use crate::{config::ConfigError, run};
 /// SourceDataset and output overlap, the output holds something else, the source is not a finished output, or a store fails. The
 /// same command then continues where this one stopped.
 pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
-    let mut stores = Stores::default();
+    let mut stores = Stores::new(job.stores);
     let (from, output) = open_locations(&mut stores, job)?;
     let source = SourceDataset::open(from).await?;
     if source.failed > 0 {

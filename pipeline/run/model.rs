@@ -125,7 +125,7 @@ fn prompt_ids(folder: &ModelFolder, text: &str) -> anyhow::Result<Vec<i64>> {
     let (context, special) = (folder.spec.dimensions.context_length, folder.spec.special_ids);
     let encoded = tokenizer.encode(text)?;
     // With start and end, of which the end's place is the caption's.
-    if encoded.cut || encoded.ids.len() >= context {
+    if encoded.truncated || encoded.ids.len() >= context {
         let what =
             format!("`caption.prompt` leaves no room for a caption within {context} tokens: shorten it");
         return Err(unfit(what));

@@ -110,3 +110,8 @@ fn model_error(sample: PreparedSample, error: &dyn std::fmt::Display) -> SampleR
         .with_org_caption(sample.org_caption);
     SampleResult::rejected(sample.shard, sample.index, reject)
 }
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -1,6 +1,6 @@
 //! AWS's shared files, which object_store does not read: profiles with keys, a region and an endpoint.
 //!
-//! What is read, and what is not (the decision and its reasons: `docs/src/decisions/aws-profiles.md`):
+//! What is read, and what is not (the decision and its reasons: `docs/src/decisions/0046-aws-profiles.md`):
 //!
 //! | | |
 //! |---|---|

@@ -2,7 +2,7 @@
 //!
 //! A revision is resolved to its commit once, at the first request: everything read through one [`Hub`] is of that commit.
 //! Listings and URLs come from the hub; the bytes most often from the CDN that it redirects to, without the token. Why this
-//! is no library's client: `docs/src/decisions/hub-client.md`.
+//! is no library's client: `docs/src/decisions/0045-hub-client.md`.
 
 mod address;
 mod client;
