@@ -14,7 +14,7 @@ use recaption_input::{
     read::{Columns, ReadSettings},
 };
 use recaption_onnx::runtime::{Devices, Execution, Provider};
-use recaption_store::StoreSettings;
+use recaption_store::{RetryPolicy, StoreSettings};
 
 use super::{
     CaptionConfig, Layers,
@@ -285,11 +285,11 @@ fn fetcher(section: FetchSection, max_bytes: u64, layers: &Layers) -> Result<Fet
 }
 
 fn stores(section: &StoreSection) -> StoreSettings {
+    let retry = RetryPolicy { retries: section.retries, ..StoreSettings::default().retry };
     StoreSettings {
-        retries: section.retries,
+        retry,
         timeout: Duration::from_secs_f64(section.timeout_seconds),
         min_bytes_per_second: section.min_bytes_per_second,
-        ..StoreSettings::default()
     }
 }
 

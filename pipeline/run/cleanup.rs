@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
 use recaption_input::read::StalePart;
-use recaption_output::commits::{CommitLog, Seen, Standing, Workers};
+use recaption_output::commits::{CommitLog, ExistingPart, ExistingRecord, Workers};
 use recaption_schemas::ShardId;
 
 use super::{
@@ -24,18 +24,23 @@ pub async fn clear_leftovers(
     plan: &Plan,
     workers: Option<&Workers>,
 ) -> anyhow::Result<usize> {
-    let others = workers.is_some_and(Workers::are_others);
+    let others = workers.is_some_and(Workers::has_others);
     let old = Utc::now() - LEFTOVER_AGE;
     let mut removed = 0;
     for found in &plan.leftovers {
-        let is_abandoned = |seen: &&Seen| !others || seen.modified < old;
-        let parts: Vec<Seen> = found.orphans.iter().filter(is_abandoned).cloned().collect();
-        for one in found.stale.iter().map(Standing::path).chain(parts.iter().map(|seen| seen.path.clone())) {
+        let is_abandoned = |seen: &&ExistingPart| !others || seen.modified < old;
+        let parts: Vec<ExistingPart> = found.orphaned_parts.iter().filter(is_abandoned).cloned().collect();
+        for one in found
+            .stale_records
+            .iter()
+            .map(ExistingRecord::path)
+            .chain(parts.iter().map(|seen| seen.path.clone()))
+        {
             tracing::warn!(file = one, "removing a file of an unfinished attempt");
             removed += 1;
         }
         commit_log
-            .clear(&found.stale, &parts, None)
+            .delete_stale(&found.stale_records, &parts, None)
             .await
             .context("files of a dead worker cannot be removed")?;
     }
@@ -47,10 +52,10 @@ pub async fn finish_deletions(commit_log: &CommitLog, plan: &Plan) -> anyhow::Re
     let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
     for (shard, parts) in &plan.removals {
         if inputs.contains(shard.as_str()) || plan.orphans.contains_key(shard) {
-            commit_log.forget_removal(shard).await?;
+            commit_log.cancel_deletion(shard).await?;
         } else {
             tracing::info!(shard, "finished an interrupted deletion");
-            commit_log.finish_removal(shard, parts).await?;
+            commit_log.finish_deletion(shard, parts).await?;
         }
     }
     Ok(())
@@ -75,22 +80,22 @@ pub async fn clear_superseded(
         tracing::info!(list, parts = parts.len(), "list became shorter; removing its last parts");
         gone.extend(parts.clone());
     }
-    Ok(commit_log.remove_shards(&gone).await?)
+    Ok(commit_log.delete_shards(&gone).await?)
 }
 
 /// Removes shards that are no longer among the inputs.
 pub async fn retire(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
-    commit_log.remove_shards(&plan.orphans).await?;
+    commit_log.delete_shards(&plan.orphans).await?;
     let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
     let is_input = |shard: &str| {
         inputs.contains(shard) || matches!(plan.split.stale_part(shard), Some(StalePart::ListUnavailable(_)))
     };
     for shard in commit_log.failures().await?.iter().filter(|shard| !is_input(shard)) {
-        commit_log.forget_failure_of(shard).await?;
+        commit_log.delete_failure_of(shard).await?;
     }
     for (shard, parts) in plan.strays.iter().filter(|(shard, _)| !is_input(shard)) {
         tracing::info!(shard, "removing rows of a dead worker");
-        commit_log.finish_removal(shard, parts).await?;
+        commit_log.finish_deletion(shard, parts).await?;
     }
     Ok(())
 }

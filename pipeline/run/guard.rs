@@ -93,14 +93,7 @@ mod tests {
     use super::*;
 
     fn reject(reason: RejectReason) -> SampleOutcome {
-        SampleOutcome::Reject(Box::new(Reject {
-            key: String::new(),
-            reason,
-            detail: String::new(),
-            caption: None,
-            similarity: None,
-            org_caption: None,
-        }))
+        SampleOutcome::Reject(Box::new(Reject::new("", reason, "")))
     }
 
     /// Samples that ended when the guard spoke up, of shards of `(samples, failures)`.

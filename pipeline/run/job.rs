@@ -1,20 +1,25 @@
 //! A whole run: lock, join the other workers, plan, process, report.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use anyhow::Context;
 use recaption_input::{read::Splitter, shards::list_shards};
-use recaption_output::commits::{CommitLog, Workers};
-use recaption_store::{Location, Stores};
+use recaption_output::{
+    commits::{CommitLog, Workers},
+    layout::RUN_LOCK,
+    open_output,
+};
+use recaption_store::{Location, LockAttempt, Stores, lock};
 
 use super::{
     cleanup::{clear_leftovers, clear_superseded, finish_deletions, retire},
     context::RunContext,
     devices::Devices,
     failures,
-    lock::{self, Locked},
     model::RunModel,
-    open_output::open_output,
     options::RunOptions,
     output::Output,
     plan::Plan,
@@ -63,12 +68,14 @@ pub async fn run_over(
     // A model that cannot be used is an error before anything is written.
     let model = RunModel::open(config)?;
     let output = open_output(&mut stores, &config.output.url)?;
-    let lock =
-        if options.lock { Some(lock::lock(&output, config.resources.lock_seconds).await?) } else { None };
-    let lock = match lock {
-        Some(Locked::Elsewhere { holder }) => return Err(LockedOut { output: output.url(), holder }.into()),
-        Some(Locked::Here(lock)) => Some(lock),
-        None => None,
+    let lock = match options.lock {
+        true => match lock(&output.child(RUN_LOCK), Duration::from_secs(config.resources.lock_seconds))
+            .await?
+        {
+            LockAttempt::HeldBy { holder } => return Err(LockedOut { output: output.url(), holder }.into()),
+            LockAttempt::Acquired(lock) => Some(lock),
+        },
+        false => None,
     };
     // Joined before the records are listed, so that the last worker to leave knows that no listing predates its own work.
     let workers = match config.resources.claim_lease {
@@ -123,7 +130,8 @@ async fn run_unlocked(
         let progress = Arc::new(Progress::new(&plan).on(&devices));
         if let Some(workers) = workers {
             let progress = Arc::clone(&progress);
-            workers.tell(move || progress.finished.load(Relaxed) + progress.read.bytes.load(Relaxed));
+            workers
+                .report_progress(move || progress.finished.load(Relaxed) + progress.read.bytes.load(Relaxed));
         }
         let _bar = reporter.start(&progress);
         let context = RunContext { config, model: &model, devices: &devices, stop, progress: &progress };
@@ -173,7 +181,7 @@ async fn plan(
 ) -> anyhow::Result<Plan> {
     // Concurrently: in a bucket each takes a request per thousand shards.
     let listing = list_shards(stores, &config.input.shards, config.input.read.format);
-    let (shards, survey, removals) = tokio::join!(listing, commit_log.survey(), commit_log.removals());
+    let (shards, survey, removals) = tokio::join!(listing, commit_log.scan(), commit_log.pending_deletions());
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
     let splitter = Splitter { settings: &config.input.read, output, can_write: true };

@@ -44,7 +44,7 @@ pub struct Job<'a> {
 pub async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow::Result<Vec<ShardResult>> {
     let (stop, progress) = (context.stop, context.progress);
     let mut begin: Vec<usize> = (0..job.plan.todo.len()).collect();
-    if job.workers.as_ref().is_some_and(|workers| workers.are_others()) {
+    if job.workers.as_ref().is_some_and(|workers| workers.has_others()) {
         fastrand::shuffle(&mut begin);
     }
     let mut results = Vec::new();
