@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use recaption_evaluate::{Pair, Recall, bleu, cider_d, distinct, mean_words, recall, rouge_l, words};
+use recaption_evaluate::{EvalPair, Recall, bleu, cider_d, distinct, mean_words, recall, rouge_l, words};
 use serde::Serialize;
 
 use super::{
@@ -103,9 +103,9 @@ impl References {
     fn of(samples: &[Sample]) -> Option<Self> {
         let pair = |s: &Sample| {
             let references: Vec<&str> = s.references.iter().map(String::as_str).collect();
-            Pair::new(&s.caption, &references)
+            EvalPair::new(&s.caption, &references)
         };
-        let pairs: Vec<Pair> = samples.iter().filter_map(pair).collect();
+        let pairs: Vec<EvalPair> = samples.iter().filter_map(pair).collect();
         Some(Self {
             captions: pairs.len(),
             cider_d: mean(cider_d(&pairs).into_iter())?,

@@ -78,7 +78,7 @@ pub async fn start_captioners(
         }
     }
     let queue =
-        if devices.all().len() > 1 { ImageQueue::with_returns(decoded) } else { ImageQueue::new(decoded) };
+        if devices.all().len() > 1 { ImageQueue::with_requeue(decoded) } else { ImageQueue::new(decoded) };
     let start = |(number, captioner): (usize, CaptionWorker)| {
         let (queue, devices) = (queue.clone(), Arc::clone(devices));
         let (shared, events) = (Arc::clone(shared), events.clone());
@@ -107,7 +107,7 @@ fn caption_all(
     let Err(failure) = captioner.run(queue, emit) else { return };
     match leave_out(devices, device, failure.error) {
         Ok(()) => {
-            let images = queue.give_back(failure.unfinished);
+            let images = queue.requeue(failure.unfinished);
             tracing::warn!(images, "the images of the GPU that failed go to the others");
         }
         Err(error) => shared.fail(error.context("captioning failed")),
