@@ -7,7 +7,7 @@ mod filter;
 mod finetune;
 mod inspect;
 pub mod logging;
-pub(crate) mod scenes;
+mod scenes;
 mod status;
 
 use std::{
@@ -34,7 +34,7 @@ use recaption_store::StoreError;
 use self::args::{Args, Command, ExportArgs, RunArgs, VerifyArgs};
 use crate::{
     config::{self, ConfigError, Layers, RunConfig},
-    demo,
+    demo::{self, DemoHost},
     run::{self, ExitCode, LockedOut, Mismatch, Reporter, RunOptions, RunReport, Stop},
 };
 
@@ -87,7 +87,11 @@ fn exit_code_of(error: &anyhow::Error) -> ExitCode {
 
 fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Demo(args) => demo::demo(&args.dir, args.scenes, args.seed),
+        Command::Demo(args) => {
+            let run = |config: &RunConfig, options| run_to_end(config, options, Reporter::Auto);
+            let host = DemoHost { print: &print, run: &run };
+            demo::demo(&args.dir, args.scenes, args.seed, &host)
+        }
         Command::Scenes(args) => scenes::scenes(&args),
         Command::Export(args) => export_model(&args),
         Command::Verify(args) => verify_model(&args),

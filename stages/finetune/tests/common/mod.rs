@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use recaption::scenes::{Text, write_shard};
+use recaption::scenes::{TextKind, write_shard};
 use recaption_finetune::open_clip::OpenClip;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -66,7 +66,8 @@ pub fn tar(members: &[Member]) -> Vec<u8> {
 
 /// The members of shard `number` of scenes.
 pub fn members(number: u32, samples: u32) -> Vec<Member> {
-    let shard = write_shard(Vec::new(), 1, number, samples, Text::Descriptive).expect("scenes can be drawn");
+    let shard =
+        write_shard(Vec::new(), 1, number, samples, TextKind::Descriptive).expect("scenes can be drawn");
     let mut archive = tar::Archive::new(shard.as_slice());
     let entries = archive.entries().expect("a tar").map(|entry| {
         let mut entry = entry.expect("an entry");
@@ -142,7 +143,7 @@ log_every = 1
     /// Draws shard `number` of scenes into the folder `name`.
     pub fn draw(&self, name: &str, number: u32, samples: u32) {
         let shard =
-            write_shard(Vec::new(), 1, number, samples, Text::Descriptive).expect("scenes can be drawn");
+            write_shard(Vec::new(), 1, number, samples, TextKind::Descriptive).expect("scenes can be drawn");
         self.write(&format!("{name}/{number:05}.tar"), shard);
     }
 
