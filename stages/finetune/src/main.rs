@@ -7,45 +7,47 @@ use clap::Parser;
 use recaption_finetune::{
     config::{Recipe, RecipeError},
     device::DeviceError,
-    run::{Ended, Mismatch, Options, Stop, train},
+    run::{RecipeMismatch, StopSignal, TrainOptions, TrainOutcome, TrainedModel, stderr_above_bars, train},
 };
 use recaption_input::shards::ListError;
 use tracing_subscriber::{filter::LevelFilter, fmt};
 
-/// Trains or fine-tunes the captioner by a recipe: a CoCa in open_clip's format comes out, exported to ONNX and verified.
-/// A run that was stopped or killed goes on with the same command.
+/// Train or fine-tune a captioner by a recipe: writes a CoCa in open_clip's format, its ONNX export and its card.
+/// A run that was stopped or killed continues with the same command.
 #[derive(Parser)]
 #[command(name = "recaption-finetune", version)]
 struct Args {
-    /// The recipe, TOML.
+    /// Recipe (TOML)
     recipe: PathBuf,
-    /// Changes a key: `--set optimizer.lr=1e-5`; may be repeated.
+    /// Set a key of the recipe, as in `--set optimizer.lr=1e-5`; may be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
-    /// Folder of everything that the run writes; the recipe's `run.out` otherwise.
+    /// Output folder; overrides the recipe's `run.out`
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Begin anew where another recipe has left checkpoints.
+    /// Start over where another recipe has left checkpoints
     #[arg(long)]
     overwrite: bool,
 }
 
+/// Exit code of a failure or of a run that was stopped.
 const FAILED: u8 = 1;
+/// Exit code of an invalid recipe or argument.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let terminal = std::io::stderr().is_terminal();
     let level = if terminal { LevelFilter::WARN } else { LevelFilter::INFO };
-    fmt().with_writer(std::io::stderr).with_max_level(level).with_ansi(terminal).with_target(false).init();
-    match work(&args, terminal) {
+    fmt().with_writer(stderr_above_bars).with_max_level(level).with_ansi(terminal).with_target(false).init();
+    match run(&args, terminal) {
         Ok(code) => code,
         Err(error) => {
-            // Chains say where and why; secrets of URLs never get that far.
+            // Secrets of URLs are redacted.
             eprintln!("error: {}", recaption_schemas::redact_text(&format!("{error:#}")));
             let usage = error.chain().any(|cause| {
                 cause.is::<RecipeError>()
-                    || cause.is::<Mismatch>()
+                    || cause.is::<RecipeMismatch>()
                     || cause.is::<DeviceError>()
                     || matches!(
                         cause.downcast_ref(),
@@ -57,42 +59,46 @@ fn main() -> ExitCode {
     }
 }
 
-fn work(args: &Args, terminal: bool) -> anyhow::Result<ExitCode> {
+fn run(args: &Args, terminal: bool) -> anyhow::Result<ExitCode> {
     let mut changes = args.set.clone();
     changes.extend(args.out.as_ref().map(|out| format!("run.out={:?}", out.display().to_string())));
     let recipe = Recipe::read(&args.recipe, &changes)?;
-    let options = Options { overwrite: args.overwrite, terminal };
+    let options = TrainOptions { overwrite: args.overwrite, terminal };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let stop = Stop::default();
-    let ended = runtime.block_on(async {
+    let stop = StopSignal::default();
+    let outcome = runtime.block_on(async {
         stop.listen().context("cannot install signal handlers")?;
         train(&recipe, options, &stop).await
     })?;
-    Ok(match ended {
-        Ended::Done(finished) => {
-            println!("model     {} (step {})", finished.model.display(), finished.step);
-            println!("ONNX      {}", finished.onnx.display());
-            for check in &finished.checks {
-                println!("          {check}");
-            }
-            if let Some(v) = finished.validation {
-                println!(
-                    "held out  {} samples: contrastive {:.4}, caption {:.4}, exact {:.2} %",
-                    v.samples,
-                    v.contrastive,
-                    v.caption,
-                    100.0 * v.exact
-                );
-            }
+    Ok(match outcome {
+        TrainOutcome::Finished(trained) => {
+            print_trained(&trained);
             ExitCode::SUCCESS
         }
-        Ended::Stopped(step) => {
-            println!("stopped behind step {step}; the same command goes on");
+        TrainOutcome::Stopped(step) => {
+            println!("stopped after step {step}; the same command continues");
             ExitCode::from(FAILED)
         }
     })
+}
+
+fn print_trained(trained: &TrainedModel) {
+    println!("model     {} (step {})", trained.model.display(), trained.step);
+    println!("ONNX      {}", trained.onnx.display());
+    for check in &trained.checks {
+        println!("          {check}");
+    }
+    if let Some(v) = trained.validation {
+        println!(
+            "held out  {} samples: contrastive {:.4}, caption {:.4}, exact {:.2} %",
+            v.samples,
+            v.contrastive,
+            v.caption,
+            100.0 * v.exact
+        );
+    }
 }

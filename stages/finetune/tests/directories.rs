@@ -12,7 +12,7 @@ use safetensors::Dtype;
 
 const FILES: [&str; 3] = ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"];
 
-fn comes_back_byte_by_byte(dir: &Path) {
+fn assert_round_trip(dir: &Path) {
     let out = tempfile::tempdir().expect("a temporary folder");
     OpenClip::read(dir).expect("a checkpoint").write(out.path()).expect("it can be written");
     for name in FILES {
@@ -30,19 +30,19 @@ fn comes_back_byte_by_byte(dir: &Path) {
 }
 
 #[test]
-fn every_checkpoint_comes_back_byte_by_byte() {
+fn checkpoints_round_trip_bit_identically() {
     let cases = fs::read_dir(data("coca")).expect("a folder").map(|e| e.expect("an entry").path());
     let cases: Vec<_> = cases.filter(|path| path.is_dir()).collect();
     assert_eq!(cases.len(), 7, "{cases:?}");
-    cases.iter().for_each(|dir| comes_back_byte_by_byte(dir));
-    comes_back_byte_by_byte(&bundled());
+    cases.iter().for_each(|dir| assert_round_trip(dir));
+    assert_round_trip(&bundled());
 }
 
 #[test]
-fn a_new_model_comes_back_byte_by_byte_and_depends_on_its_seed_alone() {
+fn new_model_round_trips_and_depends_on_its_seed() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     write_model(dir.path(), &small(1));
-    comes_back_byte_by_byte(dir.path());
+    assert_round_trip(dir.path());
     let [a, b, other] = [3, 3, 4].map(|seed| OpenClip::initialise(dir.path(), seed).expect("a model").values);
     assert!(a == b, "one seed, two models");
     let moved = a.iter().zip(&other).filter(|(a, b)| a != b).count();
@@ -50,7 +50,7 @@ fn a_new_model_comes_back_byte_by_byte_and_depends_on_its_seed_alone() {
 }
 
 #[test]
-fn a_clip_is_refused() {
+fn clip_is_an_error() {
     for case in ["odd", "plain", "quickgelu"] {
         let dir = data("clip").join(case);
         for said in [OpenClip::read(&dir).err(), OpenClip::initialise(&dir, 0).err()] {
@@ -64,7 +64,7 @@ fn a_clip_is_refused() {
 
 /// 65520 is the least number that rounds to infinity in half precision.
 #[test]
-fn a_value_that_half_precision_cannot_hold_is_an_error_that_names_the_tensor() {
+fn overflow_in_half_precision_names_the_tensor() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     write_model(dir.path(), &small(1));
     let mut model = OpenClip::read(dir.path()).expect("a checkpoint");
@@ -92,7 +92,7 @@ fn a_value_that_half_precision_cannot_hold_is_an_error_that_names_the_tensor() {
 }
 
 #[test]
-fn half_precision_is_what_rounds_and_nothing_else() {
+fn half_precision_rounds_weights_only() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     write_model(dir.path(), &small(1));
     let mut model = OpenClip::read(dir.path()).expect("a checkpoint");

@@ -121,7 +121,7 @@ fn largest(golden: &Path, tensor: &str) -> f32 {
 }
 
 #[test]
-fn every_pooler_and_wiring_is_exported_as_it_was_trained() {
+fn exports_of_every_pooler_and_input_agree() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     for pooler in ["none", "released", "parallel", "cascade"] {
         for input in ["unimodal", "embeddings"] {
@@ -131,7 +131,7 @@ fn every_pooler_and_wiring_is_exported_as_it_was_trained() {
 }
 
 #[test]
-fn so_are_layer_scale_quick_gelu_and_towers_without_ln_pre() {
+fn exports_with_rare_options_agree() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut config = config("cascade", "unimodal", "quickgelu");
     for section in ["vision_cfg", "text_cfg", "multimodal_cfg"] {

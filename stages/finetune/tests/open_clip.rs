@@ -133,7 +133,7 @@ fn twenty_steps(case: &str) {
 
 /// Validation in parts is validation at once, and its losses are open_clip's.
 #[test]
-fn validation_is_the_same_in_parts() {
+fn validation_is_independent_of_parts() {
     let device = Device::flex().autodiff();
     let plain = Device::flex();
     let (model, fixture) = (model("layerscale", &device), Fixture::of("layerscale"));
@@ -151,11 +151,11 @@ fn validation_is_the_same_in_parts() {
 }
 
 #[test]
-fn losses_and_gradients_are_open_clips() {
+fn losses_and_gradients_equal_open_clip() {
     ["odd", "layerscale", "nopool"].into_iter().for_each(losses_and_gradients);
 }
 
 #[test]
-fn twenty_steps_of_adamw_are_torchs() {
+fn twenty_steps_of_adamw_equal_torch() {
     ["odd", "layerscale", "nopool"].into_iter().for_each(twenty_steps);
 }

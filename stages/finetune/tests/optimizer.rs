@@ -41,7 +41,7 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 }
 
 #[test]
-fn cross_entropy_with_smoothing_is_its_formula() {
+fn cross_entropy_equals_its_formula() {
     let (rows, vocabulary) = (6, 11);
     let logits = numbers(1, rows * vocabulary, 4.0);
     let labels: [i64; 6] = [3, 0, 10, 1, 0, 7];
@@ -65,7 +65,7 @@ fn cross_entropy_with_smoothing_is_its_formula() {
 }
 
 #[test]
-fn info_nce_is_its_formula() {
+fn info_nce_equals_its_formula() {
     let (n, width) = (5, 8);
     let unit = |seed| {
         let mut values = numbers(seed, n * width, 1.0);
@@ -95,7 +95,7 @@ fn info_nce_is_its_formula() {
 }
 
 #[test]
-fn gradients_within_the_limit_are_not_touched() {
+fn clipping_keeps_gradients_within_the_limit() {
     let gradients = vec![Some(tensor(&[3.0, 0.0], [2])), None, Some(tensor(&[4.0], [1]))];
     for (limit, factor) in
         [(None, 1.0), (Some(5.1), 1.0), (Some(5.0), 5.0 / (5.0 + 1e-6)), (Some(1.0), 1.0 / (5.0 + 1e-6))]
@@ -110,7 +110,7 @@ fn gradients_within_the_limit_are_not_touched() {
 }
 
 #[test]
-fn adamw_is_its_formula_by_group() {
+fn adamw_equals_its_formula_by_group() {
     let s = AdamWSettings { beta1: 0.9, beta2: 0.98, epsilon: 1e-6, weight_decay: 0.2 };
     let group = |trained, lr_scale, decay| Group { trained, lr_scale, decay };
     let treatment =
@@ -152,7 +152,7 @@ fn adamw_is_its_formula_by_group() {
 }
 
 #[test]
-fn an_average_is_its_formula() {
+fn average_equals_its_formula() {
     let (old, new) = (numbers(1, 4, 1.0), numbers(2, 4, 1.0));
     let got = average(vec![tensor(&old, [4])], &[tensor(&new, [4])], 0.75);
     let want: Vec<f64> =
@@ -161,7 +161,7 @@ fn an_average_is_its_formula() {
 }
 
 #[test]
-fn the_temperature_is_held_and_goes_on_learning() {
+fn temperature_is_clamped_and_keeps_training() {
     let parameter = |name: &str| Parameter { name: name.into(), shape: Vec::new(), init: Init::Zeros };
     let list = vec![parameter("logit_scale"), parameter("other")];
     let device = Device::flex().autodiff();
@@ -181,7 +181,7 @@ fn the_temperature_is_held_and_goes_on_learning() {
 }
 
 #[test]
-fn parts_that_can_be_frozen_are_known_by_name() {
+fn freeze_parses_known_parts() {
     for good in
         ["image", "pooler", "text", "decoder", "temperature", "image:0", "image:12", "text:3", "decoder:1"]
     {
@@ -248,7 +248,7 @@ fn every_parameter_belongs_to_one_part() {
 }
 
 #[test]
-fn matrices_decay_and_vectors_do_not() {
+fn weight_decay_applies_to_matrices_only() {
     let config = ModelConfig::parse(&small(2).to_string()).expect("a configuration");
     let list = config.parameters();
     let groups = groups(&config, &list, &[], 0.5);
