@@ -7,13 +7,7 @@
 //! `cores / (decode + model core-seconds per caption)`; printed is what the pipeline reaches of it. Core-seconds are the
 //! process's CPU time, so that a busy machine does not make the parts look slow and the pipeline good.
 
-use std::{
-    fs::File,
-    io::BufWriter,
-    path::Path,
-    sync::{Arc, atomic::AtomicU64},
-    time::Instant,
-};
+use std::{fs::File, io::BufWriter, path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
 use recaption::{
@@ -24,10 +18,10 @@ use recaption::{
 use recaption_caption::{CaptionWorker, CaptionWorkerSettings, ImageQueue, filter::Filter};
 use recaption_image::{DecodeOptions, PrepareSettings, prepare_sample};
 use recaption_input::{
-    read::{ReadSettings, read_shard},
+    read::{ReadRequest, ReadSettings, read_shard},
     shards::list_shards,
 };
-use recaption_messages::{ByteBudget, PreparedSample, ReadItem, Sample};
+use recaption_messages::{ByteBudget, PreparedSample, ReadCounters, ReadItem, ReadSink, Sample};
 use recaption_onnx::{Bundled, Precision, export, runtime::SessionOptions};
 use recaption_store::Stores;
 
@@ -47,7 +41,7 @@ fn main() -> Result<()> {
     let rounds = numbers.get(1).copied().unwrap_or(3);
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pipeline-bench");
     let config = set_up(&dir, scenes)?;
-    let cores = config.threads as f64;
+    let cores = config.resources.threads as f64;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let samples = runtime.block_on(read_all(&config))?;
     println!("{} scenes in {SHARDS} shards, {cores} cores, median of {rounds} rounds", samples.len());
@@ -94,16 +88,24 @@ fn set_up(dir: &Path, scenes: u32) -> Result<RunConfig> {
 }
 
 async fn read_all(config: &RunConfig) -> Result<Vec<Sample>> {
-    let shards = list_shards(&mut Stores::default(), &config.shards, config.read.format).await?;
+    let shards = list_shards(&mut Stores::default(), &config.input.shards, config.input.read.format).await?;
     let budget = ByteBudget::new(1 << 30);
     let mut samples = Vec::new();
     for (number, shard) in shards.iter().enumerate() {
         let (to, mut found) = tokio::sync::mpsc::channel(64);
-        let bytes = AtomicU64::new(0);
         let reading = async {
-            let end = read_shard(number, shard, &ReadSettings::default(), &budget, &bytes, None, &to).await;
-            drop(to);
-            end
+            let (settings, counters, sink) =
+                (ReadSettings::default(), ReadCounters::default(), ReadSink::Ordered(to));
+            let request = ReadRequest {
+                number,
+                shard,
+                settings: &settings,
+                budget: &budget,
+                counters: &counters,
+                previous: None,
+                sink: &sink,
+            };
+            read_shard(request).await
         };
         let gathering = async {
             while let Some(found) = found.recv().await {

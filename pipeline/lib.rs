@@ -13,3 +13,4 @@ pub mod evaluate;
 pub mod filter;
 pub mod run;
 pub mod scenes;
+pub(crate) mod terminal;

@@ -187,6 +187,7 @@ fn overlapped_stages_caption_as_one_thread_does() {
                     row.candidates.as_slice().iter().map(|c| c.text.clone()).collect()
                 }
                 SampleOutcome::Reject(reject) => panic!("{}", reject.detail),
+                SampleOutcome::Kept(_) => panic!("kept without an earlier run"),
             };
             outcomes.into_values().map(text).collect()
         };
@@ -212,6 +213,7 @@ fn an_image_that_the_model_refuses_is_the_only_reject() {
                 SampleOutcome::Reject(reject) => {
                     assert_eq!((index, reject.reason), (9, RejectReason::ModelError), "{}", reject.detail);
                 }
+                SampleOutcome::Kept(_) => panic!("kept without an earlier run"),
             }
         }
     }

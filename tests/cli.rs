@@ -68,8 +68,8 @@ fn file_environment_and_flags_override_one_another_in_this_order() {
         .set("run.threads = 3")
         .args(["--threads", "4"])
         .ends(0);
-    let typed = &said.report()["typed"];
-    assert_eq!((&typed["run.threads"], &typed["run.seed"]), (&json!("4"), &json!("3")), "{typed:#}");
+    let settings = &said.report()["explicit_settings"];
+    assert_eq!((&settings["run.threads"], &settings["run.seed"]), (&json!("4"), &json!("3")), "{settings:#}");
     let said = place
         .run(&input, "set-wins-nothing")
         .set(&format!("input.shards = [{:?}, \"{}/00000.tar\"]", "nowhere.tar", input.display()))
@@ -285,7 +285,7 @@ fn the_run_s_record_tells_what_was_asked_and_what_happened() {
     let said = place.run(&input, "out").set("run.batch_size=5").ends(0);
     let [record] = runs(&place.path("out")).try_into().expect("one record");
     assert_eq!(record, said.report());
-    assert_eq!(record["typed"]["run.batch_size"], json!("5"));
+    assert_eq!(record["explicit_settings"]["run.batch_size"], json!("5"));
     assert_eq!(record["counts"]["read"], json!(6));
     assert_eq!(record["configuration"]["model.captioner"], record["model"]);
 }

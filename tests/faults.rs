@@ -219,7 +219,7 @@ fn two_workers_killed_six_times_leave_what_one_that_lives_leaves() {
     let number = |of: &str| report[of].as_u64().expect("a number") as usize;
     assert!(number("shards_skipped") >= done, "what was committed is done again: {report:#}");
     assert_eq!(number("shards_skipped") + number("shards_done"), shards.len(), "{report:#}");
-    assert_eq!(number("shards_left"), 0, "{report:#}");
+    assert_eq!(number("shards_incomplete"), 0, "{report:#}");
     assert_eq!(bucket.records("out").len(), shards.len());
     assert_eq!(bucket.rows("out"), undisturbed(&shards, &[]));
 }

@@ -81,7 +81,7 @@ fn a_thousand_faults_change_nothing() {
     for kind in ["error", "silence", "lost answer", "broken body", "short body"] {
         assert!(counts.contains_key(kind), "no {kind} among {counts:?}");
     }
-    assert_eq!((report.shards_done, report.shards_failed.len(), report.shards_left), (500, 0, 0));
+    assert_eq!((report.shards_done, report.shards_failed.len(), report.shards_incomplete), (500, 0, 0));
     assert_eq!(
         output::part_bytes(&place.path("disturbed")),
         output::part_bytes(&place.path("undisturbed")),
@@ -131,7 +131,7 @@ fn a_run_in_which_too_much_fails_stops_with_the_reasons() {
     let error = try_run(Stores::default(), &config).expect_err("a run that stops");
     let error = format!("{error:#}");
     assert!(error.contains("run.max_failure_ratio = 0.5") && error.contains("1000 corrupt_image"), "{error}");
-    config.max_failure_ratio = 1.0;
+    config.resources.max_failure_ratio = 1.0;
     let report = run(Stores::default(), &config);
     assert_eq!(report.shards_done + report.shards_skipped, 40);
 }

@@ -252,8 +252,10 @@ fn failures(report: &Value) -> Vec<(String, Value, Value)> {
     let name = |f: &Value| {
         Path::new(f["shard"].as_str().unwrap_or_default()).file_name().map(|n| n.display().to_string())
     };
-    let mut failures: Vec<_> =
-        list.iter().map(|f| (name(f).unwrap_or_default(), f["class"].clone(), f["poison"].clone())).collect();
+    let mut failures: Vec<_> = list
+        .iter()
+        .map(|f| (name(f).unwrap_or_default(), f["class"].clone(), f["permanent"].clone()))
+        .collect();
     failures.sort_by(|a, b| a.0.cmp(&b.0));
     failures
 }
@@ -270,11 +272,11 @@ fn broken_shards_are_told_and_the_run_goes_on() {
     let first = place.run(&input, "out").ends(3);
     let report = first.report();
     let data = json!("data");
-    let failed = |poison: bool| {
-        ["empty.tar", "garbage.tar"].map(|name| (name.to_owned(), data.clone(), json!(poison))).to_vec()
+    let failed = |permanent: bool| {
+        ["empty.tar", "garbage.tar"].map(|name| (name.to_owned(), data.clone(), json!(permanent))).to_vec()
     };
     assert_eq!(failures(&report), failed(false), "{report:#}");
-    assert_eq!((&report["shards_done"], &report["shards_left"]), (&json!(2), &json!(0)), "{report:#}");
+    assert_eq!((&report["shards_done"], &report["shards_incomplete"]), (&json!(2), &json!(0)), "{report:#}");
     assert_eq!(report["shards_damaged"].as_array().map(Vec::len), Some(1), "{report:#}");
     first.warns("garbage.tar").warns("not a tar").warns("empty.tar");
 
@@ -293,7 +295,7 @@ fn broken_shards_are_told_and_the_run_goes_on() {
     assert!(damage.detail.contains("00009000004.jpg"), "{}", damage.detail);
     assert_eq!(output::commit_of(&out, "clean.tar").damaged, None);
 
-    // The damaged shard is committed: only what has no record is tried again, and found to be poison.
+    // The damaged shard is committed: only what has no record is tried again, and found to be permanent.
     let parts = output::part_bytes(&out);
     let second = place.run(&input, "out").ends(4);
     let report = second.report();

@@ -209,7 +209,7 @@ fn computed(bucket: &Bucket, workers: usize) -> u64 {
     println!(
         "done {:?}, elsewhere {:?}, twice {:?}",
         of("shards_done"),
-        of("shards_elsewhere"),
+        of("shards_done_by_others"),
         of("shards_done_twice")
     );
     of("shards_done").iter().sum::<u64>() + of("shards_done_twice").iter().sum::<u64>()

@@ -90,7 +90,7 @@ fn a_run_tests_its_device_once() {
         layers.set(key, value, "the test").expect("a known key");
     }
     let config = RunConfig::build(&layers).expect("a configuration");
-    assert!(config.self_test);
+    assert!(config.resources.self_test);
     let models = RunModel::open(&config).expect("models");
     assert!(models.scorer.is_some());
     let cpu = SessionOptions::on_cpu(2);

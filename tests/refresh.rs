@@ -73,7 +73,7 @@ fn since_leaves_older_shards_alone() {
     let file = File::options().write(true).open(input.join("00000.tar")).expect("a shard");
     file.set_times(FileTimes::new().set_modified(old)).expect("times can be set");
     let report = json(place.run(&input, "out").args(["--since", "2d"]), 0);
-    numbers(&report, &[("shards_done", 1), ("shards_passed_over", 1)]);
+    numbers(&report, &[("shards_done", 1), ("shards_not_selected", 1)]);
     let report = json(place.run(&input, "out").args(["--since", "1999-12-31"]), 0);
     numbers(&report, &[("shards_done", 1), ("shards_skipped", 1)]);
     place.run(&input, "out").args(["--since", "yesterday"]).ends(2).warns("36h");
@@ -98,7 +98,7 @@ fn overlapping_starts_with_a_lock_do_nothing_and_a_dead_runs_lock_does_not_stay(
     assert!(lock.exists(), "a killed run leaves its file");
     let report = json(run(), 0);
     assert_eq!(output::read(&place.path("out")).captions.len(), 240, "{report:#}");
-    numbers(&report, &[("shards_left", 0)]);
+    numbers(&report, &[("shards_incomplete", 0)]);
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes() {
 
         let report = run(&name).ends(0).report();
         assert_eq!(
-            (&report["shards_skipped"], &report["shards_left"]),
+            (&report["shards_skipped"], &report["shards_incomplete"]),
             (&json!(committed), &json!(0)),
             "{report:#}"
         );
@@ -234,7 +234,7 @@ fn ctrl_c_finishes_what_is_in_hand_and_the_same_command_goes_on() {
     let out = place.path("out");
     let done = commits(&out).len();
     assert_eq!((&report["interrupted"], &report["shards_done"]), (&json!(true), &json!(done)), "{report:#}");
-    assert_eq!(report["shards_left"], json!(12 - done), "{report:#}");
+    assert_eq!(report["shards_incomplete"], json!(12 - done), "{report:#}");
     // In hand were more shards than the one that was committed: they were finished, not thrown away.
     assert!((2..12).contains(&done), "{done} of 12");
     output::read(&out);

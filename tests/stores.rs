@@ -136,7 +136,7 @@ fn a_lock_keeps_others_out_and_ends_when_its_run_is_dead(bucket: &Bucket) {
     // Renewed at least a second before it was killed: past four seconds later.
     std::thread::sleep(Duration::from_secs(5));
     let report = run().ends(0).report();
-    assert_eq!(report["shards_left"], json!(0), "{report:#}");
+    assert_eq!(report["shards_incomplete"], json!(0), "{report:#}");
     assert_eq!(bucket.records("out").len(), 30);
     let report = run().ends(0).report();
     assert_eq!(report["shards_skipped"], json!(30), "a lock that was given back holds nobody up: {report:#}");

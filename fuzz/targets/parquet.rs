@@ -2,12 +2,12 @@
 //! or an error; never a panic that gets out, never more memory than the limits allow.
 #![no_main]
 
-use std::sync::{Arc, LazyLock, atomic::AtomicU64};
+use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
-use recaption_input::{read::{InputFormat, ReadSettings, read_shard}, shards::list_shards};
-use recaption_messages::{ByteBudget, ReadItem};
+use recaption_input::{read::{InputFormat, ReadRequest, ReadSettings, read_shard}, shards::list_shards};
+use recaption_messages::{ByteBudget, ReadCounters, ReadItem, ReadSink};
 use recaption_store::Stores;
 use tokio::{runtime::Runtime, sync::mpsc};
 
@@ -34,7 +34,7 @@ async fn read(data: &[u8], name: &str, format: InputFormat) {
     let mut settings = ReadSettings { format, ..ReadSettings::default() };
     settings.tar.max_member_bytes = 1 << 16;
     let (to, mut found) = mpsc::channel(4);
-    let (budget, bytes) = (ByteBudget::new(1 << 20), AtomicU64::new(0));
+    let (budget, counters) = (ByteBudget::new(1 << 20), ReadCounters::default());
     let counting = async {
         let mut next = 0;
         while let Some(found) = found.recv().await {
@@ -43,7 +43,7 @@ async fn read(data: &[u8], name: &str, format: InputFormat) {
                     assert!(sample.image.len() <= 1 << 16);
                     sample.index
                 }
-                ReadItem::Reject { index, .. } | ReadItem::Kept { index, .. } => index,
+                ReadItem::Ended(result) => result.index,
             };
             assert_eq!(index, next, "in order, each once");
             next += 1;
@@ -52,12 +52,21 @@ async fn read(data: &[u8], name: &str, format: InputFormat) {
     };
     let reading = async move {
         // Moved in: the counting ends when the reading does.
-        let to = to;
-        read_shard(0, &shards[0], &settings, &budget, &bytes, None, &to).await
+        let sink = ReadSink::Ordered(to);
+        let request = ReadRequest {
+            number: 0,
+            shard: &shards[0],
+            settings: &settings,
+            budget: &budget,
+            counters: &counters,
+            previous: None,
+            sink: &sink,
+        };
+        read_shard(request).await
     };
     let (end, count) = tokio::join!(reading, counting);
     if let Ok(end) = end {
-        assert_eq!(end.expect("somebody listened").samples, count);
+        assert_eq!(end.samples, count);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -14,52 +15,48 @@ use recaption_image::{DecodeOptions, PrepareSettings, decode_for_models};
 use recaption_messages::{PreparedSample, SampleOutcome};
 use recaption_onnx::runtime::SessionOptions;
 
-use super::args::CaptionArgs;
+use super::{args::CaptionArgs, run_args::set};
 use crate::{
-    config::{Layers, RunConfig},
+    config::{ConfigError, Layers, RunConfig},
     run::{self, ExitCode, RunModel},
 };
 
 /// Captions files one after another; a bad file is told and the rest goes on.
 pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let mut layers = Layers::default();
-    super::add_environment(&mut layers)?;
-    layers.set("model.captioner", args.model.to_string_lossy().into_owned(), "MODEL")?;
-    if let Some(scorer) = &args.scorer {
-        layers.set("model.scorer", scorer.to_string_lossy().into_owned(), "--scorer")?;
-    }
-    layers.set("input.shards", "-", "IMAGE")?;
-    layers.set("output.url", "-", "stdout")?;
+    layers.add_process_environment()?;
     for assignment in &args.set {
         layers.add_assignment(assignment)?;
     }
+    layers.set("model.captioner", model_folder(args)?, "MODEL")?;
+    set(&mut layers, "model.scorer", args.scorer.as_ref(), "--scorer")?;
     args.provider.add_to(&mut layers)?;
-    let config = RunConfig::build(&layers)?;
+    let config = RunConfig::build_requiring(&layers, &["model.captioner"])?;
     let mut model = RunModel::open(&config)?;
     let options = resolve(&mut model, &config)?;
     let settings = CaptionWorkerSettings {
         caption: model.settings.clone(),
-        seed: config.seed,
-        keep_prompt: config.captioning.keep_prompt,
+        seed: config.resources.seed,
+        keep_prompt: config.caption.keep_prompt,
         filter: config.filter.clone(),
         embed_images: false,
         keep_features: false,
     };
     let worker = CaptionWorker::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
-    let (to_lane, input) = crossbeam_channel::unbounded();
+    let (to_worker, input) = crossbeam_channel::unbounded();
     let failed = AtomicBool::new(false);
     for (index, path) in args.images.iter().enumerate() {
-        match read(path, &model, config.decode) {
-            Ok(sample) => {
-                to_lane.send(PreparedSample { index: index as u64, ..sample }).context("no worker")?
-            }
+        match read(path, &model, config.input.decode) {
+            Ok(sample) => to_worker
+                .send(PreparedSample { index: index as u64, ..sample })
+                .context("the captioner ended")?,
             Err(error) => {
                 failed.store(true, Relaxed);
                 tracing::error!("{}: {error:#}", path.display());
             }
         }
     }
-    drop(to_lane);
+    drop(to_worker);
     let lines = Mutex::new(BTreeMap::new());
     worker.run(&ImageQueue::new(input), |finished| {
         let path = args.images[finished.index as usize].display();
@@ -75,6 +72,8 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
                 failed.store(true, Relaxed);
                 tracing::error!("{path}: {}", reject.detail);
             }
+            // Nothing is retried here.
+            SampleOutcome::Kept(_) => {}
         }
         true
     })?;
@@ -83,14 +82,27 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     Ok(if failed.into_inner() { ExitCode::Failed } else { ExitCode::Done })
 }
 
-/// Finds out what computes, and tests it.
+/// The model folder as text. An image in its place is most likely the first of the images.
+fn model_folder(args: &CaptionArgs) -> Result<String, ConfigError> {
+    if Path::new(&args.model).is_file() {
+        let what = "a file where a model folder is expected; the order is: recaption caption MODEL IMAGE...";
+        return Err(ConfigError::new(args.model.clone(), what));
+    }
+    Ok(args.model.clone())
+}
+
+/// Resolves the execution provider, and tests it.
 fn resolve(model: &mut RunModel, config: &RunConfig) -> anyhow::Result<SessionOptions> {
     let executions = &model.resolve(config)?[..1];
     let runtime =
         tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
     runtime.block_on(run::self_test(config, model, executions))?;
-    let cuda_graphs = config.cuda_graphs;
-    Ok(SessionOptions { execution: executions[0], cuda_graphs, ..SessionOptions::on_cpu(config.threads) })
+    let cuda_graphs = config.model.cuda_graphs;
+    Ok(SessionOptions {
+        execution: executions[0],
+        cuda_graphs,
+        ..SessionOptions::on_cpu(config.resources.threads)
+    })
 }
 
 fn read(path: &std::path::Path, model: &RunModel, decode: DecodeOptions) -> anyhow::Result<PreparedSample> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{args::EvalArgs, logging, print};
+use super::{args::EvalArgs, logging, print, run_args::set};
 use crate::{
     config::{Layers, RunConfig},
     evaluate::evaluate,
@@ -14,19 +14,16 @@ use crate::{
 /// Measures and prints.
 pub fn eval(args: &EvalArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     let mut layers = Layers::default();
-    super::add_environment(&mut layers)?;
-    layers.set("model.captioner", args.model.to_string_lossy().into_owned(), "MODEL")?;
-    if let Some(scorer) = &args.scorer {
-        layers.set("model.scorer", scorer.to_string_lossy().into_owned(), "--scorer")?;
-    }
-    let shards = args.shards.iter().cloned().map(toml::Value::String).collect();
-    layers.set("input.shards", toml::Value::Array(shards), "SHARDS")?;
-    layers.set("output.url", "-", "stdout")?;
-    args.provider.add_to(&mut layers)?;
+    layers.add_process_environment()?;
     for assignment in &args.set {
         layers.add_assignment(assignment)?;
     }
-    let config = RunConfig::build(&layers)?;
+    layers.set("model.captioner", args.model.clone(), "MODEL")?;
+    set(&mut layers, "model.scorer", args.scorer.as_ref(), "--scorer")?;
+    let shards: Vec<toml::Value> = args.shards.iter().cloned().map(Into::into).collect();
+    layers.set("input.shards", shards, "SHARDS")?;
+    args.provider.add_to(&mut layers)?;
+    let config = RunConfig::build_requiring(&layers, &["model.captioner", "input.shards"])?;
     let report = super::on_runtime(async {
         let stop = Arc::new(Stop::default());
         run::install_signal_handlers(&stop).context("cannot install signal handlers")?;

@@ -1,19 +1,13 @@
 //! Logs on stderr, as text or JSON, around the progress bar and not through it.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    sync::LazyLock,
-};
+use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
-use indicatif::{MultiProgress, ProgressDrawTarget};
 use recaption_schemas::{printable, redact_text};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// Bars of the process; log lines are printed above them.
-pub static BARS: LazyLock<MultiProgress> =
-    LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(5)));
+use crate::terminal::BARS;
 
 /// `--log-format`.
 #[derive(Clone, Copy, Debug, ValueEnum)]

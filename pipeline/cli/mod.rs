@@ -7,6 +7,7 @@ mod filter;
 mod finetune;
 mod inspect;
 pub mod logging;
+mod run_args;
 mod scenes;
 mod status;
 
@@ -31,7 +32,10 @@ use recaption_onnx::{
 use recaption_schemas::printable;
 use recaption_store::StoreError;
 
-use self::args::{Args, Command, ExportArgs, RunArgs, VerifyArgs};
+use self::{
+    args::{Args, Command, ConfigCommand, ExportArgs, VerifyArgs},
+    run_args::RunArgs,
+};
 use crate::{
     config::{self, ConfigError, Layers, RunConfig},
     demo::{self, DemoHost},
@@ -41,7 +45,7 @@ use crate::{
 /// Parses the process's arguments and does what they say.
 #[must_use]
 pub fn main() -> ProcessExit {
-    let (args, passed) = typed();
+    let (args, passed) = split_passthrough_args();
     let format = logging::init(args.log_format, args.log_level);
     let code = match dispatch(args.command, &passed, format) {
         Ok(code) => code,
@@ -55,7 +59,7 @@ pub fn main() -> ProcessExit {
 }
 
 /// The arguments, and what stands behind `finetune`. clap does not see the latter: it would take flags that are also ours.
-fn typed() -> (Args, Vec<OsString>) {
+fn split_passthrough_args() -> (Args, Vec<OsString>) {
     let mut words: Vec<OsString> = std::env::args_os().collect();
     if let Some(at) = words.iter().position(|word| word == finetune::WORD)
         && let Ok(args) = Args::try_parse_from(&words[..=at])
@@ -102,6 +106,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Config(args) => print_config(&args.command),
         Command::Finetune => match finetune::hand_over(passed)? {},
     }
 }
@@ -145,8 +150,9 @@ fn verify_model(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let model = ModelFolder::open(&args.model)?;
     let mut layers = Layers::default();
     args.provider.add_to(&mut layers)?;
-    let (provider, devices) = config::provider_and_devices(&layers)?;
-    let execution = Execution::resolve(provider, devices.first(), &[&model])?;
+    let config = RunConfig::build_requiring(&layers, &[])?.model;
+    let execution = Execution::resolve(config.provider, config.devices.first(), &[&model])?;
+    config.refuse_unwanted_cpu(&[execution])?;
     let options = SessionOptions { execution, ..SessionOptions::default() };
     let checks = verify::verify(&model, &args.golden, &options)?;
     for check in &checks {
@@ -160,26 +166,20 @@ fn verify_model(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     Ok(if verify::passed(&checks) { ExitCode::Done } else { ExitCode::Failed })
 }
 
-/// The layers of a run: file, environment, flags.
-fn layers(args: &RunArgs) -> Result<Layers, ConfigError> {
-    let mut layers = Layers::default();
-    if let Some(path) = &args.config {
-        layers.add_file(path)?;
+/// Prints the reference, the schema, or the effective values.
+fn print_config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ConfigCommand::Reference => print(&config::reference()),
+        ConfigCommand::Schema => {
+            print(&format!("{}\n", serde_json::to_string_pretty(config::description().schema())?));
+        }
+        ConfigCommand::Show(args) => print(&args.layers()?.show()),
     }
-    add_environment(&mut layers)?;
-    args.add_to(&mut layers)?;
-    Ok(layers)
-}
-
-/// Adds this process's variables. One that is no text cannot be ours.
-fn add_environment(layers: &mut Layers) -> Result<(), ConfigError> {
-    let variables =
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    layers.add_environment(variables)
+    Ok(ExitCode::Done)
 }
 
 fn run_job(args: &RunArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
-    let config = RunConfig::build(&layers(args)?)?;
+    let config = RunConfig::build(&args.layers()?)?;
     finish_run(&config, args.options(), format)
 }
 

@@ -6,9 +6,9 @@ use std::path::Path;
 use recaption_store::Stores;
 
 use super::{
-    add_environment,
-    args::{RetryArgs, StatusArgs},
+    args::StatusArgs,
     finish_run, logging, on_runtime, print,
+    run_args::{RetryArgs, set_inputs},
 };
 use crate::{
     config::{Layers, RunConfig, store_settings},
@@ -39,10 +39,7 @@ pub fn retry(args: &RetryArgs, format: logging::Format) -> anyhow::Result<ExitCo
     for assignment in &args.set {
         layers.add_assignment(assignment)?;
     }
-    if !args.input.is_empty() {
-        let patterns: Vec<toml::Value> = args.input.iter().cloned().map(Into::into).collect();
-        layers.set("input.shards", patterns, "--input")?;
-    }
+    set_inputs(&mut layers, &args.input)?;
     let url = if args.output.contains("://") { args.output.clone() } else { output.url() };
     layers.set("output.url", url, "OUT")?;
     enter(&last);
@@ -63,6 +60,6 @@ fn enter(last: &LastRun) {
 
 fn environment_stores() -> anyhow::Result<Stores> {
     let mut layers = Layers::default();
-    add_environment(&mut layers)?;
-    Ok(Stores::new(store_settings(&layers)))
+    layers.add_process_environment()?;
+    Ok(Stores::new(store_settings(&layers)?))
 }

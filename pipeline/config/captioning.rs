@@ -1,37 +1,49 @@
-//! The keys of `[caption]` that say how tokens are chosen.
+//! How captions are generated: the keys of `[caption]` that make sense together.
 
+use recaption_config::ConfigError;
 use recaption_onnx::caption::{BeamSettings, EarlyStopping, SampleSettings, Strategy};
 
-use super::layers::{ConfigError, Layers};
+use super::{
+    Layers,
+    sections::{CaptionSection, StrategyName},
+};
 
-/// Keys that only one strategy looks at.
-const KEYS_OF_STRATEGIES: [(&str, &[&str]); 2] = [
-    ("sample", &["caption.temperature", "caption.top_k", "caption.top_p", "caption.repetition_penalty"]),
-    ("beam", &["caption.beams", "caption.length_penalty", "caption.early_stopping"]),
+/// Keys that only one strategy reads.
+const KEYS_OF_STRATEGIES: [(StrategyName, &[&str]); 2] = [
+    (
+        StrategyName::Sample,
+        &["caption.temperature", "caption.top_k", "caption.top_p", "caption.repetition_penalty"],
+    ),
+    (StrategyName::Beam, &["caption.beams", "caption.length_penalty", "caption.early_stopping"]),
 ];
 
-/// How captions are to be decoded, apart from their length.
+/// How captions are generated.
 #[derive(Clone, Debug)]
-pub struct Captioning {
+pub struct CaptionConfig {
     /// How tokens are chosen.
     pub strategy: Strategy,
-    /// Captions per image.
+    /// Captions per image, at least 1.
     pub candidates: usize,
-    /// What the model is given as the caption's beginning; empty for nothing.
+    /// Beginning of every caption that the model is given; empty for none.
     pub prompt: String,
     /// Whether captions begin with the prompt.
     pub keep_prompt: bool,
-    /// Keys that were set but that the strategy does not look at.
+    /// Fewest tokens before the end token.
+    pub min_tokens: usize,
+    /// Most generated tokens, more than `min_tokens`; `None` is the context length less one.
+    pub max_tokens: Option<usize>,
+    /// Keys that were set but that the strategy does not read.
     pub ignored: Vec<&'static str>,
 }
 
-impl Captioning {
+impl CaptionConfig {
+    /// Validates the section.
+    ///
     /// # Errors
-    /// More candidates than the strategy gives.
-    pub(super) fn build(layers: &Layers) -> Result<Self, ConfigError> {
-        let strategy = strategy(layers);
-        let candidates =
-            layers.integer("caption.candidates").and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
+    /// More candidates than the strategy gives, or no room between the fewest and the most tokens.
+    pub(super) fn build(section: &CaptionSection, layers: &Layers) -> Result<Self, ConfigError> {
+        let strategy = strategy(section);
+        let candidates = section.candidates;
         let most = match strategy {
             Strategy::Greedy => Some((1, "greedy decoding gives one caption; use `sample` or `beam`")),
             Strategy::Beam(beam) => {
@@ -43,14 +55,20 @@ impl Captioning {
             && candidates > most
         {
             let what = format!("`caption.candidates` = {candidates}: {why}");
-            return Err(ConfigError::new(layers.origin("caption.candidates"), what));
+            return Err(layers.error("caption.candidates", what));
+        }
+        if section.max_tokens.is_some_and(|max| section.min_tokens >= max) {
+            let what = "`caption.max_tokens` must be larger than `caption.min_tokens`, since it counts the end token";
+            return Err(layers.error("caption.max_tokens", what));
         }
         Ok(Self {
             strategy,
             candidates,
-            prompt: layers.text("caption.prompt").unwrap_or_default().trim().to_owned(),
-            keep_prompt: layers.flag("caption.keep_prompt").unwrap_or(false),
-            ignored: ignored(layers),
+            prompt: section.prompt.trim().to_owned(),
+            keep_prompt: section.keep_prompt,
+            min_tokens: section.min_tokens,
+            max_tokens: section.max_tokens,
+            ignored: ignored(section.strategy, layers),
         })
     }
 
@@ -58,14 +76,14 @@ impl Captioning {
     #[must_use]
     pub fn strategy_name(&self) -> &'static str {
         match self.strategy {
-            Strategy::Greedy => "greedy",
-            Strategy::Sample(_) => "sample",
-            Strategy::Beam(_) => "beam",
+            Strategy::Greedy => StrategyName::Greedy.as_str(),
+            Strategy::Sample(_) => StrategyName::Sample.as_str(),
+            Strategy::Beam(_) => StrategyName::Beam.as_str(),
         }
     }
 
-    /// The keys that change rows, with their values.
-    pub fn put_row_keys(&self, seed: u64, mut put: impl FnMut(&str, String) -> Option<String>) {
+    /// The keys that change rows, with their values; those of tokens aside, which depend on the model.
+    pub(super) fn put_row_keys(&self, seed: u64, mut put: impl FnMut(&str, String) -> Option<String>) {
         put("caption.strategy", self.strategy_name().into());
         put("caption.candidates", self.candidates.to_string());
         match self.strategy {
@@ -90,33 +108,20 @@ impl Captioning {
     }
 }
 
-fn strategy(layers: &Layers) -> Strategy {
-    let size = |name: &str| layers.integer(name).and_then(|n| usize::try_from(n).ok());
-    let real = |name: &str| layers.real(name).map(|n| n as f32);
-    match layers.text("caption.strategy").as_deref() {
-        Some("sample") => {
-            let default = SampleSettings::default();
-            Strategy::Sample(SampleSettings {
-                repetition_penalty: real("caption.repetition_penalty").unwrap_or(default.repetition_penalty),
-                temperature: real("caption.temperature").unwrap_or(default.temperature),
-                top_k: size("caption.top_k").unwrap_or(default.top_k),
-                top_p: real("caption.top_p").unwrap_or(default.top_p),
-            })
-        }
-        Some("beam") => {
-            let default = BeamSettings::default();
-            let early_stopping = match layers.text("caption.early_stopping").as_deref() {
-                Some("true") => EarlyStopping::Always,
-                Some("never") => EarlyStopping::Never,
-                _ => EarlyStopping::Heuristic,
-            };
-            Strategy::Beam(BeamSettings {
-                beams: size("caption.beams").unwrap_or(default.beams),
-                length_penalty: real("caption.length_penalty").unwrap_or(default.length_penalty),
-                early_stopping,
-            })
-        }
-        _ => Strategy::Greedy,
+fn strategy(section: &CaptionSection) -> Strategy {
+    match section.strategy {
+        StrategyName::Greedy => Strategy::Greedy,
+        StrategyName::Sample => Strategy::Sample(SampleSettings {
+            repetition_penalty: section.repetition_penalty as f32,
+            temperature: section.temperature as f32,
+            top_k: section.top_k,
+            top_p: section.top_p as f32,
+        }),
+        StrategyName::Beam => Strategy::Beam(BeamSettings {
+            beams: section.beams,
+            length_penalty: section.length_penalty as f32,
+            early_stopping: section.early_stopping.into(),
+        }),
     }
 }
 
@@ -128,8 +133,7 @@ fn early_stopping_name(rule: EarlyStopping) -> &'static str {
     }
 }
 
-fn ignored(layers: &Layers) -> Vec<&'static str> {
-    let strategy = layers.text("caption.strategy").unwrap_or_else(|| "greedy".into());
+fn ignored(strategy: StrategyName, layers: &Layers) -> Vec<&'static str> {
     let others = KEYS_OF_STRATEGIES.iter().filter(|(name, _)| *name != strategy).flat_map(|(_, keys)| *keys);
     others.copied().filter(|key| layers.is_set(key)).collect()
 }

@@ -1,11 +1,11 @@
-//! Layers, validation, and the README's table.
+//! Layers, validation, and the generated reference.
 
 use recaption_onnx::{
     caption::{EarlyStopping, Strategy},
     runtime::{Devices, Execution, Provider},
 };
 
-use super::{KEYS, Layers, RunConfig, nearest};
+use super::{Layers, RunConfig, description, reference};
 
 fn layers(toml: &str) -> Layers {
     let mut layers = Layers::default();
@@ -19,13 +19,13 @@ const COMPLETE: &str =
 #[test]
 fn later_layers_win() {
     let mut all = layers(COMPLETE);
-    assert_eq!(RunConfig::build(&all).expect("complete").threads, 3);
+    assert_eq!(RunConfig::build(&all).expect("complete").resources.threads, 3);
     let variables =
         [("RECAPTION_RUN__THREADS".to_owned(), "5".to_owned()), ("RECAPTION_HOME".into(), "x".into())];
     all.add_environment(variables.into_iter()).expect("known key");
-    assert_eq!(RunConfig::build(&all).expect("complete").threads, 5);
+    assert_eq!(RunConfig::build(&all).expect("complete").resources.threads, 5);
     all.add_assignment("run.threads=7").expect("known key");
-    assert_eq!(RunConfig::build(&all).expect("complete").threads, 7);
+    assert_eq!(RunConfig::build(&all).expect("complete").resources.threads, 7);
 }
 
 #[test]
@@ -35,9 +35,9 @@ fn assignments_are_toml_and_bare_words_are_strings() {
     all.add_assignment("output.images=embed").expect("bare word");
     all.add_assignment("filter.min_similarity=0").expect("a whole number is a number");
     let config = RunConfig::build(&all).expect("complete");
-    assert_eq!(config.shards, ["x.tar", "y.tar"]);
+    assert_eq!(config.input.shards, ["x.tar", "y.tar"]);
     assert_eq!(config.filter.min_similarity, Some(0.0));
-    assert_eq!(config.images, super::Images::Embed);
+    assert!(config.output.embed_images);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn unknown_keys_suggest_the_nearest() {
     let error =
         Layers::default().add_toml("[run]\nbatchsize = 3\n", "job.toml").expect_err("unknown").to_string();
     assert!(error.contains("job.toml") && error.contains("`run.batch_size`"), "{error}");
-    assert_eq!(nearest("caption.min_similarity"), "filter.min_similarity");
+    assert_eq!(description().nearest("caption.min_similarity"), "filter.min_similarity");
     let error = Layers::default().add_toml("threads = 3\n", "job.toml").expect_err("no section").to_string();
     assert!(error.contains("run.threads"), "{error}");
 }
@@ -66,20 +66,20 @@ fn wrong_values_say_what_is_expected() {
 }
 
 #[test]
-fn what_is_missing_is_said() {
+fn missing_required_key_names_its_flag() {
     let error = RunConfig::build(&Layers::default()).expect_err("empty").to_string();
     assert!(error.contains("model.captioner") && error.contains("--model"), "{error}");
 }
 
 #[test]
-fn providers_are_taken_and_batches_follow_them() {
+fn batch_size_follows_the_provider() {
     let build = |assignments: &[&str]| {
         let mut all = layers(COMPLETE);
         assignments.iter().for_each(|a| all.add_assignment(a).expect(a));
         RunConfig::build(&all).expect("valid")
     };
     let config = build(&[]);
-    assert_eq!((config.provider, config.devices.clone()), (Provider::Auto, Devices::default()));
+    assert_eq!((config.model.provider, config.model.devices.clone()), (Provider::Auto, Devices::default()));
     let gpu = Execution::Cuda { device: 3 };
     assert_eq!((config.batch_size(Execution::Cpu), config.batch_size(gpu)), (32, 256));
     for (name, provider) in [
@@ -89,7 +89,10 @@ fn providers_are_taken_and_batches_follow_them() {
         ("auto", Provider::Auto),
     ] {
         let config = build(&[&format!("model.provider={name}"), "model.device=3", "run.batch_size=7"]);
-        assert_eq!((config.provider, config.devices.clone()), (provider, Devices::Numbered(vec![3])));
+        assert_eq!(
+            (config.model.provider, config.model.devices.clone()),
+            (provider, Devices::Numbered(vec![3]))
+        );
         assert_eq!((config.batch_size(Execution::Cpu), config.batch_size(gpu)), (7, 7));
     }
     for (text, devices) in [
@@ -97,7 +100,7 @@ fn providers_are_taken_and_batches_follow_them() {
         ("model.device=[0, 2]", Devices::Numbered(vec![0, 2])),
         ("model.device=all", Devices::All),
     ] {
-        assert_eq!(build(&[text]).devices, devices, "{text}");
+        assert_eq!(build(&[text]).model.devices, devices, "{text}");
     }
     for (text, word) in
         [("model.device=-1", "numbers"), ("model.device=1,1", "GPU 1 twice"), ("model.device=gpu", "all")]
@@ -118,13 +121,13 @@ fn strategies_take_their_own_keys() {
     };
     let sample =
         build(&["caption.strategy=sample", "caption.top_p=0.9", "caption.candidates=4"]).expect("valid");
-    let Strategy::Sample(settings) = sample.captioning.strategy else { panic!("{:?}", sample.captioning) };
-    assert_eq!((settings.top_p, settings.temperature, sample.captioning.candidates), (0.9, 1.0, 4));
+    let Strategy::Sample(settings) = sample.caption.strategy else { panic!("{:?}", sample.caption) };
+    assert_eq!((settings.top_p, settings.temperature, sample.caption.candidates), (0.9, 1.0, 4));
     let beam =
         build(&["caption.strategy=beam", "caption.early_stopping=true", "caption.top_k=3"]).expect("valid");
-    let Strategy::Beam(settings) = beam.captioning.strategy else { panic!("{:?}", beam.captioning) };
+    let Strategy::Beam(settings) = beam.caption.strategy else { panic!("{:?}", beam.caption) };
     assert_eq!((settings.beams, settings.early_stopping), (6, EarlyStopping::Always));
-    assert_eq!(beam.captioning.ignored, ["caption.top_k"]);
+    assert_eq!(beam.caption.ignored, ["caption.top_k"]);
     for (assignments, word) in [
         (&["caption.candidates=2"][..], "`sample` or `beam`"),
         (&["caption.strategy=beam", "caption.beams=3", "caption.candidates=4"], "caption.beams"),
@@ -188,7 +191,7 @@ fn rules_are_off_and_out_of_the_fingerprint_until_they_are_set() {
 }
 
 #[test]
-fn rules_that_make_no_sense_are_refused() {
+fn contradictory_rules_are_rejected() {
     for (assignments, words) in [
         (&["rules.min_words=5", "rules.max_words=4"][..], "no caption keeps both"),
         (&["rules.ngram=2"], "set `rules.max_repeats` too"),
@@ -210,15 +213,19 @@ fn secrets_in_patterns_are_not_described() {
 }
 
 #[test]
-fn the_readme_lists_every_key() {
-    let readme = include_str!("../../README.md");
-    let table: Vec<&str> =
-        readme.lines().filter(|line| line.starts_with("| `") && line.contains('.')).collect();
-    let expected: Vec<String> =
-        KEYS.iter().map(|k| format!("| `{}` | {} | {} |", k.name, k.default, k.help)).collect();
-    let rows: Vec<&str> = table
-        .into_iter()
-        .filter(|line| KEYS.iter().any(|k| line.starts_with(&format!("| `{}`", k.name))))
-        .collect();
-    assert_eq!(rows, expected, "the README's table should read:\n{}", expected.join("\n"));
+fn committed_reference_is_the_generated_one() {
+    let committed = include_str!("../../docs/src/configuration-reference.md");
+    assert!(
+        committed == reference(),
+        "run: recaption config reference > docs/src/configuration-reference.md"
+    );
+}
+
+#[test]
+fn every_key_is_documented() {
+    for key in description().keys() {
+        assert!(key.help.ends_with('.') && key.help.len() > 10, "{}: {:?}", key.name, key.help);
+        assert!(!key.default.is_empty(), "{}", key.name);
+    }
+    assert_eq!(description().keys().len(), 67);
 }

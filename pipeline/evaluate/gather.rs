@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use recaption_evaluate::words;
-use recaption_messages::{Embeddings, SampleOutcome};
+use recaption_messages::{Embeddings, SampleOutcome, ShardEvent};
 use recaption_schemas::CaptionRow;
-use tokio::sync::mpsc;
 
-use crate::{run::Event, scenes::Scene};
+use crate::{run::Events, scenes::Scene};
 
 /// One captioned sample.
 pub(super) struct EvalSample {
@@ -54,15 +53,15 @@ impl Gathered {
 ///
 /// # Errors
 /// Fails when the number of results of a shard differs from the number of its samples.
-pub(super) async fn gather(mut events: mpsc::Receiver<Event>, urls: Vec<String>) -> anyhow::Result<Gathered> {
+pub(super) async fn gather(mut events: Events, urls: Vec<String>) -> anyhow::Result<Gathered> {
     let mut gathered = Gathered::default();
     // Per shard: samples that its reader counted, results that arrived.
     let mut counts: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
     let url = |shard: usize| urls.get(shard).cloned().unwrap_or_default();
     while let Some(event) = events.recv().await {
         match event {
-            Event::Begin { .. } | Event::Elsewhere { .. } | Event::Kept { .. } => {}
-            Event::Sample(finished) => {
+            ShardEvent::Begun { .. } | ShardEvent::CommittedByOther { .. } => {}
+            ShardEvent::Sample(finished) => {
                 counts.entry(finished.shard).or_default().1 += 1;
                 match finished.outcome {
                     SampleOutcome::Caption(row) => {
@@ -72,17 +71,19 @@ pub(super) async fn gather(mut events: mpsc::Receiver<Event>, urls: Vec<String>)
                     SampleOutcome::Reject(reject) => {
                         *gathered.rejects.entry(reject.reason.to_string()).or_default() += 1;
                     }
+                    // Nothing is retried here.
+                    SampleOutcome::Kept(_) => {}
                 }
             }
-            Event::Read { shard, end } => {
+            ShardEvent::Read { shard, contents: end } => {
                 counts.entry(shard).or_default().0 = end.samples;
                 if let Some(damage) = end.damage {
                     gathered.damaged.insert(url(shard), damage.detail);
                 }
             }
-            Event::Failed { shard, failure } => {
+            ShardEvent::Failed { shard, error } => {
                 counts.remove(&shard);
-                gathered.failed.insert(url(shard), failure.error);
+                gathered.failed.insert(url(shard), error.to_string());
             }
         }
     }

@@ -17,7 +17,7 @@ use recaption_store::Stores;
 pub use self::{report::EvalReport, scenes::ScenesReport};
 use crate::{
     config::RunConfig,
-    run::{Devices, Progress, Reporter, RunModel, Stop, Wanted, self_test, stream},
+    run::{Devices, Progress, Reporter, RunContext, RunModel, Stop, StreamRequest, self_test, stream},
 };
 
 /// Captions the configured shards and measures the captions.
@@ -31,18 +31,18 @@ pub async fn evaluate(
     reporter: &Reporter,
 ) -> anyhow::Result<EvalReport> {
     let mut model = RunModel::open(config)?;
-    let shards = list_shards(&mut Stores::new(config.stores), &config.shards, config.read.format).await?;
+    let shards =
+        list_shards(&mut Stores::new(config.stores), &config.input.shards, config.input.read.format).await?;
     let executions = model.resolve(config)?;
     self_test(config, &model, &executions).await?;
     let devices = Arc::new(Devices::new(&executions));
     let progress = Arc::new(Progress::of_shards(&shards).on(&devices));
     let urls: Vec<String> = shards.iter().map(|shard| shard.url.clone()).collect();
     let bar = reporter.start(&progress);
-    let wanted = Wanted { begin: (0..shards.len()).collect(), shards, watch: None, keep_features: true };
-    let gathered = stream(config, (&model, &devices), wanted, (stop, &progress), |_, events| {
-        gather::gather(events, urls)
-    })
-    .await?;
+    let request =
+        StreamRequest { begin: (0..shards.len()).collect(), shards, claims: None, keep_features: true };
+    let context = RunContext { config, model: &model, devices: &devices, stop, progress: &progress };
+    let gathered = stream(context, request, |_, events| gather::gather(events, urls)).await?;
     drop(bar);
     if stop.requested() {
         bail!(

@@ -1,68 +1,43 @@
 //! `recaption filter`: a second pass over a finished output, into a dataset of its own.
 //!
-//! Two readings of one column find the threshold, then shards are copied side by side. The new dataset has commit records
-//! like a run's, so a killed pass is taken up where it stopped; `_recaption/filter.json` is written last of all and says
-//! that the dataset is complete.
+//! Two readings of one column find the threshold, then shards are copied, several at a time. The new dataset has commit records
+//! like a run's, so an interrupted pass continues where it stopped. `_recaption/filter.json` is written last: it marks the
+//! dataset as complete.
 
-mod places;
+mod concurrency;
+mod job;
+mod locations;
 mod plan;
 mod record;
+mod threshold;
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use anyhow::Context;
-use futures::{StreamExt, stream};
 use recaption_output::{
-    commits::{CommitLog, remove},
-    select::{Coarse, Copied, CopyJob, Cut, Score, SelectError, Selection, Source, copy_shard},
+    commits::CommitLog,
+    select::{Copied, CopyJob, Selection, Source, copy_shard},
 };
 use recaption_schemas::metadata_keys;
-use recaption_store::{Location, Stores, write_json};
+use recaption_store::{Stores, write_json};
 
+pub use job::FilterJob;
 pub use record::FilterReport;
 
-use self::{places::open_places, plan::Plan, record::RECORD};
+use self::{
+    concurrency::for_each_shard, locations::open_locations, plan::Plan, record::RECORD,
+    threshold::find_threshold,
+};
 use crate::{config::ConfigError, run};
 
-/// Shards in work at the same time, at most: each holds a row group or two.
-const MAX_WORKERS: usize = 8;
-/// Shards in work at the same time, at least: one hides the other's latency.
-const MIN_WORKERS: usize = 2;
-/// How often a line is logged.
-const LOG_EVERY: Duration = Duration::from_secs(10);
-
-/// What is asked for.
-#[derive(Clone, Debug)]
-pub struct FilterJob {
-    /// The output of a run, or of an earlier pass.
-    pub source: String,
-    /// Where the new dataset goes.
-    pub output: String,
-    /// The column that decides.
-    pub by: Score,
-    /// Where the cut is.
-    pub cut: Cut,
-    /// Keep all rows and mark the selected ones in a column of this name.
-    pub column: Option<String>,
-    /// Replace what another pass or run left in the new dataset's place.
-    pub overwrite: bool,
-}
-
-/// Runs the pass to its end.
+/// Runs a second pass.
 ///
 /// # Errors
-/// Places that overlap, a new dataset's place that holds something else, a source that is no finished output
-/// ([`SelectError`]), a store that refuses. The same command then goes on where this one stopped.
+/// Source and output overlap, the output holds something else, the source is not a finished output, or a store fails. The
+/// same command then continues where this one stopped.
 pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
     let mut stores = Stores::default();
-    let (from, output) = open_places(&mut stores, job)?;
+    let (from, output) = open_locations(&mut stores, job)?;
     let source = Source::open(from).await?;
     if source.failed > 0 {
         tracing::warn!(shards = source.failed, "shards of the source failed and have no rows to choose from");
@@ -74,7 +49,7 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
     configuration.insert(format!("selection.{}", earlier.len() + 1), selection.describe());
     let commit_log = CommitLog::new(output.clone());
     let plan = Plan::make(&source, &output, &commit_log, &configuration, job.overwrite).await?;
-    let mut report = FilterReport::begin(&source, &output, &selection, totals, &plan);
+    let mut report = FilterReport::begin(&source, &output, &selection, totals, (plan.todo.len(), plan.done));
     tracing::info!(
         selection = selection.describe(),
         rows = totals.read,
@@ -87,7 +62,7 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
     passes.push(serde_json::to_value(selection.pass())?);
     let passes = serde_json::Value::Array(passes).to_string();
     let committer = commit_log.committer(configuration, job.overwrite).await?;
-    // The place is claimed before anything in it goes.
+    // The output is claimed before anything in it is deleted.
     if !plan.todo.is_empty() {
         committer.begin().await.map_err(|e| run::unclaimed(e, &committer.configuration))?;
     }
@@ -107,7 +82,7 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
     Ok(report)
 }
 
-/// What the source's parts say of passes before this one; refuses a column that they have already.
+/// Returns the passes that made the source, from its parts' metadata; rejects a column that the source has already.
 async fn earlier_passes(source: &Source, job: &FilterJob) -> anyhow::Result<Vec<serde_json::Value>> {
     // A source has shards, and their parts are alike.
     let schema = source.captions(&source.shards[0], None).await?.schema();
@@ -118,101 +93,6 @@ async fn earlier_passes(source: &Source, job: &FilterJob) -> anyhow::Result<Vec<
     let written = schema.metadata().get(metadata_keys::FILTER);
     let passes = written.map(|text| serde_json::from_str(text)).transpose();
     passes.map(Option::unwrap_or_default).context("the source's `recaption.filter` metadata is malformed")
-}
-
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(MIN_WORKERS, Into::into).clamp(MIN_WORKERS, MAX_WORKERS)
-}
-
-/// Does `work` for shards `0..count` side by side; after the first error none is begun, and those in hand end first, so that
-/// uploads are closed or given up. `doing` is for the log.
-async fn side_by_side<T, W>(
-    doing: &str,
-    count: usize,
-    work: impl Fn(usize) -> W,
-    mut take: impl FnMut(T),
-) -> anyhow::Result<()>
-where
-    T: Send + 'static,
-    W: Future<Output = Result<T, SelectError>> + Send + 'static,
-{
-    let failed = AtomicBool::new(false);
-    let mut first = None;
-    let mut results = stream::iter(0..count)
-        .take_while(|_| std::future::ready(!failed.load(Relaxed)))
-        .map(|i| tokio::spawn(work(i)))
-        .buffer_unordered(workers());
-    let (mut done, mut told) = (0, Instant::now());
-    while let Some(result) = results.next().await {
-        match result.context("a worker broke down").and_then(|r| Ok(r?)) {
-            Ok(result) => take(result),
-            Err(error) => {
-                failed.store(true, Relaxed);
-                first.get_or_insert(error);
-            }
-        }
-        done += 1;
-        if told.elapsed() >= LOG_EVERY {
-            told = Instant::now();
-            tracing::info!(doing, shards_done = done, shards = count, "progress");
-        }
-    }
-    first.map_or(Ok(()), Err)
-}
-
-/// The threshold, and what it will leave: one reading of the score's column for a given threshold, two for a share.
-async fn find_threshold(source: &Source, job: &FilterJob) -> anyhow::Result<(Option<f32>, Copied)> {
-    let shared = Arc::new(source.clone());
-    let by = job.by;
-    let count = source.shards.len();
-    let share = match job.cut {
-        Cut::AtLeast(least) => {
-            let mut totals = Copied::default();
-            let work = |i: usize| {
-                let source = Arc::clone(&shared);
-                async move {
-                    let mut counts = Copied::default();
-                    let take = |score: Option<f32>| {
-                        counts.read += 1;
-                        counts.selected += u64::from(score.is_some_and(|score| score >= least));
-                        counts.missing += u64::from(score.is_none());
-                    };
-                    source.scores(&source.shards[i], by, take).await?;
-                    Ok(counts)
-                }
-            };
-            side_by_side("counting", count, work, |counts| totals.add(counts)).await?;
-            return Ok((Some(least), totals));
-        }
-        Cut::KeepTop(share) => share,
-    };
-    let mut coarse = Coarse::default();
-    let work = |i: usize| {
-        let source = Arc::clone(&shared);
-        async move {
-            let mut counts = Coarse::default();
-            source.scores(&source.shards[i], by, |score| counts.push(score)).await?;
-            Ok(counts)
-        }
-    };
-    side_by_side("first reading", count, work, |counts| coarse.merge(&counts)).await?;
-    let mut totals = Copied { read: coarse.scored + coarse.missing, selected: 0, missing: coarse.missing };
-    let Some(mut fine) = coarse.refine(share.of(coarse.scored)) else { return Ok((None, totals)) };
-    let empty = Arc::new(fine.clone());
-    let work = |i: usize| {
-        let (source, mut counts) = (Arc::clone(&shared), (*empty).clone());
-        async move {
-            let take = |score: Option<f32>| score.into_iter().for_each(|score| counts.push(score));
-            source.scores(&source.shards[i], by, take).await?;
-            Ok(counts)
-        }
-    };
-    side_by_side("second reading", count, work, |counts| fine.merge(&counts)).await?;
-    let (threshold, selected) = fine.threshold().with_context(|| {
-        format!("{} changed between two readings. Run the same command again", source.location.url())
-    })?;
-    totals.selected = selected;
-    Ok((Some(threshold), totals))
 }
 
 async fn copy_all(job: &Arc<CopyJob>, plan: &Plan) -> anyhow::Result<Copied> {
@@ -231,11 +111,6 @@ async fn copy_all(job: &Arc<CopyJob>, plan: &Plan) -> anyhow::Result<Copied> {
             Ok(copied)
         }
     };
-    side_by_side("copying", plan.todo.len(), work, |counts| copied.add(counts)).await?;
+    for_each_shard("copying", plan.todo.len(), work, |counts| copied.add(counts)).await?;
     Ok(copied)
-}
-
-/// Makes the dataset incomplete until the pass has ended.
-async fn forget_record(output: &Location) -> anyhow::Result<()> {
-    Ok(remove(&output.child(RECORD)).await?)
 }

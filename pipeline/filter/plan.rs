@@ -1,4 +1,4 @@
-//! What a pass has to do: the source's shards against what the new dataset's place holds.
+//! What a second pass has to do: the source's shards compared with what the output holds.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -6,12 +6,15 @@ use std::{
 };
 
 use recaption_output::{
-    commits::{CommitLog, RecordName, Seen, ShardState, Standing, configuration_fingerprint, list_below},
+    commits::{
+        CommitLog, RecordName, Seen, ShardState, Standing, configuration_fingerprint, list_below, remove,
+    },
     select::{CopyTask, Source},
 };
 use recaption_schemas::ShardId;
 use recaption_store::Location;
 
+use super::record::RECORD;
 use crate::{config::ConfigError, run::refuse_others};
 
 /// Folders of parts.
@@ -23,11 +26,11 @@ pub struct Plan {
     pub todo: Arc<Vec<CopyTask>>,
     /// Shards that an earlier attempt copied.
     pub done: usize,
-    /// Records of shards that the source does not have; they go first.
-    strangers: Vec<Standing>,
-    /// Parts that no shard of the source has; they go first.
-    strange_parts: Vec<Seen>,
-    /// What attempts that died left beside shards that are done.
+    /// Records of shards that the source does not have; deleted first.
+    foreign_records: Vec<Standing>,
+    /// Parts of shards that the source does not have; deleted first.
+    foreign_parts: Vec<Seen>,
+    /// What interrupted attempts left of shards that are done.
     leftovers: Vec<ShardState>,
 }
 
@@ -64,18 +67,18 @@ impl Plan {
                 todo.push(CopyTask { shard: shard.clone(), name, expects, stale, orphans });
             }
         }
-        let strange_parts: Vec<Seen> = survey.parts_but(&ours).cloned().collect();
-        let strangers: Vec<Standing> = survey.take_records().into_values().flatten().collect();
-        let first = strangers.first().map(|standing| format!("shard {}", standing.file));
-        let first = first.or_else(|| strange_parts.first().map(|seen| output.child(&seen.path).url()));
+        let foreign_parts: Vec<Seen> = survey.parts_but(&ours).cloned().collect();
+        let foreign_records: Vec<Standing> = survey.take_records().into_values().flatten().collect();
+        let first = foreign_records.first().map(|standing| format!("shard {}", standing.file));
+        let first = first.or_else(|| foreign_parts.first().map(|seen| output.child(&seen.path).url()));
         if let Some(first) = first.filter(|_| !overwrite) {
             let what = format!(
-                "{} holds what the source does not have: {first}. Choose another place, or replace this one with --overwrite",
+                "{} holds what the source does not have: {first}. Choose another output, or replace this one with --overwrite",
                 output.url()
             );
             return Err(ConfigError { origin: "--to".to_owned(), what }.into());
         }
-        Ok(Self { todo: Arc::new(todo), done, strangers, strange_parts, leftovers })
+        Ok(Self { todo: Arc::new(todo), done, foreign_records, foreign_parts, leftovers })
     }
 
     /// Clears what will not be replaced, and the record that says the dataset is complete.
@@ -86,22 +89,24 @@ impl Plan {
         for found in &self.leftovers {
             commit_log.clear(&found.stale, &found.orphans, None).await?;
         }
-        if self.todo.is_empty() && self.strangers.is_empty() && self.strange_parts.is_empty() {
+        if self.todo.is_empty() && self.foreign_records.is_empty() && self.foreign_parts.is_empty() {
             return Ok(());
         }
-        super::forget_record(output).await?;
-        Ok(commit_log.clear(&self.strangers, &self.strange_parts, None).await?)
+        remove(&output.child(RECORD)).await?;
+        Ok(commit_log.clear(&self.foreign_records, &self.foreign_parts, None).await?)
     }
 }
 
-/// Refuses a place that holds files which would be read as parts and are none of ours.
+/// Rejects an output with Parquet files that are not parts but would be read as such.
 async fn refuse_foreign_files(output: &Location) -> anyhow::Result<()> {
     for table in TABLES {
         for place in list_below(&output.child(table)).await? {
             let name = place.path.filename().unwrap_or_default();
             if name.ends_with(".parquet") && !name.starts_with("part-") {
-                let what =
-                    format!("{} is no part of ours and would be read as one; move it away", place.url());
+                let what = format!(
+                    "{} is not a part of this dataset but would be read as one; move it elsewhere",
+                    place.url()
+                );
                 return Err(ConfigError { origin: "--to".to_owned(), what }.into());
             }
         }

@@ -1,17 +1,15 @@
-//! What a pass tells at its end: on stdout, and in `_recaption/filter.json`.
+//! The report of a second pass: on stdout, and in `_recaption/filter.json`.
 
 use recaption_output::select::{Copied, Cut, Pass, Selection, Source};
 use recaption_store::Location;
 use serde::Serialize;
 
-use super::plan::Plan;
-
-/// The record, written last: a filtered dataset without one is not complete.
+/// The record, written last: a filtered dataset without one is incomplete.
 pub const RECORD: &str = "_recaption/filter.json";
 
 /// Where the source's rows went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct RowCounts {
+pub struct FilterCounts {
     /// Rows of the source.
     pub read: u64,
     /// Rows at or above the threshold.
@@ -35,7 +33,7 @@ pub struct FilterReport {
     #[serde(flatten)]
     pub pass: Pass,
     /// Where all rows went, those of shards that were done before included.
-    pub rows: RowCounts,
+    pub rows: FilterCounts,
     /// With `keep_top`: rows that were selected beyond the share, because they are equal to the threshold.
     pub ties: Option<u64>,
     /// Shards copied now.
@@ -56,7 +54,7 @@ impl FilterReport {
         output: &Location,
         selection: &Selection,
         totals: Copied,
-        plan: &Plan,
+        (todo, done): (usize, usize),
     ) -> Self {
         let Copied { read, selected, missing } = totals;
         let ties = match selection.cut {
@@ -68,10 +66,10 @@ impl FilterReport {
             source: source.location.url(),
             output: output.url(),
             pass: selection.pass(),
-            rows: RowCounts { read, selected, below: read - selected - missing, missing },
+            rows: FilterCounts { read, selected, below: read - selected - missing, missing },
             ties,
-            shards_done: plan.todo.len(),
-            shards_skipped: plan.done,
+            shards_done: todo,
+            shards_skipped: done,
             started: chrono::Utc::now().to_rfc3339(),
             finished: String::new(),
         }

@@ -11,15 +11,14 @@ use std::{
 use anyhow::{Context, anyhow};
 use crossbeam_channel::Receiver;
 use recaption_caption::{CaptionError, CaptionWorker, CaptionWorkerSettings, ImageQueue};
-use recaption_messages::{PreparedSample, SampleResult};
+use recaption_messages::{PreparedSample, SampleResult, ShardEvent};
 use recaption_onnx::runtime::{Execution, SessionOptions};
 use tokio::sync::mpsc;
 
 use super::{
     RunModel,
-    collector::Event,
+    context::{RunContext, RunState},
     devices::{Device, Devices},
-    wire::{Shared, count},
 };
 use crate::config::RunConfig;
 
@@ -31,14 +30,14 @@ const COPIES_BYTES: u64 = 4 << 30;
 /// is left to its threads is arithmetic on shapes.
 fn copies_and_threads(config: &RunConfig, model: &RunModel, execution: Execution) -> (usize, usize) {
     if execution.is_gpu() {
-        return (config.sessions.unwrap_or(1), 1);
+        return (config.model.sessions.unwrap_or(1), 1);
     }
     let folders = std::iter::once(&model.folder).chain(&model.scorer);
     let bytes: u64 = folders.flat_map(|folder| &folder.spec.files).map(|f| f.size).sum();
     let fitting = usize::try_from(COPIES_BYTES / bytes.max(1)).unwrap_or(usize::MAX);
-    let automatic = fitting.min(config.threads);
-    let copies = config.sessions.unwrap_or(automatic).max(1);
-    (copies, (config.threads / copies).max(1))
+    let automatic = fitting.min(config.resources.threads);
+    let copies = config.model.sessions.unwrap_or(automatic).max(1);
+    (copies, (config.resources.threads / copies).max(1))
 }
 
 /// Loads the models on every device that works, side by side, and starts the captioners' threads.
@@ -46,12 +45,13 @@ fn copies_and_threads(config: &RunConfig, model: &RunModel, execution: Execution
 /// # Errors
 /// When the models can be loaded on none.
 pub async fn start_captioners(
-    (model, devices): (&RunModel, &Arc<Devices>),
-    (config, mut settings): (&RunConfig, CaptionWorkerSettings),
-    shared: &Arc<Shared>,
-    decoded: Receiver<PreparedSample>,
-    events: &mpsc::Sender<Event>,
+    context: RunContext<'_>,
+    mut settings: CaptionWorkerSettings,
+    state: &Arc<RunState>,
+    prepared: Receiver<PreparedSample>,
+    events: &mpsc::Sender<ShardEvent>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let RunContext { config, model, devices, .. } = context;
     let execution = devices.all().first().map_or(Execution::Cpu, |device| device.execution);
     let (copies, threads) = copies_and_threads(config, model, execution);
     settings.caption.cache_bytes /= copies as u64;
@@ -59,7 +59,7 @@ pub async fn start_captioners(
     for (number, device) in devices.all().iter().enumerate().filter(|(_, device)| device.is_working()) {
         let options = SessionOptions {
             execution: device.execution,
-            cuda_graphs: config.cuda_graphs,
+            cuda_graphs: config.model.cuda_graphs,
             ..SessionOptions::on_cpu(threads)
         };
         for _ in 0..copies {
@@ -78,11 +78,11 @@ pub async fn start_captioners(
         }
     }
     let queue =
-        if devices.all().len() > 1 { ImageQueue::with_requeue(decoded) } else { ImageQueue::new(decoded) };
+        if devices.all().len() > 1 { ImageQueue::with_requeue(prepared) } else { ImageQueue::new(prepared) };
     let start = |(number, captioner): (usize, CaptionWorker)| {
         let (queue, devices) = (queue.clone(), Arc::clone(devices));
-        let (shared, events) = (Arc::clone(shared), events.clone());
-        let work = move || caption_all(captioner, (&devices, number), &queue, &shared, &events);
+        let (state, events) = (Arc::clone(state), events.clone());
+        let work = move || caption_all(captioner, (&devices, number), &queue, &state, &events);
         Ok(std::thread::Builder::new().name("caption".into()).spawn(work)?)
     };
     tracing::debug!(copies, devices = devices.working(), threads_per_copy = threads, "models loaded");
@@ -95,14 +95,13 @@ fn caption_all(
     captioner: CaptionWorker,
     (devices, number): (&Arc<Devices>, usize),
     queue: &ImageQueue,
-    shared: &Arc<Shared>,
-    events: &mpsc::Sender<Event>,
+    state: &Arc<RunState>,
+    events: &mpsc::Sender<ShardEvent>,
 ) {
     let device = &devices.all()[number];
-    let emit = |finished: SampleResult| {
+    let emit = |result: SampleResult| {
         device.images.fetch_add(1, Relaxed);
-        count(&shared.progress, &finished);
-        !shared.stop.is_aborted() && events.blocking_send(Event::Sample(Box::new(finished))).is_ok()
+        !state.stop.is_aborted() && events.blocking_send(ShardEvent::Sample(Box::new(result))).is_ok()
     };
     let Err(failure) = captioner.run(queue, emit) else { return };
     match leave_out(devices, device, failure.error) {
@@ -110,7 +109,7 @@ fn caption_all(
             let images = queue.requeue(failure.unfinished);
             tracing::warn!(images, "the images of the GPU that failed go to the others");
         }
-        Err(error) => shared.fail(error.context("captioning failed")),
+        Err(error) => state.fail(error.context("captioning failed")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Outcomes -> rows in order: puts a shard's outcomes back into its order and hands its rows to its task.
+//! Sample results -> rows in order: restores a shard's order and sends its rows to its writer.
 //!
 //! [`Collector`] belongs to one task that only sorts and counts; every open shard has a task of its own that encodes and
 //! uploads ([`write_shard`]). A slow upload holds back its own shard first, and through the bounded channels everything
@@ -9,14 +9,15 @@ use std::{
     sync::Arc,
 };
 
-use recaption_messages::{PreviousOutcome, SampleOutcome, SampleResult, ShardContents};
+use recaption_messages::{PreviousOutcome, SampleOutcome, SampleResult, ShardContents, ShardEvent};
 use recaption_schemas::{CaptionTable, Counts, RejectTable, caption_schema, reject_schema};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
     guard::FailureGuard,
+    output::Output,
     plan::Task,
-    shard_writer::{Finish, Output, ShardFailure, ShardResult, Table, ToPart, write_shard},
+    shard_writer::{ShardFailure, ShardOutcome, ShardResult, Table, ToPart, write_shard},
 };
 
 /// Uncompressed bytes gathered before a batch goes to the encoder.
@@ -24,70 +25,27 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Batches of one shard waiting for its encoder.
 const BATCH_QUEUE: usize = 2;
 
-/// What reaches the collector.
-pub enum Event {
-    /// A shard is begun; `permit` keeps its place in the window until it ends.
-    Begin {
-        /// Number within the run.
-        shard: usize,
-        /// Place in the window.
-        permit: OwnedSemaphorePermit,
-    },
-    /// A sample ended.
-    Sample(Box<SampleResult>),
-    /// A sample stays as an earlier run left it.
-    Kept {
-        /// Number within the run.
-        shard: usize,
-        /// Position in the shard.
-        index: u64,
-        /// What it was.
-        was: PreviousOutcome,
-    },
-    /// All samples of a shard were read.
-    Read {
-        /// Number within the run.
-        shard: usize,
-        /// What it held.
-        end: ShardContents,
-    },
-    /// Another worker committed a shard meanwhile.
-    Elsewhere {
-        /// Number within the run.
-        shard: usize,
-    },
-    /// A shard cannot be read.
-    Failed {
-        /// Number within the run.
-        shard: usize,
-        /// Why.
-        failure: ShardFailure,
-    },
-}
-
-/// A sample's end, old or new.
-enum Ended {
-    New(SampleOutcome),
-    Kept(PreviousOutcome),
-}
-
-struct Open {
-    waiting: BTreeMap<u64, Ended>,
+/// A shard whose rows are being gathered.
+struct OpenShard {
+    waiting: BTreeMap<u64, SampleOutcome>,
     /// Whether earlier rows are kept, and new ones take the place of rejects among them.
     retries: bool,
-    /// Earlier rows that stay and were not told yet, of captions and of rejects.
-    keep: [u64; 2],
+    /// Earlier rows that stay and were not sent to the writer yet, of captions and of rejects.
+    kept: [u64; 2],
     next: u64,
     counts: Counts,
     captions: CaptionTable,
     rejects: RejectTable,
-    end: Option<ShardContents>,
+    contents: Option<ShardContents>,
     to_part: mpsc::Sender<ToPart>,
 }
 
-impl Open {
-    /// Adds a new row.
+impl OpenShard {
+    /// Adds the next sample's row, or keeps its earlier one.
     async fn push(&mut self, outcome: SampleOutcome) -> anyhow::Result<()> {
+        if let SampleOutcome::Kept(previous) = &outcome {
+            return self.keep(previous).await;
+        }
         if self.retries {
             // It takes the place of a reject.
             self.flush(Table::Rejects).await?;
@@ -95,7 +53,7 @@ impl Open {
         }
         match outcome {
             SampleOutcome::Caption(row) => {
-                self.tell_kept(Table::Captions).await;
+                self.flush_kept(Table::Captions).await;
                 self.counts.captioned += 1;
                 self.captions.push(&row);
                 if self.captions.bytes() >= BATCH_BYTES {
@@ -103,7 +61,7 @@ impl Open {
                 }
             }
             SampleOutcome::Reject(reject) => {
-                self.tell_kept(Table::Rejects).await;
+                self.flush_kept(Table::Rejects).await;
                 self.counts.rejected += 1;
                 *self.counts.reasons.entry(reject.reason.as_str().to_owned()).or_default() += 1;
                 self.rejects.push(&reject);
@@ -111,13 +69,14 @@ impl Open {
                     self.flush(Table::Rejects).await?;
                 }
             }
+            SampleOutcome::Kept(_) => {}
         }
         Ok(())
     }
 
     /// Keeps the next earlier row.
-    async fn keep(&mut self, was: &PreviousOutcome) -> anyhow::Result<()> {
-        let table = match was {
+    async fn keep(&mut self, previous: &PreviousOutcome) -> anyhow::Result<()> {
+        let table = match previous {
             PreviousOutcome::Captioned => {
                 self.counts.captioned += 1;
                 Table::Captions
@@ -129,18 +88,18 @@ impl Open {
             }
         };
         self.send_new(table).await?;
-        self.keep[table as usize] += 1;
+        self.kept[table as usize] += 1;
         Ok(())
     }
 
     /// Sends all rows so far.
     async fn flush(&mut self, table: Table) -> anyhow::Result<()> {
-        self.tell_kept(table).await;
+        self.flush_kept(table).await;
         self.send_new(table).await
     }
 
-    async fn tell_kept(&mut self, table: Table) {
-        let rows = std::mem::take(&mut self.keep[table as usize]);
+    async fn flush_kept(&mut self, table: Table) {
+        let rows = std::mem::take(&mut self.kept[table as usize]);
         if rows > 0 {
             send(&self.to_part, ToPart::Keep(table, rows)).await;
         }
@@ -157,18 +116,18 @@ impl Open {
     }
 }
 
-/// Sorts outcomes by shard and position.
+/// Sorts sample results by shard and position.
 pub struct Collector {
     output: Arc<Output>,
     tasks: Arc<Vec<Task>>,
     /// Of each shard the first one of the same object: parts of a list are one input.
     inputs: Vec<usize>,
-    open: BTreeMap<usize, Open>,
+    open: BTreeMap<usize, OpenShard>,
     writers: tokio::task::JoinSet<ShardResult>,
     /// Shards that ended without being written.
     early: Vec<ShardResult>,
-    /// Shards whose end was told: one that can neither be read nor written fails once.
-    told: HashSet<usize>,
+    /// Shards whose end was reported: one that can be neither read nor written fails once.
+    reported: HashSet<usize>,
     guard: FailureGuard,
 }
 
@@ -188,7 +147,7 @@ impl Collector {
             writers: tokio::task::JoinSet::new(),
             early: Vec::new(),
             guard,
-            told: HashSet::new(),
+            reported: HashSet::new(),
         }
     }
 
@@ -197,43 +156,39 @@ impl Collector {
     /// # Errors
     /// When rows do not fit the schema, which is a defect and not bad data, or when so many samples failed that something
     /// is wrong with the run.
-    pub async fn take(&mut self, event: Event) -> anyhow::Result<()> {
+    pub async fn take(&mut self, event: ShardEvent) -> anyhow::Result<()> {
         match event {
-            Event::Begin { shard, permit } => self.begin(shard, permit),
-            Event::Sample(finished) => {
-                let SampleResult { shard, index, outcome, texts_cut, .. } = *finished;
-                // Late outcomes of a shard that failed have nowhere to go: it will be done again as a whole.
+            ShardEvent::Begun { shard, permit } => self.begin(shard, permit),
+            ShardEvent::Sample(result) => {
+                let SampleResult { shard, index, outcome, texts_cut, .. } = *result;
+                // Late results of a shard that failed are dropped: the shard will be processed again as a whole.
                 let Some(open) = self.open.get_mut(&shard) else { return Ok(()) };
                 open.counts.texts_cut += texts_cut;
                 self.guard.count(self.inputs[shard], &outcome)?;
-                open.waiting.insert(index, Ended::New(outcome));
+                open.waiting.insert(index, outcome);
                 self.advance(shard).await?;
             }
-            Event::Kept { shard, index, was } => {
+            ShardEvent::Read { shard, contents } => {
                 if let Some(open) = self.open.get_mut(&shard) {
-                    open.waiting.insert(index, Ended::Kept(was));
+                    open.contents = Some(contents);
                     self.advance(shard).await?;
                 }
             }
-            Event::Read { shard, end } => {
-                if let Some(open) = self.open.get_mut(&shard) {
-                    open.end = Some(end);
-                    self.advance(shard).await?;
-                }
+            ShardEvent::CommittedByOther { shard } => {
+                self.abandon_shard(ShardResult { shard, outcome: Ok(ShardOutcome::CommittedByOther) });
             }
-            Event::Elsewhere { shard } => {
-                self.give_up(ShardResult { shard, outcome: Ok(Finish::Elsewhere) });
+            ShardEvent::Failed { shard, error } => {
+                self.abandon_shard(ShardResult { shard, outcome: Err(ShardFailure::of_input(&error)) });
             }
-            Event::Failed { shard, failure } => self.give_up(ShardResult { shard, outcome: Err(failure) }),
         }
         Ok(())
     }
 
     /// Ends a shard before its rows are whole.
-    fn give_up(&mut self, result: ShardResult) {
+    fn abandon_shard(&mut self, result: ShardResult) {
         // Dropping the sender tells the shard's task to end.
         self.open.remove(&result.shard);
-        if self.told.insert(result.shard) {
+        if self.reported.insert(result.shard) {
             self.early.push(result);
         }
     }
@@ -244,10 +199,10 @@ impl Collector {
         let metadata = self.output.metadata();
         let earlier = self.tasks[shard].keep.as_ref();
         let texts_cut = earlier.map_or(0, |keep| keep.commit.counts.texts_cut);
-        let open = Open {
+        let open = OpenShard {
             waiting: BTreeMap::new(),
             retries: earlier.is_some(),
-            keep: [0; 2],
+            kept: [0; 2],
             next: 0,
             counts: Counts { texts_cut, ..Counts::default() },
             captions: CaptionTable::new(
@@ -255,7 +210,7 @@ impl Collector {
                 url.clone(),
             ),
             rejects: RejectTable::new(Arc::new(reject_schema(metadata)), url),
-            end: None,
+            contents: None,
             to_part,
         };
         self.open.insert(shard, open);
@@ -270,21 +225,18 @@ impl Collector {
     /// Moves rows that are next in order into the tables, and on when enough are gathered.
     async fn advance(&mut self, shard: usize) -> anyhow::Result<()> {
         let Some(open) = self.open.get_mut(&shard) else { return Ok(()) };
-        while let Some(ended) = open.waiting.remove(&open.next) {
+        while let Some(outcome) = open.waiting.remove(&open.next) {
             open.next += 1;
             open.counts.read += 1;
-            match ended {
-                Ended::New(outcome) => open.push(outcome).await?,
-                Ended::Kept(was) => open.keep(&was).await?,
-            }
+            open.push(outcome).await?;
         }
-        let complete = open.end.as_ref().is_some_and(|end| end.samples == open.next);
+        let complete = open.contents.as_ref().is_some_and(|contents| contents.samples == open.next);
         if complete && let Some(mut open) = self.open.remove(&shard) {
-            let end = open.end.take().unwrap_or_default();
-            open.counts.input = end.input;
+            let contents = open.contents.take().unwrap_or_default();
+            open.counts.input = contents.input;
             open.flush(Table::Captions).await?;
             open.flush(Table::Rejects).await?;
-            send(&open.to_part, ToPart::End(open.counts, end.damage)).await;
+            send(&open.to_part, ToPart::End(open.counts, contents.damage)).await;
         }
         Ok(())
     }
@@ -298,7 +250,7 @@ impl Collector {
         ended
     }
 
-    /// Waits for the uploads of complete shards; shards that are not complete are given up.
+    /// Waits for the uploads of complete shards; shards that are not complete are abandoned.
     pub async fn finish(mut self) -> Vec<ShardResult> {
         self.open.clear();
         let mut ended = std::mem::take(&mut self.early);
@@ -310,10 +262,10 @@ impl Collector {
 
     fn joined(&mut self, result: Result<ShardResult, tokio::task::JoinError>) -> Option<ShardResult> {
         match result {
-            // Given up: either it failed and was told already, or it is left to the next run.
+            // Abandoned: either it failed and was reported already, or it is left to the next run.
             Ok(ShardResult { outcome: Err(failure), .. }) if failure.error.is_empty() => None,
             Ok(result) if result.outcome.is_ok() => Some(result),
-            Ok(result) => self.told.insert(result.shard).then_some(result),
+            Ok(result) => self.reported.insert(result.shard).then_some(result),
             Err(error) => {
                 tracing::error!(%error, "a shard's writer broke down");
                 None

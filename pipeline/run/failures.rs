@@ -1,4 +1,4 @@
-//! Failures across runs: a shard that fails the same way at the same bytes is poison, anything else may be bad luck.
+//! Failures across runs: a shard that fails the same way at the same bytes fails permanently; anything else may be transient.
 
 use recaption_output::commits::{CommitLog, CommitResult};
 use recaption_schemas::{FailureClass, FailureRecord, ShardId};
@@ -6,7 +6,7 @@ use recaption_schemas::{FailureClass, FailureRecord, ShardId};
 use super::{
     plan::Plan,
     record::{FailedShard, RunReport},
-    shard_writer::{Finish, ShardResult},
+    shard_writer::{ShardOutcome, ShardResult},
 };
 
 /// Adds results to the report and brings the failure records of the output up to date.
@@ -14,12 +14,12 @@ pub async fn remember(commit_log: &CommitLog, plan: &Plan, results: &[ShardResul
     let earlier: std::collections::HashSet<String> = match commit_log.failures().await {
         Ok(names) => names.into_iter().collect(),
         Err(error) => {
-            tracing::warn!(%error, "earlier failures cannot be listed; none is taken for poison");
+            tracing::warn!(%error, "earlier failures cannot be listed; all are treated as transient");
             return collect(plan, results, report);
         }
     };
     collect(plan, results, report);
-    // A shard may have come back as it was: its rows are still there, and nothing is left of the failure.
+    // A shard may be back as it was: its rows are still there, and its failure is over.
     for id in plan.done.iter().filter(|id| earlier.contains(id.as_str())) {
         forget(commit_log, id).await;
     }
@@ -36,12 +36,12 @@ pub async fn remember(commit_log: &CommitLog, plan: &Plan, results: &[ShardResul
                     None
                 };
                 let input = task.shard.fingerprint();
-                // By class and not by words, which may tell how long it took.
+                // By class and not by message, which may hold a duration.
                 let same = before.as_ref().is_some_and(|b| b.input == input && b.class == failure.class);
                 let attempts = if same { before.map_or(1, |b| b.attempts + 1) } else { 1 };
                 if let Some(entry) = report.shards_failed.iter_mut().find(|f| f.shard == task.shard.url) {
                     entry.attempts = attempts;
-                    entry.poison = same && failure.class != FailureClass::Transport;
+                    entry.permanent = same && failure.class != FailureClass::Transport;
                 }
                 let record = FailureRecord {
                     shard: task.shard.url.clone(),
@@ -68,12 +68,12 @@ fn collect(plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
     for result in results {
         let url = &plan.todo[result.shard].shard.url;
         match &result.outcome {
-            Ok(Finish::Elsewhere) => report.shards_elsewhere += 1,
-            Ok(Finish::Twice) => {
-                report.shards_elsewhere += 1;
+            Ok(ShardOutcome::CommittedByOther) => report.shards_done_by_others += 1,
+            Ok(ShardOutcome::ProcessedTwice) => {
+                report.shards_done_by_others += 1;
                 report.shards_done_twice += 1;
             }
-            Ok(Finish::Here { commit, committed }) => {
+            Ok(ShardOutcome::Committed { commit, committed }) => {
                 report.shards_done += 1;
                 report.shards_done_twice += usize::from(*committed == CommitResult::AlreadyExists);
                 report.counts.add(&commit.counts);
@@ -86,7 +86,7 @@ fn collect(plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
                 class: failure.class,
                 error: failure.error.clone(),
                 attempts: 1,
-                poison: false,
+                permanent: false,
             }),
         }
     }

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use recaption_messages::SampleOutcome;
 use recaption_schemas::RejectReason;
 
-/// Samples that must have ended before their failures are judged.
-const ENOUGH: u64 = 1000;
+/// Samples that must have ended before a ratio of failures counts.
+const MIN_SAMPLES: u64 = 1000;
 
 /// Too many samples failed.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{failed} of {ended} samples failed ({reasons}), more than run.max_failure_ratio = {limit} allows: something is wrong \
-     with the inputs, the model or the way to them. CommitResult shards stay; after a repair `recaption retry` redoes those \
+     with the inputs, the model or the connection to them. Committed shards stay; after a repair `recaption retry` redoes those \
      with failures that may pass, and a larger run.max_failure_ratio (1 is off) goes on as it is"
 )]
 pub struct TooManyFailures {
@@ -67,7 +67,7 @@ impl FailureGuard {
         }
         let Some(reason) = failure else { return Ok(()) };
         *self.reasons.entry(reason).or_default() += 1;
-        if self.all.ended < ENOUGH || !self.all.exceeds(self.limit) {
+        if self.all.ended < MIN_SAMPLES || !self.all.exceeds(self.limit) {
             return Ok(());
         }
         // A single bad shard says nothing of the run: the others must be as bad.
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn many_failures_in_many_shards_stop_a_run_and_nothing_else_does() {
+    fn only_many_failures_in_many_shards_stop_a_run() {
         use RejectReason::{CorruptImage, TooSmall};
         assert_eq!(stops(0.5, &[(100, 100); 20], CorruptImage), Some(1000));
         assert_eq!(stops(0.5, &[(99, 99); 10], CorruptImage), None, "not enough were read");

@@ -26,14 +26,14 @@ impl RunModel {
     /// # Errors
     /// When a folder is unusable, has no tokenizer, or cannot do what is configured.
     pub fn open(config: &RunConfig) -> anyhow::Result<Self> {
-        let folder = open_folder(&config.captioner)?;
+        let folder = open_folder(&config.model.captioner)?;
         folder.decoder()?;
-        let scorer = config.scorer.as_deref().map(open_folder).transpose().context("model.scorer")?;
+        let scorer = config.model.scorer.as_deref().map(open_folder).transpose().context("model.scorer")?;
         // A scorer that is the captioner itself is none: it would compute the same features again.
         let scorer = scorer.filter(|scorer| scorer.digest != folder.digest);
-        let prompt = prompt_ids(&folder, &config.captioning.prompt)?;
+        let prompt = prompt_ids(&folder, &config.caption.prompt)?;
         let most = (folder.spec.dimensions.context_length - 1).saturating_sub(prompt.len());
-        let max_tokens = config.max_tokens.unwrap_or(most);
+        let max_tokens = config.caption.max_tokens.unwrap_or(most);
         if max_tokens > most {
             let after = if prompt.is_empty() { "" } else { " after this prompt" };
             let what = format!(
@@ -41,24 +41,24 @@ impl RunModel {
             );
             return Err(unfit(what));
         }
-        if config.min_tokens >= max_tokens {
+        if config.caption.min_tokens >= max_tokens {
             return Err(unfit(format!(
                 "`caption.min_tokens` = {} leaves no room below max_tokens = {max_tokens}",
-                config.min_tokens
+                config.caption.min_tokens
             )));
         }
         let settings = CaptionSettings {
-            strategy: config.captioning.strategy,
-            candidates: config.captioning.candidates,
+            strategy: config.caption.strategy,
+            candidates: config.caption.candidates,
             prompt,
             max_tokens,
-            min_tokens: config.min_tokens,
+            min_tokens: config.caption.min_tokens,
             max_slots: config.batch_size(Execution::Cpu),
-            cache_bytes: config.cache_bytes,
+            cache_bytes: config.resources.cache_bytes,
         };
         settings.validate()?;
-        for key in &config.captioning.ignored {
-            let strategy = config.captioning.strategy_name();
+        for key in &config.caption.ignored {
+            let strategy = config.caption.strategy_name();
             tracing::warn!("`{key}` is set, but caption.strategy = {strategy} does not look at it");
         }
         Ok(Self { folder, scorer, settings })
@@ -81,7 +81,8 @@ impl RunModel {
                 );
             }
         }
-        let executions = Execution::resolve_all(config.provider, &config.devices, &models)?;
+        let executions = Execution::resolve_all(config.model.provider, &config.model.devices, &models)?;
+        config.model.refuse_unwanted_cpu(&executions)?;
         // All of one kind, at least one.
         self.settings.max_slots = executions.first().map_or(0, |execution| config.batch_size(*execution));
         Ok(executions)

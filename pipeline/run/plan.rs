@@ -15,7 +15,7 @@ use recaption_output::commits::{
 };
 use recaption_schemas::{RejectReason, ShardCommit, ShardId};
 
-use super::RunOptions;
+use super::options::RunOptions;
 
 /// An output that was made with another configuration. Ends the program with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +55,8 @@ impl Task {
 pub struct Keep {
     /// The record of them.
     pub commit: Box<ShardCommit>,
-    /// Reasons of rejects that are tried again.
-    pub again: Vec<RejectReason>,
+    /// Reasons of rejects that are retried.
+    pub retried: Vec<RejectReason>,
 }
 
 /// A shard that is done, with what earlier attempts left beside it.
@@ -87,8 +87,8 @@ pub struct Plan {
     pub removals: Vec<(String, Vec<Seen>)>,
     /// Shards that are done again because their record or a part was amiss, with what it was.
     pub repaired: Vec<String>,
-    /// Shards that are left alone, because they did not change lately or have nothing to retry.
-    pub passed_over: usize,
+    /// Shards that are skipped because they did not change since `--since`, or have nothing to retry.
+    pub not_selected: usize,
     /// Lists among the inputs; its shards are in the tasks.
     pub split: Split,
     /// Keys that change rows.
@@ -116,9 +116,9 @@ impl Plan {
         let is_done = |shard: &ShardRef| survey.done(&shard.url, &name_of(shard)).is_some();
         let mut split = splitter.split(shards, is_done).await?;
         let inputs = names_of(&split);
-        let (mut todo, mut done, mut passed_over, mut repaired) = (Vec::new(), Vec::new(), 0, Vec::new());
-        // Objects of which something is left undone on purpose.
-        let mut left: HashSet<String> = HashSet::new();
+        let (mut todo, mut done, mut not_selected, mut repaired) = (Vec::new(), Vec::new(), 0, Vec::new());
+        // Objects of which some shards are not selected.
+        let mut incomplete: HashSet<String> = HashSet::new();
         for shard in std::mem::take(&mut split.shards) {
             let name = name_of(&shard);
             let mut found = survey.take(&shard.url, &name);
@@ -130,8 +130,8 @@ impl Plan {
                 continue;
             }
             if options.since.is_some_and(|since| shard.modified.is_some_and(|modified| modified < since)) {
-                passed_over += 1;
-                left.insert(shard.location.url());
+                not_selected += 1;
+                incomplete.insert(shard.location.url());
                 continue;
             }
             let found = if shard.missing.is_some() { ShardState::default() } else { found };
@@ -140,14 +140,14 @@ impl Plan {
         }
         if options.retry {
             let before = todo.len();
-            left.extend(todo.iter().map(|task| task.shard.location.url()));
+            incomplete.extend(todo.iter().map(|task| task.shard.location.url()));
             todo = failed_before(todo, commit_log, &split).await?;
-            passed_over += before - todo.len();
+            not_selected += before - todo.len();
         }
-        let (again, done) = tried_again(done, commit_log, (settings, options)).await?;
-        todo.extend(again);
+        let (retries, done) = select_retries(done, commit_log, (settings, options)).await?;
+        todo.extend(retries);
         let (done, leftovers) = done.into_iter().map(|done| (done.shard.id, done.found)).unzip();
-        let (superseded, orphans) = take_parts(&mut survey, &split, &left);
+        let (superseded, orphans) = split_off_stale_parts(&mut survey, &split, &incomplete);
         let with_parts = |shards: &[String]| {
             shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard).to_vec())).collect()
         };
@@ -163,7 +163,7 @@ impl Plan {
             strays,
             removals,
             repaired,
-            passed_over,
+            not_selected,
             configuration,
         })
     }
@@ -217,25 +217,25 @@ fn names_of(split: &Split) -> HashSet<ShardId> {
 fn faults_of(shard: &ShardRef, found: &ShardState) -> Vec<String> {
     let amiss = found.expects.iter().chain(&found.stale);
     let amiss = amiss.filter_map(|standing| Some((standing, standing.fault.as_ref()?)));
-    let tell = |(standing, fault): (&Standing, &String)| {
-        tracing::warn!(record = standing.path(), fault, "the shard is done again");
+    let warn = |(standing, fault): (&Standing, &String)| {
+        tracing::warn!(record = standing.path(), fault, "processing the shard again");
         format!("{}: {fault}", shard.url)
     };
-    amiss.map(tell).collect()
+    amiss.map(warn).collect()
 }
 
 /// Takes parts of lists from the shards without an input; gives those that the lists do not have any more, but for lists of
-/// which something is `left` undone: these keep them. And all others, which have no input.
-fn take_parts(
+/// which shards are not selected (`incomplete`): these keep them. And all others, which have no input.
+fn split_off_stale_parts(
     survey: &mut Survey,
     split: &Split,
-    left: &HashSet<String>,
+    incomplete: &HashSet<String>,
 ) -> (BTreeMap<String, Orphans>, Orphans) {
     let (mut superseded, mut orphans): (BTreeMap<String, Orphans>, _) = (BTreeMap::new(), Orphans::new());
     for (shard, standing) in survey.take_records() {
         let parts = survey.parts_of(&shard).to_vec();
         match split.stale_part(&shard) {
-            Some(StalePart::Superseded(list)) if !left.contains(list) => {
+            Some(StalePart::Superseded(list)) if !incomplete.contains(list) => {
                 superseded.entry(list.to_owned()).or_default().insert(shard, (standing, parts));
             }
             Some(_) => {}
@@ -280,7 +280,7 @@ async fn failed_before(todo: Vec<Task>, commit_log: &CommitLog, split: &Split) -
 
 /// Shards that are done but rejected samples for a reason that may be gone by now: one that passes (in a `retry`), or a
 /// setting that is another one now.
-async fn tried_again(
+async fn select_retries(
     done: Vec<Done>,
     commit_log: &CommitLog,
     (settings, options): (&Settings, &RunOptions),
@@ -290,17 +290,14 @@ async fn tried_again(
     }
     let looked: Vec<(Done, Option<Keep>)> = stream::iter(done)
         .map(|done| async move {
-            let again = done
-                .standing
-                .facts
-                .as_ref()
-                .map(|facts| again(facts, settings, options.retry))
-                .unwrap_or_default();
-            let commit = match again.is_empty() {
+            let facts = done.standing.facts.as_ref();
+            let retried =
+                facts.map(|facts| retried_reasons(facts, settings, options.retry)).unwrap_or_default();
+            let commit = match retried.is_empty() {
                 true => None,
                 false => commit_log.find(&done.standing.file, &done.name).await?,
             };
-            anyhow::Ok((done, commit.map(|commit| Keep { commit: Box::new(commit), again })))
+            anyhow::Ok((done, commit.map(|commit| Keep { commit: Box::new(commit), retried })))
         })
         .buffered(RECORDS_AT_ONCE)
         .try_collect()
@@ -328,7 +325,7 @@ async fn tried_again(
 }
 
 /// Reasons of a shard's rejects that another attempt may turn into captions.
-fn again(facts: &Facts, settings: &Settings, retry: bool) -> Vec<RejectReason> {
+fn retried_reasons(facts: &Facts, settings: &Settings, retry: bool) -> Vec<RejectReason> {
     let has = |reason: &RejectReason| facts.counts.reasons.contains_key(reason.as_str());
     let passes = |reason: &RejectReason| {
         retry && reason.is_transient()

@@ -12,9 +12,10 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use recaption_input::shards::ShardRef;
+use recaption_messages::ReadCounters;
 
 use super::{devices::Devices, plan::Plan};
-use crate::cli::logging::BARS;
+use crate::terminal::BARS;
 
 /// How often the bar is redrawn.
 const REDRAW: Duration = Duration::from_millis(200);
@@ -28,10 +29,8 @@ pub struct Progress {
     pub shards: usize,
     /// Bytes to be read.
     pub bytes: u64,
-    /// Bytes read.
-    pub bytes_read: AtomicU64,
-    /// Samples read.
-    pub read: AtomicU64,
+    /// Bytes and samples that the readers have read.
+    pub read: ReadCounters,
     /// Samples that became rows or rejects.
     pub finished: AtomicU64,
     /// Rejects among them.
@@ -76,8 +75,8 @@ impl Progress {
 
     /// Bytes that are done for certain: what was read, less what is still inside. An estimate for the ETA.
     fn fraction(&self) -> f64 {
-        let (read, finished) = (self.read.load(Relaxed), self.finished.load(Relaxed));
-        let bytes = self.bytes_read.load(Relaxed) as f64 / (self.bytes.max(1)) as f64;
+        let (read, finished) = (self.read.samples.load(Relaxed), self.finished.load(Relaxed));
+        let bytes = self.read.bytes.load(Relaxed) as f64 / (self.bytes.max(1)) as f64;
         if read == 0 { 0.0 } else { bytes * finished as f64 / read as f64 }
     }
 }
@@ -92,12 +91,12 @@ pub enum Reporter {
 }
 
 /// Shows progress until it is dropped.
-pub struct Shown {
+pub struct ProgressHandle {
     task: Option<tokio::task::JoinHandle<()>>,
     bar: Option<ProgressBar>,
 }
 
-impl Drop for Shown {
+impl Drop for ProgressHandle {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
             task.abort();
@@ -111,17 +110,17 @@ impl Drop for Shown {
 impl Reporter {
     /// Begins to show `progress`.
     #[must_use]
-    pub fn start(self, progress: &Arc<Progress>) -> Shown {
+    pub fn start(self, progress: &Arc<Progress>) -> ProgressHandle {
         if self == Self::Silent {
-            return Shown { task: None, bar: None };
+            return ProgressHandle { task: None, bar: None };
         }
         let progress = Arc::clone(progress);
         if std::io::stderr().is_terminal() {
             let bar = new_bar();
             let task = tokio::spawn(redraw(progress, bar.clone()));
-            return Shown { task: Some(task), bar: Some(bar) };
+            return ProgressHandle { task: Some(task), bar: Some(bar) };
         }
-        Shown { task: Some(tokio::spawn(log_lines(progress))), bar: None }
+        ProgressHandle { task: Some(tokio::spawn(log_lines(progress))), bar: None }
     }
 }
 

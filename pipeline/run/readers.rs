@@ -1,207 +1,80 @@
 //! The readers of a run: each takes the next shard until there is none.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
-use recaption_input::{
-    read::{ReadError, ReadSettings, read_shard},
-    shards::ShardRef,
-};
-use recaption_messages::{ReadItem, ShardContents};
-use recaption_output::{
-    commits::{CommitLog, Records, Taken, Workers},
-    read_previous_rows,
-};
-use recaption_schemas::FailureClass;
-use recaption_store::Location;
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use recaption_input::read::{ReadRequest, ReadSettings, read_shard};
+use recaption_messages::{Closed, ReadSink, ReadStop, ShardContents, ShardEvent};
+use recaption_output::commits::Taken;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{
-    collector::Event,
-    plan::{Keep, Task},
-    shard_writer::ShardFailure,
-    wire::Shared,
-};
-
-/// Pause between two looks at shards that are in other workers' hands.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// A listing of the records is worth this many times its own time.
-const LISTING_SHARE: u32 = 20;
-
-/// What the readers of a run know of the output that they read for.
-pub struct Watch {
-    commit_log: CommitLog,
-    output: Location,
-    tasks: Arc<Vec<Task>>,
-    workers: Option<Arc<Workers>>,
-    done: Mutex<DoneElsewhere>,
-}
-
-/// Records that stood when it was looked last.
-#[derive(Default)]
-struct DoneElsewhere {
-    records: Records,
-    until: Option<Instant>,
-}
+use super::{context::RunState, worker_claims::CLAIM_POLL};
 
 /// What a reader does next.
 enum Next {
     /// Reads this shard.
     Read(usize),
-    /// Another worker did this one.
-    Elsewhere(usize),
-    /// Nothing more.
+    /// Reports that another worker committed this shard.
+    CommittedByOther(usize),
+    /// Ends: no shard is left.
     Nothing,
 }
 
-impl Watch {
-    /// Of the tasks of a run.
-    #[must_use]
-    pub fn new(
-        commit_log: CommitLog,
-        output: Location,
-        tasks: Arc<Vec<Task>>,
-        workers: Option<Arc<Workers>>,
-    ) -> Self {
-        Self { commit_log, output, tasks, workers, done: Mutex::default() }
-    }
-
-    /// The rows that stay, where this shard is done for what failed in it alone.
-    fn keep(&self, shard: usize) -> Option<&Keep> {
-        self.tasks.get(shard)?.keep.as_ref()
-    }
-
-    /// Whose a shard is.
-    async fn take(&self, shard: usize) -> Taken {
-        let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) else {
-            return Taken::Inherited;
-        };
-        workers.take(task.shard.id.as_str()).await
-    }
-
-    /// The same, for a reader that has nothing else to do.
-    async fn help(&self, shard: usize) -> Taken {
-        let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) else {
-            return Taken::Inherited;
-        };
-        workers.help(task.shard.id.as_str()).await
-    }
-
-    /// Gives a shard back that failed.
-    pub async fn give_back(&self, shard: usize) {
-        if let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) {
-            workers.give_back(task.shard.id.as_str()).await;
-        }
-    }
-
-    /// Whether another worker committed a shard after this one's plan was made. What cannot be asked is done.
-    async fn is_done(&self, shard: usize) -> bool {
-        let Some(task) = self.tasks.get(shard) else { return false };
-        match self.commit_log.sum(task.shard.id.as_str(), &task.name).await {
-            // One that is to be done again in spite of its record is done once there is another one.
-            Ok(Some(sum)) => task.expects.as_ref().is_none_or(|standing| standing.sum != sum),
-            _ => false,
-        }
-    }
-
-    /// As [`Watch::is_done`], of a shard in another worker's hands: asked for all of them at once, and not too often.
-    async fn was_done(&self, shard: usize) -> bool {
-        let Some(task) = self.tasks.get(shard) else { return false };
-        if task.expects.is_some() {
-            return self.is_done(shard).await;
-        }
-        let mut done = self.done.lock().await;
-        if done.until.is_none_or(|until| until <= Instant::now()) {
-            let began = Instant::now();
-            if let Ok(records) = self.commit_log.list().await {
-                done.records = records;
-            }
-            done.until = Some(Instant::now() + LOOK_AGAIN.max(began.elapsed() * LISTING_SHARE));
-        }
-        done.records.get(task.shard.id.as_str()).is_some_and(|names| names.contains(&task.name))
-    }
-}
-
-/// The next shard of a reader: one that nobody has, then those that others had.
-async fn next(shared: &Shared) -> Next {
-    let Some(watch) = &shared.watch else {
-        return shared.queue.take().map_or(Next::Nothing, Next::Read);
+/// Takes the next shard: first one that no worker claims, then those that others claimed.
+async fn next(state: &RunState) -> Next {
+    let Some(claims) = &state.claims else {
+        return state.queue.take().map_or(Next::Nothing, Next::Read);
     };
-    while let Some(shard) = shared.queue.take() {
-        match watch.take(shard).await {
+    while let Some(shard) = state.queue.take() {
+        match claims.claim(shard).await {
             Taken::Here => return Next::Read(shard),
-            Taken::Inherited if watch.is_done(shard).await => return Next::Elsewhere(shard),
+            Taken::Inherited if claims.is_committed(shard).await => return Next::CommittedByOther(shard),
             Taken::Inherited => return Next::Read(shard),
             Taken::Elsewhere => {
-                shared.queue.defer(shard);
-                shared.queue.mix();
+                state.queue.defer(shard);
+                state.queue.shuffle_remaining();
             }
         }
     }
-    while let Some(shard) = shared.queue.take_deferred() {
-        if watch.was_done(shard).await {
-            return Next::Elsewhere(shard);
+    while let Some(shard) = state.queue.take_deferred() {
+        if claims.is_listed(shard).await {
+            return Next::CommittedByOther(shard);
         }
-        match watch.help(shard).await {
+        match claims.claim_late(shard).await {
             Taken::Elsewhere => {
-                shared.queue.defer(shard);
-                tokio::time::sleep(LOOK_AGAIN).await;
+                state.queue.defer(shard);
+                tokio::time::sleep(CLAIM_POLL).await;
             }
-            _ if watch.is_done(shard).await => return Next::Elsewhere(shard),
+            _ if claims.is_committed(shard).await => return Next::CommittedByOther(shard),
             _ => return Next::Read(shard),
         }
     }
     Next::Nothing
 }
 
-/// One reader.
+/// Runs one reader until no shard is left, the run stops, or the collector is gone.
 pub async fn read_all(
-    shared: Arc<Shared>,
+    state: Arc<RunState>,
     settings: Arc<ReadSettings>,
-    to_decoders: mpsc::Sender<ReadItem>,
-    events: mpsc::Sender<Event>,
+    sink: ReadSink,
+    events: mpsc::Sender<ShardEvent>,
 ) {
     loop {
-        // A stop comes first: shards that are given up keep their places in the window to the end of the run.
+        // The stop is polled first: shards that are abandoned keep their places in the window until the run ends.
         let next = tokio::select! {
             biased;
-            () = shared.stop.wait_requested() => return,
-            next = next(&shared) => next,
+            () = state.stop.wait_requested() => return,
+            next = next(&state) => next,
         };
-        let shard = match next {
-            Next::Read(shard) => shard,
-            Next::Elsewhere(shard) => {
-                shared.queue.mix();
-                if events.send(Event::Elsewhere { shard }).await.is_err() {
-                    return;
-                }
-                continue;
+        let event = match next {
+            Next::Read(shard) => match read_one(&state, shard, &settings, &sink, &events).await {
+                Ok(event) => event,
+                Err(Closed) => return,
+            },
+            Next::CommittedByOther(shard) => {
+                state.queue.shuffle_remaining();
+                ShardEvent::CommittedByOther { shard }
             }
             Next::Nothing => return,
-        };
-        let permit = tokio::select! {
-            biased;
-            () = shared.stop.wait_requested() => return,
-            permit = Semaphore::acquire_owned(Arc::clone(&shared.window)) => permit,
-        };
-        let (Ok(permit), Some(found)) = (permit, shared.shards.get(shard)) else { return };
-        if events.send(Event::Begin { shard, permit }).await.is_err() {
-            return;
-        }
-        let result = tokio::select! {
-            result = read_one(&shared, (shard, found), &settings, &to_decoders) => result,
-            () = shared.stop.wait_aborted() => return,
-        };
-        let event = match result {
-            Ok(Some(end)) => Event::Read { shard, end },
-            Ok(None) => return,
-            Err(error) => {
-                tracing::error!(%error, "shard cannot be read");
-                let failure = ShardFailure::of_input(error.class, error.to_string(), error.is_retryable);
-                Event::Failed { shard, failure }
-            }
         };
         if events.send(event).await.is_err() {
             return;
@@ -209,24 +82,84 @@ pub async fn read_all(
     }
 }
 
-/// Reads a shard; of one that is retried only what failed goes on to the decoders.
+/// Reads a shard once there is a place in the window; returns how that ended.
 async fn read_one(
-    shared: &Shared,
-    (shard, found): (usize, &ShardRef),
+    state: &RunState,
+    shard: usize,
     settings: &ReadSettings,
-    to_decoders: &mpsc::Sender<ReadItem>,
-) -> Result<Option<ShardContents>, ReadError> {
-    let bytes_read = &shared.progress.bytes_read;
-    let keep = shared.watch.as_ref().and_then(|watch| Some((watch, watch.keep(shard)?)));
-    let Some((watch, keep)) = keep else {
-        return read_shard(shard, found, settings, &shared.budget, bytes_read, None, to_decoders).await;
+    sink: &ReadSink,
+    events: &mpsc::Sender<ShardEvent>,
+) -> Result<ShardEvent, Closed> {
+    let permit = place_in_window(state).await?;
+    events.send(ShardEvent::Begun { shard, permit }).await.map_err(|_| Closed)?;
+    let result = tokio::select! {
+        result = read(state, shard, settings, sink) => result,
+        () = state.stop.wait_aborted() => return Err(Closed),
     };
-    let former =
-        read_previous_rows(&watch.output, &keep.commit, &keep.again).await.map_err(|e| ReadError {
-            url: found.url.clone(),
-            what: format!("its earlier rows: {e}"),
-            class: FailureClass::Transport,
-            is_retryable: true,
-        })?;
-    read_shard(shard, found, settings, &shared.budget, bytes_read, Some(former), to_decoders).await
+    match result {
+        Ok(contents) => Ok(ShardEvent::Read { shard, contents }),
+        Err(ReadStop::Closed(closed)) => Err(closed),
+        Err(ReadStop::Failed(error)) => {
+            tracing::error!(%error, "shard cannot be read");
+            Ok(ShardEvent::Failed { shard, error })
+        }
+    }
+}
+
+async fn place_in_window(state: &RunState) -> Result<OwnedSemaphorePermit, Closed> {
+    tokio::select! {
+        biased;
+        () = state.stop.wait_requested() => Err(Closed),
+        permit = Semaphore::acquire_owned(Arc::clone(&state.window)) => permit.map_err(|_| Closed),
+    }
+}
+
+/// Reads a shard. Of one that is retried, only samples that failed go on to the decoders.
+async fn read(
+    state: &RunState,
+    number: usize,
+    settings: &ReadSettings,
+    sink: &ReadSink,
+) -> Result<ShardContents, ReadStop> {
+    let Some(shard) = state.shards.get(number) else { return Err(Closed.into()) };
+    let previous = match &state.claims {
+        Some(claims) => claims.previous_rows(number).await?,
+        None => None,
+    };
+    let (budget, counters) = (&state.budget, &state.progress.read);
+    read_shard(ReadRequest { number, shard, settings, budget, counters, previous, sink }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use anyhow::anyhow;
+
+    use super::*;
+    use crate::run::shard_queue::ShardQueue;
+
+    /// Shards that are abandoned keep their places in the window: a reader that waits for one must notice the stop.
+    #[tokio::test]
+    async fn reader_waiting_for_a_full_window_stops() {
+        for abort in [false, true] {
+            let state = Arc::new(RunState::for_tests(ShardQueue::new([0]), 1));
+            let place = Arc::clone(&state.window).acquire_owned().await.expect("a place");
+            let ((samples, _samples), (events, mut received)) = (mpsc::channel(1), mpsc::channel(1));
+            let sink = ReadSink::Routed { samples, events: events.clone() };
+            let settings = Arc::new(ReadSettings::default());
+            let reader = tokio::spawn(read_all(Arc::clone(&state), settings, sink, events));
+            tokio::task::yield_now().await;
+            assert!(!reader.is_finished(), "the window is full");
+            if abort {
+                state.fail(anyhow!("an error that ends the run"));
+            } else {
+                state.stop.request_stop();
+            }
+            let ended = tokio::time::timeout(Duration::from_secs(30), reader).await;
+            ended.expect("the reader waits forever").expect("no panic");
+            assert!(received.recv().await.is_none(), "no shard was begun");
+            drop(place);
+        }
+    }
 }

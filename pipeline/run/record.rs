@@ -7,10 +7,7 @@ use recaption_store::{Location, StoreError, write_json};
 use serde::Serialize;
 
 use super::{DeviceReport, Devices, RunModel, SelfTest, plan::Plan};
-use crate::config::RunConfig;
-
-/// Keys that were typed, with their values as TOML writes them.
-pub type Typed = BTreeMap<String, String>;
+use crate::config::{ExplicitSettings, RunConfig};
 
 /// Exit codes, a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +20,8 @@ pub enum ExitCode {
     Usage = 2,
     /// Finished, but shards failed or were damaged in this run.
     Incomplete = 3,
-    /// Finished, and every failure left is of a shard that failed the same way before: poison.
-    Poisoned = 4,
+    /// Finished, and every failure left is of a shard that failed the same way before: permanent.
+    Permanent = 4,
 }
 
 /// A shard that failed.
@@ -39,7 +36,7 @@ pub struct FailedShard {
     /// How many runs met this.
     pub attempts: u32,
     /// Whether it failed the same way, not in transport, at the same input before.
-    pub poison: bool,
+    pub permanent: bool,
 }
 
 /// Totals of a run.
@@ -63,10 +60,10 @@ pub struct RunReport {
     /// What is known about a device that is not the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_test: Option<SelfTest>,
-    /// Where it was typed: paths without a beginning are meant from here.
+    /// Working directory: relative paths start here.
     pub directory: String,
-    /// What was typed.
-    pub typed: Typed,
+    /// Keys that were set, by file, environment or flag.
+    pub explicit_settings: ExplicitSettings,
     /// Keys that change rows.
     pub configuration: BTreeMap<String, String>,
     /// Start, RFC 3339.
@@ -80,7 +77,7 @@ pub struct RunReport {
     /// Shards committed by this run.
     pub shards_done: usize,
     /// Shards that another worker committed while this one ran.
-    pub shards_elsewhere: usize,
+    pub shards_done_by_others: usize,
     /// Shards that this run computed too, though another worker committed them first.
     pub shards_done_twice: usize,
     /// Shards that were done before and are done again, because their record or a part was amiss.
@@ -90,7 +87,7 @@ pub struct RunReport {
     /// Shards committed by this run that could be read only in part.
     pub shards_damaged: Vec<String>,
     /// Shards that were left alone: not changed since `--since`, or with nothing to retry.
-    pub shards_passed_over: usize,
+    pub shards_not_selected: usize,
     /// Shards in the output that are not among the inputs any more, by name.
     pub shards_orphaned: Vec<String>,
     /// Whether their rows were removed.
@@ -98,7 +95,7 @@ pub struct RunReport {
     /// Shards that failed.
     pub shards_failed: Vec<FailedShard>,
     /// Shards that were not begun or not finished because the run was interrupted.
-    pub shards_left: usize,
+    pub shards_incomplete: usize,
     /// Where the samples of this run's shards went.
     pub counts: Counts,
     /// Requests to stores that took another attempt, those of the cloud clients' own not counted.
@@ -128,23 +125,23 @@ impl RunReport {
             self_test: None,
             directory: std::env::current_dir()
                 .map_or_else(|_| String::new(), |dir| dir.display().to_string()),
-            typed: config.typed.clone(),
+            explicit_settings: config.explicit_settings.clone(),
             configuration: plan.configuration.clone(),
             started: now.to_rfc3339(),
             finished: String::new(),
             seconds: 0.0,
             shards_skipped: plan.done.len(),
             shards_done: 0,
-            shards_elsewhere: 0,
+            shards_done_by_others: 0,
             shards_done_twice: 0,
             shards_repaired: plan.repaired.clone(),
             leftovers_removed: 0,
             shards_damaged: Vec::new(),
-            shards_passed_over: plan.passed_over,
+            shards_not_selected: plan.not_selected,
             shards_orphaned: sorted(plan.orphans.keys()),
             retired: false,
             shards_failed: Vec::new(),
-            shards_left: 0,
+            shards_incomplete: 0,
             counts: Counts::default(),
             requests_retried: 0,
             decoder_panics: 0,
@@ -167,9 +164,9 @@ impl RunReport {
     pub async fn write(&mut self, output: &Location) -> Result<(), StoreError> {
         self.finished = chrono::Utc::now().to_rfc3339();
         self.seconds = self.clock.elapsed().as_secs_f64();
-        let ended = self.shards_done + self.shards_elsewhere + self.shards_failed.len();
-        self.shards_left = self.planned.saturating_sub(ended);
-        self.interrupted &= self.shards_left > 0;
+        let ended = self.shards_done + self.shards_done_by_others + self.shards_failed.len();
+        self.shards_incomplete = self.planned.saturating_sub(ended);
+        self.interrupted &= self.shards_incomplete > 0;
         write_json(&output.child("_recaption/runs").child(&format!("{}.json", self.run)), self).await
     }
 
@@ -181,13 +178,13 @@ impl RunReport {
     /// The exit code that this report means.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
-        let poisoned = self.shards_failed.iter().all(|f| f.poison);
-        if self.shards_left > 0 {
+        let permanent = self.shards_failed.iter().all(|f| f.permanent);
+        if self.shards_incomplete > 0 {
             ExitCode::Failed
-        } else if !self.shards_damaged.is_empty() || !poisoned || self.devices_failed().next().is_some() {
+        } else if !self.shards_damaged.is_empty() || !permanent || self.devices_failed().next().is_some() {
             ExitCode::Incomplete
         } else if !self.shards_failed.is_empty() {
-            ExitCode::Poisoned
+            ExitCode::Permanent
         } else {
             ExitCode::Done
         }
@@ -195,7 +192,7 @@ impl RunReport {
 }
 
 /// Shards without an input that are named.
-const NAMED: usize = 10;
+const MAX_LISTED: usize = 10;
 
 fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
     let mut names: Vec<String> = names.cloned().collect();
@@ -204,43 +201,47 @@ fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
 }
 
 impl RunReport {
-    /// What is worth a word beside the totals.
+    /// Writes what is notable beside the totals.
     fn fmt_notes(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.shards_passed_over > 0 {
-            writeln!(f, "note      {} shards were left alone", self.shards_passed_over)?;
+        if self.shards_not_selected > 0 {
+            writeln!(
+                f,
+                "note      {} shards were not selected (unchanged since --since, or nothing to retry)",
+                self.shards_not_selected
+            )?;
         }
-        if self.shards_elsewhere > 0 {
-            writeln!(f, "note      {} shards were done by another worker meanwhile", self.shards_elsewhere)?;
+        if self.shards_done_by_others > 0 {
+            writeln!(f, "note      {} shards were done by another worker", self.shards_done_by_others)?;
         }
         if self.shards_done_twice > 0 {
             writeln!(
                 f,
-                "note      {} shards were computed here too, though another worker committed them first",
+                "note      {} shards were processed here too, though another worker committed them first",
                 self.shards_done_twice
             )?;
         }
-        for shard in self.shards_repaired.iter().take(NAMED) {
-            writeln!(f, "again     {shard}")?;
+        for shard in self.shards_repaired.iter().take(MAX_LISTED) {
+            writeln!(f, "redone    {shard}")?;
         }
-        if self.shards_repaired.len() > NAMED {
-            writeln!(f, "          and {} more", self.shards_repaired.len() - NAMED)?;
+        if self.shards_repaired.len() > MAX_LISTED {
+            writeln!(f, "          and {} more", self.shards_repaired.len() - MAX_LISTED)?;
         }
         if self.leftovers_removed > 0 {
-            writeln!(f, "note      {} files that dead workers left were removed", self.leftovers_removed)?;
+            writeln!(f, "note      {} files of dead workers were removed", self.leftovers_removed)?;
         }
         if !self.shards_orphaned.is_empty() {
             let n = self.shards_orphaned.len();
             let what = if self.retired {
                 "retired: their inputs are gone, and so are their rows"
             } else {
-                "of the output are not among the inputs any more; `--retire` removes their rows"
+                "of the output are no longer among the inputs; `--retire` removes their rows"
             };
             writeln!(f, "note      {n} shards {what}")?;
-            for shard in self.shards_orphaned.iter().take(NAMED) {
+            for shard in self.shards_orphaned.iter().take(MAX_LISTED) {
                 writeln!(f, "          {shard}")?;
             }
-            if n > NAMED {
-                writeln!(f, "          and {} more", n - NAMED)?;
+            if n > MAX_LISTED {
+                writeln!(f, "          and {} more", n - MAX_LISTED)?;
             }
         }
         Ok(())
@@ -258,7 +259,11 @@ impl std::fmt::Display for RunReport {
             self.shards_skipped,
             self.shards_failed.len(),
             self.shards_damaged.len(),
-            if self.shards_left > 0 { format!(", {} left", self.shards_left) } else { String::new() }
+            if self.shards_incomplete > 0 {
+                format!(", {} incomplete", self.shards_incomplete)
+            } else {
+                String::new()
+            }
         )?;
         writeln!(f, "samples   {} read = {} captioned + {} rejected", c.read, c.captioned, c.rejected)?;
         for (reason, n) in &c.reasons {
@@ -281,8 +286,8 @@ impl std::fmt::Display for RunReport {
             writeln!(f, "damaged   {shard}")?;
         }
         for failed in &self.shards_failed {
-            let note = if failed.poison {
-                format!(" (poison: failed {} times)", failed.attempts)
+            let note = if failed.permanent {
+                format!(" (permanent: failed {} times)", failed.attempts)
             } else {
                 String::new()
             };
@@ -290,7 +295,7 @@ impl std::fmt::Display for RunReport {
         }
         self.fmt_notes(f)?;
         if self.interrupted {
-            writeln!(f, "interrupted: the same command goes on where this one stopped")?;
+            writeln!(f, "interrupted: the same command continues where this one stopped")?;
         }
         Ok(())
     }

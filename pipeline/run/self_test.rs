@@ -33,9 +33,11 @@ pub async fn self_test(
 ) -> anyhow::Result<Option<SelfTest>> {
     let mut result = None;
     for execution in executions {
-        let (execution, cuda_graphs) = (*execution, config.cuda_graphs);
-        let options = SessionOptions { execution, cuda_graphs, ..SessionOptions::on_cpu(config.threads) };
-        let one = self_test_with(config.self_test, model, options, SelfTestCache::default()).await?;
+        let (execution, cuda_graphs) = (*execution, config.model.cuda_graphs);
+        let options =
+            SessionOptions { execution, cuda_graphs, ..SessionOptions::on_cpu(config.resources.threads) };
+        let one =
+            self_test_with(config.resources.self_test, model, options, SelfTestCache::default()).await?;
         // Cards of one model and driver remember each other: what was tested now is said.
         result = if result == Some(SelfTest::Passed) { result } else { one };
     }

@@ -5,18 +5,20 @@
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
+use recaption_messages::ReadError;
 use recaption_output::{
-    commits::{Attempt, CommitError, CommitResult, Committer, remove},
+    commits::{Attempt, CommitError, CommitResult, remove},
     select::{PartReader, SelectError},
     write::{PartPlace, PartWriter, WriteError},
 };
 use recaption_schemas::{
     COMMIT_FORMAT, Counts, Damage, FailureClass, PartInfo, RejectReason, ShardCommit, caption_schema,
-    metadata_keys, redact_text, reject_schema,
+    redact_text, reject_schema,
 };
-use recaption_store::{ErrorKind, Location, StoreError};
+use recaption_store::{ErrorKind, StoreError};
 use tokio::sync::mpsc;
 
+use super::output::Output;
 use super::plan::{Settings, Task, differences};
 
 /// Why a shard failed.
@@ -26,9 +28,9 @@ pub struct ShardFailure {
     pub class: FailureClass,
     /// What happened.
     pub error: String,
-    /// Whether another attempt in this run may go better.
+    /// Whether another attempt in this run may succeed.
     pub is_retryable: bool,
-    /// Whether every other shard would fail the same way: an output that is full, or refuses.
+    /// Whether every other shard would fail the same way: the output is full, or rejects writes.
     pub ends_run: bool,
     /// Where the output has another configuration by now: the keys that differ.
     pub mismatch: Option<String>,
@@ -46,8 +48,8 @@ impl ShardFailure {
         }
     }
 
-    /// A shard that was given up without a reason of its own.
-    fn given_up() -> Self {
+    /// A shard that was abandoned, because it failed elsewhere or the run stops.
+    fn abandoned() -> Self {
         Self {
             class: FailureClass::Transport,
             error: String::new(),
@@ -58,24 +60,30 @@ impl ShardFailure {
     }
 
     /// A shard that could not be read.
-    pub fn of_input(class: FailureClass, error: String, is_retryable: bool) -> Self {
-        Self { class, error, is_retryable, ends_run: false, mismatch: None }
+    pub fn of_input(error: &ReadError) -> Self {
+        Self {
+            class: error.class,
+            error: error.to_string(),
+            is_retryable: error.is_retryable,
+            ends_run: false,
+            mismatch: None,
+        }
     }
 }
 
-/// A shard that is committed.
-pub enum Finish {
+/// How a shard was committed.
+pub enum ShardOutcome {
     /// By this worker.
-    Here {
+    Committed {
         /// Its record.
         commit: Box<ShardCommit>,
         /// Whether its record was new.
         committed: CommitResult,
     },
     /// By another worker, before this one began it.
-    Elsewhere,
-    /// By another worker, while this one did it too.
-    Twice,
+    CommittedByOther,
+    /// By another worker, while this one processed it too.
+    ProcessedTwice,
 }
 
 /// How a shard ended.
@@ -83,7 +91,7 @@ pub struct ShardResult {
     /// Number within the run.
     pub shard: usize,
     /// Its commit record, or why there is none.
-    pub outcome: Result<Finish, ShardFailure>,
+    pub outcome: Result<ShardOutcome, ShardFailure>,
 }
 
 /// A table of the output.
@@ -105,37 +113,6 @@ pub enum ToPart {
     Drop(Table),
     /// All rows were sent.
     End(Counts, Option<Damage>),
-}
-
-/// What all shards of a run have in common.
-pub struct Output {
-    /// The output.
-    pub location: Location,
-    /// Commits its shards; knows the keys that change rows.
-    pub committer: Committer,
-    /// Settings that are no row keys and yet make rejects.
-    pub settings: Settings,
-    /// Captioner's digest.
-    pub model: String,
-    /// Scorer's digest, where it is not the captioner.
-    pub scorer: Option<String>,
-    /// Decode parameters and seed, JSON.
-    pub decode: String,
-    /// Whether rows carry the stored image.
-    pub embed: bool,
-}
-
-impl Output {
-    /// Metadata of every part.
-    pub fn metadata(&self) -> std::collections::HashMap<String, String> {
-        let always: [(&str, &str); 3] = [
-            (metadata_keys::SCHEMA_VERSION, recaption_schemas::CAPTION_SCHEMA_VERSION),
-            (metadata_keys::MODEL, &self.model),
-            (metadata_keys::DECODE, &self.decode),
-        ];
-        let scorer = self.scorer.as_deref().map(|digest| (metadata_keys::SCORER, digest));
-        always.into_iter().chain(scorer).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
-    }
 }
 
 /// One part under construction, with the earlier one where there is one.
@@ -249,7 +226,7 @@ pub async fn write_shard(
     output: &Output,
     task: &Task,
     mut batches: mpsc::Receiver<ToPart>,
-) -> Result<Finish, ShardFailure> {
+) -> Result<ShardOutcome, ShardFailure> {
     let url = &task.shard.url;
     let unwritten = |e: PartError| match e {
         PartError::Write(e) => ShardFailure::of_output(url, e.fault(), &e),
@@ -260,7 +237,7 @@ pub async fn write_shard(
         Ok(Some((counts, damaged))) => finish(output, task, parts, counts, damaged).await,
         Ok(None) => {
             parts.abort().await;
-            Err(ShardFailure::given_up())
+            Err(ShardFailure::abandoned())
         }
         Err(error) => {
             parts.abort().await;
@@ -276,7 +253,7 @@ async fn finish(
     parts: Parts,
     counts: Counts,
     damaged: Option<Damage>,
-) -> Result<Finish, ShardFailure> {
+) -> Result<ShardOutcome, ShardFailure> {
     let (url, id) = (&task.shard.url, &task.shard.id);
     let unwritten = |e: WriteError| ShardFailure::of_output(url, e.fault(), &e);
     let begun = match output.committer.begin().await {
@@ -296,7 +273,7 @@ async fn finish(
         }
     };
     if !counts.balanced() || counts.captioned != captions.rows || counts.rejected != rejects.rows {
-        let what = format!("the accounts do not balance: {counts:?}, {captions:?}, {rejects:?}");
+        let what = format!("internal error: row counts do not match: {counts:?}, {captions:?}, {rejects:?}");
         return Err(ShardFailure::of_output(url, ErrorKind::Exhausted, &what));
     }
     let commit = ShardCommit {
@@ -323,8 +300,8 @@ async fn finish(
     };
     let committed = output.committer.commit(&attempt, begun).await;
     Ok(match committed.map_err(|e| refused(output, url, e))? {
-        CommitResult::CommittedByOther => Finish::Twice,
-        committed => Finish::Here { commit: Box::new(commit), committed },
+        CommitResult::CommittedByOther => ShardOutcome::ProcessedTwice,
+        committed => ShardOutcome::Committed { commit: Box::new(commit), committed },
     })
 }
 

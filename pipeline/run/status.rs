@@ -13,8 +13,7 @@ use recaption_schemas::{Counts, FailureRecord};
 use recaption_store::{Location, Stores, read_json};
 use serde::{Deserialize, Serialize};
 
-use super::record::Typed;
-use crate::config::{Layers, RunConfig};
+use crate::config::{ExplicitSettings, Layers, RunConfig};
 
 /// Failures read at the same time.
 const CONCURRENCY: usize = 64;
@@ -31,8 +30,9 @@ pub struct LastRun {
     /// Where it was started.
     #[serde(default)]
     pub directory: String,
-    /// What was typed, without secrets.
-    pub typed: Typed,
+    /// Keys that were set, without secrets; records of version 0.1 before its release call them `typed`.
+    #[serde(alias = "typed")]
+    pub explicit_settings: ExplicitSettings,
 }
 
 impl LastRun {
@@ -53,13 +53,13 @@ impl LastRun {
         read_json(&place).await?.with_context(|| format!("{} is gone", place.url()))
     }
 
-    /// What was typed, as a layer that others may replace.
+    /// What was set, as a layer that others may replace.
     ///
     /// # Errors
     /// Keys that this version does not know.
     pub fn layers(&self) -> anyhow::Result<Layers> {
         let mut layers = Layers::default();
-        layers.add_described(&self.typed, &format!("run {}", self.run))?;
+        layers.add_described(&self.explicit_settings, &format!("run {}", self.run))?;
         Ok(layers)
     }
 }
@@ -209,12 +209,12 @@ async fn inputs_of(
     survey: &Survey,
 ) -> anyhow::Result<Split> {
     let config = RunConfig::build(&last.layers()?)?;
-    let shards = list_shards(stores, &config.shards, config.read.format).await?;
+    let shards = list_shards(stores, &config.input.shards, config.input.read.format).await?;
     let is_done = |shard: &ShardRef| {
         let input = shard.fingerprint();
         survey.of(&shard.url).iter().any(|standing| standing.is_whole() && standing.name.input == input)
     };
-    let splitter = Splitter { settings: &config.read, output, remember: false };
+    let splitter = Splitter { settings: &config.input.read, output, remember: false };
     Ok(splitter.split(shards, is_done).await?)
 }
 
@@ -286,5 +286,23 @@ impl std::fmt::Display for Status {
             writeln!(f, "note      the inputs of the last run cannot be listed: {why}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_with_the_old_key_configure_a_retry() {
+        for key in ["typed", "explicit_settings"] {
+            let text = format!(
+                r#"{{"run": "r", "finished": "f", "{key}": {{"run.seed": "3", "input.shards": "[\"a.tar\"]"}}}}"#
+            );
+            let last: LastRun = serde_json::from_str(&text).expect("a record");
+            let layers = last.layers().expect("known keys");
+            assert_eq!(layers.origin("run.seed"), "run r");
+            assert_eq!(layers.describe(), last.explicit_settings);
+        }
     }
 }

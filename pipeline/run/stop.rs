@@ -1,4 +1,4 @@
-//! Stopping: the first Ctrl-C (or SIGTERM) finishes the shards in hand, the second gives them up.
+//! Stopping: the first Ctrl-C (or SIGTERM) finishes the shards in flight, the second abandons them.
 
 use std::{
     sync::{
@@ -10,56 +10,64 @@ use std::{
 
 use tokio::sync::Notify;
 
-const GO: u8 = 0;
-const DRAIN: u8 = 1;
-const ABORT: u8 = 2;
+/// How far a run is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum Level {
+    /// It goes on.
+    Run = 0,
+    /// It begins no further shard.
+    Drain = 1,
+    /// It abandons the shards in flight.
+    Abort = 2,
+}
 
-/// Shared wish to stop.
+/// A request to stop, shared by all stages.
 #[derive(Default)]
 pub struct Stop {
     level: AtomicU8,
-    pressed: Notify,
+    changed: Notify,
 }
 
 impl Stop {
-    /// Asks for a stop: once to finish what is in hand, again to give up.
-    pub fn press(&self) {
-        // One step, so that an abort at the same time is not taken back.
-        let more = |level| Some(if level == GO { DRAIN } else { ABORT });
+    /// Requests a stop: the first call finishes the shards in flight, the second abandons them.
+    pub fn request_stop(&self) {
+        // One step, so that an abort at the same time is not undone.
+        let more = |level| Some(if level == Level::Run as u8 { Level::Drain } else { Level::Abort } as u8);
         let _ = self.level.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
-        self.pressed.notify_waiters();
+        self.changed.notify_waiters();
     }
 
-    /// Gives up at once, after an error that ends the run.
+    /// Abandons the shards in flight, after an error that ends the run.
     pub fn abort(&self) {
-        self.level.store(ABORT, Ordering::SeqCst);
-        self.pressed.notify_waiters();
+        self.level.store(Level::Abort as u8, Ordering::SeqCst);
+        self.changed.notify_waiters();
     }
 
-    /// Whether no further shard should be begun.
+    /// Returns whether no further shard should be begun.
     #[must_use]
     pub fn requested(&self) -> bool {
-        self.level.load(Ordering::SeqCst) >= DRAIN
+        self.level.load(Ordering::SeqCst) >= Level::Drain as u8
     }
 
-    /// Whether everything in hand is to be given up.
+    /// Returns whether the shards in flight are abandoned.
     #[must_use]
     pub fn is_aborted(&self) -> bool {
-        self.level.load(Ordering::SeqCst) >= ABORT
+        self.level.load(Ordering::SeqCst) >= Level::Abort as u8
     }
 
     /// Waits until [`Stop::is_aborted`].
     pub async fn wait_aborted(&self) {
-        self.wait(ABORT).await;
+        self.wait(Level::Abort).await;
     }
 
     /// Waits until [`Stop::requested`].
     pub async fn wait_requested(&self) {
-        self.wait(DRAIN).await;
+        self.wait(Level::Drain).await;
     }
 
-    /// Does `work`, unless a stop is asked for before it has ended.
-    pub async fn unless_pressed<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    /// Runs `work` to its end; `None` when a stop is requested before.
+    pub async fn unless_requested<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
             () = self.wait_requested() => None,
@@ -67,18 +75,18 @@ impl Stop {
         }
     }
 
-    async fn wait(&self, level: u8) {
+    async fn wait(&self, level: Level) {
         loop {
-            let pressed = self.pressed.notified();
-            if self.level.load(Ordering::SeqCst) >= level {
+            let changed = self.changed.notified();
+            if self.level.load(Ordering::SeqCst) >= level as u8 {
                 return;
             }
-            pressed.await;
+            changed.await;
         }
     }
 }
 
-/// Connects Ctrl-C and SIGTERM with `stop`. To be called inside a tokio runtime.
+/// Connects Ctrl-C and SIGTERM with `stop`. Must be called within a tokio runtime.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
@@ -93,27 +101,27 @@ pub fn install_signal_handlers(stop: &Arc<Stop>) -> std::io::Result<()> {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            stop.press();
+            stop.request_stop();
             if stop.is_aborted() {
                 tracing::warn!("stopping now; unfinished shards are left to the next run");
-                end_soon();
+                exit_soon();
             } else {
-                tracing::warn!("finishing the shards in hand; interrupt again to stop at once");
+                tracing::warn!("finishing the shards in flight; interrupt again to stop at once");
             }
         }
     });
     Ok(())
 }
 
-/// How long what is given up may take to end.
-const LAST_WORDS: Duration = Duration::from_millis(900);
+/// Time that an aborted run has to end by itself.
+const ABORT_TIMEOUT: Duration = Duration::from_millis(900);
 /// Exit code of a run that was stopped.
 const STOPPED: i32 = 1;
 
-/// Ends the process within a second, whatever hangs: nothing that counts is half-written at any moment.
-fn end_soon() {
+/// Ends the process within a second, whatever hangs. Nothing visible is half-written at any moment.
+fn exit_soon() {
     std::thread::spawn(|| {
-        std::thread::sleep(LAST_WORDS);
+        std::thread::sleep(ABORT_TIMEOUT);
         std::process::exit(STOPPED);
     });
 }
@@ -123,16 +131,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn two_presses_abort() {
+    async fn second_request_aborts() {
         let stop = Arc::new(Stop::default());
-        stop.press();
+        stop.request_stop();
         assert!(stop.requested() && !stop.is_aborted());
         let waiting = tokio::spawn({
             let stop = Arc::clone(&stop);
             async move { stop.wait_aborted().await }
         });
         tokio::task::yield_now().await;
-        stop.press();
+        stop.request_stop();
         waiting.await.expect("woken");
         assert!(stop.is_aborted());
     }

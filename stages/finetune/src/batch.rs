@@ -1,4 +1,4 @@
-//! Batches of images and texts, on the host ([`Batch`]) and on a device ([`Inputs`]).
+//! Batches of images and texts, on the host ([`Batch`]) and on a device ([`DeviceBatch`]).
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
@@ -21,7 +21,8 @@ pub struct Batch {
 }
 
 /// A batch on a device.
-pub struct Inputs {
+#[derive(Debug)]
+pub struct DeviceBatch {
     /// Normalised pixels, `[N, G * G, 3 * P * P]`, channel by channel.
     pub patches: Tensor<3>,
     /// Texts `[N, T]`, as long as the longest needs.
@@ -73,7 +74,7 @@ impl Batch {
 
     /// Copies the batch to a device.
     #[must_use]
-    pub fn to_device(&self, c: &ModelConfig, device: &Device) -> Inputs {
+    pub fn to_device(&self, c: &ModelConfig, device: &Device) -> DeviceBatch {
         let n = self.len();
         let (grid, patch) = (c.vision.grid(), c.vision.patch_size);
         let patches = cut_patches(&self.pixels, n, c);
@@ -90,7 +91,7 @@ impl Batch {
         let labels = Tensor::from_data(TensorData::new(labels, [n * (length - 1)]), device);
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, length]), device);
         let hidden = Tensor::<2, Bool>::from_data(TensorData::new(hidden, [n, length + 1]), device);
-        Inputs { patches, texts: Texts { ids, hidden }, labels }
+        DeviceBatch { patches, texts: Texts { ids, hidden }, labels }
     }
 
     /// Returns the number of ids per text: one more than the longest has, at most the context length.

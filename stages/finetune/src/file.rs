@@ -23,7 +23,7 @@ pub(crate) const PARTIAL_MARK: &str = ".partial-";
 ///
 /// # Errors
 /// Fails when the folder cannot be written or the disk is full; the old file stays, the partial one is removed.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     let name = path.file_name().map_or("file".into(), |n| n.to_string_lossy().into_owned());
     let partial = path.with_file_name(format!(".{name}{PARTIAL_MARK}{}", std::process::id()));
     let write = || {

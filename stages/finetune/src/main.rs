@@ -4,30 +4,40 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
+use recaption_config::Settings;
 use recaption_finetune::{
-    config::{Recipe, RecipeError},
+    config::{ConfigError, Recipe, reference},
     device::DeviceError,
     run::{RecipeMismatch, StopSignal, TrainOptions, TrainOutcome, TrainedModel, stderr_above_bars, train},
 };
 use recaption_input::shards::ListError;
 use tracing_subscriber::{filter::LevelFilter, fmt};
 
-/// Train or fine-tune a captioner by a recipe: writes a CoCa in open_clip's format, its ONNX export and its card.
-/// A run that was stopped or killed continues with the same command.
+/// Trains or fine-tunes a captioner by a recipe, and writes it in open_clip's format and as verified ONNX graphs.
+/// The same command continues a run that was stopped or killed.
 #[derive(Parser)]
 #[command(name = "recaption-finetune", version)]
 struct Args {
-    /// Recipe (TOML)
-    recipe: PathBuf,
-    /// Set a key of the recipe, as in `--set optimizer.lr=1e-5`; may be repeated
+    /// Recipe, TOML.
+    #[arg(required_unless_present_any = ["reference", "schema"])]
+    recipe: Option<PathBuf>,
+    /// Sets any key of the recipe, such as optimizer.lr=1e-5; the value is TOML, or else a string. May be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
-    /// Output folder; overrides the recipe's `run.out`
-    #[arg(long)]
+    #[arg(long, value_name = "FOLDER", help = Recipe::description().help("run.out"))]
     out: Option<PathBuf>,
-    /// Start over where another recipe has left checkpoints
+    /// Delete the checkpoints of another recipe in the output folder, and start from the beginning.
     #[arg(long)]
     overwrite: bool,
+    /// Print the effective value of every key, and where each was set; do not train.
+    #[arg(long)]
+    show: bool,
+    /// Print all keys with default, range and meaning, as Markdown.
+    #[arg(long, exclusive = true)]
+    reference: bool,
+    /// Print the JSON schema (draft 2020-12) of a recipe.
+    #[arg(long, exclusive = true)]
+    schema: bool,
 }
 
 /// Exit code of a failure or of a run that was stopped.
@@ -46,7 +56,7 @@ fn main() -> ExitCode {
             // Secrets of URLs are redacted.
             eprintln!("error: {}", recaption_schemas::redact_text(&format!("{error:#}")));
             let usage = error.chain().any(|cause| {
-                cause.is::<RecipeError>()
+                cause.is::<ConfigError>()
                     || cause.is::<RecipeMismatch>()
                     || cause.is::<DeviceError>()
                     || matches!(
@@ -60,9 +70,18 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args, terminal: bool) -> anyhow::Result<ExitCode> {
-    let mut changes = args.set.clone();
-    changes.extend(args.out.as_ref().map(|out| format!("run.out={:?}", out.display().to_string())));
-    let recipe = Recipe::read(&args.recipe, &changes)?;
+    if args.reference {
+        print!("{}", reference());
+    } else if args.schema {
+        println!("{}", serde_json::to_string_pretty(Recipe::description().schema())?);
+    }
+    let Some(path) = &args.recipe else { return Ok(ExitCode::SUCCESS) };
+    let layers = Recipe::layers(path, &args.set, args.out.as_deref())?;
+    if args.show {
+        print!("{}", layers.show());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let recipe = Recipe::build(&layers)?;
     let options = TrainOptions { overwrite: args.overwrite, terminal };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

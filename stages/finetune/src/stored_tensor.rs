@@ -19,7 +19,7 @@ pub struct OverflowError {
 
 /// A tensor as bytes of its type.
 #[derive(Debug)]
-pub struct StoredTensor {
+pub(crate) struct StoredTensor {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
@@ -30,7 +30,12 @@ impl StoredTensor {
     ///
     /// # Errors
     /// Fails when a finite value becomes infinite.
-    pub fn new(name: &str, shape: &[usize], values: &[f32], dtype: Dtype) -> Result<Self, OverflowError> {
+    pub(crate) fn new(
+        name: &str,
+        shape: &[usize],
+        values: &[f32],
+        dtype: Dtype,
+    ) -> Result<Self, OverflowError> {
         let mut bytes = Vec::with_capacity(values.len() * 4);
         for value in values {
             let fits = match dtype {

@@ -12,8 +12,11 @@ use common::{Workspace, data, members, same_numbers, small, tar, write_model};
 fn invalid_recipes_name_their_key() {
     let workspace = Workspace::new();
     for (change, words) in [
-        ("data.train=[]", "`data.train` is empty: name at least one shard"),
-        ("optimizer.lr=0", "`optimizer.lr` = 0 is out of its range"),
+        ("data.train=[]", "`data.train` is not set: give it in the file or as --set data.train=VALUE"),
+        (
+            "optimizer.lr=0",
+            "--set optimizer.lr=0: `optimizer.lr` = 0 is not valid: expected a number above 0",
+        ),
         ("optimizer.lr=-1e-3", "optimizer.lr"),
         ("optimizer.lr=nan", "optimizer.lr"),
         ("optimizer.lr=inf", "optimizer.lr"),
@@ -42,7 +45,7 @@ fn invalid_recipes_name_their_key() {
         ("run.precision=fp8", "fp8"),
         ("data.shuffle_buffer=0", "data.shuffle_buffer"),
         ("data.format=csv", "csv"),
-        ("data.caption=json.", "`json.`: expected `text`, `original` or `json.KEY`"),
+        ("data.caption=json.", "expected `text`, `original` or `json.KEY`: `json.` names no caption"),
         ("data.caption=alt", "`alt`"),
         ("data.crop={scale=[0.0,1.0]}", "data.crop"),
         ("data.crop={scale=[0.9,0.5]}", "data.crop"),
@@ -52,10 +55,10 @@ fn invalid_recipes_name_their_key() {
             "model.freeze: `imag`: known are image, pooler, text, decoder and temperature",
         ),
         ("model.freeze=[\"pooler:2\"]", "pooler has no layers"),
-        ("model.freeze=[\"image:x\"]", "`x` is no number of layers"),
+        ("model.freeze=[\"image:x\"]", "`x` is not a number of layers"),
         ("model.init=zeros", "zeros"),
-        ("optimizer.learning_rate=1", "learning_rate"),
-        ("optimiser.lr=1", "optimiser"),
+        ("optimizer.learning_rate=1", "unknown key `optimizer.learning_rate`; did you mean `optimizer."),
+        ("optimiser.lr=1", "did you mean `optimizer.lr`?"),
         ("data.crop={scale=[0.5,1.0],size=3}", "size"),
         ("lr=1", "expected section.key=value"),
         ("optimizer.lr", "expected section.key=value"),
@@ -64,7 +67,7 @@ fn invalid_recipes_name_their_key() {
     }
     assert!(!workspace.path("out/checkpoints").exists());
     workspace.write("recipe.toml", "[model]\ncheckpoint = \"start\"\n");
-    workspace.call("out", &[]).ends(2).warns("recipe.toml").warns("missing field");
+    workspace.call("out", &[]).ends(2).warns("`data.train` is not set");
     workspace.write("recipe.toml", "[model\n");
     workspace.call("out", &[]).ends(2).warns("recipe.toml");
     fs::remove_file(workspace.path("recipe.toml")).expect("a file");
@@ -86,8 +89,11 @@ fn invalid_sections_name_their_key() {
     for (change, words) in [
         ("optimizer.epsilon=inf", "optimizer.epsilon"),
         ("optimizer.weight_decay=inf", "optimizer.weight_decay"),
-        ("run.device=tpu", "run.device = `tpu`: expected `cpu`, `cuda` or `cuda:N`"),
-        ("run.device=cuda", "--features cuda"),
+        ("run.device=tpu", "run.device = `tpu`: expected `auto`, `cpu`, `cuda` or `cuda:N`"),
+        (
+            "run.device=cuda",
+            "--features cuda`, or train on the CPU with --set run.device=cpu --set run.precision=fp32",
+        ),
         ("run.device=cuda:x", "cuda:N"),
     ] {
         told(&workspace, change, words);

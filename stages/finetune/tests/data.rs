@@ -275,7 +275,7 @@ fn crops_change_by_epoch_and_captions_do_not() {
     let workspace = Workspace::new();
     let mut reading = Reading::of(&workspace, "train/00000.tar");
     reading.settings.batch_size = 10;
-    let by_key = |loaded: &Loaded| {
+    let by_key = |loaded: &LoadedBatch| {
         let image = loaded.batch.pixels.len() / loaded.batch.len();
         let mut samples: Vec<_> = (0..loaded.batch.len())
             .map(|i| {

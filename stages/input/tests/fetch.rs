@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicUsize, Ordering::SeqCst},
     },
     thread,
     time::{Duration, Instant},
@@ -16,10 +16,10 @@ use std::{
 
 use recaption_input::{
     fetch::{FetchError, FetchSettings, Fetcher},
-    read::{InputFormat, ReadSettings, read_shard},
+    read::{InputFormat, ReadRequest, ReadSettings, read_shard},
     shards::list_shards,
 };
-use recaption_messages::ByteBudget;
+use recaption_messages::{ByteBudget, ReadCounters, ReadSink};
 use recaption_schemas::RejectReason;
 use recaption_store::Stores;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -222,13 +222,22 @@ async fn all_lists_share_the_places_and_none_waits_for_ever() {
         let shards = list_shards(&mut Stores::default(), &lists, InputFormat::UrlList).await.expect("lists");
         let fetcher = Fetcher::new(FetchSettings { concurrency: places, per_host: 100, ..near() });
         let settings = ReadSettings { fetcher: Some(fetcher.expect("a client")), ..ReadSettings::default() };
-        let (budget, bytes) = (ByteBudget::new(1 << 20), AtomicU64::new(0));
+        let (budget, counters) = (ByteBudget::new(1 << 20), ReadCounters::default());
         let (to, mut from) = tokio::sync::mpsc::channel(1);
         let reading = async {
-            let read = |n: usize| read_shard(n, &shards[n], &settings, &budget, &bytes, None, &to);
-            let ends = tokio::join!(read(0), read(1));
-            drop(to);
-            ends
+            let sink = ReadSink::Ordered(to);
+            let read = |number: usize| {
+                read_shard(ReadRequest {
+                    number,
+                    shard: &shards[number],
+                    settings: &settings,
+                    budget: &budget,
+                    counters: &counters,
+                    previous: None,
+                    sink: &sink,
+                })
+            };
+            tokio::join!(read(0), read(1))
         };
         let taking = async {
             let mut found = 0;
@@ -239,7 +248,7 @@ async fn all_lists_share_the_places_and_none_waits_for_ever() {
         };
         let both = async { tokio::join!(reading, taking) };
         let ((one, two), found) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("an end");
-        assert!(one.expect("a list").is_some() && two.expect("a list").is_some());
+        assert_eq!(one.expect("a list").samples + two.expect("a list").samples, 40);
         assert_eq!((found, peak.load(SeqCst)), (40, places));
     }
 }

@@ -2,12 +2,11 @@
 //!
 //! | type | from | to |
 //! |---|---|---|
-//! | [`ReadItem`], with a [`Sample`] in it | reader (`recaption_input`) | decoder (`recaption_image`), collector |
+//! | [`Sample`] | reader (`recaption_input`) | decoder (`recaption_image`) |
 //! | [`PreparedSample`] | decoder | captioner (`recaption_caption`) |
-//! | [`SampleResult`] | reader, decoder, captioner | collector (`pipeline/run`) |
-//! | [`ShardContents`] | reader | collector |
+//! | [`ShardEvent`], with a [`SampleResult`] or [`ShardContents`] in it | reader, decoder, captioner | collector (`pipeline/run`) |
 //!
-//! [`ByteBudget`] bounds the image bytes that are in flight. [`PreviousRows`] tells a reader what an earlier run made of a
+//! [`ReadSink`] routes what the reader finds; [`ByteBudget`] bounds the image bytes that are in flight. [`PreviousRows`] tells a reader what an earlier run made of a
 //! sample. [`ImageFormat`] is here because the reader and the decoder must agree on what an image is.
 //!
 //! Stages depend on this crate and never on each other. There is no I/O here, and no thread.
@@ -26,6 +25,6 @@ pub use budget::ByteBudget;
 pub use image_format::{ImageFormat, SNIFF_BYTES, is_image, is_markup, other_format};
 pub use prepared::PreparedSample;
 pub use previous_rows::{PreviousOutcome, PreviousRows, RetryDecision};
-pub use read::{ReadItem, ShardContents};
+pub use read::{Closed, ReadCounters, ReadError, ReadItem, ReadSink, ReadStop, ShardContents, ShardEvent};
 pub use result::{Embeddings, SampleOutcome, SampleResult};
 pub use sample::Sample;

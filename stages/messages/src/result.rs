@@ -2,6 +2,8 @@
 
 use recaption_schemas::{CaptionRow, Reject};
 
+use crate::PreviousOutcome;
+
 /// How a sample ended: every sample ends exactly once.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SampleOutcome {
@@ -9,6 +11,8 @@ pub enum SampleOutcome {
     Caption(Box<CaptionRow>),
     /// It has none: a row of `rejects/`.
     Reject(Box<Reject>),
+    /// Its row of an earlier run stays.
+    Kept(PreviousOutcome),
 }
 
 /// The end of one sample, and where it belongs.
@@ -27,6 +31,12 @@ pub struct SampleResult {
 }
 
 impl SampleResult {
+    /// The end of a sample whose row of an earlier run stays.
+    #[must_use]
+    pub fn kept(shard: usize, index: u64, previous: PreviousOutcome) -> Self {
+        Self { shard, index, outcome: SampleOutcome::Kept(previous), texts_cut: 0, embeddings: None }
+    }
+
     /// The end of a sample that was rejected before it was scored.
     #[must_use]
     pub fn rejected(shard: usize, index: u64, reject: Reject) -> Self {

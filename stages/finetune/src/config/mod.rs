@@ -1,133 +1,100 @@
 //! A recipe: TOML in, validated settings out. Every key has a default but the model, the data and the output.
+//!
+//! Layers, origins, ranges and suggestions are those of `recaption_config`, which `recaption` shares: defaults < recipe <
+//! environment (`RECAPTION_FINETUNE_SECTION__KEY`) < flags.
 
+mod check;
 mod sections;
 
-use std::path::Path;
+use std::{path::Path, sync::OnceLock};
 
+pub use recaption_config::ConfigError;
+use recaption_config::{Description, Settings, section};
 pub use sections::{
     Compute, DataSection, Initialisation, ModelSection, ObjectiveSection, OptimizerSection, RunSection,
     SaveAs,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::{
+    device,
     objective::Weights,
     optim::{AdamWSettings, Freeze, Schedule},
 };
 
-/// A recipe as it is written.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Recipe {
-    /// What is trained.
-    pub model: ModelSection,
-    /// On what.
-    pub data: DataSection,
-    /// Towards what.
-    #[serde(default)]
-    pub objective: ObjectiveSection,
-    /// By which steps.
-    pub optimizer: OptimizerSection,
-    /// How the run goes.
-    pub run: RunSection,
-}
+/// Values of a recipe's keys, layer by layer.
+pub type Layers = recaption_config::Layers<Recipe>;
 
-/// Why a recipe cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{origin}: {what}")]
-pub struct RecipeError {
-    /// The file, or the flag.
-    pub origin: String,
-    /// What is wrong.
-    pub what: String,
-}
-
-impl RecipeError {
-    /// Of a recipe that proved to be impossible while it was worked on.
-    #[must_use]
-    pub fn of(what: &str) -> Self {
-        Self { origin: "the recipe".into(), what: what.into() }
+section! {
+    /// A recipe of `recaption-finetune`.
+    pub struct Recipe {
+        /// The model that is trained.
+        pub model: ModelSection = ModelSection::default(),
+        /// The samples that it is trained on.
+        pub data: DataSection = DataSection::default(),
+        /// The losses. The defaults are those of CoCa's pre-training (Yu et al. 2022, section 4.1).
+        pub objective: ObjectiveSection = ObjectiveSection::default(),
+        /// AdamW and its learning rate. Betas are open_clip's for ViTs; warm-up and weight decay the CoCa paper's for fine-tuning.
+        pub optimizer: OptimizerSection = OptimizerSection::default(),
+        /// How the training is done.
+        pub run: RunSection = RunSection::default(),
     }
+}
+
+impl Settings for Recipe {
+    const ENVIRONMENT: &'static str = "RECAPTION_FINETUNE_";
+
+    fn description() -> &'static Description {
+        static DESCRIPTION: OnceLock<Description> = OnceLock::new();
+        DESCRIPTION.get_or_init(Description::of::<Self>)
+    }
+}
+
+/// The reference of all keys, as `docs/src/recipe-reference.md` holds it.
+#[must_use]
+pub fn reference() -> String {
+    Recipe::description().reference("Recipe reference", Recipe::ENVIRONMENT, "recaption finetune --reference")
+}
+
+/// The error of a recipe that proved to be impossible while it was worked on.
+#[must_use]
+pub fn unusable(what: &str) -> ConfigError {
+    ConfigError::new("the recipe", what)
 }
 
 impl Recipe {
-    /// Reads a recipe; each of `changes` is `section.key=value` and wins. Relative paths are the current folder's.
+    /// Reads the layers of a recipe: the file, the environment, then `changes`, each `section.key=value`, and `out`.
     ///
     /// # Errors
     /// A file that cannot be read or parsed, an unknown key, a value out of its range.
-    pub fn read(path: &Path, changes: &[String]) -> Result<Self, RecipeError> {
-        let origin = path.display().to_string();
-        let error = |what: String| RecipeError { origin: origin.clone(), what };
-        let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
-        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| error(e.to_string()))?;
-        for change in changes {
-            set(&mut table, change)
-                .map_err(|what| RecipeError { origin: format!("--set {change}"), what })?;
+    pub fn layers(path: &Path, changes: &[String], out: Option<&Path>) -> Result<Layers, ConfigError> {
+        let mut layers = Layers::default();
+        layers.add_file(path)?;
+        layers.add_process_environment()?;
+        changes.iter().try_for_each(|change| layers.add_assignment(change))?;
+        if let Some(out) = out {
+            layers.set("run.out", out.display().to_string(), "--out")?;
         }
-        let recipe: Self = table.try_into().map_err(|e: toml::de::Error| error(e.to_string()))?;
-        recipe.check().map_err(error)?;
+        Ok(layers)
+    }
+
+    /// Validates what was set. Device and precision are no longer `auto` then. Relative paths are the current folder's.
+    ///
+    /// # Errors
+    /// A key that is missing, keys that contradict each other.
+    pub fn build(layers: &Layers) -> Result<Self, ConfigError> {
+        let mut recipe: Self = layers.extract()?;
+        recipe.check(layers)?;
+        if recipe.run.device == device::AUTO {
+            recipe.run.device = device::automatic().to_owned();
+        }
+        if recipe.run.precision == Compute::Auto {
+            recipe.run.precision =
+                if recipe.run.device == device::CPU { Compute::Fp32 } else { Compute::Bf16 };
+        }
         Ok(recipe)
     }
 
-    fn check(&self) -> Result<(), String> {
-        let (o, run) = (&self.optimizer, &self.run);
-        let positive = |name: &str, ok: bool, value: f64| match ok {
-            true => Ok(()),
-            false => Err(format!("`{name}` = {value} is out of its range")),
-        };
-        positive("optimizer.lr", o.lr > 0.0 && o.lr.is_finite(), o.lr)?;
-        positive("optimizer.steps", o.steps > 0, o.steps as f64)?;
-        positive("optimizer.final_ratio", (0.0..=1.0).contains(&o.final_ratio), o.final_ratio)?;
-        for beta in o.betas {
-            positive("optimizer.betas", (0.0..1.0).contains(&beta), beta)?;
-        }
-        positive("optimizer.epsilon", o.epsilon > 0.0 && o.epsilon.is_finite(), o.epsilon)?;
-        positive(
-            "optimizer.weight_decay",
-            o.weight_decay >= 0.0 && o.weight_decay.is_finite(),
-            o.weight_decay,
-        )?;
-        positive("optimizer.clip_norm", o.clip_norm >= 0.0 && o.clip_norm.is_finite(), o.clip_norm)?;
-        positive("optimizer.layer_decay", o.layer_decay > 0.0 && o.layer_decay <= 1.0, o.layer_decay)?;
-        positive("optimizer.ema_decay", (0.0..1.0).contains(&o.ema_decay), o.ema_decay)?;
-        let w = &self.objective;
-        positive("objective.contrastive", w.contrastive >= 0.0 && w.contrastive.is_finite(), w.contrastive)?;
-        positive("objective.caption", w.caption >= 0.0 && w.caption.is_finite(), w.caption)?;
-        positive("objective.label_smoothing", (0.0..1.0).contains(&w.label_smoothing), w.label_smoothing)?;
-        if w.contrastive == 0.0 && w.caption == 0.0 {
-            return Err("both weights of [objective] are 0: nothing would be learnt".into());
-        }
-        positive("run.batch_size", run.batch_size > 0, run.batch_size as f64)?;
-        positive("run.micro_batch", run.micro_batch != Some(0), 0.0)?;
-        positive("run.checkpoint_every", run.checkpoint_every > 0, 0.0)?;
-        positive("run.validate_every", run.validate_every > 0, 0.0)?;
-        positive("run.log_every", run.log_every > 0, 0.0)?;
-        positive("data.shuffle_buffer", self.data.shuffle_buffer > 0, 0.0)?;
-        positive("data.validation_samples", self.data.validation_samples > 0, 0.0)?;
-        if run.out.to_string_lossy().contains("://") {
-            return Err(format!(
-                "`run.out` = {}: a folder of this machine is needed; copy it afterwards",
-                run.out.display()
-            ));
-        }
-        if self.data.train.is_empty() {
-            return Err("`data.train` is empty: name at least one shard".into());
-        }
-        if run.patience > 0 && self.data.validation.is_empty() {
-            return Err("`run.patience` needs `data.validation`: without it nothing can be judged".into());
-        }
-        if w.contrastive > 0.0 && run.batch_size < 2 {
-            return Err("`objective.contrastive` needs a `run.batch_size` of at least 2".into());
-        }
-        if let Some(crop) = &self.data.crop
-            && !crop.is_valid()
-        {
-            return Err(format!("`data.crop`: {:?} and {:?} are no ranges", crop.scale, crop.ratio));
-        }
-        self.freeze().map(drop)
-    }
-
-    /// Parts that do not learn.
+    /// Parts that are not trained.
     ///
     /// # Errors
     /// An unknown part.
@@ -166,7 +133,7 @@ impl Recipe {
     #[must_use]
     pub fn redacted(&self) -> Self {
         let mut recipe = self.clone();
-        for url in recipe.data.train.iter_mut().chain(&mut recipe.data.validation) {
+        for url in recipe.data.train.iter_mut().chain(recipe.data.validation.iter_mut()) {
             *url = recaption_schemas::redact_url(url);
         }
         recipe
@@ -185,21 +152,31 @@ impl Recipe {
     }
 }
 
-/// Puts `section.key=value` into a table; the value is TOML, or else a text.
-fn set(table: &mut toml::Table, change: &str) -> Result<(), String> {
-    let (place, value) = change.split_once('=').ok_or("expected section.key=value")?;
-    let (section, key) = place.trim().split_once('.').ok_or("expected section.key=value")?;
-    let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
-    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
-    let section_table = table.entry(section.to_owned()).or_insert_with(|| toml::Table::new().into());
-    let section_table = section_table.as_table_mut().ok_or_else(|| format!("`{section}` is no section"))?;
-    section_table.insert(key.to_owned(), value);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn committed_reference_is_the_generated_one() {
+        let committed = include_str!("../../../../docs/src/recipe-reference.md");
+        assert!(
+            committed == reference(),
+            "run: recaption finetune --reference > docs/src/recipe-reference.md"
+        );
+    }
+
+    #[test]
+    fn automatic_device_and_precision_are_resolved() {
+        let mut layers = Layers::default();
+        let text = "[model]\ncheckpoint = 'm'\n[data]\ntrain = 'photos'\n[optimizer]\nlr = 1e-5\nsteps = 10\n\
+                    [run]\nout = 'out'\nbatch_size = 8\nprecision = 'auto'\n";
+        layers.add_toml(text, "recipe.toml").expect("a recipe");
+        let recipe = Recipe::build(&layers).expect("a recipe");
+        assert_eq!(*recipe.data.train, ["photos"]);
+        let precision = if recipe.run.device == "cpu" { Compute::Fp32 } else { Compute::Bf16 };
+        assert_eq!(recipe.run.precision, precision);
+        assert_ne!(recipe.run.device, "auto");
+    }
 
     /// What is published with a model, and what lies in every checkpoint, holds no secret of a URL.
     #[test]

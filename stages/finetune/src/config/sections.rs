@@ -1,220 +1,140 @@
-//! The sections of a recipe, with their defaults and where those come from.
+//! The sections of a recipe: every key once, with its range, its default and where that comes from.
 
 use std::path::PathBuf;
 
+use recaption_config::{TextList, section};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Caption, CropSettings, Format};
 
-/// `[model]`
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelSection {
-    /// Directory in open_clip's format: configuration, tokenizer and, unless `init` is `random`, weights.
-    pub checkpoint: PathBuf,
-    /// Where the weights come from.
-    #[serde(default)]
-    pub init: Initialisation,
-    /// Type of the saved weights: as they came, or another.
-    #[serde(default)]
-    pub save_as: SaveAs,
-    /// Parts that do not learn: `image`, `pooler`, `text`, `decoder`, `temperature`, `image:6` (the first six blocks).
-    #[serde(default)]
-    pub freeze: Vec<String>,
-}
-
-/// Where weights come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Initialisation {
-    /// The checkpoint's.
-    #[default]
-    Checkpoint,
-    /// Random: recaption-onnx's table of parameters, which is open_clip's but for larger image positions.
-    Random,
-}
-
-/// Type of saved weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SaveAs {
-    /// Each tensor in its type.
-    #[default]
-    Source,
-    /// All single.
-    Fp32,
-    /// All half: half the size, the usual choice for publishing.
-    Fp16,
-}
-
-/// `[data]`
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataSection {
-    /// Shards to train on: URLs, globs, brace ranges, as in `recaption run`.
-    pub train: Vec<String>,
-    /// Shards to judge by; none: no early stopping, the last step is kept.
-    #[serde(default)]
-    pub validation: Vec<String>,
-    /// Tar shards, or outputs of `recaption run`.
-    #[serde(default)]
-    pub format: Format,
-    /// Where the caption is: `text`, `original`, `json.KEY`.
-    #[serde(default = "default_caption")]
-    pub caption: Caption,
-    /// Examples that are shuffled together, across shards.
-    #[serde(default = "default_shuffle")]
-    pub shuffle_buffer: usize,
-    /// Random resized crop; none by default: a caption may speak of what a crop removes.
-    #[serde(default)]
-    pub crop: Option<CropSettings>,
-    /// Samples of the validation set, at most.
-    #[serde(default = "default_validation_samples")]
-    pub validation_samples: usize,
-    /// Bytes of decoded images that are kept between epochs.
-    #[serde(default = "default_cache")]
-    pub cache_bytes: usize,
-}
-
-/// `[objective]`
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ObjectiveSection {
-    /// lambda_con.
-    pub contrastive: f64,
-    /// lambda_cap.
-    pub caption: f64,
-    /// Label smoothing of the caption loss.
-    pub label_smoothing: f64,
-}
-
-impl Default for ObjectiveSection {
-    /// CoCa's pre-training (Yu et al. 2022, section 4.1).
-    fn default() -> Self {
-        Self { contrastive: 1.0, caption: 2.0, label_smoothing: 0.0 }
+section! {
+    /// `[model]`
+    pub struct ModelSection {
+        /// Directory in open_clip's format: configuration, tokenizer and, unless `model.init` is `random`, weights.
+        #[schemars(extend("x-required" = true))]
+        pub checkpoint: PathBuf = PathBuf::new(),
+        /// Where the weights come from.
+        pub init: Initialisation = Initialisation::Checkpoint,
+        /// Type of the saved weights; `source` keeps the type of each tensor.
+        pub save_as: SaveAs = SaveAs::Source,
+        /// Parts that are not trained: `image`, `pooler`, `text`, `decoder`, `temperature`, `image:6` (the first six blocks).
+        pub freeze: TextList = TextList::default(),
     }
 }
 
-/// `[optimizer]`
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct OptimizerSection {
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Steps in all.
-    pub steps: u64,
-    /// Steps of linear warm-up.
-    #[serde(default = "default_warmup")]
-    pub warmup_steps: u64,
-    /// Share of the peak at the end of the cosine.
-    #[serde(default)]
-    pub final_ratio: f64,
-    /// AdamW's betas.
-    #[serde(default = "default_betas")]
-    pub betas: [f64; 2],
-    /// AdamW's epsilon.
-    #[serde(default = "default_epsilon")]
-    pub epsilon: f64,
-    /// Weight decay, on matrices.
-    #[serde(default = "default_weight_decay")]
-    pub weight_decay: f64,
-    /// Largest norm of the gradient; 0 is off.
-    #[serde(default = "default_clip")]
-    pub clip_norm: f64,
-    /// Factor on the learning rate for every block further from the end of its tower; 1 is off.
-    #[serde(default = "default_layer_decay")]
-    pub layer_decay: f64,
-    /// Decay of the moving average that is validated and saved; 0 is off.
-    #[serde(default)]
-    pub ema_decay: f64,
+section! {
+    /// `[data]`
+    pub struct DataSection {
+        /// Shards to train on: URLs, globs, `{000..099}` ranges, folders, as in `recaption run`.
+        #[schemars(extend("x-required" = true))]
+        pub train: TextList = TextList::default(),
+        /// Held-out shards; without any there is no early stopping, and the weights of the last step are kept.
+        pub validation: TextList = TextList::default(),
+        /// `shards` for webdataset tars, `output` for outputs of `recaption run` that carry their images.
+        pub format: Format = Format::Shards,
+        /// Which text is learnt: the caption member of a shard or the synthetic caption of an output (`text`), the original
+        /// caption of an output (`original`), or a key of the sample's JSON (`json.KEY`).
+        #[schemars(with = "String", extend("x-expected" = "`text`, `original` or `json.KEY`"))]
+        pub caption: Caption = Caption::Text,
+        /// Samples that are shuffled together, across shards.
+        #[schemars(range(min = 1), extend("x-unit" = "samples"))]
+        pub shuffle_buffer: usize = 10_000,
+        /// Random resized crop: `scale`, the range of the area, and `ratio`, of width to height. Off by default, since a
+        /// caption may describe what a crop removes.
+        #[schemars(extend("x-default" = "off", "x-expected" = "a table such as { scale = [0.9, 1.0] }"))]
+        pub crop: Option<CropSettings> = None,
+        /// Largest number of held-out samples.
+        #[schemars(range(min = 1), extend("x-unit" = "samples"))]
+        pub validation_samples: usize = 2048,
+        /// Decoded images that are cached between epochs.
+        #[schemars(extend("x-unit" = "bytes"))]
+        pub cache_bytes: usize = 2 << 30,
+    }
 }
 
-/// `[run]`
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunSection {
-    /// Folder of everything that the run writes.
-    pub out: PathBuf,
-    /// Samples per step.
-    pub batch_size: usize,
-    /// Samples per forward pass; less than `batch_size` accumulates gradients over the whole batch's negatives.
-    #[serde(default)]
-    pub micro_batch: Option<usize>,
-    /// Seed of weights, orders and crops.
-    #[serde(default)]
-    pub seed: u64,
-    /// `cpu`, `cuda` or `cuda:N`.
-    #[serde(default = "default_device")]
-    pub device: String,
-    /// Type of matrix products.
-    #[serde(default)]
-    pub precision: Compute,
-    /// Steps between checkpoints.
-    #[serde(default = "default_every")]
-    pub checkpoint_every: u64,
-    /// Steps between validations.
-    #[serde(default = "default_every")]
-    pub validate_every: u64,
-    /// Validations without a better one before the run stops; 0 is never.
-    #[serde(default)]
-    pub patience: u64,
-    /// Steps between lines of the log.
-    #[serde(default = "default_log_every")]
-    pub log_every: u64,
+section! {
+    /// `[objective]`: the defaults are those of CoCa's pre-training (Yu et al. 2022, section 4.1).
+    pub struct ObjectiveSection {
+        /// Weight of the contrastive loss (lambda_con).
+        #[schemars(range(min = 0.0))]
+        pub contrastive: f64 = 1.0,
+        /// Weight of the caption loss (lambda_cap).
+        #[schemars(range(min = 0.0))]
+        pub caption: f64 = 2.0,
+        /// Label smoothing of the caption loss.
+        #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+        pub label_smoothing: f64 = 0.0,
+    }
 }
 
-/// Type of matrix products; parameters, optimizer, LayerNorm and losses are single.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Compute {
-    /// Single.
-    #[default]
-    Fp32,
-    /// bfloat16, on devices that have it.
-    Bf16,
+section! {
+    /// `[optimizer]`: AdamW with open_clip's betas for ViTs; warm-up and weight decay are the CoCa paper's for fine-tuning.
+    pub struct OptimizerSection {
+        /// Peak learning rate.
+        #[schemars(extend("x-required" = true, "exclusiveMinimum" = 0.0))]
+        pub lr: f64 = 0.0,
+        /// Number of steps.
+        #[schemars(range(min = 1), extend("x-required" = true, "x-unit" = "steps"))]
+        pub steps: u64 = 0,
+        /// Steps of linear warm-up, fewer than `optimizer.steps`.
+        #[schemars(extend("x-unit" = "steps"))]
+        pub warmup_steps: u64 = 1000,
+        /// Fraction of the peak learning rate at the end of the cosine.
+        #[schemars(range(min = 0.0, max = 1.0))]
+        pub final_ratio: f64 = 0.0,
+        /// Betas of AdamW.
+        #[schemars(extend("x-expected" = "two numbers from 0 to 1, 1 excluded"))]
+        pub betas: [f64; 2] = [0.9, 0.98],
+        /// Epsilon of AdamW.
+        #[schemars(extend("exclusiveMinimum" = 0.0))]
+        pub epsilon: f64 = 1e-6,
+        /// Weight decay, applied to matrices.
+        #[schemars(range(min = 0.0))]
+        pub weight_decay: f64 = 0.1,
+        /// Largest norm of the gradient; 0 is off.
+        #[schemars(range(min = 0.0))]
+        pub clip_norm: f64 = 1.0,
+        /// Factor on the learning rate for every block further from the end of its tower; 1 is off.
+        #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0))]
+        pub layer_decay: f64 = 1.0,
+        /// Decay of the moving average of the weights, which is validated and saved; 0 is off.
+        #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+        pub ema_decay: f64 = 0.0,
+    }
 }
 
-fn default_caption() -> Caption {
-    Caption::Text
-}
-fn default_shuffle() -> usize {
-    10_000
-}
-fn default_validation_samples() -> usize {
-    2048
-}
-fn default_cache() -> usize {
-    2 << 30
-}
-/// The paper's, for fine-tuning.
-fn default_warmup() -> u64 {
-    1000
-}
-/// open_clip's for ViTs.
-fn default_betas() -> [f64; 2] {
-    [0.9, 0.98]
-}
-fn default_epsilon() -> f64 {
-    1e-6
-}
-/// The paper's, for fine-tuning.
-fn default_weight_decay() -> f64 {
-    0.1
-}
-fn default_clip() -> f64 {
-    1.0
-}
-fn default_layer_decay() -> f64 {
-    1.0
-}
-fn default_device() -> String {
-    "cpu".into()
-}
-fn default_every() -> u64 {
-    500
-}
-fn default_log_every() -> u64 {
-    50
+section! {
+    /// `[run]`
+    pub struct RunSection {
+        /// Local folder of everything that the run writes.
+        #[schemars(extend("x-required" = true, "x-flag" = "--out FOLDER"))]
+        pub out: PathBuf = PathBuf::new(),
+        /// Samples per step.
+        #[schemars(range(min = 1), extend("x-required" = true, "x-unit" = "samples"))]
+        pub batch_size: usize = 0,
+        /// Samples per forward pass; fewer than `run.batch_size` accumulate gradients over the negatives of the whole batch.
+        #[schemars(range(min = 1), extend("x-unit" = "samples", "x-default" = "run.batch_size"))]
+        pub micro_batch: Option<usize> = None,
+        /// Seed of weights, orders and crops.
+        #[schemars(range(min = 0))]
+        pub seed: u64 = 0,
+        /// `cpu`, `cuda` or `cuda:N`; `auto` is `cuda` where this build and this machine have it, else `cpu`.
+        pub device: String = "auto".to_owned(),
+        /// Type of matrix products; parameters, optimizer, LayerNorm and losses are fp32. `auto` is bf16 on a GPU, else fp32.
+        pub precision: Compute = Compute::Fp32,
+        /// Steps between checkpoints.
+        #[schemars(range(min = 1), extend("x-unit" = "steps"))]
+        pub checkpoint_every: u64 = 500,
+        /// Steps between validations.
+        #[schemars(range(min = 1), extend("x-unit" = "steps"))]
+        pub validate_every: u64 = 500,
+        /// Validations without improvement before the run stops; 0 is never.
+        #[schemars(range(min = 0))]
+        pub patience: u64 = 0,
+        /// Steps between lines of the log.
+        #[schemars(range(min = 1), extend("x-unit" = "steps"))]
+        pub log_every: u64 = 50,
+    }
 }
 
 impl RunSection {
@@ -223,4 +143,47 @@ impl RunSection {
     pub fn part(&self) -> usize {
         self.micro_batch.unwrap_or(self.batch_size)
     }
+}
+
+/// Where weights come from.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, recaption_config::derive::schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+#[schemars(crate = "recaption_config::derive::schemars")]
+pub enum Initialisation {
+    /// From the checkpoint.
+    Checkpoint,
+    /// Random, with open_clip's distributions.
+    Random,
+}
+
+/// Type of saved weights.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, recaption_config::derive::schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+#[schemars(crate = "recaption_config::derive::schemars")]
+pub enum SaveAs {
+    /// Each tensor in its own type.
+    Source,
+    /// All in single precision.
+    Fp32,
+    /// All in half precision: half the size, the usual choice for publishing.
+    Fp16,
+}
+
+/// Type of matrix products; parameters, optimizer, LayerNorm and losses are single.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, recaption_config::derive::schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+#[schemars(crate = "recaption_config::derive::schemars")]
+pub enum Compute {
+    /// bf16 on a GPU, else fp32. A recipe that was read holds one of these instead.
+    Auto,
+    /// Single precision.
+    Fp32,
+    /// bfloat16, on devices that have it.
+    Bf16,
 }

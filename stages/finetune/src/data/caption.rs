@@ -23,7 +23,7 @@ impl TryFrom<String> for Caption {
             "original" => Ok(Self::Original),
             _ => match text.strip_prefix("json.") {
                 Some(key) if !key.is_empty() => Ok(Self::Json(key.to_owned())),
-                _ => Err(format!("`{text}`: expected `text`, `original` or `json.KEY`")),
+                _ => Err(format!("`{text}` names no caption")),
             },
         }
     }

@@ -1,5 +1,6 @@
 //! Augmentation: random crops, chosen as by torchvision's `RandomResizedCrop`.
 
+use recaption_config::derive::schemars::JsonSchema;
 use recaption_image::Region;
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +10,9 @@ use crate::random::Random;
 const ATTEMPTS: usize = 10;
 
 /// Ranges of random crops.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(crate = "recaption_config::derive::schemars")]
 pub struct CropSettings {
     /// Smallest and largest share of the image's area, in (0, 1]. open_clip trains with [0.9, 1.0].
     pub scale: [f64; 2],

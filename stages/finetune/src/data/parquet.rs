@@ -12,7 +12,7 @@ use super::{caption::Caption, error::DataError, example::Example, input::InputIt
 const COLUMNS: [&str; 5] = ["key", "caption", "org_caption", "meta", "image"];
 
 /// One part of an output.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct OutputPart {
     location: Location,
     info: PartInfo,

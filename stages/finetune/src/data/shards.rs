@@ -1,16 +1,15 @@
 //! Inputs in order, read to examples: tar shards, or the parts of an output of `recaption run`.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
+use recaption_config::derive::schemars::JsonSchema;
 use recaption_input::{
-    read::{InputFormat, ReadError, ReadSettings, read_shard},
+    read::{InputFormat, ReadRequest, ReadSettings, read_shard},
     shards::{ShardRef, list_shards},
 };
-use recaption_messages::{ByteBudget, ReadItem, Sample};
+use recaption_messages::{
+    ByteBudget, ReadCounters, ReadError, ReadItem, ReadSink, ReadStop, Sample, SampleOutcome,
+};
 use recaption_schemas::{FailureClass, sha256_hex};
 use recaption_store::Stores;
 use serde::{Deserialize, Serialize};
@@ -37,8 +36,9 @@ const ATTEMPTS: u32 = 4;
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Format of the inputs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(crate = "recaption_config::derive::schemars")]
 pub enum Format {
     /// Webdataset tar shards.
     #[default]
@@ -48,17 +48,26 @@ pub enum Format {
 }
 
 /// One input.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Input {
     Tar(ShardRef),
     Part(OutputPart),
 }
 
 /// All inputs, listed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Inputs {
     list: Vec<Input>,
     caption: Caption,
+}
+
+impl fmt::Debug for Inputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inputs")
+            .field("len", &self.len())
+            .field("caption", &self.caption)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Inputs {
@@ -164,21 +173,25 @@ impl Inputs {
     ) -> Result<(), ReadError> {
         let budget = ByteBudget::new(SHARD_BYTES);
         let (send, mut found) = mpsc::channel(QUEUE);
-        let bytes = AtomicU64::new(0);
         let reading = async {
-            let end = read_shard(number, shard, &ReadSettings::default(), &budget, &bytes, None, &send).await;
-            drop(send);
-            end
+            let (settings, counters, sink) =
+                (ReadSettings::default(), ReadCounters::default(), ReadSink::Ordered(send));
+            let (previous, budget, counters) = (None, &budget, &counters);
+            let settings = &settings;
+            read_shard(ReadRequest { number, shard, settings, budget, counters, previous, sink: &sink }).await
         };
         // Ends, and thereby the reader too, when `to` is closed.
         let passing = async move {
             while let Some(found) = found.recv().await {
                 let (index, item) = match found {
                     ReadItem::Sample(sample) => (sample.index, self.example(sample)),
-                    ReadItem::Kept { .. } => continue,
-                    ReadItem::Reject { index, reject, .. } => {
-                        (index, InputItem::Bad { index, reason: reject.reason.as_str().to_owned() })
-                    }
+                    ReadItem::Ended(result) => match result.outcome {
+                        SampleOutcome::Reject(reject) => {
+                            let (index, reason) = (result.index, reject.reason.as_str().to_owned());
+                            (index, InputItem::Bad { index, reason })
+                        }
+                        SampleOutcome::Caption(_) | SampleOutcome::Kept(_) => continue,
+                    },
                 };
                 if index < *next {
                     continue;
@@ -189,8 +202,13 @@ impl Inputs {
                 *next = index + 1;
             }
         };
-        let (end, ()) = tokio::join!(reading, passing);
-        match end?.and_then(|end| end.damage) {
+        let (contents, ()) = tokio::join!(reading, passing);
+        let damage = match contents {
+            Ok(contents) => contents.damage,
+            Err(ReadStop::Failed(error)) => return Err(error),
+            Err(ReadStop::Closed(_)) => None,
+        };
+        match damage {
             Some(damage) => Err(ReadError {
                 url: shard.url.clone(),
                 what: format!("byte {}: {}", damage.offset, damage.detail),

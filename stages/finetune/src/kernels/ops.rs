@@ -13,7 +13,7 @@ use burn::backend::{
 };
 
 /// Forward and backward kernels of a backend; [`TrainingOps`] adds autodiff.
-pub trait Kernels: Backend {
+pub(crate) trait Kernels: Backend {
     /// Computes `x * Phi(x)`.
     fn gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Computes GELU's derivative times `grad`.
@@ -46,7 +46,7 @@ pub trait Kernels: Backend {
 
 /// The operators, with or without autodiff.
 #[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
-pub trait TrainingOps: Backend {
+pub(crate) trait TrainingOps: Backend {
     /// See [`Kernels::gelu_forward`].
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`Kernels::norm_forward`].

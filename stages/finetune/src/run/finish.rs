@@ -1,6 +1,6 @@
 //! The end of a run: the model in open_clip's format, its ONNX export, verified against burn on held-out samples, and its card.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use recaption_onnx::{

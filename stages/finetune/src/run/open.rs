@@ -20,7 +20,7 @@ use super::{
     training::{BEST, Training},
 };
 use crate::{
-    config::{Compute, Initialisation, Recipe, RecipeError, SaveAs},
+    config::{Compute, Initialisation, Recipe, SaveAs, unusable},
     data::{Inputs, load_all},
     device,
     model::{Coca, Parameters},
@@ -74,7 +74,7 @@ fn open_model(recipe: &Recipe, options: TrainOptions) -> anyhow::Result<Training
     let groups = groups(&source.config, &source.list, &freeze, recipe.optimizer.layer_decay);
     let trained: Vec<bool> = groups.iter().map(|g| g.trained).collect();
     if !trained.contains(&true) {
-        bail!(RecipeError::of("model.freeze: everything is frozen, so nothing would be trained"));
+        bail!(unusable("model.freeze: everything is frozen, so nothing would be trained"));
     }
     let checkpoint = state::newest(out, &source.list, &device.clone().inner())?;
     let fingerprint = recipe.fingerprint();
@@ -86,7 +86,7 @@ fn open_model(recipe: &Recipe, options: TrainOptions) -> anyhow::Result<Training
         None => (TrainingProgress::new(fingerprint), source.values.clone(), AdamWState::default(), None),
     };
     let compute = match recipe.run.precision {
-        Compute::Fp32 => DType::F32,
+        Compute::Fp32 | Compute::Auto => DType::F32,
         Compute::Bf16 => DType::BF16,
     };
     let parameters = Parameters::new(source.list.clone(), values, &trained, &device).computing_in(compute);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     batch::Batch,
-    config::{Recipe, RecipeError},
+    config::{Recipe, unusable},
     data::LoaderSettings,
     model::{Coca, host},
     objective::gradients,
@@ -67,7 +67,7 @@ impl Training<'_> {
         let recipe = self.recipe;
         let step = gradients(&self.model, batch, recipe.run.part(), &recipe.weights(), &self.device);
         if step.gradients.iter().all(Option::is_none) {
-            bail!(RecipeError::of("no trained parameter is in the loss: see `model.freeze` and [objective]"));
+            bail!(unusable("no trained parameter is in the loss: see `model.freeze` and [objective]"));
         }
         let limit = Some(recipe.optimizer.clip_norm).filter(|limit| *limit > 0.0);
         let (norm, factor) = clip(&step.gradients, limit);

@@ -22,4 +22,4 @@ pub use address::is_public;
 pub use client::{FetchError, FetchSettings, Fetched, Fetcher, Place};
 pub(crate) use lists::told_column;
 pub use lists::{ListParser, ListRow};
-pub use rows::{FetchRow, fetch_row};
+pub use rows::{FetchResult, FetchRow, fetch_row};

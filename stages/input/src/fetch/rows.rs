@@ -7,7 +7,7 @@ use crate::{
     label::{DUPLICATE_KEY, Labelled},
     webdataset::IMAGE_SUFFIXES,
 };
-use recaption_messages::{ReadItem, Sample};
+use recaption_messages::Sample;
 
 /// A row whose image is to be fetched.
 pub struct FetchRow {
@@ -52,11 +52,14 @@ fn reject(key: String, reason: RejectReason, detail: String, caption: Option<Ori
     Reject { key, reason, detail, caption: None, similarity: None, org_caption: caption.map(String::from) }
 }
 
+/// A fetched sample, or the position and the reject of a row whose image cannot be fetched.
+pub type FetchResult = Result<Sample, (u64, Box<Reject>)>;
+
 /// Fetches a row's image.
-pub async fn fetch_row(shard: usize, row: FetchRow, fetcher: Fetcher) -> ReadItem {
+pub async fn fetch_row(shard: usize, row: FetchRow, fetcher: Fetcher) -> FetchResult {
     let FetchRow { index, key, url, caption, meta } = row;
     match fetcher.fetch(&url).await {
-        Ok(fetched) => ReadItem::Sample(Sample {
+        Ok(fetched) => Ok(Sample {
             shard,
             index,
             suffix: suffix(&fetched, &url),
@@ -67,9 +70,7 @@ pub async fn fetch_row(shard: usize, row: FetchRow, fetcher: Fetcher) -> ReadIte
             url: Some(url),
             permit: None,
         }),
-        Err(error) => {
-            ReadItem::Reject { shard, index, reject: reject(key, error.reason(), error.to_string(), caption) }
-        }
+        Err(error) => Err((index, Box::new(reject(key, error.reason(), error.to_string(), caption)))),
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use recaption_schemas::{Damage, OriginalCaption, Reject, RejectReason};
 
-use super::{ReadError, Reading, Stays, open, open::First, unpack::Unpack};
+use super::{Reading, open, open::First, unpack::Unpack};
 use crate::{
     json::Document,
     label::DUPLICATE_KEY,
@@ -11,18 +11,18 @@ use crate::{
     told,
     webdataset::{Assembler, ImageMember, NameClass, RawSample, Tail, split_name},
 };
-use recaption_messages::{ReadItem, Sample, ShardContents};
+use recaption_messages::{ReadStop, Sample, ShardContents};
 
 /// An object without a byte: no tar ends like that.
-pub fn read_empty(reading: Reading<'_>) -> Result<Option<ShardContents>, ReadError> {
+pub fn read_empty(reading: Reading<'_>) -> Result<ShardContents, ReadStop> {
     match TarParser::new(reading.settings.tar).finish() {
-        Err(e) => Err(reading.data(&e.to_string())),
-        Ok(_) => Err(reading.data("it is empty")),
+        Err(e) => Err(reading.data(&e.to_string()).into()),
+        Ok(_) => Err(reading.data("it is empty").into()),
     }
 }
 
 /// Reads an archive whose first bytes are there already.
-pub async fn read(reading: Reading<'_>, first: First) -> Result<Option<ShardContents>, ReadError> {
+pub async fn read(reading: Reading<'_>, first: First) -> Result<ShardContents, ReadStop> {
     let unpack = Unpack::recognise(&first.bytes);
     let mut unpack = unpack.map_err(|e| reading.data(&format!("cannot be unpacked: {e}")))?;
     let mut archive = Archive::new(reading, unpack.is_packed());
@@ -38,7 +38,6 @@ pub async fn read(reading: Reading<'_>, first: First) -> Result<Option<ShardCont
                 // What unpacks to much must leave room for others, and hear of a stop.
                 Step::On if archive.packed => tokio::task::yield_now().await,
                 Step::On => {}
-                Step::Nobody => return Ok(None),
                 Step::Broken => return archive.finish(None).await,
             }
         }
@@ -52,7 +51,6 @@ pub async fn read(reading: Reading<'_>, first: First) -> Result<Option<ShardCont
         };
         match archive.push(bytes).await? {
             Step::On => {}
-            Step::Nobody => return Ok(None),
             Step::Broken => return archive.finish(None).await,
         }
     }
@@ -62,8 +60,6 @@ pub async fn read(reading: Reading<'_>, first: First) -> Result<Option<ShardCont
 /// What came of some bytes.
 enum Step {
     On,
-    /// Nobody takes samples any more.
-    Nobody,
     /// The rest cannot be read.
     Broken,
 }
@@ -84,19 +80,17 @@ impl<'a> Archive<'a> {
         Self { reading, parser, samples: Samples::new(reading), damage: None, packed, packed_bytes: 0 }
     }
 
-    async fn push(&mut self, bytes: Bytes) -> Result<Step, ReadError> {
+    async fn push(&mut self, bytes: Bytes) -> Result<Step, ReadStop> {
         self.parser.push(bytes);
         loop {
             match self.parser.next_member() {
                 Ok(Some(member)) => {
-                    if let Some(raw) = self.samples.assembler.push(member)
-                        && !self.samples.emit(raw).await?
-                    {
-                        return Ok(Step::Nobody);
+                    if let Some(raw) = self.samples.assembler.push(member) {
+                        self.samples.emit(raw).await?;
                     }
                 }
                 Ok(None) => return Ok(Step::On),
-                Err(e @ TarError::NotATar { .. }) => return Err(self.reading.data(&e.to_string())),
+                Err(e @ TarError::NotATar { .. }) => return Err(self.reading.data(&e.to_string()).into()),
                 Err(e) => {
                     let offset = match &e {
                         TarError::Damaged { offset, .. } => *offset,
@@ -110,7 +104,7 @@ impl<'a> Archive<'a> {
     }
 
     /// The packed stream is damaged or cut: what came before stands, as in a tar that is cut.
-    async fn unpack_error(mut self, error: &std::io::Error) -> Result<Option<ShardContents>, ReadError> {
+    async fn unpack_error(mut self, error: &std::io::Error) -> Result<ShardContents, ReadStop> {
         let what = format!("the packed stream cannot be unpacked after {} bytes: {error}", self.packed_bytes);
         match self.parser.finish() {
             Ok(TarEnd::Truncated { offset, cut, .. }) => {
@@ -121,12 +115,12 @@ impl<'a> Archive<'a> {
                 self.damage = Some(Damage { offset, detail: what });
                 self.finish(None).await
             }
-            Err(_) => Err(self.reading.data(&what)),
+            Err(_) => Err(self.reading.data(&what).into()),
         }
     }
 
     /// The input is at its end.
-    async fn end(mut self) -> Result<Option<ShardContents>, ReadError> {
+    async fn end(mut self) -> Result<ShardContents, ReadStop> {
         match self.parser.finish() {
             Ok(TarEnd::Clean { trailing, .. }) => {
                 if let Some(trailing) = trailing {
@@ -141,12 +135,12 @@ impl<'a> Archive<'a> {
                 });
                 self.finish(Some(&cut)).await
             }
-            Err(e) => Err(self.reading.data(&e.to_string())),
+            Err(e) => Err(self.reading.data(&e.to_string()).into()),
         }
     }
 
     /// The last sample, and the broken tail if there is one.
-    async fn finish(mut self, cut: Option<&Cut>) -> Result<Option<ShardContents>, ReadError> {
+    async fn finish(mut self, cut: Option<&Cut>) -> Result<ShardContents, ReadStop> {
         // Damage after the end marker is no business of the sample before it.
         let tail = match &self.damage {
             Some(_) if !self.parser.has_ended() => Tail::Broken { cut_file: cut.and_then(Cut::file_name) },
@@ -159,8 +153,8 @@ impl<'a> Archive<'a> {
             // its image is kept: at most a sidecar of it is missing, and the commit record says where.
             if raw.cut && (cut_key.as_ref() == Some(&raw.key) || raw.image.is_none()) {
                 tail_key = raw.key;
-            } else if !self.samples.emit(raw).await? {
-                return Ok(None);
+            } else {
+                self.samples.emit(raw).await?;
             }
         }
         if let Some(damage) = &self.damage {
@@ -178,12 +172,10 @@ impl<'a> Archive<'a> {
             let detail = format!("{} ({place})", damage.detail);
             let index = self.samples.emitted;
             self.samples.emitted += 1;
-            if !self.reading.reject_tail(index, tail_key, detail).await? {
-                return Ok(None);
-            }
+            self.reading.reject_tail(index, tail_key, detail).await?;
         }
         self.samples.close();
-        Ok(Some(ShardContents { damage: self.damage, ..ShardContents::whole(self.samples.emitted) }))
+        Ok(ShardContents { damage: self.damage, ..ShardContents::whole(self.samples.emitted) })
     }
 }
 
@@ -203,8 +195,8 @@ impl<'a> Samples<'a> {
         Self { reading, assembler, emitted: 0, again: 0, unreadable: 0 }
     }
 
-    /// Hands a sample on; `false` when nobody takes it.
-    pub async fn emit(&mut self, raw: RawSample) -> Result<bool, ReadError> {
+    /// Sends a sample on.
+    pub async fn emit(&mut self, raw: RawSample) -> Result<(), ReadStop> {
         self.emitted += 1;
         self.again += u64::from(raw.duplicate);
         let reading = self.reading;
@@ -230,17 +222,17 @@ impl<'a> Samples<'a> {
             counts.extra_images += raw.extra_image_count - raw.extra_images.len() as u64;
         });
         reading.tally.caption(told.caption.as_ref());
-        if let Stays::Told(taken) = reading.stays(index, &raw.key).await? {
-            return Ok(taken);
+        if reading.keep_previous(index, &raw.key).await? {
+            return Ok(());
         }
-        let found = match judge(reading.number, raw, told) {
+        match validate_sample(reading.number, raw, told) {
             Ok(mut sample) => {
                 sample.permit = reading.budget.acquire(bytes).await;
-                ReadItem::Sample(sample)
+                reading.send_held(sample).await?;
             }
-            Err(reject) => ReadItem::Reject { shard: reading.number, index, reject: *reject },
-        };
-        Ok(reading.to.send(found).await.is_ok())
+            Err(reject) => reading.reject(index, *reject).await?,
+        }
+        Ok(())
     }
 
     /// All members were taken: counts what belongs to no sample, and says what was used.
@@ -300,8 +292,8 @@ fn key_of(name: &str) -> String {
     }
 }
 
-/// A raw sample that can be decoded, or why not.
-fn judge(shard: usize, raw: RawSample, told: Told) -> Result<Sample, Box<Reject>> {
+/// Returns a sample that can be decoded, or the reject that says why not.
+fn validate_sample(shard: usize, raw: RawSample, told: Told) -> Result<Sample, Box<Reject>> {
     let refused = match &raw.image {
         _ if raw.duplicate && raw.image.is_none() => {
             let what = format!("{DUPLICATE_KEY}, and this part of it has no image: {SORT}");

@@ -14,13 +14,13 @@ use futures::{StreamExt, stream};
 use object_store::{GetOptions, GetRange, ObjectMeta};
 use recaption_schemas::{Reject, RejectReason, name_bytes, name_text};
 
-use super::{ReadError, Reading, ShardContents, Stays, archive::Samples, metadata::Metadata};
+use super::{Reading, archive::Samples, metadata::Metadata};
 use crate::{
     shards::{FileRole, FolderFiles},
     tar::MemberData,
     webdataset::{CAPTION_SUFFIXES, ImageMember, JSON_SUFFIX, MAX_SIDECAR_BYTES, RawSample, split_stem},
 };
-use recaption_messages::{SNIFF_BYTES, is_image};
+use recaption_messages::{ReadError, ReadStop, SNIFF_BYTES, ShardContents, is_image};
 use recaption_store::{ErrorKind, Location, StoreKind, user_message};
 
 /// Files asked for at the same time.
@@ -29,7 +29,7 @@ const PREFETCH: usize = 8;
 const UNREADABLE: &str = "cannot be read";
 
 /// Reads a folder's files.
-pub async fn read(reading: Reading<'_>) -> Result<Option<ShardContents>, ReadError> {
+pub async fn read(reading: Reading<'_>) -> Result<ShardContents, ReadStop> {
     let files = reading.shard.files.clone().unwrap_or_default();
     for (reason, n) in &files.ignored {
         reading.tally.count(|counts| counts.ignore(reason, *n));
@@ -51,22 +51,19 @@ pub async fn read(reading: Reading<'_>) -> Result<Option<ShardContents>, ReadErr
     let mut fetched = stream::iter(planned).map(|planned| fetch(reading, planned)).buffered(PREFETCH);
     while let Some(one) = fetched.next().await {
         let index = samples.emitted;
-        let taken = match one? {
+        match one? {
             Fetched::Sample(mut raw, name) => {
                 raw.index = index;
                 tell(reading, &mut raw, &name, &metadata);
-                samples.emit(*raw).await?
+                samples.emit(*raw).await?;
             }
             Fetched::Refused { key, detail } => {
                 samples.emitted += 1;
-                refuse(reading, index, key, detail).await?
+                reject_unreadable(reading, index, key, detail).await?;
             }
-        };
-        if !taken {
-            return Ok(None);
         }
     }
-    Ok(Some(ShardContents::whole(samples.emitted)))
+    Ok(ShardContents::whole(samples.emitted))
 }
 
 /// A file's name, as its store has it.
@@ -288,15 +285,20 @@ fn tell(reading: Reading<'_>, raw: &mut RawSample, name: &str, metadata: &[(Stri
     }
 }
 
-/// Rejects an image that its store does not hand out; `false` when nobody takes it.
-async fn refuse(reading: Reading<'_>, index: u64, key: String, detail: String) -> Result<bool, ReadError> {
+/// Rejects an image that its store does not return.
+async fn reject_unreadable(
+    reading: Reading<'_>,
+    index: u64,
+    key: String,
+    detail: String,
+) -> Result<(), ReadStop> {
     reading.tally.caption(None);
-    if let Stays::Told(taken) = reading.stays(index, &key).await? {
-        return Ok(taken);
+    if reading.keep_previous(index, &key).await? {
+        return Ok(());
     }
     let reason = RejectReason::FetchFailed;
     let reject = Reject { key, reason, detail, caption: None, similarity: None, org_caption: None };
-    Ok(reading.reject(index, reject).await)
+    Ok(reading.reject(index, reject).await?)
 }
 
 async fn get(reading: Reading<'_>, meta: &ObjectMeta) -> object_store::Result<Bytes> {

@@ -5,16 +5,16 @@ use std::pin::pin;
 use recaption_schemas::Damage;
 use tokio::task::{JoinError, JoinSet};
 
-use super::{ListKind, ReadError, Reading, Stays, open, sniff, unpack::Unpack};
+use super::{ListKind, Reading, open, sniff, unpack::Unpack};
 use crate::{
-    fetch::{FetchRow, Fetcher, ListParser, ListRow, Place, fetch_row},
+    fetch::{FetchResult, FetchRow, Fetcher, ListParser, ListRow, Place, fetch_row},
     label::{Label, Labels},
     shards::{Part, TextPart},
 };
-use recaption_messages::{ReadItem, ShardContents};
+use recaption_messages::{ReadError, ReadStop, ShardContents};
 
 /// Reads a list in text, packed or not, or a part of one.
-pub async fn read(reading: Reading<'_>, kind: ListKind) -> Result<Option<ShardContents>, ReadError> {
+pub async fn read(reading: Reading<'_>, kind: ListKind) -> Result<ShardContents, ReadStop> {
     let parser = ListParser::new(kind, reading.settings.columns.clone());
     let fetching = Fetching::new(reading)?;
     match &reading.shard.part {
@@ -34,7 +34,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn whole(mut self) -> Result<Option<ShardContents>, ReadError> {
+    async fn whole(mut self) -> Result<ShardContents, ReadStop> {
         let reading = self.reading;
         let failed = |e: std::io::Error| format!("the packed list cannot be unpacked: {e}");
         if let Some(first) = open::first(reading).await? {
@@ -42,7 +42,7 @@ impl Reader<'_> {
             if !unpack.is_packed()
                 && let Some(what) = sniff::not_a_list(&first.bytes, self.kind)
             {
-                return Err(reading.data(&what));
+                return Err(reading.data(&what).into());
             }
             let (mut piece, mut rest) = (Some(first.bytes), first.rest);
             while let Some(mut packed) = piece {
@@ -51,14 +51,9 @@ impl Reader<'_> {
                         Ok(bytes) => bytes,
                         Err(e) => return self.broken(failed(e)).await,
                     };
-                    if !self.take(&bytes).await? {
-                        return Ok(None);
-                    }
+                    self.take(&bytes).await?;
                 }
-                piece = match self.fetching.beside(open::next(&mut rest, reading)).await? {
-                    Some(next) => next?,
-                    None => return Ok(None),
-                };
+                piece = self.fetching.beside(open::next(&mut rest, reading)).await??;
             }
             loop {
                 let bytes = match unpack.finish() {
@@ -68,39 +63,34 @@ impl Reader<'_> {
                 if bytes.is_empty() {
                     break;
                 }
-                if !self.take(&bytes).await? {
-                    return Ok(None);
-                }
+                self.take(&bytes).await?;
             }
         }
         self.finish().await
     }
 
-    async fn part(mut self, text: &TextPart, rows: u64) -> Result<Option<ShardContents>, ReadError> {
+    async fn part(mut self, text: &TextPart, rows: u64) -> Result<ShardContents, ReadStop> {
         let reading = self.reading;
         for range in [0..text.names, text.bytes.clone()] {
             let mut pieces = open::range(reading, range).await?;
             loop {
-                let next = self.fetching.beside(open::next(&mut pieces, reading)).await?;
-                let Some(next) = next else { return Ok(None) };
-                let Some(piece) = next? else { break };
-                if !self.take(&piece).await? {
-                    return Ok(None);
-                }
+                let Some(piece) = self.fetching.beside(open::next(&mut pieces, reading)).await?? else {
+                    break;
+                };
+                self.take(&piece).await?;
             }
         }
-        match self.finish().await? {
-            // Where a server says nothing of changes.
-            Some(end) if end.samples != rows => {
-                let what = format!("{} rows where the list had {rows}: it was changed", end.samples);
-                Err(reading.data(&what))
-            }
-            end => Ok(end),
+        let contents = self.finish().await?;
+        // A server without ETags reports no change by itself.
+        if contents.samples != rows {
+            let what = format!("{} rows where the list had {rows}: it was changed", contents.samples);
+            return Err(reading.data(&what).into());
         }
+        Ok(contents)
     }
 
-    /// Takes the list's next bytes; `false` when nobody takes samples.
-    async fn take(&mut self, bytes: &[u8]) -> Result<bool, ReadError> {
+    /// Takes the list's next bytes.
+    async fn take(&mut self, bytes: &[u8]) -> Result<(), ReadStop> {
         let rows = self.parser.push(bytes).map_err(|e| self.reading.data(&e))?;
         if self.fetching.emitted() == 0
             && !rows.is_empty()
@@ -112,20 +102,19 @@ impl Reader<'_> {
     }
 
     /// The packed bytes are damaged or cut: whole rows before that stand, and what follows is one reject.
-    async fn broken(mut self, what: String) -> Result<Option<ShardContents>, ReadError> {
+    async fn broken(mut self, what: String) -> Result<ShardContents, ReadStop> {
         let rows = self.parser.finish_broken();
-        if !self.fetching.rows(rows).await? {
-            return Ok(None);
-        }
+        self.fetching.rows(rows).await?;
         if self.fetching.emitted() == 0 {
-            return Err(self.reading.data(&what));
+            return Err(self.reading.data(&what).into());
         }
         self.fetching.finish_broken(what).await
     }
 
-    async fn finish(mut self) -> Result<Option<ShardContents>, ReadError> {
+    async fn finish(mut self) -> Result<ShardContents, ReadStop> {
         let rows = self.parser.finish().map_err(|e| self.reading.data(&e))?;
-        if self.fetching.rows(rows).await? { self.fetching.finish().await } else { Ok(None) }
+        self.fetching.rows(rows).await?;
+        self.fetching.finish().await
     }
 }
 
@@ -134,7 +123,7 @@ pub struct Fetching<'a> {
     reading: Reading<'a>,
     fetcher: Fetcher,
     labels: Labels,
-    flying: JoinSet<(ReadItem, Place)>,
+    in_flight: JoinSet<(FetchResult, Place)>,
     emitted: u64,
 }
 
@@ -144,7 +133,7 @@ impl<'a> Fetching<'a> {
         let fetcher = reading.settings.fetcher.clone();
         let fetcher =
             fetcher.ok_or_else(|| reading.data("it is a list of addresses, and nothing is fetched here"))?;
-        Ok(Self { reading, fetcher, labels: Labels::default(), flying: JoinSet::new(), emitted: 0 })
+        Ok(Self { reading, fetcher, labels: Labels::default(), in_flight: JoinSet::new(), emitted: 0 })
     }
 
     /// Rows so far.
@@ -152,93 +141,85 @@ impl<'a> Fetching<'a> {
         self.emitted
     }
 
-    /// Takes the next rows; `false` when nobody takes samples.
-    pub async fn rows(&mut self, rows: Vec<ListRow>) -> Result<bool, ReadError> {
+    /// Takes the next rows.
+    pub async fn rows(&mut self, rows: Vec<ListRow>) -> Result<(), ReadStop> {
         for row in rows {
-            if !self.row(row).await? {
-                return Ok(false);
-            }
+            self.row(row).await?;
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Hands on what was fetched while something else is waited for; `None` when nobody takes samples. All lists share the
-    /// places, and an image keeps its own until it is handed on: whoever waits hands on.
-    pub async fn beside<T>(&mut self, work: impl Future<Output = T>) -> Result<Option<T>, ReadError> {
+    /// Awaits `work`, and meanwhile sends on what was fetched. All lists share the fetch permits, and an image keeps its own
+    /// until it is sent on, so a list that waits must keep sending.
+    pub async fn beside<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ReadStop> {
         let mut work = pin!(work);
         loop {
             tokio::select! {
-                done = &mut work => return Ok(Some(done)),
-                Some(landed) = self.flying.join_next() => {
-                    if !self.land(landed).await? {
-                        return Ok(None);
-                    }
-                }
+                done = &mut work => return Ok(done),
+                Some(fetched) = self.in_flight.join_next() => self.on_fetched(fetched).await?,
             }
         }
     }
 
-    async fn row(&mut self, mut row: ListRow) -> Result<bool, ReadError> {
+    async fn row(&mut self, mut row: ListRow) -> Result<(), ReadStop> {
         self.emitted += 1;
         let first = self.reading.shard.part.as_ref().map_or(0, |part| part.rows.start);
         let labelled = self.labels.label(row.label.clone(), first + row.index);
         let captions = std::mem::take(&mut row.captions);
         let caption = self.reading.settings.captions.pick(&labelled.key, &captions);
         self.reading.tally.caption(caption.as_ref());
-        match self.reading.stays(row.index, &labelled.key).await? {
-            Stays::No => {}
-            Stays::Told(taken) => return Ok(taken),
+        if self.reading.keep_previous(row.index, &labelled.key).await? {
+            return Ok(());
         }
         let index = row.index;
         match FetchRow::of(row, labelled, caption) {
-            Err(reject) => Ok(self.reading.reject(index, *reject).await),
+            Err(reject) => Ok(self.reading.reject(index, *reject).await?),
             Ok(row) => {
                 let fetcher = self.fetcher.clone();
-                let Some(place) = self.beside(fetcher.place()).await? else { return Ok(false) };
+                let place = self.beside(fetcher.place()).await?;
                 let (number, fetcher) = (self.reading.number, self.fetcher.clone());
-                self.flying.spawn(async move { (fetch_row(number, row, fetcher).await, place) });
-                Ok(true)
+                self.in_flight.spawn(async move { (fetch_row(number, row, fetcher).await, place) });
+                Ok(())
             }
         }
     }
 
-    /// Rejects a row that cannot be read, `number` of the whole list; `false` when nobody takes it.
-    pub async fn lose(&mut self, label: Label, number: u64, detail: &str) -> Result<bool, ReadError> {
+    /// Rejects a row that cannot be read, `number` of the whole list.
+    pub async fn lose(&mut self, label: Label, number: u64, detail: &str) -> Result<(), ReadStop> {
         let index = self.emitted;
         self.emitted += 1;
         let key = self.labels.label(label, number).key;
         self.reading.reject_tail(index, key, detail.to_owned()).await
     }
 
-    /// Hands on what was fetched.
-    async fn land(&mut self, landed: Result<(ReadItem, Place), JoinError>) -> Result<bool, ReadError> {
-        let (found, place) =
-            landed.map_err(|e| self.reading.data(&format!("fetching an image broke down: {e}")))?;
-        let taken = match found {
-            ReadItem::Sample(sample) => self.reading.send(sample).await,
-            other => self.reading.to.send(other).await.is_ok(),
-        };
-        drop(place);
-        Ok(taken)
-    }
-
-    /// Waits for what is on its way.
-    pub async fn finish(mut self) -> Result<Option<ShardContents>, ReadError> {
-        while let Some(landed) = self.flying.join_next().await {
-            if !self.land(landed).await? {
-                return Ok(None);
-            }
+    /// Sends on what was fetched.
+    async fn on_fetched(&mut self, fetched: Result<(FetchResult, Place), JoinError>) -> Result<(), ReadStop> {
+        let (result, place) =
+            fetched.map_err(|e| self.reading.data(&format!("fetching an image broke down: {e}")))?;
+        match result {
+            Ok(sample) => self.reading.send(sample).await?,
+            Err((index, reject)) => self.reading.reject(index, *reject).await?,
         }
-        Ok(Some(ShardContents::whole(self.emitted)))
+        drop(place);
+        Ok(())
     }
 
-    /// Waits for what is on its way; what follows in the input cannot be read, which is one reject.
-    pub async fn finish_broken(self, what: String) -> Result<Option<ShardContents>, ReadError> {
+    /// Waits for all fetches in flight.
+    pub async fn finish(mut self) -> Result<ShardContents, ReadStop> {
+        while let Some(fetched) = self.in_flight.join_next().await {
+            self.on_fetched(fetched).await?;
+        }
+        Ok(ShardContents::whole(self.emitted))
+    }
+
+    /// Waits for all fetches in flight; what follows in the input cannot be read, which is one reject.
+    pub async fn finish_broken(self, what: String) -> Result<ShardContents, ReadStop> {
         let (reading, index) = (self.reading, self.emitted);
-        let Some(mut end) = self.finish().await? else { return Ok(None) };
+        let mut contents = self.finish().await?;
         let detail = format!("{what} (behind row {index})");
-        end.samples += 1;
-        end.damage = Some(Damage { offset: index, detail: detail.clone() });
-        Ok(reading.reject_tail(index, String::new(), detail).await?.then_some(end))
+        contents.samples += 1;
+        contents.damage = Some(Damage { offset: index, detail: detail.clone() });
+        reading.reject_tail(index, String::new(), detail).await?;
+        Ok(contents)
     }
 }

@@ -26,12 +26,17 @@ mod table;
 mod tally;
 mod unpack;
 
-use std::sync::{Mutex, PoisonError, atomic::AtomicU64};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
-use recaption_messages::{ByteBudget, PreviousRows, ReadItem, RetryDecision, Sample, ShardContents};
+use recaption_messages::{
+    ByteBudget, Closed, PreviousRows, ReadCounters, ReadError, ReadSink, ReadStop, RetryDecision, Sample,
+    SampleResult, ShardContents,
+};
 use recaption_schemas::{FailureClass, InputCounts, OriginalCaption, Reject, RejectReason, redact_text};
 use recaption_store::{ErrorKind, user_message};
-use tokio::sync::mpsc;
 
 use crate::{
     fetch::Fetcher,
@@ -100,18 +105,22 @@ pub struct Columns {
     pub key: Option<String>,
 }
 
-/// Why a shard could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("shard {url}: {what}")]
-pub struct ReadError {
-    /// The shard, redacted.
-    pub url: String,
-    /// What happened.
-    pub what: String,
-    /// Data or transport.
-    pub class: FailureClass,
-    /// Whether another attempt, now, may go better.
-    pub is_retryable: bool,
+/// A shard to read, and what reading needs.
+pub struct ReadRequest<'a> {
+    /// Number of the shard within the run.
+    pub number: usize,
+    /// The shard.
+    pub shard: &'a ShardRef,
+    /// How shards are read.
+    pub settings: &'a ReadSettings,
+    /// Bound on the image bytes in flight.
+    pub budget: &'a ByteBudget,
+    /// Counts bytes and samples as they arrive.
+    pub counters: &'a ReadCounters,
+    /// Rows of an earlier run, in a retry: only samples that are processed again are then sent on.
+    pub previous: Option<PreviousRows>,
+    /// Takes what is found.
+    pub sink: &'a ReadSink,
 }
 
 /// What reading a shard needs beside the shard.
@@ -122,21 +131,14 @@ struct Reading<'a> {
     settings: &'a ReadSettings,
     budget: &'a ByteBudget,
     bytes_read: &'a AtomicU64,
-    former: Option<&'a Mutex<PreviousRows>>,
+    samples_read: &'a AtomicU64,
+    previous: Option<&'a Mutex<PreviousRows>>,
     tally: &'a Tally,
-    to: &'a mpsc::Sender<ReadItem>,
-}
-
-/// Whether a sample stays as an earlier run left it.
-enum Stays {
-    /// It does not, or there was no earlier run.
-    No,
-    /// It does, and that was told; to nobody, when `false`.
-    Told(bool),
+    sink: &'a ReadSink,
 }
 
 impl Reading<'_> {
-    /// Errors of web servers quote the address, with its secrets.
+    /// An error of this shard. Web servers' errors quote the URL, whose secrets are removed.
     fn error(&self, what: &str, class: FailureClass) -> ReadError {
         ReadError { url: self.shard.url.clone(), what: redact_text(what), class, is_retryable: false }
     }
@@ -153,8 +155,8 @@ impl Reading<'_> {
         self.error(what, FailureClass::Data)
     }
 
-    /// Hands a sample on, once there is room for its bytes; `false` when nobody takes it.
-    async fn send(&self, mut sample: Sample) -> bool {
+    /// Sends a sample to the decoder, once the budget has room for its bytes.
+    async fn send(&self, mut sample: Sample) -> Result<(), Closed> {
         let texts = [
             sample.org_caption.as_ref().map(OriginalCaption::as_str),
             sample.meta.as_deref(),
@@ -162,36 +164,44 @@ impl Reading<'_> {
         ];
         let bytes = sample.image.len() + texts.into_iter().flatten().map(str::len).sum::<usize>();
         sample.permit = self.budget.acquire(bytes).await;
-        self.to.send(ReadItem::Sample(sample)).await.is_ok()
+        self.send_held(sample).await
     }
 
-    /// Hands a reject on; `false` when nobody takes it.
-    async fn reject(&self, index: u64, reject: Reject) -> bool {
-        self.to.send(ReadItem::Reject { shard: self.number, index, reject }).await.is_ok()
+    /// Sends a sample that holds its share of the budget to the decoder.
+    async fn send_held(&self, sample: Sample) -> Result<(), Closed> {
+        self.samples_read.fetch_add(1, Relaxed);
+        self.sink.send_sample(sample).await
     }
 
-    /// Asks the earlier rows about the next sample.
-    async fn stays(&self, index: u64, key: &str) -> Result<Stays, ReadError> {
-        let Some(former) = self.former else { return Ok(Stays::No) };
-        let verdict = former.lock().unwrap_or_else(PoisonError::into_inner).decide(key);
-        match verdict {
-            Some(RetryDecision::Reprocess) => Ok(Stays::No),
-            Some(RetryDecision::Keep(was)) => {
-                let kept = ReadItem::Kept { shard: self.number, index, previous: was };
-                Ok(Stays::Told(self.to.send(kept).await.is_ok()))
+    /// Rejects the sample at `index`.
+    async fn reject(&self, index: u64, reject: Reject) -> Result<(), Closed> {
+        self.samples_read.fetch_add(1, Relaxed);
+        self.sink.send_result(SampleResult::rejected(self.number, index, reject)).await
+    }
+
+    /// Returns whether the next sample keeps its row of an earlier run, and reports it if so.
+    async fn keep_previous(&self, index: u64, key: &str) -> Result<bool, ReadStop> {
+        let Some(previous) = self.previous else { return Ok(false) };
+        let decision = previous.lock().unwrap_or_else(PoisonError::into_inner).decide(key);
+        match decision {
+            Some(RetryDecision::Reprocess) => Ok(false),
+            Some(RetryDecision::Keep(outcome)) => {
+                self.samples_read.fetch_add(1, Relaxed);
+                self.sink.send_result(SampleResult::kept(self.number, index, outcome)).await?;
+                Ok(true)
             }
-            None => Err(self.data(OTHER_SAMPLES)),
+            None => Err(self.data(OTHER_SAMPLES).into()),
         }
     }
 
-    /// The one reject of a broken tail; `false` when nobody takes it.
-    async fn reject_tail(&self, index: u64, key: String, detail: String) -> Result<bool, ReadError> {
-        if let Stays::Told(taken) = self.stays(index, &key).await? {
-            return Ok(taken);
+    /// Rejects the damaged end of a shard as one sample.
+    async fn reject_tail(&self, index: u64, key: String, detail: String) -> Result<(), ReadStop> {
+        if self.keep_previous(index, &key).await? {
+            return Ok(());
         }
         let reason = RejectReason::DamagedShard;
         let reject = Reject { key, reason, detail, caption: None, similarity: None, org_caption: None };
-        Ok(self.reject(index, reject).await)
+        Ok(self.reject(index, reject).await?)
     }
 }
 
@@ -199,53 +209,51 @@ impl Reading<'_> {
 const OTHER_SAMPLES: &str =
     "its samples are not those that its rows were made of: replace its rows with `recaption run --overwrite`";
 
-/// Streams `shard`, the run's shard `number`, and sends everything found; a closed channel stops the reading, and `None`
-/// comes back. Adds the bytes that arrive to `bytes_read`. With the rows of an earlier run, in `former`, only samples that are
-/// to be done again are read out, and of the others it is told that they stay.
+/// Streams a shard and sends everything found to the request's sink.
 ///
 /// # Errors
-/// When the shard is missing or unreadable, is nothing that can be read, or changed while it was read. Rows already sent are
-/// then worth nothing: the shard is not committed.
-pub async fn read_shard(
-    number: usize,
-    shard: &ShardRef,
-    settings: &ReadSettings,
-    budget: &ByteBudget,
-    bytes_read: &AtomicU64,
-    former: Option<PreviousRows>,
-    to: &mpsc::Sender<ReadItem>,
-) -> Result<Option<ShardContents>, ReadError> {
-    let (former, tally) = (former.map(Mutex::new), Tally::default());
-    let reading =
-        Reading { number, shard, settings, budget, bytes_read, former: former.as_ref(), tally: &tally, to };
-    let mut end = read_any(reading).await?;
-    if let Some(end) = &mut end {
-        end.input = tally.counts();
-        tell_extra_images(reading, &end.input);
-    }
-    let fits = former.as_ref().is_none_or(|f| f.lock().unwrap_or_else(PoisonError::into_inner).is_at_end());
-    if end.is_some() && !fits { Err(reading.data(OTHER_SAMPLES)) } else { Ok(end) }
+/// When the shard is missing or unreadable, of no known format, or changed while it was read: rows already sent are then
+/// worthless, and the shard must not be committed. When the sink is closed.
+pub async fn read_shard(request: ReadRequest<'_>) -> Result<ShardContents, ReadStop> {
+    let ReadRequest { number, shard, settings, budget, counters, previous, sink } = request;
+    let (previous, tally) = (previous.map(Mutex::new), Tally::default());
+    let reading = Reading {
+        number,
+        shard,
+        settings,
+        budget,
+        bytes_read: &counters.bytes,
+        samples_read: &counters.samples,
+        previous: previous.as_ref(),
+        tally: &tally,
+        sink,
+    };
+    let mut contents = read_any(reading).await?;
+    contents.input = tally.counts();
+    warn_of_extra_images(reading, &contents.input);
+    let fits = previous.as_ref().is_none_or(|p| p.lock().unwrap_or_else(PoisonError::into_inner).is_at_end());
+    if fits { Ok(contents) } else { Err(reading.data(OTHER_SAMPLES).into()) }
 }
 
 /// Reads what is asked for piece by piece. Where no version of it can be asked for, its content is looked at once more: pieces
 /// of two versions are worth nothing.
 async fn unmixed(
     reading: Reading<'_>,
-    read: impl Future<Output = Result<Option<ShardContents>, ReadError>>,
-) -> Result<Option<ShardContents>, ReadError> {
+    read: impl Future<Output = Result<ShardContents, ReadStop>>,
+) -> Result<ShardContents, ReadStop> {
     let end = read.await?;
     let tag = reading.shard.etag.as_deref().and_then(|tag| tag.strip_prefix(CONTENT_TAG));
-    let Some(sum) = tag.filter(|_| end.is_some()) else { return Ok(end) };
+    let Some(sum) = tag else { return Ok(end) };
     let (_, now) = content(&reading.shard.location).await.map_err(|e| reading.transport(&e))?;
     if now != sum {
         let error = reading.error("it was changed while it was read", FailureClass::Transport);
-        return Err(error);
+        return Err(error.into());
     }
     Ok(end)
 }
 
 /// One warning for each shard whose samples have several images.
-fn tell_extra_images(reading: Reading<'_>, input: &InputCounts) {
+fn warn_of_extra_images(reading: Reading<'_>, input: &InputCounts) {
     if input.extra_images > 0 {
         let first = input.extra_image_names.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
         tracing::warn!(
@@ -258,11 +266,11 @@ fn tell_extra_images(reading: Reading<'_>, input: &InputCounts) {
     }
 }
 
-async fn read_any(reading: Reading<'_>) -> Result<Option<ShardContents>, ReadError> {
+async fn read_any(reading: Reading<'_>) -> Result<ShardContents, ReadStop> {
     let (shard, settings) = (reading.shard, reading.settings);
     if let Some(why) = &shard.missing {
         let class = if shard.absent { FailureClass::Missing } else { FailureClass::Transport };
-        return Err(reading.error(why, class));
+        return Err(reading.error(why, class).into());
     }
     if shard.files.is_some() {
         return folder::read(reading).await;
@@ -280,8 +288,8 @@ async fn read_any(reading: Reading<'_>) -> Result<Option<ShardContents>, ReadErr
         InputFormat::UrlList => Err(reading.data(
             "what kind of list it is cannot be told by its name, which ends in none of .csv, .tsv, .jsonl, .txt, .parquet: \
              rename it",
-        )),
-        InputFormat::Folder => Err(reading.data("it is no folder, which input.format = \"folder\" wants")),
+        ).into()),
+        InputFormat::Folder => Err(reading.data("it is no folder, which input.format = \"folder\" wants").into()),
         InputFormat::Auto | InputFormat::Webdataset => {
             let Some(first) = open::first(reading).await? else { return archive::read_empty(reading) };
             if settings.format == InputFormat::Auto && first.bytes.starts_with(format::PARQUET_MAGIC) {
@@ -291,7 +299,7 @@ async fn read_any(reading: Reading<'_>) -> Result<Option<ShardContents>, ReadErr
             if first.bytes.len() < BLOCK_BYTES
                 && let Some(what) = sniff::not_a_tar(&first.bytes)
             {
-                return Err(reading.data(&what));
+                return Err(reading.data(&what).into());
             }
             archive::read(reading, first).await
         }

@@ -9,19 +9,17 @@ mod ranges;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::atomic::AtomicU64,
     time::Duration,
 };
 
 use futures::{StreamExt, stream};
+use recaption_messages::{ByteBudget, ReadCounters, ReadError, ReadSink};
 use recaption_schemas::{FailureClass, ShardId, part_url};
 use tokio::sync::mpsc;
 
 use outline::Outline;
 
-use super::{
-    ByteBudget, InputFormat, ListKind, ReadError, ReadSettings, Reading, Tally, is_parquet_name, open, table,
-};
+use super::{InputFormat, ListKind, ReadSettings, Reading, Tally, is_parquet_name, open, table};
 use crate::shards::{ListError, Part, ShardRef};
 use recaption_store::{Folder, Location, StoreKind, read_json, write_json};
 
@@ -219,17 +217,18 @@ impl Splitter<'_> {
         shard: &ShardRef,
         look: impl AsyncFn(Reading<'_>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
-        let (budget, bytes_read, (to, _nobody)) = (ByteBudget::new(0), AtomicU64::new(0), mpsc::channel(1));
-        let tally = Tally::default();
+        let (budget, counters, tally) = (ByteBudget::new(0), ReadCounters::default(), Tally::default());
+        let sink = ReadSink::Ordered(mpsc::channel(1).0);
         let reading = Reading {
             number: 0,
             shard,
             settings: self.settings,
             budget: &budget,
-            bytes_read: &bytes_read,
-            former: None,
+            bytes_read: &counters.bytes,
+            samples_read: &counters.samples,
+            previous: None,
             tally: &tally,
-            to: &to,
+            sink: &sink,
         };
         let mut left = ATTEMPTS;
         loop {

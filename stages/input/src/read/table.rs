@@ -19,6 +19,7 @@ use parquet::{
     arrow::{ProjectionMask, arrow_reader::ArrowReaderOptions, push_decoder::ParquetPushDecoderBuilder},
     file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData},
 };
+use recaption_messages::{ReadError, ReadStop, Sample, ShardContents};
 use recaption_schemas::{Damage, OriginalCaption, Reject, RejectReason};
 use serde_json::{Map, Value};
 
@@ -26,7 +27,7 @@ use self::{
     columns::{Chosen, Row},
     row_groups::{Lost, RowReader, Step, number, pieces},
 };
-use super::{ReadError, Reading, Sample, ShardContents, Stays, list::Fetching, open::condition, sniff};
+use super::{Reading, list::Fetching, open::condition, sniff};
 use crate::{
     fetch::ListRow,
     label::{DUPLICATE_KEY, Labelled, Labels},
@@ -92,7 +93,7 @@ pub struct Group {
 }
 
 /// Reads a Parquet file with image bytes, or a list of addresses or a part of one.
-pub async fn read(reading: Reading<'_>) -> Result<Option<ShardContents>, ReadError> {
+pub async fn read(reading: Reading<'_>) -> Result<ShardContents, ReadStop> {
     let Opened { metadata, chosen, mask } = open(reading).await?;
     let kind = if chosen.has_image() { "Parquet" } else { "Parquet list of addresses" };
     reading.settings.announced.say(kind, &chosen.describe());
@@ -111,29 +112,24 @@ async fn read_images(
     mut rows_of: RowReader<'_>,
     chosen: Chosen,
     rows: u64,
-) -> Result<Option<ShardContents>, ReadError> {
+) -> Result<ShardContents, ReadStop> {
     let mut table = Table { reading, chosen, labels: Labels::default(), emitted: 0, unreadable: 0 };
     let (mut damage, mut row) = (None, 0);
     while let Some(step) = rows_of.next().await? {
-        let taken = match step {
+        match step {
             Step::Rows(batch) => {
-                let taken = table.emit(&batch, row).await?;
+                table.emit(&batch, row).await?;
                 row += batch.num_rows() as u64;
-                taken
             }
             Step::Lost(lost) => {
                 let detail = lost.detail(row, rows);
                 damage.get_or_insert(Damage { offset: row, detail: detail.clone() });
-                let taken = table.lose(&lost, row, &detail).await?;
+                table.lose(&lost, row, &detail).await?;
                 row = row.saturating_add(lost.rows);
-                taken
             }
-        };
-        if !taken {
-            return Ok(None);
         }
     }
-    Ok(Some(ShardContents { damage, ..ShardContents::whole(table.emitted) }))
+    Ok(ShardContents { damage, ..ShardContents::whole(table.emitted) })
 }
 
 /// Fetches what a table without images names; its rows begin with number `first`.
@@ -142,12 +138,11 @@ async fn read_list(
     mut rows_of: RowReader<'_>,
     chosen: &Chosen,
     first: u64,
-) -> Result<Option<ShardContents>, ReadError> {
+) -> Result<ShardContents, ReadStop> {
     let mut fetching = Fetching::new(reading)?;
     let (mut damage, mut row) = (None, first);
     loop {
-        let Some(next) = fetching.beside(rows_of.next()).await? else { return Ok(None) };
-        let taken = match next? {
+        match fetching.beside(rows_of.next()).await?? {
             None => break,
             Some(Step::Rows(batch)) => {
                 let begin = fetching.emitted();
@@ -160,25 +155,19 @@ async fn read_list(
                 });
                 let rows = rows.collect::<Vec<_>>();
                 row += rows.len() as u64;
-                fetching.rows(rows).await?
+                fetching.rows(rows).await?;
             }
             Some(Step::Lost(lost)) => {
                 let detail = lost.detail(row, row.saturating_add(lost.rows));
                 damage.get_or_insert(Damage { offset: row, detail: detail.clone() });
-                let mut taken = true;
                 for at in 0..lost.rejects() {
-                    taken = taken && fetching.lose(lost.label(row + at), row + at, &detail).await?;
+                    fetching.lose(lost.label(row + at), row + at, &detail).await?;
                 }
                 row = row.saturating_add(lost.rows);
-                taken
             }
-        };
-        if !taken {
-            return Ok(None);
         }
     }
-    let end = fetching.finish().await?;
-    Ok(end.map(|end| ShardContents { damage, ..end }))
+    Ok(ShardContents { damage, ..fetching.finish().await? })
 }
 
 /// What of a row has a form in JSON, by column.
@@ -241,8 +230,8 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// Hands all rows of a batch on, which begin with number `first`; `false` when nobody takes them.
-    async fn emit(&mut self, batch: &RecordBatch, first: u64) -> Result<bool, ReadError> {
+    /// Hands all rows of a batch on, which begin with number `first`.
+    async fn emit(&mut self, batch: &RecordBatch, first: u64) -> Result<(), ReadStop> {
         let rows = self.chosen.rows(batch).map_err(|e| self.reading.data(&e))?;
         for (row, at) in rows.into_iter().zip(first..) {
             let index = self.emitted;
@@ -253,21 +242,15 @@ impl Table<'_> {
             if let Some(why) = &row.unreadable {
                 self.tell_unreadable(&labelled.key, why);
             }
-            if let Stays::Told(taken) = self.reading.stays(index, &labelled.key).await? {
-                if taken {
-                    continue;
-                }
-                return Ok(false);
+            if self.reading.keep_previous(index, &labelled.key).await? {
+                continue;
             }
-            let sent = match self.judge(index, labelled, caption, row) {
-                Ok(sample) => self.reading.send(sample).await,
-                Err(reject) => self.reading.reject(index, *reject).await,
-            };
-            if !sent {
-                return Ok(false);
+            match self.validate_row(index, labelled, caption, row) {
+                Ok(sample) => self.reading.send(sample).await?,
+                Err(reject) => self.reading.reject(index, *reject).await?,
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     fn tell_unreadable(&mut self, key: &str, why: &str) {
@@ -284,21 +267,19 @@ impl Table<'_> {
         }
     }
 
-    /// Rejects rows that cannot be read; `false` when nobody takes them.
-    async fn lose(&mut self, lost: &Lost, first: u64, detail: &str) -> Result<bool, ReadError> {
+    /// Rejects rows that cannot be read.
+    async fn lose(&mut self, lost: &Lost, first: u64, detail: &str) -> Result<(), ReadStop> {
         for at in 0..lost.rejects() {
             let index = self.emitted;
             self.emitted += 1;
             let label = lost.label(first.saturating_add(at));
             let key = self.labels.label(label, first.saturating_add(at)).key;
-            if !self.reading.reject_tail(index, key, detail.to_owned()).await? {
-                return Ok(false);
-            }
+            self.reading.reject_tail(index, key, detail.to_owned()).await?;
         }
-        Ok(true)
+        Ok(())
     }
 
-    fn judge(
+    fn validate_row(
         &self,
         index: u64,
         Labelled { key, duplicate }: Labelled,

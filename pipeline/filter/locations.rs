@@ -1,4 +1,4 @@
-//! Where a pass reads and writes: two places that have nothing in common.
+//! Opens the source and the output of a second pass, which must not overlap.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -7,14 +7,14 @@ use std::{
 
 use recaption_store::{Location, StoreKind, Stores};
 
-use super::FilterJob;
+use super::job::FilterJob;
 use crate::{config::ConfigError, run};
 
-/// Opens both places.
+/// Opens source and output.
 ///
 /// # Errors
-/// A place that cannot be used, or one inside the other: the source is never written to.
-pub fn open_places(stores: &mut Stores, job: &FilterJob) -> anyhow::Result<(Location, Location)> {
+/// When one of them cannot be used, or one lies inside the other: the source is never written to.
+pub fn open_locations(stores: &mut Stores, job: &FilterJob) -> anyhow::Result<(Location, Location)> {
     let source = stores.locate(&job.source)?;
     if source.kind == StoreKind::Http {
         let what = "a web server cannot be listed, and the shards of an output are found by listing";
@@ -42,7 +42,7 @@ fn overlap(a: &Location, b: &Location) -> bool {
     a[..shorter] == b[..shorter]
 }
 
-/// Whether `inner` is `outer`, a folder that we know in it, or lies in one of them, told by device and inode: a folder that is
+/// Returns whether `inner` is `outer` or one of its known folders, or lies inside one, by device and inode: a folder that is
 /// mounted twice has two paths.
 fn is_inside(inner: &Path, outer: &Path) -> bool {
     let id = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
@@ -51,7 +51,7 @@ fn is_inside(inner: &Path, outer: &Path) -> bool {
     inner.ancestors().filter_map(id).any(|id| known.contains(&id))
 }
 
-/// The path without links, as far as it exists: two names of one folder are one folder.
+/// Resolves links, as far as the path exists.
 fn real(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         if let (Ok(real), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
@@ -61,7 +61,7 @@ fn real(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-/// Store and path in pieces; schemes that mean the same store are one.
+/// Splits a URL into store and path segments; aliases of a scheme become one.
 fn segments(location: &Location) -> Vec<String> {
     let url = location.url();
     let (scheme, rest) = url.split_once("://").unwrap_or(("", &url));
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_inside_one_another_are_known_by_their_pieces() {
+    fn nested_locations_overlap() {
         let mut stores = Stores::default();
         let mut both = |a: &str, b: &str| {
             let (a, b) = (stores.locate(a).expect(a), stores.locate(b).expect(b));
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn links_do_not_hide_a_place() {
+    fn links_do_not_hide_an_overlap() {
         let dir = tempfile::tempdir().expect("a folder");
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
         std::fs::create_dir(&real).expect("a folder");

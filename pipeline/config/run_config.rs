@@ -1,0 +1,292 @@
+//! The validated settings, by section, built once by one fallible function.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use recaption_caption::{
+    filter::Filter,
+    rules::{RuleSettings, TextRules},
+};
+use recaption_config::ConfigError;
+use recaption_image::DecodeOptions;
+use recaption_input::{
+    fetch::{FetchSettings, Fetcher},
+    read::{Columns, ReadSettings},
+};
+use recaption_onnx::runtime::{Devices, Execution, Provider};
+use recaption_store::StoreSettings;
+
+use super::{
+    CaptionConfig, Layers,
+    sections::{
+        AUTO_COLUMN, FetchSection, InputSection, ModelSection, RulesSection, RunSection, Settings,
+        StoreSection,
+    },
+};
+
+/// Images captioned together by one copy of the model. Larger batches win little on CPUs and cost memory.
+pub const DEFAULT_BATCH_SIZE: usize = 32;
+/// The same on a GPU, where a step of few rows waits for memory alone: what the default `run.cache_bytes` holds of a
+/// coca_ViT-L-14 in half precision, 15 MB an image.
+pub const GPU_BATCH_SIZE: usize = 256;
+
+/// Keys that were set explicitly, with their values as TOML writes them; secrets of URLs are left out.
+pub type ExplicitSettings = BTreeMap<String, String>;
+
+/// The models, and the hardware that they run on.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// Model folder.
+    pub captioner: PathBuf,
+    /// Model folder of the scorer; `None` is the captioner.
+    pub scorer: Option<PathBuf>,
+    /// The execution provider that was asked for.
+    pub provider: Provider,
+    /// The GPUs that were asked for.
+    pub devices: Devices,
+    /// File, variable or flag that set the GPUs; `None` where the default holds.
+    pub devices_origin: Option<String>,
+    /// Whether decoding steps on a GPU are captured as CUDA graphs and replayed.
+    pub cuda_graphs: bool,
+    /// Copies of the model; `None` chooses by its size.
+    pub sessions: Option<usize>,
+}
+
+/// What is read, and how.
+#[derive(Clone, Debug)]
+pub struct InputConfig {
+    /// Patterns of shards.
+    pub shards: Vec<String>,
+    /// Limits of images, and their orientation.
+    pub decode: DecodeOptions,
+    /// How shards are read.
+    pub read: Arc<ReadSettings>,
+    /// Shards read concurrently, at least 1.
+    pub concurrent_shards: usize,
+    /// Encoded image bytes held between reading and decoding.
+    pub buffer_bytes: usize,
+}
+
+/// What is written, and where.
+#[derive(Clone, Debug)]
+pub struct OutputConfig {
+    /// Folder or bucket prefix.
+    pub url: String,
+    /// Whether rows carry the stored image.
+    pub embed_images: bool,
+}
+
+/// Seed, threads, memory and leases of a run.
+#[derive(Clone, Debug)]
+pub struct ResourceConfig {
+    /// Seed of sampling.
+    pub seed: u64,
+    /// Threads, at least 1.
+    pub threads: usize,
+    /// Images captioned together; `None` depends on the execution provider.
+    pub batch_size: Option<usize>,
+    /// Bytes for attention caches, all copies of the model together.
+    pub cache_bytes: u64,
+    /// Share of failed samples beyond which the run stops, 0 to 1.
+    pub max_failure_ratio: f64,
+    /// Whether a GPU is compared with the CPU before a run begins.
+    pub self_test: bool,
+    /// Lease of a lock in a bucket, seconds.
+    pub lock_seconds: u64,
+    /// Lease of claimed shards; `None` shares no shards among workers.
+    pub claim_lease: Option<Duration>,
+}
+
+/// Everything `recaption run` needs to know, valid.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// `[model]`
+    pub model: ModelConfig,
+    /// `[caption]`
+    pub caption: CaptionConfig,
+    /// `[filter]` and `[rules]`
+    pub filter: Filter,
+    /// `[input]` and `[fetch]`
+    pub input: InputConfig,
+    /// `[output]`
+    pub output: OutputConfig,
+    /// `[run]`
+    pub resources: ResourceConfig,
+    /// `[store]`
+    pub stores: StoreSettings,
+    /// What was set, for the record of the run.
+    pub explicit_settings: ExplicitSettings,
+}
+
+impl RunConfig {
+    /// Validates what was set, for a run.
+    ///
+    /// # Errors
+    /// A required key that is missing, a combination that makes no sense.
+    pub fn build(layers: &Layers) -> Result<Self, ConfigError> {
+        Self::build_requiring(layers, &["model.captioner", "output.url", "input.shards"])
+    }
+
+    /// Validates what was set, for a command that needs these keys alone: paths and patterns of others may be empty.
+    ///
+    /// # Errors
+    /// As [`RunConfig::build`].
+    pub fn build_requiring(layers: &Layers, required: &[&str]) -> Result<Self, ConfigError> {
+        required.iter().try_for_each(|name| layers.require(name))?;
+        let settings: Settings = layers.extract_partial()?;
+        Ok(Self {
+            caption: CaptionConfig::build(&settings.caption, layers)?,
+            filter: Filter {
+                min_similarity: settings.filter.min_similarity.map(|n| n as f32),
+                rules: Arc::new(text_rules(settings.rules, layers)?),
+            },
+            input: InputConfig {
+                decode: decode_options(&settings.input),
+                concurrent_shards: settings.input.concurrent_shards,
+                buffer_bytes: settings.input.buffer_bytes,
+                shards: settings.input.shards.0.clone(),
+                read: Arc::new(read_settings(settings.input, settings.fetch, settings.run.seed, layers)?),
+            },
+            model: model(settings.model, layers),
+            output: OutputConfig { url: settings.output.url, embed_images: settings.output.images.into() },
+            resources: resources(&settings.run),
+            stores: stores(&settings.store),
+            explicit_settings: layers.describe(),
+        })
+    }
+
+    /// Images captioned together by one copy of the model.
+    #[must_use]
+    pub fn batch_size(&self, execution: Execution) -> usize {
+        let default = if execution.is_gpu() { GPU_BATCH_SIZE } else { DEFAULT_BATCH_SIZE };
+        self.resources.batch_size.unwrap_or(default)
+    }
+}
+
+impl ModelConfig {
+    /// Refuses a CPU that nobody asked for: a GPU was named, and `auto` found none that works.
+    ///
+    /// # Errors
+    /// [`RunConfig`]'s `model.device` was set, and `executions`, what `auto` came to, use no GPU.
+    pub fn refuse_unwanted_cpu(&self, executions: &[Execution]) -> Result<(), ConfigError> {
+        let Some(origin) = &self.devices_origin else { return Ok(()) };
+        if self.provider != Provider::Auto || executions.iter().any(|execution| execution.is_gpu()) {
+            return Ok(());
+        }
+        let what = format!(
+            "`model.device` = {} asks for a GPU, and no GPU can be used here; leave it out to use the CPU, or add \
+             `--provider cuda` to see what is missing",
+            self.devices
+        );
+        Err(ConfigError::new(origin, what))
+    }
+}
+
+fn model(section: ModelSection, layers: &Layers) -> ModelConfig {
+    ModelConfig {
+        captioner: PathBuf::from(section.captioner),
+        scorer: Some(section.scorer).filter(|dir| !dir.is_empty()).map(PathBuf::from),
+        provider: section.provider.into(),
+        devices: section.device.0,
+        devices_origin: layers.explicit_origin("model.device"),
+        cuda_graphs: section.cuda_graphs,
+        sessions: Some(section.sessions).filter(|n| *n > 0),
+    }
+}
+
+fn resources(section: &RunSection) -> ResourceConfig {
+    let cores = std::thread::available_parallelism().map_or(1, Into::into);
+    let claim_lease = Some(section.claim_seconds).filter(|seconds| *seconds > 0);
+    ResourceConfig {
+        seed: section.seed,
+        threads: section.threads.unwrap_or(cores),
+        batch_size: section.batch_size,
+        cache_bytes: section.cache_bytes,
+        max_failure_ratio: section.max_failure_ratio,
+        self_test: section.self_test,
+        lock_seconds: section.lock_seconds,
+        claim_lease: claim_lease.map(Duration::from_secs),
+    }
+}
+
+fn decode_options(section: &InputSection) -> DecodeOptions {
+    DecodeOptions {
+        max_pixels: section.max_pixels,
+        min_side: section.min_side,
+        budget_bytes: section.decode_bytes,
+        exif_orientation: section.exif_orientation,
+    }
+}
+
+fn text_rules(section: RulesSection, layers: &Layers) -> Result<TextRules, ConfigError> {
+    let settings = RuleSettings {
+        min_words: section.min_words,
+        max_words: section.max_words,
+        min_chars: section.min_chars,
+        max_chars: section.max_chars,
+        max_repeats: section.max_repeats,
+        ngram: section.ngram,
+        banned_words: section.banned_words.0,
+        junk: section.junk,
+        duplicates: section.duplicates,
+    };
+    TextRules::new(settings).map_err(|e| layers.error(e.key, e.what))
+}
+
+fn read_settings(
+    section: InputSection,
+    fetch: FetchSection,
+    seed: u64,
+    layers: &Layers,
+) -> Result<ReadSettings, ConfigError> {
+    let column = |name: String| Some(name).filter(|name| name != AUTO_COLUMN);
+    let mut settings = ReadSettings {
+        format: section.format.into(),
+        columns: Columns {
+            image: column(section.image_column),
+            caption: column(section.caption_column),
+            url: column(section.url_column),
+            key: column(section.key_column),
+        },
+        fetcher: Some(fetcher(fetch, section.max_member_bytes, layers)?),
+        rows_per_shard: section.rows_per_shard,
+        image_suffixes: section.image_suffixes.0,
+        ..ReadSettings::default()
+    };
+    settings.tar.max_member_bytes = section.max_member_bytes;
+    settings.captions.pick = section.caption_pick.into();
+    settings.captions.seed = seed;
+    Ok(settings)
+}
+
+/// What fetches the images of URL lists; none may be larger than `max_bytes`.
+fn fetcher(section: FetchSection, max_bytes: u64, layers: &Layers) -> Result<Fetcher, ConfigError> {
+    let settings = FetchSettings {
+        timeout: Duration::from_secs_f64(section.timeout_seconds),
+        retries: section.retries,
+        max_bytes: section.max_bytes.min(max_bytes),
+        concurrency: section.concurrency,
+        per_host: section.per_host,
+        user_agent: section.user_agent,
+        allow_private: section.allow_private,
+        opt_out: section.opt_out.0,
+        ..FetchSettings::default()
+    };
+    Fetcher::new(settings).map_err(|what| layers.error("fetch.user_agent", what))
+}
+
+fn stores(section: &StoreSection) -> StoreSettings {
+    StoreSettings {
+        retries: section.retries,
+        timeout: Duration::from_secs_f64(section.timeout_seconds),
+        min_bytes_per_second: section.min_bytes_per_second,
+        ..StoreSettings::default()
+    }
+}
+
+/// Timeouts and retries of stores.
+///
+/// # Errors
+/// None in practice: values were checked when they were added.
+pub fn store_settings(layers: &Layers) -> Result<StoreSettings, ConfigError> {
+    Ok(stores(&layers.extract_partial()?.store))
+}

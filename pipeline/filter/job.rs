@@ -1,0 +1,20 @@
+//! The request of a second pass.
+
+use recaption_output::select::{Cut, Score};
+
+/// What a second pass reads, writes and selects.
+#[derive(Clone, Debug)]
+pub struct FilterJob {
+    /// The output of a run, or of an earlier pass.
+    pub source: String,
+    /// Where the new dataset is written.
+    pub output: String,
+    /// The column that is compared with the threshold.
+    pub by: Score,
+    /// The threshold, or the share that is kept.
+    pub cut: Cut,
+    /// Keeps all rows and marks the selected ones in a column of this name.
+    pub column: Option<String>,
+    /// Replaces what another pass or run left at the output.
+    pub overwrite: bool,
+}

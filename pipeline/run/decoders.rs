@@ -1,0 +1,77 @@
+//! The decoding stage of a run: samples to rayon's threads, prepared samples to the captioners.
+//!
+//! At most [`DECODES_PER_THREAD`] images per thread are in decoding. A full captioner queue makes the threads wait, and this
+//! stage with them. An image that cannot be decoded goes to the collector as a reject.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use anyhow::{Context, anyhow};
+use crossbeam_channel::Sender;
+use recaption_image::{PrepareSettings, prepare_sample};
+use recaption_messages::{PreparedSample, Sample, ShardEvent};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::context::RunState;
+
+/// Images in decoding per decoding thread: one at work, one ready.
+const DECODES_PER_THREAD: usize = 2;
+
+/// The decoding threads, and where their results go.
+pub struct Decoders {
+    state: Arc<RunState>,
+    pool: rayon::ThreadPool,
+    settings: Arc<PrepareSettings>,
+    to_captioners: Sender<PreparedSample>,
+    events: mpsc::Sender<ShardEvent>,
+}
+
+impl Decoders {
+    /// Starts `threads` decoding threads.
+    ///
+    /// # Errors
+    /// When the operating system starts none.
+    pub fn start(
+        state: &Arc<RunState>,
+        threads: usize,
+        settings: PrepareSettings,
+        to_captioners: Sender<PreparedSample>,
+        events: mpsc::Sender<ShardEvent>,
+    ) -> anyhow::Result<Self> {
+        let on_panic = Arc::clone(state);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("decode-{i}"))
+            .panic_handler(move |_| on_panic.fail(anyhow!("a decoding thread panicked")))
+            .build()
+            .context("cannot start the decoding threads")?;
+        Ok(Self { state: Arc::clone(state), pool, settings: Arc::new(settings), to_captioners, events })
+    }
+
+    /// Decodes all samples, until their channel is closed.
+    pub async fn run(self, mut samples: mpsc::Receiver<Sample>) {
+        let most = self.pool.current_num_threads() * DECODES_PER_THREAD;
+        let in_flight = Arc::new(Semaphore::new(most));
+        while let Some(sample) = samples.recv().await {
+            if self.state.stop.is_aborted() {
+                continue;
+            }
+            let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
+            let progress = &self.state.progress;
+            progress.decode_queue.store(samples.len(), Relaxed);
+            progress.caption_queue.store(self.to_captioners.len(), Relaxed);
+            let (settings, to_captioners, events) =
+                (Arc::clone(&self.settings), self.to_captioners.clone(), self.events.clone());
+            self.pool.spawn(move || {
+                match prepare_sample(sample, &settings) {
+                    // A closed channel means that the run is over; the shard is then not committed.
+                    Ok(prepared) => drop(to_captioners.send(prepared)),
+                    Err(rejected) => drop(events.blocking_send(ShardEvent::Sample(rejected))),
+                }
+                drop(permit);
+            });
+        }
+        // Wait for the images in decoding, then drop the pool on a thread that may block.
+        let _ = in_flight.acquire_many(u32::try_from(most).unwrap_or(1)).await;
+        let _ = tokio::task::spawn_blocking(move || drop(self.pool)).await;
+    }
+}

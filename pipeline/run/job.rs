@@ -1,0 +1,179 @@
+//! A whole run: lock, join the other workers, plan, process, report.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use anyhow::Context;
+use recaption_input::{read::Splitter, shards::list_shards};
+use recaption_output::commits::{CommitLog, Workers};
+use recaption_store::{Location, Stores};
+
+use super::{
+    cleanup::{clear_leftovers, clear_superseded, finish_deletions, retire},
+    context::RunContext,
+    devices::Devices,
+    failures,
+    lock::{self, Locked},
+    model::RunModel,
+    open_output::open_output,
+    options::RunOptions,
+    output::Output,
+    plan::Plan,
+    progress::{Progress, Reporter},
+    record::RunReport,
+    rounds::{Job, run_rounds},
+    self_test::self_test,
+    stop::Stop,
+};
+use crate::config::RunConfig;
+
+/// Another run holds the lock. Ends the program with exit code 0: for cron nothing is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{output} is locked by {holder}; nothing was done")]
+pub struct LockedOut {
+    /// The output, redacted.
+    output: String,
+    /// Who holds the lock.
+    holder: String,
+}
+
+/// Runs the job; returns what happened, also when shards failed.
+///
+/// # Errors
+/// Bad configuration ([`Mismatch`] among it), an unusable model, an output that cannot be listed, a model that fails.
+pub async fn run(
+    config: &RunConfig,
+    options: RunOptions,
+    stop: &Arc<Stop>,
+    reporter: &Reporter,
+) -> anyhow::Result<RunReport> {
+    run_over(Stores::new(config.stores), config, options, stop, reporter).await
+}
+
+/// As [`run()`], over stores of the caller's.
+///
+/// # Errors
+/// As [`run()`].
+pub async fn run_over(
+    mut stores: Stores,
+    config: &RunConfig,
+    options: RunOptions,
+    stop: &Arc<Stop>,
+    reporter: &Reporter,
+) -> anyhow::Result<RunReport> {
+    // A model that cannot be used is an error before anything is written.
+    let model = RunModel::open(config)?;
+    let output = open_output(&mut stores, &config.output.url)?;
+    let lock =
+        if options.lock { Some(lock::lock(&output, config.resources.lock_seconds).await?) } else { None };
+    let lock = match lock {
+        Some(Locked::Elsewhere { holder }) => return Err(LockedOut { output: output.url(), holder }.into()),
+        Some(Locked::Here(lock)) => Some(lock),
+        None => None,
+    };
+    // Before the records are listed: whoever leaves last then knows that nobody's list is older than his work.
+    let workers = match config.resources.claim_lease {
+        Some(lease) => match Workers::join(&output, lease).await {
+            Ok(workers) => Some(Arc::new(workers)),
+            Err(error) => {
+                tracing::warn!(%error, "other workers cannot be told what this one does; shards may be done twice");
+                None
+            }
+        },
+        None => None,
+    };
+    let report = run_unlocked((stores, output), (config, model), options, (stop, &workers), reporter).await;
+    if let Some(workers) = workers.and_then(Arc::into_inner) {
+        workers.leave().await;
+    }
+    if let Some(lock) = lock {
+        lock.release().await;
+    }
+    report
+}
+
+async fn run_unlocked(
+    (mut stores, output): (Stores, Location),
+    (config, mut model): (&RunConfig, RunModel),
+    options: RunOptions,
+    (stop, workers): (&Arc<Stop>, &Option<Arc<Workers>>),
+    reporter: &Reporter,
+) -> anyhow::Result<RunReport> {
+    let commit_log = CommitLog::new(output.clone());
+    let Some(plan) =
+        stop.unless_requested(plan((&mut stores, &output), config, options, (&model, &commit_log))).await
+    else {
+        anyhow::bail!("stopped while the work was planned; nothing was done");
+    };
+    let plan = plan?;
+    let committer = commit_log.committer(plan.configuration.clone(), options.overwrite).await?;
+    let described = Output::new(config, &model, &output, committer);
+    let mut report = RunReport::begin(config, &model, &plan);
+    report.leftovers_removed = clear_leftovers(&commit_log, &plan, workers.as_deref()).await?;
+    finish_deletions(&commit_log, &plan).await.context("an interrupted deletion cannot be finished")?;
+    let results = if plan.todo.is_empty() {
+        Vec::new()
+    } else {
+        if model.is_circular() {
+            warn_circular();
+        }
+        let executions = model.resolve(config)?;
+        report.self_test = self_test(config, &model, &executions).await?;
+        let devices = Arc::new(Devices::new(&executions));
+        let progress = Arc::new(Progress::new(&plan).on(&devices));
+        if let Some(workers) = workers {
+            let progress = Arc::clone(&progress);
+            workers.tell(move || progress.finished.load(Relaxed) + progress.read.bytes.load(Relaxed));
+        }
+        let _bar = reporter.start(&progress);
+        let context = RunContext { config, model: &model, devices: &devices, stop, progress: &progress };
+        let results = run_rounds(context, Job { plan: &plan, output: &described, workers }).await;
+        report.computed_by(&devices);
+        results?
+    };
+    failures::remember(&commit_log, &plan, &results, &mut report).await;
+    clear_superseded(&commit_log, &plan, &results)
+        .await
+        .context("parts that lists no longer have could not be removed")?;
+    if options.retire && !stop.requested() {
+        retire(&commit_log, &plan).await.context("shards without an input could not be retired")?;
+        report.retired = true;
+    }
+    report.requests_retried = stores.retried();
+    report.decoder_panics = recaption_image::panics();
+    report.interrupted = stop.requested();
+    report.write(&output).await.context("the run's record could not be written")?;
+    Ok(report)
+}
+
+/// Compares what there is to do with what is done.
+async fn plan(
+    (stores, output): (&mut Stores, &Location),
+    config: &RunConfig,
+    options: RunOptions,
+    (model, commit_log): (&RunModel, &CommitLog),
+) -> anyhow::Result<Plan> {
+    // All at once: in a bucket each takes a request per thousand shards.
+    let listing = list_shards(stores, &config.input.shards, config.input.read.format);
+    let (shards, survey, removals) = tokio::join!(listing, commit_log.survey(), commit_log.removals());
+    let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
+    let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
+    let splitter = Splitter { settings: &config.input.read, output, remember: true };
+    let settings = config.reject_settings();
+    let found = (survey?, &*removals?);
+    let plan = Plan::make(shards?, found, (commit_log, splitter), (keys, &settings), &options).await?;
+    tracing::info!(
+        shards = plan.todo.len() + plan.done.len(),
+        done = plan.done.len(),
+        todo = plan.todo.len(),
+        bytes = plan.bytes(),
+        "planned"
+    );
+    Ok(plan)
+}
+
+/// A captioner that judges its own captions prefers what it likes to say.
+fn warn_circular() {
+    tracing::warn!(
+        "the captioner scores its own captions, which is circular: similarities rank captions of one model, they do not compare models; --scorer MODEL lets another model judge"
+    );
+}

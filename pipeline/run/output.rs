@@ -1,0 +1,67 @@
+//! What all shards of a run have in common in the output.
+
+use std::{collections::HashMap, sync::Arc};
+
+use recaption_output::commits::Committer;
+use recaption_schemas::{CAPTION_SCHEMA_VERSION, metadata_keys};
+use recaption_store::Location;
+
+use super::{model::RunModel, plan::Settings};
+use crate::config::RunConfig;
+
+/// The output of a run.
+pub struct Output {
+    /// Where it is.
+    pub location: Location,
+    /// Commits its shards; knows the keys that change rows.
+    pub committer: Committer,
+    /// Settings that do not change rows and yet may cause rejects.
+    pub settings: Settings,
+    /// Captioner's digest.
+    pub model: String,
+    /// Scorer's digest, where it is not the captioner.
+    pub scorer: Option<String>,
+    /// Generation parameters and seed, a JSON object.
+    pub decode: String,
+    /// Whether rows carry the stored image.
+    pub embed: bool,
+}
+
+impl Output {
+    /// Describes the output of a run with this configuration and these models.
+    #[must_use]
+    pub fn new(config: &RunConfig, model: &RunModel, location: &Location, committer: Committer) -> Arc<Self> {
+        let decode = generation_parameters(config, &committer);
+        Arc::new(Self {
+            location: location.clone(),
+            committer,
+            settings: config.reject_settings(),
+            model: model.folder.digest.clone(),
+            scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
+            decode: decode.to_string(),
+            embed: config.output.embed_images,
+        })
+    }
+
+    /// Key-value metadata of every part.
+    #[must_use]
+    pub fn metadata(&self) -> HashMap<String, String> {
+        let always: [(&str, &str); 3] = [
+            (metadata_keys::SCHEMA_VERSION, CAPTION_SCHEMA_VERSION),
+            (metadata_keys::MODEL, &self.model),
+            (metadata_keys::DECODE, &self.decode),
+        ];
+        let scorer = self.scorer.as_deref().map(|digest| (metadata_keys::SCORER, digest));
+        always.into_iter().chain(scorer).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    }
+}
+
+/// The `caption.*` keys that change rows, numbers as numbers, and the seed.
+fn generation_parameters(config: &RunConfig, committer: &Committer) -> serde_json::Value {
+    let keys = committer.configuration.iter().filter_map(|(key, value)| {
+        let number: Option<serde_json::Value> =
+            (key != "caption.prompt").then(|| value.parse().ok()).flatten();
+        Some((key.strip_prefix("caption.")?.to_owned(), number.unwrap_or_else(|| value.as_str().into())))
+    });
+    serde_json::Value::Object(keys.chain([("seed".to_owned(), config.resources.seed.into())]).collect())
+}

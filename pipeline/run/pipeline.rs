@@ -1,0 +1,114 @@
+//! Readers -> decoders -> captioners -> collector: starts the threads and channels of a pass over shards, and ends them.
+
+use std::{future::Future, sync::Arc};
+
+use anyhow::{Context, anyhow};
+use recaption_caption::CaptionWorkerSettings;
+use recaption_image::PrepareSettings;
+use recaption_input::shards::ShardRef;
+use recaption_messages::ReadSink;
+use tokio::sync::mpsc;
+
+use super::{
+    captioners::start_captioners,
+    context::{RunContext, RunState},
+    decoders::Decoders,
+    events::{Events, events},
+    readers::read_all,
+    shard_queue::ShardQueue,
+    worker_claims::WorkerClaims,
+};
+
+/// Samples waiting between readers and decoders.
+const SAMPLE_QUEUE: usize = 64;
+/// Prepared samples waiting for the captioners, at least; a full batch may wait.
+const MIN_CAPTION_QUEUE: usize = 8;
+/// Shards read but not yet committed, at most. Small shards need many to keep the models busy.
+const SHARD_WINDOW: usize = 64;
+
+/// What is read, and what results carry.
+pub struct StreamRequest {
+    /// All shards that have a number.
+    pub shards: Vec<ShardRef>,
+    /// Numbers of the shards to read, in the order in which they are begun.
+    pub begin: Vec<usize>,
+    /// Which shards other workers claim or have done; `None` where nothing is committed.
+    pub claims: Option<WorkerClaims>,
+    /// Whether results carry the scorer's features.
+    pub keep_features: bool,
+}
+
+/// Reads, decodes and captions shards. Everything that happens reaches `consume`, which ends when the events end.
+///
+/// # Errors
+/// When the models cannot be loaded or fail, a stage breaks down, or `consume` fails.
+pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
+    context: RunContext<'_>,
+    request: StreamRequest,
+    consume: impl FnOnce(Arc<RunState>, Events) -> F,
+) -> anyhow::Result<T> {
+    let RunContext { config, model, .. } = context;
+    let settings = worker_settings(context, request.keep_features);
+    let window = SHARD_WINDOW.max(config.input.concurrent_shards);
+    let to_read = (request.shards, ShardQueue::new(request.begin));
+    let state = Arc::new(RunState::new(context, to_read, request.claims, window));
+    let (to_collector, events) = events(context.progress);
+    let (to_captioners, prepared) =
+        crossbeam_channel::bounded(model.settings.max_slots.max(MIN_CAPTION_QUEUE));
+    let captioners = start_captioners(context, settings, &state, prepared, &to_collector).await?;
+    let (to_decoders, samples) = mpsc::channel(SAMPLE_QUEUE);
+    let decoders = Decoders::start(
+        &state,
+        config.resources.threads,
+        prepare_settings(context),
+        to_captioners,
+        to_collector.clone(),
+    )?;
+    let decoding = tokio::spawn(decoders.run(samples));
+    let sink = ReadSink::Routed { samples: to_decoders, events: to_collector.clone() };
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..config.input.concurrent_shards {
+        readers.spawn(read_all(
+            Arc::clone(&state),
+            Arc::clone(&config.input.read),
+            sink.clone(),
+            to_collector.clone(),
+        ));
+    }
+    drop((sink, to_collector));
+    let results = consume(Arc::clone(&state), events).await;
+    while let Some(done) = readers.join_next().await {
+        done.context("a reader broke down")?;
+    }
+    decoding.await.context("the decoding stage broke down")?;
+    for captioner in captioners {
+        tokio::task::spawn_blocking(move || captioner.join())
+            .await?
+            .map_err(|_| anyhow!("a captioning thread panicked"))?;
+    }
+    match state.take_error() {
+        Some(error) => Err(error),
+        None => results,
+    }
+}
+
+fn prepare_settings(context: RunContext<'_>) -> PrepareSettings {
+    PrepareSettings {
+        preprocess: context.model.folder.spec.preprocessing,
+        scorer: context.model.scorer_preprocessing(),
+        decode: context.config.input.decode,
+        keep_stored: context.config.output.embed_images,
+    }
+}
+
+fn worker_settings(context: RunContext<'_>, keep_features: bool) -> CaptionWorkerSettings {
+    let RunContext { config, model, .. } = context;
+    CaptionWorkerSettings {
+        caption: model.settings.clone(),
+        seed: config.resources.seed,
+        keep_prompt: config.caption.keep_prompt,
+        filter: config.filter.clone(),
+        embed_images: config.output.embed_images,
+        keep_features,
+    }
+}

@@ -1,0 +1,142 @@
+//! Runs the plan in rounds: shards that failed for a transient reason are retried when all others are done.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use anyhow::anyhow;
+use recaption_output::commits::{CommitResult, Workers};
+use recaption_schemas::FailureClass;
+
+use super::{
+    collector::Collector,
+    context::{RunContext, RunState},
+    events::Events,
+    guard::FailureGuard,
+    output::Output,
+    pipeline::{StreamRequest, stream},
+    plan::{Mismatch, Plan},
+    shard_writer::{ShardOutcome, ShardResult},
+    worker_claims::WorkerClaims,
+};
+
+/// Rounds over shards that fail for a transient reason.
+const MAX_ROUNDS: u32 = 3;
+/// Pause before each round but the first, so that a retry does not meet the same outage.
+const ROUND_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a run writes: the plan's shards into the output, beside other workers.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// The shards to process.
+    pub plan: &'a Plan,
+    /// Where their rows go.
+    pub output: &'a Arc<Output>,
+    /// The other workers; `None` where claims are off, or the output cannot hold them.
+    pub workers: &'a Option<Arc<Workers>>,
+}
+
+/// Runs the plan to its end, or to the stop.
+///
+/// # Errors
+/// When the models cannot be loaded or fail, or a stage breaks down. Shards that fail are results, not errors.
+pub async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow::Result<Vec<ShardResult>> {
+    let (stop, progress) = (context.stop, context.progress);
+    let mut begin: Vec<usize> = (0..job.plan.todo.len()).collect();
+    if job.workers.as_ref().is_some_and(|workers| workers.are_others()) {
+        fastrand::shuffle(&mut begin);
+    }
+    let mut results = Vec::new();
+    for round in 1.. {
+        let round_results = run_round(context, job, begin).await?;
+        let is_retryable = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.is_retryable);
+        let is_last = round == MAX_ROUNDS || stop.requested();
+        let (retried, ended): (Vec<_>, Vec<_>) =
+            round_results.into_iter().partition(|result| !is_last && is_retryable(result));
+        results.extend(ended);
+        if retried.is_empty() {
+            break;
+        }
+        tracing::warn!(shards = retried.len(), "transient failures; retrying these shards");
+        tokio::select! {
+            () = tokio::time::sleep(ROUND_PAUSE) => {}
+            () = stop.wait_requested() => {
+                results.extend(retried);
+                break;
+            }
+        }
+        progress.failed.fetch_sub(retried.len(), Relaxed);
+        begin = retried.iter().map(|result| result.shard).collect();
+    }
+    Ok(results)
+}
+
+/// Runs the plan's shards of these numbers once.
+async fn run_round(
+    context: RunContext<'_>,
+    job: Job<'_>,
+    begin: Vec<usize>,
+) -> anyhow::Result<Vec<ShardResult>> {
+    let Job { plan, output, workers } = job;
+    let shards = plan.todo.iter().map(|task| task.shard.clone()).collect();
+    let (commit_log, location) = (output.committer.commit_log.clone(), output.location.clone());
+    let claims = WorkerClaims::new(commit_log, location, Arc::clone(&plan.todo), workers.clone());
+    let guard = FailureGuard::new(context.config.resources.max_failure_ratio);
+    let collector = Collector::new(Arc::clone(output), Arc::clone(&plan.todo), guard);
+    let request = StreamRequest { shards, begin, claims: Some(claims), keep_features: false };
+    stream(context, request, |state, events| collect(state, collector, events)).await
+}
+
+async fn collect(
+    state: Arc<RunState>,
+    mut collector: Collector,
+    mut events: Events,
+) -> anyhow::Result<Vec<ShardResult>> {
+    let mut results = Vec::new();
+    while let Some(event) = events.recv().await {
+        if let Err(error) = collector.take(event).await {
+            state.fail(error);
+        }
+        on_ended(&state, collector.ended(), &mut results).await;
+    }
+    on_ended(&state, collector.finish().await, &mut results).await;
+    Ok(results)
+}
+
+/// Counts shards that ended, and ends the run where its output fails.
+async fn on_ended(state: &RunState, ended: Vec<ShardResult>, results: &mut Vec<ShardResult>) {
+    for result in ended {
+        match &result.outcome {
+            Ok(outcome) => {
+                let (shard, captioned) = match outcome {
+                    ShardOutcome::Committed { commit, .. } => {
+                        (commit.shard.as_str(), commit.counts.captioned)
+                    }
+                    _ => (state.shards.get(result.shard).map_or("", |shard| &shard.url), 0),
+                };
+                if !matches!(outcome, ShardOutcome::Committed { committed: CommitResult::Created, .. }) {
+                    state.queue.shuffle_remaining();
+                }
+                state.progress.committed.fetch_add(1, Relaxed);
+                let by_other = !matches!(outcome, ShardOutcome::Committed { .. });
+                tracing::debug!(shard, captioned, by_other, "shard committed");
+            }
+            Err(failure) => {
+                if let Some(differences) = &failure.mismatch {
+                    state.fail(Mismatch { differences: differences.clone() }.into());
+                } else if failure.ends_run {
+                    state.fail(anyhow!("the output cannot be written: {}", failure.error));
+                }
+                state.progress.failed.fetch_add(1, Relaxed);
+                if failure.class == FailureClass::Transport {
+                    tracing::error!(error = failure.error, "shard failed");
+                }
+                if let Some(claims) = &state.claims {
+                    claims.release(result.shard).await;
+                }
+            }
+        }
+        results.push(result);
+    }
+}

@@ -1,0 +1,56 @@
+//! What the keys of a recipe mean together.
+
+use recaption_config::ConfigError;
+
+use super::{Layers, Recipe};
+
+impl Recipe {
+    /// Checks what no range of a single key says.
+    pub(super) fn check(&self, layers: &Layers) -> Result<(), ConfigError> {
+        let error = |key: &str, what: String| Err(layers.error(key, what));
+        let (optimizer, run, objective) = (&self.optimizer, &self.run, &self.objective);
+        if let Some(beta) = optimizer.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
+            let what =
+                format!("`optimizer.betas` holds {beta}: expected two numbers from 0 to 1, 1 excluded");
+            return error("optimizer.betas", what);
+        }
+        if objective.contrastive == 0.0 && objective.caption == 0.0 {
+            let what = "both weights of [objective] are 0: nothing would be learnt";
+            return error("objective.caption", what.into());
+        }
+        if run.out.to_string_lossy().contains("://") {
+            let out = run.out.display();
+            return error(
+                "run.out",
+                format!("`run.out` = {out}: expected a local folder; copy it afterwards"),
+            );
+        }
+        if run.patience > 0 && self.data.validation.is_empty() {
+            let what =
+                "`run.patience` needs `data.validation`: without it no step can be compared with another";
+            return error("run.patience", what.into());
+        }
+        if objective.contrastive > 0.0 && run.batch_size < 2 {
+            let what = "`objective.contrastive` needs a `run.batch_size` of at least 2";
+            return error("run.batch_size", what.into());
+        }
+        if let Some(crop) = &self.data.crop
+            && !crop.is_valid()
+        {
+            let what = format!("`data.crop`: {:?} and {:?} are no ranges", crop.scale, crop.ratio);
+            return error("data.crop", what);
+        }
+        if let Err(what) = self.freeze() {
+            return error("model.freeze", what);
+        }
+        if optimizer.steps <= optimizer.warmup_steps {
+            let (steps, warmup_steps) = (optimizer.steps, optimizer.warmup_steps);
+            tracing::warn!(
+                steps,
+                warmup_steps,
+                "optimizer.warmup_steps leaves no step at the full learning rate; set it below optimizer.steps"
+            );
+        }
+        Ok(())
+    }
+}
