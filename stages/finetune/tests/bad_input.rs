@@ -1,4 +1,4 @@
-//! What a recipe, data, numbers and disks can do to a run: each ends with its exit code and a message that helps.
+//! Bad recipes, models, data, numbers and disks: exit codes and error messages.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -63,7 +63,7 @@ fn invalid_recipes_name_their_key() {
         ("lr=1", "expected section.key=value"),
         ("optimizer.lr", "expected section.key=value"),
     ] {
-        told(&workspace, change, words);
+        assert_usage_error(&workspace, change, words);
     }
     assert!(!workspace.path("out/checkpoints").exists());
     workspace.write("recipe.toml", "[model]\ncheckpoint = \"start\"\n");
@@ -74,18 +74,21 @@ fn invalid_recipes_name_their_key() {
     workspace.call("out", &[]).ends(2).warns("recipe.toml").warns("No such file");
 }
 
-/// One change to the recipe is refused as bad usage, in these words.
+/// Asserts that a change of the recipe is a usage error with these words.
 #[track_caller]
-fn told(workspace: &Workspace, change: &str, words: &str) {
-    let said = workspace.call("out", &[change]).ends(2);
-    said.warns(words).warns("error: ");
+fn assert_usage_error(workspace: &Workspace, change: &str, words: &str) {
+    let ended = workspace.call("out", &[change]).ends(2);
+    ended.warns(words).warns("error: ");
 }
 
 #[test]
 fn invalid_sections_name_their_key() {
     let workspace = Workspace::new();
-    let judged = workspace.validated();
-    workspace.call("out", &[&judged, "data.validation_samples=0"]).ends(2).warns("data.validation_samples");
+    let validations = workspace.validated();
+    workspace
+        .call("out", &[&validations, "data.validation_samples=0"])
+        .ends(2)
+        .warns("data.validation_samples");
     for (change, words) in [
         ("optimizer.epsilon=inf", "optimizer.epsilon"),
         ("optimizer.weight_decay=inf", "optimizer.weight_decay"),
@@ -96,11 +99,11 @@ fn invalid_sections_name_their_key() {
         ),
         ("run.device=cuda:x", "cuda:N"),
     ] {
-        told(&workspace, change, words);
+        assert_usage_error(&workspace, change, words);
     }
 }
 
-/// Both objectives off, which takes two keys.
+/// Both objectives are off, which takes two keys.
 #[test]
 fn recipe_without_objective_is_an_error() {
     let workspace = Workspace::new();
@@ -117,8 +120,8 @@ fn recipe_that_freezes_everything_is_an_error() {
     // All, and all that has a part in what is asked for.
     let but_decoder = r#"model.freeze=["image","pooler","text","temperature"]"#;
     for changes in [vec![all], vec![but_decoder, "objective.caption=0"]] {
-        let said = workspace.call("out", &changes).ends(2);
-        said.warns("model.freeze").never_warns("panicked");
+        let ended = workspace.call("out", &changes).ends(2);
+        ended.warns("model.freeze").never_warns("panicked");
     }
 }
 
@@ -164,8 +167,8 @@ fn missing_data_is_an_error() {
 #[test]
 fn missing_captions_are_counted_and_fatal() {
     let workspace = Workspace::new();
-    let said = workspace.call("out", &["data.caption=json.title"]).ends(1);
-    said.warns("not one usable sample in 3 shard(s)").warns("30 no_caption").warns("`json.title`");
+    let ended = workspace.call("out", &["data.caption=json.title"]).ends(1);
+    ended.warns("not one usable sample in 3 shard(s)").warns("30 no_caption").warns("`json.title`");
 
     let mut members = members(4, 12);
     for (name, content) in &mut members {
@@ -200,9 +203,9 @@ fn bad_images_are_counted_and_skipped() {
     }
     members.retain(|(name, _)| name != "00004000008.jpg");
     workspace.write("train/00004.tar", tar(&members));
-    let judged = workspace.validated();
+    let validations = workspace.validated();
     workspace
-        .call("out", &[&judged, "optimizer.steps=5", "run.batch_size=6", "data.shuffle_buffer=100"])
+        .call("out", &[&validations, "optimizer.steps=5", "run.batch_size=6", "data.shuffle_buffer=100"])
         .ends(0);
     // Five batches of six fit into the 36 good samples of the first epoch.
     let lines = workspace.train_lines("out");
@@ -225,7 +228,7 @@ fn bad_images_are_counted_and_skipped() {
     assert_eq!((&counts["bad"]["no_caption"], &counts["failed_shards"]), (&2.into(), &0.into()), "{counts}");
 }
 
-/// Shards of images that all end too early, as `data.train`.
+/// Writes shards of truncated images; returns the setting of `data.train`.
 fn all_bad(workspace: &Workspace) -> String {
     for shard in 0..3 {
         let mut members = members(shard, 10);
@@ -258,9 +261,9 @@ fn only_bad_images_are_fatal_in_small_windows() {
 fn ends_soon(workspace: &Workspace, changes: &[&str]) {
     // Left alone it might read for ever.
     let begun = std::time::Instant::now();
-    let said = workspace.call("out", changes).signal("-KILL", || begun.elapsed().as_secs() >= 5);
-    said.check(said.code == Some(1), "expected exit code 1 within five seconds");
-    said.warns("not one usable sample in 3 shard(s): 0 used, 30 corrupt_image");
+    let ended = workspace.call("out", changes).signal("-KILL", || begun.elapsed().as_secs() >= 5);
+    ended.check(ended.code == Some(1), "expected exit code 1 within five seconds");
+    ended.warns("not one usable sample in 3 shard(s): 0 used, 30 corrupt_image");
 }
 
 #[test]
@@ -269,8 +272,8 @@ fn truncated_shard_gives_its_whole_samples() {
     let mut cut = tar(&members(4, 10));
     cut.truncate(cut.len() / 2);
     workspace.write("train/00004.tar", cut);
-    let said = workspace.call("out", &["optimizer.steps=12"]).ends(0);
-    said.warns("train/00004.tar: byte ").warns("training goes on without the rest of it");
+    let ended = workspace.call("out", &["optimizer.steps=12"]).ends(0);
+    ended.warns("train/00004.tar: byte ").warns("training goes on without the rest of it");
     let lines = workspace.train_lines("out");
     let counts = &lines.last().expect("a line")["data"];
     assert!(counts["failed_shards"].as_u64() >= Some(2), "{counts}");
@@ -282,8 +285,9 @@ fn non_finite_loss_ends_the_run() {
     let workspace = Workspace::new();
     let wild =
         ["optimizer.lr=1e30", "optimizer.clip_norm=0", "optimizer.warmup_steps=0", "run.checkpoint_every=1"];
-    let said = workspace.call("out", &wild).ends(1);
-    said.warns("error: step ")
+    let ended = workspace.call("out", &wild).ends(1);
+    ended
+        .warns("error: step ")
         .warns("not a number")
         .warns("optimizer.lr")
         .warns("optimizer.clip_norm")
@@ -294,18 +298,17 @@ fn non_finite_loss_ends_the_run() {
     }
 }
 
-/// Where the last step goes wrong, no loss behind it says so.
-/// A loss that is no number is smaller than none.
+/// After the last step no loss follows that would show it.
 #[test]
 fn non_finite_validation_ends_the_run() {
     let workspace = Workspace::new();
-    let judged = workspace.validated();
+    let validations = workspace.validated();
     let wild =
         ["optimizer.lr=1e20", "optimizer.clip_norm=0", "optimizer.warmup_steps=0", "run.validate_every=1"];
-    let call = workspace.call("out", &[&wild[..], &[&judged, "run.checkpoint_every=1"]].concat());
+    let call = workspace.call("out", &[&wild[..], &[&validations, "run.checkpoint_every=1"]].concat());
     for _ in 0..2 {
-        let said = call.ends(1);
-        said.warns("error: step ").warns("not a number").never_warns("invalid type: null");
+        let ended = call.ends(1);
+        ended.warns("error: step ").warns("not a number").never_warns("invalid type: null");
         assert!(!workspace.path("out/best").exists(), "a model of no numbers is the best");
     }
 }
@@ -313,20 +316,20 @@ fn non_finite_validation_ends_the_run() {
 #[test]
 fn non_finite_weights_are_never_saved() {
     let workspace = Workspace::new();
-    let judged = workspace.validated();
+    let validations = workspace.validated();
     let wild =
         ["optimizer.lr=1e38", "optimizer.clip_norm=0", "optimizer.warmup_steps=0", "run.validate_every=1"];
     for (steps, validation) in [
         ("optimizer.steps=1", None),
-        ("optimizer.steps=1", Some(&judged)),
-        ("optimizer.steps=4", Some(&judged)),
+        ("optimizer.steps=1", Some(&validations)),
+        ("optimizer.steps=4", Some(&validations)),
     ] {
         let mut changes = wild.to_vec();
         changes.push(steps);
         changes.extend(validation.map(String::as_str));
         let out = format!("out-{steps}-{}", validation.is_some());
-        let said = workspace.call(&out, &changes).ends(1);
-        said.warns("not a number");
+        let ended = workspace.call(&out, &changes).ends(1);
+        ended.warns("not a number");
         assert!(!workspace.path(&format!("{out}/model")).exists(), "a useless model was saved");
     }
 }
@@ -334,10 +337,10 @@ fn non_finite_weights_are_never_saved() {
 #[test]
 fn full_disk_keeps_the_previous_checkpoint() {
     let workspace = Workspace::new();
-    let judged = workspace.validated();
+    let validations = workspace.validated();
     // A checkpoint grows by nothing but the moments, which the first one lacks; so the limit lies below all of them, and
     // above everything else that a run writes before it.
-    let changes = [judged.as_str(), "optimizer.steps=12"];
+    let changes = [validations.as_str(), "optimizer.steps=12"];
     workspace.call("calm", &changes).ends(0);
     let size = workspace.read("calm/checkpoints/step-00000012.safetensors").len() as u64;
 
@@ -347,11 +350,12 @@ fn full_disk_keeps_the_previous_checkpoint() {
     let kept: Vec<String> = kept.into_iter().filter(|n| n.starts_with("step-")).collect();
     let newest = format!("out/checkpoints/{}", kept.last().expect("a checkpoint"));
     let before = workspace.read(&newest);
-    let said = call.clone().limit(size / 1024 * 3 / 4).ends(1);
-    said.warns("error: step ")
+    let ended = call.clone().limit(size / 1024 * 3 / 4).ends(1);
+    ended
+        .warns("error: step ")
         .warns("no checkpoint was written; the previous one stays")
         .warns("out/checkpoints/step-");
-    said.warns("File too large");
+    ended.warns("File too large");
     assert!(workspace.read(&newest) == before, "the checkpoint before was touched");
     let names = workspace.names("out/checkpoints");
     assert_eq!(
@@ -376,8 +380,8 @@ fn full_disk_at_the_end_can_be_retried() {
     workspace.call("out", &[]).ends(0);
     fs::remove_dir_all(workspace.path("out/model")).expect("a folder");
     fs::remove_dir_all(workspace.path("out/onnx")).expect("a folder");
-    let said = workspace.call("out", &[]).limit(size / 1024 / 2).ends(1);
-    said.warns("error: cannot write").warns("out/model/").warns("File too large");
+    let ended = workspace.call("out", &[]).limit(size / 1024 / 2).ends(1);
+    ended.warns("error: cannot write").warns("out/model/").warns("File too large");
     workspace.call("out", &[]).ends(0);
     assert!(workspace.weights("calm") == workspace.weights("out"));
 }

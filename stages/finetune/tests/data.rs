@@ -1,4 +1,4 @@
-//! The order of a training run: every sample once per epoch, by the seed alone, and the same from any place on.
+//! The order of training data: every sample once per epoch, given by the seed, and resumable at any position.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -19,7 +19,7 @@ use recaption_finetune::{
 use recaption_image::DecodeOptions;
 use recaption_onnx::{model::SpecialIds, tokenizer::Tokenizer};
 
-/// What is read, and how.
+/// Inputs with a tokenizer and settings to load them.
 struct Reading {
     runtime: tokio::runtime::Runtime,
     inputs: Arc<Inputs>,
@@ -55,13 +55,13 @@ impl Reading {
         Loader::start(inputs, tokenizer, self.settings.clone(), position).expect("a loader")
     }
 
-    /// The first batches behind `position`.
+    /// Loads the first batches after `position`.
     fn batches(&self, position: Position, count: usize) -> Vec<LoadedBatch> {
         let loader = self.start(position);
         (0..count).map(|_| loader.next().expect("a batch")).collect()
     }
 
-    /// The keys of the first `count` samples.
+    /// Loads the keys of the first `count` samples.
     fn keys(&self, count: usize) -> Vec<String> {
         let batches = self.batches(Position::default(), count.div_ceil(self.settings.batch_size));
         let mut keys: Vec<String> = batches.into_iter().flat_map(|loaded| loaded.batch.keys).collect();
@@ -70,7 +70,7 @@ impl Reading {
     }
 }
 
-/// Six of 40 samples cannot be used, for four reasons; one shard ends too early.
+/// Writes shards in which six of 40 samples cannot be used, for four reasons; one shard is truncated.
 fn with_bad_samples(workspace: &Workspace) {
     let mut members = members(4, 14);
     for (name, content) in &mut members {
@@ -129,7 +129,7 @@ fn order_depends_on_seed_and_window_alone() {
     assert!(runs > 10, "{shards:?}");
 }
 
-/// Every batch that follows, and every place in the data, is what it would have been.
+/// Asserts that loading resumed after any batch gives the same batches and positions.
 fn goes_on_from_anywhere(reading: &Reading, batches: usize, what: &str) {
     let all = reading.batches(Position::default(), batches + 4);
     let epochs = all.last().expect("batches").position.epoch;

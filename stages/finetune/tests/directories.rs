@@ -1,4 +1,4 @@
-//! open_clip directories come out as they came in; what cannot be trained, or not be written, is refused with a reason.
+//! open_clip directories: bit-identical round trips, and errors of models that cannot be trained or written.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -53,16 +53,16 @@ fn new_model_round_trips_and_depends_on_its_seed() {
 fn clip_is_an_error() {
     for case in ["odd", "plain", "quickgelu"] {
         let dir = data("clip").join(case);
-        for said in [OpenClip::read(&dir).err(), OpenClip::initialise(&dir, 0).err()] {
-            let said = said.map(|e| e.to_string()).unwrap_or_default();
+        for error in [OpenClip::read(&dir).err(), OpenClip::initialise(&dir, 0).err()] {
+            let error = error.map(|e| e.to_string()).unwrap_or_default();
             for words in [dir.to_str().expect("text"), "CLIP", "no decoder", "multimodal_cfg"] {
-                assert!(said.contains(words), "{case}: {said:?} lacks {words}");
+                assert!(error.contains(words), "{case}: {error:?} lacks {words}");
             }
         }
     }
 }
 
-/// 65520 is the least number that rounds to infinity in half precision.
+/// 65520 is the smallest number that rounds to infinity in half precision.
 #[test]
 fn overflow_in_half_precision_names_the_tensor() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -78,17 +78,17 @@ fn overflow_in_half_precision_names_the_tensor() {
     let before = fs::read(out.join(FILES[1])).expect("weights");
 
     model.values[at][1] = 65520.0;
-    let said = model.write(&out).expect_err("it does not fit").to_string();
+    let error = model.write(&out).expect_err("it does not fit").to_string();
     for words in ["visual.proj", "65520", "F16", "model.save_as"] {
-        assert!(said.contains(words), "{said:?} lacks {words}");
+        assert!(error.contains(words), "{error:?} lacks {words}");
     }
     assert!(fs::read(out.join(FILES[1])).expect("weights") == before, "the earlier weights were touched");
 
     // Its own infinities are no overflow: they are written, and reading is what refuses them.
     model.values[at][1] = f32::INFINITY;
     model.write(&out).expect("infinity fits");
-    let said = OpenClip::read(&out).err().map(|e| e.to_string()).unwrap_or_default();
-    assert!(said.contains("`visual.proj` holds inf at element 1"), "{said:?}");
+    let error = OpenClip::read(&out).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("`visual.proj` holds inf at element 1"), "{error:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Against open_clip and torch: losses, gradients and twenty steps (scripts/make_training_goldens.py).
+//! Losses, gradients and twenty steps against open_clip and torch (scripts/make_training_goldens.py).
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -131,7 +131,7 @@ fn twenty_steps(case: &str) {
     assert!(worst <= 1e-4, "{worst:e}");
 }
 
-/// Validation in parts is validation at once, and its losses are open_clip's.
+/// Validation in parts equals validation at once, and its losses equal open_clip's.
 #[test]
 fn validation_is_independent_of_parts() {
     let device = Device::flex().autodiff();

@@ -1,4 +1,4 @@
-//! Losses and updates against their formulas in double precision, and which parameter is treated how.
+//! Losses and updates against their formulas in f64, and parameter groups.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -33,7 +33,7 @@ fn close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
     }
 }
 
-/// ln softmax of a row.
+/// Computes the log-softmax of a row.
 fn log_softmax(row: &[f32]) -> Vec<f64> {
     let most = row.iter().copied().fold(f32::MIN, f32::max);
     let total: f64 = row.iter().map(|x| f64::from(x - most).exp()).sum();
@@ -197,12 +197,12 @@ fn freeze_parses_known_parts() {
         ("pooler:1", "has no layers"),
         ("temperature:0", "has no layers"),
     ] {
-        let said = bad.parse::<Freeze>().expect_err(bad);
-        assert!(said.contains(words) && said.contains(&format!("`{bad}`")), "{bad}: {said}");
+        let error = bad.parse::<Freeze>().expect_err(bad);
+        assert!(error.contains(words) && error.contains(&format!("`{bad}`")), "{bad}: {error}");
     }
 }
 
-/// Names of what is frozen.
+/// Returns the names of the frozen parameters.
 fn frozen(config: &ModelConfig, freeze: &[&str]) -> Vec<String> {
     let freeze: Vec<Freeze> = freeze.iter().map(|f| f.parse().expect(f)).collect();
     let list = config.parameters();

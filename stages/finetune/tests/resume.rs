@@ -12,20 +12,20 @@ use std::{
 use common::{Call, Workspace, members, same_numbers, small, tar, write_model};
 use recaption_finetune::random::Random;
 
-/// Lines of a run's `metrics.jsonl` so far.
+/// Counts the lines of a run's `metrics.jsonl` so far.
 fn lines(workspace: &Workspace, out: &str) -> usize {
     let text = fs::read(workspace.path(&format!("{out}/metrics.jsonl"))).unwrap_or_default();
     text.iter().filter(|b| **b == b'\n').count()
 }
 
-/// Numbers, weights and the card's own digests of two runs are the same.
+/// Asserts that metrics and weights of two runs are the same.
 #[track_caller]
 fn alike(workspace: &Workspace, one: &str, other: &str) {
     same_numbers(&workspace.metrics(one), &workspace.metrics(other));
     assert!(workspace.weights(one) == workspace.weights(other), "weights of {one} and of {other} differ");
 }
 
-/// Kills the call whenever a run has written some more lines, until it ends by itself; how often that was.
+/// Kills the call whenever it has written some more lines, until it ends by itself; returns the number of kills.
 fn kill_again_and_again(workspace: &Workspace, call: &Call, out: &str, random: &mut Random) -> usize {
     for kills in 0..40 {
         let from = lines(workspace, out);
@@ -33,7 +33,7 @@ fn kill_again_and_again(workspace: &Workspace, call: &Call, out: &str, random: &
         let patience = Duration::from_millis(random.below(20) as u64);
         let mut seen = None;
         let moment = std::cell::RefCell::new(&mut seen);
-        let said = call.signal("-KILL", || {
+        let ended = call.signal("-KILL", || {
             let mut seen = moment.borrow_mut();
             // What the run before left is cut back first.
             if lines(workspace, out) >= more && seen.is_none() {
@@ -41,10 +41,10 @@ fn kill_again_and_again(workspace: &Workspace, call: &Call, out: &str, random: &
             }
             seen.is_some_and(|since| since.elapsed() >= patience)
         });
-        match said.code {
+        match ended.code {
             None => {}
             Some(code) => {
-                said.check(code == 0, "it was not killed, and failed");
+                ended.check(code == 0, "it was not killed, and failed");
                 return kills;
             }
         }
@@ -55,9 +55,9 @@ fn kill_again_and_again(workspace: &Workspace, call: &Call, out: &str, random: &
 #[test]
 fn run_killed_repeatedly_ends_bit_identical() {
     let workspace = Workspace::new();
-    let judged = workspace.validated();
+    let validations = workspace.validated();
     // Everything that has a state: average, best model, windows that end inside a batch, epochs that do.
-    let changes = ["optimizer.steps=30", "optimizer.ema_decay=0.7", judged.as_str()];
+    let changes = ["optimizer.steps=30", "optimizer.ema_decay=0.7", validations.as_str()];
     workspace.call("calm", &changes).ends(0);
     let kills = kill_again_and_again(
         &workspace,
@@ -84,18 +84,18 @@ fn sigterm_writes_a_checkpoint_to_continue_from() {
     let call = workspace.call("stopped", &changes);
     for signal in ["-TERM", "-INT"] {
         let from = lines(&workspace, "stopped");
-        let said = call.signal(signal, || lines(&workspace, "stopped") >= from + 5).ends(1);
+        let ended = call.signal(signal, || lines(&workspace, "stopped") >= from + 5).ends(1);
         let step = lines(&workspace, "stopped");
-        said.prints(&format!("stopped after step {step}; the same command continues"));
+        ended.prints(&format!("stopped after step {step}; the same command continues"));
         let newest = workspace.names("stopped/checkpoints").pop();
-        assert_eq!(newest.as_deref(), Some(format!("step-{step:08}.safetensors").as_str()), "{said:?}");
-        assert!(!workspace.path("stopped/model").exists(), "a model before the end: {said:?}");
+        assert_eq!(newest.as_deref(), Some(format!("step-{step:08}.safetensors").as_str()), "{ended:?}");
+        assert!(!workspace.path("stopped/model").exists(), "a model before the end: {ended:?}");
     }
     call.ends(0).warns("continuing from a checkpoint");
     alike(&workspace, "calm", "stopped");
 }
 
-/// A checkpoint is three times the model: those that a kill left half-written would fill a disk.
+/// A checkpoint is three times the model: partial ones would fill a disk.
 #[test]
 fn partial_files_of_a_killed_run_are_deleted() {
     let workspace = Workspace::new();
@@ -106,7 +106,7 @@ fn partial_files_of_a_killed_run_are_deleted() {
     assert!(!workspace.path(left).exists(), "{:?}", workspace.names("out/checkpoints"));
 }
 
-/// What was written once stays as it was, to the last digit.
+/// Metrics round-trip to the last digit.
 #[test]
 fn earlier_metrics_lines_stay_unchanged() {
     let workspace = Workspace::new();
@@ -117,7 +117,7 @@ fn earlier_metrics_lines_stay_unchanged() {
     assert_eq!(before, workspace.metrics("out"));
 }
 
-/// Unusable samples are counted once, wherever the run was stopped.
+/// Unusable samples are counted once, wherever a run is stopped.
 #[test]
 fn unusable_samples_are_counted_once() {
     let workspace = Workspace::new();
@@ -147,7 +147,7 @@ fn unusable_samples_are_counted_once() {
     alike(&workspace, "calm", "shaken");
 }
 
-/// Kills the call when the checkpoint of this step is there, and leaves that one alone: the run may have come further.
+/// Kills the call once the checkpoint of `step` exists, and deletes later ones.
 fn kill_behind(workspace: &Workspace, call: &Call, out: &str, step: u64) {
     let wanted = format!("step-{step:08}.safetensors");
     call.signal("-KILL", || workspace.path(&format!("{out}/checkpoints/{wanted}")).exists());
@@ -159,7 +159,7 @@ fn kill_behind(workspace: &Workspace, call: &Call, out: &str, step: u64) {
     assert_eq!(workspace.names(&format!("{out}/checkpoints")), [wanted], "too fast for this workspace");
 }
 
-/// A checkpoint may stand where a shard was read to its last sample, and none is left of the epoch.
+/// A checkpoint may lie after the last sample of an epoch.
 #[test]
 fn run_continues_from_the_end_of_an_epoch() {
     let workspace = Workspace::new();
@@ -172,9 +172,9 @@ fn run_continues_from_the_end_of_an_epoch() {
         let changes = [data.as_str(), buffer.as_str(), "run.checkpoint_every=2", "optimizer.steps=200"];
         let call = workspace.call(&out, &changes);
         kill_behind(&workspace, &call, &out, 2);
-        let said = call.signal("-TERM", || lines(&workspace, &out) >= 8);
-        said.check(said.code == Some(1), &format!("{buffer}: it should go on until it is stopped"));
-        said.prints("the same command continues").warns("continuing from a checkpoint");
+        let ended = call.signal("-TERM", || lines(&workspace, &out) >= 8);
+        ended.check(ended.code == Some(1), &format!("{buffer}: it should go on until it is stopped"));
+        ended.prints("the same command continues").warns("continuing from a checkpoint");
     }
 }
 
@@ -218,12 +218,12 @@ fn damaged_checkpoint_is_skipped_for_the_previous() {
         alike(&workspace, "calm", "hurt");
     }
 
-    // None is whole: nothing is trained anew behind the user's back.
+    // None is whole: nothing is trained again silently.
     for name in workspace.names("hurt/checkpoints") {
         workspace.write(&format!("hurt/checkpoints/{name}"), "years of work");
     }
-    let said = call.ends(1);
-    said.warns("error: checkpoint").warns("step-00000012.safetensors");
+    let ended = call.ends(1);
+    ended.warns("error: checkpoint").warns("step-00000012.safetensors");
 }
 
 #[test]
@@ -249,19 +249,19 @@ fn checkpoints_of_larger_model_are_errors() {
     refused(&workspace, &call, "a layer less", &small(1));
 }
 
-/// Another model where the recipe points.
+/// Replaces the model and asserts that the checkpoints are an error.
 #[track_caller]
 fn refused(workspace: &Workspace, call: &Call, what: &str, config: &serde_json::Value) {
     write_model(&workspace.path("start"), config);
-    let said = call.ends(1);
-    said.check(
-        said.stderr.contains("it belongs to another architecture"),
+    let ended = call.ends(1);
+    ended.check(
+        ended.stderr.contains("it belongs to another architecture"),
         &format!("{what}: a checkpoint of another model was taken"),
     );
-    said.warns("out/checkpoints/step-");
+    ended.warns("out/checkpoints/step-");
 }
 
-/// A place in the data means nothing in another list of shards.
+/// A position in the data is valid for one list of shards.
 #[test]
 fn other_list_of_shards_is_an_error() {
     let workspace = Workspace::new();

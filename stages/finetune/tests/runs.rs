@@ -18,13 +18,14 @@ use recaption_schemas::sha256_hex;
 #[test]
 fn run_writes_model_export_metrics_and_card() {
     let workspace = Workspace::new();
-    let said = workspace.call("out", &[&workspace.validated()]).ends(0);
-    said.prints("model")
+    let ended = workspace.call("out", &[&workspace.validated()]).ends(0);
+    ended
+        .prints("model")
         .prints("(step")
         .prints("ok image_features")
         .prints("ok text_features")
         .prints("ok logits");
-    said.prints("held out  8 samples");
+    ended.prints("held out  8 samples");
     let names = workspace.names("out");
     for name in ["best", "checkpoints", "metrics.csv", "metrics.jsonl", "model", "onnx"] {
         assert!(names.iter().any(|n| n == name), "{name} is missing: {names:?}");
@@ -56,14 +57,14 @@ fn run_writes_model_export_metrics_and_card() {
         })
         .collect();
     assert_eq!(steps, (1..=12).collect::<Vec<_>>());
-    let judged: Vec<_> = lines
+    let validations: Vec<_> = lines
         .iter()
         .filter_map(|l| match l {
             MetricsLine::Validation(l) => Some((l.step, l.samples)),
             MetricsLine::Train(_) => None,
         })
         .collect();
-    assert_eq!(judged, [(4, 8), (8, 8), (12, 8)]);
+    assert_eq!(validations, [(4, 8), (8, 8), (12, 8)]);
     let table = String::from_utf8(workspace.read("out/metrics.csv")).expect("text");
     let columns: BTreeSet<usize> = table.lines().map(|l| l.split(',').count()).collect();
     assert_eq!((table.lines().count(), columns), (16, BTreeSet::from([9])), "{table}");
@@ -104,7 +105,7 @@ fn finished_run_is_not_trained_again() {
     let first = call.ends(0);
     let (weights, metrics) = (workspace.weights("out"), workspace.metrics("out"));
     let second = call.ends(0);
-    second.check(first.stdout == second.stdout, &format!("it said something else before: {}", first.stdout));
+    second.check(first.stdout == second.stdout, &format!("the earlier output was: {}", first.stdout));
     assert!(workspace.weights("out") == weights, "other weights");
     same_numbers(&workspace.metrics("out"), &metrics);
 }
@@ -112,31 +113,31 @@ fn finished_run_is_not_trained_again() {
 #[test]
 fn patience_stops_a_run_and_keeps_the_best() {
     let workspace = Workspace::new();
-    let judged = workspace.validated();
-    let said = impatient(&workspace, &judged).ends(0);
-    said.warns("stopped early");
+    let validations = workspace.validated();
+    let ended = impatient(&workspace, &validations).ends(0);
+    ended.warns("stopped early");
     let lines = read_metrics(&workspace.path("out/metrics.jsonl"));
-    let judged: Vec<_> = lines
+    let validations: Vec<_> = lines
         .iter()
         .filter_map(|l| match l {
             MetricsLine::Validation(l) => Some(l.clone()),
             MetricsLine::Train(_) => None,
         })
         .collect();
-    let last = judged.last().expect("validations");
+    let last = validations.last().expect("validations");
     let loss = |l: &recaption_finetune::run::ValidationLine| l.contrastive_loss + l.caption_loss;
-    let best = judged.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).expect("one");
-    assert!(last.step < 40, "{judged:?}");
-    assert_eq!(last.step, best.step + 4, "two validations without a better one: {judged:?}");
-    said.prints(&format!("(step {})", best.step));
+    let best = validations.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).expect("one");
+    assert!(last.step < 40, "{validations:?}");
+    assert_eq!(last.step, best.step + 4, "two validations without a better one: {validations:?}");
+    ended.prints(&format!("(step {})", best.step));
     assert!(
         workspace.weights("out")
             == workspace.read(&format!("out/best/step-{:08}/open_clip_model.safetensors", best.step))
     );
 }
 
-/// A run into `out` whose steps are so large that it soon has had enough.
-fn impatient(workspace: &Workspace, judged: &str) -> Call {
+/// Returns a run into `out` whose steps are so large that it soon runs out of patience.
+fn impatient(workspace: &Workspace, validations: &str) -> Call {
     let wild = [
         "run.patience=2",
         "run.validate_every=2",
@@ -144,14 +145,14 @@ fn impatient(workspace: &Workspace, judged: &str) -> Call {
         "optimizer.lr=0.3",
         "optimizer.warmup_steps=0",
     ];
-    workspace.call("out", &[&wild[..], &[judged]].concat())
+    workspace.call("out", &[&wild[..], &[validations]].concat())
 }
 
 #[test]
 fn run_out_of_patience_stays_stopped() {
     let workspace = Workspace::new();
-    let judged = workspace.validated();
-    let call = impatient(&workspace, &judged);
+    let validations = workspace.validated();
+    let call = impatient(&workspace, &validations);
     call.ends(0);
     let (weights, metrics) = (workspace.weights("out"), workspace.metrics("out"));
     let again = call.ends(0);
@@ -173,14 +174,14 @@ fn other_recipe_needs_overwrite() {
         ("optimizer.steps=24", "a run cannot be extended; to train on, begin a run"),
         ("data.crop={scale=[0.9,1.0]}", "data.crop was null"),
     ] {
-        let said = workspace.call("out", &[change]).ends(2);
-        said.warns(was).warns("--overwrite").warns("run.out");
+        let ended = workspace.call("out", &[change]).ends(2);
+        ended.warns(was).warns("--overwrite").warns("run.out");
     }
     assert!(
         before == (workspace.weights("out"), workspace.read("out/metrics.jsonl")),
         "a refused run changed something"
     );
-    // What changes no weight is no other recipe; nor is what the user allows to begin anew.
+    // What changes no weight is no other recipe; nor is one that overwrites.
     workspace.call("out", &["run.checkpoint_every=5", "run.log_every=2", "data.cache_bytes=0"]).ends(0);
     let fresh = ["optimizer.lr=1e-3", "optimizer.steps=5"];
     workspace.call("out", &fresh).arg("--overwrite").ends(0);
@@ -189,7 +190,7 @@ fn other_recipe_needs_overwrite() {
     assert!(workspace.weights("fresh") == workspace.weights("out"), "--overwrite gave another model");
 }
 
-/// Shorter than what is there, and stopped on the way: its own checkpoints are the ones that stay.
+/// The overwriting run is shorter than the old one and is stopped: its own checkpoints must be kept.
 #[test]
 fn overwriting_run_can_be_stopped_and_continued() {
     let workspace = Workspace::new();
@@ -198,8 +199,8 @@ fn overwriting_run_can_be_stopped_and_continued() {
     let call = workspace.call("out", &fresh);
     let lines = || workspace.read("out/metrics.jsonl").iter().filter(|b| **b == b'\n').count();
     call.clone().arg("--overwrite").signal("-TERM", || lines() < 9 && lines() >= 3).ends(1);
-    let said = call.ends(0);
-    said.warns("continuing from a checkpoint");
+    let ended = call.ends(0);
+    ended.warns("continuing from a checkpoint");
     workspace.call("calm", &fresh).ends(0);
     same_numbers(&workspace.metrics("calm"), &workspace.metrics("out"));
     assert!(
@@ -209,7 +210,7 @@ fn overwriting_run_can_be_stopped_and_continued() {
     assert_eq!(workspace.names("calm/checkpoints"), workspace.names("out/checkpoints"));
 }
 
-/// Killed before its first own checkpoint, it must not pass for the old run, which had come to its end.
+/// Killed before its first checkpoint, the overwriting run must not be taken for the old, finished one.
 #[test]
 fn killed_overwriting_run_is_not_the_old_one() {
     let workspace = Workspace::new();
@@ -218,12 +219,12 @@ fn killed_overwriting_run_is_not_the_old_one() {
     let lines = || workspace.read("out/metrics.jsonl").iter().filter(|b| **b == b'\n').count();
     let killed = call.clone().arg("--overwrite").signal("-KILL", || (10..40).contains(&lines()));
     killed.check(killed.code.is_none(), "it was not killed");
-    let said = call.ends(0);
-    said.warns("training step=1 ");
+    let ended = call.ends(0);
+    ended.warns("training step=1 ");
     assert_eq!(lines(), 200, "lines of metrics.jsonl after all");
 }
 
-/// A recipe is compared with what JSON made of it.
+/// A recipe is compared with its JSON in the checkpoint.
 #[test]
 fn recipe_numbers_round_trip_exactly() {
     let workspace = Workspace::new();
@@ -254,7 +255,7 @@ fn caption_with_images(workspace: &Workspace, output: &str) {
     runtime.block_on(run).expect("captions");
 }
 
-/// Batches of the inputs as they would be trained on: keys, ids and pixels.
+/// Loads batches of the inputs: keys, ids and pixels.
 fn batches(
     pattern: &Path,
     format: Format,

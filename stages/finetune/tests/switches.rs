@@ -1,4 +1,4 @@
-//! Every switch of a recipe, by what it does to the weights.
+//! Settings of a recipe, by their effect on the weights.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, path::Path};
 use common::Workspace;
 use recaption_finetune::open_clip::OpenClip;
 
-/// Names of the tensors that training changed, and of those that it did not.
+/// Returns the names of the tensors that training changed, and of those that it did not.
 fn moved(workspace: &Workspace, out: &str) -> [BTreeSet<String>; 2] {
     let before = OpenClip::read(&workspace.path("start")).expect("a checkpoint");
     let after = OpenClip::read(&workspace.path(&format!("{out}/model"))).expect("a trained model");
@@ -21,7 +21,7 @@ fn moved(workspace: &Workspace, out: &str) -> [BTreeSet<String>; 2] {
     names
 }
 
-/// Largest change of a tensor.
+/// Returns the largest change of a tensor.
 fn change(workspace: &Workspace, out: &str, name: &str) -> f32 {
     let read = |dir: &Path| {
         let model = OpenClip::read(dir).expect("a checkpoint");
@@ -44,12 +44,12 @@ fn close(a: &[[f64; 2]], b: &[[f64; 2]], tolerance: f64) {
 #[test]
 fn micro_batches_give_the_losses_of_the_whole() {
     let workspace = Workspace::new();
-    let judged = workspace.validated();
-    workspace.call("whole", &[&judged]).ends(0);
+    let validations = workspace.validated();
+    workspace.call("whole", &[&validations]).ends(0);
     for (out, part) in
         [("threes", "run.micro_batch=3"), ("ones", "run.micro_batch=1"), ("more", "run.micro_batch=9")]
     {
-        workspace.call(out, &[&judged, part]).ends(0);
+        workspace.call(out, &[&validations, part]).ends(0);
         close(&workspace.losses("whole"), &workspace.losses(out), 1e-5);
     }
     assert_eq!(workspace.metrics("whole"), workspace.metrics("more"));
@@ -65,7 +65,7 @@ fn frozen_parameters_stay_in_an_average() {
     frozen_stays("optimizer.ema_decay=0.9");
 }
 
-/// A run's folder, what its recipe freezes, and whether a parameter is meant.
+/// A run's folder, what its recipe freezes, and a predicate of the frozen parameters.
 type Frozen<'a> = (&'a str, &'a str, &'a dyn Fn(&str) -> bool);
 
 fn frozen_stays(average: &str) {
@@ -136,8 +136,8 @@ fn layer_decay_slows_early_layers() {
 #[test]
 fn average_is_validated_and_saved_only() {
     let workspace = Workspace::new();
-    let judged = workspace.validated();
-    let changes = [judged.as_str(), "optimizer.steps=6"];
+    let validations = workspace.validated();
+    let changes = [validations.as_str(), "optimizer.steps=6"];
     workspace.call("plain", &changes).ends(0);
     workspace.call("averaged", &[&changes[..], &["optimizer.ema_decay=0.9"]].concat()).ends(0);
     assert_eq!(workspace.losses("plain"), workspace.losses("averaged"), "training saw the average");
@@ -149,22 +149,22 @@ fn average_is_validated_and_saved_only() {
 #[test]
 fn half_precision_is_saved_and_exported() {
     let workspace = Workspace::new();
-    let judged = workspace.validated();
-    workspace.call("full", &[&judged]).ends(0);
-    workspace.call("half", &[&judged, "model.save_as=fp16"]).ends(0).prints("ok logits");
+    let validations = workspace.validated();
+    workspace.call("full", &[&validations]).ends(0);
+    workspace.call("half", &[&validations, "model.save_as=fp16"]).ends(0).prints("ok logits");
     assert_eq!(workspace.losses("full"), workspace.losses("half"));
     let (full, half) = (workspace.weights("full").len(), workspace.weights("half").len());
     assert!(half < full * 6 / 10, "{half} of {full} bytes");
 }
 
-/// It changes no weight of the training, and the recipe's fingerprint leaves it out.
+/// The saved type changes no weight in training, so the recipe's fingerprint excludes it.
 #[test]
 fn saved_type_can_change_after_training() {
     let workspace = Workspace::new();
-    let judged = workspace.validated();
-    workspace.call("half", &[&judged, "model.save_as=fp16"]).ends(0);
-    workspace.call("full", &[&judged]).ends(0);
-    workspace.call("full", &[&judged, "model.save_as=fp16"]).ends(0);
+    let validations = workspace.validated();
+    workspace.call("half", &[&validations, "model.save_as=fp16"]).ends(0);
+    workspace.call("full", &[&validations]).ends(0);
+    workspace.call("full", &[&validations, "model.save_as=fp16"]).ends(0);
     assert!(workspace.weights("full") == workspace.weights("half"), "the type was not taken");
 }
 

@@ -222,7 +222,7 @@ fn spoilt(bad: f32) -> Vec<f32> {
     x
 }
 
-/// Whatever is no number stays none, so that the loss says so.
+/// NaN and infinity must reach the loss, which is checked.
 #[test]
 fn nan_passes_through_norm_and_gelu() {
     for bad in [f32::NAN, f32::INFINITY] {

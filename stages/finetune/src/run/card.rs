@@ -39,7 +39,7 @@ pub(super) struct CardFacts<'a> {
 /// # Errors
 /// Fails when a file whose digest it states cannot be read.
 pub(super) fn card(facts: &CardFacts<'_>) -> anyhow::Result<String> {
-    let CardFacts { recipe, progress, saved, onnx, .. } = facts;
+    let CardFacts { recipe, progress, saved, .. } = facts;
     let c = &saved.config;
     let mut text = String::new();
     writeln!(
@@ -83,14 +83,7 @@ pub(super) fn card(facts: &CardFacts<'_>) -> anyhow::Result<String> {
         facts.step
     )?;
     writeln!(text, "```toml\n{}```\n", toml::to_string(&recipe.redacted())?)?;
-    writeln!(text, "## Digests\n")?;
-    let file =
-        |name: &str| -> anyhow::Result<String> { Ok(sha256_hex(&std::fs::read(facts.model.join(name))?)) };
-    writeln!(text, "| file | SHA-256 |\n|---|---|")?;
-    for name in ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"] {
-        writeln!(text, "| {name} | {} |", file(name)?)?;
-    }
-    writeln!(text, "| ONNX export (fp32), model.json | {} |", onnx.digest)?;
+    push_digests(&mut text, facts)?;
     if recipe.model.init == Initialisation::Checkpoint {
         let source = std::fs::read(recipe.model.checkpoint.join("open_clip_model.safetensors"))?;
         writeln!(text, "\nTraining began with weights of SHA-256 {}.", sha256_hex(&source))?;
@@ -101,4 +94,17 @@ pub(super) fn card(facts: &CardFacts<'_>) -> anyhow::Result<String> {
         progress.inputs
     )?;
     Ok(text)
+}
+
+/// Appends the digests of the model's files.
+fn push_digests(text: &mut String, facts: &CardFacts<'_>) -> anyhow::Result<()> {
+    writeln!(text, "## Digests\n")?;
+    let file =
+        |name: &str| -> anyhow::Result<String> { Ok(sha256_hex(&std::fs::read(facts.model.join(name))?)) };
+    writeln!(text, "| file | SHA-256 |\n|---|---|")?;
+    for name in ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"] {
+        writeln!(text, "| {name} | {} |", file(name)?)?;
+    }
+    writeln!(text, "| ONNX export (fp32), model.json | {} |", facts.onnx.digest)?;
+    Ok(())
 }

@@ -12,6 +12,7 @@ mod error;
 mod finish;
 mod golden;
 mod metrics;
+mod metrics_line;
 mod open;
 mod options;
 mod progress_bars;
@@ -25,7 +26,8 @@ pub use self::{
     error::RecipeMismatch,
     finish::TrainedModel,
     golden::write_golden,
-    metrics::{MetricsLine, TrainLine, ValidationLine, read as read_metrics},
+    metrics::read as read_metrics,
+    metrics_line::{MetricsLine, TrainLine, ValidationLine},
     options::{TrainOptions, TrainOutcome},
     progress_bars::stderr_above_bars,
     state::StateError,

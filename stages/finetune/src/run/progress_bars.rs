@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::metrics::{MetricsLine, TrainLine, ValidationLine};
+use super::metrics_line::{MetricsLine, TrainLine, ValidationLine};
 
 /// Number of points of the curve.
 const CURVE_POINTS: usize = 60;

@@ -8,7 +8,8 @@ use recaption_image::DecodeOptions;
 use recaption_onnx::checkpoint::Dtype;
 
 use super::{
-    metrics::{Metrics, MetricsLine, TrainLine, ValidationLine},
+    metrics::Metrics,
+    metrics_line::{MetricsLine, TrainLine, ValidationLine},
     state::{self, TrainingProgress},
     validate::validate,
 };
