@@ -1,4 +1,4 @@
-//! The same pictures, keys and captions in every format: the same rows. And what goes wrong in each.
+//! The same images, keys and captions give the same rows in every format. Damage and errors of each format.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -25,7 +25,7 @@ use support::{
 
 const SCENES: u32 = 40;
 
-/// A sample as it lies in a shard of scenes.
+/// A sample of a shard of scenes.
 struct Sample {
     key: String,
     jpg: Vec<u8>,
@@ -100,7 +100,7 @@ fn image_feature(samples: &[Sample]) -> ArrayRef {
     ]))
 }
 
-/// Rows of a run over `input`, without what names the shard, or, on demand, the sample's JSON.
+/// Returns the rows of a run over `input`, without the shard's name and, unless `with_meta`, the sample's JSON.
 fn rows(place: &Place, input: &Path, out: &str, with_meta: bool) -> Vec<Caption> {
     place.run(input, out).ends(0);
     let mut rows = output::read(&place.path(out)).captions;
@@ -114,8 +114,8 @@ fn rows(place: &Place, input: &Path, out: &str, with_meta: bool) -> Vec<Caption>
     rows
 }
 
-/// A shard of scenes, its samples, and the rows that it gives: with and without the samples' JSON.
-struct Story {
+/// A shard of scenes, its samples, and its rows with and without the samples' JSON.
+struct Fixture {
     place: Place,
     samples: Vec<Sample>,
     tar: Vec<u8>,
@@ -124,7 +124,7 @@ struct Story {
     without_meta: Vec<Caption>,
 }
 
-fn story() -> Story {
+fn fixture() -> Fixture {
     let place = Place::new();
     let tar = scenes(0, SCENES);
     let shard = place.write("plain/00000.tar", &tar);
@@ -132,12 +132,12 @@ fn story() -> Story {
     assert_eq!(wanted.len(), SCENES as usize);
     let mut without_meta = wanted.clone();
     without_meta.iter_mut().for_each(|row| row.meta = None);
-    Story { place, samples: samples(), tar, shard, wanted, without_meta }
+    Fixture { place, samples: samples(), tar, shard, wanted, without_meta }
 }
 
 #[test]
-fn packed_tars_give_the_rows_of_a_plain_one() {
-    let Story { place, tar, wanted, .. } = story();
+fn compressed_tars_give_the_same_rows() {
+    let Fixture { place, tar, wanted, .. } = fixture();
     let half = tar.len() / 1024 * 512;
     for (name, bytes) in [
         ("00000.tar.gz", gzip(&tar)),
@@ -154,7 +154,7 @@ fn packed_tars_give_the_rows_of_a_plain_one() {
 
 #[test]
 fn folders_give_the_rows_of_a_tar() {
-    let Story { place, samples, wanted, without_meta, .. } = story();
+    let Fixture { place, samples, wanted, without_meta, .. } = fixture();
     for sample in &samples {
         place.write(&format!("folder/a/{}.jpg", sample.key), &sample.jpg);
         place.write(&format!("folder/a/{}.txt", sample.key), &sample.txt);
@@ -170,7 +170,7 @@ fn folders_give_the_rows_of_a_tar() {
     place.write("imagefolder/metadata.jsonl", lines.collect::<String>());
     let imagefolder = place.path("imagefolder");
     assert_eq!(rows(&place, &imagefolder, "out-imagefolder", false), without_meta, "imagefolder");
-    // As a table, and as values between commas.
+    // As Parquet, and as CSV.
     fs::remove_file(imagefolder.join("metadata.jsonl")).expect("it was there");
     let names = texts(samples.iter().map(|s| format!("{}.jpg", s.key)));
     let captions = texts(samples.iter().map(|s| s.txt.clone()));
@@ -191,7 +191,7 @@ fn folders_give_the_rows_of_a_tar() {
 
 #[test]
 fn tables_give_the_rows_of_a_tar() {
-    let Story { place, samples, wanted, without_meta, .. } = story();
+    let Fixture { place, samples, wanted, without_meta, .. } = fixture();
     let key = || texts(samples.iter().map(|s| s.key.clone()));
     let caption = || texts(samples.iter().map(|s| s.txt.clone()));
     let jpg = || binaries(samples.iter().map(|s| Some(&s.jpg[..])));
@@ -211,17 +211,17 @@ fn tables_give_the_rows_of_a_tar() {
         .set("input.caption_column=said")
         .set("input.key_column=k")
         .ends(0);
-    let mut told = output::read(&place.path("out-odd")).captions;
-    told.iter_mut().for_each(|row| {
+    let mut configured = output::read(&place.path("out-odd")).captions;
+    configured.iter_mut().for_each(|row| {
         row.shard.clear();
         row.meta = None;
     });
-    assert_eq!(told, without_meta, "columns that are told, in a file without extension");
+    assert_eq!(configured, without_meta, "configured columns, in a file without a suffix");
 }
 
 #[test]
-fn its_own_output_and_a_list_of_shards_give_the_same_rows() {
-    let Story { place, shard, wanted, .. } = story();
+fn own_output_and_lists_of_shards_give_the_same_rows() {
+    let Fixture { place, shard, wanted, .. } = fixture();
     place.run(&shard, "embedded").set("output.images=embed").ends(0);
     let own = place.path("embedded/captions");
     place.run(&own, "out-own").set("input.caption_column=org_caption").ends(0);
@@ -238,7 +238,7 @@ fn its_own_output_and_a_list_of_shards_give_the_same_rows() {
     assert_eq!(listed, wanted, "a list of shards");
 }
 
-/// The one reject of an output that has `kept` captions.
+/// Returns the only reject of an output with `kept` captions.
 #[track_caller]
 fn one_reject(place: &Place, out: &str, kept: usize) -> output::Rejected {
     let mut rows = output::read(&place.path(out));
@@ -247,7 +247,7 @@ fn one_reject(place: &Place, out: &str, kept: usize) -> output::Rejected {
 }
 
 #[test]
-fn packed_shards_that_are_cut_or_damaged_keep_their_whole_samples() {
+fn truncated_gzip_keeps_whole_samples() {
     let place = Place::new();
     let tar = scenes(0, SCENES);
     for (name, packed) in [("cut.tar.gz", gzip(&tar)), ("cut.tar.zst", zstd(&tar))] {
@@ -266,9 +266,9 @@ fn packed_shards_that_are_cut_or_damaged_keep_their_whole_samples() {
 }
 
 #[test]
-fn a_bomb_is_one_reject_and_fills_no_memory() {
+fn decompression_bomb_is_one_reject() {
     let place = Place::new();
-    // A member of 4 GB of zeros, which zstd makes a few hundred kilobytes of, between two pictures.
+    // A member of 4 GB of zeros between two images: a few hundred kilobytes of zstd.
     let mut tar = Pack::new().file("000.jpg", jpeg(0)).close();
     tar.truncate(tar.len() - 1024);
     let mut header = tar::Header::new_ustar();
@@ -291,7 +291,7 @@ fn a_bomb_is_one_reject_and_fills_no_memory() {
 }
 
 #[test]
-fn tables_reject_rows_and_name_what_they_lack() {
+fn tables_reject_rows_and_name_missing_columns() {
     let place = Place::new();
     let pictures: Vec<Vec<u8>> = (0..6).map(jpeg).collect();
     let mut images: Vec<Option<&[u8]>> = pictures.iter().map(|bytes| Some(&bytes[..])).collect();
@@ -319,11 +319,11 @@ fn tables_reject_rows_and_name_what_they_lack() {
     place.run(&table, "out-told").set("input.image_column=picture").ends(3).warns("no column `picture`");
     place.run(&table, "out-type").set("input.image_column=title").ends(3).warns("is of type Utf8");
     let table = place.write("cut.parquet", &fs::read(place.path("rows.parquet")).expect("bytes")[..500]);
-    place.run(&table, "out-cut").ends(3).warns("no Parquet that can be read");
+    place.run(&table, "out-cut").ends(3).warns("cannot read the Parquet file");
 }
 
 #[test]
-fn a_table_with_a_damaged_page_keeps_the_other_row_groups() {
+fn damaged_page_keeps_the_other_row_groups() {
     let place = Place::new();
     let samples = samples();
     let table = place.path("table.parquet");
@@ -345,7 +345,7 @@ fn a_table_with_a_damaged_page_keeps_the_other_row_groups() {
 }
 
 #[test]
-fn patterns_that_match_nothing_say_what_was_looked_for() {
+fn patterns_without_a_match_name_the_expected_files() {
     let place = Place::new();
     place.write("empty/notes.md", "x");
     let empty: PathBuf = place.path("empty");
@@ -359,6 +359,6 @@ fn patterns_that_match_nothing_say_what_was_looked_for() {
     place.run(format!("@{}", place.path("nested.txt").display()), "out").ends(2).warns("line 1");
     place.write("bad/metadata.jsonl", "{\"text\": 1}");
     place.write("bad/a.jpg", jpeg(0));
-    // A bad line of metadata costs itself.
+    // A malformed line of metadata is skipped.
     place.run(place.path("bad"), "out").ends(0).warns("metadata.jsonl").warns("line 1: no `file_name`");
 }

@@ -1,4 +1,4 @@
-//! A web crawl's worst shards: everything ends as exactly one row, and the good pictures beside it do not notice.
+//! Hostile shards, as from a web crawl: every sample ends as exactly one row, and valid images are not affected.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -19,7 +19,7 @@ use support::{
 };
 use tar::EntryType;
 
-/// What is to become of a sample.
+/// The expected outcome of a sample.
 enum Fate {
     /// A caption row, with this original caption.
     Caption(Option<&'static str>),
@@ -28,15 +28,15 @@ enum Fate {
 }
 use Fate::{Caption as Kept, Reject};
 
-/// Samples in the archive's order: key, and what is to become of it.
+/// Samples in the archive's order: key and expected outcome.
 type Fates = Vec<(String, Fate)>;
 
 fn long_key(kind: &str) -> String {
     format!("{kind}/{}/{}", "folder".repeat(12), "name".repeat(20))
 }
 
-/// Broken pictures, and samples that lack something.
-fn broken_pictures(pack: Pack) -> (Pack, Fates) {
+/// Broken images, and samples without an image or a caption.
+fn broken_images(pack: Pack) -> (Pack, Fates) {
     let whole = jpeg(1);
     let pack = pack
         .file("truncated.jpg", &whole[..whole.len() / 2])
@@ -63,7 +63,7 @@ fn broken_pictures(pack: Pack) -> (Pack, Fates) {
     (pack, fates.map(|(key, fate)| (key.to_owned(), fate)).into())
 }
 
-/// Names that break programs which take them for paths, or which split them otherwise than webdataset does.
+/// Names that are dangerous as paths, or that are split differently than by webdataset.
 fn strange_names(pack: Pack) -> (Pack, Fates) {
     let (pax, gnu) = (long_key("pax"), long_key("gnu"));
     let pack = pack
@@ -98,7 +98,7 @@ fn strange_names(pack: Pack) -> (Pack, Fates) {
     (pack, fates)
 }
 
-/// Keys that come again, links, texts that are no text.
+/// Repeated keys, links, and captions that are not UTF-8.
 fn strange_members(pack: Pack) -> (Pack, Fates) {
     let pack = pack
         .file("twice.jpg", jpeg(11))
@@ -139,17 +139,17 @@ fn formats(mut pack: Pack) -> (Pack, Fates) {
         pack = pack.file(&format!("sample-{suffix}.{suffix}"), encoded(16, format));
         fates.push((format!("sample-{suffix}"), Kept(None)));
     }
-    // Names lie: what counts is the content.
+    // A wrong suffix: the content decides.
     pack = pack.file("liar.jpg", encoded(16, ImageFormat::Png));
     fates.push(("liar".into(), Kept(None)));
     (pack, fates)
 }
 
-/// The hostile shard and what is to become of it.
+/// Returns the hostile shard and the expected outcomes.
 fn hostile_shard() -> (Vec<u8>, Fates) {
     let mut pack = Pack::new();
     let mut fates = Vec::new();
-    for part in [broken_pictures, strange_names, strange_members, formats] {
+    for part in [broken_images, strange_names, strange_members, formats] {
         let (packed, more) = part(pack);
         pack = packed;
         fates.extend(more);
@@ -157,7 +157,7 @@ fn hostile_shard() -> (Vec<u8>, Fates) {
     (pack.close(), fates)
 }
 
-/// The good pictures alone, each under a plain name.
+/// Returns the valid images alone, under plain names.
 fn clean_shard() -> Vec<u8> {
     let plain = |pack: Pack, n: u64| pack.file(&format!("{n:02}.jpg"), jpeg(n));
     let pack = [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15].into_iter().fold(Pack::new(), plain);
@@ -172,7 +172,7 @@ fn by_picture(rows: &[Caption]) -> BTreeMap<&str, &Caption> {
 }
 
 #[test]
-fn every_hostile_sample_ends_as_one_row_and_the_good_ones_are_captioned_as_ever() {
+fn every_sample_of_a_hostile_shard_ends_as_one_row() {
     let place = Place::new();
     let (shard, fates) = hostile_shard();
     let hostile = place.write("in/hostile.tar", shard);
@@ -219,7 +219,7 @@ fn every_hostile_sample_ends_as_one_row_and_the_good_ones_are_captioned_as_ever(
 }
 
 #[test]
-fn no_member_name_is_ever_a_path() {
+fn member_names_are_never_used_as_paths() {
     let place = Place::new();
     let (shard, _) = hostile_shard();
     let input = place.write("deep/er/in/hostile.tar", shard);
@@ -240,7 +240,7 @@ fn no_member_name_is_ever_a_path() {
     assert_eq!((bytes, path.as_str()), (jpeg(4), "../../evil.jpg"));
 }
 
-/// Six scenes of which the last two are lost: the fifth's picture is cut in the middle.
+/// Returns six scenes without the last two: the fifth's image is truncated.
 fn truncated_shard() -> Vec<u8> {
     let whole = scenes(9, 6);
     let fifth = whole.windows(15).position(|name| name == b"00009000004.jpg").expect("the fifth scene");
@@ -261,7 +261,7 @@ fn failures(report: &Value) -> Vec<(String, Value, Value)> {
 }
 
 #[test]
-fn broken_shards_are_told_and_the_run_goes_on() {
+fn broken_shards_are_reported_and_the_run_continues() {
     let place = Place::new();
     place.write("in/clean.tar", scenes(8, 6));
     place.write("in/truncated.tar", truncated_shard());
@@ -303,7 +303,7 @@ fn broken_shards_are_told_and_the_run_goes_on() {
     assert_eq!((&report["shards_skipped"], &report["shards_done"]), (&json!(2), &json!(0)), "{report:#}");
     assert_eq!(output::part_bytes(&out), parts);
 
-    // Other bytes are another matter: a repaired shard is captioned, other garbage is met for the first time.
+    // Changed bytes: a repaired shard is captioned, and other garbage fails for the first time.
     place.write("in/empty.tar", scenes(7, 2));
     place.write("in/garbage.tar", Dice::new(4).noise(20_001));
     let report = place.run(&input, "out").ends(3).report();
@@ -312,13 +312,13 @@ fn broken_shards_are_told_and_the_run_goes_on() {
 }
 
 #[test]
-fn a_missing_shard_is_a_permanent_failure_and_the_others_go_on() {
+fn missing_shard_is_a_permanent_failure() {
     let place = Place::new();
     place.draw("in", 3, 3);
     let range = place.path("in/{00000..00002}.tar");
     let aside = place.path("aside.tar");
     fs::rename(place.path("in/00001.tar"), &aside).expect("can be moved");
-    // The first time somebody may still put it there; missing again, a retry is pointless.
+    // It may still appear after the first failure; after the second, a retry is pointless.
     for (code, again) in [(3, false), (4, true), (4, true)] {
         let said = place.run(&range, "out").ends(code);
         let missing = vec![("00001.tar".to_owned(), json!("missing"), json!(again))];
@@ -331,14 +331,14 @@ fn a_missing_shard_is_a_permanent_failure_and_the_others_go_on() {
 }
 
 #[test]
-fn a_failure_is_forgotten_when_the_shard_is_well_again() {
+fn failure_is_cleared_when_the_shard_reappears() {
     let place = Place::new();
     place.draw("in", 2, 3);
     let range = place.path("in/{00000..00001}.tar");
     let out = place.path("out");
     place.run(&range, "out").ends(0);
     let rows = output::read(&out);
-    // The shard goes away after it was captioned, and comes back as it was.
+    // The shard disappears after it was captioned, and reappears unchanged.
     let aside = place.path("aside.tar");
     fs::rename(place.path("in/00001.tar"), &aside).expect("can be moved");
     place.run(&range, "out").ends(3);
@@ -349,7 +349,7 @@ fn a_failure_is_forgotten_when_the_shard_is_well_again() {
 }
 
 #[test]
-fn a_shard_without_samples_is_done_with_no_rows() {
+fn shard_without_samples_is_done_without_rows() {
     let place = Place::new();
     let input = place.write("in/hollow.tar", Pack::new().directory("nothing/").close());
     place.run(&input, "out").ends(0);
@@ -359,9 +359,9 @@ fn a_shard_without_samples_is_done_with_no_rows() {
 }
 
 #[test]
-fn what_follows_the_end_of_a_tar_is_told_and_nothing_before_it_is_lost() {
+fn data_after_the_end_of_a_tar_is_one_reject() {
     let place = Place::new();
-    // Two shards glued together with `cat`, and the first one's last sample has no picture.
+    // Two concatenated shards; the last sample of the first has no image.
     let first = Pack::new().file("one.jpg", jpeg(1)).file("two.txt", "without a picture").close();
     let glued = [first, scenes(5, 2)].concat();
     let input = place.write("in/glued.tar", glued);
@@ -374,7 +374,7 @@ fn what_follows_the_end_of_a_tar_is_told_and_nothing_before_it_is_lost() {
 }
 
 #[test]
-fn a_member_over_the_limit_is_rejected_unread() {
+fn member_over_the_limit_is_rejected() {
     let place = Place::new();
     let small = jpeg(1);
     let shard = Pack::new().file("small.jpg", &small).file("large.bmp", encoded(2, ImageFormat::Bmp)).close();
@@ -387,7 +387,7 @@ fn a_member_over_the_limit_is_rejected_unread() {
 }
 
 #[test]
-fn limits_on_the_picture_s_size_are_kept() {
+fn limits_on_image_size_are_enforced() {
     let place = Place::new();
     let input = place.write("in/one.tar", Pack::new().file("picture.jpg", jpeg(1)).close());
     for (limit, reason) in

@@ -1,4 +1,4 @@
-//! A sample is what stands at (shard, position), and its key is a label: no image is lost because another is called alike.
+//! A sample is identified by shard and position, and its key is a label: no image is lost to another with the same name.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -43,7 +43,7 @@ fn run(place: &Place, input: impl AsRef<Path>, out: &str) -> Rows {
 }
 
 #[test]
-fn every_image_of_a_folder_is_a_sample_whatever_its_name() {
+fn every_image_of_a_folder_is_a_sample() {
     let place = Place::new();
     for (n, name) in ["aaa.bbb", "aaa.ccc"].into_iter().enumerate() {
         place.write(&format!("f/{name}.jpg"), jpeg(n as u64));
@@ -52,7 +52,7 @@ fn every_image_of_a_folder_is_a_sample_whatever_its_name() {
     for (n, at) in ["10.30.15", "10.31.22", "10.32.00"].into_iter().enumerate() {
         place.write(&format!("f/Screen Shot 2020-01-01 at {at} AM.png"), png(n as u64));
     }
-    // Equal stems keep their suffix; dots are no hierarchy; a caption may carry the whole name.
+    // Equal stems keep their suffix, dots stay, and a caption may have the whole name of its image.
     place.write("f/top.jpg", jpeg(7));
     place.write("f/top.webp", encoded(8, image::ImageFormat::WebP));
     place.write("f/top.txt", "both");
@@ -79,7 +79,7 @@ fn every_image_of_a_folder_is_a_sample_whatever_its_name() {
 }
 
 #[test]
-fn images_of_one_webdataset_key_are_one_sample_and_the_others_are_counted_and_named() {
+fn extra_images_of_a_webdataset_key_are_counted() {
     let place = Place::new();
     let tar = Pack::new()
         .file("22.05.png", png(0))
@@ -117,7 +117,7 @@ fn images_of_one_webdataset_key_are_one_sample_and_the_others_are_counted_and_na
 }
 
 #[test]
-fn keys_of_a_tar_that_come_again_say_how_to_sort_and_count_as_failures() {
+fn repeated_keys_of_a_tar_name_the_remedy() {
     let place = Place::new();
     let tar = Pack::new()
         .file("a.jpg", jpeg(0))
@@ -156,13 +156,13 @@ fn write_table(path: &Path, columns: Vec<(&str, ArrayRef)>) {
     writer.close().expect("a footer");
 }
 
-/// Paths of a table's images and the keys of its rows, by name.
-type Story<'a> = (&'a str, [Option<&'a str>; 4], [&'a str; 4]);
+/// A table: its name, the paths of its images, and the expected keys.
+type Case<'a> = (&'a str, [Option<&'a str>; 4], [&'a str; 4]);
 
 #[test]
-fn rows_whose_paths_are_equal_are_rows() {
+fn rows_with_equal_paths_have_distinct_keys() {
     let place = Place::new();
-    let stories: [Story<'_>; 5] = [
+    let cases: [Case<'_>; 5] = [
         ("classes", [Some("1.jpg"), Some("2.jpg"), Some("1.jpg"), Some("2.jpg")], ["1", "2", "1#2", "2#3"]),
         ("one", [Some("image.jpg"); 4], ["image", "image#1", "image#2", "image#3"]),
         ("empty", [Some(""); 4], ["000000000", "000000001", "000000002", "000000003"]),
@@ -173,7 +173,7 @@ fn rows_whose_paths_are_equal_are_rows() {
             ["img.0", "img.1", "img.2", "d/img.2"],
         ),
     ];
-    for (name, paths, wanted) in stories {
+    for (name, paths, wanted) in cases {
         let table = place.path(&format!("{name}.parquet"));
         write_table(&table, vec![("image", images(&paths))]);
         let rows = run(&place, &table, &format!("out-{name}"));
@@ -182,7 +182,7 @@ fn rows_whose_paths_are_equal_are_rows() {
 }
 
 #[test]
-fn only_a_column_that_declares_keys_makes_duplicates() {
+fn only_key_columns_make_duplicates() {
     let place = Place::new();
     let table = place.path("declared.parquet");
     let keys_of: ArrayRef = Arc::new(StringArray::from(vec![Some("k"), Some("k"), None, Some("000000002")]));
@@ -193,7 +193,7 @@ fn only_a_column_that_declares_keys_makes_duplicates() {
         ["k", "000000002", "000000002#3"]
     );
     assert_eq!(reasons(&rows), [("k", "duplicate_key")]);
-    // `id` is a number of something, not a key.
+    // `id` is not a key column.
     let list = place.write("l.csv", "url,id\nftp://a,7\nftp://b,7\n");
     place.run(&list, "listed").ends(0);
     let rows = output::read(&place.path("listed"));
@@ -204,7 +204,7 @@ fn only_a_column_that_declares_keys_makes_duplicates() {
 }
 
 #[test]
-fn names_that_are_not_utf8_are_keys_from_which_the_name_comes_back() {
+fn names_that_are_not_utf8_are_escaped_reversibly() {
     let place = Place::new();
     let names: [&[u8]; 4] = [b"caf\xe9", b"caf\xe8", b"caf\xc3\xa9", b"caf\\xE9"];
     fs::create_dir_all(place.path("f")).expect("a folder");

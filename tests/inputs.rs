@@ -1,5 +1,4 @@
-//! Inputs as the world has them: one bad entry costs itself, nothing ends early without a count, and what an input is taken
-//! for is said.
+//! Malformed inputs: a bad entry is skipped or rejected alone, everything is counted, and messages name what an input is.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -25,20 +24,20 @@ use support::{
     shards::{Pack, encoded, jpeg},
 };
 
-/// Nothing listens there: every row that is seen is a reject.
-const NOBODY: &str = "http://127.0.0.1:9";
+/// A server that does not exist: every row is a reject.
+const NO_SERVER: &str = "http://127.0.0.1:9";
 
 fn read(place: &Place, out: &str) -> Rows {
     output::read(&place.path(out))
 }
 
-/// What makes an entry in a folder, by name.
-type Story<'a> = (&'a str, &'a dyn Fn(&Path));
+/// Creates an entry in a folder, by name.
+type Case<'a> = (&'a str, &'a dyn Fn(&Path));
 
 #[test]
-fn an_entry_that_cannot_be_listed_costs_itself_alone() {
+fn unlistable_entries_are_skipped() {
     let place = Place::new();
-    let stories: [Story<'_>; 6] = [
+    let cases: [Case<'_>; 6] = [
         ("latin-1", &|sub| {
             fs::write(sub.join(OsString::from_vec(b"notes-caf\xe9.doc".into())), "x").expect("a file")
         }),
@@ -51,7 +50,7 @@ fn an_entry_that_cannot_be_listed_costs_itself_alone() {
             assert!(made.expect("mkfifo starts").success());
         }),
     ];
-    for (name, entry) in stories {
+    for (name, entry) in cases {
         place.write(&format!("{name}/ok.tar"), Pack::new().file("k.jpg", jpeg(0)).close());
         fs::create_dir_all(place.path(name).join("sub")).expect("a folder");
         entry(&place.path(name).join("sub"));
@@ -67,7 +66,7 @@ fn an_entry_that_cannot_be_listed_costs_itself_alone() {
 }
 
 #[test]
-fn a_glob_lists_the_levels_that_it_names() {
+fn glob_lists_the_levels_of_its_pattern() {
     let place = Place::new();
     for name in ["a/x/0.tar", "a/y/0.tar", "b/x/0.tar", "a/x/deep/0.tar", "0.tar"] {
         place.write(&format!("g/{name}"), Pack::new().file("k.jpg", jpeg(0)).close());
@@ -82,10 +81,10 @@ fn a_glob_lists_the_levels_that_it_names() {
 }
 
 #[test]
-fn files_that_may_not_be_read_or_are_gone_are_rejects_or_counted() {
+fn unreadable_files_of_a_folder_are_skipped() {
     let place = Place::new();
     place.write("f/a.jpg", jpeg(0));
-    // A folder that is called as an image, and a link that leads nowhere.
+    // A folder with the name of an image, and a dangling link.
     fs::create_dir_all(place.path("f/folder.jpg")).expect("a folder");
     symlink("gone.jpg", place.path("f/broken.jpg")).expect("a link");
     place.run(place.path("f"), "out").ends(0).warns("broken.jpg");
@@ -93,10 +92,10 @@ fn files_that_may_not_be_read_or_are_gone_are_rejects_or_counted() {
 }
 
 #[test]
-fn a_quote_that_is_never_closed_costs_its_row() {
+fn unclosed_quote_costs_one_row() {
     let place = Place::new();
     let rows = |text: &str, name: &str| {
-        let list = place.write(name, text.replace('U', NOBODY));
+        let list = place.write(name, text.replace('U', NO_SERVER));
         let out = format!("out-{name}");
         place.run(&list, &out).ends(0);
         read(&place, &out).rejects
@@ -105,28 +104,28 @@ fn a_quote_that_is_never_closed_costs_its_row() {
     let captions: Vec<Option<&str>> = found.iter().map(|row| row.org_caption.as_deref()).collect();
     assert_eq!(captions, [Some("cap a"), None, Some("cap c"), Some("cap d")]);
     assert!(found[1].detail.contains("never closed"), "{}", found[1].detail);
-    // A quote in the rows behind does not close it, and a quoted value of several lines is one value.
+    // A quote in a later row does not close it, and a quoted value may span lines.
     let text = "url,caption\nU/a,\"one\ntwo\"\nU/b,\"5 inch\nU/c,\"cap, c\"\nU/d,6\" wide\nU/e,cap e";
     let found = rows(text, "m.csv");
     let captions: Vec<Option<&str>> = found.iter().map(|row| row.org_caption.as_deref()).collect();
     assert_eq!(captions, [Some("one\ntwo"), None, Some("cap, c"), Some("6\" wide"), Some("cap e")]);
-    // Between tabs quotes are usual text.
+    // In tab-separated values quotes are text.
     let found = rows("url\tcaption\nU/a\t\"5 inch\nU/b\tb\n", "t.tsv");
     let captions: Vec<Option<&str>> = found.iter().map(|row| row.org_caption.as_deref()).collect();
     assert_eq!(captions, [Some("\"5 inch"), Some("b")]);
-    // Many rows, of which only one is bad, also where they are many parts.
+    // Many rows with one unclosed quote, in several parts.
     let many: String = (0..2000).map(|n| format!("U/{n},\"cap {n}\"\n")).collect();
-    let list = place.write("many.csv", format!("url,caption\nU/x,\"open\n{many}").replace('U', NOBODY));
+    let list = place.write("many.csv", format!("url,caption\nU/x,\"open\n{many}").replace('U', NO_SERVER));
     place.run(&list, "many").set("input.rows_per_shard=300").set("run.max_failure_ratio=1").ends(0);
     let found = read(&place, "many").rejects;
     assert_eq!((found.len(), found.iter().filter(|row| row.org_caption.is_none()).count()), (2001, 1));
 }
 
 #[test]
-fn a_packed_list_that_is_cut_keeps_its_whole_rows() {
+fn truncated_gzip_list_keeps_whole_rows() {
     let place = Place::new();
     let text: String =
-        (0..3000).map(|n| format!("{{\"url\":\"{NOBODY}/{n}-{:x}\"}}\n", n * 7919 % 4093)).collect();
+        (0..3000).map(|n| format!("{{\"url\":\"{NO_SERVER}/{n}-{:x}\"}}\n", n * 7919 % 4093)).collect();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(text.as_bytes()).expect("memory");
     let packed = encoder.finish().expect("memory");
@@ -160,7 +159,7 @@ fn damage(path: &Path, group: usize, column: usize) {
 }
 
 #[test]
-fn rows_behind_a_damaged_row_group_are_read_and_those_in_it_are_rejects() {
+fn damaged_row_group_rejects_only_its_rows() {
     let place = Place::new();
     let pictures: Vec<Vec<u8>> = (0..35).map(|n| jpeg(n % 5)).collect();
     let images: ArrayRef = Arc::new(pictures.iter().map(|bytes| Some(&bytes[..])).collect::<BinaryArray>());
@@ -174,7 +173,7 @@ fn rows_behind_a_damaged_row_group_are_read_and_those_in_it_are_rejects() {
     assert_eq!((rows.rejects[0].key.as_str(), rows.rejects[9].key.as_str()), ("000000010", "000000019"));
     assert_eq!(rows.captions[10].key, "000000020");
 
-    let urls: ArrayRef = Arc::new((0..35).map(|n| Some(format!("{NOBODY}/{n}"))).collect::<StringArray>());
+    let urls: ArrayRef = Arc::new((0..35).map(|n| Some(format!("{NO_SERVER}/{n}"))).collect::<StringArray>());
     let list = place.path("list.parquet");
     write_table(&list, vec![("URL", urls)]);
     damage(&list, 2, 0);
@@ -185,7 +184,7 @@ fn rows_behind_a_damaged_row_group_are_read_and_those_in_it_are_rejects() {
 }
 
 #[test]
-fn files_are_recognised_by_content_and_the_others_counted() {
+fn images_are_recognised_by_content() {
     let place = Place::new();
     for name in ["a.jpg", "b.JFIF", "noext", "c.jpg?w=200", "d.jpg_large", "e.pjpeg", "1.2.840.113"] {
         place.write(&format!("f/{name}"), jpeg(0));
@@ -210,7 +209,7 @@ fn files_are_recognised_by_content_and_the_others_counted() {
     assert_eq!(rows.rejects[0].reason, "unsupported_format");
     assert!(rows.rejects[0].detail.contains("convert it"), "{}", rows.rejects[0].detail);
     let commits = output::commits(&place.path("out"));
-    assert_eq!(commits.len(), 1, "folders that tools made are none of images");
+    assert_eq!(commits.len(), 1, "folders of tools are not folders of images");
     let input = &commits[0].counts.input;
     assert_eq!(input.ignored_members, 9, "{input:?}");
     assert_eq!(input.ignored["in a hidden folder"], 2);
@@ -218,7 +217,7 @@ fn files_are_recognised_by_content_and_the_others_counted() {
     assert_eq!(input.ignored["text or JSON without an image"], 1);
     assert_eq!(input.ignored["no image by name or content"], 2);
     assert_eq!(input.ignored["hidden"], 1);
-    // A folder in which no name says so is one of images all the same.
+    // A folder of images without image suffixes.
     place.write("odd/picture", jpeg(0));
     place.write("odd/other", "text");
     place.run(place.path("odd"), "out-odd").ends(0);
@@ -226,17 +225,18 @@ fn files_are_recognised_by_content_and_the_others_counted() {
 }
 
 #[test]
-fn a_folder_of_images_with_tables_beside_them_is_one_of_images() {
+fn folder_with_images_and_tables_is_read_as_images() {
     let place = Place::new();
-    // As img2dataset writes files.
+    // The layout of img2dataset's `files` output.
     for n in 0..2 {
         place.write(&format!("files/00000/{n:09}.jpg"), jpeg(n));
         place.write(&format!("files/00000/{n:09}.txt"), format!("cap {n}"));
     }
-    let urls: ArrayRef = Arc::new(StringArray::from(vec![format!("{NOBODY}/0"), format!("{NOBODY}/1")]));
+    let urls: ArrayRef =
+        Arc::new(StringArray::from(vec![format!("{NO_SERVER}/0"), format!("{NO_SERVER}/1")]));
     write_table(&place.path("files/00000.parquet"), vec![("url", urls)]);
     place.write("files/00000_stats.json", "{}");
-    place.write("files/urls.csv", format!("url\n{NOBODY}/0\n"));
+    place.write("files/urls.csv", format!("url\n{NO_SERVER}/0\n"));
     let said = place.run(place.path("files"), "out").ends(0);
     assert!(
         said.stderr.contains("folders of images") && said.stderr.contains("1 Parquet files, 1 lists"),
@@ -250,7 +250,7 @@ fn a_folder_of_images_with_tables_beside_them_is_one_of_images() {
 }
 
 #[test]
-fn what_is_no_input_is_told_in_one_sentence() {
+fn other_formats_are_named_with_a_remedy() {
     let place = Place::new();
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n";
     for (name, bytes, what, remedy) in [

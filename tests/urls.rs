@@ -1,5 +1,5 @@
-//! Lists of addresses: the images that they name become the rows that a shard of the same images would give, and what
-//! cannot be fetched becomes a reject that tells why, and is tried again where that may help.
+//! Lists of URLs: their images give the same rows as a shard of these images. An image that cannot be fetched is a reject with a
+//! reason, and a transient failure is retried.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -21,8 +21,8 @@ fn run(place: &Place, input: &str, out: &str) -> Call {
     place.run(place.path(input), out).set("fetch.allow_private=true").set("fetch.retries=1")
 }
 
-/// Captions without what a tar cannot know.
-fn bare(place: &Place, out: &str) -> Vec<Caption> {
+/// Returns the captions without the columns that a tar does not have.
+fn captions_without_source(place: &Place, out: &str) -> Vec<Caption> {
     let mut rows = output::read(&place.path(out)).captions;
     for row in &mut rows {
         (row.url, row.meta) = (None, None);
@@ -32,7 +32,7 @@ fn bare(place: &Place, out: &str) -> Vec<Caption> {
 }
 
 #[test]
-fn every_kind_of_list_gives_the_rows_of_a_shard() {
+fn lists_give_the_rows_of_a_shard() {
     const IMAGES: u64 = 30;
     let place = Place::new();
     let mut pack = Pack::new();
@@ -44,7 +44,7 @@ fn every_kind_of_list_gives_the_rows_of_a_shard() {
     }
     place.write("shard.tar", pack.close());
     place.run(place.path("shard.tar"), "shard").ends(0);
-    let wanted = bare(&place, "shard");
+    let wanted = captions_without_source(&place, "shard");
     let server = Server::start(answers);
     let url = |n: u64| format!("http://127.0.0.1:{}/{n}.jpg", server.port());
     let (mut csv, mut tsv) = ("key,url,caption,n\n".to_owned(), "KEY\turl\tTEXT\n".to_owned());
@@ -66,7 +66,7 @@ fn every_kind_of_list_gives_the_rows_of_a_shard() {
     for list in ["list.csv", "list.tsv", "list.jsonl", "packed.csv.zst", "list.parquet"] {
         let out = format!("out-{list}");
         run(&place, list, &out).ends(0);
-        assert_eq!(bare(&place, &out), wanted, "{list}");
+        assert_eq!(captions_without_source(&place, &out), wanted, "{list}");
         let rows = output::read(&place.path(&out)).captions;
         assert_eq!(rows[3].url, Some(url(3)), "{list}");
     }
@@ -79,7 +79,7 @@ fn every_kind_of_list_gives_the_rows_of_a_shard() {
     assert_eq!(plain, hashes.collect::<Vec<_>>(), "plain text has no keys");
 }
 
-/// In row groups of seven.
+/// Writes `list.parquet`, in row groups of seven.
 fn write_parquet(place: &Place, images: u64, url: impl Fn(u64) -> String) {
     use arrow_array::{ArrayRef, RecordBatch, StringArray};
     let column = |text: &dyn Fn(u64) -> String| -> ArrayRef {
@@ -100,7 +100,7 @@ fn write_parquet(place: &Place, images: u64, url: impl Fn(u64) -> String) {
     writer.close().expect("a footer");
 }
 
-/// Everything that a server may do.
+/// Returns one path for every behaviour of a server.
 fn answers() -> HashMap<String, Answer> {
     HashMap::from([
         ("/good".to_owned(), Answer::File(jpeg(0))),
@@ -117,7 +117,7 @@ fn answers() -> HashMap<String, Answer> {
 }
 
 #[test]
-fn what_cannot_be_fetched_is_a_reject_and_what_may_pass_is_tried_again_alone() {
+fn failed_fetches_are_rejects_and_only_transient_ones_retry() {
     let place = Place::new();
     let server = Server::start(answers());
     let names = ["good", "gone", "late", "once", "cut", "no-ai", "page", "large", "there", "round"];
@@ -172,7 +172,7 @@ fn what_cannot_be_fetched_is_a_reject_and_what_may_pass_is_tried_again_alone() {
 }
 
 #[test]
-fn the_own_network_is_not_asked_not_even_by_a_redirect_or_a_name() {
+fn local_network_is_never_requested() {
     let place = Place::new();
     let server = Server::start(HashMap::from([("/secret".to_owned(), Answer::File(jpeg(0)))]));
     let port = server.port();
@@ -192,20 +192,20 @@ fn the_own_network_is_not_asked_not_even_by_a_redirect_or_a_name() {
 }
 
 #[test]
-fn a_list_without_addresses_says_what_it_has() {
+fn list_without_urls_names_its_columns() {
     let place = Place::new();
     place.write("list.csv", "link,caption\nx,y\n");
     run(&place, "list.csv", "out").ends(3).warns("there are: link, caption").warns("input.url_column");
     run(&place, "list.csv", "told").set("input.url_column=href").ends(3).warns("no column `href`");
 }
 
-/// A list of images that a server has.
-struct Pictures {
+/// Images on a server.
+struct Images {
     place: Place,
     server: Server,
 }
 
-impl Pictures {
+impl Images {
     fn new(images: u64) -> Self {
         let file = |n| (format!("/{n}.jpg"), Answer::File(jpeg(n)));
         Self { place: Place::new(), server: Server::start((0..images).map(file).collect()) }
@@ -215,18 +215,18 @@ impl Pictures {
         format!("http://127.0.0.1:{}/{n}.jpg", self.server.port())
     }
 
-    /// Writes a list of some of the images.
+    /// Writes a list of some images.
     fn csv(&self, name: &str, images: impl Iterator<Item = u64>) {
         let rows = images.map(|n| format!("{},\"scene,\r\n{n}\",k{n:02}\r\n", self.url(n)));
         self.place.write(name, format!("\u{feff}url,caption,key\r\n{}", rows.collect::<String>()));
     }
 
-    /// Runs a list in parts of this many rows.
+    /// Runs a list in parts of `rows` rows.
     fn run(&self, input: &str, out: &str, rows: u64) -> Call {
         run(&self.place, input, out).set(&format!("input.rows_per_shard={rows}"))
     }
 
-    /// Images that were asked for since there were so many requests.
+    /// Returns the images requested after the first `since` requests.
     fn asked(&self, since: usize) -> Vec<String> {
         let targets = self.server.asked().into_iter().skip(since).map(|request| request.target);
         let mut targets: Vec<String> = targets.filter(|target| target.ends_with(".jpg")).collect();
@@ -243,13 +243,13 @@ impl Pictures {
 }
 
 #[test]
-fn a_long_list_is_many_shards_with_the_same_rows() {
-    let pictures = Pictures::new(30);
-    pictures.csv("list.csv", 0..30);
-    let text: String = (0..30).map(|n| format!("{}\n", pictures.url(n))).collect();
-    pictures.place.write("list.txt", text);
-    write_parquet(&pictures.place, 30, |n| pictures.url(n));
-    // The last one has row groups of 7.
+fn parts_of_a_list_give_the_same_rows() {
+    let fixture = Images::new(30);
+    fixture.csv("list.csv", 0..30);
+    let text: String = (0..30).map(|n| format!("{}\n", fixture.url(n))).collect();
+    fixture.place.write("list.txt", text);
+    write_parquet(&fixture.place, 30, |n| fixture.url(n));
+    // The Parquet list has row groups of 7.
     for (list, rows, parts) in [
         ("list.csv", 8, 4),
         ("list.txt", 8, 4),
@@ -258,128 +258,128 @@ fn a_long_list_is_many_shards_with_the_same_rows() {
         ("list.parquet", 15, 3),
     ] {
         let (whole, out) = (format!("{list}-whole"), format!("{list}-{rows}"));
-        pictures.run(list, &whole, 0).ends(0);
-        pictures.run(list, &out, rows).ends(0);
-        assert_eq!(pictures.rows(&whole).len(), 30);
-        assert_eq!(pictures.rows(&out), pictures.rows(&whole), "{list} by {rows}");
-        let commits = output::commits(&pictures.place.path(&out));
+        fixture.run(list, &whole, 0).ends(0);
+        fixture.run(list, &out, rows).ends(0);
+        assert_eq!(fixture.rows(&whole).len(), 30);
+        assert_eq!(fixture.rows(&out), fixture.rows(&whole), "{list} by {rows}");
+        let commits = output::commits(&fixture.place.path(&out));
         let mut shards: Vec<String> = commits.into_iter().map(|commit| commit.shard).collect();
         shards.sort();
         assert_eq!(shards.len(), parts, "{list} by {rows}: {shards:?}");
         assert!(shards[0].ends_with(list), "{shards:?}");
         assert!(shards.iter().skip(1).all(|shard| shard.contains(&format!("{list}#part="))), "{shards:?}");
-        for row in output::read(&pictures.place.path(&out)).captions {
+        for row in output::read(&fixture.place.path(&out)).captions {
             assert!(shards.contains(&row.shard), "{row:?}");
         }
     }
-    let names = output::parts(&pictures.place.path("list.csv-8"));
+    let names = output::parts(&fixture.place.path("list.csv-8"));
     let third = |path: &std::path::PathBuf| path.to_string_lossy().contains("/captions/part-list-00002-");
     assert!(names.iter().any(third), "{names:?}");
 }
 
 #[test]
-fn of_a_long_list_only_what_is_not_done_is_fetched_again() {
-    let pictures = Pictures::new(40);
-    pictures.csv("list.csv", 0..30);
-    let run = || pictures.run("list.csv", "out", 8);
+fn only_incomplete_parts_of_a_list_are_fetched_again() {
+    let fixture = Images::new(40);
+    fixture.csv("list.csv", 0..30);
+    let run = || fixture.run("list.csv", "out", 8);
     let report = run().ends(0).report();
     assert_eq!((&report["shards_done"], &report["counts"]["captioned"]), (&4.into(), &30.into()));
-    let asked = pictures.server.asked().len();
+    let asked = fixture.server.asked().len();
     let report = run().ends(0).report();
     assert_eq!((&report["shards_done"], &report["shards_skipped"]), (&0.into(), &4.into()));
-    assert!(pictures.asked(asked).is_empty());
-    // As a worker leaves it that died in the second part.
-    let records = pictures.place.path("out/_recaption/shards");
+    assert!(fixture.asked(asked).is_empty());
+    // The state after a worker died in the second part.
+    let records = fixture.place.path("out/_recaption/shards");
     let second = std::fs::read_dir(&records).expect("records").flatten();
     let second = second.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("list-00001-"));
     std::fs::remove_file(second.expect("a record of the second part")).expect("it goes");
-    let status = recaption().dir(pictures.place.root()).arg("status").arg(pictures.place.path("out"));
+    let status = recaption().dir(fixture.place.root()).arg("status").arg(fixture.place.path("out"));
     let status = status.ends(0).report();
     assert_eq!((&status["done"], &status["pending"], &status["orphaned"]), (&3.into(), &1.into(), &0.into()));
     run().ends(0);
     let again: Vec<String> = (8..16).map(|n| format!("/{n}.jpg")).collect();
     let mut wanted = again.clone();
     wanted.sort();
-    assert_eq!(pictures.asked(asked), wanted);
-    assert_eq!(pictures.rows("out").len(), 30);
+    assert_eq!(fixture.asked(asked), wanted);
+    assert_eq!(fixture.rows("out").len(), 30);
 
-    // What is remembered of the list may be wrong: it is only believed where it fits.
+    // An invalid outline of the list is ignored.
     for lie in ["{", "{\"format\": 1}"] {
         std::fs::remove_dir_all(&records).expect("records");
-        let remembered = std::fs::read_dir(pictures.place.path("out/_recaption/lists")).expect("a folder");
+        let remembered = std::fs::read_dir(fixture.place.path("out/_recaption/lists")).expect("a folder");
         let remembered: Vec<_> = remembered.flatten().map(|entry| entry.path()).collect();
         assert_eq!(remembered.len(), 1);
         std::fs::write(&remembered[0], lie).expect("a file");
         assert_eq!(run().ends(0).report()["shards_done"], 4);
-        assert_eq!(pictures.rows("out").len(), 30);
+        assert_eq!(fixture.rows("out").len(), 30);
     }
 
-    // Longer, shorter, and so short that it is one shard: no row stays that the list has not.
+    // A list that becomes longer, shorter, and a single shard: no row stays that is not in the list.
     for (images, shards) in [(0..40, 5), (4..24, 3), (10..14, 1), (0..20, 3)] {
-        pictures.csv("list.csv", images.clone());
+        fixture.csv("list.csv", images.clone());
         let report = run().ends(0).report();
         assert_eq!(report["shards_done"], shards, "{images:?}: {report:#}");
         assert_eq!(report["shards_orphaned"], serde_json::json!([]), "{images:?}");
-        let keys: Vec<String> = pictures.rows("out").into_iter().map(|row| row.0).collect();
+        let keys: Vec<String> = fixture.rows("out").into_iter().map(|row| row.0).collect();
         assert_eq!(keys, images.map(|n| format!("k{n:02}")).collect::<Vec<_>>());
-        assert_eq!(output::parts(&pictures.place.path("out")).len(), 2 * shards);
+        assert_eq!(output::parts(&fixture.place.path("out")).len(), 2 * shards);
     }
-    // A list that cannot be looked at keeps what it has.
-    pictures.csv("other.csv", 20..22);
-    let both = || run().arg("--input").arg(pictures.place.path("other.csv")).arg("--retire");
+    // An unavailable list keeps its rows.
+    fixture.csv("other.csv", 20..22);
+    let both = || run().arg("--input").arg(fixture.place.path("other.csv")).arg("--retire");
     both().ends(0);
-    std::fs::rename(pictures.place.path("list.csv"), pictures.place.path("away")).expect("a list");
+    std::fs::rename(fixture.place.path("list.csv"), fixture.place.path("away")).expect("a list");
     let report = both().ends(3).report();
     assert_eq!(report["shards_orphaned"], serde_json::json!([]), "{report:#}");
-    assert_eq!(pictures.rows("out").len(), 22);
-    std::fs::rename(pictures.place.path("away"), pictures.place.path("list.csv")).expect("a list");
+    assert_eq!(fixture.rows("out").len(), 22);
+    std::fs::rename(fixture.place.path("away"), fixture.place.path("list.csv")).expect("a list");
     assert_eq!(both().ends(0).report()["shards_done"], 0);
     run().arg("--retire").ends(0);
-    // The same list in other parts would have rows twice.
-    pictures.run("list.csv", "out", 5).ends(2).warns("input.rows_per_shard");
+    // The same list in other parts would repeat rows.
+    fixture.run("list.csv", "out", 5).ends(2).warns("input.rows_per_shard");
     for rows in [20, 3, 0] {
-        pictures.run("list.csv", "out", rows).arg("--overwrite").ends(0);
-        assert_eq!(pictures.rows("out").len(), 20, "by {rows}");
+        fixture.run("list.csv", "out", rows).arg("--overwrite").ends(0);
+        assert_eq!(fixture.rows("out").len(), 20, "by {rows}");
     }
-    assert_eq!(output::parts(&pictures.place.path("out")).len(), 2);
+    assert_eq!(output::parts(&fixture.place.path("out")).len(), 2);
 }
 
 #[test]
-fn a_list_on_a_web_server_is_split_where_that_hands_out_ranges() {
-    let pictures = Pictures::new(20);
-    pictures.csv("list.csv", 0..20);
-    let list = std::fs::read(pictures.place.path("list.csv")).expect("a list");
+fn list_on_a_web_server_is_split_if_it_supports_ranges() {
+    let fixture = Images::new(20);
+    fixture.csv("list.csv", 0..20);
+    let list = std::fs::read(fixture.place.path("list.csv")).expect("a list");
     let files = [("/ranges.csv", Answer::File(list.clone())), ("/whole.csv", Answer::Whole(times(0), list))];
     let server = Server::start(files.map(|(path, answer)| (path.to_owned(), answer)).into());
     let run = |name: &str| {
-        let call = recaption().dir(pictures.place.root()).arg("run").arg("--model").arg(support::model());
+        let call = recaption().dir(fixture.place.root()).arg("run").arg("--model").arg(support::model());
         let call = call
             .arg("--input")
             .arg(format!("http://127.0.0.1:{}/{name}.csv?signature=secret", server.port()));
-        let call = call.arg("--output").arg(pictures.place.path(name));
+        let call = call.arg("--output").arg(fixture.place.path(name));
         let call = call.set("fetch.allow_private=true").set("input.rows_per_shard=6");
         let end = call.ends(0);
         end.never_says("secret");
-        assert_eq!(pictures.rows(name).len(), 20, "{name}");
+        assert_eq!(fixture.rows(name).len(), 20, "{name}");
         (end.report()["shards_done"].clone(), end)
     };
     assert_eq!(run("ranges").0, 4);
-    // What was found out is remembered: the list's size and tag are asked for, and nothing else.
+    // The outline is stored: only the list's size and tag are requested.
     let asked = server.asked().len();
     assert_eq!(run("ranges").0, 0);
     let again: Vec<String> = server.asked().into_iter().skip(asked).map(|request| request.method).collect();
     assert_eq!(again, ["HEAD"]);
     let (shards, end) = run("whole");
     assert_eq!(shards, 1);
-    end.warns("hands out no ranges");
+    end.warns("does not support range requests");
 }
 
 #[test]
-fn a_web_server_that_hands_out_no_ranges_is_read_on_where_its_answer_broke() {
+fn broken_response_without_ranges_is_resumed() {
     let place = Place::new();
     place.write("shard.tar", scenes(0, 40));
     place.run(place.path("shard.tar"), "wanted").ends(0);
-    // The first answer, and the one to the question for the rest, which is of no use.
+    // The first response breaks off, and the request for the rest is answered with the whole file.
     let answer = Answer::Whole(times(2), scenes(0, 40));
     let server = Server::start(HashMap::from([("/shard.tar".to_owned(), answer)]));
     let url = format!("http://127.0.0.1:{}/shard.tar", server.port());
@@ -392,10 +392,10 @@ fn a_web_server_that_hands_out_no_ranges_is_read_on_where_its_answer_broke() {
 }
 
 #[test]
-fn a_retry_asks_for_what_may_pass_in_the_parts_of_a_list_alone() {
+fn retry_fetches_only_transient_failures_of_parts() {
     let place = Place::new();
     let picture = |n| match n {
-        // Twice in a run, and once more.
+        // Fails three times: twice in a run, and once more.
         5 => Answer::Late(times(3), 503, jpeg(n)),
         6 => Answer::Status(404),
         n => Answer::File(jpeg(n)),
@@ -417,10 +417,10 @@ fn a_retry_asks_for_what_may_pass_in_the_parts_of_a_list_alone() {
 }
 
 #[test]
-fn the_first_table_of_a_folder_tells_whether_all_are_lists() {
-    let pictures = Pictures::new(30);
-    let place = &pictures.place;
-    write_parquet(place, 30, |n| pictures.url(n));
+fn first_table_of_a_folder_decides_for_all() {
+    let fixture = Images::new(30);
+    let place = &fixture.place;
+    write_parquet(place, 30, |n| fixture.url(n));
     let list = std::fs::read(place.path("list.parquet")).expect("a list");
     place.write("shard.tar", scenes(0, 4));
     place.run(place.path("shard.tar"), "embedded").set("output.images=embed").ends(0);
@@ -432,34 +432,34 @@ fn the_first_table_of_a_folder_tells_whether_all_are_lists() {
         place.write(&format!("{name}.parquet"), bytes);
     }
     for (folder, shards, rows) in [("lists", 6, 60), ("mixed", 2, 34)] {
-        let report = pictures.run(&format!("{folder}/"), &format!("out-{folder}"), 15).ends(0).report();
+        let report = fixture.run(&format!("{folder}/"), &format!("out-{folder}"), 15).ends(0).report();
         assert_eq!(report["shards_done"], shards, "{folder}");
-        assert_eq!(pictures.rows(&format!("out-{folder}")).len(), rows, "{folder}");
+        assert_eq!(fixture.rows(&format!("out-{folder}")).len(), rows, "{folder}");
     }
 }
 
 #[test]
-fn a_retry_does_all_parts_of_a_list_that_could_not_be_looked_at() {
-    let pictures = Pictures::new(20);
-    pictures.csv("other.csv", 18..20);
-    pictures.csv("list.csv", 0..18);
-    let list = std::fs::read(pictures.place.path("list.csv")).expect("a list");
-    // To both questions for its size.
+fn retry_reads_all_parts_of_an_unavailable_list() {
+    let fixture = Images::new(20);
+    fixture.csv("other.csv", 18..20);
+    fixture.csv("list.csv", 0..18);
+    let list = std::fs::read(fixture.place.path("list.csv")).expect("a list");
+    // Both requests for its size fail.
     let answer = Answer::Late(times(2), 403, list);
     let server = Server::start(HashMap::from([("/list.csv".to_owned(), answer)]));
     let list = format!("http://127.0.0.1:{}/list.csv", server.port());
-    let failed = pictures.run("other.csv", "out", 5).arg("--input").arg(list).ends(3).report();
+    let failed = fixture.run("other.csv", "out", 5).arg("--input").arg(list).ends(3).report();
     assert_eq!(
         (&failed["shards_done"], failed["shards_failed"].as_array().map(Vec::len)),
         (&1.into(), Some(1))
     );
-    let retry = recaption().dir(pictures.place.root()).arg("retry").arg(pictures.place.path("out"));
+    let retry = recaption().dir(fixture.place.root()).arg("retry").arg(fixture.place.path("out"));
     assert_eq!(retry.ends(0).report()["shards_done"], 4);
-    assert_eq!(pictures.rows("out").len(), 20);
+    assert_eq!(fixture.rows("out").len(), 20);
 }
 
 #[test]
-fn a_list_of_dead_addresses_alone_does_not_stop_a_run() {
+fn list_of_dead_urls_does_not_stop_a_run() {
     let place = Place::new();
     place.write("list.txt", "http://127.0.0.1:9/x.jpg\n".repeat(1_500));
     let run = run(&place, "list.txt", "out").set("fetch.retries=0").set("input.rows_per_shard=300");
@@ -471,26 +471,26 @@ fn a_list_of_dead_addresses_alone_does_not_stop_a_run() {
 }
 
 #[test]
-fn what_a_run_that_died_began_to_remove_is_gone_after_the_next() {
-    let pictures = Pictures::new(20);
-    pictures.csv("list.csv", 0..20);
-    let run = || pictures.run("list.csv", "out", 8).ends(0);
+fn interrupted_deletion_is_finished_by_the_next_run() {
+    let fixture = Images::new(20);
+    fixture.csv("list.csv", 0..20);
+    let run = || fixture.run("list.csv", "out", 8).ends(0);
     run();
-    let out = pictures.place.path("out");
+    let out = fixture.place.path("out");
     let third = |path: &std::path::Path| path.to_string_lossy().contains("list-00002-");
     let parts: Vec<_> = output::parts(&out).into_iter().filter(|part| third(part)).collect();
     let kept: Vec<Vec<u8>> = parts.iter().map(|part| std::fs::read(part).expect("a part")).collect();
-    pictures.csv("list.csv", 0..16);
+    fixture.csv("list.csv", 0..16);
     run();
     assert!(parts.len() == 2 && parts.iter().all(|part| !part.exists()), "{parts:?}");
-    // As it was between the record's end and the rows'.
+    // The state between the deletion of the record and that of the parts.
     parts.iter().zip(&kept).for_each(|(part, bytes)| std::fs::write(part, bytes).expect("a part"));
     let shard = parts[0].file_name().and_then(|name| shard_of_part(name.to_str()?));
     let note = out.join("_recaption/removals").join(format!("{}.json", shard.expect("a name")));
     std::fs::create_dir_all(note.parent().expect("a folder")).expect("a folder");
     std::fs::write(&note, "{}").expect("a note");
     run();
-    // Reading them looks also that there are no parts but those of the records.
-    assert_eq!(pictures.rows("out").len(), 16);
+    // `rows` also checks that there are no parts without records.
+    assert_eq!(fixture.rows("out").len(), 16);
     assert!(!note.exists());
 }

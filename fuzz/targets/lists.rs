@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use recaption_input::{fetch::{ListParser, ListRow}, read::{Columns, ListKind}};
+use recaption_input::{columns::Columns, format::ListKind, lists::{ListParser, ListRow}};
 
 fn rows(data: &[u8], kind: ListKind, chunk: usize) -> (Vec<ListRow>, Option<String>) {
     let mut parser = ListParser::new(kind, Columns::default());

@@ -36,6 +36,6 @@ fuzz_target!(|data: &[u8]| {
         assert!(member.size <= i64::MAX as u64);
         samples += u64::from(assembler.push(member).is_some());
     }
-    samples += u64::from(assembler.finish(Tail::Whole).is_some());
+    samples += u64::from(assembler.finish(Tail::Complete).is_some());
     assert_eq!(samples, assembler.samples());
 });

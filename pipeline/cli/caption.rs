@@ -16,6 +16,7 @@ use recaption_messages::{PreparedSample, SampleOutcome};
 use recaption_onnx::runtime::SessionOptions;
 
 use super::{args::CaptionArgs, run_args::set};
+use crate::terminal::print;
 use crate::{
     config::{ConfigError, Layers, RunConfig},
     run::{self, ExitCode, RunModel},
@@ -78,7 +79,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         true
     })?;
     let lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
-    lines.values().for_each(|line| super::print(line));
+    lines.values().for_each(|line| print(line));
     Ok(if failed.into_inner() { ExitCode::Failed } else { ExitCode::Done })
 }
 

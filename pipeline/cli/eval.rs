@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{args::EvalArgs, logging, print, run_args::set};
+use super::{args::EvalArgs, logging, run_args::set};
 use crate::{
     config::{Layers, RunConfig},
     evaluate::evaluate,
     run::{self, ExitCode, Reporter, Stop},
 };
+use crate::{runtime::on_runtime, terminal::print};
 
 /// Measures and prints.
 pub fn eval(args: &EvalArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
@@ -24,7 +25,7 @@ pub fn eval(args: &EvalArgs, format: logging::Format) -> anyhow::Result<ExitCode
     layers.set("input.shards", shards, "SHARDS")?;
     args.provider.add_to(&mut layers)?;
     let config = RunConfig::build_requiring(&layers, &["model.captioner", "input.shards"])?;
-    let report = super::on_runtime(async {
+    let report = on_runtime(async {
         let stop = Arc::new(Stop::default());
         run::install_signal_handlers(&stop).context("cannot install signal handlers")?;
         evaluate(&config, &stop, &Reporter::Auto).await

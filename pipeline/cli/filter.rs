@@ -5,11 +5,14 @@ use recaption_output::select::{Cut, Score};
 
 use super::{
     args::{FilterArgs, ScoreArg},
-    logging, print,
+    logging,
 };
 use crate::{
+    config,
     filter::{self, FilterJob},
     run::ExitCode,
+    runtime::on_runtime,
+    terminal::print,
 };
 
 /// Runs the pass and prints its report.
@@ -28,8 +31,9 @@ pub fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<Exit
         cut,
         column: args.column.clone(),
         overwrite: args.overwrite,
+        stores: config::environment_store_settings()?,
     };
-    let report = super::on_runtime(filter::filter(&job))?;
+    let report = on_runtime(filter::filter(&job))?;
     match format {
         logging::Format::Text => print(&report.to_string()),
         logging::Format::Json => print(&format!("{}\n", serde_json::to_string(&report)?)),

@@ -9,8 +9,8 @@ use recaption_output::commits::{CommitLog, RecordName};
 use recaption_schemas::{Counts, ShardCommit};
 use recaption_store::{Location, StoreError, Stores};
 
-use super::{args::InspectArgs, print};
-use crate::run::ExitCode;
+use super::args::InspectArgs;
+use crate::{config, run::ExitCode, terminal::print};
 
 /// Commit records read at the same time.
 const CONCURRENCY: usize = 32;
@@ -20,7 +20,7 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     if !args.path.contains("://") && Path::new(&args.path).join(MODEL_FILE).is_file() {
         return model(Path::new(&args.path));
     }
-    let output = Stores::default().locate(&args.path)?;
+    let output = Stores::new(config::environment_store_settings()?).locate(&args.path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

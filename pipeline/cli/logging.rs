@@ -56,10 +56,11 @@ impl Write for AboveBars {
     }
 }
 
-/// Installs the logger; returns the format chosen.
-pub fn init(format: Option<FormatArg>, level: LevelArg) -> Format {
+/// Installs the logger; returns the format of reports on stdout. Without `--log-format`, logs are text where stderr is a
+/// terminal, and reports are text where stdout or stderr is one; JSON otherwise.
+pub fn init(chosen: Option<FormatArg>, level: LevelArg) -> Format {
     let terminal = io::stderr().is_terminal();
-    let format = match format {
+    let format = match chosen {
         Some(FormatArg::Text) => Format::Text,
         Some(FormatArg::Json) => Format::Json,
         None if terminal => Format::Text,
@@ -89,13 +90,17 @@ pub fn init(format: Option<FormatArg>, level: LevelArg) -> Format {
             tracing_subscriber::registry().with(filter).with(layer.json().flatten_event(true)).try_init()
         }
     };
+    let report = match chosen {
+        None if io::stdout().is_terminal() => Format::Text,
+        _ => format,
+    };
     // A library's panic is a line of the log like any other; a sample that it costs is told by its reject.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let what = panic.payload_as_str().unwrap_or("a panic without words");
         tracing::warn!(place, panic = what, "a panic was caught");
     }));
-    format
+    report
 }
 
 /// Tells the error that ends the program, with its causes.

@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::args::{ScenesArgs, TextArg};
+use crate::terminal::print;
 use crate::{
     config::ConfigError,
     run::ExitCode,
@@ -46,7 +47,7 @@ pub fn scenes(args: &ScenesArgs) -> anyhow::Result<ExitCode> {
         .map(|shard| write_shard_file(&path_of(shard), *seed, shard, *samples, text))
         .try_reduce(|| 0, |a, b| Ok(a + b))?;
     let last = if *shards > 1 { format!(" to {:05}.tar", numbers.end - 1) } else { String::new() };
-    super::print(&format!(
+    print(&format!(
         "{}{last}: {} scenes with {words}, seed {seed}, {:.1} MB\n",
         path_of(*first).display(),
         u64::from(*shards) * u64::from(*samples),

@@ -7,13 +7,15 @@ use recaption_store::Stores;
 
 use super::{
     args::StatusArgs,
-    finish_run, logging, on_runtime, print,
+    logging,
+    run::finish_run,
     run_args::{RetryArgs, set_inputs},
 };
 use crate::{
-    config::{Layers, RunConfig, store_settings},
+    config::{RunConfig, environment_store_settings},
     run::{ExitCode, LastRun, RunOptions, status},
 };
+use crate::{runtime::on_runtime, terminal::print};
 
 /// Describes what is done, pending and failed.
 pub fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
@@ -59,7 +61,5 @@ fn enter(last: &LastRun) {
 }
 
 fn environment_stores() -> anyhow::Result<Stores> {
-    let mut layers = Layers::default();
-    layers.add_process_environment()?;
-    Ok(Stores::new(store_settings(&layers)?))
+    Ok(Stores::new(environment_store_settings()?))
 }

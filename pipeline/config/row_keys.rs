@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use recaption_input::{fetch::FetchSettings, read::ROWS_PER_SHARD, told::CaptionPick};
+use recaption_input::{captions::CaptionPick, fetch::FetchSettings, read::ROWS_PER_SHARD};
 
 use super::{RunConfig, sections::ImagesName};
 

@@ -9,6 +9,7 @@ use recaption_caption::{
 use recaption_config::ConfigError;
 use recaption_image::DecodeOptions;
 use recaption_input::{
+    SettingNames,
     fetch::{FetchSettings, Fetcher},
     read::{Columns, ReadSettings},
 };
@@ -213,6 +214,7 @@ fn decode_options(section: &InputSection) -> DecodeOptions {
         max_pixels: section.max_pixels,
         min_side: section.min_side,
         budget_bytes: section.decode_bytes,
+        budget_setting: "input.decode_bytes",
         exif_orientation: section.exif_orientation,
     }
 }
@@ -250,6 +252,14 @@ fn read_settings(
         fetcher: Some(fetcher(fetch, section.max_member_bytes, layers)?),
         rows_per_shard: section.rows_per_shard,
         image_suffixes: section.image_suffixes.0,
+        setting_names: SettingNames {
+            format: "input.format",
+            image_suffixes: "input.image_suffixes",
+            image_column: "input.image_column",
+            caption_column: "input.caption_column",
+            url_column: "input.url_column",
+            key_column: "input.key_column",
+        },
         ..ReadSettings::default()
     };
     settings.tar.max_member_bytes = section.max_member_bytes;
@@ -283,10 +293,12 @@ fn stores(section: &StoreSection) -> StoreSettings {
     }
 }
 
-/// Timeouts and retries of stores.
+/// Timeouts and retries of stores, for commands without a configuration file: defaults and environment.
 ///
 /// # Errors
-/// None in practice: values were checked when they were added.
-pub fn store_settings(layers: &Layers) -> Result<StoreSettings, ConfigError> {
+/// A variable that sets no key, or to a value that the key does not take.
+pub fn environment_store_settings() -> Result<StoreSettings, ConfigError> {
+    let mut layers = Layers::default();
+    layers.add_process_environment()?;
     Ok(stores(&layers.extract_partial()?.store))
 }

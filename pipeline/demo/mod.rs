@@ -9,7 +9,7 @@ mod page;
 mod rows;
 mod sources;
 mod table;
-mod terminal;
+mod text;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -19,8 +19,10 @@ use recaption_onnx::{Bundled, Precision, export};
 use self::{folder::CaptionerPaths, table::TableRow};
 use crate::{
     config::{Layers, RunConfig},
-    run::{ExitCode, RunOptions, RunReport},
+    run::{ExitCode, Reporter, RunOptions},
+    runtime::run_to_end,
     scenes::{self, Scene, TextKind, sample, sample_index},
+    terminal::print,
 };
 
 /// Default number of scenes.
@@ -32,37 +34,29 @@ const SHARD_SCENES: u64 = 1000;
 /// Smallest number of shards, so that several are read at the same time.
 const MIN_SHARDS: u64 = 2;
 
-/// What the demo needs of the program around it.
-#[allow(missing_debug_implementations, reason = "functions have nothing to show")]
-pub struct DemoHost<'a> {
-    /// Prints a text on stdout.
-    pub print: &'a dyn Fn(&str),
-    /// Runs a job to its end, with signal handlers and progress.
-    pub run: &'a dyn Fn(&RunConfig, RunOptions) -> anyhow::Result<RunReport>,
-}
-
 /// Runs the demo in `dir`.
 ///
 /// # Errors
 /// Fails when `dir` belongs to something else, a file cannot be written, ONNX Runtime is missing, or a run fails.
-pub fn demo(dir: &Path, scenes: u64, seed: u64, host: &DemoHost<'_>) -> anyhow::Result<ExitCode> {
+pub fn demo(dir: &Path, scenes: u64, seed: u64) -> anyhow::Result<ExitCode> {
     // Loaded first: without the library, drawing would waste the user's time.
     recaption_onnx::runtime::load_library()?;
     folder::claim(dir)?;
     let shards = folder::shards(dir);
     let truth = draw_shards(&shards, scenes, seed)?;
-    (host.print)(&format!("drew {scenes} scenes with alt texts into {}\n", shards.display()));
+    print(&format!("drew {scenes} scenes with alt texts into {}\n", shards.display()));
     for captioner in Bundled::ALL {
-        export_bundled(captioner, &CaptionerPaths::new(captioner, dir), host)?;
+        export_bundled(captioner, &CaptionerPaths::new(captioner, dir))?;
     }
     for captioner in Bundled::ALL {
-        let report = (host.run)(&run_config(captioner, dir)?, overwriting())?;
+        let options = RunOptions { overwrite: true, ..RunOptions::default() };
+        let report = run_to_end(&run_config(captioner, dir)?, options, Reporter::Auto)?;
         let output = CaptionerPaths::new(captioner, dir).output;
         if report.exit_code() != ExitCode::Done {
-            (host.print)(&format!("{}\n{report}", captioner.name()));
+            print(&format!("{}\n{report}", captioner.name()));
             return Ok(report.exit_code());
         }
-        (host.print)(&format!(
+        print(&format!(
             "{:<17} {} captions in {:.1} s   {}/captions/*.parquet\n",
             captioner.name(),
             report.counts.captioned,
@@ -73,12 +67,12 @@ pub fn demo(dir: &Path, scenes: u64, seed: u64, host: &DemoHost<'_>) -> anyhow::
     let outputs = Bundled::ALL.map(|captioner| CaptionerPaths::new(captioner, dir).output);
     let rows = rows::read(outputs, truth)?;
     let table = TableRow::of_all_sources(&rows);
-    (host.print)(&terminal::examples(&rows));
-    (host.print)(&terminal::table(&rows, &table));
+    print(&text::examples(&rows));
+    print(&text::table(&rows, &table));
     let page = folder::page(dir);
     std::fs::write(&page, page::page(&rows, &table)?)
         .with_context(|| format!("cannot write {}", page.display()))?;
-    (host.print)(&format!("\nwith the images   {}\n", page.display()));
+    print(&format!("\nwith the images   {}\n", page.display()));
     Ok(ExitCode::Done)
 }
 
@@ -99,12 +93,12 @@ fn draw_shards(dir: &Path, scenes: u64, seed: u64) -> anyhow::Result<BTreeMap<St
     Ok(truth)
 }
 
-fn export_bundled(captioner: Bundled, paths: &CaptionerPaths, host: &DemoHost<'_>) -> anyhow::Result<()> {
+fn export_bundled(captioner: Bundled, paths: &CaptionerPaths) -> anyhow::Result<()> {
     captioner
         .write_checkpoint(&paths.checkpoint)
         .with_context(|| format!("cannot write the checkpoint {}", paths.checkpoint.display()))?;
     let model = export(&paths.checkpoint, &paths.model, Precision::Fp32)?;
-    (host.print)(&format!(
+    print(&format!(
         "exported {} ({} parameters) to {}\n",
         captioner.name(),
         model.spec.parameters,
@@ -123,8 +117,4 @@ fn run_config(captioner: Bundled, dir: &Path) -> anyhow::Result<RunConfig> {
     layers.set("input.shards", text(&folder::shards(dir)), "demo")?;
     layers.set("output.url", text(&paths.output), "demo")?;
     Ok(RunConfig::build(&layers)?)
-}
-
-fn overwriting() -> RunOptions {
-    RunOptions { overwrite: true, ..RunOptions::default() }
 }

@@ -1,6 +1,7 @@
 //! The request of a second pass.
 
 use recaption_output::select::{Cut, Score};
+use recaption_store::StoreSettings;
 
 /// What a second pass reads, writes and selects.
 #[derive(Clone, Debug)]
@@ -17,4 +18,6 @@ pub struct FilterJob {
     pub column: Option<String>,
     /// Replaces what another pass or run left at the output.
     pub overwrite: bool,
+    /// Timeouts and retries of both stores.
+    pub stores: StoreSettings,
 }

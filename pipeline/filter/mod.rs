@@ -22,12 +22,10 @@ use recaption_schemas::metadata_keys;
 use recaption_store::{Stores, write_json};
 
 pub use job::FilterJob;
+pub(crate) use record::FILTER_RECORD;
 pub use record::FilterReport;
 
-use self::{
-    concurrency::for_each_shard, locations::open_locations, plan::Plan, record::RECORD,
-    threshold::find_threshold,
-};
+use self::{concurrency::for_each_shard, locations::open_locations, plan::Plan, threshold::find_threshold};
 use crate::{config::ConfigError, run};
 
 /// Runs a second pass.
@@ -36,7 +34,7 @@ use crate::{config::ConfigError, run};
 /// Source and output overlap, the output holds something else, the source is not a finished output, or a store fails. The
 /// same command then continues where this one stopped.
 pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
-    let mut stores = Stores::default();
+    let mut stores = Stores::new(job.stores);
     let (from, output) = open_locations(&mut stores, job)?;
     let source = Source::open(from).await?;
     if source.failed > 0 {
@@ -78,7 +76,7 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
         );
     }
     report.end();
-    write_json(&output.child(RECORD), &report).await?;
+    write_json(&output.child(FILTER_RECORD), &report).await?;
     Ok(report)
 }
 

@@ -14,7 +14,7 @@ use recaption_output::{
 use recaption_schemas::ShardId;
 use recaption_store::Location;
 
-use super::record::RECORD;
+use super::record::FILTER_RECORD;
 use crate::{config::ConfigError, run::refuse_others};
 
 /// Folders of parts.
@@ -92,7 +92,7 @@ impl Plan {
         if self.todo.is_empty() && self.foreign_records.is_empty() && self.foreign_parts.is_empty() {
             return Ok(());
         }
-        remove(&output.child(RECORD)).await?;
+        remove(&output.child(FILTER_RECORD)).await?;
         Ok(commit_log.clear(&self.foreign_records, &self.foreign_parts, None).await?)
     }
 }

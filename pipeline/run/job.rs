@@ -24,7 +24,7 @@ use super::{
     self_test::self_test,
     stop::Stop,
 };
-use crate::config::RunConfig;
+use crate::config::{ConfigError, RunConfig};
 
 /// Another run holds the lock. Ends the program with exit code 0: for cron nothing is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +98,7 @@ async fn run_unlocked(
     (stop, workers): (&Arc<Stop>, &Option<Arc<Workers>>),
     reporter: &Reporter,
 ) -> anyhow::Result<RunReport> {
+    refuse_output_among_inputs(&mut stores, config, &output)?;
     let commit_log = CommitLog::new(output.clone());
     let Some(plan) =
         stop.unless_requested(plan((&mut stores, &output), config, options, (&model, &commit_log))).await
@@ -107,7 +108,7 @@ async fn run_unlocked(
     let plan = plan?;
     let committer = commit_log.committer(plan.configuration.clone(), options.overwrite).await?;
     let described = Output::new(config, &model, &output, committer);
-    let mut report = RunReport::begin(config, &model, &plan);
+    let mut report = RunReport::begin(config, &model, &output, &plan);
     report.leftovers_removed = clear_leftovers(&commit_log, &plan, workers.as_deref()).await?;
     finish_deletions(&commit_log, &plan).await.context("an interrupted deletion cannot be finished")?;
     let results = if plan.todo.is_empty() {
@@ -145,6 +146,24 @@ async fn run_unlocked(
     Ok(report)
 }
 
+/// Rejects an output that is also an input folder: its parts would be read as input by the next run.
+fn refuse_output_among_inputs(
+    stores: &mut Stores,
+    config: &RunConfig,
+    output: &Location,
+) -> anyhow::Result<()> {
+    let is_plain = |pattern: &&String| !pattern.contains(['*', '?', '[', '{', '@']);
+    for pattern in config.input.shards.iter().filter(is_plain) {
+        // A pattern that is not a valid location is reported when it is listed.
+        let Ok(input) = stores.locate(pattern) else { continue };
+        if input.url().trim_end_matches('/') == output.url().trim_end_matches('/') {
+            let what = format!("the output {} is also an input: choose another output", output.url());
+            return Err(ConfigError { origin: "output.url".to_owned(), what }.into());
+        }
+    }
+    Ok(())
+}
+
 /// Compares what there is to do with what is done.
 async fn plan(
     (stores, output): (&mut Stores, &Location),
@@ -157,7 +176,7 @@ async fn plan(
     let (shards, survey, removals) = tokio::join!(listing, commit_log.survey(), commit_log.removals());
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
-    let splitter = Splitter { settings: &config.input.read, output, remember: true };
+    let splitter = Splitter { settings: &config.input.read, output, can_write: true };
     let settings = config.reject_settings();
     let found = (survey?, &*removals?);
     let plan = Plan::make(shards?, found, (commit_log, splitter), (keys, &settings), &options).await?;

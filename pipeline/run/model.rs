@@ -88,7 +88,14 @@ impl RunModel {
         Ok(executions)
     }
 
-    /// Whether the captioner judges itself, in whatever precision.
+    /// Returns the name of the captioner's folder.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let dir = self.folder.dir.canonicalize().unwrap_or_else(|_| self.folder.dir.clone());
+        dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// Returns whether the captioner scores its own captions, in whatever precision.
     #[must_use]
     pub fn is_circular(&self) -> bool {
         let source = |model: &ModelFolder| model.spec.source_sha256.clone();
@@ -118,7 +125,7 @@ fn prompt_ids(folder: &ModelFolder, text: &str) -> anyhow::Result<Vec<i64>> {
     let (context, special) = (folder.spec.dimensions.context_length, folder.spec.special_ids);
     let encoded = tokenizer.encode(text)?;
     // With start and end, of which the end's place is the caption's.
-    if encoded.cut || encoded.ids.len() >= context {
+    if encoded.truncated || encoded.ids.len() >= context {
         let what =
             format!("`caption.prompt` leaves no room for a caption within {context} tokens: shorten it");
         return Err(unfit(what));

@@ -123,18 +123,18 @@ impl Plan {
             let name = name_of(&shard);
             let mut found = survey.take(&shard.url, &name);
             // A shard that cannot be looked at now keeps what it has, but is reported.
-            if shard.missing.is_none()
+            if shard.lookup_error().is_none()
                 && let Some(standing) = found.done.take()
             {
                 done.push(Done { shard, name, standing, found });
                 continue;
             }
-            if options.since.is_some_and(|since| shard.modified.is_some_and(|modified| modified < since)) {
+            if options.since.is_some_and(|since| shard.modified().is_some_and(|modified| modified < since)) {
                 not_selected += 1;
                 incomplete.insert(shard.location.url());
                 continue;
             }
-            let found = if shard.missing.is_some() { ShardState::default() } else { found };
+            let found = if shard.lookup_error().is_some() { ShardState::default() } else { found };
             repaired.extend(faults_of(&shard, &found));
             todo.push(Task::new(shard, name, found));
         }
@@ -273,7 +273,10 @@ async fn failed_before(todo: Vec<Task>, commit_log: &CommitLog, split: &Split) -
         let (shard, list) = (&task.shard, task.shard.location.url());
         // What was done, and is amiss now, is nobody's choice.
         let amiss = task.expects.iter().chain(&task.stale).any(|standing| standing.fault.is_some());
-        amiss || has(&shard.url) || shard.part.is_some() && has(&list) || for_parts.contains(list.as_str())
+        amiss
+            || has(&shard.url)
+            || shard.list_part().is_some() && has(&list)
+            || for_parts.contains(list.as_str())
     };
     Ok(todo.into_iter().filter(has_failed).collect())
 }

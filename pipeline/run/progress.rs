@@ -70,7 +70,7 @@ impl Progress {
     /// Of shards that are all to be read.
     #[must_use]
     pub fn of_shards(shards: &[ShardRef]) -> Self {
-        Self { shards: shards.len(), bytes: shards.iter().map(|s| s.size).sum(), ..Self::default() }
+        Self { shards: shards.len(), bytes: shards.iter().map(ShardRef::size).sum(), ..Self::default() }
     }
 
     /// Bytes that are done for certain: what was read, less what is still inside. An estimate for the ETA.
@@ -129,7 +129,7 @@ const BAR_LENGTH: u64 = 1000;
 
 fn new_bar() -> ProgressBar {
     let bar = BARS.add(ProgressBar::new(BAR_LENGTH));
-    if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {percent:>3}% {msg}") {
+    if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} [{bar:20}] {percent:>3}% {wide_msg}") {
         bar.set_style(style.progress_chars("=> "));
     }
     bar
@@ -148,24 +148,29 @@ async fn redraw(progress: Arc<Progress>, bar: ProgressBar) {
         let eta =
             if fraction > 0.0 { format_seconds(elapsed * (1.0 - fraction) / fraction) } else { "?".into() };
         bar.set_position((fraction * BAR_LENGTH as f64) as u64);
-        bar.set_message(format!(
-            "{finished} images, {rate:.1}/s{}, {} rejected | shards {}/{}{} | queues: decode {}, caption {}, write {} | ETA {eta}",
-            match p.device_rates() {
-                rates if rates.is_empty() => rates,
-                rates => format!(" ({rates})"),
-            },
-            p.rejected.load(Relaxed),
-            p.committed.load(Relaxed),
-            p.shards,
-            match p.failed.load(Relaxed) {
-                0 => String::new(),
-                n => format!(" ({n} failed)"),
-            },
-            p.decode_queue.load(Relaxed),
-            p.caption_queue.load(Relaxed),
-            p.write_queue.load(Relaxed),
-        ));
+        bar.set_message(message(p, finished, rate, &eta));
     }
+}
+
+/// What the bar says beside the fraction, most important first: a narrow terminal cuts it at the end.
+fn message(p: &Progress, finished: u64, rate: f64, eta: &str) -> String {
+    let failed = match p.failed.load(Relaxed) {
+        0 => String::new(),
+        n => format!(" ({n} failed)"),
+    };
+    let devices = match p.device_rates() {
+        rates if rates.is_empty() => rates,
+        rates => format!(" | {rates}"),
+    };
+    format!(
+        "ETA {eta}, {rate:.1}/s, {finished} images, {} rejected | shards {}/{}{failed}{devices} | queues: decode {}, caption {}, write {}",
+        p.rejected.load(Relaxed),
+        p.committed.load(Relaxed),
+        p.shards,
+        p.decode_queue.load(Relaxed),
+        p.caption_queue.load(Relaxed),
+        p.write_queue.load(Relaxed),
+    )
 }
 
 async fn log_lines(progress: Arc<Progress>) {

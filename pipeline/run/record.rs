@@ -46,8 +46,12 @@ pub struct RunReport {
     pub run: String,
     /// Recaption's version.
     pub version: &'static str,
+    /// URL of the output, redacted.
+    pub output: String,
     /// Captioner's digest.
     pub model: String,
+    /// Name of the captioner's folder.
+    pub model_name: String,
     /// Scorer's digest, where it is not the captioner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scorer: Option<String>,
@@ -113,12 +117,14 @@ pub struct RunReport {
 impl RunReport {
     /// At the start of a run.
     #[must_use]
-    pub fn begin(config: &RunConfig, model: &RunModel, plan: &Plan) -> Self {
+    pub fn begin(config: &RunConfig, model: &RunModel, output: &Location, plan: &Plan) -> Self {
         let now = chrono::Utc::now();
         Self {
             run: format!("{}-{:08x}", now.format("%Y%m%dT%H%M%S%3fZ"), std::process::id()),
             version: env!("CARGO_PKG_VERSION"),
+            output: output.url(),
             model: model.folder.digest.clone(),
+            model_name: model.name(),
             scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
             provider: None,
             devices: Vec::new(),
@@ -294,6 +300,8 @@ impl std::fmt::Display for RunReport {
             writeln!(f, "failed    {}{note}", failed.error)?;
         }
         self.fmt_notes(f)?;
+        writeln!(f, "model     {} ({})", self.model_name, self.model.get(..16).unwrap_or_default())?;
+        writeln!(f, "output    {}", self.output)?;
         if self.interrupted {
             writeln!(f, "interrupted: the same command continues where this one stopped")?;
         }

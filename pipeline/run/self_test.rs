@@ -3,7 +3,7 @@
 use anyhow::Context;
 use recaption_onnx::{
     runtime::{Execution, SessionOptions},
-    self_test::{Passed, SelfTestCache, is_needed, pass},
+    self_test::{Passed, SelfTestCache, cached_self_test, is_needed},
 };
 use serde::Serialize;
 
@@ -66,7 +66,7 @@ pub async fn self_test_with(
     }
     let (captioner, scorer) = (model.folder.clone(), model.scorer.clone());
     // Takes seconds, in which the runtime must go on: a lock is renewed, signals are heard.
-    let test = move || pass(&captioner, scorer.as_ref(), &options, &cache);
+    let test = move || cached_self_test(&captioner, scorer.as_ref(), &options, &cache);
     let passed = tokio::task::spawn_blocking(test).await.context("the self-test broke down")??;
     Ok(Some(match passed {
         Passed::Now => SelfTest::Passed,

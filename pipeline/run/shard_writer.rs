@@ -279,8 +279,8 @@ async fn finish(
     let commit = ShardCommit {
         format: COMMIT_FORMAT,
         shard: url.clone(),
-        size: task.shard.size,
-        etag: task.shard.etag.clone(),
+        size: task.shard.size(),
+        etag: task.shard.tag(),
         fingerprint: task.name.fingerprint(),
         configuration: output.committer.configuration.clone(),
         model: output.model.clone(),

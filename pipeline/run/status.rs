@@ -14,6 +14,7 @@ use recaption_store::{Location, Stores, read_json};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ExplicitSettings, Layers, RunConfig};
+use crate::filter::FILTER_RECORD;
 
 /// Failures read at the same time.
 const CONCURRENCY: usize = 64;
@@ -48,7 +49,16 @@ impl LastRun {
                 a.path.filename().cmp(&b.path.filename())
             });
         let Some(place) = latest else {
-            bail!("{} is no output of `recaption run`: it has no record of a run", output.url());
+            let made_by_filter = read_json::<serde_json::Value>(&output.child(FILTER_RECORD)).await?;
+            match made_by_filter {
+                Some(_) => bail!(
+                    "{} was made by `recaption filter`, which has nothing pending: see it with `recaption inspect {0}`",
+                    output.url()
+                ),
+                None => {
+                    bail!("{} is not an output of `recaption run`: it has no record of a run", output.url())
+                }
+            }
         };
         read_json(&place).await?.with_context(|| format!("{} is gone", place.url()))
     }
@@ -214,7 +224,7 @@ async fn inputs_of(
         let input = shard.fingerprint();
         survey.of(&shard.url).iter().any(|standing| standing.is_whole() && standing.name.input == input)
     };
-    let splitter = Splitter { settings: &config.input.read, output, remember: false };
+    let splitter = Splitter { settings: &config.input.read, output, can_write: false };
     Ok(splitter.split(shards, is_done).await?)
 }
 

@@ -32,3 +32,8 @@ pub use shard::{ShardId, part_name, part_url, printable, redact_text, redact_url
 pub use table::{
     CAPTION_SCHEMA_VERSION, CaptionTable, RejectTable, caption_schema, metadata_keys, reject_schema,
 };
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -135,6 +135,21 @@ pub struct Reject {
     pub org_caption: Option<String>,
 }
 
+impl Reject {
+    /// Creates a reject of a sample without captions.
+    #[must_use]
+    pub fn new(key: impl Into<String>, reason: RejectReason, detail: impl Into<String>) -> Self {
+        let (key, detail) = (key.into(), detail.into());
+        Self { key, reason, detail, caption: None, similarity: None, org_caption: None }
+    }
+
+    /// Adds the original caption of the input.
+    #[must_use]
+    pub fn with_org_caption(self, org_caption: Option<String>) -> Self {
+        Self { org_caption, ..self }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

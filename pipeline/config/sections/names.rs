@@ -6,7 +6,7 @@ use recaption_config::derive::{
     schemars::{JsonSchema, Schema, SchemaGenerator, json_schema},
     serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error},
 };
-use recaption_input::{read::InputFormat, told::CaptionPick};
+use recaption_input::{captions::CaptionPick, read::InputFormat};
 use recaption_onnx::{
     caption::EarlyStopping,
     runtime::{Devices, Provider},

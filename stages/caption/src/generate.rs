@@ -135,7 +135,7 @@ impl<'a> GenerateStage<'a> {
                 // The generator is about to wait: captions that wait for a group to fill are scored first.
                 links.flush()?;
             }
-            match links.next_batch(self.generator.room(), is_idle) {
+            match links.next_batch(self.generator.free_slots(), is_idle) {
                 NextBatch::Ready(batch) => self.awaiting_slots.push_back(batch),
                 NextBatch::Pending | NextBatch::Finished if !is_idle => break,
                 NextBatch::Pending => {}
@@ -149,7 +149,7 @@ impl<'a> GenerateStage<'a> {
     /// Places encoded images into free slots, as many as there are.
     fn place_images(&mut self) -> Result<(), Interruption> {
         while let Some(batch) = self.awaiting_slots.front_mut() {
-            let count = self.generator.room().min(batch.samples.len());
+            let count = self.generator.free_slots().min(batch.samples.len());
             if count == 0 {
                 break;
             }
@@ -206,7 +206,7 @@ impl<'a> GenerateStage<'a> {
     /// Halves the slots and requeues the images in flight and those that are encoded, which hold memory too. Returns `false`,
     /// and changes nothing, when there is but one slot.
     fn shrink_batch(&mut self, error: &CaptionError) -> bool {
-        let Some(tickets) = self.generator.halve() else { return false };
+        let Some(tickets) = self.generator.halve_slots() else { return false };
         tracing::warn!(slots = self.generator.max_slots(), %error, "out of memory; continuing with half the slots");
         self.requeued.extend(tickets.iter().filter_map(|ticket| self.in_flight.remove(ticket)));
         self.requeued.extend(self.awaiting_slots.drain(..).flat_map(|batch| batch.samples));

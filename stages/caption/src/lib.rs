@@ -43,3 +43,8 @@ pub use self::{
     settings::CaptionWorkerSettings,
     worker::CaptionWorker,
 };
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

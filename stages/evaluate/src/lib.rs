@@ -40,3 +40,8 @@ pub use self::{
     retrieval::{RANKS, Recall, recall},
     rouge::rouge_l,
 };
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

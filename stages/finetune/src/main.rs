@@ -61,7 +61,7 @@ fn main() -> ExitCode {
                     || cause.is::<DeviceError>()
                     || matches!(
                         cause.downcast_ref(),
-                        Some(ListError::Pattern { .. } | ListError::Nothing { .. })
+                        Some(ListError::Pattern { .. } | ListError::NoMatch { .. })
                     )
             });
             ExitCode::from(if usage { USAGE } else { FAILED })

@@ -1,32 +1,33 @@
-//! Memory for images in decoding, shared by all threads of the process: a small file may be a large picture.
+//! The bound on memory for images in decoding, shared by all threads of the process: a small file may be a large image.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use super::DecodeError;
-
-/// The default of [`super::DecodeOptions::budget_bytes`]: 1 GiB, which every picture of 8 bits a sample within the default
-/// of [`super::DecodeOptions::max_pixels`] fits in.
-pub const DEFAULT_BUDGET_BYTES: u64 = 1 << 30;
+use super::{error::DecodeError, options::DecodeOptions};
 
 /// Bytes in use.
 static USED: Mutex<u64> = Mutex::new(0);
-static GIVEN_BACK: Condvar = Condvar::new();
+static RELEASED: Condvar = Condvar::new();
 
-/// A share of the budget, given back when it is dropped.
+/// A share of the budget, which is returned when it is dropped.
 #[derive(Debug)]
 pub(super) struct Share(u64);
 
-/// Waits until `bytes` are free of a budget of `limit`. Nobody who has a share asks for another, so the waiting ends.
+/// Waits until `bytes` of the budget are free. No holder of a share takes another, so that the wait ends.
 ///
 /// # Errors
-/// When the picture alone needs more than there is.
-pub(super) fn take(bytes: u64, limit: u64, (width, height): (u32, u32)) -> Result<Share, DecodeError> {
+/// When the image alone needs more than the whole budget.
+pub(super) fn take(
+    bytes: u64,
+    options: &DecodeOptions,
+    (width, height): (u32, u32),
+) -> Result<Share, DecodeError> {
+    let (limit, setting) = (options.budget_bytes, options.budget_setting);
     if bytes > limit {
-        return Err(DecodeError::TooManyBytes { width, height, bytes, limit });
+        return Err(DecodeError::TooManyBytes { width, height, bytes, limit, setting });
     }
     let used = USED.lock().unwrap_or_else(PoisonError::into_inner);
     let mut used =
-        GIVEN_BACK.wait_while(used, |used| *used + bytes > limit).unwrap_or_else(PoisonError::into_inner);
+        RELEASED.wait_while(used, |used| *used + bytes > limit).unwrap_or_else(PoisonError::into_inner);
     *used += bytes;
     Ok(Share(bytes))
 }
@@ -34,7 +35,7 @@ pub(super) fn take(bytes: u64, limit: u64, (width, height): (u32, u32)) -> Resul
 impl Drop for Share {
     fn drop(&mut self) {
         *USED.lock().unwrap_or_else(PoisonError::into_inner) -= self.0;
-        GIVEN_BACK.notify_all();
+        RELEASED.notify_all();
     }
 }
 
@@ -48,16 +49,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_never_exceed_the_budget_and_one_that_is_too_large_is_refused() {
+    fn shares_never_exceed_the_budget() {
         const LIMIT: u64 = 1 << 40;
+        let options = DecodeOptions { budget_bytes: LIMIT, ..DecodeOptions::default() };
         let (now, most) = (AtomicU64::new(0), AtomicU64::new(0));
         thread::scope(|scope| {
             for n in 0..8_u64 {
-                let (now, most) = (&now, &most);
+                let (now, most, options) = (&now, &most, &options);
                 scope.spawn(move || {
                     for turn in 0..200_u64 {
                         let bytes = LIMIT / (2 + (n + turn) % 5);
-                        let share = take(bytes, LIMIT, (1, 1)).expect("it fits");
+                        let share = take(bytes, options, (1, 1)).expect("it fits");
                         most.fetch_max(now.fetch_add(bytes, SeqCst) + bytes, SeqCst);
                         now.fetch_sub(bytes, SeqCst);
                         drop(share);
@@ -67,7 +69,7 @@ mod tests {
         });
         // Other tests of this process decode too, but not that much.
         assert!(most.load(SeqCst) <= LIMIT, "{most:?}");
-        let error = take(LIMIT + 1, LIMIT, (9, 9)).expect_err("too large");
-        assert!(error.to_string().contains("input.decode_bytes"), "{error}");
+        let error = take(LIMIT + 1, &options, (9, 9)).expect_err("too large");
+        assert!(error.to_string().contains("more than budget_bytes = "), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! PNG, WebP, GIF, BMP and TIFF, through the `image` crate's decoders, each under limits.
+//! PNG, WebP, GIF, BMP and TIFF, by the decoders of the `image` crate, within limits.
 
 use std::io::Cursor;
 
@@ -11,23 +11,23 @@ use image::error::UnsupportedErrorKind;
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 
-use super::DecodeOptions;
 use super::budget::{self, Share};
+use super::buffer::grown;
 use super::error::DecodeError;
+use super::options::DecodeOptions;
 use super::raster::{Channels, Raster};
 use super::repair;
-use super::resample::grown;
 use recaption_messages::ImageFormat;
 
-/// What a decoder may allocate besides the picture: metadata, palettes, compressed chunks. 64 MiB.
+/// Memory of a decoder beside the image, bytes: metadata, palettes, compressed chunks.
 const SIDE_ALLOC: u64 = 64 << 20;
-/// Working copies of the picture that a decoder may hold besides ours (TIFF holds one, a GIF frame another).
+/// Copies of the image that a decoder may hold (TIFF holds one, a GIF frame another).
 const WORKING_COPIES: u64 = 2;
 /// Bytes of a RIFF file's header, and of a chunk's.
 const RIFF_HEADER: usize = 12;
 const CHUNK_HEADER: usize = 8;
 
-/// Decodes `bytes`, which [`super::sniff`] took for `format`, into `pixels` (grown as needed).
+/// Decodes `bytes` of the given format into `pixels` (grown as needed).
 ///
 /// # Errors
 /// See [`super::prepare`].
@@ -98,15 +98,15 @@ fn read(
         return Err(DecodeError::corrupt(name, format!("claims {width} x {height} pixels")));
     }
     options.check(width, height)?;
-    let picture = decoder.total_bytes();
-    // The picture, the decoder's own of it where it has one, and the wider pixels that are resized.
+    let image_bytes = decoder.total_bytes();
+    // The image, the decoder's copy if it has one, and the extended pixels that are resized.
     let copies = if matches!(name, "PNG" | "BMP") { 1 } else { WORKING_COPIES };
     let resized = u64::from(width) * u64::from(height) * 4;
-    let needed = picture.saturating_mul(copies).saturating_add(resized);
-    let share = budget::take(needed, options.budget_bytes, (width, height))?;
-    let max_alloc = picture.saturating_mul(WORKING_COPIES).saturating_add(SIDE_ALLOC);
+    let needed = image_bytes.saturating_mul(copies).saturating_add(resized);
+    let share = budget::take(needed, options, (width, height))?;
+    let max_alloc = image_bytes.saturating_mul(WORKING_COPIES).saturating_add(SIDE_ALLOC);
     decoder.set_limits(at_most(max_alloc)).map_err(failed)?;
-    // Broken metadata is no reason to lose a picture.
+    // Broken metadata does not reject an image.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let (channels, wide) = match decoder.color_type() {
         ColorType::L8 => (Channels::Grey, false),
@@ -119,7 +119,7 @@ fn read(
         ColorType::Rgba16 => (Channels::Rgba, true),
         other => return Err(DecodeError::unsupported(name, format!("pixels of type {other:?}"))),
     };
-    let length = usize::try_from(picture).map_err(|_| DecodeError::TooManyPixels {
+    let length = usize::try_from(image_bytes).map_err(|_| DecodeError::TooManyPixels {
         width,
         height,
         limit: options.max_pixels,
@@ -140,7 +140,7 @@ fn high_bytes(samples: &mut [u8]) {
     }
 }
 
-/// Whether the header is there at all, for a message that says so.
+/// Checks that the header is complete, for a specific message.
 fn check_png(bytes: &[u8]) -> Result<(), DecodeError> {
     const HEADER: usize = 33;
     if bytes.len() < HEADER {
@@ -149,7 +149,7 @@ fn check_png(bytes: &[u8]) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// Whether a RIFF file is as long as it says, and so are its chunks: what a chunk claims is allocated as claimed.
+/// Checks that a RIFF file and its chunks are as long as they claim: the decoder allocates what a chunk claims.
 fn check_riff(bytes: &[u8]) -> Result<(), DecodeError> {
     let length =
         |at: usize| bytes.get(at..at + 4).map(|b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));

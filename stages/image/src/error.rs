@@ -2,59 +2,60 @@
 
 use thiserror::Error;
 
-/// Why an image could not be prepared. Every variant is a rejected sample, never a reason to stop a run.
-///
-/// The text says what and why; shard and key are added by whoever knows them.
+/// Why an image could not be prepared. Every variant is a rejected sample, never a reason to stop a run. The caller adds shard and
+/// key.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
-    /// A format, or a variant of a format, that is recognised but not decoded.
+    /// A format, or a variant of a format, that is recognised and not decoded.
     #[error("{format} is not supported{}", note(.detail))]
     Unsupported {
         /// The format's usual name, e.g. "HEIC".
         format: String,
-        /// What exactly is not supported; may be empty.
+        /// The unsupported feature; may be empty.
         detail: String,
     },
-    /// The bytes claim to be an image and are not a whole one.
+    /// An incomplete or damaged image.
     #[error("{0}", sentence(.format, .why))]
     Corrupt {
-        /// The format's usual name, or empty when the bytes are of no known format.
+        /// The format's usual name; empty for an unknown format.
         format: &'static str,
-        /// What is wrong, to be read after the format's name.
+        /// The problem, which follows the format's name in the message.
         why: String,
     },
-    /// More pixels than [`DecodeOptions::max_pixels`](super::DecodeOptions). Nothing was allocated for them.
+    /// More pixels than [`DecodeOptions::max_pixels`](crate::DecodeOptions::max_pixels). Nothing was allocated for them.
     #[error("{width} x {height} pixels are more than the limit of {limit}")]
     TooManyPixels {
         /// Stored width in pixels.
         width: u32,
         /// Stored height in pixels.
         height: u32,
-        /// The limit that was passed, in pixels.
+        /// The limit, pixels.
         limit: u64,
     },
-    /// Decoding it takes more memory than [`DecodeOptions::budget_bytes`](super::DecodeOptions). Nothing was allocated for it.
+    /// More memory than [`DecodeOptions::budget_bytes`](crate::DecodeOptions::budget_bytes). Nothing was allocated for it.
     #[error(
-        "{width} x {height} pixels of this kind take {bytes} bytes to decode, more than input.decode_bytes = {limit} allows"
+        "{width} x {height} pixels of this kind take {bytes} bytes to decode, more than {setting} = {limit} allows"
     )]
     TooManyBytes {
         /// Stored width in pixels.
         width: u32,
         /// Stored height in pixels.
         height: u32,
-        /// Bytes that decoding takes.
+        /// Bytes that decoding needs.
         bytes: u64,
-        /// The limit that was passed, bytes.
+        /// The limit, bytes.
         limit: u64,
+        /// Name of the limit's setting: [`DecodeOptions::budget_setting`](crate::DecodeOptions::budget_setting).
+        setting: &'static str,
     },
-    /// The shorter side is below [`DecodeOptions::min_side`](super::DecodeOptions).
+    /// A shorter side below [`DecodeOptions::min_side`](crate::DecodeOptions::min_side).
     #[error("{width} x {height} pixels: the shorter side is below the limit of {min_side}")]
     TooSmall {
         /// Stored width in pixels.
         width: u32,
         /// Stored height in pixels.
         height: u32,
-        /// The limit that was missed, in pixels.
+        /// The limit, pixels.
         min_side: u32,
     },
 }
@@ -68,7 +69,7 @@ impl DecodeError {
         Self::Unsupported { format: format.into(), detail: detail.into() }
     }
 
-    /// `found` bytes are there of the `expected` that the file announces.
+    /// Returns the error of a file with `found` of `expected` bytes.
     pub(super) fn ends_early(format: &'static str, found: usize, expected: u64) -> Self {
         Self::corrupt(
             format,
@@ -85,7 +86,7 @@ fn sentence(format: &str, why: &str) -> String {
     if format.is_empty() { why.to_owned() } else { format!("{format} {why}") }
 }
 
-/// `88120` as `88,120`.
+/// Formats `88120` as `88,120`.
 pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);

@@ -1,17 +1,17 @@
-//! Where every pixel comes from: torchvision's and open_clip's arithmetic, to the rounding.
+//! Crop and resize geometry: the arithmetic of torchvision and open_clip, including the rounding.
 //!
-//! Everything is computed for the upright image, then carried over to the stored one, so that resizing happens before
-//! the turn and on the cropped region alone. Source: torchvision `Resize` and `CenterCrop`, open_clip 3.3.0
+//! It is computed for the upright image and then mapped to the stored one, so that only the cropped region is resized, before it is
+//! turned upright. Source: torchvision `Resize` and `CenterCrop`, open_clip 3.3.0
 //! `transform.py` (`ResizeKeepRatio`, `center_crop_or_pad`).
 
 use image::metadata::Orientation;
 
 use recaption_schemas::ResizeMode;
 
-/// Longest axis, in pixels, that a part may imply: smaller parts are widened.
+/// Longest axis that a region may imply, pixels: smaller regions are widened.
 const MAX_REGION_AXIS: f64 = 1e6;
 
-/// A part of an upright image, in shares of its sides.
+/// A region of an upright image, as fractions of its sides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Region {
     /// Left edge, [0, 1 - width].
@@ -24,18 +24,18 @@ pub struct Region {
     pub height: f64,
 }
 
-/// One axis of the plan. Resize the source axis to `resized`, keep `length` of that from `offset` on, and put it at
-/// `pad` on the model's axis.
+/// One axis of the plan: the source axis is resized to `resized`, of which `length` pixels from `offset` on are placed at `pad` on
+/// the model's axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Axis {
     /// Length after resizing, in pixels, at least 1.
-    pub resized: u64,
+    pub(crate) resized: u64,
     /// First resized pixel that is kept.
-    pub offset: u64,
-    /// How many resized pixels are kept, 1..=S.
-    pub length: u32,
+    pub(crate) offset: u64,
+    /// Number of resized pixels that are kept, 1..=S.
+    pub(crate) length: u32,
     /// Where they start on the model's axis.
-    pub pad: u32,
+    pub(crate) pad: u32,
 }
 
 impl Axis {
@@ -50,15 +50,15 @@ impl Axis {
         }
     }
 
-    /// The kept region in source pixels, as (start, length).
-    pub fn source_box(&self, source: u32) -> (f64, f64) {
+    /// Returns the kept region in source pixels, as (start, length).
+    pub(crate) fn source_box(&self, source: u32) -> (f64, f64) {
         let scale = f64::from(source) / self.resized as f64;
         let start = self.offset as f64 * scale;
         let length = f64::from(self.length) * scale;
         (start, length.min(f64::from(source) - start))
     }
 
-    /// The same axis counted from its other end.
+    /// Returns the axis counted from its other end.
     fn reversed(self) -> Self {
         Self { offset: self.resized - self.offset - u64::from(self.length), ..self }
     }
@@ -67,13 +67,13 @@ impl Axis {
 /// The plan for both axes of the upright image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    pub x: Axis,
-    pub y: Axis,
+    pub(crate) x: Axis,
+    pub(crate) y: Axis,
 }
 
 impl Plan {
-    /// The plan for an upright image of `width` x `height` (each at least 1).
-    pub fn new(width: u32, height: u32, size: u32, mode: ResizeMode) -> Self {
+    /// Returns the plan for an upright image of `width` x `height` (each at least 1).
+    pub(crate) fn new(width: u32, height: u32, size: u32, mode: ResizeMode) -> Self {
         let (w, h) = match mode {
             ResizeMode::Shortest => shortest(width, height, size),
             ResizeMode::Longest { .. } => longest(width, height, size),
@@ -82,11 +82,11 @@ impl Plan {
         Self { x: Axis::new(w, size), y: Axis::new(h, size) }
     }
 
-    /// The plan for a part of an upright image, whatever its aspect ratio.
-    pub fn of_region(size: u32, region: &Region) -> Self {
+    /// Returns the plan for a region of an upright image, whatever its aspect ratio.
+    pub(crate) fn of_region(size: u32, region: &Region) -> Self {
         let axis = |start: f64, share: f64| {
             let side = f64::from(size);
-            // The whole axis as long as it takes for the part to be `size`; at least that.
+            // The axis is scaled so that the region has `size`.
             let share = share.clamp(side / MAX_REGION_AXIS, 1.0);
             let resized = ((side / share).round() as u64).max(u64::from(size));
             let start = start.clamp(0.0, 1.0 - share) * resized as f64;
@@ -96,8 +96,8 @@ impl Plan {
         Self { x: axis(region.left, region.width), y: axis(region.top, region.height) }
     }
 
-    /// The plan's axes as the stored image has them: (stored x, stored y).
-    pub fn stored(&self, turn: Turn) -> (Axis, Axis) {
+    /// Returns the axes of the stored image, (x, y).
+    pub(crate) fn stored(&self, turn: Turn) -> (Axis, Axis) {
         let (x, y) = if turn.transpose { (self.y, self.x) } else { (self.x, self.y) };
         (if turn.flip_x { x.reversed() } else { x }, if turn.flip_y { y.reversed() } else { y })
     }
@@ -111,7 +111,7 @@ fn shortest(width: u32, height: u32, size: u32) -> (u64, u64) {
 }
 
 /// open_clip's `ResizeKeepRatio(longest=1)`: Python's `round(side / ratio)`. Where that rounds to 0 (an image hundreds
-/// of times longer than wide) Pillow raises; we keep one pixel.
+/// of times longer than wide) Pillow raises an error; here one pixel is kept.
 fn longest(width: u32, height: u32, size: u32) -> (u64, u64) {
     let size = f64::from(size);
     let ratio = (f64::from(height) / size).max(f64::from(width) / size);
@@ -125,20 +125,20 @@ fn half_to_even(n: u64) -> u64 {
     if n % 2 == 1 { half + half % 2 } else { half }
 }
 
-/// An EXIF orientation as steps from the upright image back to the stored one.
+/// An EXIF orientation, as the steps from the upright image to the stored one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Turn {
     /// Stored x is upright y.
-    pub transpose: bool,
+    pub(crate) transpose: bool,
     /// Stored x runs against its upright axis.
-    pub flip_x: bool,
+    pub(crate) flip_x: bool,
     /// Stored y runs against its upright axis.
-    pub flip_y: bool,
+    pub(crate) flip_y: bool,
 }
 
 impl Turn {
-    /// The upright size of a stored image.
-    pub fn upright(&self, width: u32, height: u32) -> (u32, u32) {
+    /// Returns the upright size of a stored image.
+    pub(crate) fn upright(&self, width: u32, height: u32) -> (u32, u32) {
         if self.transpose { (height, width) } else { (width, height) }
     }
 }

@@ -1,8 +1,8 @@
-//! What leaves this stage.
+//! The pixels of models.
 
-/// A square u8 RGB image of the model's size: `[S, S, 3]`, row-major, 0..=255, channels in the order red, green, blue.
+/// A square RGB image of the model's size: u8 in 0..=255, `[S, S, 3]`, row-major, channels in the order red, green, blue.
 ///
-/// The length is checked once, at construction, and holds ever after.
+/// Its length is checked at construction.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pixels {
     size: u32,
@@ -18,17 +18,17 @@ impl Pixels {
         (size > 0 && data.len() as u64 == expected).then_some(Self { size, data })
     }
 
-    /// The bytes, `[S, S, 3]` row-major.
+    /// Returns the bytes, `[S, S, 3]` row-major.
     pub fn as_slice(&self) -> &[u8] {
         &self.data
     }
 
-    /// The bytes, `[S, S, 3]` row-major, without a copy.
+    /// Returns the bytes, `[S, S, 3]` row-major, without a copy.
     pub fn into_vec(self) -> Vec<u8> {
         self.data
     }
 
-    /// Width and height in pixels.
+    /// Returns the side S, pixels.
     pub fn size(&self) -> u32 {
         self.size
     }
@@ -40,10 +40,10 @@ impl std::fmt::Debug for Pixels {
     }
 }
 
-/// An image at the model's size, and how large it was.
+/// An image at the size of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prepared {
-    /// What the model sees.
+    /// Input of the model.
     pub pixels: Pixels,
     /// Width of the stored image in pixels, after EXIF orientation.
     pub width: u32,
@@ -51,10 +51,10 @@ pub struct Prepared {
     pub height: u32,
 }
 
-/// An image at the sizes of several models, and how large it was.
+/// An image at the sizes of several models.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelInputs {
-    /// What each model sees, in the order asked for.
+    /// Inputs of the models, in the order requested.
     pub pixels: Vec<Pixels>,
     /// Width of the stored image in pixels, after EXIF orientation.
     pub width: u32,

@@ -1,100 +1,203 @@
-//! `Sample -> Image`: decode and resize, on rayon's threads and never on tokio's.
-//!
-//! The pool's size bounds how many images are decoded at once; results wait in the caption stage's bounded channel, and
-//! a full channel makes the pool wait. An image that cannot be decoded becomes a reject with its reason.
+//! One image -> the pixels of one or several models.
 
-use bytes::Bytes;
-use recaption_messages::{PreparedSample, Sample, SampleResult};
-use recaption_schemas::{Preprocess, Reject, RejectReason, sha256_hex};
+use std::{
+    cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
-use crate::{DecodeError, DecodeOptions, ModelInputs, Pixels, prepare_all};
+use image::metadata::Orientation;
+use recaption_messages::ImageFormat;
+use recaption_schemas::Preprocess;
 
-/// How images are prepared.
-#[derive(Clone, Copy, Debug)]
-pub struct PrepareSettings {
-    /// What the captioner wants.
-    pub preprocess: Preprocess,
-    /// What a scorer of its own wants, if that is something else.
-    pub scorer: Option<Preprocess>,
-    /// What is refused, and whether images are turned upright.
-    pub decode: DecodeOptions,
-    /// Whether the stored bytes travel on.
-    pub keep_stored: bool,
+use crate::{
+    buffer::grown,
+    containers,
+    error::DecodeError,
+    geometry::Region,
+    jpeg,
+    options::DecodeOptions,
+    pixels::{ModelInputs, Pixels, Prepared},
+    raster::{Channels, Raster},
+    resample::{Workspace, resample},
+    sniff,
+};
+
+/// Largest buffer that a thread keeps for its next image, bytes: 22 megapixels of RGB. Larger ones are freed at once, so that one
+/// giant image does not occupy memory on every thread for the rest of the run.
+pub const RETAINED_BYTES: usize = 64 << 20;
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Scratch {
+    /// The decoded image as stored.
+    pixels: Vec<u8>,
+    /// A copy of a JPEG for its decoder.
+    clean: Vec<u8>,
+    workspace: Workspace,
 }
 
-/// An image as the models see it.
-pub struct ModelPixels {
-    /// The captioner's, `[S, S, 3]`.
-    pub captioner: Vec<u8>,
-    /// A scorer's, where it sees something else.
-    pub scorer: Option<Vec<u8>>,
-    /// Width of the stored image after EXIF orientation, pixels.
-    pub width: u32,
-    /// Height of the stored image after EXIF orientation, pixels.
-    pub height: u32,
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Decodes one sample; runs on the calling thread.
+/// Decodes an image file and resizes it for a model.
+///
+/// Reads JPEG, PNG (an APNG's default image), WebP (the first frame), GIF (the first frame), BMP and TIFF (the first
+/// page), recognised by content. `suffix` is the member's suffix, without or with its dot; it only shapes messages.
+/// The result is `[S, S, 3]` u8 RGB with S = `preprocess.size`, and the stored size after EXIF orientation.
 ///
 /// # Errors
-/// The reject that the sample ends as.
-pub fn prepare_sample(
-    sample: Sample,
-    settings: &PrepareSettings,
-) -> Result<PreparedSample, Box<SampleResult>> {
-    match decode_for_models(&sample.image, &sample.suffix, settings) {
-        Ok(prepared) => Ok(PreparedSample {
-            shard: sample.shard,
-            index: sample.index,
-            key: sample.key,
-            suffix: sample.suffix,
-            sha256: sha256_hex(&sample.image),
-            stored: if settings.keep_stored { sample.image } else { Bytes::new() },
-            width: prepared.width,
-            height: prepared.height,
-            pixels: prepared.captioner.into(),
-            scorer_pixels: prepared.scorer.map(Bytes::from),
-            org_caption: sample.org_caption.map(String::from),
-            url: sample.url,
-            meta: sample.meta,
-            permit: sample.permit.filter(|_| settings.keep_stored),
-        }),
-        Err(error) => {
-            let reject = Reject {
-                key: sample.key,
-                reason: reason_of(&error),
-                detail: error.to_string(),
-                caption: None,
-                similarity: None,
-                org_caption: sample.org_caption.map(String::from),
-            };
-            Err(Box::new(SampleResult::rejected(sample.shard, sample.index, reject)))
-        }
+/// - [`DecodeError::Unsupported`]: another format, or a variant of these that is not decoded.
+/// - [`DecodeError::Corrupt`]: no bytes, damaged ones, or fewer than the picture needs. A JPEG or PNG that lacks only its
+///   end, or is followed by other bytes, is whole.
+/// - [`DecodeError::TooManyPixels`], [`DecodeError::TooSmall`]: see [`DecodeOptions`].
+///
+/// A panic inside a decoder becomes `Corrupt` too (with `panic = "unwind"`, Rust's default).
+pub fn prepare(
+    bytes: &[u8],
+    suffix: Option<&str>,
+    preprocess: &Preprocess,
+    options: &DecodeOptions,
+) -> Result<Prepared, DecodeError> {
+    let ModelInputs { pixels, width, height } =
+        prepare_all(bytes, suffix, std::slice::from_ref(preprocess), options)?;
+    let pixels = pixels.into_iter().next().ok_or_else(|| DecodeError::corrupt("", "yields no pixels"))?;
+    Ok(Prepared { pixels, width, height })
+}
+
+/// Decodes an image file and resizes a region of it, which is stretched to the square whatever its shape: augmentation in
+/// training.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_region(
+    bytes: &[u8],
+    suffix: Option<&str>,
+    preprocess: &Preprocess,
+    region: Option<Region>,
+    options: &DecodeOptions,
+) -> Result<Prepared, DecodeError> {
+    let ModelInputs { pixels, width, height } =
+        prepare_views(bytes, suffix, std::slice::from_ref(preprocess), region.as_ref(), options)?;
+    let pixels = pixels.into_iter().next().ok_or_else(|| DecodeError::corrupt("", "yields no pixels"))?;
+    Ok(Prepared { pixels, width, height })
+}
+
+/// Decodes an image file once and resizes it for several models. The result has one square for every element of `wanted`, in its
+/// order.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_all(
+    bytes: &[u8],
+    suffix: Option<&str>,
+    wanted: &[Preprocess],
+    options: &DecodeOptions,
+) -> Result<ModelInputs, DecodeError> {
+    prepare_views(bytes, suffix, wanted, None, options)
+}
+
+/// Resizes an image that is already decoded for a model. `rgb` is `[height, width, 3]` u8, row-major. No limit is checked: the
+/// caller holds the image already.
+///
+/// # Errors
+/// [`DecodeError::Corrupt`] when `rgb` has another length, or is empty.
+pub fn prepare_rgb(
+    width: u32,
+    height: u32,
+    rgb: &[u8],
+    preprocess: &Preprocess,
+) -> Result<Pixels, DecodeError> {
+    if rgb.is_empty() || rgb.len() as u64 != u64::from(width) * u64::from(height) * 3 {
+        let what = format!("{} bytes are not {width} x {height} RGB pixels", rgb.len());
+        return Err(DecodeError::corrupt("", what));
     }
+    let mut raster =
+        Raster { width, height, channels: Channels::Rgb, orientation: Orientation::NoTransforms };
+    SCRATCH.with_borrow_mut(|scratch| {
+        grown(&mut scratch.pixels, rgb.len()).copy_from_slice(rgb);
+        let pixels = resize_all(scratch, &mut raster, std::slice::from_ref(preprocess), None);
+        scratch.shrink();
+        let none = || DecodeError::corrupt("", "yields no pixels");
+        pixels?.pop().ok_or_else(none)
+    })
 }
 
-/// Decodes an image once and brings it to what every model wants.
-///
-/// # Errors
-/// When the image cannot be decoded.
-pub fn decode_for_models(
-    image: &[u8],
-    suffix: &str,
-    settings: &PrepareSettings,
-) -> Result<ModelPixels, DecodeError> {
-    let wanted: Vec<Preprocess> = std::iter::once(settings.preprocess).chain(settings.scorer).collect();
-    let ModelInputs { pixels, width, height } = prepare_all(image, Some(suffix), &wanted, &settings.decode)?;
-    let mut pixels = pixels.into_iter().map(Pixels::into_vec);
-    Ok(ModelPixels { captioner: pixels.next().unwrap_or_default(), scorer: pixels.next(), width, height })
+fn prepare_views(
+    bytes: &[u8],
+    suffix: Option<&str>,
+    wanted: &[Preprocess],
+    region: Option<&Region>,
+    options: &DecodeOptions,
+) -> Result<ModelInputs, DecodeError> {
+    let format = sniff::sniff(bytes, suffix)?;
+    catch_unwind(AssertUnwindSafe(|| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let prepared = prepare_with(scratch, (bytes, format), wanted, region, options);
+            scratch.shrink();
+            prepared
+        })
+    }))
+    .unwrap_or_else(|_| {
+        PANICS.fetch_add(1, Relaxed);
+        Err(DecodeError::corrupt("", "the decoder panicked on these bytes"))
+    })
 }
 
-/// The reason by which an image that cannot be decoded is counted.
+/// Number of decoders that panicked.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// Returns how many decoders panicked in this process. Each cost one sample, and is a defect of a library.
 #[must_use]
-pub fn reason_of(error: &DecodeError) -> RejectReason {
-    match error {
-        DecodeError::Unsupported { .. } => RejectReason::UnsupportedFormat,
-        DecodeError::Corrupt { .. } => RejectReason::CorruptImage,
-        DecodeError::TooManyPixels { .. } | DecodeError::TooManyBytes { .. } => RejectReason::TooManyPixels,
-        DecodeError::TooSmall { .. } => RejectReason::TooSmall,
+pub fn panics() -> u64 {
+    PANICS.load(Relaxed)
+}
+
+fn prepare_with(
+    scratch: &mut Scratch,
+    (bytes, format): (&[u8], ImageFormat),
+    wanted: &[Preprocess],
+    region: Option<&Region>,
+    options: &DecodeOptions,
+) -> Result<ModelInputs, DecodeError> {
+    let (mut raster, _share) = match format {
+        ImageFormat::Jpeg => jpeg::decode(bytes, options, &mut scratch.clean, &mut scratch.pixels)?,
+        other => containers::decode(bytes, other, options, &mut scratch.pixels)?,
+    };
+    if !options.exif_orientation {
+        raster.orientation = Orientation::NoTransforms;
+    }
+    let pixels = resize_all(scratch, &mut raster, wanted, region)?;
+    let (width, height) = raster.upright();
+    Ok(ModelInputs { pixels, width, height })
+}
+
+/// Resizes the image in `scratch.pixels`, for every element of `wanted`.
+fn resize_all(
+    scratch: &mut Scratch,
+    raster: &mut Raster,
+    wanted: &[Preprocess],
+    region: Option<&Region>,
+) -> Result<Vec<Pixels>, DecodeError> {
+    raster.widen(&mut scratch.pixels);
+    let data = &scratch.pixels[..raster.len()];
+    let square = |preprocess: &Preprocess| {
+        let square = resample(&mut scratch.workspace, raster, data, preprocess, region)?;
+        Pixels::new(preprocess.size, square).ok_or_else(|| {
+            DecodeError::corrupt("", format!("cannot become {0} x {0} pixels", preprocess.size))
+        })
+    };
+    wanted.iter().map(square).collect()
+}
+
+impl Scratch {
+    fn shrink(&mut self) {
+        for buffer in [&mut self.pixels, &mut self.clean] {
+            if buffer.capacity() > RETAINED_BYTES {
+                *buffer = Vec::new();
+            }
+        }
+        self.workspace.shrink(RETAINED_BYTES);
     }
 }

@@ -2,12 +2,11 @@
 
 use image::metadata::Orientation;
 
+use super::buffer::grown;
 use super::geometry::Turn;
-use super::resample::grown;
 
-/// The u8 channels of a decoded image. Channels stay apart while resizing, so alpha is dropped and grey replicated on
-/// the small result: the outcome is that of Pillow's `convert("RGB")` before it. Only `Grey` and `Rgba` are resized, see
-/// [`Raster::widen`].
+/// The u8 channels of a decoded image. Channels are resized separately, so that dropping alpha and replicating grey on the small
+/// result equals Pillow's `convert("RGB")` before. Only `Grey` and `Rgba` are resized, see [`Raster::widen`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Channels {
     Grey,
@@ -17,7 +16,7 @@ pub(super) enum Channels {
 }
 
 impl Channels {
-    pub fn count(self) -> usize {
+    pub(crate) fn count(self) -> usize {
         match self {
             Self::Grey => 1,
             Self::GreyAlpha => 2,
@@ -27,31 +26,31 @@ impl Channels {
     }
 }
 
-/// What a decoder says about the pixels that it left in the scratch buffer, `[height, width, channels]` row-major u8.
+/// The layout of the pixels in the scratch buffer, `[height, width, channels]` u8, row-major.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Raster {
     /// Stored width in pixels, at least 1.
-    pub width: u32,
+    pub(crate) width: u32,
     /// Stored height in pixels, at least 1.
-    pub height: u32,
-    pub channels: Channels,
-    pub orientation: Orientation,
+    pub(crate) height: u32,
+    pub(crate) channels: Channels,
+    pub(crate) orientation: Orientation,
 }
 
 impl Raster {
-    /// Width and height once it is turned upright, pixels.
-    pub fn upright(&self) -> (u32, u32) {
+    /// Returns width and height after orientation, pixels.
+    pub(crate) fn upright(&self) -> (u32, u32) {
         Turn::from(self.orientation).upright(self.width, self.height)
     }
 
-    /// The number of bytes that belong to the image.
-    pub fn len(&self) -> usize {
+    /// Returns the number of bytes of the image.
+    pub(crate) fn len(&self) -> usize {
         self.width as usize * self.height as usize * self.channels.count()
     }
 
-    /// Brings pixels of two or three channels to four, in place: each type of pixel that the resizer is compiled for takes
-    /// the compiler half a minute, and four bytes resize faster than three.
-    pub fn widen(&mut self, pixels: &mut Vec<u8>) {
+    /// Extends pixels of two or three channels to four, in place: every pixel type of the resizer takes the compiler half a minute,
+    /// and four bytes are resized faster than three.
+    pub(crate) fn widen(&mut self, pixels: &mut Vec<u8>) {
         let count = self.width as usize * self.height as usize;
         match self.channels {
             Channels::Grey | Channels::Rgba => return,
@@ -62,7 +61,7 @@ impl Raster {
     }
 }
 
-/// From the last pixel to the first, so that none is overwritten before it is read.
+/// Extends pixels from the last to the first, so that none is overwritten before it is read.
 fn spread<const N: usize>(pixels: &mut [u8], count: usize, widen: impl Fn([u8; N]) -> [u8; 4]) {
     for i in (0..count).rev() {
         let mut narrow = [0; N];

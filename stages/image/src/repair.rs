@@ -1,17 +1,17 @@
-//! What decoders refuse and other programs show as whole pictures: a copy that says what is there.
+//! Repaired copies of files that decoders reject although other programs show them as complete images.
 
 use flate2::Crc;
 
 /// A PNG's signature.
 const PNG_SIGNATURE: usize = 8;
-/// Length and type before a chunk's data, and its checksum behind.
+/// Length and type before a chunk's data, and its checksum after it.
 const PNG_HEADER: usize = 8;
 const PNG_CHECKSUM: usize = 4;
 /// The chunk that ends a PNG.
 const PNG_END: [u8; 12] = [0, 0, 0, 0, b'I', b'E', b'N', b'D', 0xAE, 0x42, 0x60, 0x82];
 
-/// A PNG with its end chunk, where it has none or a broken one, or ends inside a chunk behind its first pixels. Whether all
-/// pixels are there is for the decoder to find. `None` where there is nothing to repair.
+/// Returns a PNG with its end chunk, if it lacks one, has a broken one, or ends inside a chunk after its first pixels. Whether all
+/// pixels are there is left to the decoder. `None` if there is nothing to repair.
 pub(super) fn png(bytes: &[u8]) -> Option<Vec<u8>> {
     let (mut at, mut pixels) = (PNG_SIGNATURE, false);
     loop {
@@ -35,7 +35,7 @@ pub(super) fn png(bytes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Whole chunks, what there is of a chunk of pixels, and the end.
+/// Returns complete chunks, an incomplete chunk of pixels, and the end chunk.
 fn ended(chunks: &[u8], pixels: &[u8]) -> Vec<u8> {
     let mut out = chunks.to_vec();
     if let Some(length) = u32::try_from(pixels.len()).ok().filter(|length| *length > 0) {
@@ -55,7 +55,7 @@ fn ended(chunks: &[u8], pixels: &[u8]) -> Vec<u8> {
 const RIFF_HEADER: usize = 12;
 const RIFF_CHUNK: usize = 8;
 
-/// A WebP whose extended header claims no chunk that is not there. `None` where there is nothing to repair.
+/// Returns a WebP whose extended header claims no missing chunk. `None` if there is nothing to repair.
 pub(super) fn webp(bytes: &[u8]) -> Option<Vec<u8>> {
     const FLAGS_AT: usize = RIFF_HEADER + RIFF_CHUNK;
     const ALPHA: u8 = 0x10;

@@ -1,20 +1,21 @@
-//! From the stored raster to the model's square: crop and resize in one go, then turn the small result.
+//! The stored raster -> the model's square: crop and resize in one pass per axis, then turn the small result.
 //!
-//! The filters are fast_image_resize's, which are Pillow's, applied like Pillow's along the upright rows first and the
-//! columns second: both passes round and clamp to u8, so their order shows. (Pillow 13.0 goes the other way round where
-//! squashing shrinks the height much more than the width; older ones never do.) Pixels outside the cropped box take part
-//! where the filter reaches them, as if the whole image had been resized before the crop.
+//! The filters of fast_image_resize are Pillow's. As in Pillow, they are applied to the upright rows first and to the columns
+//! second: both passes round and clamp to u8, so that their order matters. (Pillow 13.0 reverses it if squashing shrinks the
+//! height much more than the width; older versions never do.) Pixels outside the cropped box contribute where the filter reaches
+//! them, as if the whole image had been resized before the crop.
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x4};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
+use super::buffer::grown;
 use super::error::DecodeError;
 use super::geometry::{Axis, Plan, Region, Turn};
 use super::raster::{Channels, Raster};
 use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
 
-/// Buffers that outlive one image.
+/// Buffers that are reused between images.
 #[derive(Default)]
 pub(super) struct Workspace {
     resizer: Resizer,
@@ -25,8 +26,8 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    /// Gives back what is larger than `limit` bytes.
-    pub fn shrink(&mut self, limit: usize) {
+    /// Frees buffers of more than `limit` bytes.
+    pub(crate) fn shrink(&mut self, limit: usize) {
         for buffer in [&mut self.half, &mut self.small] {
             if buffer.capacity() > limit {
                 *buffer = Vec::new();
@@ -46,14 +47,14 @@ struct Span {
 }
 
 impl Span {
-    /// The same span counted from the whole pixel `from`, ending at `to` at the latest whatever rounding does.
+    /// Returns the span relative to the whole pixel `from`, clamped to end at `to`.
     fn after(self, from: u32, to: u32) -> Self {
         let start = self.start - f64::from(from);
         Self { start, length: self.length.min(f64::from(to - from) - start) }
     }
 }
 
-/// The whole pixels `from..to`.
+/// Returns the span of the whole pixels `from..to`.
 fn whole(from: u32, to: u32) -> Span {
     Span { start: f64::from(from), length: f64::from(to - from) }
 }
@@ -87,7 +88,7 @@ pub(super) fn resample(
     Ok(small.place(raster.channels, &plan, preprocess.size as usize, fill))
 }
 
-/// Both passes, into `workspace.small`, `[y.length, x.length, channels]`.
+/// Applies both passes, into `workspace.small`, `[y.length, x.length, channels]`.
 fn resize(
     workspace: &mut Workspace,
     raster: &Raster,
@@ -101,7 +102,7 @@ fn resize(
         Interpolation::Bilinear => (FilterType::Bilinear, 1.0),
     };
     let (x_span, y_span) = (span(x, raster.width), span(y, raster.height));
-    // The first pass covers what the second one reaches: whole pixels around the box.
+    // The first pass covers the whole pixels that the filter of the second one reaches.
     let (half_width, half_height, first, second) = if columns_first {
         let (from, to) = reach(x_span, x.length, raster.width, support);
         (to - from, y.length, (whole(from, to), y_span), (x_span.after(from, to), whole(0, y.length)))
@@ -129,8 +130,8 @@ type Source<'a> = (u32, u32, &'a [u8]);
 /// An image to write.
 type Target<'a> = (u32, u32, &'a mut [u8]);
 
-/// Both passes over pixels of one type. The library's own choice by type would be compiled for every type it knows, 16-bit
-/// and floating point among them, which takes the compiler minutes.
+/// Applies both passes to pixels of one type. The library's own dispatch would be compiled for every type that it supports, which
+/// takes the compiler minutes.
 fn passes<P: PixelTrait>(
     resizer: &mut Resizer,
     (width, height, data): Source<'_>,
@@ -162,20 +163,12 @@ fn span(axis: Axis, source: u32) -> Span {
     Span { start, length }
 }
 
-/// The source pixels `from..to` that a filter of `support` reaches from within `span`, scaled to `length` pixels.
+/// Returns the source pixels `from..to` that a filter of `support` reaches from `span`, scaled to `length` pixels.
 fn reach(span: Span, length: u32, source: u32, support: f64) -> (u32, u32) {
     let radius = support * (span.length / f64::from(length)).max(1.0) + 1.0;
     let from = (span.start - radius).floor().max(0.0) as u32;
     let to = (span.start + span.length + radius).ceil().min(f64::from(source)) as u32;
     (from.min(source - 1), to)
-}
-
-/// The first `len` bytes of `buffer`, made longer if need be; what they hold is left over from before.
-pub(super) fn grown(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
-    &mut buffer[..len]
 }
 
 /// The resized image as stored, `[height, width, channels]`.
@@ -187,7 +180,7 @@ struct Small<'a> {
 }
 
 impl Small<'_> {
-    /// Turns it upright, makes it RGB and puts it on a square of `size` filled with `fill`.
+    /// Turns the image upright, converts it to RGB and places it on a square of `size` filled with `fill`.
     fn place(&self, channels: Channels, plan: &Plan, size: usize, fill: [u8; 3]) -> Vec<u8> {
         let (left, top) = (plan.x.pad as usize, plan.y.pad as usize);
         let (width, height) = (plan.x.length as usize, plan.y.length as usize);
@@ -207,7 +200,7 @@ impl Small<'_> {
     /// Appends the upright row `v` as RGB.
     fn row(&self, channels: Channels, v: usize, width: usize, square: &mut Vec<u8>) {
         let count = channels.count();
-        // The first pixel's index and the step to the next one, both in stored pixels.
+        // Stored coordinates of an upright pixel.
         let x_of = |x: usize| if self.turn.flip_x { self.width - 1 - x } else { x };
         let y_of = |y: usize| if self.turn.flip_y { self.height - 1 - y } else { y };
         for u in 0..width {

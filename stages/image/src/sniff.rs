@@ -1,22 +1,22 @@
-//! Detects the format to decode, or names what is wrong.
+//! Detects the format to decode, or explains what is wrong.
 
 use recaption_messages::{ImageFormat, is_markup, other_format};
 
 use crate::error::DecodeError;
 
-/// Suffixes of the decoded formats, lower-case.
+/// Suffixes of the decoded formats, lower case.
 const SUPPORTED_SUFFIXES: [&str; 11] =
     ["jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff"];
 
-/// What to do about formats that are known and not decoded.
+/// Remedy for formats that are known and not decoded.
 pub(super) const CONVERT: &str =
     "convert it to JPEG, PNG or WebP, for instance with ImageMagick: `magick FILE out.png`";
 
-/// Recognises the format of `bytes`. `suffix` only helps to say what is wrong with unknown ones.
+/// Detects the format of `bytes`. `suffix` only shapes the message for unknown formats.
 ///
 /// # Errors
-/// `Corrupt` for no bytes at all, and for unknown bytes that call themselves an image that we decode; `Unsupported` for
-/// every other format, by name where it is known.
+/// `Corrupt` for empty files, and for unknown bytes with the suffix of a decoded format; `Unsupported` for every other format, by
+/// name if it is known.
 pub(super) fn sniff(bytes: &[u8], suffix: Option<&str>) -> Result<ImageFormat, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::corrupt("", "zero bytes"));

@@ -1,20 +1,36 @@
-//! `ShardRef -> Sample`: what the inputs are, and the reader.
+//! Inputs to samples: `ShardRef -> Sample`.
 //!
-//! | module | hop |
+//! The first hop of a run. [`shards::list_shards`] expands patterns to [`shards::ShardRef`]s, and [`read::read_shard`] streams
+//! one shard as [`recaption_messages::ReadItem`]s. What cannot become a sample becomes a reject with a reason here, so that
+//! every sample is counted; images are neither decoded nor filtered.
+//!
+//! | module | what |
 //! |---|---|
-//! | [`shards`] | patterns -> `ShardRef` |
-//! | [`read`] | `ShardRef` -> `Sample` |
-//! | [`tar`], [`webdataset`] | members of archives -> samples |
-//! | [`fetch`] | URLs of lists -> images |
-//! | [`label`], [`told`], [`json`] | keys, captions and metadata of any input |
+//! | [`shards`] | patterns -> shards |
+//! | [`read`] | shards -> samples |
+//! | [`tar`], [`webdataset`] | bytes -> members -> samples |
+//! | [`lists`], [`fetch`] | lists of URLs -> rows -> images |
+//! | [`format`] | what an input is, by its name |
+//! | [`columns`], [`captions`], `keys`, [`json`] | columns, captions, keys and metadata of any input |
 
 #![forbid(unsafe_code)]
 
+pub mod captions;
+pub mod columns;
 pub mod fetch;
+pub mod format;
 pub mod json;
-pub mod label;
+mod keys;
+pub mod lists;
 pub mod read;
+mod setting_names;
 pub mod shards;
 pub mod tar;
-pub mod told;
 pub mod webdataset;
+
+pub use setting_names::SettingNames;
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -71,7 +71,7 @@ impl Resolve for Says {
 }
 
 #[tokio::test]
-async fn a_name_that_leads_into_the_own_network_is_refused_where_it_is_resolved() {
+async fn names_of_local_addresses_are_refused() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
     let server = serve(move |stream, _| {
@@ -109,7 +109,7 @@ impl Resolve for Later {
 
 /// Every attempt looks a name up for itself, and what that finds is judged, whatever was found before.
 #[tokio::test]
-async fn a_name_that_leads_elsewhere_at_the_next_attempt_is_judged_again() {
+async fn names_are_checked_at_every_attempt() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
     let server = serve(move |stream, _| {
@@ -127,7 +127,7 @@ async fn a_name_that_leads_elsewhere_at_the_next_attempt_is_judged_again() {
 }
 
 #[tokio::test]
-async fn a_redirect_into_the_own_network_is_refused() {
+async fn redirect_into_the_local_network_is_refused() {
     let server = serve(|stream, path| match path.as_str() {
         "/start" => send(&stream, "302 Found\r\nLocation: http://169.254.169.254/latest/meta-data", b""),
         _ => send(&stream, "302 Found\r\nLocation: file:///etc/passwd", b""),
@@ -176,7 +176,7 @@ async fn bodies_are_bounded_in_size_and_time() {
 }
 
 #[tokio::test]
-async fn a_host_is_asked_by_so_many_at_once_and_waits_as_it_says() {
+async fn requests_per_host_and_retry_after_are_honoured() {
     let (now, peak, late) =
         (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
     let (busy, most) = (Arc::clone(&now), Arc::clone(&peak));
@@ -204,8 +204,8 @@ async fn a_host_is_asked_by_so_many_at_once_and_waits_as_it_says() {
 }
 
 #[tokio::test]
-async fn all_lists_share_the_places_and_none_waits_for_ever() {
-    for places in [1, 3] {
+async fn lists_share_fetch_permits_without_deadlock() {
+    for permits in [1, 3] {
         let (now, peak) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
         let most = Arc::clone(&peak);
         let server = serve(move |stream, _| {
@@ -220,7 +220,7 @@ async fn all_lists_share_the_places_and_none_waits_for_ever() {
             std::fs::write(list, format!("http://{server}/x\n").repeat(20)).expect("a file");
         }
         let shards = list_shards(&mut Stores::default(), &lists, InputFormat::UrlList).await.expect("lists");
-        let fetcher = Fetcher::new(FetchSettings { concurrency: places, per_host: 100, ..near() });
+        let fetcher = Fetcher::new(FetchSettings { concurrency: permits, per_host: 100, ..near() });
         let settings = ReadSettings { fetcher: Some(fetcher.expect("a client")), ..ReadSettings::default() };
         let (budget, counters) = (ByteBudget::new(1 << 20), ReadCounters::default());
         let (to, mut from) = tokio::sync::mpsc::channel(1);
@@ -249,6 +249,6 @@ async fn all_lists_share_the_places_and_none_waits_for_ever() {
         let both = async { tokio::join!(reading, taking) };
         let ((one, two), found) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("an end");
         assert_eq!(one.expect("a list").samples + two.expect("a list").samples, 40);
-        assert_eq!((found, peak.load(SeqCst)), (40, places));
+        assert_eq!((found, peak.load(SeqCst)), (40, permits));
     }
 }

@@ -14,8 +14,10 @@ use std::{
 };
 
 use recaption_input::{
-    fetch::{FetchError, FetchSettings, Fetcher, ListParser},
-    read::{Columns, ListKind},
+    columns::Columns,
+    fetch::{FetchError, FetchSettings, Fetcher},
+    format::ListKind,
+    lists::ListParser,
 };
 use recaption_schemas::RejectReason;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -67,7 +69,7 @@ fn near() -> FetchSettings {
 }
 
 #[tokio::test]
-async fn a_server_cannot_make_the_pause_overflow() {
+async fn pause_between_attempts_is_bounded() {
     let (server, _, asked) = serve("503 Service Unavailable\r\nRetry-After: 0");
     let fetcher = Fetcher::new(FetchSettings { retries: 100, ..near() }).expect("a client");
     let error = fetcher.fetch(&format!("http://{server}/x")).await.expect_err("503");
@@ -76,7 +78,7 @@ async fn a_server_cannot_make_the_pause_overflow() {
 }
 
 #[tokio::test]
-async fn connections_to_many_hosts_do_not_pile_up() {
+async fn idle_connections_are_closed() {
     let (server, open, _) = serve("200 OK");
     let fetcher = Fetcher::with_resolver(near(), Arc::new(All(server))).expect("a client");
     for host in 0..300 {
@@ -84,11 +86,11 @@ async fn connections_to_many_hosts_do_not_pile_up() {
     }
     tokio::time::sleep(Duration::from_secs(4)).await;
     let open = open.load(SeqCst);
-    assert!(open <= 8, "{open} connections are open, nobody uses one");
+    assert!(open <= 8, "{open} connections are open, none in use");
 }
 
 #[tokio::test]
-async fn a_date_with_a_weekday_hides_no_opt_out() {
+async fn opt_out_after_a_date_is_found() {
     let (server, ..) =
         serve("200 OK\r\nX-Robots-Tag: unavailable_after: Friday, 25-Jun-30 15:00:00 GMT, noai");
     let error = Fetcher::new(near()).expect("a client").fetch(&format!("http://{server}/x")).await;
@@ -96,7 +98,7 @@ async fn a_date_with_a_weekday_hides_no_opt_out() {
 }
 
 #[tokio::test]
-async fn malformed_addresses_are_told_without_their_secrets() {
+async fn errors_of_malformed_urls_hold_no_secrets() {
     let fetcher = Fetcher::new(near()).expect("a client");
     let leaks = async |url: &str| {
         let error = fetcher.fetch(url).await.expect_err(url);
@@ -119,7 +121,7 @@ async fn malformed_addresses_are_told_without_their_secrets() {
 }
 
 #[test]
-fn a_mark_of_byte_order_is_no_part_of_a_name_in_any_chunks() {
+fn byte_order_mark_is_not_part_of_a_column_name() {
     for (text, chunk) in (1..8).flat_map(|n| {
         [("\u{feff}url,caption\nhttp://a,b\n", n), ("\u{feff}\"url\",\"a,b\"\nhttp://a,b\n", n)]
     }) {

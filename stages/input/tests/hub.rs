@@ -260,27 +260,28 @@ fn clean(error: &Error) {
 }
 
 #[tokio::test]
-async fn shards_are_listed_over_pages_and_read_without_the_token() {
+async fn shards_are_listed_over_pages() {
     let cdn = cdn();
     let hub = hub(&cdn, usual());
     let patterns = ["hf://datasets/o/n/data/*.tar".to_owned()];
     let shards = list_shards(&mut stores(&hub), &patterns, InputFormat::Auto).await.expect("shards");
-    let found: Vec<_> = shards.iter().map(|s| (s.url.as_str(), s.size, s.etag.as_deref())).collect();
+    let found: Vec<_> =
+        shards.iter().map(|s| (s.url.as_str(), s.size(), s.tag().unwrap_or_default())).collect();
     assert_eq!(
         found,
         [
-            ("hf://datasets/o/n/data/a.tar", 100_000, Some("sha-a.tar")),
-            ("hf://datasets/o/n/data/b c.tar", 100_000, Some("sha-b%20c.tar")),
-            ("hf://datasets/o/n/data/small.tar", 10, Some("git-small")),
+            ("hf://datasets/o/n/data/a.tar", 100_000, "sha-a.tar".to_owned()),
+            ("hf://datasets/o/n/data/b c.tar", 100_000, "sha-b%20c.tar".to_owned()),
+            ("hf://datasets/o/n/data/small.tar", 10, "git-small".to_owned()),
         ]
     );
     for (shard, content) in shards.iter().zip([large("a.tar"), large("b%20c.tar"), b"0123456789".to_vec()]) {
         assert_eq!(shard.location.kind, StoreKind::Hub);
-        assert!(shard.modified.is_none(), "the hub tells no time");
-        // The first one breaks off on the way and is read on with the same entity tag.
-        let options = GetOptions::new().with_if_match(shard.etag.clone());
+        assert!(shard.modified().is_none(), "the hub has no time of change");
+        // The first download breaks off and is resumed with the same entity tag.
+        let options = GetOptions::new().with_if_match(shard.tag());
         let got = shard.location.store.get_opts(&shard.location.path, options).await.expect(&shard.url);
-        assert_eq!(got.meta.e_tag, shard.etag);
+        assert_eq!(got.meta.e_tag, shard.tag());
         assert_eq!(got.bytes().await.expect(&shard.url), content);
     }
     assert!(hub.asked().iter().all(Request::authorized), "{:?}", hub.asked());
@@ -289,17 +290,17 @@ async fn shards_are_listed_over_pages_and_read_without_the_token() {
 }
 
 #[tokio::test]
-async fn one_shard_by_name_is_found() {
+async fn shards_are_found_by_name() {
     let cdn = cdn();
     let hub = hub(&cdn, usual());
     let patterns = ["hf://datasets/o/n/data/{a,small}.tar".to_owned()];
     let shards = list_shards(&mut stores(&hub), &patterns, InputFormat::Auto).await.expect("shards");
-    let tags: Vec<_> = shards.iter().map(|s| (s.size, s.etag.as_deref())).collect();
-    assert_eq!(tags, [(100_000, Some("sha-a.tar")), (10, Some("git-small"))]);
+    let tags: Vec<_> = shards.iter().map(|s| (s.size(), s.tag().unwrap_or_default())).collect();
+    assert_eq!(tags, [(100_000, "sha-a.tar".to_owned()), (10, "git-small".to_owned())]);
 }
 
 #[tokio::test]
-async fn every_range_has_what_the_listing_says() {
+async fn ranges_match_the_listing() {
     let cdn = cdn();
     let server = hub(&cdn, usual());
     let hub = open(&server);
@@ -326,7 +327,7 @@ async fn every_range_has_what_the_listing_says() {
 }
 
 #[tokio::test]
-async fn sizes_are_known_also_where_the_hub_does_not_say() {
+async fn missing_sizes_are_looked_up() {
     let cdn = cdn();
     let server = hub(&cdn, usual());
     let hub = open(&server);
@@ -350,7 +351,7 @@ async fn sizes_are_known_also_where_the_hub_does_not_say() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_not_found() {
+async fn missing_files_are_not_found() {
     let cdn = cdn();
     let server = hub(&cdn, usual());
     let hub = open(&server);
@@ -397,7 +398,7 @@ async fn gated_datasets_are_explained_without_the_token() {
 }
 
 #[tokio::test]
-async fn busy_hubs_are_asked_again_and_given_up_in_the_end() {
+async fn busy_hub_is_retried_a_bounded_number_of_times() {
     let cdn = cdn();
     let server = hub(
         &cdn,
@@ -416,7 +417,7 @@ async fn busy_hubs_are_asked_again_and_given_up_in_the_end() {
 }
 
 #[tokio::test]
-async fn broken_connections_are_bad_luck() {
+async fn broken_connections_are_transient() {
     let cdn = cdn();
     let server = hub(&cdn, usual());
     // The first whole reading breaks off, and nothing steady is around this store.
@@ -432,7 +433,7 @@ async fn broken_connections_are_bad_luck() {
 }
 
 #[tokio::test]
-async fn pages_elsewhere_are_not_asked_for() {
+async fn pages_on_other_hosts_are_not_requested() {
     let cdn = cdn();
     let link = format!("Link: <{}/next>; rel=\"next\"\r\n", cdn.url());
     let server = hub(
@@ -450,7 +451,7 @@ async fn pages_elsewhere_are_not_asked_for() {
 }
 
 #[tokio::test]
-async fn nothing_is_written() {
+async fn writes_are_rejected() {
     let server = hub(&cdn(), usual());
     let hub = open(&server);
     let error = hub.put(&Path::from("x"), PutPayload::from_static(b"x")).await.expect_err("put");
@@ -464,7 +465,7 @@ async fn nothing_is_written() {
 }
 
 #[tokio::test]
-async fn a_further_page_that_is_gone_is_no_end_of_the_listing() {
+async fn missing_page_fails_the_listing() {
     let server = hub(
         &cdn(),
         Box::new(|request, _| {

@@ -15,3 +15,8 @@ pub mod select;
 pub mod write;
 
 pub use previous_rows::read_previous_rows;
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -436,3 +436,8 @@ mod tests {
 
 #[cfg(test)]
 mod endless;
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -149,7 +149,7 @@ impl Scorer {
                 let similarity = Similarity::new(dot(image, features))
                     .ok_or_else(|| ScoreError::NotFinite(job.key.clone()))?;
                 scores.similarities.push(similarity);
-                scores.texts_cut += u64::from(ids.cut);
+                scores.texts_cut += u64::from(ids.truncated);
                 if self.keep_features {
                     scores.features.extend_from_slice(features);
                 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use recaption_messages::SampleResult;
 use recaption_onnx::{
-    caption::{BatchEncoder, Generator},
+    caption::{BatchEncoder, Generator, SlotDecoder},
     model::ModelFolder,
     runtime::SessionOptions,
     tokenizer::Tokenizer,
@@ -70,6 +70,13 @@ impl CaptionWorker {
             encode_batch: options.execution.encode_batch(),
         };
         Ok(Self { models, is_threaded: options.is_on_device() })
+    }
+
+    /// Replaces the decoder by what `wrap` makes of it: tests inject failures with it.
+    #[must_use]
+    pub fn map_decoder(mut self, wrap: impl FnOnce(Box<dyn SlotDecoder>) -> Box<dyn SlotDecoder>) -> Self {
+        self.models.generator = self.models.generator.map_decoder(wrap);
+        self
     }
 
     /// Captions images until no more come and none is in flight.

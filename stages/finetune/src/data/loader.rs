@@ -257,7 +257,7 @@ impl BatchBuilder {
             let mut seen = DataCounts::default();
             match sample {
                 Ok((pixels, text)) => {
-                    seen.texts_cut = u64::from(text.cut);
+                    seen.texts_cut = u64::from(text.truncated);
                     seen.used = 1;
                     self.pending.push(example.key.clone(), &pixels, text.ids);
                     self.cache_pixels(example, pixels);

@@ -6,7 +6,7 @@ use anyhow::Context;
 use recaption_onnx::{
     Precision, export,
     runtime::SessionOptions,
-    verify::{Check, Outcome, verify},
+    verify::{Check, CheckStatus, verify},
 };
 
 use super::{
@@ -77,7 +77,7 @@ pub(super) fn finish(run: Training<'_>) -> anyhow::Result<TrainedModel> {
             write_golden(&golden, &coca, &few, &device)?;
             let checks = verify(&exported, &golden, &SessionOptions::default())
                 .context("the trained model is saved and exported, but verifying it failed")?;
-            let failed = checks.iter().any(|check| check.outcome == Outcome::Fail);
+            let failed = checks.iter().any(|check| check.status == CheckStatus::Fail);
             let results: Vec<String> = checks.iter().map(describe).collect();
             anyhow::ensure!(
                 !failed,
@@ -105,10 +105,10 @@ pub(super) fn finish(run: Training<'_>) -> anyhow::Result<TrainedModel> {
 }
 
 fn describe(check: &Check) -> String {
-    let word = match check.outcome {
-        Outcome::Pass => "ok",
-        Outcome::Fail => "FAIL",
-        Outcome::Unchecked => "unchecked",
+    let word = match check.status {
+        CheckStatus::Pass => "ok",
+        CheckStatus::Fail => "FAIL",
+        CheckStatus::Unchecked => "unchecked",
     };
     format!("{word} {}: {}", check.tensor, check.detail)
 }

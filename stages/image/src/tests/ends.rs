@@ -23,7 +23,7 @@ fn encoded(format: ImageFormat) -> Vec<u8> {
 }
 
 #[test]
-fn a_png_that_lacks_only_its_end_is_whole() {
+fn png_without_its_end_chunk_is_complete() {
     let whole = encoded(ImageFormat::Png);
     let pixels = small(&whole).expect("a PNG");
     let end = whole.len() - 12;
@@ -45,7 +45,7 @@ fn a_png_that_lacks_only_its_end_is_whole() {
 }
 
 #[test]
-fn a_webp_may_claim_chunks_that_are_not_there() {
+fn webp_may_claim_missing_chunks() {
     let plain = encoded(ImageFormat::WebP);
     let pixels = small(&plain).expect("a WebP");
     let extended = |flags: u8| {

@@ -35,7 +35,7 @@ fn crc(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn giants_are_rejected_by_their_headers() {
+fn oversized_images_are_rejected_by_their_headers() {
     let jpeg = fixture("astronaut_420.jpg");
     let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     let (le, be) = (60_000_u32.to_le_bytes(), 60_000_u32.to_be_bytes());
@@ -85,7 +85,7 @@ fn limits_hold_for_every_format() {
 }
 
 #[test]
-fn cut_images_are_corrupt() {
+fn truncated_images_are_corrupt() {
     let others = every_image().into_iter().filter(|name| suffix(name) != Some("jpg"));
     for name in others {
         let bytes = fixture(&name);
@@ -108,7 +108,7 @@ fn cut_images_are_corrupt() {
 }
 
 #[test]
-fn messages_say_how_much_is_missing() {
+fn messages_name_the_missing_bytes() {
     let message = |name: &str, length: usize| small(&fixture(name)[..length]).unwrap_err().to_string();
     let whole = fixture("cat_lossless.webp").len();
     let expected = format!("WebP ends after 2,000 of {} bytes", error::thousands(whole as u64));
@@ -150,7 +150,7 @@ impl Random {
 }
 
 #[test]
-fn mutated_images_never_panic_and_never_take_long() {
+fn mutated_images_never_panic_or_hang() {
     let (start, mut random) = (Instant::now(), Random(FUZZ_SEED));
     let images: Vec<(String, Vec<u8>)> =
         images_in("extra/").into_iter().map(|name| (name.clone(), fixture(&name))).collect();

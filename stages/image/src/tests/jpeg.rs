@@ -40,7 +40,7 @@ fn spliced(bytes: &[u8], at: usize, insert: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn cut_jpegs_are_corrupt() {
+fn truncated_jpegs_are_corrupt() {
     for name in BASELINE.iter().chain(&PROGRESSIVE) {
         let bytes = fixture(name);
         for percent in [10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 97, 99] {
@@ -57,7 +57,7 @@ fn cut_jpegs_are_corrupt() {
 }
 
 #[test]
-fn every_cut_of_a_small_jpeg_is_corrupt() {
+fn every_truncation_of_a_small_jpeg_is_corrupt() {
     for name in ["extra/restarts.jpg", "extra/restarts_progressive.jpg", "extra/exif6.jpg", "extra/flat.jpg"]
     {
         let bytes = fixture(name);
@@ -77,7 +77,7 @@ fn every_cut_of_a_small_jpeg_is_corrupt() {
 }
 
 #[test]
-fn cut_and_closed_baseline_jpegs_are_corrupt() {
+fn truncated_jpegs_with_an_end_marker_are_corrupt() {
     for name in BASELINE {
         let bytes = fixture(name);
         for percent in [50, 80, 90, 95, 99] {
@@ -96,7 +96,7 @@ fn cut_and_closed_baseline_jpegs_are_corrupt() {
 }
 
 #[test]
-fn a_missing_end_marker_is_forgiven() {
+fn missing_end_marker_is_accepted() {
     for name in BASELINE.iter().chain(&PROGRESSIVE) {
         let bytes = fixture(name);
         assert!(bytes.ends_with(&END), "{name}");
@@ -107,7 +107,7 @@ fn a_missing_end_marker_is_forgiven() {
 }
 
 #[test]
-fn what_libjpeg_ignores_is_ignored() {
+fn stray_bytes_and_segments_are_ignored() {
     for name in BASELINE.iter().chain(&PROGRESSIVE) {
         let bytes = fixture(name);
         let expected = small(&bytes);
@@ -133,7 +133,7 @@ fn what_libjpeg_ignores_is_ignored() {
 }
 
 #[test]
-fn missing_huffman_tables_are_the_standard_ones() {
+fn missing_huffman_tables_default_to_the_standard() {
     // Pillow's default encoder writes the standard tables, so leaving them out (as Motion JPEG does) loses nothing.
     let bytes = fixture("extra/flat.jpg");
     let mut bare = bytes.clone();
@@ -146,7 +146,7 @@ fn missing_huffman_tables_are_the_standard_ones() {
 }
 
 #[test]
-fn separate_scans_are_whole_or_refused() {
+fn separate_scans_are_decoded_or_unsupported() {
     let bytes = fixture("extra/separate_444.jpg");
     let end = bytes.len() - END.len();
     assert_eq!(small(&bytes[..end]), small(&bytes));
@@ -158,7 +158,7 @@ fn separate_scans_are_whole_or_refused() {
 }
 
 #[test]
-fn codings_that_are_not_decoded_are_unsupported() {
+fn other_codings_are_unsupported() {
     let bytes = fixture("extra/exif6.jpg");
     let frame = first(&bytes, 0xC0);
     let with = |at: usize, byte: u8| {

@@ -10,7 +10,7 @@ fn squashed(name: &str) -> Result<Vec<u8>, DecodeError> {
 }
 
 #[test]
-fn components_are_upsampled_as_pillow_does_it() {
+fn upsampling_equals_pillow() {
     for name in ["420", "422", "440", "411", "444_as_2x1"] {
         let jpeg = squashed(&format!("{name}.jpg")).unwrap_or_else(|e| panic!("{name}: {e}"));
         let png = squashed(&format!("{name}.png")).expect(name);
@@ -20,7 +20,7 @@ fn components_are_upsampled_as_pillow_does_it() {
 }
 
 #[test]
-fn what_would_be_decoded_in_wrong_colours_is_refused_and_says_what_to_do() {
+fn unsupported_sampling_names_the_remedy() {
     for (name, factors) in [
         ("chroma_finer", "1x1, 2x2, 2x2"),
         ("chroma_wider", "2x1, 4x1, 4x1"),

@@ -1,9 +1,9 @@
-//! Addresses that a list of strangers may lead to.
+//! Which addresses an untrusted URL may lead to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether an address is one of the public internet: not of this machine, its network, a cloud's metadata service, nor one
-/// that stands for such an address.
+/// Returns whether an address belongs to the public internet: not to this machine, its network or a cloud's metadata service,
+/// nor to a form that embeds such an address.
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address {
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_network_is_not_public_in_whatever_form() {
+    fn private_addresses_are_recognised_in_every_form() {
         for text in [
             "127.0.0.1",
             "10.1.2.3",

@@ -1,25 +1,24 @@
-//! Lists of addresses -> samples: the lists are parsed, the images fetched from whoever serves them.
+//! URLs of lists -> images.
 //!
-//! Strangers wrote the list, and strangers answer. So: only http and https, no address within the own network (looked at after
-//! the name is resolved and after every redirect), every answer bounded in size and time, a few requests per host, and
-//! images whose server opts out of machine use are left alone.
+//! URL lists and the servers that they name are untrusted input. Only http and https are fetched; addresses of the local
+//! network are refused, after the name is resolved and after every redirect; every response is bounded in size and time;
+//! requests to one host are few at a time; and images whose server opts out of machine use are rejected.
 //!
 //! | file | what |
 //! |---|---|
-//! | `lists` (with `delimited`) | CSV, TSV, JSON lines, plain text -> rows |
-//! | `client` (with `address`, `resolve`, `robots`) | address -> bytes |
-//! | `rows` | rows -> samples, many at a time |
+//! | `client` (with `address`, `resolve`, `response`, `robots`) | URL -> bytes |
+//! | `rows` | rows of a list -> samples |
 
 mod address;
 mod client;
-pub(crate) mod delimited;
-mod lists;
 mod resolve;
+mod response;
 mod robots;
 mod rows;
+mod settings;
 
 pub use address::is_public;
-pub use client::{FetchError, FetchSettings, Fetched, Fetcher, Place};
-pub(crate) use lists::told_column;
-pub use lists::{ListParser, ListRow};
+pub use client::{FetchPermit, Fetcher};
+pub use response::{FetchError, Fetched};
 pub use rows::{FetchResult, FetchRow, fetch_row};
+pub use settings::FetchSettings;

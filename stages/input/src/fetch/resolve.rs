@@ -1,4 +1,4 @@
-//! Names -> addresses that may be asked.
+//! Host names -> addresses that may be fetched from.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -9,7 +9,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::address::is_public;
 
-/// A name that leads into the own network.
+/// A name that resolves to an address outside the public internet.
 #[derive(Debug, thiserror::Error)]
 #[error("`{name}` leads to {address}, which is not an address of the public internet")]
 pub(super) struct Forbidden {
@@ -17,21 +17,22 @@ pub(super) struct Forbidden {
     address: IpAddr,
 }
 
-/// Lets a client connect to judged addresses only: there is no second look-up between the judgement and the connection.
-pub(super) struct Guard {
-    /// Who resolves.
-    pub inner: Arc<dyn Resolve>,
-    /// Whether nothing is judged.
-    pub allow_private: bool,
+/// Resolves names to checked addresses only. The client connects to these, without a second lookup between check and
+/// connection.
+pub(super) struct PublicResolver {
+    /// The resolver whose results are checked.
+    pub(super) inner: Arc<dyn Resolve>,
+    /// Whether the check is off.
+    pub(super) allow_private: bool,
 }
 
-impl Resolve for Guard {
+impl Resolve for PublicResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (text, allow_private) = (name.as_str().to_owned(), self.allow_private);
         let resolving = self.inner.resolve(name);
         Box::pin(async move {
             let found: Vec<SocketAddr> = resolving.await?.collect();
-            // One address of the own network among others is a trap, not a mirror.
+            // One such address among others is refused too: it is an attack and not a mirror.
             match found.iter().find(|address| !allow_private && !is_public(address.ip())) {
                 Some(address) => Err(Forbidden { name: text, address: address.ip() }.into()),
                 None => Ok(Box::new(found.into_iter()) as Addrs),
@@ -40,7 +41,7 @@ impl Resolve for Guard {
     }
 }
 
-/// Names as this machine resolves them.
+/// The resolver of the operating system.
 pub(super) struct SystemResolver;
 
 impl Resolve for SystemResolver {

@@ -1,13 +1,13 @@
-//! `X-Robots-Tag`: what a server says about machine use of an answer. Read as img2dataset reads it.
+//! `X-Robots-Tag`: directives of a response about its use by machines. Parsed as img2dataset parses it.
 
 use reqwest::header::{HeaderMap, HeaderName};
 
 const HEADER: HeaderName = HeaderName::from_static("x-robots-tag");
 
-/// The directive among `refused` that the answer carries for everybody or for `agent`, if it carries one.
+/// Returns the first of the `refused` directives that the response carries for all agents or for `agent`.
 ///
-/// There may be several headers, each a list between commas; a list may begin with the name of the agent that it is for.
-pub fn refusal(headers: &HeaderMap, agent: &str, refused: &[String]) -> Option<String> {
+/// There may be several headers, each a comma-separated list that may begin with the name of its agent.
+pub(super) fn opt_out(headers: &HeaderMap, agent: &str, refused: &[String]) -> Option<String> {
     let agent = agent.to_ascii_lowercase();
     for value in headers.get_all(HEADER) {
         let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
@@ -36,7 +36,7 @@ pub fn refusal(headers: &HeaderMap, agent: &str, refused: &[String]) -> Option<S
     None
 }
 
-/// Whether a word before a colon can be an agent's name.
+/// Returns whether the text before a colon can be the name of an agent.
 fn is_agent(name: &str) -> bool {
     name == "*" || name.starts_with(|c: char| c.is_ascii_alphabetic()) && !name.contains(char::is_whitespace)
 }
@@ -48,14 +48,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directives_count_for_everybody_or_for_the_agent_that_is_named() {
+    fn directives_apply_to_all_agents_or_the_named_one() {
         let refused = ["noai", "noimageai", "noindex", "noimageindex"].map(str::to_owned);
         let found = |values: &[&str]| {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append(HEADER, HeaderValue::from_str(value).expect("a header"));
             }
-            refusal(&headers, "recaption/0.1 (+https://example.org)", &refused)
+            opt_out(&headers, "recaption/0.1 (+https://example.org)", &refused)
         };
         assert_eq!(found(&["noai"]).as_deref(), Some("noai"));
         assert_eq!(found(&["nofollow, NoImageAI"]).as_deref(), Some("noimageai"));

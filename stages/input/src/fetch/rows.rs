@@ -1,49 +1,47 @@
 //! Rows of a list -> samples.
 
+use recaption_messages::Sample;
 use recaption_schemas::{OriginalCaption, Reject, RejectReason};
 
-use super::{Fetched, Fetcher, ListRow};
+use super::{Fetched, Fetcher};
 use crate::{
-    label::{DUPLICATE_KEY, Labelled},
+    keys::{AssignedKey, DUPLICATE_KEY},
+    lists::ListRow,
     webdataset::IMAGE_SUFFIXES,
 };
-use recaption_messages::Sample;
 
 /// A row whose image is to be fetched.
+#[derive(Debug)]
 pub struct FetchRow {
     /// Position in the shard.
     pub index: u64,
-    /// Its key.
+    /// Key.
     pub key: String,
-    /// Where the image is.
+    /// URL of the image.
     pub url: String,
-    /// What the list says.
+    /// Original caption of the list.
     pub caption: Option<OriginalCaption>,
-    /// Everything else of the row, a JSON object.
+    /// The other columns, as a JSON object.
     pub meta: Option<String>,
 }
 
 impl FetchRow {
-    /// A row to be fetched, or the reject that it is.
+    /// Validates a row of a list.
     ///
     /// # Errors
-    /// The reject of a row that cannot be fetched or whose key was there before.
-    pub fn of(
+    /// The reject of a malformed row, or of one whose declared key is a duplicate.
+    pub(crate) fn new(
         row: ListRow,
-        labelled: Labelled,
+        AssignedKey { key, is_duplicate }: AssignedKey,
         caption: Option<OriginalCaption>,
     ) -> Result<Self, Box<Reject>> {
-        let Labelled { key, duplicate } = labelled;
-        let refused = match (&row.url, duplicate) {
-            (Err(why), _) => Some((RejectReason::UrlRefused, why.clone())),
-            (Ok(_), true) => Some((RejectReason::DuplicateKey, DUPLICATE_KEY.to_owned())),
-            (Ok(_), false) => None,
-        };
-        match (refused, row.url) {
-            (Some((reason, detail)), _) => Err(Box::new(reject(key, reason, detail, caption))),
-            (None, url) => {
-                Ok(Self { index: row.index, key, url: url.unwrap_or_default(), caption, meta: row.meta })
+        let reject = |key, reason, detail, caption| Err(Box::new(reject(key, reason, detail, caption)));
+        match row.url {
+            Err(why) => reject(key, RejectReason::UrlRefused, why, caption),
+            Ok(_) if is_duplicate => {
+                reject(key, RejectReason::DuplicateKey, DUPLICATE_KEY.to_owned(), caption)
             }
+            Ok(url) => Ok(Self { index: row.index, key, url, caption, meta: row.meta }),
         }
     }
 }
@@ -55,14 +53,17 @@ fn reject(key: String, reason: RejectReason, detail: String, caption: Option<Ori
 /// A fetched sample, or the position and the reject of a row whose image cannot be fetched.
 pub type FetchResult = Result<Sample, (u64, Box<Reject>)>;
 
-/// Fetches a row's image.
+/// Fetches the image of a row of shard number `shard`.
+///
+/// # Errors
+/// The reject of a row whose image cannot be fetched.
 pub async fn fetch_row(shard: usize, row: FetchRow, fetcher: Fetcher) -> FetchResult {
     let FetchRow { index, key, url, caption, meta } = row;
     match fetcher.fetch(&url).await {
         Ok(fetched) => Ok(Sample {
             shard,
             index,
-            suffix: suffix(&fetched, &url),
+            suffix: image_suffix(&fetched, &url),
             image: fetched.bytes,
             key,
             org_caption: caption,
@@ -74,9 +75,9 @@ pub async fn fetch_row(shard: usize, row: FetchRow, fetcher: Fetcher) -> FetchRe
     }
 }
 
-/// By the server's word where it is one for an image, else by the address.
-fn suffix(fetched: &Fetched, url: &str) -> String {
-    let told = fetched.content_type.as_deref().and_then(|kind| match kind.strip_prefix("image/")? {
+/// Returns the suffix of an image: by its content type, or else by its URL; empty if neither shows one.
+fn image_suffix(fetched: &Fetched, url: &str) -> String {
+    let by_type = fetched.content_type.as_deref().and_then(|kind| match kind.strip_prefix("image/")? {
         "jpeg" | "jpg" | "pjpeg" => Some("jpg"),
         "png" | "x-png" => Some("png"),
         "webp" => Some("webp"),
@@ -86,7 +87,8 @@ fn suffix(fetched: &Fetched, url: &str) -> String {
         _ => None,
     });
     let path = url.split(['?', '#']).next().unwrap_or_default();
-    let named = path.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map(|(_, s)| s.to_lowercase());
-    let named = named.filter(|suffix| IMAGE_SUFFIXES.contains(&suffix.as_str()));
-    told.map(str::to_owned).or(named).unwrap_or_default()
+    let by_url =
+        path.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map(|(_, s)| s.to_lowercase());
+    let by_url = by_url.filter(|suffix| IMAGE_SUFFIXES.contains(&suffix.as_str()));
+    by_type.map(str::to_owned).or(by_url).unwrap_or_default()
 }

@@ -1,140 +1,128 @@
-//! Image files and what lies beside them -> samples. A folder that directly holds images is one shard, and every image file
-//! is a sample: its key is the file's name without its last suffix, dots kept.
+//! A folder of image files -> samples. Every image directly in it is a sample, whose key is the file's name without its last
+//! suffix; other dots stay.
 //!
-//! Of `NAME.jpg` the caption is `NAME.jpg.txt` or `NAME.txt`, the JSON `NAME.jpg.json` or `NAME.json`; what these do not say,
-//! a metadata file may (see [`super::metadata`]).
+//! The caption of `NAME.jpg` is `NAME.jpg.txt` or `NAME.txt`, its JSON `NAME.jpg.json` or `NAME.json`; what is missing may come
+//! from a metadata file (see [`super::metadata`]).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    collections::{HashMap, HashSet},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use object_store::{GetOptions, GetRange, ObjectMeta};
+use object_store::{GetOptions, ObjectMeta};
 use recaption_schemas::{Reject, RejectReason, name_bytes, name_text};
 
-use super::{Reading, archive::Samples, metadata::Metadata};
-use crate::{
-    shards::{FileRole, FolderFiles},
-    tar::MemberData,
-    webdataset::{CAPTION_SUFFIXES, ImageMember, JSON_SUFFIX, MAX_SIDECAR_BYTES, RawSample, split_stem},
+use super::{
+    context::ReadContext, metadata::Metadata, metadata_file::load_metadata, raw_samples::RawSamples,
+    sidecars::Sidecars,
 };
-use recaption_messages::{ReadError, ReadStop, SNIFF_BYTES, ShardContents, is_image};
-use recaption_store::{ErrorKind, Location, StoreKind, user_message};
+use crate::{
+    shards::{FileRole, FolderFiles, is_image_file},
+    tar::MemberData,
+    webdataset::{ImageMember, MAX_SIDECAR_BYTES, RawSample, split_stem},
+};
+use recaption_messages::{ReadError, ReadStop, ShardContents};
+use recaption_store::{ErrorKind, StoreKind, user_message};
 
-/// Files asked for at the same time.
+/// Files requested at the same time.
 const PREFETCH: usize = 8;
-/// What an ignored file is counted as when its store refuses it.
+/// Reason by which an ignored file is counted if its store rejects it: a key of commit records.
 const UNREADABLE: &str = "cannot be read";
 
-/// Reads a folder's files.
-pub async fn read(reading: Reading<'_>) -> Result<ShardContents, ReadStop> {
-    let files = reading.shard.files.clone().unwrap_or_default();
+/// Reads the images of a folder.
+pub(super) async fn read(context: ReadContext<'_>, files: &FolderFiles) -> Result<ShardContents, ReadStop> {
     for (reason, n) in &files.ignored {
-        reading.tally.count(|counts| counts.ignore(reason, *n));
+        context.counts.update(|counts| counts.ignore(reason, *n));
     }
-    let metadata = metadata(reading, &files).await?;
-    let images = images(reading, &files).await?;
+    let metadata = metadata_of(context, files).await?;
+    let images = find_images(context, files).await?;
     let keys = keys(&images.iter().map(name_of).collect::<Vec<_>>());
-    let mut sidecars = Sidecars::among(&files);
-    let planned: Vec<Planned> = images
+    let mut sidecars = Sidecars::of_folder(files);
+    let planned: Vec<PlannedSample> = images
         .into_iter()
         .zip(keys)
         .map(|(image, key)| {
-            let (caption, json) = sidecars.of(name_of(&image));
-            Planned { key: name_text(&name_bytes(&key)), image, caption, json }
+            let (caption, json) = sidecars.of_image(name_of(&image));
+            PlannedSample { key: name_text(&name_bytes(&key)), image, caption, json }
         })
         .collect();
-    sidecars.close(reading);
-    let mut samples = Samples::new(reading);
-    let mut fetched = stream::iter(planned).map(|planned| fetch(reading, planned)).buffered(PREFETCH);
-    while let Some(one) = fetched.next().await {
-        let index = samples.emitted;
-        match one? {
-            Fetched::Sample(mut raw, name) => {
+    sidecars.close(context, files.metadata.len());
+    let mut samples = RawSamples::new(context);
+    let mut fetched = stream::iter(planned).map(|planned| read_files(context, planned)).buffered(PREFETCH);
+    while let Some(file) = fetched.next().await {
+        let index = samples.count;
+        match file? {
+            ReadFile::Sample(mut raw, name) => {
                 raw.index = index;
-                tell(reading, &mut raw, &name, &metadata);
-                samples.emit(*raw).await?;
+                add_metadata(context, &mut raw, &name, &metadata);
+                samples.send(*raw).await?;
             }
-            Fetched::Refused { key, detail } => {
-                samples.emitted += 1;
-                reject_unreadable(reading, index, key, detail).await?;
+            ReadFile::Unreadable { key, detail } => {
+                samples.count += 1;
+                reject_unreadable(context, index, key, detail).await?;
             }
         }
     }
-    Ok(ShardContents::whole(samples.emitted))
+    Ok(ShardContents::whole(samples.count))
 }
 
-/// A file's name, as its store has it.
+/// Returns a file's name, as its store has it.
 fn name_of(meta: &ObjectMeta) -> &str {
     meta.location.filename().unwrap_or_default()
 }
 
-/// The metadata files that speak of this folder, the nearest first, each with the path from its folder to this one.
-async fn metadata(
-    reading: Reading<'_>,
+/// Returns the metadata that describes this folder, the nearest first, each with the path from its folder to this one.
+async fn metadata_of(
+    context: ReadContext<'_>,
     files: &FolderFiles,
 ) -> Result<Vec<(String, Arc<Metadata>)>, ReadError> {
     let mut all = Vec::new();
     for file in &files.metadata {
-        let metadata = reading.settings.metadata.get(reading, &file.meta, file.kind).await?;
-        if file.counted {
-            reading.tally.count(|counts| counts.unreadable_json += metadata.unreadable);
+        let metadata = load_metadata(context, &file.meta, file.kind).await?;
+        if file.is_counted {
+            context.counts.update(|counts| counts.unreadable_json += metadata.malformed);
         }
-        all.push((file.below.clone(), metadata));
+        all.push((file.relative_path.clone(), metadata));
     }
     Ok(all)
 }
 
-/// The files that are images: by their name, and where that says nothing, by their first bytes.
-async fn images(reading: Reading<'_>, files: &FolderFiles) -> Result<Vec<ObjectMeta>, ReadError> {
+/// Returns the files that are images, by their name or else by their first bytes.
+async fn find_images(context: ReadContext<'_>, files: &FolderFiles) -> Result<Vec<ObjectMeta>, ReadError> {
     let (mut images, mut others) = (Vec::new(), 0);
-    let wanted: Vec<(FileRole, ObjectMeta)> =
+    let candidates: Vec<(FileRole, ObjectMeta)> =
         files.files.iter().filter(|(role, _)| *role != FileRole::Sidecar).cloned().collect();
-    let mut looked = stream::iter(wanted).map(|file| look(reading, file)).buffered(PREFETCH);
-    while let Some((meta, found)) = looked.next().await {
+    let mut checked = stream::iter(candidates).map(|file| check_image(context, file)).buffered(PREFETCH);
+    while let Some((meta, found)) = checked.next().await {
         match found {
             Ok(true) => images.push(meta),
             Ok(false) => others += 1,
             Err(error) if ErrorKind::of_one(&error) => {
-                reading.tally.count(|counts| counts.ignore(UNREADABLE, 1));
-                tracing::warn!(file = %meta.location, error = user_message(&error), "a file cannot be looked at and is left out");
+                context.counts.update(|counts| counts.ignore(UNREADABLE, 1));
+                tracing::warn!(file = %meta.location, error = user_message(&error), "skipped a file that cannot be read");
             }
-            Err(error) => return Err(reading.transport(&error)),
+            Err(error) => return Err(context.store_error(&error)),
         }
     }
-    reading.tally.count(|counts| counts.ignore("no image by name or content", others));
+    context.counts.update(|counts| counts.ignore("no image by name or content", others));
     Ok(images)
 }
 
-/// A file, and whether it is an image.
-async fn look(
-    reading: Reading<'_>,
+/// Returns a file, and whether it is an image.
+async fn check_image(
+    context: ReadContext<'_>,
     (role, meta): (FileRole, ObjectMeta),
 ) -> (ObjectMeta, object_store::Result<bool>) {
     let found = match role {
-        FileRole::Unknown => looks_like_image(&reading.shard.location, &meta).await,
+        FileRole::Unknown => is_image_file(&context.shard.location, &meta).await,
         FileRole::Image | FileRole::Sidecar => Ok(true),
     };
     (meta, found)
 }
 
-/// Whether a file's first bytes are those of an image.
-///
-/// # Errors
-/// When its store refuses.
-pub async fn looks_like_image(location: &Location, meta: &ObjectMeta) -> object_store::Result<bool> {
-    let end = meta.size.min(SNIFF_BYTES as u64);
-    if end == 0 {
-        return Ok(false);
-    }
-    let options = GetOptions::new().with_range(Some(GetRange::Bounded(0..end)));
-    let got = location.store.get_opts(&meta.location, options).await?;
-    Ok(is_image(&got.bytes().await?))
-}
-
-/// Keys of a folder's images: their names without the last suffix, but for those of which that is not one's own.
+/// Returns the keys of a folder's images: their names without the last suffix, unless several names share that.
 fn keys(names: &[&str]) -> Vec<String> {
     let stems: Vec<&str> = names.iter().map(|name| split_stem(name).0).collect();
     let mut count: HashMap<&str, u32> = HashMap::new();
@@ -143,7 +131,7 @@ fn keys(names: &[&str]) -> Vec<String> {
     }
     let mut whole: HashSet<&str> =
         names.iter().zip(&stems).filter(|(_, s)| count[**s] > 1).map(|(n, _)| *n).collect();
-    // A name that stays whole may be another's stem. Names are distinct, so this ends.
+    // A whole name may be the stem of another. Names are distinct, so that this ends.
     loop {
         let before = whole.len();
         for (name, stem) in names.iter().zip(&stems) {
@@ -162,151 +150,100 @@ fn keys(names: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// Captions and JSON that lie beside images.
-struct Sidecars<'a> {
-    /// By what stands before the suffix, and the suffix in lower case.
-    by_name: HashMap<(String, String), &'a ObjectMeta>,
-    used: HashSet<(String, String)>,
-    suffixes: BTreeMap<&'static str, BTreeSet<String>>,
-}
-
-impl<'a> Sidecars<'a> {
-    fn among(files: &'a FolderFiles) -> Self {
-        let sidecars = files.files.iter().filter(|(role, _)| *role == FileRole::Sidecar);
-        let by_name = sidecars.map(|(_, meta)| {
-            let (before, suffix) = split_stem(name_of(meta));
-            ((before.to_owned(), suffix), meta)
-        });
-        let by_name = by_name.collect();
-        Self { by_name, used: HashSet::new(), suffixes: BTreeMap::new() }
-    }
-
-    /// Caption and JSON of an image.
-    fn of(&mut self, image: &str) -> (Option<ObjectMeta>, Option<ObjectMeta>) {
-        let (stem, suffix) = split_stem(image);
-        self.suffixes.entry("image").or_default().insert(suffix);
-        let mut find = |role: &'static str, suffixes: &[&str]| {
-            for before in [image, stem] {
-                for suffix in suffixes {
-                    let name = (before.to_owned(), (*suffix).to_owned());
-                    let Some(meta) = self.by_name.get(&name) else { continue };
-                    self.used.insert(name);
-                    self.suffixes.entry(role).or_default().insert((*suffix).to_owned());
-                    return Some((*meta).clone());
-                }
-            }
-            None
-        };
-        (find("caption", &CAPTION_SUFFIXES), find("meta", &[JSON_SUFFIX]))
-    }
-
-    /// All images were seen: counts what belongs to none, and says what is used.
-    fn close(self, reading: Reading<'_>) {
-        let left = self.by_name.len() - self.used.len();
-        reading.tally.count(|counts| counts.ignore("text or JSON without an image", left as u64));
-        let role = |role: &str| match self.suffixes.get(role) {
-            Some(suffixes) => {
-                let listed: Vec<String> = suffixes.iter().take(12).map(|s| format!(".{s}")).collect();
-                format!("{role}={}", listed.join(", "))
-            }
-            None => format!("{role}=none"),
-        };
-        let metadata = reading.shard.files.as_ref().map_or(0, |files| files.metadata.len());
-        let used =
-            format!("{} {} {} metadata files={metadata}", role("image"), role("caption"), role("meta"));
-        reading.settings.announced.say("folder", &used);
-    }
-}
-
-/// An image with what lies beside it.
-struct Planned {
+/// An image and its sidecars.
+struct PlannedSample {
     key: String,
     image: ObjectMeta,
     caption: Option<ObjectMeta>,
     json: Option<ObjectMeta>,
 }
 
-/// What came of a file.
-enum Fetched {
-    /// With the image's name.
+/// The result of reading an image file.
+enum ReadFile {
+    /// A sample, and the name of the image.
     Sample(Box<RawSample>, String),
-    /// The store hands it out no more, or not to us.
-    Refused { key: String, detail: String },
+    /// The store rejects the file: it is gone, or access is denied.
+    Unreadable { key: String, detail: String },
 }
 
-async fn fetch(reading: Reading<'_>, planned: Planned) -> Result<Fetched, ReadError> {
-    let Planned { key, image, caption, json } = planned;
-    let data = if image.size > reading.settings.tar.max_member_bytes {
+/// Reads an image and its sidecars.
+async fn read_files(context: ReadContext<'_>, planned: PlannedSample) -> Result<ReadFile, ReadError> {
+    let PlannedSample { key, image, caption, json } = planned;
+    let data = if image.size > context.settings.tar.max_member_bytes {
         MemberData::TooLarge { size: image.size }
     } else {
-        match get(reading, &image).await {
+        match get(context, &image).await {
             Ok(bytes) => MemberData::Bytes(bytes),
             Err(error) if ErrorKind::of_one(&error) => {
                 let detail = format!("the file cannot be read: {}", user_message(&error));
-                return Ok(Fetched::Refused { key, detail });
+                return Ok(ReadFile::Unreadable { key, detail });
             }
-            Err(error) => return Err(reading.transport(&error)),
+            Err(error) => return Err(context.store_error(&error)),
         }
     };
     let name = name_of(&image).to_owned();
-    let caption = text(reading, caption).await?;
-    let json = text(reading, json).await?;
+    let caption = read_text(context, caption).await?;
+    let json = read_text(context, json).await?;
     let image = Some(ImageMember { suffix: split_stem(&name).1, data });
     let raw = RawSample { key, image, caption, json, ..RawSample::default() };
-    Ok(Fetched::Sample(Box::new(raw), name))
+    Ok(ReadFile::Sample(Box::new(raw), name))
 }
 
-/// A sidecar's text. One that cannot be read, or is too large, is counted.
-async fn text(reading: Reading<'_>, meta: Option<ObjectMeta>) -> Result<Option<String>, ReadError> {
+/// Returns the text of a sidecar. One that cannot be read, or is too large, is skipped and counted.
+async fn read_text(context: ReadContext<'_>, meta: Option<ObjectMeta>) -> Result<Option<String>, ReadError> {
     let Some(meta) = meta else { return Ok(None) };
-    let why = if meta.size > MAX_SIDECAR_BYTES {
+    let error = if meta.size > MAX_SIDECAR_BYTES {
         format!("it has {} bytes", meta.size)
     } else {
-        match get(reading, &meta).await {
+        match get(context, &meta).await {
             Ok(bytes) => return Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
             Err(error) if ErrorKind::of_one(&error) => user_message(&error),
-            Err(error) => return Err(reading.transport(&error)),
+            Err(error) => return Err(context.store_error(&error)),
         }
     };
-    reading.tally.count(|counts| counts.ignore(UNREADABLE, 1));
-    tracing::warn!(file = %meta.location, why, "a sidecar cannot be read and is left out");
+    context.counts.update(|counts| counts.ignore(UNREADABLE, 1));
+    tracing::warn!(file = %meta.location, error, "skipped a sidecar that cannot be read");
     Ok(None)
 }
 
-/// Adds to a sample what its sidecars do not say.
-fn tell(reading: Reading<'_>, raw: &mut RawSample, name: &str, metadata: &[(String, Arc<Metadata>)]) {
-    let line = metadata.iter().find_map(|(below, metadata)| metadata.get(&format!("{below}{name}")));
-    let Some(line) = line else { return };
+/// Adds the caption and JSON of a metadata file to a sample without its own.
+fn add_metadata(
+    context: ReadContext<'_>,
+    raw: &mut RawSample,
+    name: &str,
+    metadata: &[(String, Arc<Metadata>)],
+) {
+    let found = metadata.iter().find_map(|(path, metadata)| metadata.get(&format!("{path}{name}")));
+    let Some(image) = found else { return };
     if raw.caption.as_deref().is_none_or(|text| text.trim().is_empty()) {
-        raw.caption = reading.settings.captions.pick(&raw.key, &line.captions).map(String::from);
+        raw.caption = context.settings.captions.pick(&raw.key, &image.captions).map(String::from);
     }
     if raw.json.is_none() {
-        raw.json = Some(line.json.clone());
+        raw.json = Some(image.json.clone());
     }
 }
 
 /// Rejects an image that its store does not return.
 async fn reject_unreadable(
-    reading: Reading<'_>,
+    context: ReadContext<'_>,
     index: u64,
     key: String,
     detail: String,
 ) -> Result<(), ReadStop> {
-    reading.tally.caption(None);
-    if reading.keep_previous(index, &key).await? {
+    context.counts.count_caption(None);
+    if context.keep_previous(index, &key).await? {
         return Ok(());
     }
-    let reason = RejectReason::FetchFailed;
-    let reject = Reject { key, reason, detail, caption: None, similarity: None, org_caption: None };
-    Ok(reading.reject(index, reject).await?)
+    Ok(context.reject(index, Reject::new(key, RejectReason::FetchFailed, detail)).await?)
 }
 
-async fn get(reading: Reading<'_>, meta: &ObjectMeta) -> object_store::Result<Bytes> {
-    let location = &reading.shard.location;
+/// Downloads a file, in the version that was listed.
+async fn get(context: ReadContext<'_>, meta: &ObjectMeta) -> object_store::Result<Bytes> {
+    let location = &context.shard.location;
     let etag = if location.kind == StoreKind::Http { None } else { meta.e_tag.clone() };
     let got = location.store.get_opts(&meta.location, GetOptions::new().with_if_match(etag)).await?;
     let bytes = got.bytes().await?;
-    reading.bytes_read.fetch_add(bytes.len() as u64, Relaxed);
+    context.count_bytes(bytes.len());
     Ok(bytes)
 }
 
@@ -315,13 +252,17 @@ mod tests {
     use super::keys;
 
     #[test]
-    fn keys_keep_their_dots_and_are_distinct() {
+    fn keys_keep_dots_and_are_distinct() {
         assert_eq!(keys(&["1.2.840.5.png", "1.2.840.6.png", "a.jpg"]), ["1.2.840.5", "1.2.840.6", "a"]);
         assert_eq!(keys(&["top.jpg", "top.webp", "x"]), ["top.jpg", "top.webp", "x"]);
-        // The whole name of one is the stem of another.
+        // The whole name of one image is the stem of another.
         assert_eq!(keys(&["a.jpg", "a.png", "a.jpg.gif"]), ["a.jpg", "a.png", "a.jpg.gif"]);
         assert_eq!(keys(&["a", "a.b", "a.b.c", "a.b.c.d"]), ["a", "a.b", "a.b.c", "a.b.c.d"]);
-        assert_eq!(keys(&["1.2.3", "1.2.4"]), ["1.2.3", "1.2.4"], "what is no suffix may be taken for one");
+        assert_eq!(
+            keys(&["1.2.3", "1.2.4"]),
+            ["1.2.3", "1.2.4"],
+            "the part after the last dot counts as a suffix"
+        );
         assert_eq!(keys(&[".jpg", "A.jpg", "a.jpg"]), [".jpg", "A", "a"]);
         let mut seed = 7_u64;
         for _ in 0..2000 {

@@ -1,226 +1,159 @@
-//! Hugging Face's metadata of image folders: `metadata.jsonl`, `metadata.csv` and `metadata.parquet`.
+//! Metadata of Hugging Face's imagefolder: `metadata.jsonl`, `metadata.csv` and `metadata.parquet`.
 //!
-//! Each tells of the images in its folder and below by `file_name`, a path from that folder. A row that cannot be read is
-//! counted, and costs nobody else anything.
+//! A metadata file describes the images in its folder and below by `file_name`, a path relative to that folder. Malformed rows
+//! are skipped and counted.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use object_store::{GetOptions, ObjectMeta};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-use super::{ReadError, Reading, is_image_name, table::json_of};
+use super::table::json_of_row;
 use crate::{
-    fetch::delimited::{Record, Records, Rows},
+    captions::{captions_and_url, text_of},
+    columns::{self, CAPTION},
+    format::{MetadataKind, is_image_name},
     json::Document,
-    told::{self, CAPTION},
+    lists::delimited::{Record, RecordParser, RecordSink},
 };
-use recaption_store::{ErrorKind, user_message};
 
-/// Largest metadata file, bytes: it is held in memory.
-const MAX_BYTES: u64 = 1 << 30;
-/// Metadata files of one run that are kept, for folders that share one.
-const KEPT: usize = 4;
+/// Metadata files in the cache, for folders that share one.
+const CACHE_ENTRIES: usize = 4;
 /// The field that names the image.
 const FILE_NAME: &str = "file_name";
-/// What other features call it.
-const FILE_NAME_ENDING: &str = "_file_name";
+/// End of that field's name in datasets with several image features.
+const FILE_NAME_SUFFIX: &str = "_file_name";
 
-/// Form of a metadata file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum MetadataKind {
-    /// `metadata.jsonl`.
-    JsonLines,
-    /// `metadata.csv`.
-    Csv,
-    /// `metadata.parquet`.
-    Parquet,
-}
-
-impl MetadataKind {
-    /// By a file's name.
-    #[must_use]
-    pub fn of_name(name: &str) -> Option<Self> {
-        match name.to_ascii_lowercase().as_str() {
-            "metadata.jsonl" => Some(Self::JsonLines),
-            "metadata.csv" => Some(Self::Csv),
-            "metadata.parquet" => Some(Self::Parquet),
-            _ => None,
-        }
-    }
-}
-
-/// What a metadata file says of one image.
+/// The metadata of one image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Line {
-    /// Captions, none of which may be one.
-    pub captions: Vec<String>,
-    /// All of it, valid JSON.
-    pub json: String,
+pub(super) struct ImageMetadata {
+    /// Captions, some or all of which may be blank.
+    pub(super) captions: Vec<String>,
+    /// The whole row, valid JSON.
+    pub(super) json: String,
 }
 
-/// A metadata file.
+/// A parsed metadata file.
 #[derive(Debug, Default)]
-pub struct Metadata {
-    lines: HashMap<String, Line>,
-    /// Rows that could not be read.
-    pub unreadable: u64,
-    /// What was wrong with the first of them.
-    why: Option<String>,
+pub(super) struct Metadata {
+    images: HashMap<String, ImageMetadata>,
+    /// Number of malformed rows.
+    pub(super) malformed: u64,
+    /// What is wrong with the first of them.
+    pub(super) first_error: Option<String>,
 }
 
 impl Metadata {
-    /// What is said of a path from its folder.
-    #[must_use]
-    pub fn get(&self, path: &str) -> Option<&Line> {
-        self.lines.get(path)
+    /// Returns the metadata of the image at a path relative to the file's folder.
+    pub(super) fn get(&self, path: &str) -> Option<&ImageMetadata> {
+        self.images.get(path)
     }
 
-    fn add(&mut self, name: &str, line: Line) {
-        // Windows separates by backslashes.
+    fn add(&mut self, name: &str, image: ImageMetadata) {
+        // Windows separates folders by backslashes.
         let name = if name.contains('/') { name.to_owned() } else { name.replace('\\', "/") };
-        self.lines.insert(name.trim_start_matches("./").to_owned(), line);
+        self.images.insert(name.trim_start_matches("./").to_owned(), image);
     }
 
-    fn bad(&mut self, at: &str, why: &str) {
-        self.unreadable += 1;
-        self.why.get_or_insert_with(|| format!("{at}: {why}"));
+    /// Counts a malformed row.
+    pub(super) fn count_malformed(&mut self, at: &str, error: &str) {
+        self.malformed += 1;
+        self.first_error.get_or_insert_with(|| format!("{at}: {error}"));
     }
 }
 
-/// Metadata files that were read. Clones share it.
+/// Cache of the metadata files of a run. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct MetadataCache(Arc<Mutex<Vec<Kept>>>);
+pub struct MetadataCache(Arc<Mutex<Vec<CacheEntry>>>);
 
-/// A metadata file, by its name, size and tag.
-type Kept = (String, Arc<Metadata>);
+/// A metadata file, by its URL, size and tag.
+type CacheEntry = (String, Arc<Metadata>);
 
 impl MetadataCache {
-    /// The metadata that a file holds.
-    pub(super) async fn get(
+    /// Returns the metadata of the file `name`, which is loaded if it is not in the cache.
+    pub(super) async fn get_or_load<E>(
         &self,
-        reading: Reading<'_>,
-        meta: &ObjectMeta,
-        kind: MetadataKind,
-    ) -> Result<Arc<Metadata>, ReadError> {
-        let url = reading.shard.location.url_of(&meta.location);
-        let name = format!("{url} {} {:?} {}", meta.size, meta.e_tag, meta.last_modified);
-        let mut kept = self.0.lock().await;
-        if let Some((_, found)) = kept.iter().find(|(known, _)| *known == name) {
+        name: String,
+        load: impl Future<Output = Result<Metadata, E>>,
+    ) -> Result<Arc<Metadata>, E> {
+        let mut entries = self.0.lock().await;
+        if let Some((_, found)) = entries.iter().find(|(known, _)| *known == name) {
             return Ok(Arc::clone(found));
         }
-        let metadata = Arc::new(load(reading, meta, kind, &url).await?);
-        if let Some(why) = &metadata.why {
-            tracing::warn!(
-                file = url,
-                rows = metadata.unreadable,
-                first = why,
-                "rows of metadata cannot be read"
-            );
+        let metadata = Arc::new(load.await?);
+        if entries.len() == CACHE_ENTRIES {
+            entries.remove(0);
         }
-        if kept.len() == KEPT {
-            kept.remove(0);
-        }
-        kept.push((name, Arc::clone(&metadata)));
+        entries.push((name, Arc::clone(&metadata)));
         Ok(metadata)
     }
 }
 
-async fn load(
-    reading: Reading<'_>,
-    meta: &ObjectMeta,
-    kind: MetadataKind,
-    url: &str,
-) -> Result<Metadata, ReadError> {
-    if meta.size > MAX_BYTES {
-        return Err(reading.data(&format!("{url} has {} bytes, more than {MAX_BYTES}: split it", meta.size)));
-    }
-    let options = GetOptions::new().with_if_match(meta.e_tag.clone());
-    let got = match reading.shard.location.store.get_opts(&meta.location, options).await {
-        Ok(got) => got.bytes().await,
-        Err(error) => Err(error),
-    };
-    let bytes = match got {
-        Ok(bytes) => bytes,
-        Err(error) if ErrorKind::of_one(&error) => {
-            let mut metadata = Metadata::default();
-            metadata.bad("the file", &user_message(&error));
-            return Ok(metadata);
-        }
-        Err(error) => return Err(reading.transport(&error)),
-    };
-    reading.bytes_read.fetch_add(bytes.len() as u64, Relaxed);
-    let parsed = tokio::task::spawn_blocking(move || parse(bytes, kind)).await;
-    parsed.map_err(|e| reading.data(&format!("{url} cannot be read: {e}")))
-}
-
-fn parse(bytes: Bytes, kind: MetadataKind) -> Metadata {
+/// Parses a metadata file. Malformed rows are counted.
+pub(super) fn parse(bytes: Bytes, kind: MetadataKind) -> Metadata {
     match kind {
-        MetadataKind::JsonLines => of_lines(&bytes),
-        MetadataKind::Csv => of_values(&bytes),
-        MetadataKind::Parquet => of_table(bytes),
+        MetadataKind::JsonLines => parse_json_lines(&bytes),
+        MetadataKind::Csv => parse_csv(&bytes),
+        MetadataKind::Parquet => parse_parquet(bytes),
     }
 }
 
-fn of_lines(bytes: &[u8]) -> Metadata {
+fn parse_json_lines(bytes: &[u8]) -> Metadata {
     let mut metadata = Metadata::default();
     for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        match of_line(line) {
-            Ok((name, line)) => metadata.add(&name, line),
-            Err(why) => metadata.bad(&format!("line {}", number + 1), &why),
+        match parse_json_line(line) {
+            Ok((name, image)) => metadata.add(&name, image),
+            Err(error) => metadata.count_malformed(&format!("line {}", number + 1), &error),
         }
     }
     metadata
 }
 
-fn of_line(line: &[u8]) -> Result<(String, Line), String> {
+fn parse_json_line(line: &[u8]) -> Result<(String, ImageMetadata), String> {
     let document = Document::read(line.trim_ascii())?;
-    let Some(at) = file_name(document.names()) else { return Err(format!("no `{FILE_NAME}`")) };
-    let name = told::text_of(document.value(at)).ok_or_else(|| format!("`{FILE_NAME}` is no text"))?;
-    let (captions, _) = told::of_object(&document);
-    Ok((name, Line { captions, json: document.into_text() }))
+    let Some(at) = file_name_index(document.names()) else { return Err(format!("no `{FILE_NAME}`")) };
+    let name = text_of(document.value(at)).ok_or_else(|| format!("`{FILE_NAME}` is no text"))?;
+    let (captions, _) = captions_and_url(&document);
+    Ok((name, ImageMetadata { captions, json: document.into_text() }))
 }
 
-/// The place of the name that tells the file.
-fn file_name<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<usize> {
-    told::find(names.clone(), &[FILE_NAME])
-        .or_else(|| names.clone().position(|name| name.to_ascii_lowercase().ends_with(FILE_NAME_ENDING)))
+/// Returns the index of the field that names the image.
+fn file_name_index<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<usize> {
+    columns::find(names.clone(), &[FILE_NAME])
+        .or_else(|| names.clone().position(|name| name.to_ascii_lowercase().ends_with(FILE_NAME_SUFFIX)))
 }
 
-/// Takes the records of `metadata.csv`.
+/// Collects the records of `metadata.csv`.
 #[derive(Default)]
-struct Values {
+struct CsvRows {
     header: Option<(Vec<String>, usize)>,
     row: u64,
     metadata: Metadata,
 }
 
-impl Rows for Values {
-    fn record(&mut self, Record { fields, bad, .. }: Record) -> Result<(), String> {
+impl RecordSink for CsvRows {
+    fn push_record(&mut self, Record { fields, error, .. }: Record) -> Result<(), String> {
         let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
         let Some((names, file)) = &self.header else {
             let names: Vec<String> = fields.iter().map(|name| text(name).trim().to_owned()).collect();
-            let file = file_name(names.iter().map(String::as_str));
+            let file = file_name_index(names.iter().map(String::as_str));
             let file =
                 file.ok_or_else(|| format!("no column `{FILE_NAME}`; there are: {}", names.join(", ")))?;
             self.header = Some((names, file));
             return Ok(());
         };
         self.row += 1;
-        let bad = bad.or_else(|| {
+        let error = error.or_else(|| {
             let (here, there) = (fields.len(), names.len());
-            (here != there).then(|| format!("{here} values, the row of names has {there}"))
+            (here != there).then(|| format!("{here} values, the header row has {there}"))
         });
-        if let Some(why) = bad {
-            self.metadata.bad(&format!("row {}", self.row), &why);
+        if let Some(error) = error {
+            self.metadata.count_malformed(&format!("row {}", self.row), &error);
             return Ok(());
         }
         let object: Map<String, Value> = names
@@ -228,10 +161,13 @@ impl Rows for Values {
             .zip(&fields)
             .map(|(name, field)| (name.clone(), Value::String(text(field))))
             .collect();
-        let captions = told::find(names.iter().map(String::as_str), &CAPTION).map(|at| text(&fields[at]));
-        let line = Line { captions: captions.into_iter().collect(), json: Value::Object(object).to_string() };
+        let captions = columns::find(names.iter().map(String::as_str), &CAPTION).map(|at| text(&fields[at]));
+        let image = ImageMetadata {
+            captions: captions.into_iter().collect(),
+            json: Value::Object(object).to_string(),
+        };
         let name = text(&fields[*file]);
-        self.metadata.add(&name, line);
+        self.metadata.add(&name, image);
         Ok(())
     }
 
@@ -242,22 +178,22 @@ impl Rows for Values {
     }
 }
 
-fn of_values(bytes: &[u8]) -> Metadata {
-    let (mut records, mut values) = (Records::new(b','), Values::default());
-    let read = records.push(bytes, &mut values).and_then(|()| records.finish(&mut values));
-    if let Err(why) = read {
-        values.metadata.bad("the row of names", &why);
+fn parse_csv(bytes: &[u8]) -> Metadata {
+    let (mut records, mut rows) = (RecordParser::new(b','), CsvRows::default());
+    let parsed = records.push(bytes, &mut rows).and_then(|()| records.finish(&mut rows));
+    if let Err(error) = parsed {
+        rows.metadata.count_malformed("the header row", &error);
     }
-    values.metadata
+    rows.metadata
 }
 
-fn of_table(bytes: Bytes) -> Metadata {
+fn parse_parquet(bytes: Bytes) -> Metadata {
     let mut metadata = Metadata::default();
     let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read_table(bytes, &mut metadata)));
     match read {
         Ok(Ok(())) => {}
-        Ok(Err(why)) => metadata.bad("the table", &why),
-        Err(_) => metadata.bad("the table", "the decoder panicked on these bytes"),
+        Ok(Err(error)) => metadata.count_malformed("the table", &error),
+        Err(_) => metadata.count_malformed("the table", "the decoder panicked on these bytes"),
     }
     metadata
 }
@@ -269,17 +205,17 @@ fn read_table(bytes: Bytes, metadata: &mut Metadata) -> Result<(), String> {
         let batch = batch.map_err(|e| message(&e))?;
         let schema = batch.schema();
         let names = schema.fields().iter().map(|field| field.name().as_str());
-        let file = file_name(names).ok_or_else(|| format!("no column `{FILE_NAME}`"))?;
+        let file = file_name_index(names).ok_or_else(|| format!("no column `{FILE_NAME}`"))?;
         for row in 0..batch.num_rows() {
-            let object = json_of(&batch, row);
+            let object = json_of_row(&batch, row);
             let Some(name) = object.get(schema.field(file).name()).and_then(Value::as_str).map(str::to_owned)
             else {
-                metadata.bad(&format!("row {row}"), &format!("`{FILE_NAME}` is no text"));
+                metadata.count_malformed(&format!("row {row}"), &format!("`{FILE_NAME}` is no text"));
                 continue;
             };
             let json = Value::Object(object).to_string();
-            let captions = Document::read(json.as_bytes()).map(|document| told::of_object(&document).0);
-            metadata.add(&name, Line { captions: captions.unwrap_or_default(), json });
+            let captions = Document::read(json.as_bytes()).map(|document| captions_and_url(&document).0);
+            metadata.add(&name, ImageMetadata { captions: captions.unwrap_or_default(), json });
         }
     }
     Ok(())
@@ -290,32 +226,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_found_by_file_name_and_bad_ones_counted() {
+    fn json_lines_are_found_by_file_name() {
         let text = b"{\"file_name\": \"a.png\", \"text\": \"a cat\"}\n\n{\"file_name\": \"./sub/b.png\", \"n\": NaN}\n{\n{}\n\
                      {\"file_name\": 1}\n{\"image_file_name\":\"c\\\\d.png\",\"captions\":[\"x\",\"y\"]}";
-        let metadata = of_lines(text);
-        assert_eq!(metadata.get("a.png").map(|line| line.captions.clone()), Some(vec!["a cat".to_owned()]));
+        let metadata = parse_json_lines(text);
+        assert_eq!(metadata.get("a.png").map(|image| image.captions.clone()), Some(vec!["a cat".to_owned()]));
         assert_eq!(
-            metadata.get("sub/b.png").map(|line| line.json.as_str()),
+            metadata.get("sub/b.png").map(|image| image.json.as_str()),
             Some("{\"file_name\":\"./sub/b.png\",\"n\":null}")
         );
-        assert_eq!(metadata.get("c/d.png").map(|line| line.captions.len()), Some(2));
-        assert_eq!(metadata.get("1").map(|line| line.json.as_str()), Some("{\"file_name\": 1}"));
-        assert_eq!((metadata.unreadable, metadata.why.as_deref()), (2, Some("line 4: it ends too early")));
+        assert_eq!(metadata.get("c/d.png").map(|image| image.captions.len()), Some(2));
+        assert_eq!(metadata.get("1").map(|image| image.json.as_str()), Some("{\"file_name\": 1}"));
+        assert_eq!(
+            (metadata.malformed, metadata.first_error.as_deref()),
+            (2, Some("line 4: it ends too early"))
+        );
     }
 
     #[test]
-    fn rows_of_values_too_and_an_open_quote_costs_one() {
+    fn unclosed_quote_in_csv_costs_one_row() {
         let text = b"File_Name,text\na.png,a cat\nb.png,\"5 inch\nsub/c.png,a dog\nd.png\n";
-        let metadata = of_values(text);
+        let metadata = parse_csv(text);
         assert_eq!(
-            metadata.get("a.png").map(|line| line.json.as_str()),
+            metadata.get("a.png").map(|image| image.json.as_str()),
             Some("{\"File_Name\":\"a.png\",\"text\":\"a cat\"}")
         );
-        assert_eq!(metadata.get("sub/c.png").map(|line| line.captions[0].as_str()), Some("a dog"));
-        assert_eq!(metadata.unreadable, 2);
-        let none = of_values(b"a,b\n1,2\n");
-        assert!(none.unreadable == 1 && none.why.is_some_and(|why| why.contains("there are: a, b")));
-        assert_eq!(of_table(Bytes::from_static(b"PAR1 no table")).unreadable, 1);
+        assert_eq!(metadata.get("sub/c.png").map(|image| image.captions[0].as_str()), Some("a dog"));
+        assert_eq!(metadata.malformed, 2);
+        let none = parse_csv(b"a,b\n1,2\n");
+        assert!(
+            none.malformed == 1 && none.first_error.is_some_and(|error| error.contains("there are: a, b"))
+        );
+        assert_eq!(parse_parquet(Bytes::from_static(b"PAR1 no table")).malformed, 1);
     }
 }

@@ -1,14 +1,23 @@
-//! `{00000..00099}` and `{a,b}` in a pattern.
+//! Brace expansion: `{00000..00099}` and `{a,b}` in a pattern.
 
-/// Most shards one brace pattern may name.
+/// Most names that one pattern may expand to.
 pub const MAX_EXPANSION: usize = 10_000_000;
 
-/// Expands `{00000..00099}`, `{0..90..10}`, `{a..e}` and `{a,b}`, as bash and webdataset do; several and nested ones too. What
-/// stands between braces and is neither a range nor a list stays as it is, braces included; `\{`, `\}` and `\,` are these
-/// characters.
+/// Expands `{00000..00099}`, `{0..90..10}`, `{a..e}` and `{a,b}`, also several and nested, as bash and webdataset do.
+///
+/// Braces around neither a range nor a list are text; `\{`, `\}` and `\,` stand for these characters.
 ///
 /// # Errors
 /// Unbalanced braces, more than [`MAX_EXPANSION`] names.
+///
+/// # Examples
+/// ```
+/// use recaption_input::shards::expand_braces;
+///
+/// let names = expand_braces("s3://data/{08..10}.tar")?;
+/// assert_eq!(names, ["s3://data/08.tar", "s3://data/09.tar", "s3://data/10.tar"]);
+/// # Ok::<(), String>(())
+/// ```
 pub fn expand_braces(pattern: &str) -> Result<Vec<String>, String> {
     if !pattern.contains(['{', '}']) {
         return Ok(vec![pattern.to_owned()]);
@@ -16,7 +25,7 @@ pub fn expand_braces(pattern: &str) -> Result<Vec<String>, String> {
     Ok(expand(pattern)?.into_iter().map(|name| unescape(&name)).collect())
 }
 
-/// Expands, and leaves escapes as they are.
+/// Expands a pattern and keeps its escapes.
 fn expand(pattern: &str) -> Result<Vec<String>, String> {
     let mut marks = marks(pattern);
     let open = match marks.next() {
@@ -47,7 +56,7 @@ fn expand(pattern: &str) -> Result<Vec<String>, String> {
     let choices = if commas.is_empty() {
         match range(group)? {
             Some(range) => range,
-            // Neither a range nor a list: the braces are text, and what stands between them may hold others.
+            // Neither a range nor a list: the braces are text, and there may be others between them.
             None => expand(group)?.into_iter().map(|inner| format!("{{{inner}}}")).collect(),
         }
     } else {
@@ -69,7 +78,7 @@ fn expand(pattern: &str) -> Result<Vec<String>, String> {
     Ok(names.collect())
 }
 
-/// Braces and commas that no backslash stands before.
+/// Returns the braces and commas that are not escaped.
 fn marks(pattern: &str) -> impl Iterator<Item = (usize, char)> {
     let mut escaped = false;
     pattern.char_indices().filter(move |(_, c)| {
@@ -94,13 +103,13 @@ fn unescape(name: &str) -> String {
     out
 }
 
-/// `FIRST..LAST` or `FIRST..LAST..STEP`, of numbers or of letters; none where it is no range.
+/// Expands `FIRST..LAST` or `FIRST..LAST..STEP` of numbers or letters; `None` if it is neither.
 fn range(group: &str) -> Result<Option<Vec<String>>, String> {
     let parts: Vec<&str> = group.split("..").collect();
     let (first, last, step) = match parts[..] {
         [first, last] => (first, last, 1),
         [first, last, step] => match step.parse::<i64>() {
-            // A step without a length goes on by one.
+            // A step of zero is one.
             Ok(step) => (first, last, step.unsigned_abs().max(1)),
             Err(_) => return Ok(None),
         },
@@ -112,7 +121,7 @@ fn range(group: &str) -> Result<Option<Vec<String>>, String> {
         ));
     }
     let (Some(from), Some(to)) = (number(first), number(last)) else { return Ok(None) };
-    // Zeros before a number say how wide all are; a single 0 is only the number.
+    // Leading zeros of one number give the width of all; a single 0 has none.
     let padded = |text: &str| {
         text.trim_start_matches(['-', '+']).len() > 1 && text.trim_start_matches('-').starts_with('0')
     };
@@ -132,7 +141,7 @@ fn letter(text: &str) -> Option<u8> {
     }
 }
 
-/// From one number to another, up or down.
+/// Counts from one number to another, up or down.
 fn steps(from: i64, to: i64, step: u64) -> Result<impl Iterator<Item = i64>, String> {
     let count = from.abs_diff(to) / step + 1;
     if count > MAX_EXPANSION as u64 {
@@ -168,9 +177,9 @@ mod tests {
         assert_eq!(expand("plain.tar"), ["plain.tar"]);
     }
 
-    /// What bash 5.2 and Python's braceexpand 0.1.7, which webdataset uses, both say.
+    /// The results of bash 5.2 and of braceexpand 0.1.7, which webdataset uses.
     #[test]
-    fn ranges_and_braces_are_those_of_bash() {
+    fn expansion_is_that_of_bash() {
         for (pattern, wanted) in [
             ("{0..11}", "0 1 2 3 4 5 6 7 8 9 10 11"),
             ("{00..3}", "00 01 02 03"),
@@ -201,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn malformed_patterns_are_errors() {
         for (pattern, word) in [("{0..9", "without"), ("0..9}", "without"), ("{0..99999999999}", "more than")]
         {
             let error = expand_braces(pattern).expect_err(pattern);

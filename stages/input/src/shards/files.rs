@@ -3,47 +3,66 @@
 use std::collections::BTreeMap;
 
 use object_store::ObjectMeta;
+use recaption_schemas::sha256_hex;
 
-use crate::read::MetadataKind;
+use super::version::{ObjectVersion, VersionTag};
+use crate::format::MetadataKind;
 
-/// What a file is, by its name.
+/// The role of a file, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileRole {
     /// An image.
     Image,
-    /// A caption, or JSON, that may belong to an image.
+    /// A caption or JSON that may belong to an image.
     Sidecar,
-    /// Its name does not say: whether it is an image is found by its content.
+    /// The name does not show whether it is an image; its first bytes do.
     Unknown,
 }
 
-/// A metadata file that speaks of a folder's images.
+/// A metadata file that describes images of a folder.
 #[derive(Clone, Debug)]
 pub struct MetadataFile {
     /// The file.
     pub meta: ObjectMeta,
-    /// Its form.
+    /// Its syntax.
     pub kind: MetadataKind,
-    /// The path from its folder to that of the images, with a slash at its end where it is not empty.
-    pub below: String,
-    /// Whether what cannot be read in it counts for this folder: it speaks of several.
-    pub counted: bool,
+    /// Path from its folder to that of the images, with a trailing slash unless it is empty.
+    pub relative_path: String,
+    /// Whether its malformed rows count for this folder: it may describe several.
+    pub is_counted: bool,
 }
 
-/// The files of a folder of images.
+/// The files directly in a folder of images, with the metadata files that describe them.
 #[derive(Clone, Debug, Default)]
 pub struct FolderFiles {
-    /// Images, what may be one, and what may belong to one, by name.
+    /// Images, files that may be one, and sidecars, by name.
     pub files: Vec<(FileRole, ObjectMeta)>,
-    /// Metadata of this folder and of those around it, the nearest first.
+    /// Metadata files of this folder and of the folders around it, the nearest first.
     pub metadata: Vec<MetadataFile>,
-    /// Files that are passed over, by reason.
+    /// Number of ignored files, by reason.
     pub ignored: BTreeMap<String, u64>,
 }
 
 impl FolderFiles {
-    /// Counts files that are passed over.
-    pub fn ignore(&mut self, reason: &str, n: u64) {
+    /// Counts ignored files.
+    pub(super) fn ignore(&mut self, reason: &str, n: u64) {
         *self.ignored.entry(reason.to_owned()).or_default() += n;
+    }
+
+    /// Returns the version of all files together. Its size is that of the files without the metadata files.
+    pub(super) fn version(&self) -> ObjectVersion {
+        let metadata = self.metadata.iter().map(|file| &file.meta);
+        let all = self.files.iter().map(|(_, meta)| meta).chain(metadata);
+        let (mut text, mut modified) = (String::new(), None);
+        for meta in all {
+            let tag = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
+            text.push_str(&format!("{}\n{}\n{tag}\n", meta.location, meta.size));
+            modified = modified.max(Some(meta.last_modified));
+        }
+        ObjectVersion {
+            size: self.files.iter().map(|(_, meta)| meta.size).sum(),
+            tag: VersionTag::Files(sha256_hex(text.as_bytes())),
+            modified,
+        }
     }
 }

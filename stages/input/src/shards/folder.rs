@@ -1,23 +1,20 @@
-//! What a folder holds: shards, lists of addresses, or images.
+//! A folder -> the shards in it: tars, Parquet files, lists of URLs, or images.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use object_store::{ObjectMeta, path::Path};
-use recaption_schemas::{ShardId, sha256_hex};
+use recaption_store::Location;
 
-use super::{FileRole, FolderFiles, ListError, MetadataFile, ShardRef};
+use super::{FileRole, FolderFiles, ListError, MetadataFile, ShardRef, probe::is_image_file};
 use crate::{
-    read::{
+    format::{
         InputFormat, ListKind, MetadataKind, is_image_name, is_list_name, is_parquet_name, is_shard_name,
-        looks_like_image,
     },
     webdataset::{CAPTION_SUFFIXES, JSON_SUFFIX, split_stem},
 };
-use recaption_store::Location;
 
-/// Folders that tools make for themselves, in any case. Those that begin with a dot are hidden anyway.
+/// Folders that tools create, in any case. Those that begin with a dot are hidden anyway.
 const TOOL_FOLDERS: [&str; 8] = [
     "@eadir",
     "__macosx",
@@ -28,7 +25,7 @@ const TOOL_FOLDERS: [&str; 8] = [
     "lost+found",
     "__pycache__",
 ];
-/// Suffixes of files that are no images, so that nobody has to look into them.
+/// Suffixes of files that are not images and need not be opened.
 const OTHER_SUFFIXES: [&str; 47] = [
     "parquet",
     "csv",
@@ -78,18 +75,18 @@ const OTHER_SUFFIXES: [&str; 47] = [
     "mp3",
     "wav",
 ];
-/// Files of a folder that are looked into to find whether it is one of images, at most, where no name says it.
-const MOST_LOOKED: usize = 64;
-/// The same of all folders together.
-const MOST_LOOKED_ALL: usize = 4096;
-/// Files looked into at the same time.
-const AT_ONCE: usize = 16;
+/// Most files of a folder that are opened to find an image, where no name has an image suffix.
+const MAX_PROBES: usize = 64;
+/// Most files that are opened in all folders together.
+const MAX_PROBES_TOTAL: usize = 4096;
+/// Folders probed at the same time.
+const CONCURRENT_PROBES: usize = 16;
 
-/// What is looked for in a folder, for the error where nothing is found.
-pub fn looked_for(format: InputFormat) -> &'static str {
+/// Describes the files that are looked for in a folder.
+pub(super) fn looked_for(format: InputFormat) -> &'static str {
     match format {
         InputFormat::Auto => {
-            ".tar, .tar.gz, .tgz, .tar.zst and .parquet files, lists of addresses (.csv, .tsv, .jsonl), images"
+            ".tar, .tar.gz, .tgz, .tar.zst and .parquet files, lists of URLs (.csv, .tsv, .jsonl), images"
         }
         InputFormat::Webdataset => ".tar, .tar.gz, .tgz and .tar.zst files",
         InputFormat::Parquet => ".parquet files",
@@ -98,30 +95,31 @@ pub fn looked_for(format: InputFormat) -> &'static str {
     }
 }
 
-/// The files of a folder and of those below.
-struct Found<'a> {
+/// The files of a folder and of all folders below.
+struct FolderListing<'a> {
     folder: &'a Location,
     /// Sorted.
     files: Vec<ObjectMeta>,
-    /// Files that are passed over, with the folder that they count for.
+    /// Ignored files: the folder that they count for, and the reason.
     ignored: Vec<(Path, &'static str)>,
 }
 
-impl<'a> Found<'a> {
+impl<'a> FolderListing<'a> {
     async fn list(folder: &'a Location) -> Result<Self, ListError> {
-        let mut found = Self { folder, files: Vec::new(), ignored: Vec::new() };
+        let mut listing = Self { folder, files: Vec::new(), ignored: Vec::new() };
         for meta in folder.list().await? {
-            match found.passed_over(&meta.location) {
-                Some(ignored) => found.ignored.push(ignored),
-                None => found.files.push(meta),
+            match listing.ignored_reason(&meta.location) {
+                Some(ignored) => listing.ignored.push(ignored),
+                None => listing.files.push(meta),
             }
         }
-        found.files.sort_by(|a, b| a.location.cmp(&b.location));
-        Ok(found)
+        listing.files.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok(listing)
     }
 
-    /// Whether a file is hidden, or lies in a folder that is or that a tool made; then where it counts, and why.
-    fn passed_over(&self, path: &Path) -> Option<(Path, &'static str)> {
+    /// Returns the folder for which a file counts as ignored, and the reason: it is hidden, or in a folder that is hidden or
+    /// that a tool made. The reasons are keys of commit records.
+    fn ignored_reason(&self, path: &Path) -> Option<(Path, &'static str)> {
         let mut at = self.folder.path.clone();
         let below: Vec<_> = path.prefix_match(&self.folder.path)?.collect();
         let (name, folders) = below.split_last()?;
@@ -137,20 +135,20 @@ impl<'a> Found<'a> {
         name.as_ref().starts_with('.').then_some((at, "hidden"))
     }
 
-    /// Shards directly in the folder.
-    fn direct(&self, fits: impl Fn(&str) -> bool) -> Vec<ShardRef> {
-        let fitting = self.files.iter().filter(|meta| {
-            parent(&meta.location) == self.folder.path && meta.location.filename().is_some_and(&fits)
+    /// Returns a shard for each file directly in the folder whose name matches.
+    fn shards_by_name(&self, matches: impl Fn(&str) -> bool) -> Vec<ShardRef> {
+        let matching = self.files.iter().filter(|meta| {
+            parent(&meta.location) == self.folder.path && meta.location.filename().is_some_and(&matches)
         });
-        fitting.map(|meta| ShardRef::new(self.folder.at(meta.location.clone()), Ok(meta))).collect()
+        matching.map(|meta| ShardRef::of_object(self.folder.at(meta.location.clone()), meta)).collect()
     }
 
     fn has_image_name(&self) -> bool {
         self.files.iter().any(|meta| is_image_name(meta.location.as_ref()))
     }
 
-    /// One shard per folder that directly holds an image.
-    async fn images(&self) -> Vec<ShardRef> {
+    /// Returns a shard for each folder that directly holds an image.
+    async fn image_folders(&self) -> Vec<ShardRef> {
         let mut folders: BTreeMap<Path, FolderFiles> = BTreeMap::new();
         let mut metadata: Vec<MetadataFile> = Vec::new();
         for meta in &self.files {
@@ -159,8 +157,8 @@ impl<'a> Found<'a> {
                 metadata.push(MetadataFile {
                     meta: meta.clone(),
                     kind,
-                    below: String::new(),
-                    counted: false,
+                    relative_path: String::new(),
+                    is_counted: false,
                 });
                 continue;
             }
@@ -171,116 +169,123 @@ impl<'a> Found<'a> {
             }
         }
         self.keep_image_folders(&mut folders).await;
-        for (folder, why) in &self.ignored {
-            // Counted once, for the nearest folder around that is a shard.
-            let around = ancestors(folder).find(|around| folders.contains_key(around));
-            if let Some(files) = around.and_then(|around| folders.get_mut(&around)) {
-                files.ignore(why, 1);
+        for (folder, reason) in &self.ignored {
+            // Counted once, for the nearest enclosing folder that is a shard.
+            let shard = ancestors(folder).find(|ancestor| folders.contains_key(ancestor));
+            if let Some(files) = shard.and_then(|shard| folders.get_mut(&shard)) {
+                files.ignore(reason, 1);
             }
         }
-        spread(&mut folders, metadata);
-        folders.into_iter().map(|(path, files)| shard(self.folder.at(path), files)).collect()
+        distribute_metadata(&mut folders, metadata);
+        folders.into_iter().map(|(path, files)| ShardRef::of_folder(self.folder.at(path), files)).collect()
     }
 
-    /// Keeps the folders that hold an image, by a name or, where no name says so, by content.
+    /// Removes the folders without an image. Where no file has an image suffix, the first bytes of unknown files are read.
     async fn keep_image_folders(&self, folders: &mut BTreeMap<Path, FolderFiles>) {
-        let (mut left, mut looks) = (MOST_LOOKED_ALL, Vec::new());
+        let (mut remaining, mut probes) = (MAX_PROBES_TOTAL, Vec::new());
         for (folder, files) in folders.iter() {
             if files.files.iter().any(|(role, _)| *role == FileRole::Image) {
                 continue;
             }
             let unknown = files.files.iter().filter(|(role, _)| *role == FileRole::Unknown);
             let unknown: Vec<ObjectMeta> =
-                unknown.take(MOST_LOOKED.min(left)).map(|(_, meta)| meta.clone()).collect();
-            left -= unknown.len();
-            looks.push((folder.clone(), unknown));
+                unknown.take(MAX_PROBES.min(remaining)).map(|(_, meta)| meta.clone()).collect();
+            remaining -= unknown.len();
+            probes.push((folder.clone(), unknown));
         }
-        let looks = looks.into_iter().map(|(folder, files)| async move {
+        let probes = probes.into_iter().map(|(folder, files)| async move {
             for meta in files {
-                // What cannot be looked into says nothing of its folder.
-                if looks_like_image(self.folder, &meta).await.unwrap_or(false) {
+                // A file that cannot be read is no evidence.
+                if is_image_file(self.folder, &meta).await.unwrap_or(false) {
                     return None;
                 }
             }
             Some(folder)
         });
-        let none: Vec<Option<Path>> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
-        for folder in none.into_iter().flatten() {
+        let without_image: Vec<Option<Path>> =
+            stream::iter(probes).buffer_unordered(CONCURRENT_PROBES).collect().await;
+        for folder in without_image.into_iter().flatten() {
             folders.remove(&folder);
         }
-        if left == 0 {
+        if remaining == 0 {
             let folder = self.folder.url();
             tracing::warn!(
                 folder,
-                "too many files without an image's suffix: some folders were not looked into"
+                "too many files without an image suffix; some folders were not searched for images"
             );
         }
     }
 }
 
-/// The shards of a folder: files directly in it, else folders of images at any depth.
-pub async fn list(folder: &Location, format: InputFormat) -> Result<Vec<ShardRef>, ListError> {
-    let found = Found::list(folder).await?;
-    let tars = found.direct(|name| is_shard_name(name) && !is_parquet_name(name));
-    let tables = found.direct(is_parquet_name);
-    let (taken, shards) = match format {
+/// Lists the shards of a folder: files directly in it, or else folders of images at any depth.
+pub(super) async fn list(folder: &Location, format: InputFormat) -> Result<Vec<ShardRef>, ListError> {
+    let listing = FolderListing::list(folder).await?;
+    let tars = listing.shards_by_name(|name| is_shard_name(name) && !is_parquet_name(name));
+    let tables = listing.shards_by_name(is_parquet_name);
+    let (contents, shards) = match format {
         InputFormat::Webdataset => ("tars", tars.clone()),
         InputFormat::Parquet => ("Parquet files", tables.clone()),
         InputFormat::UrlList => {
-            let lists = found.direct(|name| ListKind::of_name(name).is_some() || is_parquet_name(name));
-            ("lists of addresses", lists)
+            let lists =
+                listing.shards_by_name(|name| ListKind::of_name(name).is_some() || is_parquet_name(name));
+            ("lists of URLs", lists)
         }
-        InputFormat::Folder => ("folders of images", found.images().await),
+        InputFormat::Folder => ("folders of images", listing.image_folders().await),
         InputFormat::Auto if !tars.is_empty() => ("tars", tars.clone()),
-        InputFormat::Auto => choose(&found, &tables).await,
+        InputFormat::Auto => detect_contents(&listing, &tables).await,
     };
     if !shards.is_empty() {
-        say(&found, (taken, &shards), (&tars, &tables));
+        log_contents(&listing, (contents, &shards), (&tars, &tables));
     }
     Ok(shards)
 }
 
-/// What lies beside images is about them: a folder of images with tables beside it is one of images.
-async fn choose(found: &Found<'_>, tables: &[ShardRef]) -> (&'static str, Vec<ShardRef>) {
-    let lists = || found.direct(|name| is_list_name(name) && MetadataKind::of_name(name).is_none());
-    if found.has_image_name() {
-        return ("folders of images", found.images().await);
+/// Detects what a folder without tars holds. Tables and lists beside images are about them, so that images come first.
+async fn detect_contents(listing: &FolderListing<'_>, tables: &[ShardRef]) -> (&'static str, Vec<ShardRef>) {
+    let lists = || listing.shards_by_name(|name| is_list_name(name) && MetadataKind::of_name(name).is_none());
+    if listing.has_image_name() {
+        return ("folders of images", listing.image_folders().await);
     }
-    // Nothing is looked into where names say enough.
+    // Files are opened only if no name is conclusive.
     if !tables.is_empty() {
         return ("Parquet files", tables.to_vec());
     }
     let lists = lists();
     if !lists.is_empty() {
-        return ("lists of addresses", lists);
+        return ("lists of URLs", lists);
     }
-    ("folders of images", found.images().await)
+    ("folders of images", listing.image_folders().await)
 }
 
-/// Says what a folder is taken for, and what of it is left alone.
-fn say(found: &Found<'_>, (taken, shards): (&str, &[ShardRef]), (tars, tables): (&[ShardRef], &[ShardRef])) {
-    let images = found.files.iter().filter(|meta| is_image_name(meta.location.as_ref())).count();
-    let lists = found.direct(|name| is_list_name(name) && MetadataKind::of_name(name).is_none()).len();
+/// Logs what a folder was found to hold, and what of it is ignored.
+fn log_contents(
+    listing: &FolderListing<'_>,
+    (contents, shards): (&str, &[ShardRef]),
+    (tars, tables): (&[ShardRef], &[ShardRef]),
+) {
+    let images = listing.files.iter().filter(|meta| is_image_name(meta.location.as_ref())).count();
+    let lists =
+        listing.shards_by_name(|name| is_list_name(name) && MetadataKind::of_name(name).is_none()).len();
     let is_metadata = |shard: &ShardRef| MetadataKind::of_name(shard.name()).is_some();
     let tables = tables.iter().filter(|table| !is_metadata(table)).count();
-    let left: Vec<String> = [
+    let ignored: Vec<String> = [
         ("tars", tars.len(), "tars"),
         ("Parquet files", tables, "Parquet files"),
-        ("lists of addresses", lists, "lists"),
+        ("lists of URLs", lists, "lists"),
         ("folders of images", images, "images"),
     ]
     .into_iter()
-    .filter(|(of, n, _)| *of != taken && *n > 0)
+    .filter(|(of, n, _)| *of != contents && *n > 0)
     .map(|(_, n, what)| format!("{n} {what}"))
     .collect();
-    let (folder, count, passed_over) = (found.folder.url(), shards.len(), found.ignored.len());
+    let (folder, hidden_files) = (listing.folder.url(), listing.ignored.len());
     tracing::info!(
         folder,
-        taken_for = taken,
-        shards = count,
-        left_alone = if left.is_empty() { "nothing".to_owned() } else { left.join(", ") },
-        hidden_files = passed_over,
-        "a folder is taken for what it holds; input.format chooses otherwise"
+        contents,
+        shards = shards.len(),
+        ignored = if ignored.is_empty() { "nothing".to_owned() } else { ignored.join(", ") },
+        hidden_files,
+        "detected the contents of a folder; set the input format to choose otherwise"
     );
 }
 
@@ -290,13 +295,13 @@ fn parent(path: &Path) -> Path {
     Path::from_iter(parts)
 }
 
-/// A folder and those around it, from the inside.
+/// Returns a folder and its ancestors, the innermost first.
 fn ancestors(path: &Path) -> impl Iterator<Item = Path> {
     let parts: Vec<String> = path.parts().map(|part| part.as_ref().to_owned()).collect();
     (0..=parts.len()).rev().map(move |n| Path::parse(parts[..n].join("/")).unwrap_or_default())
 }
 
-/// What a file of a folder of images is, by its name.
+/// Returns the role of a file in a folder of images, by its name; `None` if it has none.
 fn role(name: &str) -> Option<FileRole> {
     let (_, suffix) = split_stem(name);
     let suffix = suffix.as_str();
@@ -309,46 +314,22 @@ fn role(name: &str) -> Option<FileRole> {
     }
 }
 
-/// Gives every folder of images the metadata files of its own and of those around it, the nearest first.
-fn spread(folders: &mut BTreeMap<Path, FolderFiles>, mut metadata: Vec<MetadataFile>) {
-    // The innermost first; in one folder JSON before the others.
+/// Assigns to every folder of images the metadata files in it and in its ancestors, the nearest first.
+fn distribute_metadata(folders: &mut BTreeMap<Path, FolderFiles>, mut metadata: Vec<MetadataFile>) {
+    // The innermost first; within one folder JSON lines before the others.
     let depth = |file: &MetadataFile| file.meta.location.parts().count();
     metadata.sort_by(|a, b| {
         depth(b).cmp(&depth(a)).then_with(|| (a.kind, &a.meta.location).cmp(&(b.kind, &b.meta.location)))
     });
     for file in metadata {
         let folder = parent(&file.meta.location);
-        // What cannot be read in it counts for the first shard that it speaks of.
-        let mut counted = true;
+        // Its malformed rows count for the first folder that it describes.
+        let mut is_counted = true;
         for (path, files) in folders.iter_mut() {
             let Some(below) = path.prefix_match(&folder) else { continue };
-            let below: String = below.map(|part| format!("{}/", part.as_ref())).collect();
-            files.metadata.push(MetadataFile { below, counted, ..file.clone() });
-            counted = false;
+            let relative_path: String = below.map(|part| format!("{}/", part.as_ref())).collect();
+            files.metadata.push(MetadataFile { relative_path, is_counted, ..file.clone() });
+            is_counted = false;
         }
-    }
-}
-
-fn shard(location: Location, files: FolderFiles) -> ShardRef {
-    let url = format!("{}/", location.url());
-    let all = || files.files.iter().map(|(_, meta)| meta).chain(files.metadata.iter().map(|file| &file.meta));
-    let mut text = String::new();
-    for meta in all() {
-        let etag = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
-        text.push_str(&format!("{}\n{}\n{etag}\n", meta.location, meta.size));
-    }
-    ShardRef {
-        id: ShardId::from_url(&url),
-        url,
-        location,
-        size: files.files.iter().map(|(_, meta)| meta.size).sum(),
-        etag: Some(sha256_hex(text.as_bytes())),
-        // Of the files together; each has its own.
-        tagged: false,
-        modified: all().map(|meta| meta.last_modified).max(),
-        missing: None,
-        absent: false,
-        files: Some(Arc::new(files)),
-        part: None,
     }
 }

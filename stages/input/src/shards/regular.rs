@@ -1,4 +1,4 @@
-//! What can be opened at all: a pipe, a device or a socket would wait for somebody, or never end.
+//! Rejects pipes, devices and sockets: reading one may block, or never end.
 
 use std::os::unix::fs::FileTypeExt;
 
@@ -6,38 +6,32 @@ use object_store::Error;
 
 use recaption_store::{Location, StoreKind, user_message};
 
-/// Why a shard cannot be looked at.
-#[derive(Debug)]
-pub(super) struct Absent {
-    /// In words.
-    pub why: String,
-    /// Whether there is nothing that could be read, and not only no way to it.
-    pub is_absent: bool,
-}
+use super::shard::LookupError;
 
-impl From<Error> for Absent {
+impl From<Error> for LookupError {
     fn from(error: Error) -> Self {
-        Self { why: user_message(&error), is_absent: matches!(error, Error::NotFound { .. }) }
+        Self { message: user_message(&error), is_missing: matches!(error, Error::NotFound { .. }) }
     }
 }
 
-/// Refuses what is there on this machine and no file.
-pub(super) async fn check(location: &Location) -> Result<(), Absent> {
-    match irregular(location).await {
-        Some(what) => {
-            Err(Absent { why: format!("{}: it is {what}, no regular file", location.url()), is_absent: true })
+/// Rejects a path of this machine that exists and is not a file.
+pub(super) async fn check_regular(location: &Location) -> Result<(), LookupError> {
+    match irregular_kind(location).await {
+        Some(kind) => {
+            let message = format!("{}: it is {kind}, not a regular file", location.url());
+            Err(LookupError { message, is_missing: true })
         }
         None => Ok(()),
     }
 }
 
-/// What stands in a file's place on this machine, where it is none.
-pub(super) async fn irregular(location: &Location) -> Option<&'static str> {
+/// Returns what a path of this machine is, if it exists and is not a file or a folder.
+pub(super) async fn irregular_kind(location: &Location) -> Option<&'static str> {
     if location.kind != StoreKind::Local {
         return None;
     }
     let path = location.local_path();
-    // Not on a thread of the runtime: a file system may hang.
+    // On a blocking thread: a file system may hang.
     let kind = tokio::task::spawn_blocking(move || std::fs::metadata(path).map(|meta| meta.file_type()));
     let kind = kind.await.ok()?.ok()?;
     if kind.is_fifo() {
@@ -57,16 +51,16 @@ mod tests {
     use recaption_store::Stores;
 
     #[tokio::test]
-    async fn devices_and_sockets_are_told_by_name() {
+    async fn devices_and_sockets_are_rejected() {
         let dir = tempfile::tempdir().expect("a folder");
         let socket = dir.path().join("s.tar");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
         std::fs::write(dir.path().join("f.tar"), "x").expect("a file");
         let mut stores = Stores::default();
-        let mut check = async |path: &str| check(&stores.locate(path).expect("a path")).await;
+        let mut check = async |path: &str| check_regular(&stores.locate(path).expect("a path")).await;
         let error = check(&socket.to_string_lossy()).await.expect_err("a socket");
-        assert!(error.is_absent && error.why.contains("s.tar: it is a socket"), "{error:?}");
-        assert!(check("/dev/zero").await.expect_err("a device").why.contains("a device"));
+        assert!(error.is_missing && error.message.contains("s.tar: it is a socket"), "{error:?}");
+        assert!(check("/dev/zero").await.expect_err("a device").message.contains("a device"));
         assert!(check(&dir.path().join("f.tar").to_string_lossy()).await.is_ok());
     }
 }

@@ -1,57 +1,50 @@
-//! Sources that tell no version: web servers that send neither an entity tag nor a time of change. What lies there is read to
-//! know whether it changed; a tag is made of its bytes.
+//! Web servers that send neither an entity tag nor a time of change: the content itself is the version tag, so that a change
+//! is noticed.
 
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use recaption_schemas::hex;
+use recaption_store::{ErrorKind, Location, user_message};
 use sha2::{Digest, Sha256};
 
-use super::regular::Absent;
-use recaption_store::{Location, StoreKind, is_unversioned};
+use super::version::{ObjectVersion, VersionTag};
 
-/// Beginning of a tag that is made of an object's bytes.
-pub const CONTENT_TAG: &str = "content-sha256:";
-/// Readings of an object that breaks: each begins anew, since none may be read on.
+/// Attempts at reading an object. Each begins anew, since an unversioned object cannot be resumed.
 const ATTEMPTS: u32 = 3;
 
-/// Gives an object a tag of its content where its server gives none.
-pub(super) async fn tagged(location: &Location, mut meta: ObjectMeta) -> Result<ObjectMeta, Absent> {
-    if location.kind != StoreKind::Http || !is_unversioned(&meta) {
-        return Ok(meta);
-    }
+/// Returns the version of an object that its server does not tag.
+pub(super) async fn version_by_content(
+    location: &Location,
+    meta: &ObjectMeta,
+) -> object_store::Result<ObjectVersion> {
     tracing::warn!(
         shard = location.url(),
-        "its server tells neither an entity tag nor a time of change: it is read once more, to know whether it changed"
+        "server sends neither ETag nor Last-Modified; reading the shard once more to detect changes"
     );
-    let (size, sum) = content(location).await?;
-    meta.size = size;
-    meta.e_tag = Some(format!("{CONTENT_TAG}{sum}"));
-    Ok(meta)
+    let (size, sha256) = content_digest(location).await?;
+    Ok(ObjectVersion { size, tag: VersionTag::Content(sha256), modified: Some(meta.last_modified) })
 }
 
-/// Size and sum of an object's bytes.
-pub(crate) async fn content(location: &Location) -> object_store::Result<(u64, String)> {
-    let mut left = ATTEMPTS;
+/// Reads an object, and returns its size and the SHA-256 of its bytes in hex.
+pub(crate) async fn content_digest(location: &Location) -> object_store::Result<(u64, String)> {
+    let mut attempts = ATTEMPTS;
     loop {
-        left -= 1;
+        attempts -= 1;
         let read = async {
-            let (mut size, mut sum) = (0, Sha256::new());
+            let (mut size, mut digest) = (0, Sha256::new());
             let mut pieces = location.store.get(&location.path).await?.into_stream();
             while let Some(piece) = pieces.try_next().await? {
                 size += piece.len() as u64;
-                sum.update(&piece);
+                digest.update(&piece);
             }
-            Ok((size, hex(&sum.finalize())))
+            Ok((size, hex(&digest.finalize())))
         };
         match read.await {
-            Err(error) if left > 0 && recaption_store::ErrorKind::of(&error).is_retryable() => {
-                tracing::warn!(
-                    shard = location.url(),
-                    error = recaption_store::user_message(&error),
-                    "it is read again"
-                );
+            Err(error) if attempts > 0 && ErrorKind::of(&error).is_retryable() => {
+                let (shard, error) = (location.url(), user_message(&error));
+                tracing::warn!(shard, error, "reading the shard failed; retrying");
             }
-            read => return read,
+            result => return result,
         }
     }
 }

@@ -1,17 +1,16 @@
-//! The end of the input: was the archive at its end too, and if not, what is cut?
+//! The end of the input: whether the archive is complete, and if not, what is truncated.
 //!
-//! The second half of [`super::parser`], which it only reads from: nothing here moves the parser.
+//! Reads the state of [`super::parser`] without changing it.
 
 use super::parser::{BLOCK, State, TarParser};
 use super::{Cut, LooksLike, Member, MemberKind, TarEnd, TarError, Trailing};
 
 impl TarParser {
-    /// To be called once, when the input is at its end and [`Self::next_member`] gave `None`:
-    /// how the archive ended.
+    /// Returns how the archive ended. Call it once, at the end of the input, when [`Self::next_member`] returns `None`.
     ///
     /// # Errors
-    /// [`TarError::NotATar`] when there was no input at all, or a little that is known to be
-    /// something else; [`TarError::Undrained`] when members were not taken; and an earlier error.
+    /// [`TarError::NotATar`] when the input is empty, or short and known to be something else; [`TarError::Undrained`] when
+    /// members were not taken; and an earlier error.
     pub fn finish(&mut self) -> Result<TarEnd, TarError> {
         let cut = match &self.state {
             State::Failed(error) => return Err(error.clone()),
@@ -33,13 +32,13 @@ impl TarParser {
             State::Gather { name, size, gathered, .. } => {
                 Cut::Member { name: name.clone(), is_file: true, got: gathered.len() as u64, expected: *size }
             }
-            State::PassOver { member, stored, left } => cut_member(member, stored - left, *stored),
+            State::SkipMember { member, stored, left } => cut_member(member, stored - left, *stored),
             State::Padding { left } => Cut::Padding { missing: *left },
         };
         Ok(TarEnd::Truncated { offset: self.tail_offset(), received: self.input.received(), cut })
     }
 
-    /// The last bytes after the end marker, where they are not a whole block.
+    /// Returns an incomplete block after the end marker that is not zeros.
     fn trailing_partial(&self) -> Option<Trailing> {
         let found = self.input.partial().iter().any(|byte| *byte != 0);
         found.then(|| Trailing {
@@ -48,12 +47,12 @@ impl TarParser {
         })
     }
 
-    /// The input ended where a header was to begin, or inside it.
+    /// Returns what is truncated if the input ended before or inside a header.
     fn cut_at_header(&self) -> Result<Cut, TarError> {
         let got = self.input.partial().len();
         if self.input.offset() == got as u64 {
             let looks_like = LooksLike::of(self.input.partial());
-            // A tar that is cut within its first name is text too.
+            // A tar that is truncated within its first name looks like text.
             if !matches!(looks_like, LooksLike::DamagedTar | LooksLike::Text | LooksLike::Unknown(_)) {
                 return Err(TarError::NotATar { looks_like });
             }
@@ -65,11 +64,11 @@ impl TarParser {
         })
     }
 
-    /// Where the member starts that is being read.
+    /// Returns the start of the member that is being parsed.
     fn tail_offset(&self) -> u64 {
         let here = match &self.state {
             State::Gather { offset, .. } => *offset,
-            State::SparseMap { member, .. } | State::PassOver { member, .. } => member.offset,
+            State::SparseMap { member, .. } | State::SkipMember { member, .. } => member.offset,
             State::Record { gathered, .. } => self.input.offset() - gathered.len() as u64 - BLOCK,
             State::Header | State::Padding { .. } | State::Ended { .. } | State::Failed(_) => {
                 self.input.offset() - self.input.partial().len() as u64

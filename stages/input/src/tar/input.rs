@@ -1,8 +1,7 @@
 //! The chunks that arrived, seen as one stream of bytes.
 //!
-//! Stands under [`super::parser`]: blocks, runs of bytes and gaps are taken from the front,
-//! wherever the chunks' boundaries fall. What lies inside one chunk is not copied. Nothing here
-//! knows about tar but the size of a block.
+//! Below [`super::parser`]: blocks and runs of bytes are consumed or skipped from the front, across the boundaries of chunks.
+//! Runs within one chunk are not copied.
 
 use std::collections::VecDeque;
 
@@ -10,11 +9,11 @@ use bytes::{Buf, Bytes};
 
 use super::header::BLOCK_BYTES;
 
-/// Capacity that a member gets on the word of its header alone, in bytes; a larger one doubles as
-/// its bytes arrive, so that a header's false claim costs little.
+/// Capacity that is reserved for a member by its header alone, bytes. A larger one doubles as its bytes arrive, so that a false
+/// size costs little.
 const RESERVED_AT_ONCE_BYTES: usize = 16 << 20;
 
-/// Chunks not taken yet, and the start of a block whose rest is still to come.
+/// The chunks that are not consumed yet, and the start of an incomplete block.
 #[derive(Debug, Default)]
 pub(super) struct Input {
     /// None of them is empty.
@@ -32,37 +31,37 @@ impl Input {
         }
     }
 
-    /// Counts a chunk that nobody will look at.
+    /// Counts a chunk without keeping it.
     pub(super) fn push_unread(&mut self, chunk: &Bytes) {
         self.received += chunk.len() as u64;
     }
 
-    /// Drops what was not taken.
+    /// Drops the chunks.
     pub(super) fn clear(&mut self) {
         self.chunks.clear();
     }
 
-    /// Bytes pushed.
+    /// Returns the number of bytes pushed.
     pub(super) fn received(&self) -> u64 {
         self.received
     }
 
-    /// Bytes taken, the partial block among them.
+    /// Returns the number of bytes consumed, including the incomplete block.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The start of a block whose rest is still to come.
+    /// Returns the start of an incomplete block.
     pub(super) fn partial(&self) -> &[u8] {
         &self.partial
     }
 
-    /// Bytes waiting in chunks.
+    /// Returns the number of bytes in chunks.
     pub(super) fn waiting(&self) -> usize {
         self.chunks.iter().map(Bytes::len).sum()
     }
 
-    /// A whole block, once it is here.
+    /// Consumes a block, once it is complete.
     pub(super) fn take_block(&mut self) -> Option<[u8; BLOCK_BYTES]> {
         if self.partial.is_empty()
             && let Some(block) =
@@ -83,8 +82,8 @@ impl Input {
         None
     }
 
-    /// `size` bytes, once they are here: cut from the front chunk if that holds them all, else
-    /// collected in `gathered`, whose capacity never exceeds `size`.
+    /// Consumes `size` bytes, once they are complete: a slice of the front chunk if that holds them all, else collected in
+    /// `gathered`, whose capacity never exceeds `size`.
     pub(super) fn gather(&mut self, size: u64, gathered: &mut Vec<u8>) -> Option<Bytes> {
         // A size within the limits is within the address space, or the allocation fails anyway.
         let size = usize::try_from(size).unwrap_or(usize::MAX);
@@ -113,7 +112,7 @@ impl Input {
         None
     }
 
-    /// Drops up to `left` bytes of input; what is still to be dropped.
+    /// Skips up to `left` bytes, and returns how many are still to be skipped.
     pub(super) fn skip(&mut self, mut left: u64) -> u64 {
         while left > 0
             && let Some(chunk) = self.chunks.front()
@@ -125,7 +124,7 @@ impl Input {
         left
     }
 
-    /// Drops `count` bytes of the front chunk, which has them.
+    /// Skips `count` bytes of the front chunk.
     fn advance(&mut self, count: usize) {
         if let Some(chunk) = self.chunks.front_mut() {
             chunk.advance(count);

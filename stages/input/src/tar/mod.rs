@@ -1,20 +1,17 @@
-//! Tar shards: bytes in as they arrive from a store, members out.
+//! Tar archives: bytes in as they arrive from a store, members out.
 //!
-//! Stands between the store's byte stream and [`crate::webdataset`], which groups members into
-//! samples. [`TarParser`] is pushed chunks of any size and hands out [`Member`]s; it holds at
-//! most one member and the chunks not yet looked at. No I/O, no async, no file system: a
-//! member's name is data and is never used as a path.
+//! Between the store's byte stream and [`crate::webdataset`], which groups members into samples. [`TarParser`] is pushed chunks
+//! of any size and returns [`Member`]s; it holds at most one member and the chunks that are not parsed yet. No I/O, no async, no
+//! file system: a member's name is data and is never used as a path.
 //!
-//! Read: v7, ustar, GNU (long names and links, base-256 sizes) and PAX (`path`, `linkpath`,
-//! `size`, local and global). Sparse files are recognised and reported without bytes, never
-//! misread. Names that are not UTF-8 become text from which the name comes back ([`recaption_schemas::name_text`]); all are
-//! cut at NULs.
+//! Supported: v7, ustar, GNU (long names and links, base-256 sizes) and PAX (`path`, `linkpath`, `size`, local and global).
+//! Sparse files are reported without bytes. Names that are not UTF-8 are escaped reversibly ([`recaption_schemas::name_text`]);
+//! all are cut at NULs.
 //!
-//! Where an archive ends is decided as Python's `tarfile` does it in the stream mode `r|*` that
-//! webdataset uses: at the first block of zeros. What may follow is not read, but whether
-//! something does is said ([`Trailing`]), so that the second half of two concatenated tars is not
-//! lost in silence. Python ends without a word at a damaged header, at an end without marker and
-//! inside a cut header; these are told here as [`TarError::Damaged`] and [`TarEnd::Truncated`].
+//! An archive ends at the first block of zeros, as in the stream mode `r|*` of Python's `tarfile`, which webdataset uses. Bytes
+//! after that are not parsed but reported ([`Trailing`]), so that the second of two concatenated tars is not lost silently.
+//! Python ends silently at a damaged header, at an end without marker and inside a truncated header; here these are
+//! [`TarError::Damaged`] and [`TarEnd::Truncated`].
 
 mod finish;
 mod header;
@@ -29,24 +26,21 @@ use std::fmt;
 
 use bytes::Bytes;
 
-pub use header::{BLOCK_BYTES, HeaderFault};
+pub use header::{BLOCK_BYTES, HeaderError};
 pub use parser::TarParser;
-pub use pax::PaxFault;
+pub use pax::PaxError;
 pub use sniff::LooksLike;
 
-/// Largest member kept in memory unless the caller says otherwise, in bytes: room for a
-/// 100-megapixel photograph in any of the usual formats, and a bound on what a shard may claim.
+/// Default of [`TarLimits::max_member_bytes`], bytes: a 100-megapixel photograph in any usual format.
 pub const DEFAULT_MAX_MEMBER_BYTES: u64 = 256 << 20;
 
-/// Largest long name or block of PAX records, in bytes. Real ones are below 10 KB; Linux paths
-/// end at 4,096 bytes.
+/// Largest long name or block of PAX records, bytes. Real ones are below 10 KB; Linux paths end at 4,096 bytes.
 pub const MAX_RECORD_BYTES: u64 = 1 << 20;
 
-/// How much a parser may hold.
+/// Limits of a parser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TarLimits {
-    /// Members with more bytes than this are passed over and reported as
-    /// [`MemberData::TooLarge`].
+    /// Largest member, bytes. Larger ones are skipped and reported as [`MemberData::TooLarge`].
     pub max_member_bytes: u64,
 }
 
@@ -56,50 +50,48 @@ impl Default for TarLimits {
     }
 }
 
-/// One entry of the archive, whole: its last byte of data has arrived.
+/// An entry of the archive that has arrived completely.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// As stored, what is not UTF-8 escaped; without trailing slashes for directories.
+    /// Name as stored, with bytes that are not UTF-8 escaped, and without the trailing slashes of directories.
     pub name: String,
-    /// Where its first header starts (a long name's or PAX header, where it has one), in bytes
-    /// from the start of the archive.
+    /// Start of its first header (that of a long name or PAX records, if any), bytes from the start of the archive.
     pub offset: u64,
-    /// Bytes of data as the header tells; 0 for links and directories.
+    /// Bytes of data by its header; 0 for links and directories.
     pub size: u64,
-    /// What it is, with its bytes if it has some.
+    /// Kind, with the bytes of a file.
     pub kind: MemberKind,
 }
 
-/// What an entry of the archive is.
+/// Kind of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberKind {
-    /// Something with a file's role, whether its bytes are at hand or not.
+    /// A file, with or without bytes.
     File(MemberData),
     /// A directory.
     Directory,
-    /// A device, a FIFO, or a type that is not known; its data was passed over.
+    /// A device, a FIFO, or an unknown type, whose data was skipped.
     Other {
         /// The header's type byte.
         type_flag: u8,
     },
 }
 
-/// The bytes of a file, or why they are not here.
+/// The bytes of a file, or why there are none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberData {
-    /// All bytes. A slice of the chunk they came in (and keeping that chunk alive) when they lay
-    /// in one, else a copy of exactly this size.
+    /// All bytes: a slice that keeps its chunk alive if they arrived in one, else a copy of exactly this size.
     Bytes(Bytes),
     /// More than [`TarLimits::max_member_bytes`].
     TooLarge {
         /// Size of the member in bytes.
         size: u64,
     },
-    /// A link: the bytes are elsewhere, if anywhere.
+    /// A link, without bytes of its own.
     Link {
-        /// A hard link (to another member); else a symbolic one.
+        /// Whether it is a hard link, to another member; otherwise symbolic.
         hard: bool,
-        /// What it points to, decoded lossily.
+        /// Its target, decoded lossily.
         target: String,
     },
     /// A sparse file in one of GNU's encodings, which are not decoded.
@@ -107,7 +99,7 @@ pub enum MemberData {
 }
 
 impl MemberData {
-    /// Bytes held: 0 where there are none.
+    /// Returns the number of bytes held.
     pub fn len(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
@@ -115,12 +107,12 @@ impl MemberData {
         }
     }
 
-    /// Whether no bytes are held.
+    /// Returns whether no bytes are held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Why there are no bytes, for the detail of a reject; `None` for [`MemberData::Bytes`].
+    /// Returns why there are no bytes, for the detail of a reject; `None` for [`MemberData::Bytes`].
     pub fn why_no_bytes(&self) -> Option<String> {
         match self {
             Self::Bytes(_) => None,
@@ -136,7 +128,7 @@ impl MemberData {
     }
 }
 
-/// Why an archive cannot be read any further. Everything handed out before stands.
+/// Why an archive cannot be parsed any further. Members returned before are valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TarError {
     /// The very first block is not a tar header.
@@ -145,33 +137,31 @@ pub enum TarError {
         /// What it is instead.
         looks_like: LooksLike,
     },
-    /// From `offset` on nothing can be trusted. No resynchronisation is tried: image data may
-    /// hold whole tars, and a wrong guess would be worse than a broken tail.
-    #[error("damaged at byte {offset}: {fault}")]
+    /// The archive is damaged from `offset` on. No resynchronisation is tried: image data may contain whole tars.
+    #[error("damaged at byte {offset}: {kind}")]
     Damaged {
-        /// Where the broken tail starts; all members before it were handed out. Bytes that are
-        /// not read: the archive's size less this.
+        /// Start of the damaged tail. All members before it were returned.
         offset: u64,
-        /// What is wrong there.
-        fault: ErrorKind,
+        /// What is damaged there.
+        kind: DamageKind,
     },
-    /// [`TarParser::finish`] was called while chunks were still to be parsed.
+    /// [`TarParser::finish`] was called before all chunks were parsed.
     #[error("{bytes} bytes were pushed but not parsed: take members until there are none, then finish")]
     Undrained {
-        /// Bytes not looked at yet.
+        /// Bytes that are not parsed yet.
         bytes: u64,
     },
 }
 
-/// What is wrong at the start of a broken tail.
+/// What is damaged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ErrorKind {
-    /// A header that does not check.
+pub enum DamageKind {
+    /// An invalid header.
     #[error(transparent)]
-    Header(#[from] HeaderFault),
-    /// PAX records that cannot be read.
+    Header(#[from] HeaderError),
+    /// Invalid PAX records.
     #[error(transparent)]
-    Pax(#[from] PaxFault),
+    Pax(#[from] PaxError),
     /// A long name or PAX records beyond [`MAX_RECORD_BYTES`].
     #[error("an extended header of {size} bytes, more than the limit of {MAX_RECORD_BYTES}")]
     RecordTooLarge {
@@ -190,18 +180,18 @@ pub enum TarEnd {
     Clean {
         /// Where the end marker starts, in bytes from the start of the archive.
         offset: u64,
-        /// Whether it was whole. POSIX wants two blocks of zeros; one is taken as well.
+        /// Its length. POSIX requires two blocks of zeros; one is accepted.
         marker: EndMarker,
-        /// What came after the marker, if not only zeros. It was not read.
+        /// Bytes after the marker that are not zeros. They were not parsed.
         trailing: Option<Trailing>,
     },
     /// The input ended before the end marker.
     Truncated {
-        /// Where the broken tail starts: the first header of the member that is cut.
+        /// Start of the damaged tail: the first header of the truncated member.
         offset: u64,
         /// Bytes of the archive that arrived.
         received: u64,
-        /// What was being read.
+        /// What is truncated.
         cut: Cut,
     },
 }
@@ -209,18 +199,18 @@ pub enum TarEnd {
 /// How many blocks of zeros ended the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndMarker {
-    /// One block of zeros, then something else, or nothing.
+    /// One block of zeros, followed by anything else.
     OneBlock,
-    /// Two or more, as POSIX has it.
+    /// Two or more, as POSIX requires.
     TwoBlocks,
 }
 
 /// Bytes after the end marker that are not zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trailing {
-    /// Where the first block that is not zeros starts, in bytes from the start of the archive.
+    /// Start of the first block that is not zeros, bytes from the start of the archive.
     pub offset: u64,
-    /// That block is a valid tar header: concatenated tars, whose later part is not read.
+    /// Whether that block is a valid tar header, as in concatenated tars.
     pub is_tar: bool,
 }
 
@@ -238,10 +228,10 @@ impl fmt::Display for Trailing {
     }
 }
 
-/// What was being read when the input ended too early.
+/// What is truncated when the input ends too early.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cut {
-    /// Nothing: the last member is whole, but no end marker follows it.
+    /// Nothing, but the end marker is missing.
     NoEndMarker,
     /// A header.
     Header {
@@ -255,20 +245,20 @@ pub enum Cut {
         /// Bytes announced.
         expected: u64,
     },
-    /// Nothing, but the member that a long name or PAX records announced never came.
+    /// Nothing, but the member after a long name or PAX records is missing.
     RecordWithoutMember,
     /// The data of a member.
     Member {
         /// Its name.
         name: String,
-        /// Whether it is a file, and not something whose data is passed over whatever it is.
+        /// Whether it is a file, and not an entry whose data is skipped.
         is_file: bool,
         /// Bytes of it that arrived.
         got: u64,
         /// Bytes announced.
         expected: u64,
     },
-    /// The zeros after a member that is whole.
+    /// The padding after a complete member.
     Padding {
         /// Bytes missing.
         missing: u64,
@@ -276,7 +266,7 @@ pub enum Cut {
 }
 
 impl Cut {
-    /// Name of the file that is cut, where a file is and its name was read.
+    /// Returns the name of the truncated file, if it is a file and its name is known.
     pub fn file_name(&self) -> Option<&str> {
         match self {
             Self::Member { name, is_file: true, .. } => Some(name),

@@ -1,23 +1,23 @@
 //! The push parser: a state machine over blocks.
 //!
-//! Each step looks at the chunks at hand, takes what its state wants, and says whether a member
-//! is whole, more steps are possible, or more input is needed. Data is never copied when it lies
-//! inside one chunk; members too large or without use are passed over as they stream by.
+//! Each step consumes what its state needs from the chunks at hand, and returns whether a member is complete, more steps are
+//! possible, or more input is needed. Data within one chunk is not copied; members that are too large or not needed are skipped
+//! as they stream by.
 
 use bytes::Bytes;
 use recaption_schemas::name_text;
 
-use super::header::{self, BLOCK_BYTES, Header, HeaderFault};
+use super::header::{self, BLOCK_BYTES, Header, HeaderError};
 use super::input::Input;
 use super::pax::PaxFields;
 use super::{
-    EndMarker, ErrorKind, LooksLike, MAX_RECORD_BYTES, Member, MemberData, MemberKind, TarError, TarLimits,
+    DamageKind, EndMarker, LooksLike, MAX_RECORD_BYTES, Member, MemberData, MemberKind, TarError, TarLimits,
     Trailing,
 };
 
 pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
 
-/// Cuts a stream of chunks into the members of a tar.
+/// Splits a stream of chunks into the members of a tar.
 ///
 /// ```text
 /// for each chunk of the stream:
@@ -26,47 +26,47 @@ pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
 /// let end = parser.finish()?
 /// ```
 ///
-/// An error is final: it is returned again by every later call, and chunks pushed after it are
-/// counted ([`Self::received`]) and dropped.
+/// An error is final: every later call returns it again, and chunks that are pushed after it are counted ([`Self::received`])
+/// and dropped.
 #[derive(Debug)]
 pub struct TarParser {
     limits: TarLimits,
     pub(super) input: Input,
     pub(super) state: State,
-    /// What long names and PAX headers said about the next member.
+    /// Fields of the next member from long names and PAX headers.
     pub(super) pending: Pending,
     global: PaxFields,
 }
 
 #[derive(Debug)]
 pub(super) enum State {
-    /// A header or the end marker is next.
+    /// Before a header or the end marker.
     Header,
-    /// The data of a long name or PAX header.
+    /// In the data of a long name or PAX header.
     Record {
         kind: RecordKind,
         size: u64,
         gathered: Vec<u8>,
     },
-    /// Blocks of a GNU sparse map, between the header and `stored` bytes of data.
+    /// In the blocks of a GNU sparse map, between the header and `stored` bytes of data.
     SparseMap {
         member: Member,
         stored: u64,
     },
-    /// The data of a file to be kept.
+    /// In the data of a file that is kept.
     Gather {
         name: String,
         offset: u64,
         size: u64,
         gathered: Vec<u8>,
     },
-    /// The data of a member without bytes.
-    PassOver {
+    /// In the data of a member that is skipped.
+    SkipMember {
         member: Member,
         stored: u64,
         left: u64,
     },
-    /// Zeros up to the next block.
+    /// In the padding up to the next block.
     Padding {
         left: u64,
     },
@@ -89,21 +89,23 @@ pub(super) enum RecordKind {
 
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// Where the first of these headers starts.
+    /// Start of the first of these headers.
     pub(super) offset: Option<u64>,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
     pax: PaxFields,
 }
 
+/// The result of a step.
 enum Step {
     Member(Member),
-    Again,
+    /// Another step is possible.
+    Continue,
     NeedsInput,
 }
 
 impl TarParser {
-    /// A parser at the start of an archive.
+    /// Creates a parser at the start of an archive.
     pub fn new(limits: TarLimits) -> Self {
         Self {
             limits,
@@ -114,8 +116,8 @@ impl TarParser {
         }
     }
 
-    /// Adds the next bytes of the archive, of any length. Take all members before the next push:
-    /// chunks wait in a queue that has no bound of its own.
+    /// Adds the next bytes of the archive, of any length. Take all members before the next push: the queue of chunks is not
+    /// bounded.
     pub fn push(&mut self, chunk: Bytes) {
         match self.state {
             State::Failed(_) => self.input.push_unread(&chunk),
@@ -123,17 +125,16 @@ impl TarParser {
         }
     }
 
-    /// The next whole member, or `None` when more input is needed or the archive has ended
-    /// ([`Self::has_ended`]).
+    /// Returns the next complete member; `None` if more input is needed or the archive has ended ([`Self::has_ended`]).
     ///
     /// # Errors
-    /// [`TarError::NotATar`] when the first block is no tar header, [`TarError::Damaged`] when a
-    /// later header or an extended header cannot be read. The members handed out before stand.
+    /// [`TarError::NotATar`] when the first block is not a tar header, [`TarError::Damaged`] when a later header or an extended
+    /// header is invalid. Members returned before are valid.
     pub fn next_member(&mut self) -> Result<Option<Member>, TarError> {
         loop {
             match self.step() {
                 Ok(Step::Member(member)) => return Ok(Some(member)),
-                Ok(Step::Again) => {}
+                Ok(Step::Continue) => {}
                 Ok(Step::NeedsInput) => return Ok(None),
                 Err(error) => {
                     self.input.clear();
@@ -144,24 +145,23 @@ impl TarParser {
         }
     }
 
-    /// Bytes taken from the input so far.
+    /// Returns the number of bytes consumed so far.
     pub fn offset(&self) -> u64 {
         self.input.offset()
     }
 
-    /// Bytes pushed so far.
+    /// Returns the number of bytes pushed so far.
     pub fn received(&self) -> u64 {
         self.input.received()
     }
 
-    /// Whether the end marker was passed: the rest of the input holds no members and need not be
-    /// read (though only reading it shows whether something follows, see [`Trailing`]).
+    /// Returns whether the end marker was parsed. The rest of the input holds no members; only pushing it shows whether something
+    /// follows ([`Trailing`]).
     pub fn has_ended(&self) -> bool {
         matches!(self.state, State::Ended { .. })
     }
 
-    /// Bytes that the parser itself holds: chunks not parsed yet, and the part of a member or
-    /// record that arrived.
+    /// Returns the bytes that the parser holds: chunks that are not parsed yet, and the incomplete member or record.
     pub fn bytes_held(&self) -> usize {
         let gathered = match &self.state {
             State::Record { gathered, .. } | State::Gather { gathered, .. } => gathered.capacity(),
@@ -178,17 +178,17 @@ impl TarParser {
             State::Gather { name, offset, size, gathered } => {
                 Ok(self.gather_member(name, offset, size, gathered))
             }
-            State::PassOver { member, stored, left } => Ok(self.pass_over(member, stored, left)),
+            State::SkipMember { member, stored, left } => Ok(self.skip_member(member, stored, left)),
             State::Padding { left } => {
                 let left = self.input.skip(left);
-                Ok(if left == 0 { Step::Again } else { self.wait(State::Padding { left }) })
+                Ok(if left == 0 { Step::Continue } else { self.wait(State::Padding { left }) })
             }
             State::Ended { offset, marker, trailing } => Ok(self.after_end(offset, marker, trailing)),
             State::Failed(error) => Err(error),
         }
     }
 
-    /// Goes back to `state` until more input is here.
+    /// Stays in `state` until more input arrives.
     fn wait(&mut self, state: State) -> Step {
         self.state = state;
         Step::NeedsInput
@@ -200,43 +200,42 @@ impl TarParser {
         match Header::decode(&block) {
             Ok(Some(header)) => self.begin(&header, start),
             Ok(None) if self.pending.offset.is_some() => {
-                Err(self.damaged(start, ErrorKind::RecordWithoutMember))
+                Err(self.damaged(start, DamageKind::RecordWithoutMember))
             }
             Ok(None) => {
                 self.state = State::Ended { offset: start, marker: EndMarker::OneBlock, trailing: None };
-                Ok(Step::Again)
+                Ok(Step::Continue)
             }
-            Err(HeaderFault::Checksum { .. }) if start == 0 => {
+            Err(HeaderError::Checksum { .. }) if start == 0 => {
                 Err(TarError::NotATar { looks_like: LooksLike::of(&block) })
             }
-            Err(fault) => Err(self.damaged(start, fault.into())),
+            Err(error) => Err(self.damaged(start, error.into())),
         }
     }
 
-    /// A header that checks: what follows it?
+    /// Begins the member or record after a valid header.
     fn begin(&mut self, header: &Header<'_>, start: u64) -> Result<Step, TarError> {
-        let size = header.size().map_err(|fault| self.damaged(start, fault.into()))?;
+        let size = header.size().map_err(|error| self.damaged(start, error.into()))?;
         let record = match header.type_flag() {
             b'L' => RecordKind::LongName,
             b'K' => RecordKind::LongLink,
-            // `X` is Solaris's.
+            // `X` is that of Solaris.
             b'x' | b'X' => RecordKind::PaxLocal,
             b'g' => RecordKind::PaxGlobal,
             _ => return Ok(self.begin_member(header, start, size)),
         };
         if size > MAX_RECORD_BYTES {
-            return Err(self.damaged(start, ErrorKind::RecordTooLarge { size }));
+            return Err(self.damaged(start, DamageKind::RecordTooLarge { size }));
         }
         if !matches!(record, RecordKind::PaxGlobal) {
             self.pending.offset.get_or_insert(start);
         }
         self.state = State::Record { kind: record, size, gathered: Vec::new() };
-        Ok(Step::Again)
+        Ok(Step::Continue)
     }
 
-    /// The name is PAX's, else GNU's long name, else the header's. As in Python, directories,
-    /// links, devices and FIFOs have no data whatever their size says (tars of hard links do
-    /// claim one), and a type that is not known has.
+    /// Begins a member. Its name is that of PAX records, else GNU's long name, else the header's. As in Python, directories,
+    /// links, devices and FIFOs have no data, whatever their size (tars of hard links claim one), and unknown types have.
     fn begin_member(&mut self, header: &Header<'_>, start: u64, header_size: u64) -> Step {
         let pending = std::mem::take(&mut self.pending);
         let pax = pending.pax.or(&self.global);
@@ -247,7 +246,7 @@ impl TarParser {
         let flag = header.type_flag();
         let (kind, stored) = match flag {
             b'S' => (MemberKind::File(MemberData::Sparse), size),
-            // v7 marks directories by a slash alone.
+            // v7 marks directories only by the slash.
             0 if name.ends_with('/') => (MemberKind::Directory, 0),
             0 | b'0' | b'7' if pax.sparse => (MemberKind::File(MemberData::Sparse), size),
             0 | b'0' | b'7' if size > self.limits.max_member_bytes => {
@@ -255,7 +254,7 @@ impl TarParser {
             }
             0 | b'0' | b'7' => {
                 self.state = State::Gather { name, offset, size, gathered: Vec::new() };
-                return Step::Again;
+                return Step::Continue;
             }
             b'1' | b'2' => {
                 let target =
@@ -273,9 +272,9 @@ impl TarParser {
         self.state = if flag == b'S' && header.sparse_map_follows() {
             State::SparseMap { member, stored }
         } else {
-            State::PassOver { member, stored, left: stored }
+            State::SkipMember { member, stored, left: stored }
         };
-        Step::Again
+        Step::Continue
     }
 
     fn record(&mut self, kind: RecordKind, size: u64, mut gathered: Vec<u8>) -> Result<Step, TarError> {
@@ -286,9 +285,9 @@ impl TarParser {
             RecordKind::LongName => self.pending.long_name = Some(header::cut_at_nul(&record).to_vec()),
             RecordKind::LongLink => self.pending.long_link = Some(header::cut_at_nul(&record).to_vec()),
             RecordKind::PaxLocal | RecordKind::PaxGlobal => {
-                let fields = PaxFields::parse(&record).map_err(|fault| {
+                let fields = PaxFields::parse(&record).map_err(|error| {
                     let start = self.input.offset() - size - BLOCK;
-                    self.damaged(start, fault.into())
+                    self.damaged(start, error.into())
                 })?;
                 let whole = if matches!(kind, RecordKind::PaxLocal) {
                     &mut self.pending.pax
@@ -299,7 +298,7 @@ impl TarParser {
             }
         }
         self.state = State::Padding { left: padding(size) };
-        Ok(Step::Again)
+        Ok(Step::Continue)
     }
 
     fn sparse_map(&mut self, member: Member, stored: u64) -> Step {
@@ -307,11 +306,11 @@ impl TarParser {
             None => self.wait(State::SparseMap { member, stored }),
             Some(block) if header::sparse_map_continues(&block) => {
                 self.state = State::SparseMap { member, stored };
-                Step::Again
+                Step::Continue
             }
             Some(_) => {
-                self.state = State::PassOver { member, stored, left: stored };
-                Step::Again
+                self.state = State::SkipMember { member, stored, left: stored };
+                Step::Continue
             }
         }
     }
@@ -326,16 +325,16 @@ impl TarParser {
         }
     }
 
-    fn pass_over(&mut self, member: Member, stored: u64, left: u64) -> Step {
+    fn skip_member(&mut self, member: Member, stored: u64, left: u64) -> Step {
         let left = self.input.skip(left);
         if left > 0 {
-            return self.wait(State::PassOver { member, stored, left });
+            return self.wait(State::SkipMember { member, stored, left });
         }
         self.state = State::Padding { left: padding(stored) };
         Step::Member(member)
     }
 
-    /// Looks for the second block of zeros, then for anything that is not zeros.
+    /// Searches the rest for the second block of zeros, then for anything that is not zeros.
     fn after_end(&mut self, offset: u64, mut marker: EndMarker, mut trailing: Option<Trailing>) -> Step {
         while trailing.is_none() {
             let Some(block) = self.input.take_block() else { break };
@@ -352,17 +351,17 @@ impl TarParser {
         self.wait(State::Ended { offset, marker, trailing })
     }
 
-    fn damaged(&self, start: u64, fault: ErrorKind) -> TarError {
-        TarError::Damaged { offset: self.pending.offset.unwrap_or(start), fault }
+    fn damaged(&self, start: u64, kind: DamageKind) -> TarError {
+        TarError::Damaged { offset: self.pending.offset.unwrap_or(start), kind }
     }
 }
 
-/// Zeros between data of `size` bytes and the next block.
+/// Returns the length of the padding after data of `size` bytes.
 fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK) - size
 }
 
-/// Text from bytes, with U+FFFD where they are not UTF-8; no copy where they are.
+/// Returns bytes as text, with U+FFFD where they are not UTF-8; without a copy if they are.
 fn lossy(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

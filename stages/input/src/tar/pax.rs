@@ -1,25 +1,22 @@
 //! PAX extended header records: `"<length> <keyword>=<value>\n"`, one after another.
 //!
-//! A record block (type `x` for the next member, `g` for all that follow) overrides fields of the
-//! ustar header. Only what changes which bytes belong to which name is read: `path`, `linkpath`,
-//! `size`, and GNU's sparse keywords; times, owners, comments and vendors' keywords are skipped.
-//! A record that cannot be read is an error and never guessed at, since the size of the next
-//! member may stand in it.
+//! A record block (type `x` for the next member, `g` for all following) overrides fields of the ustar header. Only keywords that
+//! change which bytes belong to which name are parsed: `path`, `linkpath`, `size`, and GNU's sparse keywords. An invalid record
+//! is an error, since it may hold the size of the next member.
 
-/// Fields that records override. `None`: the header's own value stands.
+/// Fields of the header that records override; `None` where they do not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct PaxFields {
     pub(super) path: Option<Vec<u8>>,
     pub(super) link_path: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
-    /// The member is a sparse file in one of GNU's PAX encodings: its data begins with a map, or
-    /// leaves holes out.
+    /// Whether the member is a sparse file in one of GNU's PAX encodings.
     pub(super) sparse: bool,
 }
 
-/// Why a block of PAX records cannot be read.
+/// Why a block of PAX records is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PaxFault {
+pub enum PaxError {
     /// Not `"<length> <keyword>=<value>\n"`, or longer than the block.
     #[error("its PAX records are malformed at byte {at} of the record block")]
     Malformed {
@@ -35,18 +32,17 @@ pub enum PaxFault {
 }
 
 impl PaxFields {
-    /// Reads all records of a block; of a keyword that occurs twice the last counts (POSIX), and
-    /// an empty value leaves the header's own. Values are cut at NULs. NULs after the last record
-    /// are padding.
+    /// Parses all records of a block. The last record of a repeated keyword counts (POSIX), and an empty value does not override.
+    /// Values are cut at NULs. NULs after the last record are padding.
     ///
     /// # Errors
-    /// [`PaxFault`] at the first record that is malformed, or a `size` that is no size.
-    pub(super) fn parse(records: &[u8]) -> Result<Self, PaxFault> {
+    /// [`PaxError`] at the first malformed record, or a `size` that is not a size.
+    pub(super) fn parse(records: &[u8]) -> Result<Self, PaxError> {
         let mut fields = Self::default();
         let mut sparse_name = None;
         let mut at = 0;
         while records[at..].iter().any(|byte| *byte != 0) {
-            let (keyword, value, length) = record(&records[at..]).ok_or(PaxFault::Malformed { at })?;
+            let (keyword, value, length) = record(&records[at..]).ok_or(PaxError::Malformed { at })?;
             at += length;
             if keyword.starts_with(b"GNU.sparse.") {
                 fields.sparse = true;
@@ -63,7 +59,7 @@ impl PaxFields {
         Ok(fields)
     }
 
-    /// These fields, and where they say nothing those of `global`.
+    /// Returns these fields, and those of `global` where these are `None`.
     pub(super) fn or(self, global: &Self) -> Self {
         Self {
             path: self.path.or_else(|| global.path.clone()),
@@ -74,7 +70,7 @@ impl PaxFields {
     }
 }
 
-/// The first record of `records`: keyword, value, length in bytes.
+/// Returns the first record: keyword, value, length in bytes.
 fn record(records: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     let blank = records.iter().position(|byte| *byte == b' ')?;
     let length = usize::try_from(decimal(&records[..blank])?).ok()?;
@@ -87,14 +83,14 @@ fn text(value: &[u8]) -> Option<Vec<u8>> {
     Some(super::header::cut_at_nul(value)).filter(|value| !value.is_empty()).map(<[u8]>::to_vec)
 }
 
-fn size(value: &[u8]) -> Result<Option<u64>, PaxFault> {
+fn size(value: &[u8]) -> Result<Option<u64>, PaxError> {
     if value.is_empty() {
         return Ok(None);
     }
     decimal(value)
         .filter(|size| i64::try_from(*size).is_ok())
         .map(Some)
-        .ok_or_else(|| PaxFault::Size { value: value.escape_ascii().to_string() })
+        .ok_or_else(|| PaxError::Size { value: value.escape_ascii().to_string() })
 }
 
 fn decimal(digits: &[u8]) -> Option<u64> {

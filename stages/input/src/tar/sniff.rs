@@ -1,20 +1,17 @@
-//! What a shard that is not a tar looks like, so that its error says what to do about it.
-//!
-//! Called with the first bytes of a shard, once, after they failed as a tar header. A guess for
-//! the message: nothing decides by it.
+//! What a shard that is not a tar looks like, for an error message with a remedy. It decides nothing else.
 
 use std::fmt;
 
 use super::header::MAGIC;
 
-/// What the first bytes suggest.
+/// What the first bytes of a shard suggest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LooksLike {
     /// Zero bytes.
     Empty,
-    /// A tar (it has the magic) whose first header is damaged.
+    /// A tar, by its magic, with a damaged first header.
     DamagedTar,
-    /// Compressed, perhaps a compressed tar; the format's name.
+    /// Compressed data; the name of the format.
     Compressed(&'static str),
     /// A ZIP archive.
     Zip,
@@ -28,7 +25,7 @@ pub enum LooksLike {
     Json,
     /// A JSON array.
     JsonArray,
-    /// An image; the format's name.
+    /// An image; the name of the format.
     Image(&'static str),
     /// A PDF.
     Pdf,
@@ -36,14 +33,14 @@ pub enum LooksLike {
     Text,
     /// A Git LFS pointer in place of the file.
     GitLfsPointer,
-    /// Nothing known; its first bytes.
+    /// Unknown; the first bytes.
     Unknown(Vec<u8>),
 }
 
-/// How many bytes of an unknown format are shown.
+/// Most bytes of an unknown format that are shown.
 const SHOWN_BYTES: usize = 16;
 
-/// First bytes by which a format is known.
+/// First bytes of known formats.
 const SIGNATURES: &[(&[u8], LooksLike)] = &[
     (b"\x1f\x8b", LooksLike::Compressed("gzip")),
     (b"\x28\xb5\x2f\xfd", LooksLike::Compressed("zstd")),
@@ -65,7 +62,7 @@ const SIGNATURES: &[(&[u8], LooksLike)] = &[
     (b"%PDF", LooksLike::Pdf),
 ];
 
-/// First characters (in lower case, after blanks and a byte order mark) of text formats.
+/// First characters of text formats, in lower case, after white space and a byte-order mark.
 const TEXTS: &[(&[u8], LooksLike)] = &[
     (b"<!doctype html", LooksLike::Html),
     (b"<html", LooksLike::Html),
@@ -75,7 +72,7 @@ const TEXTS: &[(&[u8], LooksLike)] = &[
 ];
 
 impl LooksLike {
-    /// Guesses from the first bytes of a shard, at most a block of which is needed.
+    /// Detects the format from the first bytes of a shard, of which 512 suffice.
     pub fn of(start: &[u8]) -> Self {
         if start.is_empty() {
             return Self::Empty;
@@ -107,7 +104,7 @@ impl LooksLike {
 }
 
 impl LooksLike {
-    /// What to say where a tar was looked for: what is known to be something else is called that.
+    /// Returns the message for a shard that is read as a tar.
     #[must_use]
     pub fn sentence(&self) -> String {
         match self {
@@ -119,7 +116,7 @@ impl LooksLike {
     }
 }
 
-/// Whether bytes are lines of text: UTF-8, or cut within a character, without control characters.
+/// Returns whether bytes are text: UTF-8, possibly truncated within a character, without control characters.
 fn is_text(bytes: &[u8]) -> bool {
     let valid = match std::str::from_utf8(bytes) {
         Ok(text) => text,

@@ -1,11 +1,9 @@
-//! The assembler: one open sample, and the keys that were there before.
+//! The assembler: one open sample, and the keys of all samples before.
 //!
-//! Which members a sample consists of is decided here, and which of several candidates is its
-//! image, its caption and its JSON: the best rank wins, and within a rank the first.
+//! Decides which members form a sample, and which of several candidates is its image, caption and JSON: the best rank wins, and
+//! within a rank the first.
 
 use std::collections::HashSet;
-
-use sha2::{Digest, Sha256};
 
 use super::members::Members;
 use super::name::{NameClass, last_part, split_name};
@@ -13,49 +11,36 @@ use super::{
     CAPTION_SUFFIXES, IMAGE_SUFFIXES, IgnoredMembers, ImageMember, JSON_SUFFIX, MAX_LISTED_SUFFIXES,
     MAX_SIDECAR_BYTES, Note, RawSample, Tail, UNSUPPORTED_IMAGE_SUFFIXES,
 };
+use crate::keys::KeySet;
 use crate::tar::{Member, MemberData, MemberKind};
 use recaption_messages::is_image;
 
 /// Groups the members of one shard into samples, in the archive's order.
-///
-/// Keys are remembered as the first 128 bits of their SHA-256: among a million keys, two
-/// different ones share a digest with odds of 1 to 7e26, which are (n²/2) / 2^128.
 #[derive(Debug, Default)]
 pub struct Assembler {
-    /// Suffixes of the image that is wanted, the best first.
+    /// Suffixes of preferred images, the best first.
     preferred: Vec<String>,
     members: Members,
-    open: Option<Open>,
+    open: Option<OpenSample>,
     next_index: u64,
-    keys: Keys,
+    keys: KeySet,
     ignored: IgnoredMembers,
-}
-
-/// The keys of a shard's samples so far, 16 bytes each.
-#[derive(Debug, Default)]
-pub struct Keys(HashSet<u128>);
-
-impl Keys {
-    /// Whether `key` was not there before; it is from now on.
-    pub fn is_new(&mut self, key: &str) -> bool {
-        self.0.insert(digest(key))
-    }
 }
 
 /// The sample whose members are arriving.
 #[derive(Debug)]
-struct Open {
+struct OpenSample {
     index: u64,
     key: String,
-    duplicate: bool,
-    /// Every suffix so far, to tell when one comes again.
+    is_duplicate: bool,
+    /// All suffixes so far, to recognise a repeated one.
     seen: HashSet<String>,
     /// Bytes of all these suffixes.
     seen_bytes: usize,
     image: Option<Candidate<MemberData>>,
     caption: Option<Candidate<String>>,
     json: Option<Candidate<String>>,
-    /// The members' positions in the sample and their suffixes; the chosen are not among them.
+    /// Positions in the sample and suffixes of the members that were not chosen.
     others: Vec<(u64, String)>,
     other_count: u64,
     extra_images: Vec<(u64, String)>,
@@ -63,7 +48,7 @@ struct Open {
     notes: Vec<Note>,
 }
 
-/// The best member so far for one of the roles.
+/// The best member so far for a role.
 #[derive(Debug)]
 struct Candidate<T> {
     /// 0 is best.
@@ -74,23 +59,23 @@ struct Candidate<T> {
 }
 
 impl Assembler {
-    /// An assembler at the start of a shard.
+    /// Creates an assembler at the start of a shard.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An assembler that takes images of these suffixes before all others, the best first.
-    pub fn preferring(suffixes: Vec<String>) -> Self {
+    /// Creates an assembler that prefers images of these suffixes to all others, the best first.
+    pub fn with_preferred_images(suffixes: Vec<String>) -> Self {
         let preferred = suffixes.into_iter().map(|s| s.trim_start_matches('.').to_lowercase()).collect();
         Self { preferred, ..Self::default() }
     }
 
-    /// What the samples that were handed out consist of.
+    /// Returns the suffixes of the completed samples, by role.
     pub fn members(&self) -> &Members {
         &self.members
     }
 
-    /// Takes the next member; gives the sample before it when that is now complete.
+    /// Takes the next member, and returns the sample before it if that is now complete.
     pub fn push(&mut self, member: Member) -> Option<RawSample> {
         let data = match member.kind {
             MemberKind::File(data) => data,
@@ -127,53 +112,52 @@ impl Assembler {
         Some(self.close(done, false))
     }
 
-    /// The last sample, which is open until the archive ends. With a broken tail it is marked
-    /// [`RawSample::cut`], unless the member that was cut belongs to another sample: then nothing
-    /// of this one is missing.
+    /// Returns the last sample, which is open until the archive ends. After a damaged tail it is
+    /// [truncated](RawSample::is_truncated), unless the truncated member belongs to another sample.
     pub fn finish(&mut self, tail: Tail<'_>) -> Option<RawSample> {
         let open = self.open.take()?;
-        let cut = match tail {
-            Tail::Whole => false,
-            Tail::Broken { cut_file: None } => true,
-            Tail::Broken { cut_file: Some(name) } => match split_name(name) {
+        let is_truncated = match tail {
+            Tail::Complete => false,
+            Tail::Damaged { cut_file: None } => true,
+            Tail::Damaged { cut_file: Some(name) } => match split_name(name) {
                 NameClass::Part { key, suffix } => key == open.key && !open.seen.contains(&suffix),
                 // A hidden or meta member may stand between two members of a sample.
                 NameClass::Meta | NameClass::Hidden => true,
             },
         };
-        Some(self.close(open, cut))
+        Some(self.close(open, is_truncated))
     }
 
-    fn close(&mut self, open: Open, cut: bool) -> RawSample {
+    fn close(&mut self, open: OpenSample, is_truncated: bool) -> RawSample {
         let suffix = |candidate: &Option<Candidate<String>>| candidate.as_ref().map(|c| c.suffix.clone());
         let (caption, json) = (suffix(&open.caption), suffix(&open.json));
-        let raw = open.close(cut);
+        let raw = open.close(is_truncated);
         self.members.add(&raw, caption, json);
         raw
     }
 
-    /// Members that belong to no sample, so far.
+    /// Returns the members that belong to no sample, so far.
     pub fn ignored(&self) -> IgnoredMembers {
         self.ignored
     }
 
-    /// Samples begun so far; the index of the next one.
+    /// Returns the number of samples begun so far: the index of the next one.
     pub fn samples(&self) -> u64 {
         self.next_index
     }
 
-    /// Bytes that the open sample holds in memory: image, texts and names.
+    /// Returns the bytes that the open sample holds: image, texts and names.
     pub fn bytes_held(&self) -> usize {
-        self.open.as_ref().map_or(0, Open::bytes_held)
+        self.open.as_ref().map_or(0, OpenSample::bytes_held)
     }
 
-    fn begin(&mut self, key: &str) -> Open {
+    fn begin(&mut self, key: &str) -> OpenSample {
         let index = self.next_index;
         self.next_index += 1;
-        Open {
+        OpenSample {
             index,
             key: key.to_owned(),
-            duplicate: !self.keys.is_new(key),
+            is_duplicate: !self.keys.insert(key),
             seen: HashSet::new(),
             seen_bytes: 0,
             image: None,
@@ -188,32 +172,32 @@ impl Assembler {
     }
 }
 
-impl Open {
+impl OpenSample {
     fn add(&mut self, suffix: String, data: MemberData, preferred: &[String]) {
         let position = self.seen.len() as u64;
         self.seen_bytes += suffix.len();
         self.seen.insert(suffix.clone());
         if let Some(rank) = image_rank(&suffix, &data, preferred) {
-            let beaten = keep_better(&mut self.image, Candidate { rank, position, suffix, value: data });
-            if let Some(extra) = &beaten {
+            let unchosen = keep_better(&mut self.image, Candidate { rank, position, suffix, value: data });
+            if let Some(extra) = &unchosen {
                 self.extra_image_count += 1;
                 if self.extra_images.len() < MAX_LISTED_SUFFIXES {
                     self.extra_images.push(extra.clone());
                 }
             }
-            self.add_other(beaten);
+            self.add_other(unchosen);
         } else if let Some(rank) = rank_among(&suffix, &CAPTION_SUFFIXES) {
-            let beaten = match self.text(&suffix, data) {
+            let unchosen = match self.text(&suffix, data) {
                 Some(value) => keep_better(&mut self.caption, Candidate { rank, position, suffix, value }),
                 None => Some((position, suffix)),
             };
-            self.add_other(beaten);
+            self.add_other(unchosen);
         } else if let Some(rank) = rank_among(&suffix, &[JSON_SUFFIX]) {
-            let beaten = match self.text(&suffix, data) {
+            let unchosen = match self.text(&suffix, data) {
                 Some(value) => keep_better(&mut self.json, Candidate { rank, position, suffix, value }),
                 None => Some((position, suffix)),
             };
-            self.add_other(beaten);
+            self.add_other(unchosen);
         } else {
             self.add_other(Some((position, suffix)));
         }
@@ -227,7 +211,7 @@ impl Open {
         }
     }
 
-    /// A sidecar's text, or a note why there is none.
+    /// Returns the text of a sidecar, or notes why there is none.
     fn text(&mut self, suffix: &str, data: MemberData) -> Option<String> {
         let suffix = || suffix.to_owned();
         let note = match &data {
@@ -246,14 +230,14 @@ impl Open {
         None
     }
 
-    fn close(mut self, cut: bool) -> RawSample {
+    fn close(mut self, is_truncated: bool) -> RawSample {
         self.others.sort_unstable_by_key(|(position, _)| *position);
         self.extra_images.sort_unstable_by_key(|(position, _)| *position);
         RawSample {
             index: self.index,
             key: self.key,
-            duplicate: self.duplicate,
-            cut,
+            is_duplicate: self.is_duplicate,
+            is_truncated,
             image: self.image.map(|image| ImageMember { suffix: image.suffix, data: image.value }),
             caption: self.caption.map(|caption| caption.value),
             json: self.json.map(|json| json.value),
@@ -272,19 +256,18 @@ impl Open {
     }
 }
 
-/// Puts the newcomer in its place if it is better; position and suffix of the one that is not
-/// taken.
-fn keep_better<T>(place: &mut Option<Candidate<T>>, newcomer: Candidate<T>) -> Option<(u64, String)> {
-    let beaten = match place {
-        Some(holder) if holder.rank <= newcomer.rank => Some(newcomer),
-        _ => place.replace(newcomer),
+/// Replaces the best candidate by `other` if that is better. Returns position and suffix of the one that is not chosen.
+fn keep_better<T>(best: &mut Option<Candidate<T>>, other: Candidate<T>) -> Option<(u64, String)> {
+    let unchosen = match best {
+        Some(current) if current.rank <= other.rank => Some(other),
+        _ => best.replace(other),
     };
-    beaten.map(|candidate| (candidate.position, candidate.suffix))
+    unchosen.map(|candidate| (candidate.position, candidate.suffix))
 }
 
-/// The suffixes that are preferred, in their order; then supported formats by their exact suffix, then by the last part of a
-/// compound one, then what is an image by its content whatever its suffix, then formats that are only recognised; `None` for
-/// what is no image.
+/// Returns the rank of an image, 0 the best; `None` if it is not an image. Preferred suffixes come first, in their order; then
+/// decoded formats by exact suffix, decoded formats by the last part of a compound suffix, images by content, and formats that
+/// are only recognised.
 fn image_rank(suffix: &str, data: &MemberData, preferred: &[String]) -> Option<usize> {
     const EXACT: usize = 0;
     const COMPOUND: usize = 1;
@@ -305,15 +288,9 @@ fn image_rank(suffix: &str, data: &MemberData, preferred: &[String]) -> Option<u
     Some(preference.unwrap_or(preferred.len() + rank))
 }
 
-/// The place in `wanted`, exact suffixes before compound ones; `None` for what is not in it.
+/// Returns the rank of a suffix among `wanted`, exact suffixes before compound ones; `None` if it is not among them.
 fn rank_among(suffix: &str, wanted: &[&str]) -> Option<usize> {
     let last = last_part(suffix);
     let place = wanted.iter().position(|wanted| *wanted == last)?;
     Some(if last == suffix { place } else { wanted.len() + place })
-}
-
-/// The first 128 bits of the key's SHA-256.
-fn digest(key: &str) -> u128 {
-    let digest = Sha256::digest(key.as_bytes());
-    digest.iter().take(size_of::<u128>()).fold(0, |value, byte| value << 8 | u128::from(*byte))
 }

@@ -1,28 +1,29 @@
-//! Which members of a shard's samples were used, and which were left.
+//! Which members of a shard's samples were used, and which were ignored.
 
 use std::{collections::BTreeSet, fmt};
 
 use super::RawSample;
 
-/// Most suffixes that are listed for a role.
+/// Most suffixes that are listed per role.
 const LISTED: usize = 12;
 
-/// Suffixes by what they were used for.
+/// Suffixes by role.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Members {
     image: BTreeSet<String>,
     caption: BTreeSet<String>,
     json: BTreeSet<String>,
-    left: BTreeSet<String>,
+    ignored: BTreeSet<String>,
 }
 
 impl Members {
+    /// Adds the suffixes of a sample.
     pub(super) fn add(&mut self, raw: &RawSample, caption: Option<String>, json: Option<String>) {
         put(&mut self.image, raw.image.as_ref().map(|image| image.suffix.clone()));
         put(&mut self.caption, caption);
         put(&mut self.json, json);
         for suffix in &raw.other_suffixes {
-            put(&mut self.left, Some(suffix.clone()));
+            put(&mut self.ignored, Some(suffix.clone()));
         }
     }
 }
@@ -35,8 +36,12 @@ fn put(set: &mut BTreeSet<String>, suffix: Option<String>) {
 
 impl fmt::Display for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let roles =
-            [("image", &self.image), ("caption", &self.caption), ("meta", &self.json), ("left", &self.left)];
+        let roles = [
+            ("image", &self.image),
+            ("caption", &self.caption),
+            ("meta", &self.json),
+            ("ignored", &self.ignored),
+        ];
         for (at, (role, suffixes)) in roles.into_iter().enumerate() {
             let listed: Vec<String> =
                 suffixes.iter().take(LISTED).map(|suffix| format!(".{suffix}")).collect();

@@ -1,21 +1,20 @@
-//! Webdataset: members of a tar into samples.
+//! Webdataset: members of a tar -> samples.
 //!
-//! Stands between [`crate::tar`] and decoding. Members that are neighbours and share a key are
-//! one sample; [`Assembler`] is pushed members and hands out a [`RawSample`] when the next key
-//! begins. Nothing is decoded, judged or looked into here: a sample without an image, or with a
-//! key that was there before, comes out marked, so that the caller can reject it with a reason.
-//! No I/O, no threads, no queue: it holds one sample and 16 bytes per key of the shard.
+//! Between [`crate::tar`] and [`crate::read`]. Adjacent members with one key are one sample: [`Assembler`] is pushed members and
+//! returns a [`RawSample`] when the next key begins. Nothing is decoded or rejected here; a sample without an image or with a
+//! duplicate key is returned with that information. No I/O, no threads, no queue: it holds one sample and 16 bytes per key of
+//! the shard.
 //!
 //! The grouping is webdataset's (`tariterators.py`: `base_plus_ext`, `group_by_keys`,
 //! `skip_meta`), except where webdataset drops or stops:
 //!
 //! | case | webdataset | here |
 //! |---|---|---|
-//! | file without a dot (`README`) | dropped | a sample of its own, without an image |
+//! | file without a dot (`README`) | dropped | a separate sample without an image |
 //! | hidden file in a directory (`a/._x.jpg`) | a sample with the key `a/` | ignored and counted, as `._x.jpg` is |
-//! | link, sparse file | dropped | its suffix is there, without bytes |
-//! | suffix that the sample has already | an exception ends the shard | a new sample with the same key |
-//! | key that comes again later | two samples with one key | the second is marked as a duplicate |
+//! | link, sparse file | dropped | a member without bytes |
+//! | repeated suffix of a sample | an exception ends the shard | a new sample with the same key |
+//! | repeated key later in the shard | two samples with one key | the second is marked as a duplicate |
 
 mod assemble;
 mod members;
@@ -25,7 +24,7 @@ mod tests;
 
 use crate::tar::MemberData;
 
-pub use assemble::{Assembler, Keys};
+pub use assemble::Assembler;
 pub use members::Members;
 pub use name::{NameClass, split_name, split_stem};
 
@@ -33,65 +32,63 @@ pub use name::{NameClass, split_name, split_stem};
 pub const IMAGE_SUFFIXES: [&str; 14] =
     ["jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff"];
 
-/// Suffixes of image formats that are known but not decoded: taken for the image where nothing
-/// better is there, so that the sample is rejected for its format and not for having no image.
+/// Suffixes of image formats that are known but not decoded. Such a member is the image if there is no better one, so that the
+/// sample is rejected for its format and not for a missing image.
 pub const UNSUPPORTED_IMAGE_SUFFIXES: [&str; 24] = [
     "heic", "heif", "avif", "jxl", "jp2", "j2k", "jxr", "svg", "psd", "ico", "raw", "cr2", "cr3", "nef",
     "arw", "dng", "ppm", "pgm", "pbm", "pnm", "tga", "exr", "hdr", "qoi",
 ];
 
-/// Whether a suffix, in lower case, is that of an image, decoded or not.
+/// Returns whether a suffix, in lower case, is that of an image, decoded or not.
 #[must_use]
 pub fn is_image_suffix(suffix: &str) -> bool {
     IMAGE_SUFFIXES.contains(&suffix) || UNSUPPORTED_IMAGE_SUFFIXES.contains(&suffix)
 }
 
-/// Suffixes of the original caption, the best first.
+/// Suffixes of original captions, the best first.
 pub const CAPTION_SUFFIXES: [&str; 3] = ["txt", "text", "caption"];
 
 /// Suffix of the sample's metadata.
 pub const JSON_SUFFIX: &str = "json";
 
-/// Largest caption or JSON kept, in bytes. Real ones are kilobytes; a larger one is left out of
-/// the sample and noted.
+/// Largest caption or JSON that is kept, bytes. A larger one is left out of the sample with a note.
 pub const MAX_SIDECAR_BYTES: u64 = 16 << 20;
 
-/// How many other suffixes a sample lists by name; of the rest only the number is kept.
+/// Most other suffixes that a sample lists by name; the rest is only counted.
 pub const MAX_LISTED_SUFFIXES: usize = 64;
 
-/// One sample of a shard as it is stored.
+/// A sample of a shard as it is stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RawSample {
-    /// Position in the shard, from 0; every sample has one, whatever becomes of it.
+    /// Position in the shard, from 0.
     pub index: u64,
     /// Path up to the first dot of the basename, as stored.
     pub key: String,
-    /// An earlier sample of this shard has the same key.
-    pub duplicate: bool,
-    /// The archive broke off while this sample was the open one: members of it may be missing.
-    pub cut: bool,
-    /// The image, or what is known of it.
+    /// Whether an earlier sample of this shard has the same key.
+    pub is_duplicate: bool,
+    /// Whether the archive ends within this sample, so that members may be missing.
+    pub is_truncated: bool,
+    /// The image member, with or without bytes.
     pub image: Option<ImageMember>,
-    /// The original caption, verbatim but for U+FFFD where it is not UTF-8.
+    /// The original caption, with U+FFFD where it is not UTF-8.
     pub caption: Option<String>,
-    /// The sample's metadata, decoded likewise and not parsed.
+    /// The sample's metadata, likewise; not parsed.
     pub json: Option<String>,
-    /// Suffixes of members that are none of these, in the archive's order, at most
-    /// [`MAX_LISTED_SUFFIXES`]. Their bytes are dropped.
+    /// Suffixes of the other members, in the archive's order, at most [`MAX_LISTED_SUFFIXES`]. Their bytes are dropped.
     pub other_suffixes: Vec<String>,
-    /// How many other suffixes there are, listed or not.
+    /// Number of other members, listed or not.
     pub other_count: u64,
-    /// Those among the others that are images too, likewise listed.
+    /// Suffixes of the other members that are images, likewise.
     pub extra_images: Vec<String>,
-    /// How many these are.
+    /// Number of other members that are images.
     pub extra_image_count: u64,
-    /// What of the sample could not be kept, at most [`MAX_LISTED_SUFFIXES`] notes.
+    /// Members that were left out, at most [`MAX_LISTED_SUFFIXES`].
     pub notes: Vec<Note>,
 }
 
 impl RawSample {
-    /// Bytes that the sample holds in memory: image, texts and names. An image that is a slice of
-    /// a chunk keeps the whole chunk alive; counted is the slice.
+    /// Returns the bytes that the sample holds: image, texts and names. An image that is a slice of a chunk keeps the whole
+    /// chunk alive, but counts as the slice.
     pub fn bytes_held(&self) -> usize {
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let image = self.image.as_ref().map_or(0, |image| image.suffix.len() + image.data.len());
@@ -100,23 +97,23 @@ impl RawSample {
     }
 }
 
-/// The member that is the sample's image.
+/// The image of a sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageMember {
     /// In lower case; may be a compound (`v1.jpg`).
     pub suffix: String,
-    /// Its bytes, or why they are not here.
+    /// Its bytes, or why there are none.
     pub data: MemberData,
 }
 
 impl ImageMember {
-    /// Whether the last part of the suffix is one of [`IMAGE_SUFFIXES`].
+    /// Returns whether the last part of the suffix is one of [`IMAGE_SUFFIXES`].
     pub fn is_supported_format(&self) -> bool {
         IMAGE_SUFFIXES.contains(&name::last_part(&self.suffix))
     }
 }
 
-/// A caption or JSON that is not in the sample though its suffix is.
+/// A caption or JSON member that was left out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Note {
     /// More than [`MAX_SIDECAR_BYTES`], or than the parser's limit.
@@ -151,21 +148,21 @@ pub struct IgnoredMembers {
 }
 
 impl IgnoredMembers {
-    /// All of them.
+    /// Returns the total.
     pub fn total(&self) -> u64 {
         self.directories + self.meta + self.hidden + self.other
     }
 }
 
-/// How the archive ended, as far as its last sample is concerned.
+/// How the archive ended, for its last sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail<'a> {
-    /// With an end marker: the last sample is whole.
-    Whole,
-    /// Without: cut, or damaged.
-    Broken {
-        /// Name of the file that was cut, where known ([`crate::tar::Cut::file_name`]). If it is
-        /// not of the last sample, that one is whole after all.
+    /// With an end marker: the last sample is complete.
+    Complete,
+    /// Truncated or damaged.
+    Damaged {
+        /// Name of the truncated file, if known ([`crate::tar::Cut::file_name`]). If it belongs to another sample, the last
+        /// sample is complete after all.
         cut_file: Option<&'a str>,
     },
 }

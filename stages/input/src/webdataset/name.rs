@@ -1,13 +1,13 @@
-//! A member's name into key and suffix.
+//! A member's name -> key and suffix.
 //!
 //! The key is webdataset's: the path up to the first dot of the basename
 //! (`^((?:.*/|)[^.]+)[.]([^/]*)$`); the suffix is what follows that dot, in lower case. Names are
-//! data: nothing here normalises them, and nothing may use them as paths.
+//! data: they are not normalised, and must not be used as paths.
 
-/// What a name says about its member.
+/// The role of a member, by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NameClass<'a> {
-    /// A part of the sample `key`.
+    /// A member of the sample `key`.
     Part {
         /// Path up to the first dot of the basename; the whole name where there is no dot.
         key: &'a str,
@@ -22,7 +22,7 @@ pub enum NameClass<'a> {
 
 const META_FENCE: &str = "__";
 
-/// Splits a name, and tells the names that belong to no sample.
+/// Splits a member's name into key and suffix, and recognises names that belong to no sample.
 pub fn split_name(name: &str) -> NameClass<'_> {
     let first = name.split('/').next().unwrap_or_default();
     if first.strip_prefix(META_FENCE).is_some_and(|rest| rest.ends_with(META_FENCE)) {
@@ -39,7 +39,7 @@ pub fn split_name(name: &str) -> NameClass<'_> {
     }
 }
 
-/// A file's name, or its path, without its last suffix, and that suffix in lower case: the dots before stay. A name that is all
+/// Splits a file name or path before its last suffix, which is returned in lower case. Other dots stay; a name that is only a
 /// suffix, or has none, stays whole.
 pub fn split_stem(name: &str) -> (&str, String) {
     let base_start = name.rfind('/').map_or(0, |slash| slash + 1);
@@ -49,7 +49,7 @@ pub fn split_stem(name: &str) -> (&str, String) {
     }
 }
 
-/// What follows the last dot of a suffix; all of it where there is none.
+/// Returns the part of a compound suffix after its last dot.
 pub(super) fn last_part(suffix: &str) -> &str {
     suffix.rsplit('.').next().unwrap_or(suffix)
 }

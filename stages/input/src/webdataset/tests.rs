@@ -26,8 +26,8 @@ fn link(name: &str) -> Member {
 fn assemble(members: impl IntoIterator<Item = Member>) -> (Vec<RawSample>, IgnoredMembers) {
     let mut assembler = Assembler::new();
     let mut samples: Vec<_> = members.into_iter().filter_map(|member| assembler.push(member)).collect();
-    samples.extend(assembler.finish(Tail::Whole));
-    assert_eq!(assembler.finish(Tail::Whole), None, "the last sample comes once");
+    samples.extend(assembler.finish(Tail::Complete));
+    assert_eq!(assembler.finish(Tail::Complete), None, "the last sample comes once");
     assert_eq!(assembler.samples(), samples.len() as u64);
     assert_eq!(assembler.bytes_held(), 0);
     (samples, assembler.ignored())
@@ -40,7 +40,7 @@ fn one(members: impl IntoIterator<Item = Member>) -> RawSample {
 }
 
 fn keys(samples: &[RawSample]) -> Vec<(u64, &str, bool)> {
-    samples.iter().map(|sample| (sample.index, sample.key.as_str(), sample.duplicate)).collect()
+    samples.iter().map(|sample| (sample.index, sample.key.as_str(), sample.is_duplicate)).collect()
 }
 
 fn image_of(sample: &RawSample) -> (&str, &[u8]) {
@@ -68,7 +68,7 @@ fn names_split_as_in_webdataset() {
 }
 
 #[test]
-fn neighbours_with_one_key_are_one_sample() {
+fn adjacent_members_with_one_key_are_one_sample() {
     let (samples, ignored) = assemble([
         member("a", MemberKind::Directory),
         file("a/000.JPG", "image 0"),
@@ -81,14 +81,14 @@ fn neighbours_with_one_key_are_one_sample() {
     assert_eq!(image_of(&samples[0]), ("jpg", &b"image 0"[..]));
     assert_eq!(samples[0].caption.as_deref(), Some(" a caption\n"), "verbatim");
     assert_eq!(samples[0].json.as_deref(), Some("{}"));
-    assert_eq!((samples[0].cut, samples[0].other_count, samples[0].notes.len()), (false, 0, 0));
+    assert_eq!((samples[0].is_truncated, samples[0].other_count, samples[0].notes.len()), (false, 0, 0));
     assert_eq!(samples[1].image, None);
     assert_eq!(samples[1].caption.as_deref(), Some("text only"));
     assert_eq!(ignored, IgnoredMembers { directories: 1, ..Default::default() });
 }
 
 #[test]
-fn members_of_no_sample_are_counted_and_part_nothing() {
+fn ignored_members_are_counted_and_end_no_sample() {
     let (samples, ignored) = assemble([
         file("__meta__/info.json", "{}"),
         file("000.jpg", "image"),
@@ -106,7 +106,7 @@ fn members_of_no_sample_are_counted_and_part_nothing() {
 }
 
 #[test]
-fn a_file_without_a_dot_is_a_sample_of_its_own() {
+fn file_without_a_dot_is_a_separate_sample() {
     let (samples, _) =
         assemble([file("README", "x"), file("000.jpg", "image"), file("../../etc/passwd", "x")]);
     assert_eq!(keys(&samples), [(0, "README", false), (1, "000", false), (2, "../../etc/passwd", false)]);
@@ -115,7 +115,7 @@ fn a_file_without_a_dot_is_a_sample_of_its_own() {
 }
 
 #[test]
-fn a_key_that_comes_again_is_marked() {
+fn repeated_key_is_marked() {
     let (samples, _) = assemble([
         file("000.jpg", "first"),
         file("000.txt", "first"),
@@ -130,7 +130,7 @@ fn a_key_that_comes_again_is_marked() {
 }
 
 #[test]
-fn the_image_is_the_best_candidate_and_then_the_first() {
+fn best_ranked_image_is_chosen() {
     for (suffixes, image, others) in [
         (&["jpg"][..], "jpg", &[][..]),
         (&["v1.jpg"], "v1.jpg", &[]),
@@ -151,7 +151,7 @@ fn the_image_is_the_best_candidate_and_then_the_first() {
 }
 
 #[test]
-fn the_caption_is_txt_then_text_then_caption_then_a_compound() {
+fn best_ranked_caption_is_chosen() {
     for (suffixes, caption) in [
         (&["caption", "text", "txt"][..], "txt"),
         (&["v1.txt", "caption", "text"], "text"),
@@ -168,14 +168,14 @@ fn the_caption_is_txt_then_text_then_caption_then_a_compound() {
 }
 
 #[test]
-fn text_that_is_not_utf8_is_decoded_lossily() {
+fn captions_are_decoded_lossily() {
     let latin = MemberData::Bytes(Bytes::from_static(b"caf\xe9"));
     let sample = one([member("a.txt", MemberKind::File(latin))]);
     assert_eq!(sample.caption.as_deref(), Some("caf\u{fffd}"));
 }
 
 #[test]
-fn links_and_sparse_files_leave_their_suffix_and_a_reason() {
+fn links_and_sparse_files_have_a_suffix_and_no_bytes() {
     let sample = one([link("a.jpg"), link("a.txt"), file("a.caption", "words")]);
     let image = sample.image.as_ref().unwrap();
     let why = image.data.why_no_bytes().unwrap();
@@ -189,7 +189,7 @@ fn links_and_sparse_files_leave_their_suffix_and_a_reason() {
 }
 
 #[test]
-fn what_is_too_large_is_noted_and_not_fatal() {
+fn oversized_members_are_noted() {
     let size = MAX_SIDECAR_BYTES + 1;
     let bytes = MemberKind::File(MemberData::Bytes(Bytes::from(vec![b' '; size as usize])));
     let large = |size| MemberKind::File(MemberData::TooLarge { size });
@@ -209,7 +209,7 @@ fn what_is_too_large_is_noted_and_not_fatal() {
 }
 
 #[test]
-fn bytes_held_counts_what_is_kept_and_nothing_else() {
+fn bytes_held_counts_what_is_kept() {
     let mut assembler = Assembler::new();
     assert_eq!(assembler.bytes_held(), 0);
     assert_eq!(assembler.push(file("k.jpg", &"i".repeat(1_000))), None);
@@ -222,7 +222,7 @@ fn bytes_held_counts_what_is_kept_and_nothing_else() {
 }
 
 #[test]
-fn a_broken_tail_marks_the_open_sample_unless_it_is_known_to_be_whole() {
+fn damaged_tail_marks_the_open_sample_as_truncated() {
     for (cut_file, cut) in [
         (None, true),
         (Some("000.json"), true),
@@ -233,14 +233,14 @@ fn a_broken_tail_marks_the_open_sample_unless_it_is_known_to_be_whole() {
         let mut assembler = Assembler::new();
         assert_eq!(assembler.push(file("000.jpg", "image")), None);
         assert_eq!(assembler.push(file("000.txt", "caption")), None);
-        let sample = assembler.finish(Tail::Broken { cut_file }).unwrap();
-        assert_eq!(sample.cut, cut, "{cut_file:?}");
+        let sample = assembler.finish(Tail::Damaged { cut_file }).unwrap();
+        assert_eq!(sample.is_truncated, cut, "{cut_file:?}");
     }
-    assert_eq!(Assembler::new().finish(Tail::Broken { cut_file: None }), None);
+    assert_eq!(Assembler::new().finish(Tail::Damaged { cut_file: None }), None);
 }
 
 #[test]
-fn a_sample_of_very_many_members_is_bounded_and_quick() {
+fn sample_of_many_members_is_bounded() {
     const MEMBERS: u64 = 100_000;
     let sample = one((0..MEMBERS).map(|at| file(&format!("a.{at}"), "x")));
     assert_eq!(sample.other_count, MEMBERS);
@@ -285,7 +285,7 @@ fn no_member_is_lost() {
                 + sample.other_count
         };
         assert_eq!(samples.iter().map(roles).sum::<u64>() + ignored.total(), count);
-        let firsts = samples.iter().filter(|sample| !sample.duplicate).map(|sample| &sample.key);
+        let firsts = samples.iter().filter(|sample| !sample.is_duplicate).map(|sample| &sample.key);
         let distinct: std::collections::BTreeSet<_> = samples.iter().map(|sample| &sample.key).collect();
         assert_eq!(firsts.count(), distinct.len(), "of each key exactly one is no duplicate");
         assert!(samples.iter().enumerate().all(|(at, sample)| sample.index == at as u64));

@@ -1,139 +1,151 @@
-//! Which columns of a table are the image, its key, its caption, its address, and what of the rest becomes JSON.
+//! The roles of a table's columns: image, key, caption, URL, metadata, and the rest, which becomes JSON.
 
-use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StringArray, StructArray, cast::AsArray};
+use arrow_array::{Array, ArrayRef, RecordBatch, StructArray};
 use arrow_schema::{DataType, Schema};
 use bytes::Bytes;
 use recaption_schemas::name_text;
 use serde_json::{Map, Value};
 
-use super::json;
+use super::{
+    cell::{bytes_of, is_bytes, is_text, text_of},
+    json,
+};
 use crate::{
-    fetch::told_column,
+    captions::{captions_and_url, captions_of},
+    columns::{CAPTION, IMAGE, KEY, META, URL, configured_column, find_all},
+    format::InputFormat,
     json::Document,
-    label::Label,
-    read::{Columns, InputFormat},
-    told::{self, CAPTION, IMAGE, KEY, META, URL},
+    keys::RowKey,
+    read::settings::ReadSettings,
+    setting_names::SettingNames,
     webdataset::{IMAGE_SUFFIXES, split_stem},
 };
 
-/// A row on its way to be a sample.
-pub struct Row {
-    /// None where it is the row's number.
-    pub label: Option<Label>,
-    pub image: Option<Bytes>,
-    pub suffix: String,
-    pub captions: Vec<String>,
-    pub url: Option<String>,
-    pub meta: Option<String>,
-    /// Why the row's own JSON is none.
-    pub unreadable: Option<String>,
+/// The values of a row.
+#[derive(Default)]
+pub(super) struct TableRow {
+    /// `None` for a row whose key is its number.
+    pub(super) key: Option<RowKey>,
+    pub(super) image: Option<Bytes>,
+    /// Suffix of the image, from its path or column name; may be empty.
+    pub(super) suffix: String,
+    pub(super) captions: Vec<String>,
+    pub(super) url: Option<String>,
+    /// Valid JSON.
+    pub(super) meta: Option<String>,
+    /// Why the row's own JSON is invalid.
+    pub(super) json_error: Option<String>,
 }
 
-/// A column by name, with its place among all.
+/// A column: its name and index.
 type Column = (String, usize);
 
-/// Columns by what they are used for.
+/// The columns of a table, by role.
 #[derive(Debug)]
-pub struct Chosen {
-    /// None in a list of addresses.
+pub(super) struct ColumnRoles {
+    /// `None` in a list of URLs.
     image: Option<Column>,
     caption: Option<Column>,
     url: Option<Column>,
     key: Option<Column>,
     /// The sample's own JSON.
     meta: Option<Column>,
-    /// What becomes JSON where there is none.
+    /// Columns that become the sample's JSON if it has none of its own.
     others: Vec<Column>,
-    /// What is not read.
-    left: Vec<String>,
+    /// Columns that are not read.
+    ignored: Vec<String>,
 }
 
-impl Chosen {
-    /// Chooses among a table's columns.
+impl ColumnRoles {
+    /// Assigns the roles.
     ///
     /// # Errors
-    /// A column that was told is not there or of another type; no column of image bytes.
-    pub fn among(schema: &Schema, told: &Columns, format: InputFormat) -> Result<Self, String> {
+    /// When a configured column is missing or of another type, or there is neither an image nor a URL.
+    pub(super) fn detect(schema: &Schema, settings: &ReadSettings) -> Result<Self, String> {
+        let (format, configured, settings) = (settings.format, &settings.columns, &settings.setting_names);
         let names = || schema.fields().iter().map(|f| f.name().as_str());
         let kind = |at: usize| schema.field(at).data_type();
         let column = |at: usize| (schema.field(at).name().clone(), at);
-        let choose =
-            |told: &Option<String>, key: &str, usual: &[&str], fits: fn(&DataType) -> bool| match told {
-                Some(name) => match told_column(names(), name, key)? {
-                    at if fits(kind(at)) => Ok(Some(column(at))),
-                    at => Err(format!("column `{name}` ({key}) is of type {}", kind(at))),
-                },
-                None => Ok(told::find_all(names(), usual).find(|at| fits(kind(*at))).map(column)),
-            };
-        let image = choose(&told.image, "input.image_column", &IMAGE, is_image)?;
+        let find = |configured: &Option<String>,
+                    setting: &str,
+                    usual: &[&str],
+                    fits: fn(&DataType) -> bool| match configured {
+            Some(name) => match configured_column(names(), name, setting)? {
+                at if fits(kind(at)) => Ok(Some(column(at))),
+                at => Err(format!("column `{name}` ({setting}) is of type {}", kind(at))),
+            },
+            None => Ok(find_all(names(), usual).find(|at| fits(kind(*at))).map(column)),
+        };
+        let image = find(&configured.image, settings.image_column, &IMAGE, is_image)?;
         let image = image.or_else(|| {
-            // Hugging Face's image feature has this form whatever its name.
+            // Hugging Face's image feature has this type, whatever its name.
             schema.fields().iter().position(|field| is_image_struct(field.data_type())).map(column)
         });
-        let caption = choose(&told.caption, "input.caption_column", &CAPTION, is_caption)?;
-        let url = choose(&told.url, "input.url_column", &URL, is_text)?;
-        let key = choose(&told.key, "input.key_column", &KEY, is_key)?;
+        let caption = find(&configured.caption, settings.caption_column, &CAPTION, is_caption)?;
+        let url = find(&configured.url, settings.url_column, &URL, is_text)?;
+        let key = find(&configured.key, settings.key_column, &KEY, is_key)?;
         let image = image.filter(|_| format != InputFormat::UrlList);
-        check(format, image.is_some(), url.as_ref(), &names().collect::<Vec<_>>().join(", "))?;
-        let meta = choose(&None, "", &META, is_meta)?;
-        let mut chosen = Self { image, caption, url, key, meta, others: Vec::new(), left: Vec::new() };
+        let all = names().collect::<Vec<_>>().join(", ");
+        check_roles((format, settings), image.is_some(), url.as_ref(), &all)?;
+        let meta = find(&None, "", &META, is_meta)?;
+        let mut roles = Self { image, caption, url, key, meta, others: Vec::new(), ignored: Vec::new() };
         for (at, field) in schema.fields().iter().enumerate() {
-            if chosen.is_used(at, field.data_type()) {
+            if roles.is_left_out_of_json(at, field.data_type()) {
                 continue;
             }
-            if chosen.meta.is_none() && json::has_json(field.data_type()) {
-                chosen.others.push(column(at));
-            } else if !chosen.named().any(|(_, (_, used))| *used == at) {
-                chosen.left.push(field.name().clone());
+            if roles.meta.is_none() && json::has_json(field.data_type()) {
+                roles.others.push(column(at));
+            } else if !roles.named().any(|(_, (_, used))| *used == at) {
+                roles.ignored.push(field.name().clone());
             }
         }
-        Ok(chosen)
+        Ok(roles)
     }
 
-    /// Whether a column needs no place in what becomes JSON.
-    fn is_used(&self, at: usize, kind: &DataType) -> bool {
-        // The address of an image that is there is part of what is known of it; of one that is fetched it is the way.
-        let address = self.url.as_ref().filter(|_| self.image.is_none());
-        // Of several captions one is taken; all of them stay.
+    /// Returns whether a column with a role is left out of the row's JSON.
+    fn is_left_out_of_json(&self, at: usize, kind: &DataType) -> bool {
+        // The URL of an embedded image is metadata.
+        let url = self.url.as_ref().filter(|_| self.image.is_none());
+        // Several captions all stay in the JSON.
         let caption = self.caption.as_ref().filter(|_| !is_list(kind));
-        let used = [self.image.as_ref(), address, caption, self.key.as_ref(), self.meta.as_ref()];
+        let used = [self.image.as_ref(), url, caption, self.key.as_ref(), self.meta.as_ref()];
         used.into_iter().flatten().any(|(_, used)| *used == at)
     }
 
-    /// The columns that are used, by what for.
+    /// Returns the columns with a role.
     fn named(&self) -> impl Iterator<Item = (&'static str, &Column)> {
         let columns = [
             ("image", &self.image),
             ("caption", &self.caption),
-            ("address", &self.url),
+            ("url", &self.url),
             ("key", &self.key),
             ("meta", &self.meta),
         ];
         columns.into_iter().filter_map(|(role, column)| Some((role, column.as_ref()?)))
     }
 
-    /// What is used, and what is left.
-    pub fn describe(&self) -> String {
-        let mut said: Vec<String> = Vec::new();
-        for role in ["image", "caption", "address", "key"] {
+    /// Describes the roles for a log line.
+    pub(super) fn describe(&self) -> String {
+        let mut parts: Vec<String> = Vec::new();
+        for role in ["image", "caption", "url", "key"] {
             let found = self.named().find(|(named, _)| *named == role).map(|(_, (name, _))| name.as_str());
             let other = if role == "key" { "path or row number" } else { "none" };
-            said.push(format!("{role}={}", found.unwrap_or(other)));
+            parts.push(format!("{role}={}", found.unwrap_or(other)));
         }
         let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         let others = self.meta.iter().chain(&self.others).map(|(name, _)| name.as_str());
-        said.push(format!("meta={}", list(others.collect())));
-        said.push(format!("left={}", list(self.left.iter().map(String::as_str).collect())));
-        said.join(" ")
+        parts.push(format!("meta={}", list(others.collect())));
+        parts.push(format!("ignored={}", list(self.ignored.iter().map(String::as_str).collect())));
+        parts.join(" ")
     }
 
-    /// Whether images are there, and not to be fetched.
-    pub fn has_image(&self) -> bool {
+    /// Returns whether the table holds images, not URLs of images.
+    pub(super) fn has_image(&self) -> bool {
         self.image.is_some()
     }
 
-    /// Places of the columns that are read.
-    pub fn roots(&self) -> Vec<usize> {
+    /// Returns the indices of the columns that are read.
+    pub(super) fn roots(&self) -> Vec<usize> {
         let mut roots: Vec<usize> =
             self.named().map(|(_, column)| column).chain(&self.others).map(|(_, at)| *at).collect();
         roots.sort_unstable();
@@ -141,14 +153,14 @@ impl Chosen {
         roots
     }
 
-    /// A batch's rows.
+    /// Returns the rows of a batch.
     ///
     /// # Errors
-    /// When a column is missing, which cannot be.
-    pub fn rows(&self, batch: &RecordBatch) -> Result<Vec<Row>, String> {
+    /// When the batch lacks a column.
+    pub(super) fn rows(&self, batch: &RecordBatch) -> Result<Vec<TableRow>, String> {
         let column =
             |name: &str| batch.column_by_name(name).ok_or_else(|| format!("column `{name}` is missing"));
-        let optional = |chosen: &Option<Column>| chosen.as_ref().map(|(name, _)| column(name)).transpose();
+        let optional = |role: &Option<Column>| role.as_ref().map(|(name, _)| column(name)).transpose();
         let image = optional(&self.image)?;
         let (caption, url) = (optional(&self.caption)?, optional(&self.url)?);
         let (key, meta) = (optional(&self.key)?, optional(&self.meta)?);
@@ -158,93 +170,99 @@ impl Chosen {
         let name = self.image.as_ref().map_or("", |(name, _)| name.as_str());
         let own = IMAGE_SUFFIXES.contains(&name).then(|| name.to_owned());
         let rows = (0..batch.num_rows()).map(|row| {
-            let path = path.and_then(|path| name_of(path, row)).filter(|path| !path.is_empty());
+            let path = path.and_then(|path| name_text_of(path, row)).filter(|path| !path.is_empty());
             let (stem, suffix) = path.as_deref().map(split_stem).unwrap_or_default();
-            let derived = (!stem.is_empty()).then(|| Label::Derived(stem.to_owned()));
-            let declared = key.and_then(|column| name_of(column, row)).filter(|key| !key.trim().is_empty());
-            let found = self.told((caption, url, meta), &others, row);
-            Row {
-                label: declared.map(Label::Declared).or(derived),
+            let derived = (!stem.is_empty()).then(|| RowKey::Derived(stem.to_owned()));
+            let declared =
+                key.and_then(|column| name_text_of(column, row)).filter(|key| !key.trim().is_empty());
+            let texts = self.texts((caption, url, meta), &others, row);
+            TableRow {
+                key: declared.map(RowKey::Declared).or(derived),
                 image: bytes
-                    .and_then(|bytes| binary(bytes, row))
+                    .and_then(|bytes| bytes_of(bytes, row))
                     .filter(|_| image.is_some_and(|i| i.is_valid(row))),
                 suffix: Some(suffix).filter(|s| !s.is_empty()).or_else(|| own.clone()).unwrap_or_default(),
-                ..found
+                ..texts
             }
         });
         Ok(rows.collect())
     }
 
-    /// What a row says beside image and key.
-    fn told(
+    /// Returns captions, URL and JSON of a row.
+    fn texts(
         &self,
         (caption, url, meta): (Option<&ArrayRef>, Option<&ArrayRef>, Option<&ArrayRef>),
         others: &[(&str, &ArrayRef)],
         row: usize,
-    ) -> Row {
-        let mut captions = caption.map(|column| captions(column, row)).unwrap_or_default();
-        let mut url = url.and_then(|column| text(column, row)).filter(|url| !url.trim().is_empty());
-        let (mut own, mut unreadable) = (None, None);
+    ) -> TableRow {
+        let mut captions = caption.map(|column| captions_of_cell(column, row)).unwrap_or_default();
+        let mut url = url.and_then(|column| text_of(column, row)).filter(|url| !url.trim().is_empty());
+        let (mut json, mut json_error) = (None, None);
         match meta.map(|column| own_json(column, row)) {
-            None => own = object(others, row),
+            None => json = object_of(others, row),
             Some(None) => {}
-            Some(Some(Err(why))) => unreadable = Some(why),
+            Some(Some(Err(why))) => json_error = Some(why),
             Some(Some(Ok(document))) => {
-                let (also, address) = told::of_object(&document);
-                url = url.or(address);
-                own = Some(match (&self.caption, captions.len()) {
+                let (json_captions, json_url) = captions_and_url(&document);
+                url = url.or(json_url);
+                json = Some(match (&self.caption, captions.len()) {
                     (Some((name, _)), 2..) => document.with(name, &Value::from(captions.clone()).to_string()),
                     _ => document.into_text(),
                 });
                 if captions.iter().all(|text| text.trim().is_empty()) {
-                    captions = also;
+                    captions = json_captions;
                 }
             }
         }
-        Row { label: None, image: None, suffix: String::new(), captions, url, meta: own, unreadable }
+        TableRow { captions, url, meta: json, json_error, ..TableRow::default() }
     }
 }
 
-/// The captions of a row: a text, or a list of texts.
-fn captions(column: &ArrayRef, row: usize) -> Vec<String> {
+/// Returns the captions in a cell: a text, or a list of texts.
+fn captions_of_cell(column: &ArrayRef, row: usize) -> Vec<String> {
     if is_text(column.data_type()) {
-        return text(column, row).into_iter().collect();
+        return text_of(column, row).into_iter().collect();
     }
-    told::captions_of(&json::value(column, row).to_string())
+    captions_of(&json::value(column, row).to_string())
 }
 
-/// The row's own JSON: a text, or a struct. None where there is none.
+/// Parses the row's own JSON, a text or a struct; `None` if it has none.
 fn own_json(column: &ArrayRef, row: usize) -> Option<Result<Document, String>> {
     if column.is_null(row) {
         return None;
     }
-    let text =
-        if is_text(column.data_type()) { text(column, row)? } else { json::value(column, row).to_string() };
+    let text = if is_text(column.data_type()) {
+        text_of(column, row)?
+    } else {
+        json::value(column, row).to_string()
+    };
     (!text.trim().is_empty()).then(|| Document::read(text.as_bytes()))
 }
 
-/// Whether a table has what its format needs.
-fn check(
-    format: InputFormat,
+/// Checks that a table has the columns that its format needs.
+fn check_roles(
+    (format, settings): (InputFormat, &SettingNames),
     has_image: bool,
     url: Option<&(String, usize)>,
     names: &str,
 ) -> Result<(), String> {
-    let lacks =
+    let missing =
         |what: &str, key: &str| Err(format!("no column {what}; there are: {names}. Name it with {key}"));
     match (format, has_image, url) {
-        (InputFormat::UrlList, _, None) => lacks("of addresses", "input.url_column"),
-        (InputFormat::Parquet, false, Some((url, _))) => lacks(
+        (InputFormat::UrlList, _, None) => missing("of URLs", settings.url_column),
+        (InputFormat::Parquet, false, Some((url, _))) => missing(
             "of image bytes",
-            &format!("input.image_column, or fetch what `{url}` names with input.format = \"url_list\""),
+            &format!(
+                "{}, or fetch what `{url}` names with {} = \"url_list\"",
+                settings.image_column, settings.format
+            ),
         ),
-        (_, false, None) => lacks("of image bytes or addresses", "input.image_column or input.url_column"),
+        (_, false, None) => missing(
+            "of image bytes or URLs",
+            &format!("{} or {}", settings.image_column, settings.url_column),
+        ),
         _ => Ok(()),
     }
-}
-
-fn is_bytes(kind: &DataType) -> bool {
-    matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
 }
 
 fn is_image_struct(kind: &DataType) -> bool {
@@ -257,11 +275,6 @@ fn is_image(kind: &DataType) -> bool {
     is_bytes(kind) || is_image_struct(kind)
 }
 
-/// Bytes too: writers without logical types leave strings as bytes.
-fn is_text(kind: &DataType) -> bool {
-    matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) || is_bytes(kind)
-}
-
 fn is_key(kind: &DataType) -> bool {
     is_text(kind) || kind.is_integer()
 }
@@ -270,7 +283,7 @@ fn is_list(kind: &DataType) -> bool {
     matches!(kind, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _))
 }
 
-/// Text, or a list of texts or of structs that hold one.
+/// Returns whether a type holds captions: text, or a list of texts or of structs with one.
 fn is_caption(kind: &DataType) -> bool {
     match kind {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
@@ -282,12 +295,12 @@ fn is_caption(kind: &DataType) -> bool {
     }
 }
 
-/// JSON as text, or a struct that becomes JSON.
+/// Returns whether a type holds the sample's JSON: text, or a struct or map that becomes JSON.
 fn is_meta(kind: &DataType) -> bool {
     is_text(kind) || matches!(kind, DataType::Struct(_) | DataType::Map(_, _)) && json::has_json(kind)
 }
 
-/// Bytes and, where there is one, path.
+/// Returns the arrays of an image's bytes and path.
 fn split_image(image: &ArrayRef) -> (Option<&ArrayRef>, Option<&ArrayRef>) {
     match image.as_any().downcast_ref::<StructArray>() {
         Some(parts) => (parts.column_by_name("bytes"), parts.column_by_name("path")),
@@ -295,50 +308,19 @@ fn split_image(image: &ArrayRef) -> (Option<&ArrayRef>, Option<&ArrayRef>) {
     }
 }
 
-fn binary(column: &ArrayRef, row: usize) -> Option<Bytes> {
-    if column.is_null(row) {
-        return None;
-    }
-    // A copy: a slice would keep the whole batch alive as long as its smallest image.
-    let any = column.as_any();
-    let bytes = match any.downcast_ref::<BinaryArray>() {
-        Some(column) => column.value(row),
-        None => match column.data_type() {
-            DataType::LargeBinary => column.as_binary::<i64>().value(row),
-            DataType::BinaryView => column.as_binary_view().value(row),
-            _ => return None,
-        },
-    };
-    Some(Bytes::copy_from_slice(bytes))
-}
-
-pub fn text(column: &ArrayRef, row: usize) -> Option<String> {
-    if column.is_null(row) {
-        return None;
-    }
-    if let Some(column) = column.as_any().downcast_ref::<StringArray>() {
-        return Some(column.value(row).to_owned());
-    }
-    match column.data_type() {
-        DataType::LargeUtf8 => Some(column.as_string::<i64>().value(row).to_owned()),
-        DataType::Utf8View => Some(column.as_string_view().value(row).to_owned()),
-        _ => binary(column, row).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
-    }
-}
-
-/// A name, or a number as text.
-fn name_of(column: &ArrayRef, row: usize) -> Option<String> {
+/// Returns the name or number in a cell as text.
+fn name_text_of(column: &ArrayRef, row: usize) -> Option<String> {
     if is_bytes(column.data_type()) {
-        return binary(column, row).map(|bytes| name_text(&bytes));
+        return bytes_of(column, row).map(|bytes| name_text(&bytes));
     }
-    text(column, row).or_else(|| match json::value(column, row) {
+    text_of(column, row).or_else(|| match json::value(column, row) {
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     })
 }
 
-/// The rest of a row as one object, in the table's order; `None` where there is no rest.
-fn object(columns: &[(&str, &ArrayRef)], row: usize) -> Option<String> {
+/// Returns the cells of a row as a JSON object, in the table's order; `None` without columns.
+fn object_of(columns: &[(&str, &ArrayRef)], row: usize) -> Option<String> {
     if columns.is_empty() {
         return None;
     }

@@ -1,9 +1,9 @@
-//! Values of columns -> JSON.
+//! Cells -> JSON.
 
 use arrow_array::{
     Array, ArrayRef, BooleanArray, DictionaryArray, FixedSizeListArray, Float16Array, Float32Array,
     Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, LargeListArray, ListArray, MapArray,
-    StructArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
+    RecordBatch, StructArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
     cast::AsArray,
     temporal_conversions::{as_date, as_datetime, as_time},
     types::{
@@ -16,10 +16,18 @@ use arrow_array::{
 use arrow_schema::{DataType, TimeUnit};
 use serde_json::{Map, Value};
 
-use super::columns::text;
+use super::cell::text_of;
 
-/// Whether values of a type have a form in JSON. Bytes have none, nor has what holds bytes.
-pub fn has_json(kind: &DataType) -> bool {
+/// Returns the cells of a row that have a JSON form, by column.
+pub(in crate::read) fn json_of_row(batch: &RecordBatch, row: usize) -> Map<String, Value> {
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns());
+    let columns = columns.filter(|(field, _)| has_json(field.data_type()));
+    columns.map(|(field, column)| (field.name().clone(), value(column, row))).collect()
+}
+
+/// Returns whether values of a type have a JSON form. Bytes have none, nor have types that hold nothing else.
+pub(super) fn has_json(kind: &DataType) -> bool {
     match kind {
         DataType::Null | DataType::Boolean => true,
         DataType::Float16 | DataType::Float32 | DataType::Float64 => true,
@@ -38,8 +46,8 @@ pub fn has_json(kind: &DataType) -> bool {
     }
 }
 
-/// The value of a row.
-pub fn value(column: &ArrayRef, row: usize) -> Value {
+/// Returns the JSON form of a cell.
+pub(super) fn value(column: &ArrayRef, row: usize) -> Value {
     if column.is_null(row) {
         return Value::Null;
     }
@@ -53,7 +61,7 @@ pub fn value(column: &ArrayRef, row: usize) -> Value {
     }
     number!(Int64Array, Int32Array, UInt64Array, UInt32Array, Int16Array, UInt16Array, Int8Array, UInt8Array);
     number!(Float64Array, BooleanArray);
-    // By way of its shortest text: 0.3 and not 0.30000001192092896.
+    // Through its shortest text: 0.3, not 0.30000001192092896.
     let shortest = |number: String| number.parse::<f64>().map_or(Value::Null, Value::from);
     if let Some(column) = any.downcast_ref::<Float32Array>() {
         return shortest(column.value(row).to_string());
@@ -64,10 +72,10 @@ pub fn value(column: &ArrayRef, row: usize) -> Value {
     if let Some(time) = time(column, row) {
         return time;
     }
-    nested(column, row).unwrap_or_else(|| text(column, row).map_or(Value::Null, Value::from))
+    nested(column, row).unwrap_or_else(|| text_of(column, row).map_or(Value::Null, Value::from))
 }
 
-/// Times as ISO 8601 writes them, and decimals with all their digits.
+/// Returns times in ISO 8601, and decimals with all their digits.
 fn time(column: &ArrayRef, row: usize) -> Option<Value> {
     macro_rules! datetime {
         ($type:ty) => {
@@ -95,7 +103,7 @@ fn time(column: &ArrayRef, row: usize) -> Option<Value> {
                 TimeUnit::Microsecond => datetime!(TimestampMicrosecondType),
                 TimeUnit::Nanosecond => datetime!(TimestampNanosecondType),
             };
-            // Stored in UTC whatever the zone is in which it is to be shown.
+            // Stored in UTC, whatever the zone of presentation.
             text.map(|text| if zone.is_some() { text + "Z" } else { text })
         }
         DataType::Time32(TimeUnit::Second) => daytime!(Time32SecondType),
@@ -112,7 +120,7 @@ fn time(column: &ArrayRef, row: usize) -> Option<Value> {
     Some(text.map_or(Value::Null, Value::from))
 }
 
-/// Seconds.
+/// Returns a duration in seconds.
 fn duration(column: &ArrayRef, row: usize) -> Option<Value> {
     use arrow_array::types::{
         DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType,
@@ -127,7 +135,7 @@ fn duration(column: &ArrayRef, row: usize) -> Option<Value> {
     Some(Value::from(seconds))
 }
 
-/// Lists, structs, maps and dictionaries.
+/// Returns lists, structs, maps and dictionaries.
 fn nested(column: &ArrayRef, row: usize) -> Option<Value> {
     let any = column.as_any();
     let list = |items: ArrayRef| Value::Array((0..items.len()).map(|at| value(&items, at)).collect());

@@ -1,4 +1,4 @@
-//! Rows of a table, row group by row group: one that is damaged costs its own rows.
+//! Rows of a table, one row group at a time. A damaged row group loses its own rows only.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
@@ -9,173 +9,171 @@ use parquet::{
     file::metadata::ParquetMetaData,
 };
 
-use super::{builder, fetch};
-use crate::{
-    label::Label,
-    read::{ReadError, Reading},
-};
+use recaption_messages::ReadError;
 
-/// Most rows that cannot be read and are rejected one by one; of more there is one reject for each row group. A footer may
-/// claim any number.
+use super::footer::{builder, fetch};
+use crate::{keys::RowKey, read::context::ReadContext};
+
+/// Most lost rows that are rejected one by one. Beyond that there is one reject per row group: a footer may claim any number of
+/// rows.
 const MAX_LOST_ROWS: u64 = 1 << 20;
 
 /// Some rows of a row group.
-pub struct Piece {
+pub(super) struct RowRange {
     group: usize,
-    /// Rows of the group before them.
-    before: u64,
+    /// Rows of the group before these.
+    offset: u64,
     rows: u64,
 }
 
-/// The pieces that hold some rows, and the number of all rows.
-pub fn pieces(metadata: &ParquetMetaData, wanted: Option<&Range<u64>>) -> (VecDeque<Piece>, u64) {
-    let (mut at, mut pieces) = (0_u64, VecDeque::new());
-    for (group, about) in metadata.row_groups().iter().enumerate() {
-        let end = at.saturating_add(u64::try_from(about.num_rows()).unwrap_or(0));
-        let (from, to) = wanted.map_or((at, end), |wanted| (wanted.start.max(at), wanted.end.min(end)));
+/// Returns the row ranges that hold the rows `selected`, or all rows, and the number of all rows.
+pub(super) fn row_ranges(
+    metadata: &ParquetMetaData,
+    selected: Option<&Range<u64>>,
+) -> (VecDeque<RowRange>, u64) {
+    let (mut at, mut ranges) = (0_u64, VecDeque::new());
+    for (group, metadata) in metadata.row_groups().iter().enumerate() {
+        let end = at.saturating_add(u64::try_from(metadata.num_rows()).unwrap_or(0));
+        let (from, to) = selected.map_or((at, end), |rows| (rows.start.max(at), rows.end.min(end)));
         if from < to {
-            pieces.push_back(Piece { group, before: from - at, rows: to - from });
+            ranges.push_back(RowRange { group, offset: from - at, rows: to - from });
         }
         at = end;
     }
-    (pieces, at)
+    (ranges, at)
 }
 
-/// What a row is called that nothing else names.
-pub fn number(row: u64) -> Label {
-    Label::Derived(format!("{row:09}"))
-}
-
-/// What comes next of a table.
-pub enum Step {
+/// The next rows of a table.
+pub(super) enum TableChunk {
+    /// Rows.
     Rows(RecordBatch),
-    /// Rows that cannot be read; those of other row groups can.
-    Lost(Lost),
+    /// Rows that cannot be decoded. Other row groups may be readable.
+    Lost(LostRows),
 }
 
-/// Rows that cannot be read.
-pub struct Lost {
+/// Rows of a row group that cannot be decoded.
+pub(super) struct LostRows {
     group: usize,
-    pub rows: u64,
-    why: String,
-    /// Whether they are rejected one by one.
-    each: bool,
+    pub(super) rows: u64,
+    error: String,
+    /// Whether they are rejected one by one, or as one reject.
+    one_by_one: bool,
 }
 
-impl Lost {
-    /// How many rejects they are.
-    pub fn rejects(&self) -> u64 {
-        if self.each { self.rows } else { 1 }
+impl LostRows {
+    /// Returns the number of rejects.
+    pub(super) fn rejects(&self) -> u64 {
+        if self.one_by_one { self.rows } else { 1 }
     }
 
-    /// What a row of them is called; all together nothing.
-    pub fn label(&self, row: u64) -> Label {
-        if self.each { number(row) } else { Label::Derived(String::new()) }
+    /// Returns the key of the reject of row number `row`; empty for one reject of all rows.
+    pub(super) fn key(&self, row: u64) -> RowKey {
+        if self.one_by_one { RowKey::of_number(row) } else { RowKey::Derived(String::new()) }
     }
 
-    /// What a reject says of them, from row `from` of `of`.
-    pub fn detail(&self, from: u64, of: u64) -> String {
-        let Self { group, rows, why, .. } = self;
-        format!("row group {group}: {why} ({rows} rows from row {from} of {of} not read)")
+    /// Returns the detail of the rejects, for rows from number `from` of `of`.
+    pub(super) fn detail(&self, from: u64, of: u64) -> String {
+        let Self { group, rows, error, .. } = self;
+        format!("row group {group}: {error} ({rows} rows from row {from} of {of} not read)")
     }
 }
 
-/// Why a row group ends early.
-enum Broken {
-    /// The shard cannot be read now.
-    Shard(ReadError),
-    /// The bytes are damaged: other row groups may be whole.
-    Bytes(String),
+/// Why a row group cannot be decoded.
+enum DecodeError {
+    /// Its bytes cannot be read: an error of the shard.
+    Read(ReadError),
+    /// Its bytes are damaged. Other row groups may be intact.
+    Damaged(String),
 }
 
-/// Reads the rows of a table, a row group at a time.
-pub struct RowReader<'a> {
-    reading: Reading<'a>,
+/// Reads the rows of a table, one row group at a time.
+pub(super) struct RowReader<'a> {
+    context: ReadContext<'a>,
     metadata: Arc<ParquetMetaData>,
     mask: ProjectionMask,
-    batch: usize,
-    pieces: VecDeque<Piece>,
-    /// Of the first piece.
+    batch_rows: usize,
+    ranges: VecDeque<RowRange>,
+    /// Decoder of the first range.
     decoder: Option<ParquetPushDecoder>,
-    /// Rows that could not be read so far.
+    /// Rows lost so far.
     lost: u64,
 }
 
 impl<'a> RowReader<'a> {
-    /// Nothing is read yet.
-    pub fn new(
-        reading: Reading<'a>,
+    /// Creates a reader of the rows in `ranges`, in batches of `batch_rows`.
+    pub(super) fn new(
+        context: ReadContext<'a>,
         (metadata, mask): (Arc<ParquetMetaData>, ProjectionMask),
-        batch: usize,
-        pieces: VecDeque<Piece>,
+        batch_rows: usize,
+        ranges: VecDeque<RowRange>,
     ) -> Self {
-        Self { reading, metadata, mask, batch, pieces, decoder: None, lost: 0 }
+        Self { context, metadata, mask, batch_rows, ranges, decoder: None, lost: 0 }
     }
 
-    /// What comes next; `None` at the end.
+    /// Returns the next rows; `None` at the end.
     ///
     /// # Errors
-    /// When the shard cannot be read now.
-    pub async fn next(&mut self) -> Result<Option<Step>, ReadError> {
+    /// When the bytes of the shard cannot be read.
+    pub(super) async fn next(&mut self) -> Result<Option<TableChunk>, ReadError> {
         loop {
-            let Some(piece) = self.pieces.front() else { return Ok(None) };
-            if piece.rows == 0 {
-                self.pieces.pop_front();
+            let Some(range) = self.ranges.front() else { return Ok(None) };
+            if range.rows == 0 {
+                self.ranges.pop_front();
                 self.decoder = None;
                 continue;
             }
-            let why = match self.batch().await {
-                Ok(Some(batch)) => return Ok(Some(Step::Rows(batch))),
+            let error = match self.next_batch().await {
+                Ok(Some(batch)) => return Ok(Some(TableChunk::Rows(batch))),
                 Ok(None) => "it has fewer rows than its footer says".to_owned(),
-                Err(Broken::Shard(error)) => return Err(error),
-                Err(Broken::Bytes(why)) => why,
+                Err(DecodeError::Read(error)) => return Err(error),
+                Err(DecodeError::Damaged(error)) => error,
             };
             self.decoder = None;
-            let Some(Piece { group, rows, .. }) = self.pieces.pop_front() else { return Ok(None) };
+            let Some(RowRange { group, rows, .. }) = self.ranges.pop_front() else { return Ok(None) };
             self.lost = self.lost.saturating_add(rows);
-            return Ok(Some(Step::Lost(Lost { group, rows, why, each: self.lost <= MAX_LOST_ROWS })));
+            let one_by_one = self.lost <= MAX_LOST_ROWS;
+            return Ok(Some(TableChunk::Lost(LostRows { group, rows, error, one_by_one })));
         }
     }
 
-    fn begin(&self, piece: &Piece) -> Result<ParquetPushDecoder, String> {
+    fn decoder_of(&self, range: &RowRange) -> Result<ParquetPushDecoder, String> {
         let size = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
-        let builder = builder(&self.metadata)?.with_projection(self.mask.clone()).with_batch_size(self.batch);
-        let builder = builder.with_row_groups(vec![piece.group]);
-        let builder = builder.with_offset(size(piece.before)).with_limit(size(piece.rows));
+        let builder =
+            builder(&self.metadata)?.with_projection(self.mask.clone()).with_batch_size(self.batch_rows);
+        let builder = builder.with_row_groups(vec![range.group]);
+        let builder = builder.with_offset(size(range.offset)).with_limit(size(range.rows));
         builder.build().map_err(|e| e.to_string())
     }
 
-    /// The next batch of the first piece.
-    async fn batch(&mut self) -> Result<Option<RecordBatch>, Broken> {
-        let Some(piece) = self.pieces.front_mut() else { return Ok(None) };
+    /// Decodes the next batch of the first range.
+    async fn next_batch(&mut self) -> Result<Option<RecordBatch>, DecodeError> {
+        let Some(range) = self.ranges.front() else { return Ok(None) };
         let mut next = match self.decoder.take() {
             Some(decoder) => Some(decoder),
-            None => {
-                let piece = Piece { ..*piece };
-                Some(self.begin(&piece).map_err(Broken::Bytes)?)
-            }
+            None => Some(self.decoder_of(range).map_err(DecodeError::Damaged)?),
         };
         while let Some(mut decoder) = next.take() {
             let work = move || {
-                // A decoder that panics on damaged bytes must not take the run with it.
+                // A decoder that panics on damaged bytes must not end the run.
                 let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| decoder.try_decode()));
                 (decoder, decoded)
             };
             let (mut decoder, decoded) = tokio::task::spawn_blocking(work)
                 .await
-                .map_err(|e| Broken::Bytes(format!("decoding broke down: {e}")))?;
-            let decoded = decoded.map_err(|_| Broken::Bytes("the decoder panicked on these bytes".into()))?;
-            match decoded.map_err(|e| Broken::Bytes(e.to_string()))? {
+                .map_err(|e| DecodeError::Damaged(format!("decoding failed: {e}")))?;
+            let decoded =
+                decoded.map_err(|_| DecodeError::Damaged("the decoder panicked on these bytes".into()))?;
+            match decoded.map_err(|e| DecodeError::Damaged(e.to_string()))? {
                 DecodeResult::Data(batch) => {
                     self.decoder = Some(decoder);
-                    let Some(piece) = self.pieces.front_mut() else { return Ok(None) };
-                    let rows = piece.rows.min(batch.num_rows() as u64);
-                    piece.rows -= rows;
+                    let Some(range) = self.ranges.front_mut() else { return Ok(None) };
+                    let rows = range.rows.min(batch.num_rows() as u64);
+                    range.rows -= rows;
                     return Ok(Some(batch.slice(0, usize::try_from(rows).unwrap_or(0))));
                 }
                 DecodeResult::NeedsData(ranges) => {
-                    let data = fetch(self.reading, &ranges).await.map_err(Broken::Shard)?;
-                    decoder.push_ranges(ranges, data).map_err(|e| Broken::Bytes(e.to_string()))?;
+                    let data = fetch(self.context, &ranges).await.map_err(DecodeError::Read)?;
+                    decoder.push_ranges(ranges, data).map_err(|e| DecodeError::Damaged(e.to_string()))?;
                     next = Some(decoder);
                 }
                 DecodeResult::Finished => {}

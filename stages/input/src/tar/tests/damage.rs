@@ -1,14 +1,14 @@
 //! What is cut, damaged, or no tar at all.
 
 use super::super::{
-    Cut, ErrorKind, HeaderFault, LooksLike, MAX_RECORD_BYTES, PaxFault, TarEnd, TarError, TarLimits,
+    Cut, DamageKind, HeaderError, LooksLike, MAX_RECORD_BYTES, PaxError, TarEnd, TarError, TarLimits,
     TarParser, header::BLOCK_BYTES,
 };
 use super::{FIXTURES, Fixture, parse, parse_in, tar_of};
 use bytes::Bytes;
 
 #[test]
-fn a_tar_cut_at_any_byte_keeps_exactly_its_whole_members() {
+fn truncated_tar_keeps_its_complete_members() {
     for fixture in FIXTURES {
         let (whole, end) = parse(fixture.tar);
         let Ok(TarEnd::Clean { offset: marker, .. }) = end else { panic!("{}: {end:?}", fixture.name) };
@@ -43,7 +43,7 @@ fn a_tar_cut_at_any_byte_keeps_exactly_its_whole_members() {
 }
 
 #[test]
-fn a_cut_says_what_was_being_read() {
+fn truncation_names_what_was_being_parsed() {
     let tar = Fixture::named("pax_long").tar;
     let end_at = |bytes: usize| match parse(&tar[..bytes]).1 {
         Ok(TarEnd::Truncated { offset, cut, .. }) => (offset, cut.to_string()),
@@ -65,7 +65,7 @@ fn a_cut_says_what_was_being_read() {
 }
 
 #[test]
-fn what_is_no_tar_is_named() {
+fn other_formats_are_named() {
     let page = format!("\n<!DOCTYPE HTML><title>404</title>{}", " ".repeat(BLOCK_BYTES));
     for (start, looks_like) in [
         (&b""[..], LooksLike::Empty),
@@ -100,7 +100,7 @@ fn what_is_no_tar_is_named() {
 }
 
 #[test]
-fn a_damaged_header_ends_the_reading_and_keeps_what_was_before() {
+fn damaged_header_keeps_the_members_before() {
     let mut tar = tar_of(&[("000.jpg", &[1; 600]), ("001.jpg", b"x"), ("002.jpg", b"y")]);
     tar[1_536 + 3] ^= 0x10;
     for size in [1, 700, tar.len()] {
@@ -109,7 +109,7 @@ fn a_damaged_header_ends_the_reading_and_keeps_what_was_before() {
         let error = end.unwrap_err();
         assert!(matches!(
             error,
-            TarError::Damaged { offset: 1_536, fault: ErrorKind::Header(HeaderFault::Checksum { .. }) }
+            TarError::Damaged { offset: 1_536, kind: DamageKind::Header(HeaderError::Checksum { .. }) }
         ));
         assert!(error.to_string().starts_with("damaged at byte 1536: the header's checksum is "), "{error}");
     }
@@ -125,15 +125,15 @@ fn header(type_flag: u8, size_field: [u8; 12]) -> Vec<u8> {
     header.as_bytes().to_vec()
 }
 
-fn fault(tar: &[u8]) -> (u64, ErrorKind) {
+fn damage_of(tar: &[u8]) -> (u64, DamageKind) {
     match parse(tar).1 {
-        Err(TarError::Damaged { offset, fault }) => (offset, fault),
+        Err(TarError::Damaged { offset, kind: fault }) => (offset, fault),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn sizes_that_are_no_sizes_are_refused() {
+fn invalid_sizes_are_errors() {
     for size in [
         *b"0000000008\0\0",
         *b"-0000000001\0",
@@ -141,20 +141,20 @@ fn sizes_that_are_no_sizes_are_refused() {
         [0xff; 12],
         [0x80, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
     ] {
-        let (offset, fault) = fault(&header(b'0', size));
+        let (offset, damage) = damage_of(&header(b'0', size));
         assert_eq!(offset, 0);
-        assert!(matches!(fault, ErrorKind::Header(HeaderFault::Size { .. })), "{fault:?}");
+        assert!(matches!(damage, DamageKind::Header(HeaderError::Size { .. })), "{damage:?}");
     }
 }
 
 #[test]
-fn claims_of_size_cost_no_memory() {
+fn false_sizes_reserve_no_memory() {
     let (record, member) =
         (*b"00004000001\0", [0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
     for flag in *b"LKxXg" {
         assert_eq!(
-            fault(&header(flag, record)),
-            (0, ErrorKind::RecordTooLarge { size: MAX_RECORD_BYTES + 1 })
+            damage_of(&header(flag, record)),
+            (0, DamageKind::RecordTooLarge { size: MAX_RECORD_BYTES + 1 })
         );
     }
     let mut parser = TarParser::new(TarLimits { max_member_bytes: u64::MAX });
@@ -174,7 +174,7 @@ fn with_pax(records: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn pax_records_are_read_or_refused_but_never_guessed() {
+fn invalid_pax_records_are_errors() {
     let name = |records: &[u8]| parse(&with_pax(records)).0[0].name.clone();
     assert_eq!(name(b"12 path=a/b\n"), "a/b");
     assert_eq!(name(b"12 path=a/b\n11 path=cd\n"), "cd", "the last counts");
@@ -193,33 +193,33 @@ fn pax_records_are_read_or_refused_but_never_guessed() {
         b"9 noequal\n",
         b"12 path=a/b\nx",
     ] {
-        let (offset, fault) = fault(&with_pax(records));
+        let (offset, damage) = damage_of(&with_pax(records));
         assert!(
-            matches!(fault, ErrorKind::Pax(PaxFault::Malformed { .. })),
-            "{fault:?} for {}",
+            matches!(damage, DamageKind::Pax(PaxError::Malformed { .. })),
+            "{damage:?} for {}",
             records.escape_ascii()
         );
         assert_eq!(offset, 0);
     }
     for records in [&b"11 size=-1\n"[..], b"11 size=x1\n", b"28 size=9223372036854775808\n"] {
-        let (_, fault) = fault(&with_pax(records));
+        let (_, damage) = damage_of(&with_pax(records));
         assert!(
-            matches!(fault, ErrorKind::Pax(PaxFault::Size { .. })),
-            "{fault:?} for {}",
+            matches!(damage, DamageKind::Pax(PaxError::Size { .. })),
+            "{damage:?} for {}",
             records.escape_ascii()
         );
     }
 }
 
 #[test]
-fn an_extended_header_before_the_end_marker_is_damage() {
+fn extended_header_before_the_end_marker_is_damage() {
     let tar = with_pax(b"12 path=a/b\n");
     let tar = [&tar[..2 * BLOCK_BYTES], &[0; 2 * BLOCK_BYTES]].concat();
-    assert_eq!(fault(&tar), (0, ErrorKind::RecordWithoutMember));
+    assert_eq!(damage_of(&tar), (0, DamageKind::RecordWithoutMember));
 }
 
 #[test]
-fn finishing_with_members_left_is_refused() {
+fn finishing_with_members_left_is_an_error() {
     let tar = Bytes::from(tar_of(&[("000.jpg", b"x")]));
     let mut parser = TarParser::new(TarLimits::default());
     parser.push(tar.clone());

@@ -31,7 +31,7 @@ fn assert_is_listed(fixture: &str, member: &Member, listed: &Listed<'_>) {
 }
 
 #[test]
-fn every_fixture_reads_as_in_python() {
+fn fixtures_parse_as_in_python() {
     for fixture in FIXTURES {
         let (members, end) = parse(fixture.tar);
         let listing = fixture.listing();
@@ -44,7 +44,7 @@ fn every_fixture_reads_as_in_python() {
 }
 
 #[test]
-fn every_chunk_size_gives_the_same_members() {
+fn chunk_size_does_not_change_members() {
     for fixture in FIXTURES {
         let whole = parse(fixture.tar);
         // Each size about a block's, where boundaries fall everywhere; then ever larger ones.
@@ -57,7 +57,7 @@ fn every_chunk_size_gives_the_same_members() {
 }
 
 #[test]
-fn a_member_inside_one_chunk_is_not_copied() {
+fn member_inside_one_chunk_is_not_copied() {
     let chunk = Bytes::from(tar_of(&[("000.jpg", &[7; 10_000])]));
     let mut parser = TarParser::new(TarLimits::default());
     parser.push(chunk.clone());
@@ -66,7 +66,7 @@ fn a_member_inside_one_chunk_is_not_copied() {
 }
 
 #[test]
-fn the_tar_crates_archives_read_back() {
+fn archives_of_the_tar_crate_parse() {
     let mut random = Seeded(1);
     for _ in 0..50 {
         let files: Vec<(String, Vec<u8>)> = (0..random.below(8))
@@ -89,7 +89,7 @@ fn the_tar_crates_archives_read_back() {
 }
 
 #[test]
-fn members_over_the_limit_are_passed_over() {
+fn members_over_the_limit_are_skipped() {
     let tar =
         tar_of(&[("a.jpg", &[1; 1_000]), ("b.jpg", &[2; 1_001]), ("c.jpg", &[3; 5_000]), ("d.jpg", &[4; 5])]);
     for size in [1, 511, 512, 513, 4_096, tar.len()] {
@@ -111,7 +111,7 @@ fn members_over_the_limit_are_passed_over() {
 }
 
 #[test]
-fn a_member_beyond_the_octal_range_streams_by() {
+fn member_beyond_the_octal_range_is_skipped() {
     const SIZE: u64 = 9 << 30;
     let mut header = tar::Header::new_gnu();
     header.set_path("huge.jpg").unwrap();
@@ -133,7 +133,7 @@ fn a_member_beyond_the_octal_range_streams_by() {
 }
 
 #[test]
-fn the_first_zero_block_ends_the_archive_and_a_second_tar_is_told() {
+fn first_zero_block_ends_the_archive() {
     let (members, end) = parse(Fixture::named("concatenated").tar);
     assert_eq!(members.len(), 1);
     let trailing = Some(Trailing { offset: 1_536, is_tar: true });
@@ -150,7 +150,7 @@ fn the_first_zero_block_ends_the_archive_and_a_second_tar_is_told() {
 }
 
 #[test]
-fn what_follows_the_end_marker_is_ignored_but_told() {
+fn bytes_after_the_end_marker_are_reported() {
     let tar = tar_of(&[("a.jpg", b"1")]);
     let clean = |trailing| Ok(TarEnd::Clean { offset: 1_024, marker: EndMarker::TwoBlocks, trailing });
     let end = tar.len() as u64;
@@ -171,7 +171,7 @@ fn what_follows_the_end_marker_is_ignored_but_told() {
 }
 
 #[test]
-fn an_archive_of_zeros_is_clean_and_empty() {
+fn archive_of_zeros_is_empty() {
     let (members, end) = parse(&[0; 10_240]);
     assert_eq!(members, []);
     assert_eq!(end, Ok(TarEnd::Clean { offset: 0, marker: EndMarker::TwoBlocks, trailing: None }));

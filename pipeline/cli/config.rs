@@ -1,0 +1,16 @@
+//! `recaption config reference|schema|show`.
+
+use super::args::ConfigCommand;
+use crate::{config, run::ExitCode, terminal::print};
+
+/// Prints the reference, the schema, or the effective values.
+pub fn print_config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ConfigCommand::Reference => print(&config::reference()),
+        ConfigCommand::Schema => {
+            print(&format!("{}\n", serde_json::to_string_pretty(config::description().schema())?));
+        }
+        ConfigCommand::Show(args) => print(&args.layers()?.show()),
+    }
+    Ok(ExitCode::Done)
+}
