@@ -78,7 +78,7 @@ pub async fn start_captioners(
         }
     }
     let queue =
-        if devices.all().len() > 1 { ImageQueue::with_returns(prepared) } else { ImageQueue::new(prepared) };
+        if devices.all().len() > 1 { ImageQueue::with_requeue(prepared) } else { ImageQueue::new(prepared) };
     let start = |(number, captioner): (usize, CaptionWorker)| {
         let (queue, devices) = (queue.clone(), Arc::clone(devices));
         let (state, events) = (Arc::clone(state), events.clone());
@@ -106,7 +106,7 @@ fn caption_all(
     let Err(failure) = captioner.run(queue, emit) else { return };
     match leave_out(devices, device, failure.error) {
         Ok(()) => {
-            let images = queue.give_back(failure.unfinished);
+            let images = queue.requeue(failure.unfinished);
             tracing::warn!(images, "images of the failed GPU are captioned by the others");
         }
         Err(error) => state.fail(error.context("captioning failed")),
