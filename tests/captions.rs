@@ -117,7 +117,7 @@ fn sidecar_json_of_python_is_stored_as_valid_json() {
     }
     pack = pack.file("broken.jpg", jpeg(1)).file("broken.json", "{'caption': 'no JSON'}");
     let tar = place.write("a.tar", pack.close());
-    place.run(&tar, "out").ends(0).warns("sidecar JSON cannot be read");
+    place.run(&tar, "out").ends(0).warns("invalid sidecar JSON");
     let rows = output::read(&place.path("out"));
     for (row, (name, text)) in rows.captions.iter().zip(&documents) {
         assert_eq!(
@@ -162,7 +162,7 @@ fn folder_metadata_covers_subfolders() {
         "f/images/metadata.csv",
         "file_name,Caption,n\nd.jpg,near d,1\na.jpg,\"near a\",2\nx.jpg,\"open\nd2.jpg,x,3\n",
     );
-    place.run(place.path("f"), "out").ends(0).warns("rows of metadata cannot be read");
+    place.run(place.path("f"), "out").ends(0).warns("skipped malformed rows of a metadata file");
     let rows = output::read(&place.path("out"));
     let found: BTreeMap<&str, (&str, &str)> = rows
         .captions
@@ -210,7 +210,7 @@ fn columns_are_found_by_usual_names() {
     );
     let output = place.run(&table, "out").ends(0);
     assert!(
-        output.stderr.contains("image=jpg caption=txt address=none key=__key__ meta=json left=__url__"),
+        output.stderr.contains("image=jpg caption=txt url=none key=__key__ meta=json ignored=__url__"),
         "{}",
         output.stderr
     );
@@ -296,7 +296,7 @@ fn meta_holds_values_of_all_types() {
         ],
     );
     let output = place.run(&table, "out").ends(0);
-    assert!(output.stderr.contains("left=raw"), "{}", output.stderr);
+    assert!(output.stderr.contains("ignored=raw"), "{}", output.stderr);
     let rows = output::read(&place.path("out"));
     let meta: Value = serde_json::from_str(rows.captions[0].meta.as_deref().expect("JSON")).expect("JSON");
     assert_eq!(
@@ -322,7 +322,7 @@ fn columns_in_use_are_logged_once_per_format() {
     for line in [
         "image=.jpg caption=.txt meta=.json left=.cls",
         "image=.jpg caption=none meta=none metadata files=0",
-        "address=URL caption=ALT_TEXT key=row number meta=Address",
+        "url=URL caption=ALT_TEXT key=row number meta=Address",
     ] {
         assert_eq!(output.stderr.matches(line).count(), 1, "{line}: {}", output.stderr);
     }

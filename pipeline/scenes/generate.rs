@@ -4,6 +4,8 @@
 //! costly to reproduce. Datasets are named by their seed, so the stream of a seed may never change: no draw may be
 //! added, removed or moved here, and a test pins the scenes of some seeds.
 
+use recaption_schemas::SplitMix64;
+
 use super::{
     alt_text::{AltText, JUNK, ONE_OBJECT},
     scene::{GRID, MAX_OFFSET, Object, Scene},
@@ -31,23 +33,15 @@ pub fn sample(seed: u64, index: u64) -> (Scene, AltText) {
     (scene, alt_text)
 }
 
-/// A stream of random scenes: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators", 2014).
+/// A stream of random scenes.
 #[derive(Clone, Debug)]
-pub struct SceneRng {
-    state: u64,
-}
+pub struct SceneRng(SplitMix64);
 
 impl SceneRng {
     /// Creates the stream of `seed` at `index`. Streams of one seed start at different states for each index.
     pub fn new(seed: u64, index: u64) -> Self {
-        let of_seed = Self::from_state(seed).bits();
-        Self::from_state(Self::from_state(of_seed ^ index).bits())
-    }
-
-    /// Creates the stream that starts at a state of SplitMix64.
-    pub(super) fn from_state(state: u64) -> Self {
-        Self { state }
+        let of_seed = SplitMix64::new(seed).next_u64();
+        Self(SplitMix64::new(SplitMix64::new(of_seed ^ index).next_u64()))
     }
 
     /// Draws a scene: one, two (twice as often) or three objects in different cells, large ones first, then by row and
@@ -56,7 +50,7 @@ impl SceneRng {
         let count = self.choice(&OBJECT_COUNTS);
         let mut cells: [u8; CELLS] = std::array::from_fn(|cell| cell as u8);
         for chosen in 0..count {
-            cells.swap(chosen, chosen + self.below(CELLS - chosen));
+            cells.swap(chosen, chosen + self.0.next_below(CELLS - chosen));
         }
         let mut objects: Vec<Object> = cells[..count].iter().map(|&cell| self.object(cell)).collect();
         objects.sort_by_key(|o| (o.size != Size::Large, o.row, o.col));
@@ -65,10 +59,10 @@ impl SceneRng {
 
     /// Draws an alt text for `scene`: a quarter are junk, the others short, partial or complete.
     pub fn alt_text(&mut self, scene: &Scene) -> AltText {
-        let u = self.unit();
+        let u = self.0.next_fraction();
         if u < JUNK_SHARE {
             let template = self.choice(&JUNK);
-            return AltText::Junk { template, number: (1 + self.below(MAX_JUNK_NUMBER)) as u8 };
+            return AltText::Junk { template, number: (1 + self.0.next_below(MAX_JUNK_NUMBER)) as u8 };
         }
         if u < ONE_OBJECT_BELOW {
             let object = self.choice(scene.objects());
@@ -92,30 +86,11 @@ impl SceneRng {
 
     /// Draws an offset, `-MAX_OFFSET` to `MAX_OFFSET`.
     fn offset(&mut self) -> i8 {
-        self.below(2 * MAX_OFFSET as usize + 1) as i8 - MAX_OFFSET
+        self.0.next_below(2 * MAX_OFFSET as usize + 1) as i8 - MAX_OFFSET
     }
 
     /// Draws one of `from`, which is not empty.
     fn choice<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    /// Draws an integer from 0 to `n` - 1 by multiply and shift (Lemire 2019), without rejection: for `n` < 100 the
-    /// bias is less than 2^-57.
-    fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.bits()) * n as u128) >> 64) as usize
-    }
-
-    /// Draws a number in [0, 1), in steps of 2^-53.
-    fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Returns the next 64 bits.
-    pub(super) fn bits(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        from[self.0.next_below(from.len())]
     }
 }

@@ -53,13 +53,7 @@ impl Interruption {
 
 /// Rejects a sample on which a model failed.
 pub(crate) fn model_error(sample: PreparedSample, error: &dyn Display) -> SampleResult {
-    let reject = Reject {
-        key: sample.key,
-        reason: RejectReason::ModelError,
-        detail: error.to_string(),
-        caption: None,
-        similarity: None,
-        org_caption: sample.org_caption,
-    };
+    let reject = Reject::new(sample.key, RejectReason::ModelError, error.to_string())
+        .with_org_caption(sample.org_caption);
     SampleResult::rejected(sample.shard, sample.index, reject)
 }

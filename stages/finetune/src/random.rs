@@ -1,38 +1,35 @@
 //! Reproducible random numbers for shuffling, crops and initial weights.
 
-/// A stream of random numbers: SplitMix64 (Steele, Lea and Flood 2014).
+use recaption_schemas::SplitMix64;
+
+/// A stream of random numbers of a seed: SplitMix64 (Steele, Lea and Flood 2014).
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(SplitMix64);
 
 impl Random {
     /// Creates a stream of `seed`; different `stream`s of one seed are independent.
     #[must_use]
     pub fn new(seed: u64, stream: &[u64]) -> Self {
-        let mut random = Self(seed);
+        let mut random = SplitMix64::new(seed);
         for part in stream {
-            random.0 = random.bits().wrapping_add(*part);
+            random = SplitMix64::new(random.next_u64().wrapping_add(*part));
         }
-        random
+        Self(random)
     }
 
     /// Returns the next 64 bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next_u64()
     }
 
     /// Draws a number in [0, 1), in steps of 2^-53.
     pub fn fraction(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
+        self.0.next_fraction()
     }
 
     /// Draws an integer in 0..n; 0 for n = 0.
     pub fn below(&mut self, n: usize) -> usize {
-        // The high half of a product (Lemire 2019): no measurable bias for any n that a list can have.
-        ((u128::from(self.bits()) * n as u128) >> 64) as usize
+        self.0.next_below(n)
     }
 
     /// Draws from the standard normal distribution (Box and Muller 1958).

@@ -11,7 +11,7 @@ use recaption_messages::{
     ByteBudget, ReadCounters, ReadError, ReadItem, ReadSink, ReadStop, Sample, SampleOutcome,
 };
 use recaption_schemas::{FailureClass, sha256_hex};
-use recaption_store::Stores;
+use recaption_store::{RetryPolicy, Stores};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -30,10 +30,8 @@ const QUEUE: usize = 64;
 /// Byte budget of the waiting samples of one shard. Each shard has its own: with a shared one, shards that are read ahead would
 /// block the current one.
 const SHARD_BYTES: usize = 64 << 20;
-/// Number of attempts at a shard whose transport fails.
-const ATTEMPTS: u32 = 4;
-/// Backoff before the second attempt; it doubles.
-const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+/// Retries at a shard whose transport fails.
+const SHARD_RETRIES: RetryPolicy = RetryPolicy::new(3, Duration::from_secs(2), Duration::from_secs(8));
 
 /// Format of the inputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -149,18 +147,19 @@ impl Inputs {
         shard: &ShardRef,
         to: &mpsc::Sender<InputItem>,
     ) -> Result<(), String> {
-        let (mut next, mut backoff) = (0, INITIAL_BACKOFF);
-        for attempt in 1.. {
-            match self.read_tar(number, shard, &mut next, to).await {
-                Err(error) if error.class == FailureClass::Transport && attempt < ATTEMPTS => {
-                    tracing::warn!(%error, attempt, attempts = ATTEMPTS, "reading a shard failed; retrying");
-                    tokio::time::sleep(backoff).await;
-                    backoff *= 2;
-                }
-                end => return end.map_err(|error| error.to_string()),
-            }
+        let (mut next, mut budget) = (0, SHARD_RETRIES.budget());
+        loop {
+            let error = match self.read_tar(number, shard, &mut next, to).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let transport = error.class == FailureClass::Transport;
+            let Some(pause) = transport.then(|| budget.next_pause(None)).flatten() else {
+                return Err(error.to_string());
+            };
+            tracing::warn!(%error, attempts_left = budget.left(), "shard cannot be read; retrying");
+            tokio::time::sleep(pause).await;
         }
-        Ok(())
     }
 
     /// Sends the samples from position `next` on, and advances it.

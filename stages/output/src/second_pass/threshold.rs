@@ -1,28 +1,28 @@
-//! The exact score of a rank in two readings of a column and bounded memory.
+//! The exact score of a rank, in two passes over a column and bounded memory.
 //!
-//! Numbers are ordered as integers (sign flipped, bits of negative ones inverted), so a histogram of the upper 16 bits
-//! finds the 65,536 neighbouring numbers among which the wanted one is, and a histogram of the lower 16 bits of these
-//! finds it exactly. Radix selection, as Knuth has it; nothing is estimated.
+//! Numbers are ordered as integers (sign flipped, bits of negative ones inverted). A histogram of the upper 16 bits finds the
+//! 65,536 adjacent numbers that contain the score of the rank, and a histogram of the lower 16 bits of these finds it
+//! exactly (radix selection; Knuth, The Art of Computer Programming, volume 3). Nothing is estimated.
 
 /// Buckets of either histogram: 16 bits.
 const BUCKETS: usize = 1 << 16;
 
-/// A number's place in the order of all. Both zeros are one number.
+/// Returns an integer of the same order. Both zeros are one number.
 fn ordered(number: f32) -> u32 {
     let bits = if number == 0.0 { 0 } else { number.to_bits() };
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }
 
-/// The number at a place.
+/// Returns the number of an [`ordered`] integer.
 fn number(ordered: u32) -> f32 {
     f32::from_bits(if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered })
 }
 
-fn add(mine: &mut [u64], others: &[u64]) {
-    mine.iter_mut().zip(others).for_each(|(mine, other)| *mine += other);
+fn add(counts: &mut [u64], others: &[u64]) {
+    counts.iter_mut().zip(others).for_each(|(count, other)| *count += other);
 }
 
-/// The bucket in which the `rank`-th largest is (1 is the largest), and how many are above it.
+/// Returns the bucket of the `rank`-th largest number (1 is the largest), and the number of those in higher buckets.
 fn locate(counts: &[u64], rank: u64) -> Option<(usize, u64)> {
     let mut above = 0;
     for (bucket, count) in counts.iter().enumerate().rev() {
@@ -34,24 +34,24 @@ fn locate(counts: &[u64], rank: u64) -> Option<(usize, u64)> {
     None
 }
 
-/// First reading: how many scores have which upper 16 bits.
+/// First pass: a histogram of the scores' upper 16 bits.
 #[derive(Clone, Debug)]
-pub struct Coarse {
+pub struct CoarseHistogram {
     counts: Vec<u64>,
-    /// Rows that have the score.
+    /// Number of rows with a score.
     pub scored: u64,
-    /// Rows without it.
+    /// Number of rows without one.
     pub missing: u64,
 }
 
-impl Default for Coarse {
+impl Default for CoarseHistogram {
     fn default() -> Self {
         Self { counts: vec![0; BUCKETS], scored: 0, missing: 0 }
     }
 }
 
-impl Coarse {
-    /// Takes one row's score. Not a number is nobody's score: the caller refuses it.
+impl CoarseHistogram {
+    /// Counts one row's score. It must not be NaN.
     pub fn push(&mut self, score: Option<f32>) {
         match score {
             Some(score) => {
@@ -62,25 +62,25 @@ impl Coarse {
         }
     }
 
-    /// Adds what another reader counted.
+    /// Adds the counts of other rows.
     pub fn merge(&mut self, other: &Self) {
         add(&mut self.counts, &other.counts);
         self.scored += other.scored;
         self.missing += other.missing;
     }
 
-    /// What the second reading has to count to find the `rank`-th largest score; 1 is the largest. `None` when there are
-    /// fewer scores, or `rank` is 0.
+    /// Returns the empty histogram of the second pass, which finds the `rank`-th largest score (1 is the largest). Returns
+    /// `None` when there are fewer scores, or `rank` is 0.
     #[must_use]
-    pub fn refine(&self, rank: u64) -> Option<Fine> {
+    pub fn refine(&self, rank: u64) -> Option<FineHistogram> {
         let (bucket, above) = locate(&self.counts, rank).filter(|_| rank > 0)?;
-        Some(Fine { bucket: bucket as u32, above, rank, counts: vec![0; BUCKETS] })
+        Some(FineHistogram { bucket: bucket as u32, above, rank, counts: vec![0; BUCKETS] })
     }
 }
 
-/// Second reading: scores of one bucket by their lower 16 bits.
+/// Second pass: a histogram of the lower 16 bits of one bucket's scores.
 #[derive(Clone, Debug)]
-pub struct Fine {
+pub struct FineHistogram {
     bucket: u32,
     /// Scores in higher buckets.
     above: u64,
@@ -88,22 +88,22 @@ pub struct Fine {
     counts: Vec<u64>,
 }
 
-impl Fine {
-    /// Takes one row's score.
+impl FineHistogram {
+    /// Counts one row's score. It must not be NaN.
     pub fn push(&mut self, score: f32) {
-        let place = ordered(score);
-        if place >> 16 == self.bucket {
-            self.counts[(place & 0xFFFF) as usize] += 1;
+        let bits = ordered(score);
+        if bits >> 16 == self.bucket {
+            self.counts[(bits & 0xFFFF) as usize] += 1;
         }
     }
 
-    /// Adds what another reader counted, who began with a copy of the same [`Coarse::refine`].
+    /// Adds the counts of other rows. Both histograms must come from the same [`CoarseHistogram::refine`].
     pub fn merge(&mut self, other: &Self) {
         add(&mut self.counts, &other.counts);
     }
 
-    /// The score of the rank, and how many scores are at least as large. `None` when the second reading saw fewer scores
-    /// than the first: the column changed in between.
+    /// Returns the score of the rank, and the number of scores that are at least as large. Returns `None` when the second
+    /// pass saw fewer scores than the first: the column changed in between.
     #[must_use]
     pub fn threshold(&self) -> Option<(f32, u64)> {
         let (low, above) = locate(&self.counts, self.rank - self.above)?;
@@ -116,9 +116,9 @@ mod tests {
     use super::*;
 
     fn find(scores: &[f32], rank: u64) -> Option<(f32, u64)> {
-        // Two readers each, as the pipeline has them.
+        // Two histograms each, as the pipeline merges them.
         let (left, right) = scores.split_at(scores.len() / 2);
-        let (mut coarse, mut other) = (Coarse::default(), Coarse::default());
+        let (mut coarse, mut other) = (CoarseHistogram::default(), CoarseHistogram::default());
         left.iter().for_each(|s| coarse.push(Some(*s)));
         right.iter().for_each(|s| other.push(Some(*s)));
         coarse.merge(&other);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn order_is_the_numbers_own() {
+    fn integers_have_the_order_of_numbers() {
         let numbers = [
             f32::NEG_INFINITY,
             -1.0,
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rank_is_what_sorting_says() {
+    fn every_rank_equals_that_of_a_sort() {
         let mut state = 1_u32;
         let mut scores: Vec<f32> = (0..997)
             .map(|i| {

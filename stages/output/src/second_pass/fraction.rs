@@ -1,11 +1,11 @@
-//! An exact share of rows: 0.07 of 100 rows are 7, which binary fractions would make 8.
+//! An exact share of rows: 0.07 of 100 rows are 7, which a binary fraction would round up to 8.
 
 use std::{fmt, str::FromStr};
 
-/// Most digits behind the point.
-const DIGITS: usize = 18;
+/// Most digits after the decimal point.
+const MAX_DIGITS: usize = 18;
 
-/// A decimal fraction above 0 and up to 1, exact.
+/// An exact decimal fraction in (0, 1].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fraction {
     numerator: u64,
@@ -13,17 +13,17 @@ pub struct Fraction {
     denominator: u64,
 }
 
-/// A text that is no fraction of this kind.
+/// A text that is not a fraction in (0, 1].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a decimal fraction above 0 and up to 1, such as 0.3")]
 pub struct FractionError;
 
 impl Fraction {
-    /// This share of `n`, rounded up.
+    /// Returns this share of `n`, rounded up.
     #[must_use]
     pub fn of(self, n: u64) -> u64 {
         let share = (u128::from(n) * u128::from(self.numerator)).div_ceil(u128::from(self.denominator));
-        // Never above `n`, since the fraction is not above 1.
+        // At most `n`, as the fraction is at most 1.
         u64::try_from(share).unwrap_or(n)
     }
 }
@@ -36,7 +36,7 @@ impl FromStr for Fraction {
         let decimals = decimals.trim_end_matches('0');
         let digits = format!("{whole}{decimals}");
         let plain = !whole.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        if !plain || decimals.len() > DIGITS {
+        if !plain || decimals.len() > MAX_DIGITS {
             return Err(FractionError);
         }
         let numerator = digits.parse().map_err(|_| FractionError)?;

@@ -1,4 +1,4 @@
-//! Fractions, and what a selection keeps and says.
+//! Fractions, and which rows a selection keeps.
 
 use super::*;
 
@@ -54,10 +54,10 @@ fn fractions_are_decimals_above_0_and_up_to_1() {
 }
 
 #[test]
-fn rows_at_the_threshold_stay_and_rows_without_a_score_go() {
+fn rows_at_the_threshold_stay_and_unscored_rows_go() {
     let selection = |threshold| Selection {
-        by: Score::OrgSimilarity,
-        cut: Cut::KeepTop(fraction("0.3")),
+        by: ScoreColumn::OrgSimilarity,
+        cutoff: Cutoff::KeepTop(fraction("0.3")),
         threshold,
         column: Some("selected".into()),
     };
@@ -66,14 +66,18 @@ fn rows_at_the_threshold_stay_and_rows_without_a_score_go() {
     assert!(!selection(None).keeps(Some(1.0)));
     assert_eq!(some.describe(), "org_similarity >= 0.25 (top 0.3), marked in selected");
     assert_eq!(
-        some.left_out(Some(0.1)),
+        some.reject_detail(Some(0.1)),
         "org_similarity 0.1000 is below 0.2500, the threshold of --keep-top 0.3"
     );
-    assert_eq!(some.left_out(None), "no org_similarity: the input had no caption");
-    let least =
-        Selection { cut: Cut::AtLeast(0.1), threshold: Some(0.1), by: Score::Similarity, column: None };
+    assert_eq!(some.reject_detail(None), "no org_similarity: the input had no caption");
+    let least = Selection {
+        cutoff: Cutoff::AtLeast(0.1),
+        threshold: Some(0.1),
+        by: ScoreColumn::Similarity,
+        column: None,
+    };
     assert_eq!(least.describe(), "similarity >= 0.1");
-    let written = serde_json::to_string(&least.pass()).expect("plain data");
+    let written = serde_json::to_string(&least.record()).expect("plain data");
     assert_eq!(
         written,
         r#"{"by":"similarity","keep_top":null,"min_similarity":"0.1","threshold":0.10000000149011612,"column":null}"#

@@ -1,17 +1,18 @@
-//! Listings without end, by a store that repeats its first page.
+//! Listings of a store that repeats its first page.
 
 use futures::{StreamExt, stream::BoxStream};
 use object_store::memory::InMemory;
 
 use super::*;
+use crate::{StoreSettings, Stores};
 
-fn place() -> Location {
+fn location() -> Location {
     let mut stores = Stores::new(StoreSettings::default());
     let dir = tempfile::tempdir().expect("a folder");
-    stores.locate(&dir.path().to_string_lossy()).expect("a place")
+    stores.locate(&dir.path().to_string_lossy()).expect("a location")
 }
 
-/// A store whose listings repeat the same page for ever.
+/// A store whose listings repeat the same page without end.
 #[derive(Debug)]
 struct Endless(InMemory);
 
@@ -90,10 +91,10 @@ impl ObjectStore for Endless {
 }
 
 #[tokio::test]
-async fn endless_listings_are_errors() {
-    let place = Location { store: Arc::new(Endless(InMemory::new())), ..place() };
-    let error = place.list_bounded(MAX_LISTED).await.expect_err("the same page again").to_string();
-    assert!(error.contains("begins again with a/0 after 1000 objects"), "{error}");
-    let error = place.list_bounded(10).await.expect_err("too many").to_string();
+async fn listings_that_repeat_or_grow_too_large_are_errors() {
+    let location = Location { store: Arc::new(Endless(InMemory::new())), ..location() };
+    let error = location.list_bounded(MAX_LISTED).await.expect_err("the same page again").to_string();
+    assert!(error.contains("starts over with a/0 after 1000 objects"), "{error}");
+    let error = location.list_bounded(10).await.expect_err("too many").to_string();
     assert!(error.contains("more than 10 objects"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! One shard's parts into the new dataset: kept rows to `captions/`, the others to `rejects/`, then the commit record.
+//! Copies one shard's parts to the new dataset: kept rows to `captions/`, the others to `rejects/`, then the commit record.
 
 use std::sync::Arc;
 
@@ -7,43 +7,52 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use recaption_schemas::{PartInfo, Reject, RejectReason, RejectTable, ShardCommit, metadata_keys};
 
-use super::{PartReader, SelectError, Selection, Source, SourceShard, source::scores_of};
-use crate::{
-    commits::{Attempt, CommitError, CommitResult, Committer, RecordName, Seen, Standing},
-    write::{PartPlace, PartWriter},
-};
 use recaption_store::Location;
 
-/// Uncompressed bytes of rejects gathered before they go to the encoder.
+use super::{
+    error::SecondPassError,
+    selection::Selection,
+    source::{SourceDataset, SourceShard, scores_of},
+};
+use crate::{
+    commits::{
+        CommitError, CommitRequest, CommitResult, Committer, ExistingPart, ExistingRecord, RecordName,
+    },
+    part_reader::{PartReader, ReadPartError},
+    part_writer::{PartTarget, PartWriter},
+};
+
+/// Uncompressed bytes of rejects that are collected for a batch.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// What all shards of a second pass have in common.
+/// What all shards of a second pass share.
+#[derive(Debug)]
 pub struct CopyJob {
     /// The dataset that is read.
-    pub source: Source,
+    pub source: SourceDataset,
     /// The dataset that is written.
     pub output: Location,
-    /// Commits its shards; knows the new dataset's configuration, which is the source's and the selection.
+    /// Commits its shards. Its configuration is the source's and the selection.
     pub committer: Committer,
-    /// Which rows stay.
+    /// Which rows are kept.
     pub selection: Selection,
-    /// All selections that led here as JSON, for the parts' metadata.
+    /// All selections so far as JSON, for the parts' metadata.
     pub passes: String,
 }
 
-/// What became of one shard's rows.
+/// Counts of rows by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Copied {
+pub struct CopyCounts {
     /// Rows of the source's captions part.
     pub read: u64,
     /// Rows that were selected.
     pub selected: u64,
-    /// Rows without the score, among those not selected.
+    /// Rows without a score, among those not selected.
     pub missing: u64,
 }
 
-impl Copied {
-    /// Adds another shard's.
+impl CopyCounts {
+    /// Adds the counts of another shard.
     pub fn add(&mut self, other: Self) {
         self.read += other.read;
         self.selected += other.selected;
@@ -52,44 +61,45 @@ impl Copied {
 }
 
 /// One shard to be copied.
+#[derive(Debug)]
 pub struct CopyTask {
     /// The shard.
     pub shard: SourceShard,
-    /// The name of its new commit record.
+    /// The fingerprints in its new commit record's name.
     pub name: RecordName,
-    /// What stands in that record's place and does not hold.
-    pub expects: Option<Standing>,
-    /// Records in the new dataset that no longer hold.
-    pub stale: Vec<Standing>,
-    /// Parts in the new dataset that nobody needs.
-    pub orphans: Vec<Seen>,
+    /// The invalid record that the new one replaces.
+    pub replaces: Option<ExistingRecord>,
+    /// Other invalid records in the new dataset.
+    pub stale_records: Vec<ExistingRecord>,
+    /// Parts in the new dataset that no valid record names.
+    pub orphaned_parts: Vec<ExistingPart>,
 }
 
-/// Copies one shard. Both parts are uploaded invisibly, become visible, and the commit record is written last; then what
-/// does not hold any more is removed.
+/// Copies one shard. Both parts are uploaded, become visible, and the commit record is written last; then stale records and
+/// orphaned parts are deleted.
 ///
 /// # Errors
-/// When a part cannot be read or written; nothing of the shard is then visible, or it has no record.
-pub async fn copy_shard(job: &CopyJob, task: &CopyTask) -> Result<Copied, SelectError> {
+/// Returns an error when a part cannot be read or written. Then nothing of the shard is visible, or it has no record.
+pub async fn copy_shard(job: &CopyJob, task: &CopyTask) -> Result<CopyCounts, SecondPassError> {
     let shard = &task.shard;
     let old = job.source.commit_log.read(&shard.file, &shard.name).await?;
     let captions = job.source.captions(shard, None).await?;
     let rejects_at = job.source.location.child(&old.rejects.path);
     let rejects = PartReader::open(rejects_at, &old.rejects, None).await?;
     let fingerprint = task.name.fingerprint();
-    let mut writers = Writers::begin((job, &shard.id, &fingerprint), &captions, &rejects, &old)?;
+    let mut writers = ShardWriters::new((job, &shard.id, &fingerprint), &captions, &rejects, &old)?;
     let copied = match writers.copy(job, &old, captions, rejects).await {
-        Ok(copied) => copied,
+        Ok(counts) => counts,
         Err(error) => {
             writers.abort().await;
             return Err(error);
         }
     };
-    let begun = match job.committer.begin().await {
-        Ok(begun) => begun,
+    let start = match job.committer.begin().await {
+        Ok(start) => start,
         Err(error) => {
             writers.abort().await;
-            return Err(refused(job, error));
+            return Err(commit_error(job, error));
         }
     };
     let (captions, rejects) = writers.finish().await?;
@@ -100,59 +110,61 @@ pub async fn copy_shard(job: &CopyJob, task: &CopyTask) -> Result<Copied, Select
         *counts.reasons.entry(RejectReason::BelowSimilarity.as_str().to_owned()).or_default() += left_out;
     }
     if !counts.balanced() || counts.rejected != rejects.rows {
-        let what = format!("the accounts do not balance: {counts:?}, {captions:?}, {rejects:?}");
-        return Err(SelectError::Part { part: job.output.child(&captions.path).url(), what });
+        let what = format!("internal error: row counts do not match: {counts:?}, {captions:?}, {rejects:?}");
+        return Err(ReadPartError::invalid(&job.output.child(&captions.path), &what).into());
     }
     let configuration = job.committer.configuration.clone();
     let commit = ShardCommit { fingerprint, configuration, counts, captions, rejects, ..old };
-    let attempt = Attempt {
+    let request = CommitRequest {
         shard: &shard.id,
         commit: &commit,
-        expects: task.expects.as_ref(),
-        former: None,
-        stale: &task.stale,
-        orphans: &task.orphans,
+        replaces: task.replaces.as_ref(),
+        previous: None,
+        stale_records: &task.stale_records,
+        orphaned_parts: &task.orphaned_parts,
     };
-    let committed = job.committer.commit(&attempt, begun).await.map_err(|e| refused(job, e))?;
-    if committed == CommitResult::CommittedByOther {
-        let what = format!("another pass copied shard {} otherwise; run the same command again", shard.id);
-        return Err(SelectError::Source { source_url: job.output.url(), what });
+    let result = job.committer.commit(&request, start).await.map_err(|e| commit_error(job, e))?;
+    if result == CommitResult::CommittedByOther {
+        let what =
+            format!("another pass committed other rows of shard {}; run the same command again", shard.id);
+        return Err(SecondPassError::Dataset { url: job.output.url(), what });
     }
     Ok(copied)
 }
 
-fn refused(job: &CopyJob, error: CommitError) -> SelectError {
+fn commit_error(job: &CopyJob, error: CommitError) -> SecondPassError {
     match error {
         CommitError::Store(error) => error.into(),
-        CommitError::Other(_) => {
-            let what = "another pass or run is making a dataset of another configuration there; choose another place";
-            SelectError::Source { source_url: job.output.url(), what: what.to_owned() }
+        CommitError::ConfigurationMismatch(_) => {
+            let what =
+                "another pass or run writes a dataset of another configuration there; choose another output";
+            SecondPassError::Dataset { url: job.output.url(), what: what.to_owned() }
         }
     }
 }
 
 /// A shard's two new parts.
-struct Writers {
+struct ShardWriters {
     captions: PartWriter,
     rejects: PartWriter,
     schema: SchemaRef,
-    /// Rows that are left out, until there are enough for a batch.
+    /// Rejected rows, until there are enough for a batch.
     left_out: RejectTable,
     rejects_schema: SchemaRef,
 }
 
-impl Writers {
-    fn begin(
+impl ShardWriters {
+    fn new(
         (job, shard, fingerprint): (&CopyJob, &str, &str),
         captions: &PartReader,
         rejects: &PartReader,
         old: &ShardCommit,
-    ) -> Result<Self, SelectError> {
+    ) -> Result<Self, SecondPassError> {
         let schema = Arc::new(with_passes(&captions.schema(), &job.passes, job.selection.column.as_deref()));
         let rejects_schema = Arc::new(with_passes(&rejects.schema(), &job.passes, None));
         let part = |table, schema: &SchemaRef| {
-            let place = PartPlace { output: &job.output, table, shard, fingerprint };
-            PartWriter::new(place, Arc::clone(schema))
+            let target = PartTarget { output: &job.output, table, shard, fingerprint };
+            PartWriter::new(target, Arc::clone(schema))
         };
         Ok(Self {
             captions: part("captions", &schema)?,
@@ -163,23 +175,23 @@ impl Writers {
         })
     }
 
-    /// The source's rejects first, in their order; then the rows that are left out now, in theirs.
+    /// Copies the source's rejects first, in their order; then those of the rows that are left out now, in theirs.
     async fn copy(
         &mut self,
         job: &CopyJob,
         old: &ShardCommit,
         mut captions: PartReader,
         mut rejects: PartReader,
-    ) -> Result<Copied, SelectError> {
+    ) -> Result<CopyCounts, SecondPassError> {
         while let Some(batch) = rejects.next().await? {
             let columns = batch.columns().to_vec();
             let batch = RecordBatch::try_new(Arc::clone(&self.rejects_schema), columns);
-            self.rejects.write(batch.map_err(|e| misfit(job, &old.rejects, &e))?).await?;
+            self.rejects.write(batch.map_err(|e| invalid(job, &old.rejects, &e))?).await?;
         }
-        let mut copied = Copied::default();
+        let mut counts = CopyCounts::default();
         while let Some(batch) = captions.next().await? {
-            let selected = self.select(job, old, &batch, &mut copied)?;
-            let rows = self.kept(job, &batch, selected).map_err(|e| misfit(job, &old.captions, &e))?;
+            let selected = self.select(job, old, &batch, &mut counts)?;
+            let rows = self.kept(job, &batch, selected).map_err(|e| invalid(job, &old.captions, &e))?;
             if rows.num_rows() > 0 {
                 self.captions.write(rows).await?;
             }
@@ -190,34 +202,35 @@ impl Writers {
         if self.left_out.rows() > 0 {
             self.flush(job, old).await?;
         }
-        Ok(copied)
+        Ok(counts)
     }
 
-    /// Which rows of a batch are selected; the others are noted as rejects, unless all rows stay.
+    /// Returns which rows of a batch are selected. The others become rejects, unless all rows are kept.
     fn select(
         &mut self,
         job: &CopyJob,
         old: &ShardCommit,
         batch: &RecordBatch,
-        copied: &mut Copied,
-    ) -> Result<BooleanArray, SelectError> {
+        counts: &mut CopyCounts,
+    ) -> Result<BooleanArray, SecondPassError> {
         let selection = &job.selection;
-        let place = job.source.location.child(&old.captions.path);
-        let scores = scores_of(batch.column_by_name(selection.by.as_str()), selection.by, &place)?;
+        let location = job.source.location.child(&old.captions.path);
+        let scores = scores_of(batch.column_by_name(selection.by.as_str()), selection.by, &location)?;
         let selected: Vec<bool> = scores.iter().map(|score| selection.keeps(score)).collect();
-        copied.read += selected.len() as u64;
-        copied.selected += selected.iter().filter(|selected| **selected).count() as u64;
-        copied.missing += scores.null_count() as u64;
+        counts.read += selected.len() as u64;
+        counts.selected += selected.iter().filter(|selected| **selected).count() as u64;
+        counts.missing += scores.null_count() as u64;
         if selection.column.is_none() {
-            let rows = Rows::of(batch).map_err(|e| misfit(job, &old.captions, &e))?;
+            let rows = RejectColumns::of(batch).map_err(|e| invalid(job, &old.captions, &e))?;
             for (row, _) in selected.iter().enumerate().filter(|(_, selected)| !**selected) {
                 let score = scores.is_valid(row).then(|| scores.value(row));
-                self.left_out.push(&rows.reject(row, selection.left_out(score)));
+                self.left_out.push(&rows.reject(row, selection.reject_detail(score)));
             }
         }
         Ok(selected.into())
     }
 
+    /// Returns the selected rows, or all rows with the column that marks them.
     fn kept(
         &self,
         job: &CopyJob,
@@ -232,12 +245,12 @@ impl Writers {
         filter_record_batch(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?, &selected)
     }
 
-    async fn flush(&mut self, job: &CopyJob, old: &ShardCommit) -> Result<(), SelectError> {
-        let batch = self.left_out.finish().map_err(|e| misfit(job, &old.rejects, &e))?;
+    async fn flush(&mut self, job: &CopyJob, old: &ShardCommit) -> Result<(), SecondPassError> {
+        let batch = self.left_out.finish().map_err(|e| invalid(job, &old.rejects, &e))?;
         Ok(self.rejects.write(batch).await?)
     }
 
-    async fn finish(self) -> Result<(PartInfo, PartInfo), SelectError> {
+    async fn finish(self) -> Result<(PartInfo, PartInfo), SecondPassError> {
         let captions = self.captions.finish().await?.info();
         Ok((captions, self.rejects.finish().await?.info()))
     }
@@ -248,20 +261,20 @@ impl Writers {
     }
 }
 
-/// The columns of a captions part that a reject repeats.
-struct Rows<'a> {
+/// The columns of a captions part that its rejects repeat.
+struct RejectColumns<'a> {
     key: &'a StringArray,
     caption: &'a StringArray,
     similarity: &'a arrow_array::Float32Array,
     org_caption: &'a StringArray,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> RejectColumns<'a> {
     fn of(batch: &'a RecordBatch) -> Result<Self, ArrowError> {
         fn column<'a, T: Array + 'static>(batch: &'a RecordBatch, name: &str) -> Result<&'a T, ArrowError> {
             let column = batch.column_by_name(name).and_then(|column| column.as_any().downcast_ref());
             column.ok_or_else(|| {
-                ArrowError::SchemaError(format!("no column `{name}` of the type it should have"))
+                ArrowError::SchemaError(format!("column `{name}` is missing or has another type"))
             })
         }
         Ok(Self {
@@ -274,18 +287,13 @@ impl<'a> Rows<'a> {
 
     fn reject(&self, row: usize, detail: String) -> Reject {
         let original = self.org_caption.is_valid(row).then(|| self.org_caption.value(row).to_owned());
-        Reject {
-            key: self.key.value(row).to_owned(),
-            reason: RejectReason::BelowSimilarity,
-            detail,
-            caption: Some(self.caption.value(row).to_owned()),
-            similarity: Some(self.similarity.value(row)),
-            org_caption: original,
-        }
+        Reject::new(self.key.value(row), RejectReason::BelowSimilarity, detail)
+            .with_caption(self.caption.value(row), Some(self.similarity.value(row)))
+            .with_org_caption(original)
     }
 }
 
-/// The part's own schema and metadata, the selections in it, and the column that marks rows.
+/// Returns the part's schema with the selections in its metadata, and with the column that marks rows.
 fn with_passes(schema: &Schema, passes: &str, column: Option<&str>) -> Schema {
     let mut metadata = schema.metadata().clone();
     metadata.insert(metadata_keys::FILTER.to_owned(), passes.to_owned());
@@ -299,7 +307,7 @@ fn with_passes(schema: &Schema, passes: &str, column: Option<&str>) -> Schema {
     Schema::new_with_metadata(fields, metadata)
 }
 
-/// Hugging Face `datasets` wants every column described once one is.
+/// Adds a column to the description that Hugging Face `datasets` reads: it must have every column once it has one.
 fn with_feature(features: &str, name: &str) -> String {
     let Ok(mut parsed) = serde_json::from_str::<serde_json::Value>(features) else {
         return features.to_owned();
@@ -308,6 +316,6 @@ fn with_feature(features: &str, name: &str) -> String {
     parsed.to_string()
 }
 
-fn misfit(job: &CopyJob, part: &PartInfo, error: &ArrowError) -> SelectError {
-    SelectError::Part { part: job.source.location.child(&part.path).url(), what: error.to_string() }
+fn invalid(job: &CopyJob, part: &PartInfo, error: &ArrowError) -> ReadPartError {
+    ReadPartError::invalid(&job.source.location.child(&part.path), error)
 }
