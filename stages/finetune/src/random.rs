@@ -2,7 +2,7 @@
 
 use recaption_schemas::SplitMix64;
 
-/// A stream of random numbers of a seed and a purpose.
+/// A stream of random numbers of a seed: SplitMix64 (Steele, Lea and Flood 2014).
 #[derive(Clone, Debug)]
 pub struct Random(SplitMix64);
 
@@ -27,7 +27,7 @@ impl Random {
         self.0.next_fraction()
     }
 
-    /// Draws an integer from 0 to `n` - 1; 0 for `n` = 0.
+    /// Draws an integer in 0..n; 0 for n = 0.
     pub fn below(&mut self, n: usize) -> usize {
         self.0.next_below(n)
     }

@@ -30,7 +30,7 @@ const QUEUE: usize = 64;
 /// Byte budget of the waiting samples of one shard. Each shard has its own: with a shared one, shards that are read ahead would
 /// block the current one.
 const SHARD_BYTES: usize = 64 << 20;
-/// Retries of a shard whose transport fails.
+/// Retries at a shard whose transport fails.
 const SHARD_RETRIES: RetryPolicy = RetryPolicy::new(3, Duration::from_secs(2), Duration::from_secs(8));
 
 /// Format of the inputs.
