@@ -118,7 +118,7 @@ fn sidecar_json_as_python_writes_it_is_read_and_stored_as_valid_json() {
     }
     pack = pack.file("broken.jpg", jpeg(1)).file("broken.json", "{'caption': 'no JSON'}");
     let tar = place.write("a.tar", pack.close());
-    place.run(&tar, "out").ends(0).warns("sidecar JSON cannot be read");
+    place.run(&tar, "out").ends(0).warns("invalid sidecar JSON");
     let rows = output::read(&place.path("out"));
     for (row, (name, text)) in rows.captions.iter().zip(&documents) {
         assert_eq!(
@@ -163,7 +163,7 @@ fn metadata_of_a_folder_speaks_of_those_below() {
         "f/images/metadata.csv",
         "file_name,Caption,n\nd.jpg,near d,1\na.jpg,\"near a\",2\nx.jpg,\"open\nd2.jpg,x,3\n",
     );
-    place.run(place.path("f"), "out").ends(0).warns("rows of metadata cannot be read");
+    place.run(place.path("f"), "out").ends(0).warns("skipped malformed rows of a metadata file");
     let rows = output::read(&place.path("out"));
     let found: BTreeMap<&str, (&str, &str)> = rows
         .captions
@@ -211,7 +211,7 @@ fn columns_are_found_by_the_names_that_tools_give_them() {
     );
     let said = place.run(&table, "out").ends(0);
     assert!(
-        said.stderr.contains("image=jpg caption=txt address=none key=__key__ meta=json left=__url__"),
+        said.stderr.contains("image=jpg caption=txt url=none key=__key__ meta=json ignored=__url__"),
         "{}",
         said.stderr
     );
@@ -297,7 +297,7 @@ fn values_of_all_types_reach_meta() {
         ],
     );
     let said = place.run(&table, "out").ends(0);
-    assert!(said.stderr.contains("left=raw"), "{}", said.stderr);
+    assert!(said.stderr.contains("ignored=raw"), "{}", said.stderr);
     let rows = output::read(&place.path("out"));
     let meta: Value = serde_json::from_str(rows.captions[0].meta.as_deref().expect("JSON")).expect("JSON");
     assert_eq!(
@@ -323,7 +323,7 @@ fn what_is_used_is_said_once_per_kind_of_input() {
     for line in [
         "image=.jpg caption=.txt meta=.json left=.cls",
         "image=.jpg caption=none meta=none metadata files=0",
-        "address=URL caption=ALT_TEXT key=row number meta=Address",
+        "url=URL caption=ALT_TEXT key=row number meta=Address",
     ] {
         assert_eq!(said.stderr.matches(line).count(), 1, "{line}: {}", said.stderr);
     }

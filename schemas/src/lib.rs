@@ -1,9 +1,7 @@
-//! What travels between Recaption's stages and what lands on disk.
+//! The types of Recaption's output: rows, rejects, records, and the names of shards and parts.
 //!
-//! One type per arrow of the data's way:
-//! `ShardRef -> Sample -> Image -> Encoded -> Candidates -> Scored -> CaptionRow | Reject -> Parquet part -> ShardCommit`.
-//! Each type is made valid once, when it is built. No I/O and no async here: this crate is what a reader of the output
-//! may depend on without pulling in a runtime.
+//! Every type is validated when it is constructed. There is no I/O and no async here, so that a reader of an output can depend on
+//! this crate without a runtime. What travels between the stages of a run is in `recaption_messages`.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +11,7 @@ mod commit;
 mod digest;
 mod name;
 mod preprocess;
+mod random;
 mod reject;
 mod row;
 mod shard;
@@ -26,9 +25,15 @@ pub use commit::{
 pub use digest::{hex, sha256_hex};
 pub use name::{name_bytes, name_text, path_text};
 pub use preprocess::{Interpolation, Preprocess, ResizeMode};
+pub use random::SplitMix64;
 pub use reject::{Reject, RejectReason};
 pub use row::{CaptionRow, EmbeddedImage};
 pub use shard::{ShardId, part_name, part_url, printable, redact_text, redact_url, shard_of_part};
 pub use table::{
     CAPTION_SCHEMA_VERSION, CaptionTable, RejectTable, caption_schema, metadata_keys, reject_schema,
 };
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

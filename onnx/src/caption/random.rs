@@ -1,6 +1,7 @@
 //! Counter-based random numbers: a number depends on (seed, key, candidate, step) alone, so a sampled caption is the same
 //! whatever the batch, thread or worker.
 
+use recaption_schemas::SplitMix64;
 use sha2::{Digest, Sha256};
 
 /// Returns the seed of an image's sampled candidates, made of the run's seed and the sample's key.
@@ -13,16 +14,9 @@ pub fn image_seed(seed: u64, key: &str) -> u64 {
 /// Returns the `step`-th number of an image's `candidate`-th caption, uniform in [0, 1) with 53 bits.
 #[must_use]
 pub(super) fn uniform(image_seed: u64, candidate: usize, step: usize) -> f64 {
-    let stream = splitmix(image_seed ^ splitmix(candidate as u64));
-    (splitmix(stream.wrapping_add(step as u64)) >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-/// Applies one step of SplitMix64: a bijection in which every input bit affects every output bit.
-fn splitmix(x: u64) -> u64 {
-    let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    let hash = |state: u64| SplitMix64::new(state).next_u64();
+    let stream = hash(image_seed ^ hash(candidate as u64));
+    SplitMix64::new(stream.wrapping_add(step as u64)).next_fraction()
 }
 
 #[cfg(test)]

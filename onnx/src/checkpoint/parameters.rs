@@ -12,7 +12,8 @@ use super::config::{
 const TOKEN_STD: f32 = 0.02;
 /// Initial standard deviation of the image tower's class token and positions. Patches of normalised pixels come out of
 /// `conv1` with about unit variance, and this is half of it, as in the text tower. With open_clip's width^-0.5, a tenth, small
-/// models were slow to learn positions.
+/// models were slow to learn positions (numbers:
+/// `docs/src/decisions/0038-image-position-initialisation.md`).
 const IMAGE_POSITION_STD: f32 = 0.5;
 /// Initial standard deviation of a text's position embeddings and class token.
 const POSITION_STD: f32 = 0.01;

@@ -1,7 +1,8 @@
 //! Bounds on differences, by precision.
 //!
 //! Bounds of fp16 and int8 are 1.5 to 10 times what was measured on the reference cases of `tests/data` (`onnx/tests/goldens.rs`
-//! prints the numbers), whose large random weights round worse than trained ones or more layers do
+//! prints the numbers, `docs/src/verification.md` has a table), whose large random weights round worse than trained ones or more
+//! layers do
 //! (`onnx/tests/precision.rs`). One wrong constant exceeds them unless it changes less than the precision's own rounding
 //! (`onnx/src/verify/tests.rs`). A single bound does not suffice: a cosine hides one wrong number among thousands, the largest
 //! difference hides a small one in every row.
