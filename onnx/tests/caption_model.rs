@@ -159,7 +159,7 @@ fn unusable_images_are_named_and_others_still_work() {
     assert!(matches!(error, CaptionError::Image { index: 1, .. }), "{error}");
     let short = ImageInput::Rgb { width: 10, height: 10, data: vec![0; 299].into() };
     let error = model.caption(short).expect_err("a byte is missing").to_string();
-    assert!(error.contains("299 bytes are not RGB pixels of 10 x 10"), "{error}");
+    assert!(error.contains("299 bytes are not 10 x 10 RGB pixels"), "{error}");
     model.caption(&drawing).expect("a caption");
 }
 
