@@ -60,7 +60,7 @@ fn recipes_that_cannot_be_are_told_with_their_key() {
         ("optimizer.learning_rate=1", "unknown key `optimizer.learning_rate`; did you mean `optimizer."),
         ("optimiser.lr=1", "did you mean `optimizer.lr`?"),
         ("data.crop={scale=[0.5,1.0],size=3}", "size"),
-        ("lr=1", "expected section.key=value"),
+        ("lr=1", "unknown key `lr`; did you mean `optimizer.lr`?"),
         ("optimizer.lr", "expected section.key=value"),
     ] {
         told(&story, change, words);
