@@ -66,6 +66,11 @@ fn recipes_that_cannot_be_are_told_with_their_key() {
         told(&story, change, words);
     }
     assert!(!story.path("out/checkpoints").exists());
+}
+
+#[test]
+fn incomplete_broken_or_missing_recipe_is_an_error() {
+    let story = Story::new();
     story.write("recipe.toml", "[model]\ncheckpoint = \"start\"\n");
     story.call("out", &[]).ends(2).warns("`data.train` is not set");
     story.write("recipe.toml", "[model\n");
