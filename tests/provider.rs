@@ -54,6 +54,23 @@ fn auto_and_cpu_are_the_same_output() {
     assert_eq!(second["provider"], json!(null));
 }
 
+/// A GPU that was named is never replaced by the CPU in silence.
+#[test]
+fn named_gpu_that_is_not_there_is_an_error() {
+    let place = Place::new();
+    let input = place.draw("in", 1, 1);
+    let words = "`model.device` = 0 asks for a GPU, and no GPU can be used here";
+    place.run(&input, "out").args(["--device", "0"]).ends(2).warns("--device: ").warns(words);
+    place
+        .run(&input, "out")
+        .env("RECAPTION_MODEL__DEVICE", "0")
+        .ends(2)
+        .warns(words)
+        .warns("--provider cuda");
+    // Where the CPU is asked for, a GPU's number means nothing.
+    place.run(&input, "out").args(["--provider", "cpu", "--device", "0"]).ends(0);
+}
+
 /// Every graph tells who took it.
 #[test]
 fn graphs_tell_their_provider() {

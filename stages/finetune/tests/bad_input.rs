@@ -60,12 +60,17 @@ fn invalid_recipes_name_their_key() {
         ("optimizer.learning_rate=1", "unknown key `optimizer.learning_rate`; did you mean `optimizer."),
         ("optimiser.lr=1", "did you mean `optimizer.lr`?"),
         ("data.crop={scale=[0.5,1.0],size=3}", "size"),
-        ("lr=1", "expected section.key=value"),
+        ("lr=1", "unknown key `lr`; did you mean `optimizer.lr`?"),
         ("optimizer.lr", "expected section.key=value"),
     ] {
         assert_usage_error(&workspace, change, words);
     }
     assert!(!workspace.path("out/checkpoints").exists());
+}
+
+#[test]
+fn incomplete_broken_or_missing_recipe_is_an_error() {
+    let workspace = Workspace::new();
     workspace.write("recipe.toml", "[model]\ncheckpoint = \"start\"\n");
     workspace.call("out", &[]).ends(2).warns("`data.train` is not set");
     workspace.write("recipe.toml", "[model\n");
