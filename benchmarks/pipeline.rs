@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use recaption::{
     config::{Layers, RunConfig},
     run::{Reporter, RunModel, RunOptions, Stop, run},
-    scenes::{Text, write_shard},
+    scenes::{TextKind, write_shard},
 };
 use recaption_caption::{CaptionWorker, CaptionWorkerSettings, ImageQueue, filter::Filter};
 use recaption_image::{DecodeOptions, PrepareSettings, prepare_sample};
@@ -75,7 +75,7 @@ fn set_up(dir: &Path, scenes: u32) -> Result<RunConfig> {
     std::fs::create_dir_all(&shards)?;
     for shard in 0..SHARDS {
         let file = File::create(shards.join(format!("{shard:05}.tar")))?;
-        write_shard(BufWriter::new(file), SEED, shard, scenes / SHARDS, Text::Alt)?;
+        write_shard(BufWriter::new(file), SEED, shard, scenes / SHARDS, TextKind::Alt)?;
     }
     Bundled::Base.write_checkpoint(&dir.join("checkpoint"))?;
     export(&dir.join("checkpoint"), &dir.join("model"), Precision::Fp32)?;

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 use recaption_caption::{
     CaptionWorker, CaptionWorkerSettings, ImageQueue,
     filter::Filter,
-    score::{ScoreImage, ScoreJob, Scorer},
+    scorer::{ScoreImage, ScoreJob, Scorer},
 };
 use recaption_image::{DecodeOptions, prepare};
 use recaption_messages::{PreparedSample, SampleOutcome, SampleResult};
@@ -242,14 +242,14 @@ fn images_of_a_failed_device_go_to_another() {
         let (to_captioners, input) = crossbeam_channel::unbounded();
         samples(&folder).into_iter().for_each(|sample| to_captioners.send(sample).expect("an open channel"));
         drop(to_captioners);
-        let queue = ImageQueue::with_returns(input);
+        let queue = ImageQueue::with_requeue(input);
         let found = Mutex::new(BTreeMap::new());
         let returned = std::thread::scope(|scope| {
             // The failing one begins alone, so that it holds images; it is the other one's turn when it has failed.
             let failure = failing.run(&queue, collect(&found)).expect_err("no memory");
             let working = scope.spawn(|| working.run(&queue, collect(&found)));
             std::thread::sleep(std::time::Duration::from_millis(50));
-            let returned = queue.give_back(failure.unfinished);
+            let returned = queue.requeue(failure.unfinished);
             working.join().expect("no panic").expect("the other goes on");
             returned
         });

@@ -1,5 +1,4 @@
-//! What inputs say of their images: captions, addresses and JSON are found wherever tools write them, or it is said and counted
-//! that there are none.
+//! Captions, URLs and JSON of inputs: found wherever tools write them, or reported and counted as missing.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -61,7 +60,7 @@ fn write_table(path: &Path, columns: Vec<(&str, ArrayRef)>) {
 }
 
 #[test]
-fn white_space_is_no_caption_and_no_filter_keeps_it() {
+fn white_space_is_not_a_caption() {
     let place = Place::new();
     let mut pack = Pack::new();
     for (n, text) in ["a red circle\n", "", " \t\r\n", "\u{feff}", "a photo"].into_iter().enumerate() {
@@ -97,7 +96,7 @@ fn white_space_is_no_caption_and_no_filter_keeps_it() {
 }
 
 #[test]
-fn sidecar_json_as_python_writes_it_is_read_and_stored_as_valid_json() {
+fn sidecar_json_of_python_is_stored_as_valid_json() {
     let place = Place::new();
     let base = "\"caption\":\"a red circle\",\"url\":\"http://x/1\"";
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
@@ -118,7 +117,7 @@ fn sidecar_json_as_python_writes_it_is_read_and_stored_as_valid_json() {
     }
     pack = pack.file("broken.jpg", jpeg(1)).file("broken.json", "{'caption': 'no JSON'}");
     let tar = place.write("a.tar", pack.close());
-    place.run(&tar, "out").ends(0).warns("sidecar JSON cannot be read");
+    place.run(&tar, "out").ends(0).warns("invalid sidecar JSON");
     let rows = output::read(&place.path("out"));
     for (row, (name, text)) in rows.captions.iter().zip(&documents) {
         assert_eq!(
@@ -146,7 +145,7 @@ fn sidecar_json_as_python_writes_it_is_read_and_stored_as_valid_json() {
 }
 
 #[test]
-fn metadata_of_a_folder_speaks_of_those_below() {
+fn folder_metadata_covers_subfolders() {
     let place = Place::new();
     for (n, name) in ["images/a.jpg", "images/deep/b.jpg", "c.jpg", "images/d.jpg"].into_iter().enumerate() {
         place.write(&format!("f/{name}"), jpeg(n as u64));
@@ -158,12 +157,12 @@ fn metadata_of_a_folder_speaks_of_those_below() {
         "{\"file_name\":\"./c.jpg\",\"text\":\"root c\"}",
     ];
     place.write("f/metadata.jsonl", lines.join("\n"));
-    // The nearest one is asked first, whatever its form.
+    // The nearest metadata file wins, in any format.
     place.write(
         "f/images/metadata.csv",
         "file_name,Caption,n\nd.jpg,near d,1\na.jpg,\"near a\",2\nx.jpg,\"open\nd2.jpg,x,3\n",
     );
-    place.run(place.path("f"), "out").ends(0).warns("rows of metadata cannot be read");
+    place.run(place.path("f"), "out").ends(0).warns("skipped malformed rows of a metadata file");
     let rows = output::read(&place.path("out"));
     let found: BTreeMap<&str, (&str, &str)> = rows
         .captions
@@ -189,9 +188,9 @@ fn metadata_of_a_folder_speaks_of_those_below() {
     assert_eq!((found["a"], found["b"]), (Some("beside a"), Some("table b")));
 }
 
-/// What the hub makes of a webdataset.
+/// The hub's conversion of a webdataset to Parquet.
 #[test]
-fn columns_are_found_by_the_names_that_tools_give_them() {
+fn columns_are_found_by_usual_names() {
     let place = Place::new();
     let table = place.path("hub.parquet");
     let fields = vec![(
@@ -209,18 +208,18 @@ fn columns_are_found_by_the_names_that_tools_give_them() {
             ("__url__", texts([Some("s.tar"); 3])),
         ],
     );
-    let said = place.run(&table, "out").ends(0);
+    let output = place.run(&table, "out").ends(0);
     assert!(
-        said.stderr.contains("image=jpg caption=txt address=none key=__key__ meta=json left=__url__"),
+        output.stderr.contains("image=jpg caption=txt url=none key=__key__ meta=json ignored=__url__"),
         "{}",
-        said.stderr
+        output.stderr
     );
     let rows = output::read(&place.path("out"));
     assert_eq!(captions(&rows), [Some("cap 0"), Some("cap 1"), None]);
     let urls: Vec<Option<&str>> = rows.captions.iter().map(|row| row.url.as_deref()).collect();
     assert_eq!(urls, [Some("http://x/0"), Some("http://x/1"), None]);
     assert_eq!(rows.captions[0].meta.as_deref(), Some("{\"url\":\"http://x/0\"}"));
-    // A told column is found in any case too.
+    // A configured column is found in any case too.
     let table = place.path("upper.parquet");
     write_table(
         &table,
@@ -231,7 +230,7 @@ fn columns_are_found_by_the_names_that_tools_give_them() {
 }
 
 #[test]
-fn several_captions_are_picked_from_and_all_stay() {
+fn one_of_several_captions_is_picked_and_all_stay() {
     let place = Place::new();
     let list = |rows: &[&[&str]]| -> ArrayRef {
         let mut lists = ListBuilder::new(StringBuilder::new());
@@ -272,7 +271,7 @@ fn several_captions_are_picked_from_and_all_stay() {
 }
 
 #[test]
-fn values_of_all_types_reach_meta() {
+fn meta_holds_values_of_all_types() {
     let place = Place::new();
     let table = place.path("t.parquet");
     let item = Arc::new(Field::new("a", DataType::Int64, true));
@@ -296,8 +295,8 @@ fn values_of_all_types_reach_meta() {
             ("raw", Arc::new(BinaryArray::from(vec![&b"\xff"[..]]))),
         ],
     );
-    let said = place.run(&table, "out").ends(0);
-    assert!(said.stderr.contains("left=raw"), "{}", said.stderr);
+    let output = place.run(&table, "out").ends(0);
+    assert!(output.stderr.contains("ignored=raw"), "{}", output.stderr);
     let rows = output::read(&place.path("out"));
     let meta: Value = serde_json::from_str(rows.captions[0].meta.as_deref().expect("JSON")).expect("JSON");
     assert_eq!(
@@ -310,7 +309,7 @@ fn values_of_all_types_reach_meta() {
 }
 
 #[test]
-fn what_is_used_is_said_once_per_kind_of_input() {
+fn columns_in_use_are_logged_once_per_format() {
     let place = Place::new();
     for shard in 0..6 {
         let pack =
@@ -319,13 +318,13 @@ fn what_is_used_is_said_once_per_kind_of_input() {
     }
     place.write("f/a.jpg", jpeg(0));
     let list = place.write("l.csv", "Address,URL,ALT_TEXT\nx,ftp://a,b\n");
-    let said = place.run_all(&[place.path("t"), place.path("f"), list], "out").ends(0);
+    let output = place.run_all(&[place.path("t"), place.path("f"), list], "out").ends(0);
     for line in [
         "image=.jpg caption=.txt meta=.json left=.cls",
         "image=.jpg caption=none meta=none metadata files=0",
-        "address=URL caption=ALT_TEXT key=row number meta=Address",
+        "url=URL caption=ALT_TEXT key=row number meta=Address",
     ] {
-        assert_eq!(said.stderr.matches(line).count(), 1, "{line}: {}", said.stderr);
+        assert_eq!(output.stderr.matches(line).count(), 1, "{line}: {}", output.stderr);
     }
-    assert!(said.stdout.contains("\"without_caption\":1"), "{}", said.stdout);
+    assert!(output.stdout.contains("\"without_caption\":1"), "{}", output.stdout);
 }

@@ -1,4 +1,4 @@
-//! `recaption demo`: what a newcomer sees first.
+//! `recaption demo`: the first command of a new user.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -9,31 +9,33 @@ use std::fs;
 use recaption_onnx::Bundled;
 use support::{Place, output, program::recaption};
 
-/// Columns that a terminal surely has.
+/// Largest number of columns of a line on the terminal.
 const WIDTH: usize = 100;
 
 #[test]
-fn three_captioners_caption_the_same_scenes_and_the_base_judges_all() {
+fn demo_compares_three_captioners_by_one_scorer() {
     let place = Place::new();
-    let said = recaption().dir(place.root()).args(["demo", "--dir", "demo", "--scenes", "5"]).ends(0);
+    let demo = recaption().dir(place.root()).args(["demo", "--dir", "demo", "--scenes", "5"]).ends(0);
     let outputs = ["output", "out-short", "out-descriptive"].map(|name| {
-        said.prints(&format!("demo/{name}/captions/*.parquet"));
+        demo.prints(&format!("demo/{name}/captions/*.parquet"));
         output::read(&place.path("demo").join(name))
     });
     for captioner in Bundled::ALL {
-        said.prints(&format!("{:<17} 5 captions", captioner.name()));
+        demo.prints(&format!("{:<17} 5 captions", captioner.name()));
     }
     for words in [
         "alt text -> short -> descriptive",
-        "as coca-scenes-base judges it",
+        "cosine by coca-scenes-base",
+        "know drawn scenes only",
+        "(exact)",
         "ssc: short",
         "dsc: descriptive",
     ] {
-        said.prints(words);
+        demo.prints(words);
     }
-    let wide = said.stdout.lines().find(|line| line.chars().count() > WIDTH && !line.contains("demo/"));
-    said.check(wide.is_none(), "lines of at most 100 columns were expected");
-    // One judge: the alt texts have the same similarity in every output.
+    let wide = demo.stdout.lines().find(|line| line.chars().count() > WIDTH && !line.contains("demo/"));
+    demo.check(wide.is_none(), "lines of at most 100 columns were expected");
+    // One scorer: the alt texts have the same similarity in every output.
     let [base, short, descriptive] = outputs;
     assert_eq!(base.captions.len(), 5);
     for (row, other) in
@@ -47,11 +49,11 @@ fn three_captioners_caption_the_same_scenes_and_the_base_judges_all() {
     for row in &descriptive.captions {
         assert!(page.contains(&row.caption), "{} is not on the page", row.caption);
     }
-    assert!(!page.contains("http"), "the page asks for something elsewhere");
+    assert!(!page.contains("http"), "the page needs the network");
 }
 
 #[test]
-fn a_smaller_demo_after_a_larger_one_shows_its_own_scenes_alone() {
+fn smaller_demo_replaces_a_larger_one() {
     let place = Place::new();
     let demo =
         |scenes: &str| recaption().dir(place.root()).args(["demo", "--dir", "demo", "--scenes", scenes]);
@@ -60,7 +62,7 @@ fn a_smaller_demo_after_a_larger_one_shows_its_own_scenes_alone() {
 }
 
 #[test]
-fn a_demo_clears_no_folder_but_its_own() {
+fn demo_refuses_a_foreign_folder() {
     let place = Place::new();
     let mine = place.write("work/shards/thesis.tar", "years of work");
     recaption().dir(place.root()).args(["demo", "--dir", "work", "--scenes", "1"]).ends(1).warns("--dir");

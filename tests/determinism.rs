@@ -1,5 +1,5 @@
-//! A row depends on the image, the model and the configuration alone: not on threads, batches, copies of the model, the
-//! order of shards, or what else was in hand at the time.
+//! A row depends on image, model and configuration alone: not on threads, batches, copies of the model, the order of shards, or
+//! what else is in flight.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -14,7 +14,7 @@ use support::{
     shards::{Pack, jpeg},
 };
 
-/// Four shards of scenes, and a fifth of pictures without text.
+/// Draws four shards of scenes, and a fifth of images without text.
 fn input(place: &Place) -> PathBuf {
     let input = place.draw("in", 4, 20);
     let bare = (0..10).fold(Pack::new(), |pack, n| pack.file(&format!("bare{n}.jpg"), jpeg(n)));
@@ -22,8 +22,8 @@ fn input(place: &Place) -> PathBuf {
     input
 }
 
-/// Runs once per setting; every run must leave the same rows, and the same bytes, as the first.
-fn all_alike(settings: &[&[&str]]) {
+/// Runs once per setting and asserts that every run writes the same rows, and the same bytes, as the first.
+fn assert_same_output(settings: &[&[&str]]) {
     let place = Place::new();
     let input = input(&place);
     let mut first: Option<Rows> = None;
@@ -46,8 +46,8 @@ fn all_alike(settings: &[&[&str]]) {
 }
 
 #[test]
-fn threads_do_not_show() {
-    all_alike(&[
+fn rows_are_independent_of_threads() {
+    assert_same_output(&[
         &["run.threads=1"],
         &["run.threads=2"],
         &["run.threads=4"],
@@ -56,18 +56,23 @@ fn threads_do_not_show() {
 }
 
 #[test]
-fn batches_do_not_show() {
-    all_alike(&[&["run.batch_size=1"], &["run.batch_size=2"], &["run.batch_size=7"], &["run.batch_size=32"]]);
+fn rows_are_independent_of_batches() {
+    assert_same_output(&[
+        &["run.batch_size=1"],
+        &["run.batch_size=2"],
+        &["run.batch_size=7"],
+        &["run.batch_size=32"],
+    ]);
 }
 
 #[test]
-fn copies_of_the_model_do_not_show() {
-    all_alike(&[&["model.sessions=1"], &["model.sessions=2"], &["model.sessions=3"]]);
+fn rows_are_independent_of_model_copies() {
+    assert_same_output(&[&["model.sessions=1"], &["model.sessions=2"], &["model.sessions=3"]]);
 }
 
 #[test]
-fn shards_read_side_by_side_do_not_show() {
-    all_alike(&[
+fn rows_are_independent_of_concurrent_shards() {
+    assert_same_output(&[
         &["input.concurrent_shards=1"],
         &["input.concurrent_shards=4"],
         &["input.buffer_bytes=1048576"],
@@ -75,7 +80,7 @@ fn shards_read_side_by_side_do_not_show() {
 }
 
 #[test]
-fn the_order_of_shards_does_not_show() {
+fn rows_are_independent_of_shard_order() {
     let place = Place::new();
     let input = input(&place);
     place.run(&input, "forwards").ends(0);

@@ -297,6 +297,7 @@ fn readmes_of_crates_name_files_that_exist() {
         for line in text(page).lines().filter(|line| line.starts_with("| `")) {
             let files = line.split('|').nth(1).unwrap_or_default();
             for file in files.split('`').skip(1).step_by(2) {
+                let file = file.trim_start_matches("src/");
                 if !folder.join(file).exists() {
                     missing.push(format!("{page}: src/{file}"));
                 }

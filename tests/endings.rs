@@ -150,7 +150,7 @@ fn versions_without_validators_are_never_mixed() {
         let rows = support::output::read(&place.path("out")).captions;
         rows.into_iter().map(|row| row.image.expect("embedded").0[60]).collect::<Vec<_>>()
     };
-    run().ends(0).warns("neither an entity tag nor a time of change");
+    run().ends(0).warns("neither ETag nor Last-Modified");
     assert_eq!(shades(), [200; 40], "a mixture of two versions");
     assert_eq!(run().ends(0).report()["shards_skipped"], json!(1));
     *NOW.lock().expect("a number") = 0;

@@ -1,4 +1,4 @@
-//! `recaption eval`: how good captions are, measured where the answer is known.
+//! `recaption eval`: metrics of captions, on images whose captions are known.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -29,9 +29,9 @@ fn number(report: &Value, pointer: &str) -> f64 {
         .unwrap_or_else(|| panic!("no number at {pointer} of {report:#}"))
 }
 
-/// Shards whose captions are what the model says of them: every metric is at its best.
+/// Shards whose original captions are the model's own: every metric is at its best.
 #[test]
-fn a_model_agrees_with_itself() {
+fn captions_of_the_model_itself_score_best() {
     let place = Place::new();
     let drawn = place.draw("drawn", 1, SCENES);
     place.run(&drawn, "out").ends(0);
@@ -51,31 +51,32 @@ fn a_model_agrees_with_itself() {
             .file(&format!("{key}.json"), scene.to_json());
     }
     let shard = place.write("own/00000.tar", pack.close());
-    let said = report(eval(&[&shard]), 0);
-    assert_eq!((number(&said, "/captions"), number(&said, "/references/captions")), (24.0, 24.0));
+    let measured = report(eval(&[&shard]), 0);
+    assert_eq!((number(&measured, "/captions"), number(&measured, "/references/captions")), (24.0, 24.0));
     // JPEG and PNG may differ in a caption or two.
     for metric in ["/references/rouge_l", "/references/bleu/0", "/references/bleu/3"] {
-        let value = number(&said, metric);
+        let value = number(&measured, metric);
         assert!((0.9..=1.0 + 1e-9).contains(&value), "{metric}: {value}");
     }
-    assert!(number(&said, "/references/cider_d") > 7.0, "{said:#}");
-    assert!((number(&said, "/similarity") - number(&said, "/org_similarity")).abs() < 0.02);
-    assert_eq!(number(&said, "/retrieval/pairs"), 24.0);
-    let [one, ten] = ["/retrieval/image_to_text/0", "/retrieval/image_to_text/2"].map(|at| number(&said, at));
-    assert!(one > 0.5 && ten >= one && ten <= 1.0, "{said:#}");
-    assert_eq!(number(&said, "/scenes/captions"), 24.0);
-    assert!(number(&said, "/scenes/colour") > number(&said, "/scenes/objects") / 2.0, "{said:#}");
-    let told = recaption().arg("eval").arg(model()).arg(&shard).args(["--log-format", "text"]).ends(0);
+    assert!(number(&measured, "/references/cider_d") > 7.0, "{measured:#}");
+    assert!((number(&measured, "/similarity") - number(&measured, "/org_similarity")).abs() < 0.02);
+    assert_eq!(number(&measured, "/retrieval/pairs"), 24.0);
+    let [one, ten] =
+        ["/retrieval/image_to_text/0", "/retrieval/image_to_text/2"].map(|at| number(&measured, at));
+    assert!(one > 0.5 && ten >= one && ten <= 1.0, "{measured:#}");
+    assert_eq!(number(&measured, "/scenes/captions"), 24.0);
+    assert!(number(&measured, "/scenes/colour") > number(&measured, "/scenes/objects") / 2.0, "{measured:#}");
+    let output = recaption().arg("eval").arg(model()).arg(&shard).args(["--log-format", "text"]).ends(0);
     for words in
-        ["CIDEr-D", "BLEU-1 to 4", "ROUGE-L", "R@1, 5, 10", "distinct-1, 2", "judged by the captioner itself"]
+        ["CIDEr-D", "BLEU-1 to 4", "ROUGE-L", "R@1, 5, 10", "distinct-1, 2", "scored by the captioner itself"]
     {
-        told.prints(words);
+        output.prints(words);
     }
 }
 
-/// References of a sample's JSON count beside its caption, and the right one is enough.
+/// References of a sample's JSON count beside its caption, and one that is right is enough.
 #[test]
-fn every_reference_counts() {
+fn references_of_the_json_count() {
     let place = Place::new();
     let mut with = Pack::new();
     let mut without = Pack::new();
@@ -95,19 +96,19 @@ fn every_reference_counts() {
     assert_eq!(number(&poor, "/references/rouge_l"), 0.0);
 }
 
-/// Scenes have more: junk among the original captions is known, and so is what would be exactly right.
+/// On scenes, junk among the original captions is known, and so are exactly right captions.
 #[test]
-fn scenes_tell_how_well_the_scorer_knows_junk() {
+fn scenes_measure_how_well_the_scorer_detects_junk() {
     let place = Place::new();
     let drawn = place.draw("drawn", 1, 60);
-    let said = report(eval(&[&drawn]), 0);
+    let measured = report(eval(&[&drawn]), 0);
     let [informative, junk] =
-        ["/scenes/originals_true", "/scenes/originals_junk"].map(|at| number(&said, at));
-    assert!(informative > junk && junk > 0.0 && informative + junk == 60.0, "{said:#}");
-    assert!((0.9..=1.0).contains(&number(&said, "/scenes/junk_auc")), "{said:#}");
+        ["/scenes/originals_true", "/scenes/originals_junk"].map(|at| number(&measured, at));
+    assert!(informative > junk && junk > 0.0 && informative + junk == 60.0, "{measured:#}");
+    assert!((0.9..=1.0).contains(&number(&measured, "/scenes/junk_auc")), "{measured:#}");
     for (share, count) in [("exact_short", "short"), ("exact_descriptive", "descriptive")] {
-        let [share, count] = [share, count].map(|name| number(&said, &format!("/scenes/{name}")));
-        assert_eq!(share, count / 60.0, "{said:#}");
+        let [share, count] = [share, count].map(|name| number(&measured, &format!("/scenes/{name}")));
+        assert_eq!(share, count / 60.0, "{measured:#}");
     }
     recaption()
         .arg("scenes")
@@ -115,28 +116,28 @@ fn scenes_tell_how_well_the_scorer_knows_junk() {
         .arg(place.path("short"))
         .args(["--samples", "9", "--caption", "short"])
         .ends(0);
-    let said = report(eval(&[&place.path("short")]), 0);
+    let measured = report(eval(&[&place.path("short")]), 0);
     assert_eq!(
-        (number(&said, "/scenes/originals_true"), &said["scenes"]["junk_auc"]),
+        (number(&measured, "/scenes/originals_true"), &measured["scenes"]["junk_auc"]),
         (9.0, &Value::Null),
-        "{said:#}"
+        "{measured:#}"
     );
 }
 
 #[test]
-fn what_could_not_be_measured_is_told() {
+fn rejects_and_failed_shards_are_reported() {
     let place = Place::new();
     let whole =
         place.write("whole.tar", Pack::new().file("a.jpg", jpeg(1)).file("b.jpg", b"no picture").close());
     let none = place.path("none.tar");
-    let said = report(eval(&[&whole, &none]), 3);
-    assert_eq!(number(&said, "/captions"), 1.0);
-    assert_eq!(said["rejects"].as_object().map(|r| r.values().filter_map(Value::as_u64).sum()), Some(1));
+    let measured = report(eval(&[&whole, &none]), 3);
+    assert_eq!(number(&measured, "/captions"), 1.0);
+    assert_eq!(measured["rejects"].as_object().map(|r| r.values().filter_map(Value::as_u64).sum()), Some(1));
     assert!(
-        said["shards_failed"].as_object().is_some_and(|f| f.keys().any(|k| k.ends_with("none.tar"))),
-        "{said:#}"
+        measured["shards_failed"].as_object().is_some_and(|f| f.keys().any(|k| k.ends_with("none.tar"))),
+        "{measured:#}"
     );
-    assert!(said["references"].is_null() && said["retrieval"].is_null(), "{said:#}");
+    assert!(measured["references"].is_null() && measured["retrieval"].is_null(), "{measured:#}");
     let empty = place.write("empty.tar", Pack::new().close());
     eval(&[&empty]).ends(1).warns("nothing to measure");
 }

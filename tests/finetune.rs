@@ -1,5 +1,5 @@
-//! `recaption finetune`: whatever is typed behind the word reaches `recaption-finetune`, and whatever that program does is
-//! what the caller sees. The program here is a script; the real one is another package's.
+//! `recaption finetune`: passes all arguments to `recaption-finetune` and its exit status to the caller. The program here is a
+//! script; the real one is another package's.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -15,17 +15,16 @@ use std::{
 
 use support::{Place, program::recaption};
 
-/// Tells its own path and each argument, and ends with 7.
+/// Prints its own path and each argument, and exits with 7.
 const SCRIPT: &str = "#!/bin/sh\nprintf '<%s>\\n' \"$0\" \"$@\"\nexit 7\n";
 
-/// One story at a time: a program cannot be started while a child that another story just forked still has it open for
-/// writing.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Serialises the tests: a program cannot be started while a child that another test just forked has it open for writing.
+fn lock() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A copy of the program in a folder of its own, where nothing lies beside it.
+/// Copies the program into a folder of its own.
 fn copy(place: &Place) -> PathBuf {
     let to = place.path("bin/recaption");
     fs::create_dir_all(place.path("bin")).expect("folders can be made");
@@ -44,13 +43,13 @@ fn call(program: &Path, path: &str, arguments: &[&str]) -> Output {
     command.args(arguments).env("PATH", path).output().expect("the program starts")
 }
 
-fn said(output: &Output) -> (Vec<&str>, Option<i32>) {
+fn lines_and_code(output: &Output) -> (Vec<&str>, Option<i32>) {
     (std::str::from_utf8(&output.stdout).expect("text").lines().collect(), output.status.code())
 }
 
 #[test]
-fn all_arguments_reach_the_program_beside_this_one() {
-    let _alone = alone();
+fn arguments_reach_the_program_beside_this_one() {
+    let _lock = lock();
     let place = Place::new();
     let program = copy(&place);
     let beside = executable(&place, "bin/recaption-finetune", SCRIPT);
@@ -73,18 +72,18 @@ fn all_arguments_reach_the_program_beside_this_one() {
     let output = call(&program, &path, &typed);
     let mut expected = vec![format!("<{}>", beside.display())];
     expected.extend(typed[1..].iter().map(|word| format!("<{word}>")));
-    assert_eq!(said(&output), (expected.iter().map(String::as_str).collect(), Some(7)));
-    // Also with flags of ours first, and with flags of ours as the other program's first.
+    assert_eq!(lines_and_code(&output), (expected.iter().map(String::as_str).collect(), Some(7)));
+    // Also after flags of this program, and with flags that both programs have.
     let output = call(&program, &path, &["--log-level", "debug", "finetune", "--log-format", "x"]);
-    assert_eq!(said(&output).0[1..], ["<--log-format>", "<x>"]);
-    assert_eq!(said(&call(&program, &path, &["finetune"])).0.len(), 1);
-    // The word elsewhere is a word like others.
+    assert_eq!(lines_and_code(&output).0[1..], ["<--log-format>", "<x>"]);
+    assert_eq!(lines_and_code(&call(&program, &path, &["finetune"])).0.len(), 1);
+    // `finetune` elsewhere is an ordinary argument.
     assert_eq!(call(&program, &path, &["inspect", "finetune"]).status.code(), Some(1));
 }
 
 #[test]
-fn then_the_folders_of_path_are_searched_for_an_executable() {
-    let _alone = alone();
+fn program_is_searched_in_path() {
+    let _lock = lock();
     let place = Place::new();
     let program = copy(&place);
     place.write("first/recaption-finetune", SCRIPT);
@@ -93,12 +92,12 @@ fn then_the_folders_of_path_are_searched_for_an_executable() {
     let path = ["first", "second", "third"].map(|name| place.path(name).display().to_string()).join(":");
     let output = call(&program, &path, &["finetune", "--steps", "3"]);
     let expected = format!("<{}>", found.display());
-    assert_eq!(said(&output), (vec![expected.as_str(), "<--steps>", "<3>"], Some(7)));
+    assert_eq!(lines_and_code(&output), (vec![expected.as_str(), "<--steps>", "<3>"], Some(7)));
 }
 
 #[test]
-fn a_signal_is_the_programs_own() {
-    let _alone = alone();
+fn signal_exit_is_passed_on() {
+    let _lock = lock();
     let place = Place::new();
     let program = copy(&place);
     executable(&place, "bin/recaption-finetune", "#!/bin/sh\nkill -TERM $$\n");
@@ -106,8 +105,8 @@ fn a_signal_is_the_programs_own() {
 }
 
 #[test]
-fn a_missing_program_is_one_clear_sentence() {
-    let _alone = alone();
+fn missing_program_is_a_one_line_error() {
+    let _lock = lock();
     let place = Place::new();
     let program = copy(&place);
     let output = call(&program, &place.path("nothing").display().to_string(), &["finetune", "--help"]);

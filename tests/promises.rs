@@ -40,7 +40,11 @@ fn missing_or_truncated_parts_are_reported_and_redone() {
     let bytes = fs::read(&cut).expect("a part");
     fs::write(&cut, &bytes[..bytes.len() - 1]).expect("a part");
     let found = status(&out).ends(3).report();
-    assert_eq!((&found["done"], found["amiss"].as_array().map(Vec::len)), (&json!(1), Some(2)), "{found:#}");
+    assert_eq!(
+        (&found["done"], found["invalid"].as_array().map(Vec::len)),
+        (&json!(1), Some(2)),
+        "{found:#}"
+    );
     let said = place.run(&input, "out").ends(0);
     said.warns("is missing").warns(&format!("bytes instead of {}", bytes.len()));
     let report = said.report();
@@ -62,7 +66,7 @@ fn verify_finds_changed_parts_of_the_same_size() {
     fs::write(&part, bytes).expect("a part");
     status(&out).ends(0);
     let found = status(&out).arg("--verify").ends(3).report();
-    assert!(found["amiss"][0].as_str().is_some_and(|what| what.contains("another content")), "{found:#}");
+    assert!(found["invalid"][0].as_str().is_some_and(|what| what.contains("another content")), "{found:#}");
 }
 
 #[test]
@@ -78,7 +82,7 @@ fn unusable_records_are_reported_and_redone() {
     fs::remove_file(&all[2]).expect("a record");
     fs::create_dir(&all[2]).expect("a folder in its place");
     let found = status(&out).ends(3).report();
-    assert_eq!(found["amiss"].as_array().map(Vec::len), Some(2), "{found:#}");
+    assert_eq!(found["invalid"].as_array().map(Vec::len), Some(2), "{found:#}");
     recaption().arg("inspect").arg(&out).ends(0);
     recaption()
         .args(["filter", "--min-similarity", "-1"])

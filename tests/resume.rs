@@ -229,7 +229,7 @@ fn ctrl_c_finishes_open_shards_and_resumes() {
     run.interrupt();
     let said = run.wait();
     said.check(said.status.code() == Some(1), "exit code 1 was expected: shards are left");
-    said.warns("finishing the shards in hand");
+    said.warns("finishing the shards in flight");
     let report = said.report();
     let out = place.path("out");
     let done = commits(&out).len();

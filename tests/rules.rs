@@ -1,4 +1,4 @@
-//! Text rules as a run applies them: what breaks one is told, counted, and never chosen.
+//! Text rules in a run: captions that violate one are rejected with a reason, counted, and never chosen.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -15,7 +15,7 @@ fn words(text: &str) -> usize {
 }
 
 #[test]
-fn captions_that_break_a_rule_are_rejects_with_rule_and_setting() {
+fn rule_violations_are_rejects_with_rule_and_setting() {
     let place = Place::new();
     let input = place.draw("in", 2, 20);
     place.run(&input, "all").ends(0);
@@ -25,7 +25,7 @@ fn captions_that_break_a_rule_are_rejects_with_rule_and_setting() {
     let most = lengths[lengths.len() / 2];
     assert!(lengths[0] <= most && most < lengths[lengths.len() - 1], "{lengths:?}");
 
-    let said = place.run(&input, "ruled").set(&format!("rules.max_words={most}")).ends(0);
+    let output = place.run(&input, "ruled").set(&format!("rules.max_words={most}")).ends(0);
     let ruled = output::read(&place.path("ruled"));
     let (keep, refuse): (Vec<_>, Vec<_>) = all.into_iter().partition(|row| words(&row.caption) <= most);
     assert_eq!(ruled.captions, keep, "what keeps the rule is not changed by it");
@@ -36,31 +36,31 @@ fn captions_that_break_a_rule_are_rejects_with_rule_and_setting() {
         assert_eq!(reject.detail, format!("rules.max_words = {most} (the caption has {length} words)"));
     }
     assert_eq!(ruled.rejects.len(), refuse.len());
-    assert_eq!(said.report()["counts"]["reasons"], json!({"caption_rule": refuse.len()}));
+    assert_eq!(output.report()["counts"]["reasons"], json!({"caption_rule": refuse.len()}));
     for commit in commits(&place.path("ruled")) {
         assert_eq!(commit.configuration["rules.max_words"], most.to_string());
     }
 }
 
 #[test]
-fn rules_are_off_unless_set_and_an_output_has_one_set_of_rules() {
+fn rules_are_off_by_default_and_fixed_per_output() {
     let place = Place::new();
     let input = place.draw("in", 1, 4);
     place.run(&input, "out").ends(0);
     let commit = &commits(&place.path("out"))[0];
     assert!(commit.configuration.keys().all(|key| !key.starts_with("rules.")), "{:?}", commit.configuration);
-    // Rules that are set to what they are anyway change nothing; others are another configuration.
+    // A rule set to its default changes nothing; any other value is another configuration.
     let again = place.run(&input, "out").set("rules.junk=false").ends(0);
     assert_eq!(again.report()["shards_skipped"], json!(1));
     place.run(&input, "out").set("rules.junk=true").ends(2).warns("`rules.junk` was unset, is true");
-    // The model's own sentences are language, and name what scenes hold.
-    let said = place.run(&input, "language").set("rules.junk=true").set("rules.duplicates=true").ends(0);
-    assert_eq!(said.report()["counts"]["captioned"], json!(4));
+    // The captioner's sentences are language.
+    let output = place.run(&input, "language").set("rules.junk=true").set("rules.duplicates=true").ends(0);
+    assert_eq!(output.report()["counts"]["captioned"], json!(4));
     place.run(&input, "refused").set("rules.ngram=2").ends(2).warns("rules.max_repeats");
 }
 
 #[test]
-fn a_banned_word_rejects_every_sample_whose_caption_has_it() {
+fn banned_words_reject_their_samples() {
     let place = Place::new();
     let input = place.draw("in", 1, 12);
     place.run(&input, "all").ends(0);

@@ -1,4 +1,4 @@
-//! `recaption scenes`: shards of the picture world as files.
+//! `recaption scenes`: shards of the synthetic scenes dataset as files.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -6,7 +6,7 @@ mod support;
 
 use std::{fs, path::Path};
 
-use recaption::scenes::{Text, write_shard};
+use recaption::scenes::{TextKind, write_shard};
 use support::{
     Place, files_below,
     program::{Call, recaption},
@@ -16,8 +16,8 @@ fn scenes(place: &Place, arguments: &[&str]) -> Call {
     recaption().dir(place.root()).args(["scenes", "--out", "drawn"]).args(arguments)
 }
 
-/// What a shard must hold.
-fn shard(seed: u64, number: u32, samples: u32, text: Text) -> Vec<u8> {
+/// Returns the bytes that a shard must have.
+fn shard(seed: u64, number: u32, samples: u32, text: TextKind) -> Vec<u8> {
     write_shard(Vec::new(), seed, number, samples, text).expect("scenes can be drawn")
 }
 
@@ -26,46 +26,46 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn shards_are_the_librarys_whatever_is_written_at_once() {
+fn shards_equal_the_librarys_in_any_number() {
     let place = Place::new();
-    let said = scenes(&place, &["--shards", "3", "--samples", "4", "--seed", "7"]).ends(0);
-    said.prints("drawn/00000.tar to 00002.tar: 12 scenes with alt texts, seed 7");
-    said.check(said.stdout.lines().count() == 1, "one line was expected");
+    let output = scenes(&place, &["--shards", "3", "--samples", "4", "--seed", "7"]).ends(0);
+    output.prints("drawn/00000.tar to 00002.tar: 12 scenes with alt texts, seed 7");
+    output.check(output.stdout.lines().count() == 1, "one line was expected");
     let drawn = place.path("drawn");
     assert_eq!(names(&drawn), ["00000.tar", "00001.tar", "00002.tar"]);
     for number in 0..3 {
         let file = fs::read(drawn.join(format!("{number:05}.tar"))).expect("a shard");
-        assert!(file == shard(7, number, 4, Text::Alt), "shard {number}");
+        assert!(file == shard(7, number, 4, TextKind::Alt), "shard {number}");
     }
-    // More of the same data set, and a shard again with other texts.
+    // More of the same dataset, and a shard again with other texts.
     scenes(&place, &["--first", "3", "--samples", "4", "--seed", "7"])
         .ends(0)
         .prints("drawn/00003.tar: 4 scenes");
     scenes(&place, &["--samples", "2", "--caption", "descriptive"]).ends(0).prints("descriptive captions");
     assert_eq!(names(&drawn), ["00000.tar", "00001.tar", "00002.tar", "00003.tar"]);
     for (number, seed, samples, text) in
-        [(0, 0, 2, Text::Descriptive), (1, 7, 4, Text::Alt), (3, 7, 4, Text::Alt)]
+        [(0, 0, 2, TextKind::Descriptive), (1, 7, 4, TextKind::Alt), (3, 7, 4, TextKind::Alt)]
     {
         let file = fs::read(drawn.join(format!("{number:05}.tar"))).expect("a shard");
         assert!(file == shard(seed, number, samples, text), "shard {number}");
     }
     scenes(&place, &["--samples", "2", "--caption", "short"]).ends(0).prints("short captions");
-    assert!(fs::read(drawn.join("00000.tar")).expect("a shard") == shard(0, 0, 2, Text::Short));
+    assert!(fs::read(drawn.join("00000.tar")).expect("a shard") == shard(0, 0, 2, TextKind::Short));
 }
 
 #[test]
-fn what_is_no_shard_of_scenes_is_not_replaced() {
+fn foreign_files_are_not_replaced() {
     let place = Place::new();
     let mine = place.write("drawn/00001.tar", "years of work");
-    let said = scenes(&place, &["--shards", "2", "--samples", "1"]).ends(1);
-    said.warns("00001.tar").warns("is no shard of scenes").warns("--out");
+    let output = scenes(&place, &["--shards", "2", "--samples", "1"]).ends(1);
+    output.warns("00001.tar").warns("is not a shard of scenes").warns("--out");
     assert_eq!(fs::read(&mine).expect("a file"), b"years of work");
     assert_eq!(names(&place.path("drawn")), ["00001.tar"], "nothing is drawn in vain");
     // A shard, but of another number.
-    place.write("drawn/00001.tar", shard(0, 2, 1, Text::Alt));
+    place.write("drawn/00001.tar", shard(0, 2, 1, TextKind::Alt));
     scenes(&place, &["--first", "1", "--samples", "1"]).ends(1).warns("00001.tar");
     fs::create_dir_all(place.path("drawn/00005.tar")).expect("folders can be made");
-    scenes(&place, &["--first", "5", "--samples", "1"]).ends(1).warns("00005.tar").warns("is no shard");
+    scenes(&place, &["--first", "5", "--samples", "1"]).ends(1).warns("00005.tar").warns("is not a shard");
     place.write("file", "text");
     recaption()
         .dir(place.root())
@@ -75,7 +75,7 @@ fn what_is_no_shard_of_scenes_is_not_replaced() {
 }
 
 #[test]
-fn numbers_that_mean_nothing_are_refused() {
+fn numbers_out_of_range_are_usage_errors() {
     let place = Place::new();
     for (arguments, reason) in [
         (["--shards", "0"], "1..=100000"),

@@ -1,4 +1,4 @@
-//! A scorer of its own: what it judges, what it leaves alone, and what is told when it cannot judge.
+//! Separate scorers: their similarities, what they leave unchanged, and errors of unusable ones.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -32,14 +32,14 @@ fn clip(place: &Place) -> ModelFolder {
 }
 
 /// The scorer by itself, one image and one text at a time.
-struct Judge {
+struct Reference {
     images: ImageEncoder,
     texts: TextEncoder,
     tokenizer: Tokenizer,
     folder: ModelFolder,
 }
 
-impl Judge {
+impl Reference {
     fn new(folder: ModelFolder) -> Self {
         let options = SessionOptions::on_cpu(1);
         Self {
@@ -65,40 +65,40 @@ fn without_similarity(row: &Caption) -> (&str, &str, usize) {
 }
 
 #[test]
-fn similarities_are_the_scorer_s_own_for_both_captions() {
+fn similarities_equal_the_scorers_own() {
     let place = Place::new();
     let scorer = clip(&place);
     let digest = scorer.digest.clone();
     let input = place.draw("in", 1, 20);
     place.run(&input, "self").ends(0).warns(CIRCULAR).warns("--scorer");
-    let run = || place.run(&input, "judged").arg("--scorer").arg(place.path("scorer"));
+    let run = || place.run(&input, "scored").arg("--scorer").arg(place.path("scorer"));
     run().set("output.images=embed").ends(0).never_says(CIRCULAR);
-    let (own, judged) = (output::read(&place.path("self")), output::read(&place.path("judged")));
-    let mut judge = Judge::new(scorer);
-    assert_eq!(judged.captions.len(), 20);
-    for (row, own) in judged.captions.iter().zip(&own.captions) {
+    let (own, scored) = (output::read(&place.path("self")), output::read(&place.path("scored")));
+    let mut reference = Reference::new(scorer);
+    assert_eq!(scored.captions.len(), 20);
+    for (row, own) in scored.captions.iter().zip(&own.captions) {
         assert_eq!(without_similarity(row), without_similarity(own), "a scorer does not caption");
         let (image, _) = row.image.as_ref().expect("the stored image");
         let original = row.org_caption.as_deref().expect("an original caption");
-        // Bit for bit: a row does not depend on the batch it was judged in.
-        assert_eq!(row.similarity.get(), judge.similarity(image, &row.caption), "{row:?}");
+        // Bit for bit: a row does not depend on the batch it was scored in.
+        assert_eq!(row.similarity.get(), reference.similarity(image, &row.caption), "{row:?}");
         assert_eq!(
             row.org_similarity.map(output::Bits::get),
-            Some(judge.similarity(image, original)),
+            Some(reference.similarity(image, original)),
             "{row:?}"
         );
         assert_ne!(row.similarity, own.similarity);
     }
-    // The scorer's digest is among what makes an output, and without a scorer there is none.
+    // The scorer's digest is part of the output's configuration; without a scorer there is none.
     let configuration = |output: &str| output::commits(&place.path(output))[0].configuration.clone();
-    assert_eq!(configuration("judged").get("model.scorer"), Some(&digest));
+    assert_eq!(configuration("scored").get("model.scorer"), Some(&digest));
     assert_eq!(configuration("self").get("model.scorer"), None);
-    assert_eq!(output::runs(&place.path("judged"))[0]["scorer"], digest.as_str());
-    place.run(&input, "judged").set("output.images=embed").ends(2).warns("`model.scorer` was");
+    assert_eq!(output::runs(&place.path("scored"))[0]["scorer"], digest.as_str());
+    place.run(&input, "scored").set("output.images=embed").ends(2).warns("`model.scorer` was");
 }
 
 #[test]
-fn a_judged_row_is_the_same_in_any_company() {
+fn scores_are_independent_of_batches() {
     let place = Place::new();
     clip(&place);
     let input = place.draw("in", 2, 15);
@@ -111,38 +111,38 @@ fn a_judged_row_is_the_same_in_any_company() {
 }
 
 #[test]
-fn another_coca_judges_on_the_captioner_s_pixels() {
+fn coca_can_score_another_cocas_captions() {
     let place = Place::new();
-    // The same weights, rounded: another folder that wants the same pixels and nearly agrees, and no other judge.
+    // The same weights in fp16: another folder with the same input size that nearly agrees, but is not another scorer.
     export(checkpoint(), &place.path("half"), Precision::Fp16).expect("fp16");
     let input = place.draw("in", 1, 6);
     place.run(&input, "self").ends(0);
-    place.run(&input, "judged").arg("--scorer").arg(place.path("half")).ends(0).warns(CIRCULAR);
-    let (own, judged) = (output::read(&place.path("self")), output::read(&place.path("judged")));
-    for (a, b) in own.captions.iter().zip(&judged.captions) {
+    place.run(&input, "scored").arg("--scorer").arg(place.path("half")).ends(0).warns(CIRCULAR);
+    let (own, scored) = (output::read(&place.path("self")), output::read(&place.path("scored")));
+    for (a, b) in own.captions.iter().zip(&scored.captions) {
         assert!((a.similarity.get() - b.similarity.get()).abs() < 0.01, "{a:?} {b:?}");
     }
-    // A captioner that is named as its own scorer is no other judge.
+    // A captioner that is named as its own scorer is not another scorer.
     place.run(&input, "named").arg("--scorer").arg(model()).ends(0).warns(CIRCULAR);
     assert_eq!(output::read(&place.path("named")), own);
 }
 
 #[test]
-fn single_images_are_judged_too() {
+fn caption_command_scores_single_images() {
     let place = Place::new();
     let scorer = clip(&place);
     let image = place.write("a.jpg", support::shards::jpeg(1));
     let call = recaption().arg("caption").arg(model()).arg(&image).arg("--scorer").arg(place.path("scorer"));
-    let said = call.ends(0);
-    let [_, similarity, caption] = said.stdout.trim_end().split('\t').collect::<Vec<_>>()[..] else {
-        panic!("three columns: {}", said.stdout)
+    let output = call.ends(0);
+    let [_, similarity, caption] = output.stdout.trim_end().split('\t').collect::<Vec<_>>()[..] else {
+        panic!("three columns: {}", output.stdout)
     };
-    let wanted = Judge::new(scorer).similarity(&support::shards::jpeg(1), caption);
+    let wanted = Reference::new(scorer).similarity(&support::shards::jpeg(1), caption);
     assert_eq!(similarity, format!("{wanted:.4}"));
 }
 
 #[test]
-fn what_cannot_judge_or_caption_says_so() {
+fn unusable_scorers_and_captioners_are_errors() {
     let place = Place::new();
     clip(&place);
     let input = place.draw("in", 1, 1);
@@ -152,11 +152,11 @@ fn what_cannot_judge_or_caption_says_so() {
     run(&bare).warns("model.scorer").warns("has no tokenizer.json").warns("scripts/build_tokenizer.py");
     run(&data("clip/plain")).warns("is an open_clip checkpoint; export it first");
     run(&place.path("nowhere")).warns("recaption export");
-    let judge_only = "judges captions and cannot write them";
+    let no_decoder = "judges captions and cannot write them";
     let call = recaption().arg("run").arg("--model").arg(place.path("scorer")).arg("--input").arg(&input);
-    call.arg("--output").arg(place.path("out")).ends(1).warns(judge_only);
+    call.arg("--output").arg(place.path("out")).ends(1).warns(no_decoder);
     let image = place.write("a.jpg", support::shards::jpeg(1));
-    recaption().arg("caption").arg(place.path("scorer")).arg(&image).ends(1).warns(judge_only);
+    recaption().arg("caption").arg(place.path("scorer")).arg(&image).ends(1).warns(no_decoder);
     recaption().arg("inspect").arg(place.path("scorer")).ends(0).prints("clip (fp32").prints("two towers");
     let golden = data("clip/plain/golden.safetensors");
     recaption().arg("verify").arg(place.path("scorer")).arg(golden).ends(0).prints("image_features");

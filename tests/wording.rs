@@ -105,3 +105,57 @@ fn effective_values_are_shown_with_their_origin() {
         .ends(0);
     assert_snapshot!("config-show", said.stdout);
 }
+
+/// A call's streams without what differs between two runs: paths, times, rates, sums.
+fn stable(words: &str, root: &str, call: &support::program::Said) -> String {
+    let line = |line: &str| -> String {
+        let line = line.replace(root, "DIR");
+        for start in ["time ", "last run ", "setting   model", "model  "] {
+            if line.starts_with(start) {
+                return format!("{start}...");
+            }
+        }
+        // Sums and versions of libraries are hexadecimal or long numbers.
+        let word = |word: &str| {
+            let core: String = word.chars().filter(char::is_ascii_alphanumeric).collect();
+            if core.len() >= 12 && core.chars().all(|c| c.is_ascii_hexdigit()) {
+                "#".into()
+            } else {
+                word.to_owned()
+            }
+        };
+        line.split(' ').map(word).collect::<Vec<String>>().join(" ")
+    };
+    let stream = |text: &str| text.lines().map(line).collect::<Vec<String>>().join("\n");
+    format!("$ recaption {words}\n{}\n{}\n\n", stream(&call.stderr), stream(&call.stdout))
+}
+
+#[test]
+fn reports_and_logs_of_a_run_and_what_follows() {
+    let place = Place::new();
+    let input = place.draw("in", 2, 4);
+    place.write("in/00002.tar", b"<html>not found</html>".repeat(100));
+    let root = place.root().display().to_string();
+    let one =
+        |call: support::program::Call| call.args(["--log-format", "text"]).env("RECAPTION_RUN__THREADS", "1");
+    let settings =
+        ["--set", "input.concurrent_shards=1", "--set", "rules.max_words=6", "--set", "run.claim_seconds=0"];
+    let mut story = String::new();
+    let said = one(place.run(&input, "out").args(settings)).ends(3);
+    story += &stable("run", &root, &said);
+    let said = one(place.run(&input, "out").args(settings)).ends(4);
+    story += &stable("run, again", &root, &said);
+    let out = place.path("out");
+    let call = |command: &str| recaption().dir(place.root()).arg(command).arg(&out);
+    story += &stable("status", &root, &one(call("status")).ends(0));
+    story += &stable("retry", &root, &one(call("retry")).ends(4));
+    story += &stable("inspect", &root, &one(call("inspect")).ends(0));
+    let best = place.path("best");
+    let filter = call("filter").arg("--to").arg(&best).args(["--keep-top", "0.5"]);
+    story += &stable("filter --keep-top 0.5", &root, &one(filter).ends(0));
+    let status = recaption().dir(place.root()).arg("status").arg(&best);
+    story += &stable("status of a filtered dataset", &root, &one(status).ends(1));
+    let same = one(place.run(&input, "in")).ends(2);
+    story += &stable("run into its own input", &root, &same);
+    assert_snapshot!("reports-and-logs", story);
+}

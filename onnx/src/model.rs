@@ -10,57 +10,50 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Version of `model.json` and of the graphs' inputs and outputs.
-pub const MODEL_FORMAT: u32 = 1;
+pub(crate) const MODEL_FORMAT: u32 = 1;
 /// Largest side of a model's input image, pixels; far beyond real models.
-pub const MAX_IMAGE_SIZE: u32 = 8192;
+pub(crate) const MAX_IMAGE_SIZE: u32 = 8192;
 /// File with the description of the model.
 pub const MODEL_FILE: &str = "model.json";
 /// File of the tokenizer, optional.
-pub const TOKENIZER_FILE: &str = "tokenizer.json";
+pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 /// File of the image encoder's graph.
-pub const IMAGE_ENCODER_FILE: &str = "image_encoder.onnx";
+pub(crate) const IMAGE_ENCODER_FILE: &str = "image_encoder.onnx";
 /// File of the text encoder's graph.
-pub const TEXT_ENCODER_FILE: &str = "text_encoder.onnx";
+pub(crate) const TEXT_ENCODER_FILE: &str = "text_encoder.onnx";
 /// File of the decoder's graph.
-pub const DECODER_FILE: &str = "decoder.onnx";
+pub(crate) const DECODER_FILE: &str = "decoder.onnx";
 
 /// Name of the batch dimension in graphs.
-pub const IMAGES: &str = "images";
+pub(crate) const IMAGES: &str = "images";
 
 /// Returns the input and output name of a cross-attention's keys.
-#[must_use]
-pub fn cross_key(layer: usize) -> String {
+pub(crate) fn cross_key(layer: usize) -> String {
     format!("cross_key_{layer}")
 }
 /// Returns the input and output name of a cross-attention's values.
-#[must_use]
-pub fn cross_value(layer: usize) -> String {
+pub(crate) fn cross_value(layer: usize) -> String {
     format!("cross_value_{layer}")
 }
 /// Returns the input name of a self-attention's cached keys.
-#[must_use]
-pub fn past_key(layer: usize) -> String {
+pub(crate) fn past_key(layer: usize) -> String {
     format!("past_key_{layer}")
 }
 /// Returns the input name of a self-attention's cached values.
-#[must_use]
-pub fn past_value(layer: usize) -> String {
+pub(crate) fn past_value(layer: usize) -> String {
     format!("past_value_{layer}")
 }
 /// Returns the output name of a self-attention's cached keys.
-#[must_use]
-pub fn present_key(layer: usize) -> String {
+pub(crate) fn present_key(layer: usize) -> String {
     format!("present_key_{layer}")
 }
 /// Returns the output name of a self-attention's cached values.
-#[must_use]
-pub fn present_value(layer: usize) -> String {
+pub(crate) fn present_value(layer: usize) -> String {
     format!("present_value_{layer}")
 }
 
 /// Returns the size of a head in the graphs: the next multiple of 8, which ONNX Runtime's GroupQueryAttention requires.
-#[must_use]
-pub fn padded_head_dim(head_dim: usize) -> usize {
+pub(crate) fn padded_head_dim(head_dim: usize) -> usize {
     head_dim.next_multiple_of(8)
 }
 
@@ -154,14 +147,12 @@ pub struct DecoderDimensions {
 
 impl DecoderDimensions {
     /// Returns the number of layers with a KV cache.
-    #[must_use]
-    pub fn cached_layers(&self) -> usize {
+    pub(crate) fn cached_layers(&self) -> usize {
         self.text_layers + self.decoder_layers
     }
 
     /// Returns heads and head size of cached layer `i`; the text tower's layers come first.
-    #[must_use]
-    pub fn cache_heads(&self, i: usize) -> (usize, usize) {
+    pub(crate) fn cache_heads(&self, i: usize) -> (usize, usize) {
         if i < self.text_layers {
             (self.text_heads, self.text_head_dim)
         } else {
@@ -215,7 +206,7 @@ pub struct ModelFile {
 /// Contents of `model.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
-    /// Version of the format, [`MODEL_FORMAT`].
+    /// Version of the format, 1.
     pub format_version: u32,
     /// CoCa or CLIP.
     pub architecture: Architecture,

@@ -12,7 +12,7 @@ mod inspect;
 mod logging;
 mod run;
 mod run_args;
-pub(crate) mod scenes;
+mod scenes;
 mod status;
 mod verify;
 

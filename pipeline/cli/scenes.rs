@@ -1,11 +1,10 @@
-//! `recaption scenes --out DIR`: shards of the picture world as files, to try, test and train with.
+//! `recaption scenes --out DIR`: shards of the synthetic scenes dataset as files, to try, test and train with.
 //!
-//! What is in a shard is [`write_shard`]'s; here are the files. They are written side by side on rayon, each beside its
-//! place and renamed, so that whoever lists the folder sees whole shards alone.
+//! Shards are written in parallel on rayon by [`write_shard_file`].
 
 use std::{
     fs::{self, File},
-    io::{BufWriter, ErrorKind},
+    io::ErrorKind,
     path::Path,
 };
 
@@ -17,10 +16,10 @@ use crate::terminal::print;
 use crate::{
     config::ConfigError,
     run::ExitCode,
-    scenes::{MAX_SHARDS, Text, key, write_shard},
+    scenes::{MAX_SHARDS, TextKind, key, write_shard_file},
 };
 
-/// Writes the shards and tells so in one line.
+/// Writes the shards and prints one line.
 pub fn scenes(args: &ScenesArgs) -> anyhow::Result<ExitCode> {
     let ScenesArgs { out, shards, samples, first, seed, caption } = args;
     // Both are at most MAX_SHARDS: no overflow.
@@ -34,76 +33,52 @@ pub fn scenes(args: &ScenesArgs) -> anyhow::Result<ExitCode> {
         return Err(ConfigError { origin: "--first, --shards".to_owned(), what }.into());
     }
     let (text, words) = match caption {
-        TextArg::Alt => (Text::Alt, "alt texts"),
-        TextArg::Short => (Text::Short, "short captions"),
-        TextArg::Descriptive => (Text::Descriptive, "descriptive captions"),
+        TextArg::Alt => (TextKind::Alt, "alt texts"),
+        TextArg::Short => (TextKind::Short, "short captions"),
+        TextArg::Descriptive => (TextKind::Descriptive, "descriptive captions"),
     };
     fs::create_dir_all(out).with_context(|| format!("cannot create the folder {}", out.display()))?;
-    let place = |shard: u32| out.join(format!("{shard:05}.tar"));
-    // All places are looked at before anything is drawn.
-    numbers.clone().try_for_each(|shard| check_place(&place(shard), shard))?;
+    let path_of = |shard: u32| out.join(format!("{shard:05}.tar"));
+    // All paths are checked before anything is drawn.
+    numbers.clone().try_for_each(|shard| check_path(&path_of(shard), shard))?;
     let bytes = numbers
         .clone()
         .into_par_iter()
-        .map(|shard| write_file(&place(shard), *seed, shard, *samples, text))
+        .map(|shard| write_shard_file(&path_of(shard), *seed, shard, *samples, text))
         .try_reduce(|| 0, |a, b| Ok(a + b))?;
     let last = if *shards > 1 { format!(" to {:05}.tar", numbers.end - 1) } else { String::new() };
     print(&format!(
         "{}{last}: {} scenes with {words}, seed {seed}, {:.1} MB\n",
-        place(*first).display(),
+        path_of(*first).display(),
         u64::from(*shards) * u64::from(*samples),
         bytes as f64 / 1e6
     ));
     Ok(ExitCode::Done)
 }
 
-/// Whether a shard of this number may be put here: nothing is there, or an earlier shard of scenes of the same number.
-fn check_place(path: &Path, shard: u32) -> anyhow::Result<()> {
+/// Checks that `path` is free or holds an earlier shard of scenes of the same number.
+///
+/// # Errors
+/// Fails when it holds anything else, which is not replaced.
+fn check_path(path: &Path, shard: u32) -> anyhow::Result<()> {
     let is_dir = match fs::metadata(path) {
         Ok(meta) => meta.is_dir(),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+        Err(error) => return Err(error).with_context(|| format!("cannot access {}", path.display())),
     };
     if is_dir || !begins_as_shard(path, shard).with_context(|| format!("cannot read {}", path.display()))? {
         bail!(
-            "{} is there and is no shard of scenes: it is not replaced; move it or choose another --out",
+            "{} exists and is not a shard of scenes, so it is not replaced; move it or choose another --out",
             path.display()
         );
     }
     Ok(())
 }
 
-/// Whether a file's first member is the first picture of such a shard.
+/// Returns whether a file's first member is the first image of such a shard.
 fn begins_as_shard(path: &Path, shard: u32) -> std::io::Result<bool> {
     let mut archive = tar::Archive::new(File::open(path)?);
-    // What cannot be read as a tar is none.
+    // A file that cannot be read as a tar is not a shard.
     let Some(Ok(first)) = archive.entries()?.next() else { return Ok(false) };
     Ok(*first.path_bytes() == *format!("{}.jpg", key(shard, 0)).as_bytes())
-}
-
-/// Writes one shard beside its place and renames it; returns its size in bytes.
-///
-/// # Errors
-/// When the file cannot be written, or [`write_shard`] refuses. What was begun is removed.
-pub(crate) fn write_file(
-    path: &Path,
-    seed: u64,
-    shard: u32,
-    samples: u32,
-    text: Text,
-) -> anyhow::Result<u64> {
-    let partial = path.with_extension("tar.partial");
-    let written = write_partial(&partial, seed, shard, samples, text)
-        .and_then(|bytes| fs::rename(&partial, path).map(|()| bytes).context("cannot be renamed"));
-    written.with_context(|| {
-        // The first error is the one to tell.
-        let _ = fs::remove_file(&partial);
-        format!("cannot write {}", path.display())
-    })
-}
-
-fn write_partial(path: &Path, seed: u64, shard: u32, samples: u32, text: Text) -> anyhow::Result<u64> {
-    let writer = write_shard(BufWriter::new(File::create(path)?), seed, shard, samples, text)?;
-    let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-    Ok(file.metadata()?.len())
 }

@@ -97,7 +97,7 @@ pub struct ResourceConfig {
     pub claim_lease: Option<Duration>,
 }
 
-/// Everything `recaption run` needs to know, valid.
+/// The validated configuration of `recaption run`.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
     /// `[model]`
@@ -164,7 +164,7 @@ impl RunConfig {
 }
 
 impl ModelConfig {
-    /// Refuses a CPU that nobody asked for: a GPU was named, and `auto` found none that works.
+    /// Rejects the CPU where a GPU was named and `auto` found none that works.
     ///
     /// # Errors
     /// [`RunConfig`]'s `model.device` was set, and `executions`, what `auto` came to, use no GPU.

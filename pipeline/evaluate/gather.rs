@@ -1,4 +1,4 @@
-//! Outcomes as they come, kept in the order of the shards: sums must not depend on who finished first.
+//! Results of samples, sorted by shard and position: sums in floating point must not depend on the order of arrival.
 
 use std::collections::BTreeMap;
 
@@ -9,39 +9,39 @@ use recaption_schemas::CaptionRow;
 use crate::{run::Events, scenes::Scene};
 
 /// One captioned sample.
-pub struct Sample {
+pub(super) struct EvalSample {
     /// The chosen caption.
-    pub caption: String,
-    /// Its similarity to the image.
-    pub similarity: f32,
-    /// What the input said.
-    pub original: Option<String>,
-    /// Its similarity to the image.
-    pub org_similarity: Option<f32>,
-    /// Texts that it is measured against.
-    pub references: Vec<String>,
-    /// What the scorer saw.
-    pub embeddings: Option<Embeddings>,
-    /// Where the sample is one.
-    pub scene: Option<Scene>,
+    pub(super) caption: String,
+    /// Similarity of image and chosen caption, in [-1, 1].
+    pub(super) similarity: f32,
+    /// The input's own caption.
+    pub(super) original: Option<String>,
+    /// Similarity of image and original caption, in [-1, 1].
+    pub(super) org_similarity: Option<f32>,
+    /// Reference captions; may be empty.
+    pub(super) references: Vec<String>,
+    /// The scorer's features.
+    pub(super) embeddings: Option<Embeddings>,
+    /// The scene, if the sample's JSON is one.
+    pub(super) scene: Option<Scene>,
 }
 
 /// Everything that was read.
 #[derive(Default)]
-pub struct Gathered {
-    /// By shard and position.
-    pub samples: BTreeMap<(usize, u64), Sample>,
-    /// Samples without a caption, by reason.
-    pub rejects: BTreeMap<String, u64>,
-    /// Shards that could not be read, and why.
-    pub failed: BTreeMap<String, String>,
-    /// Shards that could be read in part, and why.
-    pub damaged: BTreeMap<String, String>,
+pub(super) struct Gathered {
+    /// Captioned samples by shard and position.
+    pub(super) samples: BTreeMap<(usize, u64), EvalSample>,
+    /// Number of rejects by reason.
+    pub(super) rejects: BTreeMap<String, u64>,
+    /// Shards that could not be read, with the error.
+    pub(super) failed: BTreeMap<String, String>,
+    /// Shards that could be read in part, with the damage.
+    pub(super) damaged: BTreeMap<String, String>,
 }
 
 impl Gathered {
-    /// The reasons, in words.
-    pub fn rejected(&self) -> String {
+    /// Describes why samples have no caption.
+    pub(super) fn describe_rejects(&self) -> String {
         let reasons: Vec<String> = self.rejects.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
         let failed = self.failed.iter().map(|(shard, why)| format!("{shard}: {why}"));
         let all: Vec<String> = reasons.into_iter().chain(failed).collect();
@@ -49,13 +49,13 @@ impl Gathered {
     }
 }
 
-/// Takes all events; `urls` are the shards'.
+/// Receives all events; `urls` are the shards', by number.
 ///
 /// # Errors
-/// When samples got lost on the way.
-pub async fn gather(mut events: Events, urls: Vec<String>) -> anyhow::Result<Gathered> {
+/// Fails when the number of results of a shard differs from the number of its samples.
+pub(super) async fn gather(mut events: Events, urls: Vec<String>) -> anyhow::Result<Gathered> {
     let mut gathered = Gathered::default();
-    // What each shard's reader counted, and what came out of it.
+    // Per shard: samples that its reader counted, results that arrived.
     let mut counts: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
     let url = |shard: usize| urls.get(shard).cloned().unwrap_or_default();
     while let Some(event) = events.recv().await {
@@ -65,7 +65,7 @@ pub async fn gather(mut events: Events, urls: Vec<String>) -> anyhow::Result<Gat
                 counts.entry(finished.shard).or_default().1 += 1;
                 match finished.outcome {
                     SampleOutcome::Caption(row) => {
-                        let sample = sample(*row, finished.embeddings);
+                        let sample = eval_sample(*row, finished.embeddings);
                         gathered.samples.insert((finished.shard, finished.index), sample);
                     }
                     SampleOutcome::Reject(reject) => {
@@ -90,16 +90,16 @@ pub async fn gather(mut events: Events, urls: Vec<String>) -> anyhow::Result<Gat
     gathered.samples.retain(|(shard, _), _| !gathered.failed.contains_key(&url(*shard)));
     for (shard, (read, ended)) in counts {
         if read != ended && !gathered.failed.contains_key(&url(shard)) {
-            anyhow::bail!("shard {}: {read} samples were read and {ended} came out", url(shard));
+            anyhow::bail!("internal error: shard {}: {read} samples but {ended} results", url(shard));
         }
     }
     Ok(gathered)
 }
 
-fn sample(row: CaptionRow, embeddings: Option<Embeddings>) -> Sample {
+fn eval_sample(row: CaptionRow, embeddings: Option<Embeddings>) -> EvalSample {
     let chosen = row.candidates.chosen();
     let meta = row.meta.as_deref().unwrap_or_default();
-    Sample {
+    EvalSample {
         caption: chosen.text.clone(),
         similarity: chosen.similarity.get(),
         org_similarity: row.org_similarity.map(|s| s.get()),
@@ -110,7 +110,7 @@ fn sample(row: CaptionRow, embeddings: Option<Embeddings>) -> Sample {
     }
 }
 
-/// The original caption and `captions` of the JSON, each once, without those that have no words.
+/// Returns the original caption and the JSON's `captions`, each once, without those that have no words.
 fn references(original: Option<&str>, meta: &str) -> Vec<String> {
     let json = serde_json::from_str::<serde_json::Value>(meta).unwrap_or_default();
     let listed = json.get("captions").and_then(|c| c.as_array()).into_iter().flatten();
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_are_the_caption_and_those_of_the_json() {
+    fn references_are_caption_and_json_captions() {
         let json = r#"{"captions": ["a dog", "a cat", 3, " ... "], "other": 1}"#;
         assert_eq!(references(Some("a cat"), json), ["a cat", "a dog"]);
         assert_eq!(references(None, json), ["a dog", "a cat"]);

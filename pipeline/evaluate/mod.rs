@@ -1,8 +1,8 @@
-//! `recaption eval MODEL SHARDS`: captions shards that have reference captions and measures how good the captions are.
+//! `recaption eval MODEL SHARDS`: captions shards that have reference captions, and measures the captions.
 //!
-//! Takes the same way as a run, up to the rows, and writes nothing. References are the samples' own captions, and where a
-//! sample's JSON has a list of texts called `captions`, those too. What is read is held until the end: words, two
-//! embeddings and a similarity per sample.
+//! Shares the data flow of a run up to the rows, and writes nothing. References are the samples' own captions, and the texts
+//! of a list called `captions` in a sample's JSON. Memory grows with the input: words, two feature vectors and a similarity
+//! per sample are held until the end.
 
 mod gather;
 mod report;
@@ -20,10 +20,11 @@ use crate::{
     run::{Devices, Progress, Reporter, RunContext, RunModel, Stop, StreamRequest, self_test, stream},
 };
 
-/// Captions the configured shards and measures the captions; nothing is written.
+/// Captions the configured shards and measures the captions.
 ///
 /// # Errors
-/// Bad configuration, an unusable model, inputs that cannot be listed, a model that fails, no sample at all.
+/// Fails on a bad configuration, an unusable model, inputs that cannot be listed, a model that fails while captioning, an
+/// interruption, and when no sample was captioned.
 pub async fn evaluate(
     config: &RunConfig,
     stop: &Arc<Stop>,
@@ -44,11 +45,13 @@ pub async fn evaluate(
     let gathered = stream(context, request, |_, events| gather::gather(events, urls)).await?;
     drop(bar);
     if stop.requested() {
-        bail!("interrupted: numbers of a part would not be those of the whole");
+        bail!(
+            "interrupted before all samples were captioned; no metrics, since those of a part are not comparable"
+        );
     }
     if gathered.samples.is_empty() {
-        bail!("no sample was captioned, so there is nothing to measure: {}", gathered.rejected());
+        bail!("no sample was captioned, so there is nothing to measure: {}", gathered.describe_rejects());
     }
-    let report = move || EvalReport::of(gathered, model.is_circular());
-    tokio::task::spawn_blocking(report).await.context("measuring broke down")
+    let report = move || EvalReport::new(gathered, model.is_circular());
+    tokio::task::spawn_blocking(report).await.context("computing the metrics panicked")
 }

@@ -1,52 +1,53 @@
-//! The numbers, from what was gathered.
+//! Metrics of captions, computed and printed.
 
 use std::{collections::BTreeMap, fmt};
 
-use recaption_evaluate::{Pair, Recall, bleu, cider_d, distinct, mean_words, recall, rouge_l, words};
+use recaption_evaluate::{EvalPair, Recall, bleu, cider_d, distinct, mean_words, recall, rouge_l, words};
 use serde::Serialize;
 
 use super::{
-    gather::{Gathered, Sample},
+    gather::{EvalSample, Gathered},
     scenes::ScenesReport,
 };
 use crate::run::ExitCode;
 
-/// Samples that retrieval is measured on, the first ones: its cost is quadratic, and COCO's test split has 5,000.
-pub const RETRIEVAL_SAMPLES: usize = 5000;
+/// Largest number of samples, the first ones, that retrieval is measured on: its cost is quadratic, and COCO's test split has
+/// 5,000.
+const RETRIEVAL_SAMPLES: usize = 5000;
 
-/// How good captions are.
+/// Metrics of a set of captions.
 #[derive(Clone, Debug, Serialize)]
 pub struct EvalReport {
-    /// Samples that were captioned.
+    /// Number of captioned samples.
     pub captions: usize,
-    /// Samples that were not, by reason.
+    /// Number of rejected samples by reason.
     pub rejects: BTreeMap<String, u64>,
-    /// Shards that could not be read.
+    /// Shards that could not be read, with the error.
     pub shards_failed: BTreeMap<String, String>,
-    /// Shards that could be read in part.
+    /// Shards that could be read in part, with the damage.
     pub shards_damaged: BTreeMap<String, String>,
-    /// Against references; none where no sample has one.
+    /// Metrics against references; `None` if no sample has one.
     pub references: Option<References>,
-    /// Images and their original captions; none where there are none.
+    /// Retrieval between images and original captions; `None` if no sample has one.
     pub retrieval: Option<Retrieval>,
-    /// Mean similarity of image and caption.
+    /// Mean similarity of image and caption, in [-1, 1].
     pub similarity: f64,
-    /// Mean similarity of image and original caption.
+    /// Mean similarity of image and original caption, in [-1, 1].
     pub org_similarity: Option<f64>,
-    /// Whether the captioner judged itself.
+    /// Whether the captioner scored its own captions.
     pub circular: bool,
-    /// Different unigrams and bigrams over all.
+    /// distinct-1 and distinct-2, in [0, 1].
     pub distinct: [f64; 2],
-    /// Mean words of a caption.
+    /// Mean number of words of a caption.
     pub words: f64,
-    /// Where samples are scenes.
+    /// Metrics of the samples that are synthetic scenes.
     pub scenes: Option<ScenesReport>,
 }
 
-/// Caption metrics.
+/// Metrics of captions against references.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct References {
-    /// Captions that have a reference.
+    /// Number of captions that have a reference.
     pub captions: usize,
     /// CIDEr-D, 0 to 10.
     pub cider_d: f64,
@@ -56,39 +57,39 @@ pub struct References {
     pub rouge_l: f64,
 }
 
-/// Shares of queries found among the best 1, 5 and 10.
+/// Recall among the best 1, 5 and 10, in [0, 1].
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Retrieval {
-    /// Pairs that were searched.
+    /// Number of pairs that were searched.
     pub pairs: usize,
-    /// Images looking for texts.
+    /// Recall of texts for image queries.
     pub image_to_text: [f64; 3],
-    /// Texts looking for images.
+    /// Recall of images for text queries.
     pub text_to_image: [f64; 3],
 }
 
 impl EvalReport {
-    /// Of at least one sample.
-    pub(super) fn of(gathered: Gathered, circular: bool) -> Self {
-        let samples: Vec<Sample> = gathered.samples.into_values().collect();
-        let said: Vec<Vec<String>> = samples.iter().map(|s| words(&s.caption)).collect();
+    /// Computes the metrics of at least one sample.
+    pub(super) fn new(gathered: Gathered, circular: bool) -> Self {
+        let samples: Vec<EvalSample> = gathered.samples.into_values().collect();
+        let captions: Vec<Vec<String>> = samples.iter().map(|s| words(&s.caption)).collect();
         Self {
             captions: samples.len(),
             rejects: gathered.rejects,
             shards_failed: gathered.failed,
             shards_damaged: gathered.damaged,
-            references: References::of(&samples),
-            retrieval: Retrieval::of(&samples),
+            references: References::new(&samples),
+            retrieval: Retrieval::new(&samples),
             similarity: mean(samples.iter().map(|s| f64::from(s.similarity))).unwrap_or(0.0),
             org_similarity: mean(samples.iter().filter_map(|s| s.org_similarity).map(f64::from)),
             circular,
-            distinct: [distinct(&said, 1), distinct(&said, 2)],
-            words: mean_words(&said),
-            scenes: ScenesReport::of(&samples),
+            distinct: [distinct(&captions, 1), distinct(&captions, 2)],
+            words: mean_words(&captions),
+            scenes: ScenesReport::new(&samples),
         }
     }
 
-    /// Done, or incomplete where shards could not be read whole.
+    /// Returns [`ExitCode::Incomplete`] if shards could not be read whole, else [`ExitCode::Done`].
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         if self.shards_failed.is_empty() && self.shards_damaged.is_empty() {
@@ -100,12 +101,12 @@ impl EvalReport {
 }
 
 impl References {
-    fn of(samples: &[Sample]) -> Option<Self> {
-        let pair = |s: &Sample| {
+    fn new(samples: &[EvalSample]) -> Option<Self> {
+        let pair = |s: &EvalSample| {
             let references: Vec<&str> = s.references.iter().map(String::as_str).collect();
-            Pair::new(&s.caption, &references)
+            EvalPair::new(&s.caption, &references)
         };
-        let pairs: Vec<Pair> = samples.iter().filter_map(pair).collect();
+        let pairs: Vec<EvalPair> = samples.iter().filter_map(pair).collect();
         Some(Self {
             captions: pairs.len(),
             cider_d: mean(cider_d(&pairs).into_iter())?,
@@ -116,7 +117,7 @@ impl References {
 }
 
 impl Retrieval {
-    fn of(samples: &[Sample]) -> Option<Self> {
+    fn new(samples: &[EvalSample]) -> Option<Self> {
         let pairs = samples.iter().filter_map(|s| s.embeddings.as_ref());
         let pairs: Vec<_> = pairs
             .filter_map(|e| e.original.as_ref().map(|original| (&e.image, original)))
@@ -130,6 +131,7 @@ impl Retrieval {
     }
 }
 
+/// Returns the mean; `None` of no values.
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.fold((0.0, 0_u64), |(sum, n), v| (sum + v, n + 1));
     (count > 0).then(|| sum / count as f64)
@@ -154,8 +156,12 @@ impl fmt::Display for EvalReport {
             writeln!(f, "R@1, 5, 10     {}  image to text, {} pairs", row(r.image_to_text), r.pairs)?;
             writeln!(f, "               {}  text to image", row(r.text_to_image))?;
         }
-        let judge = if self.circular { ", judged by the captioner itself" } else { "" };
-        writeln!(f, "similarity     {:.4} of captions{judge}", self.similarity)?;
+        let scorer = if self.circular {
+            ", scored by the captioner itself: not comparable between models"
+        } else {
+            ""
+        };
+        writeln!(f, "similarity     {:.4} of captions{scorer}", self.similarity)?;
         if let Some(original) = self.org_similarity {
             writeln!(f, "               {original:.4} of original captions")?;
         }

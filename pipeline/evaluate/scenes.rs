@@ -1,35 +1,35 @@
-//! The part of the report that only scenes have: everything that can truly be said of them is known.
+//! Metrics of the synthetic scenes dataset, whose true captions are known.
 
 use std::fmt;
 
 use recaption_evaluate::roc_auc;
 use serde::Serialize;
 
-use super::gather::Sample;
+use super::gather::EvalSample;
 use crate::scenes::{Accuracy, is_junk, names_true_object};
 
-/// How good captions of scenes are, and how well the scorer judges their original captions.
+/// Accuracy of captions of scenes, and how well the scorer separates their original captions.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ScenesReport {
-    /// Attribute by attribute.
+    /// Counts by attribute.
     #[serde(flatten)]
     pub accuracy: Accuracy,
-    /// Share of captions that are the scene's short one, word for word, 0 to 1.
+    /// Share of captions that equal the scene's short caption word for word, in [0, 1].
     pub exact_short: f64,
-    /// Share of captions that are the scene's descriptive one, word for word, 0 to 1.
+    /// Share of captions that equal the scene's descriptive caption word for word, in [0, 1].
     pub exact_descriptive: f64,
-    /// Area under the ROC curve of `org_similarity` for telling original captions that name a true object from junk, 0 to
-    /// 1; none where there are none of a kind.
+    /// Area under the ROC curve of `org_similarity` as a classifier of original captions that name a true object against junk,
+    /// in [0, 1]; `None` if a class is empty.
     pub junk_auc: Option<f64>,
-    /// Original captions that name a true object of their scene.
+    /// Number of original captions that name a true object of their scene.
     pub originals_true: usize,
-    /// Original captions that are junk. Others, which are neither, are not counted.
+    /// Number of original captions that are junk; those that are neither are not counted.
     pub originals_junk: usize,
 }
 
 impl ScenesReport {
-    /// Of the samples that are scenes; none where there are none.
-    pub(super) fn of(samples: &[Sample]) -> Option<Self> {
+    /// Computes the metrics of the samples that are scenes; `None` if there are none.
+    pub(super) fn new(samples: &[EvalSample]) -> Option<Self> {
         let mut accuracy = Accuracy::default();
         let (mut informative, mut junk) = (Vec::new(), Vec::new());
         for (sample, scene) in samples.iter().filter_map(|s| s.scene.as_ref().map(|scene| (s, scene))) {
@@ -69,7 +69,7 @@ impl fmt::Display for ScenesReport {
         )?;
         writeln!(
             f,
-            "               of {} objects: colour {:.1} %, shape {:.1} %, size {:.1} %, place {:.1} %",
+            "               of {} objects: colour {:.1} %, shape {:.1} %, size {:.1} %, position {:.1} %",
             a.objects,
             percent(a.colour, a.objects),
             percent(a.shape, a.objects),
@@ -79,7 +79,7 @@ impl fmt::Display for ScenesReport {
         if let Some(auc) = self.junk_auc {
             writeln!(
                 f,
-                "junk AUC       {auc:.4} similarity of {} original captions that name a true object against {} of junk",
+                "junk AUC       {auc:.4} by similarity, {} original captions that name a true object against {} junk",
                 self.originals_true, self.originals_junk
             )?;
         }
@@ -99,8 +99,8 @@ mod tests {
             .expect("a scene of two")
     }
 
-    fn captioned(caption: String, original: Option<&str>, org_similarity: f32) -> Sample {
-        Sample {
+    fn captioned(caption: String, original: Option<&str>, org_similarity: f32) -> EvalSample {
+        EvalSample {
             caption,
             similarity: 0.5,
             original: original.map(str::to_owned),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn junk_is_told_from_captions_with_known_values() {
+    fn scene_metrics_equal_known_values() {
         let scene = scene();
         let named = AltText::Names.text(&scene);
         let samples = [
@@ -120,21 +120,21 @@ mod tests {
             captioned(short(&scene), Some(&descriptive(&scene)), 0.8),
             captioned(descriptive(&scene), Some("img_7.jpg"), 0.1),
             captioned(String::new(), Some("thumbnail"), 0.4),
-            // Neither, and none.
+            // Neither true nor junk, and no original caption.
             captioned(String::new(), Some("a dog"), 0.9),
             captioned(String::new(), None, 0.0),
-            Sample { scene: None, ..captioned(short(&scene), Some("thumbnail"), 0.99) },
+            EvalSample { scene: None, ..captioned(short(&scene), Some("thumbnail"), 0.99) },
         ];
-        let report = ScenesReport::of(&samples).expect("scenes");
+        let report = ScenesReport::new(&samples).expect("scenes");
         assert_eq!((report.junk_auc, report.originals_true, report.originals_junk), (Some(0.75), 2, 2));
         assert_eq!((report.exact_short, report.exact_descriptive), (2.0 / 6.0, 1.0 / 6.0));
         assert!(report.to_string().contains("junk AUC       0.7500"), "{report}");
         let json = serde_json::to_value(report).expect("JSON");
         assert_eq!((&json["junk_auc"], &json["captions"]), (&0.75.into(), &6.into()));
 
-        let report = ScenesReport::of(&samples[..2]).expect("scenes");
+        let report = ScenesReport::new(&samples[..2]).expect("scenes");
         assert_eq!((report.junk_auc, report.originals_junk), (None, 0));
         assert!(!report.to_string().contains("AUC"), "{report}");
-        assert!(ScenesReport::of(&samples[6..]).is_none());
+        assert!(ScenesReport::new(&samples[6..]).is_none());
     }
 }

@@ -19,7 +19,7 @@ pub fn open_locations(stores: &mut Stores, job: &FilterJob) -> anyhow::Result<(L
     let output = open_output(stores, &job.output)?;
     if overlap(&source, &output) {
         let what = format!(
-            "{} and the source {} lie inside one another; a new dataset goes beside its source",
+            "{} and the source {} overlap; write the new dataset to a location outside its source",
             output.url(),
             source.url()
         );

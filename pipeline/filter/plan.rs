@@ -80,7 +80,7 @@ impl Plan {
         Ok(Self { todo: Arc::new(todo), done, foreign_records, foreign_parts, leftovers })
     }
 
-    /// Clears what will not be replaced, and the record that says the dataset is complete.
+    /// Deletes what will not be replaced, and the record that marks the dataset as complete.
     ///
     /// # Errors
     /// When the store refuses.

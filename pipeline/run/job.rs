@@ -31,7 +31,7 @@ use super::{
 };
 use crate::config::{ConfigError, RunConfig};
 
-/// Another run holds the lock. Ends the program with exit code 0: for cron nothing is wrong.
+/// Another run holds the lock. The program then exits with code 0, so that cron reports nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("{output} is locked by {holder}; nothing was done")]
 pub struct LockedOut {
@@ -41,7 +41,7 @@ pub struct LockedOut {
     holder: String,
 }
 
-/// Runs the job; returns what happened, also when shards failed.
+/// Runs the job and reports what happened, also when shards failed.
 ///
 /// # Errors
 /// Bad configuration ([`Mismatch`] among it), an unusable model, an output that cannot be listed, a model that fails.
@@ -54,7 +54,7 @@ pub async fn run(
     run_over(Stores::new(config.stores), config, options, stop, reporter).await
 }
 
-/// As [`run()`], over stores of the caller's.
+/// As [`run()`], over given stores.
 ///
 /// # Errors
 /// As [`run()`].
@@ -77,12 +77,12 @@ pub async fn run_over(
         },
         false => None,
     };
-    // Before the records are listed: whoever leaves last then knows that nobody's list is older than his work.
+    // Joined before the records are listed, so that the last worker to leave knows that no listing predates its own work.
     let workers = match config.resources.claim_lease {
         Some(lease) => match Workers::join(&output, lease).await {
             Ok(workers) => Some(Arc::new(workers)),
             Err(error) => {
-                tracing::warn!(%error, "other workers cannot be told what this one does; shards may be done twice");
+                tracing::warn!(%error, "cannot publish claims to other workers; shards may be processed twice");
                 None
             }
         },
@@ -142,7 +142,7 @@ async fn run_unlocked(
     failures::remember(&commit_log, &plan, &results, &mut report).await;
     clear_superseded(&commit_log, &plan, &results)
         .await
-        .context("parts that lists no longer have could not be removed")?;
+        .context("stale parts of lists could not be removed")?;
     if options.retire && !stop.requested() {
         retire(&commit_log, &plan).await.context("shards without an input could not be retired")?;
         report.retired = true;
@@ -172,14 +172,14 @@ fn refuse_output_among_inputs(
     Ok(())
 }
 
-/// Compares what there is to do with what is done.
+/// Compares the inputs with the commit records.
 async fn plan(
     (stores, output): (&mut Stores, &Location),
     config: &RunConfig,
     options: RunOptions,
     (model, commit_log): (&RunModel, &CommitLog),
 ) -> anyhow::Result<Plan> {
-    // All at once: in a bucket each takes a request per thousand shards.
+    // Concurrently: in a bucket each takes a request per thousand shards.
     let listing = list_shards(stores, &config.input.shards, config.input.read.format);
     let (shards, survey, removals) = tokio::join!(listing, commit_log.scan(), commit_log.pending_deletions());
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
@@ -198,9 +198,9 @@ async fn plan(
     Ok(plan)
 }
 
-/// A captioner that judges its own captions prefers what it likes to say.
+/// A captioner that scores its own captions prefers what it tends to generate.
 fn warn_circular() {
     tracing::warn!(
-        "the captioner scores its own captions, which is circular: similarities rank captions of one model, they do not compare models; --scorer MODEL lets another model judge"
+        "the captioner scores its own captions, which is circular: similarities rank captions of one model, they do not compare models; use --scorer MODEL to score with another model"
     );
 }

@@ -14,7 +14,7 @@
 //! | `plan`, `cleanup` | what is to be done, and what no longer belongs in the output |
 //! | `rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
 //! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer` | the stages, in the order of the data flow |
-//! | `shard_queue`, `worker_claims` | which shard is next, beside other workers |
+//! | `shard_queue`, `worker_claims` | which shard is next, given what other workers do |
 //! | `record`, `failures`, `status`, `progress` | what is reported |
 
 mod captioners;

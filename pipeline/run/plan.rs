@@ -1,4 +1,4 @@
-//! What is to be done: inputs against commit records.
+//! The plan of a run: inputs compared with commit records.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -28,19 +28,19 @@ pub struct Mismatch {
     pub differences: String,
 }
 
-/// One shard to be done.
+/// One shard to process.
 pub struct Task {
     /// The input.
     pub shard: ShardRef,
     /// Fingerprints of input and configuration.
     pub name: RecordName,
-    /// What stands in the place of its record: it is replaced.
+    /// The record that its own will replace.
     pub replaces: Option<ExistingRecord>,
-    /// Records of the same shard that no longer hold; they go once its record stands.
+    /// Records of the same shard that are obsolete; deleted once its record is written.
     pub stale_records: Vec<ExistingRecord>,
-    /// Parts that nobody needs once its record stands.
+    /// Parts that are obsolete once its record is written.
     pub orphaned_parts: Vec<ExistingPart>,
-    /// Of a retry: the record whose rows stay, but for samples that were rejected for a reason that may pass.
+    /// In a retry, the record whose rows stay, except for samples that were rejected for a transient reason.
     pub keep: Option<Keep>,
 }
 
@@ -60,7 +60,7 @@ pub struct Keep {
     pub retried: Vec<RejectReason>,
 }
 
-/// A shard that is done, with what earlier attempts left beside it.
+/// A shard that is done, with the files that earlier attempts left.
 struct Done {
     shard: ShardRef,
     name: RecordName,
@@ -70,23 +70,23 @@ struct Done {
 
 /// The shards of a run.
 pub struct Plan {
-    /// To be done, in input order.
+    /// Shards to process, in input order.
     pub todo: Arc<Vec<Task>>,
-    /// Shards that need nothing.
+    /// Shards that are done.
     pub done: Vec<ShardId>,
-    /// Records and parts beside shards that are done, of attempts that came to nothing.
+    /// Records and parts that unfinished attempts left of shards that are done.
     pub leftovers: Vec<ShardState>,
-    /// Shards in the output that are not among the inputs any more.
+    /// Shards of the output that are no longer among the inputs.
     pub orphans: Orphans,
     /// Parts that lists had before they became shorter, by list.
     pub superseded: BTreeMap<String, Orphans>,
     /// Names of all inputs, and those that they have in outputs of versions before 0.2.
     pub inputs: HashSet<ShardId>,
-    /// Shards that have parts and no record, for long.
+    /// Old parts of shards without a record.
     pub strays: Vec<(String, Vec<ExistingPart>)>,
-    /// Parts of shards that were to be removed when a run died.
+    /// Parts of shards whose deletion an earlier run did not finish.
     pub removals: Vec<(String, Vec<ExistingPart>)>,
-    /// Shards that are done again because their record or a part was amiss, with what it was.
+    /// Shards that are processed again because their record or a part was invalid, with the reason.
     pub repaired: Vec<String>,
     /// Shards that are skipped because they did not change since `--since`, or have nothing to retry.
     pub not_selected: usize,
@@ -97,7 +97,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Compares inputs and records, by name. Long lists are split first.
+    /// Compares inputs and records by name. Long lists are split first.
     ///
     /// # Errors
     /// [`Mismatch`] when the output holds rows of another configuration and `overwrite` is off; errors of the store.
@@ -176,7 +176,7 @@ impl Plan {
     }
 }
 
-/// Refuses an output that is claimed for another configuration, or, where it is not claimed, holds rows of one.
+/// Rejects an output that is claimed for another configuration or, where it is not claimed, holds rows of another.
 ///
 /// # Errors
 /// [`Mismatch`], or errors of the store.
@@ -198,7 +198,7 @@ pub async fn refuse_others(
     Err(Mismatch { differences: differences(&other, configuration) }.into())
 }
 
-/// What it means that a shard may not be committed.
+/// Turns a failed claim or commit into the error that ends the program.
 pub fn unclaimed(error: CommitError, configuration: &BTreeMap<String, String>) -> anyhow::Error {
     match error {
         CommitError::ConfigurationMismatch(claim) => {
@@ -214,15 +214,15 @@ fn names_of(split: &Split) -> HashSet<ShardId> {
     split.shards.iter().flat_map(names).collect()
 }
 
-/// Tells what was amiss with a shard that was done.
+/// Logs what was invalid about a shard that was done.
 fn faults_of(shard: &ShardRef, found: &ShardState) -> Vec<String> {
-    let amiss = found.replaces.iter().chain(&found.stale_records);
-    let amiss = amiss.filter_map(|standing| Some((standing, standing.problem.as_ref()?)));
+    let invalid = found.replaces.iter().chain(&found.stale_records);
+    let invalid = invalid.filter_map(|standing| Some((standing, standing.problem.as_ref()?)));
     let warn = |(standing, problem): (&ExistingRecord, &String)| {
         tracing::warn!(record = standing.path(), problem, "processing the shard again");
         format!("{}: {problem}", shard.url)
     };
-    amiss.map(warn).collect()
+    invalid.map(warn).collect()
 }
 
 /// Takes parts of lists from the shards without an input; gives those that the lists do not have any more, but for lists of
@@ -272,10 +272,10 @@ async fn failed_before(todo: Vec<Task>, commit_log: &CommitLog, split: &Split) -
     };
     let has_failed = |task: &Task| {
         let (shard, list) = (&task.shard, task.shard.location.url());
-        // What was done, and is amiss now, is nobody's choice.
-        let amiss =
+        // A shard that was done and is invalid now is always processed.
+        let invalid =
             task.replaces.iter().chain(&task.stale_records).any(|standing| standing.problem.is_some());
-        amiss
+        invalid
             || has(&shard.url)
             || shard.list_part().is_some() && has(&list)
             || for_parts.contains(list.as_str())

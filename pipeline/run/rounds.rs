@@ -26,7 +26,7 @@ const MAX_ROUNDS: u32 = 3;
 /// Pause before each round but the first, so that a retry does not meet the same outage.
 const ROUND_PAUSE: Duration = Duration::from_secs(5);
 
-/// What a run writes: the plan's shards into the output, beside other workers.
+/// What a run writes: the plan's shards, into an output that other workers may share.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
     /// The shards to process.

@@ -137,7 +137,7 @@ impl Part {
         self.writer.write(rows).await.map_err(PartError::Write)
     }
 
-    /// Copies, or passes over, the next rows of the earlier part.
+    /// Copies or skips the next rows of the earlier part.
     async fn copy(&mut self, mut rows: u64, keep: bool) -> Result<(), PartError> {
         let Some(earlier) = &mut self.earlier else { return Ok(()) };
         while rows > 0 {
@@ -197,7 +197,7 @@ impl Parts {
         }
     }
 
-    /// Takes all rows; `None` where the shard is given up.
+    /// Writes all rows; `None` when the shard is abandoned.
     async fn fill(
         &mut self,
         batches: &mut mpsc::Receiver<ToPart>,
@@ -213,14 +213,14 @@ impl Parts {
         }
     }
 
-    /// Nothing of them becomes visible.
+    /// Aborts the uploads; nothing becomes visible.
     async fn abort(self) {
         self.captions.writer.abort().await;
         self.rejects.writer.abort().await;
     }
 }
 
-/// Writes one shard: uploads both parts, makes them visible, commits, and clears what no longer holds.
+/// Writes one shard: uploads both parts, makes them visible, commits, and deletes what is obsolete.
 pub async fn write_shard(
     output: &Output,
     task: &Task,
@@ -266,7 +266,7 @@ async fn finish(
     let rejects = match parts.rejects.writer.finish().await {
         Ok(written) => written.info(),
         Err(error) => {
-            // Half of a shard is nobody's rows. What cannot be removed now the next command removes.
+            // Half of a shard must not stay. What cannot be removed now is removed by the next run.
             let _ = output.location.child(&captions.path).delete().await;
             return Err(unwritten(error));
         }

@@ -1,4 +1,4 @@
-//! What an output holds and lacks: commit records, failures, and the inputs of its last run.
+//! The state of an output: commit records, failures, and the inputs of its last run.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,7 +24,7 @@ const CONCURRENCY: usize = 64;
 /// Parts read at the same time.
 const AT_ONCE: usize = 16;
 
-/// What the last run left behind, as far as another one needs it.
+/// The record of the last run, as far as another run needs it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct LastRun {
     /// Its id.
@@ -81,7 +81,7 @@ impl LastRun {
     }
 }
 
-/// What an output holds and lacks.
+/// The state of an output.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// URL, redacted.
@@ -92,8 +92,8 @@ pub struct Status {
     pub last_run_finished: String,
     /// Shards with a commit record whose input is as it was.
     pub done: usize,
-    /// Records that cannot be used, and parts that are not what their record says: these shards are done again.
-    pub amiss: Vec<String>,
+    /// Records that cannot be used, and parts that do not match their record: these shards are processed again.
+    pub invalid: Vec<String>,
     /// Whether all parts were read and compared.
     pub verified: bool,
     /// Parts that no record names: of attempts under way, or of dead workers.
@@ -125,11 +125,11 @@ pub async fn status(stores: &mut Stores, output: &Location, verify: bool) -> any
     let survey = commit_log.scan().await?;
     let failed = read_failures(&commit_log).await?;
     let (counts, damaged) = count(&survey);
-    let mut amiss: Vec<String> = amiss_of(&survey);
+    let mut invalid: Vec<String> = invalid_of(&survey);
     if verify {
-        amiss.extend(compare_sums(output, &survey).await?);
+        invalid.extend(compare_sums(output, &survey).await?);
     }
-    amiss.sort();
+    invalid.sort();
     let claimed = commit_log.configuration().await?.map(|claim| claim.fingerprint);
     let inputs = inputs_of(stores, &last, output, &survey).await;
     let mut status = Status {
@@ -137,7 +137,7 @@ pub async fn status(stores: &mut Stores, output: &Location, verify: bool) -> any
         last_run: last.run,
         last_run_finished: last.finished,
         done: survey.records().filter(|(_, standing)| standing.is_valid()).count(),
-        amiss,
+        invalid,
         verified: verify,
         unclaimed: survey.parts_without_record().count(),
         damaged,
@@ -158,7 +158,7 @@ pub async fn status(stores: &mut Stores, output: &Location, verify: bool) -> any
 impl Status {
     fn compare(&mut self, survey: &OutputScan, split: &Split, claimed: Option<&str>) {
         let shards = &split.shards;
-        // What failed and is no input any more is nobody's trouble.
+        // A failure of a shard that is no longer an input is irrelevant.
         let urls: HashSet<&str> = shards.iter().map(|shard| shard.url.as_str()).collect();
         self.failed.retain(|record| urls.contains(record.shard.as_str()));
         let failed: HashSet<&str> = self.failed.iter().map(|record| record.shard.as_str()).collect();
@@ -189,17 +189,17 @@ impl Status {
         self.orphaned = Some(orphaned);
     }
 
-    /// Whether something is there that should not be so.
+    /// Returns whether records or parts are invalid.
     #[must_use]
-    pub fn is_amiss(&self) -> bool {
-        !self.amiss.is_empty()
+    pub fn has_invalid(&self) -> bool {
+        !self.invalid.is_empty()
     }
 }
 
-/// What is wrong with records, and with parts as far as listings tell.
-fn amiss_of(survey: &OutputScan) -> Vec<String> {
-    let amiss = survey.records().filter_map(|(_, standing)| Some((standing, standing.problem.as_ref()?)));
-    amiss.map(|(standing, fault)| format!("{}: {fault}", standing.path())).collect()
+/// Lists invalid records, and parts that do not match their record as far as listings show.
+fn invalid_of(survey: &OutputScan) -> Vec<String> {
+    let invalid = survey.records().filter_map(|(_, standing)| Some((standing, standing.problem.as_ref()?)));
+    invalid.map(|(standing, fault)| format!("{}: {fault}", standing.path())).collect()
 }
 
 /// Reads all parts that are there and have their size, and compares their sums with the records'.
@@ -286,22 +286,26 @@ impl std::fmt::Display for Status {
         for shard in &self.damaged {
             writeln!(f, "damaged   {shard}")?;
         }
-        for what in &self.amiss {
-            writeln!(f, "amiss     {what}")?;
+        for what in &self.invalid {
+            writeln!(f, "invalid   {what}")?;
         }
-        if self.is_amiss() {
-            writeln!(f, "note      what is amiss is done again by the next `recaption run`")?;
+        if self.has_invalid() {
+            writeln!(f, "note      invalid shards are processed again by the next `recaption run`")?;
         } else if self.verified {
-            writeln!(f, "verified  every part was read and is what its record says")?;
+            writeln!(f, "verified  every part was read and matches its record")?;
         }
         if self.unclaimed > 0 {
-            writeln!(f, "note      {} parts belong to no record: a run is at work, or died", self.unclaimed)?;
+            writeln!(
+                f,
+                "note      {} parts belong to no record: a run is in progress, or died",
+                self.unclaimed
+            )?;
         }
         for record in &self.failed {
             writeln!(f, "failed    {} (attempts: {})", record.error, record.attempts)?;
         }
         if let Some(orphaned) = self.orphaned.filter(|n| *n > 0) {
-            writeln!(f, "note      {orphaned} shards are not among the inputs any more")?;
+            writeln!(f, "note      {orphaned} shards are no longer among the inputs")?;
         }
         if let Some(why) = &self.inputs_unknown {
             writeln!(f, "note      the inputs of the last run cannot be listed: {why}")?;

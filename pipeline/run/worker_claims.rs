@@ -1,4 +1,4 @@
-//! What the readers of a run know of other workers on the same output: which shards they claim, and which they have done.
+//! The other workers on the same output: which shards they claim, and which they have done.
 
 use std::{
     sync::Arc,

@@ -1,49 +1,55 @@
-//! How much of a scene a caption tells, attribute by attribute, by parsing it.
+//! Accuracy of captions of scenes, attribute by attribute, found by parsing them.
 
 use serde::Serialize;
 
-use super::{Background, Colour, Object, Scene, Shape, Size, descriptive, grammar::place, short};
+use super::{
+    grammar::{descriptive, position, short},
+    scene::{Object, Scene},
+    vocabulary::{Background, Colour, Shape, Size},
+};
 
-/// Objects of a caption that are looked at: more than any scene has.
-const MOST_NAMED: usize = 8;
+/// Largest number of objects that are parsed of a caption: more than any scene has.
+const MAX_NAMED: usize = 8;
 
-/// Counts over captions of scenes. Objects that a caption names are paired with the scene's so that most attributes agree,
-/// each with one at most; the order in which they are named counts for the exact captions alone.
+/// Counts over captions of scenes.
+///
+/// Each object that a caption names is paired with at most one of the scene's, so that the largest number of attributes
+/// agrees. The order in which objects are named matters for exact captions alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Accuracy {
-    /// Captions.
+    /// Number of captions.
     pub captions: usize,
-    /// Captions that are the true descriptive one, word for word.
+    /// Captions that equal the true descriptive caption word for word.
     pub descriptive: usize,
-    /// Captions that are the true short one, word for word.
+    /// Captions that equal the true short caption word for word.
     pub short: usize,
-    /// Captions that name as many objects as there are.
+    /// Captions that name the right number of objects.
     pub count: usize,
-    /// Captions that name the background.
+    /// Captions that name the right background.
     pub background: usize,
-    /// True objects, of all scenes.
+    /// Number of objects in all scenes.
     pub objects: usize,
-    /// Objects named with their colour.
+    /// Objects named with the right colour.
     pub colour: usize,
-    /// With their shape.
+    /// Objects named with the right shape.
     pub shape: usize,
-    /// With their size.
+    /// Objects named with the right size.
     pub size: usize,
-    /// With their place.
+    /// Objects named with the right position.
     pub place: usize,
 }
 
-/// What a caption says of one object.
+/// One object as a caption describes it.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Said {
+struct NamedObject {
     size: Option<Size>,
     colour: Option<Colour>,
     shape: Option<Shape>,
-    place: String,
+    position: String,
 }
 
 impl Accuracy {
-    /// Adds a caption of `scene`.
+    /// Counts a caption of `scene`.
     pub fn add(&mut self, scene: &Scene, caption: &str) {
         let (objects, background) = parse(caption);
         self.captions += 1;
@@ -55,33 +61,33 @@ impl Accuracy {
         let agreements: Vec<Vec<[bool; 4]>> = scene
             .objects()
             .iter()
-            .map(|object| objects.iter().map(|said| said.agrees(object)).collect())
+            .map(|object| objects.iter().map(|named| named.agreement(object)).collect())
             .collect();
-        let [colour, shape, size, place] = best_pairing(&agreements, &mut vec![false; objects.len()]);
+        let [colour, shape, size, position] = best_pairing(&agreements, &mut vec![false; objects.len()]);
         self.colour += colour;
         self.shape += shape;
         self.size += size;
-        self.place += place;
+        self.place += position;
     }
 }
 
-impl Said {
-    /// Whether colour, shape, size and place are the object's.
-    fn agrees(&self, object: &Object) -> [bool; 4] {
+impl NamedObject {
+    /// Returns whether colour, shape, size and position equal the object's.
+    fn agreement(&self, object: &Object) -> [bool; 4] {
         [
             self.colour == Some(object.colour),
             self.shape == Some(object.shape),
             self.size == Some(object.size),
-            self.place == place(object),
+            self.position == position(object),
         ]
     }
 }
 
-/// Counts of agreeing attributes under the pairing with the most. `agreements` has a row per object and a column per object
-/// that was named; `taken` are the columns in use.
+/// Counts agreeing attributes under the pairing with the most of them. `agreements` has a row per object of the scene and a
+/// column per object of the caption; `taken` marks the columns in use.
 fn best_pairing(agreements: &[Vec<[bool; 4]>], taken: &mut [bool]) -> [usize; 4] {
     let Some((row, rest)) = agreements.split_first() else { return [0; 4] };
-    // An object may stay without a partner.
+    // An object may stay unpaired.
     let mut best = best_pairing(rest, taken);
     for (column, agrees) in row.iter().enumerate() {
         if taken[column] {
@@ -98,11 +104,11 @@ fn best_pairing(agreements: &[Vec<[bool; 4]>], taken: &mut [bool]) -> [usize; 4]
     best
 }
 
-/// Objects in the order named, and the background. Words that say nothing are passed over.
-fn parse(caption: &str) -> (Vec<Said>, Option<Background>) {
+/// Parses a caption: objects in the order named, and the background. Other words are ignored.
+fn parse(caption: &str) -> (Vec<NamedObject>, Option<Background>) {
     let words: Vec<&str> = caption.split([' ', ',']).filter(|w| !w.is_empty()).collect();
-    let mut objects: Vec<Said> = Vec::new();
-    let (mut background, mut next) = (None, Said::default());
+    let mut objects: Vec<NamedObject> = Vec::new();
+    let (mut background, mut next) = (None, NamedObject::default());
     for (i, word) in words.iter().enumerate() {
         let find = |all: &[&'static str]| all.iter().position(|name| name == word);
         if let Some(at) = find(&Size::ALL.iter().map(|s| s.name()).collect::<Vec<_>>()) {
@@ -111,10 +117,10 @@ fn parse(caption: &str) -> (Vec<Said>, Option<Background>) {
             next.colour = Some(Colour::ALL[at]);
         } else if let Some(at) = find(&Shape::ALL.iter().map(|s| s.name()).collect::<Vec<_>>()) {
             next.shape = Some(Shape::ALL[at]);
-            next.place = place_after(&words[i + 1..]);
-            let said = std::mem::take(&mut next);
-            if objects.len() < MOST_NAMED {
-                objects.push(said);
+            next.position = position_after(&words[i + 1..]);
+            let named = std::mem::take(&mut next);
+            if objects.len() < MAX_NAMED {
+                objects.push(named);
             }
         } else if words.get(i + 1) == Some(&"background") {
             background = Background::ALL.iter().copied().find(|b| b.name() == *word);
@@ -123,21 +129,21 @@ fn parse(caption: &str) -> (Vec<Said>, Option<Background>) {
     (objects, background)
 }
 
-/// "at the top left" at the beginning of `words`, or nothing.
-fn place_after(words: &[&str]) -> String {
+/// Parses "at the top left" at the beginning of `words`; empty if there is no position.
+fn position_after(words: &[&str]) -> String {
     const WORDS: [&str; 7] = ["top", "middle", "bottom", "left", "right", "center", "centre"];
     let [preposition @ ("at" | "on" | "in"), "the", rest @ ..] = words else { return String::new() };
-    let said: Vec<&str> = rest.iter().copied().take_while(|w| WORDS.contains(w)).take(2).collect();
-    if said.is_empty() { String::new() } else { format!("{preposition} the {}", said.join(" ")) }
+    let named: Vec<&str> = rest.iter().copied().take_while(|w| WORDS.contains(w)).take(2).collect();
+    if named.is_empty() { String::new() } else { format!("{preposition} the {}", named.join(" ")) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample;
     use super::*;
+    use crate::scenes::sample;
 
     #[test]
-    fn true_captions_are_right_in_everything() {
+    fn true_captions_agree_in_every_attribute() {
         let (mut long, mut brief) = (Accuracy::default(), Accuracy::default());
         for index in 0..500 {
             let (scene, _) = sample(3, index);
@@ -148,14 +154,14 @@ mod tests {
         let objects = long.objects;
         assert!(objects > 500);
         assert_eq!((long.colour, long.shape, long.size, long.place), (objects, objects, objects, objects));
-        // Short ones name the main subject, without size, place and background.
+        // Short captions name the main subject, without size, position and background.
         assert_eq!((brief.short, brief.colour, brief.shape), (500, 500, 500));
         assert_eq!((brief.size, brief.place, brief.background, brief.descriptive), (0, 0, 0, 0));
         assert!(brief.count < 500);
     }
 
     #[test]
-    fn each_mistake_is_counted_where_it_is() {
+    fn mistakes_count_against_their_attribute() {
         let json = r#"{"background": "teal", "objects": [{"shape": "star", "colour": "red", "size": "large", "row": 0, "col": 0, "dx": 0, "dy": 0}, {"shape": "ring", "colour": "blue", "size": "small", "row": 1, "col": 1, "dx": 0, "dy": 0}]}"#;
         let scene = Scene::from_json(json.as_bytes()).expect("a scene");
         let counts = |caption: &str| {
@@ -169,7 +175,7 @@ mod tests {
         let wrong = "a large red heart at the top and a large green ring in the center on a pink background";
         assert_eq!(counts(wrong), [1, 0, 1, 1, 1, 1, 0]);
         assert_eq!(counts("a red star"), [0, 0, 1, 1, 0, 0, 0]);
-        // The order does not matter but for the exact caption; no object is right twice.
+        // The order matters for the exact caption alone; no object counts twice.
         let turned =
             "a small blue ring in the center and a large red star at the top left on a teal background";
         assert_eq!(counts(turned), [1, 1, 2, 2, 2, 2, 0]);

@@ -1,36 +1,38 @@
 //! Pixels of a scene: [`draw`].
 //!
 //! A pixel belongs to an object if the pixel's centre lies inside the outline; there is no antialiasing. Each
-//! expression is the Python reference generator's, in the same order and in `f64`, so both decide alike even
-//! where a centre falls on an edge. Don't simplify the arithmetic: `tests/data/scenes` holds it to the last
-//! pixel.
+//! expression equals the Python reference generator's, in the same order and in `f64`, so that both give the same
+//! pixels even where a centre lies on an edge. Don't simplify the arithmetic: `tests/data/scenes` fixes every pixel.
 
 use std::f64::consts::PI;
 use std::ops::Range;
 
 use image::RgbImage;
 
-use super::{Object, Scene, Shape};
+use super::{
+    scene::{Object, Scene},
+    vocabulary::Shape,
+};
 
-/// Width and height of an image whose pixels are the units of [`Size::radius`](super::Size::radius) and of
-/// offsets.
+/// Width and height of an image whose pixels are the unit of [`Size::radius`](super::Size::radius) and of
+/// [`MAX_OFFSET`](super::MAX_OFFSET).
 pub const REFERENCE_SIZE: u32 = 96;
 /// Width of a grid cell, in pixels of a [`REFERENCE_SIZE`] image.
 const CELL: i32 = 32;
-/// Bytes of a pixel.
+/// Number of bytes of a pixel.
 const CHANNELS: usize = 3;
 
-/// The picture of `scene`: RGB, `size` x `size` pixels.
+/// Draws `scene` as RGB, `size` x `size` pixels.
 ///
 /// # Panics
-/// If that many pixels do not fit in memory.
+/// Panics if that many pixels do not fit in memory.
 pub fn draw(scene: &Scene, size: u32) -> RgbImage {
     let mut image = RgbImage::new(size, size);
     draw_into(scene, &mut image);
     image
 }
 
-/// Draws `scene` over all of `image`, to reuse its memory. The width sets the scale; a picture that is not square
+/// Draws `scene` over all of `image`, reusing its memory. The width sets the scale; an image that is not square
 /// shows the scene's upper part, or background below it.
 pub fn draw_into(scene: &Scene, image: &mut RgbImage) {
     let (width, height) = image.dimensions();
@@ -44,7 +46,7 @@ pub fn draw_into(scene: &Scene, image: &mut RgbImage) {
     rest.chunks_exact_mut(stride).for_each(|row| row.copy_from_slice(first));
     for object in scene.objects() {
         let canvas = Canvas { pixels, width, height };
-        // One loop per shape, so that each is compiled with its own test inside.
+        // One loop per shape, so that each is compiled with its own test inlined.
         match object.shape {
             Shape::Circle => canvas.paint(object, circle),
             Shape::Square => canvas.paint(object, square),
@@ -58,7 +60,7 @@ pub fn draw_into(scene: &Scene, image: &mut RgbImage) {
     }
 }
 
-/// RGB rows, `[height, width, 3]`.
+/// RGB pixels, u8 `[height, width, 3]`.
 struct Canvas<'a> {
     pixels: &'a mut [u8],
     width: u32,
@@ -102,7 +104,7 @@ impl Canvas<'_> {
     }
 }
 
-/// The pixels of an axis of `length` pixels that lie within `r` of `middle`, and at least one more on either
+/// Returns the pixels of an axis of `length` pixels that lie within `r` of `middle`, and at least one more on either
 /// side.
 fn reach(middle: f64, r: f64, length: u32) -> Range<usize> {
     let clamp = |at: f64| at.clamp(0.0, f64::from(length)) as usize;
@@ -145,13 +147,13 @@ fn heart(x: f64, y: f64) -> bool {
     q * q * q - u * u * v * v * v <= 0.0
 }
 
-/// Five points: two radii, twenty half-planes folded into one tenth of the circle.
+/// A star of five points: two radii, ten edges folded into one tenth of the circle.
 fn star(x: f64, y: f64) -> bool {
     /// Distance from the middle to the inner corners; the outer ones are at 1.
     const INNER: f64 = 0.45;
     /// The square of a distance within which all is inside; the edges' nearest is 0.384.
     const SURELY_INSIDE: f64 = 0.14;
-    /// The square of a distance beyond which nothing is.
+    /// The square of a distance beyond which all is outside.
     const SURELY_OUTSIDE: f64 = 1.01;
 
     let r2 = x * x + y * y;
@@ -166,7 +168,7 @@ fn star(x: f64, y: f64) -> bool {
     (ix - ox) * (py - oy) - (iy - oy) * (px - ox) >= 0.0
 }
 
-/// `a % b` for a positive `b` as Python and numpy define it: at least 0, less than `b`.
+/// Computes `a % b` for a positive `b` as Python and numpy define it: at least 0, less than `b`.
 fn python_modulo(a: f64, b: f64) -> f64 {
     let remainder = a % b;
     if remainder < 0.0 { remainder + b } else { remainder }

@@ -1,28 +1,31 @@
 //! Random scenes and alt texts: [`SceneRng`].
 //!
-//! The distributions are the Python reference generator's; the random numbers are not, since Python's own are
-//! costly to follow. Data sets are named by their seed, so the stream of a seed may never change: no draw may
-//! be added, dropped or moved in here, and a test pins what some seeds give.
+//! The distributions equal the Python reference generator's; the random numbers do not, since Python's generator is
+//! costly to reproduce. Datasets are named by their seed, so the stream of a seed may never change: no draw may be
+//! added, removed or moved here, and a test pins the scenes of some seeds.
 
 use recaption_schemas::SplitMix64;
 
-use super::grammar::{JUNK, ONE_OBJECT};
-use super::{AltText, Background, Colour, GRID, MAX_OFFSET, Object, Scene, Shape, Size};
+use super::{
+    alt_text::{AltText, JUNK, ONE_OBJECT},
+    scene::{GRID, MAX_OFFSET, Object, Scene},
+    vocabulary::{Background, Colour, Shape, Size},
+};
 
-/// How many objects a scene has; each entry is as likely as the others.
+/// Numbers of objects of a scene; each entry is equally likely.
 const OBJECT_COUNTS: [usize; 4] = [1, 2, 2, 3];
 /// Share of alt texts that are junk.
 const JUNK_SHARE: f64 = 0.25;
-/// Share of alt texts that are junk or name one object.
+/// Cumulative share of alt texts that are junk or name one object.
 const ONE_OBJECT_BELOW: f64 = 0.55;
-/// Share of alt texts that are junk, name one object, or name all; the rest are descriptive.
+/// Cumulative share of alt texts that are junk, name one object, or name all; the rest are descriptive.
 const NAMES_BELOW: f64 = 0.75;
-/// Numbers in junk are 1 to this.
+/// Largest number in junk; the smallest is 1.
 const MAX_JUNK_NUMBER: usize = 99;
-/// Cells of the grid.
+/// Number of cells of the grid.
 const CELLS: usize = GRID as usize * GRID as usize;
 
-/// The scene of a seed at an index, and its alt text. Each index has a stream of random numbers of its own.
+/// Draws the scene of a seed at an index, and its alt text. Each index has its own stream of random numbers.
 pub fn sample(seed: u64, index: u64) -> (Scene, AltText) {
     let mut rng = SceneRng::new(seed, index);
     let scene = rng.scene();
@@ -35,14 +38,14 @@ pub fn sample(seed: u64, index: u64) -> (Scene, AltText) {
 pub struct SceneRng(SplitMix64);
 
 impl SceneRng {
-    /// The stream of `seed` at `index`. Streams of one seed start at different states for each index.
+    /// Creates the stream of `seed` at `index`. Streams of one seed start at different states for each index.
     pub fn new(seed: u64, index: u64) -> Self {
         let of_seed = SplitMix64::new(seed).next_u64();
         Self(SplitMix64::new(SplitMix64::new(of_seed ^ index).next_u64()))
     }
 
-    /// A scene: one, two (twice as often) or three objects in cells of their own, large ones first, then by
-    /// row and column; shape, colour, size, offsets and background are uniform.
+    /// Draws a scene: one, two (twice as often) or three objects in different cells, large ones first, then by row and
+    /// column; shape, colour, size, offsets and background are uniform.
     pub fn scene(&mut self) -> Scene {
         let count = self.choice(&OBJECT_COUNTS);
         let mut cells: [u8; CELLS] = std::array::from_fn(|cell| cell as u8);
@@ -51,10 +54,10 @@ impl SceneRng {
         }
         let mut objects: Vec<Object> = cells[..count].iter().map(|&cell| self.object(cell)).collect();
         objects.sort_by_key(|o| (o.size != Size::Large, o.row, o.col));
-        Scene { background: self.choice(Background::ALL), objects }
+        Scene::from_valid(self.choice(Background::ALL), objects)
     }
 
-    /// An alt text for `scene`: a quarter junk, else something short or partial, sometimes all of it.
+    /// Draws an alt text for `scene`: a quarter are junk, the others short, partial or complete.
     pub fn alt_text(&mut self, scene: &Scene) -> AltText {
         let u = self.0.next_fraction();
         if u < JUNK_SHARE {
@@ -68,6 +71,7 @@ impl SceneRng {
         if u < NAMES_BELOW { AltText::Names } else { AltText::Descriptive }
     }
 
+    /// Draws the object of a cell.
     fn object(&mut self, cell: u8) -> Object {
         Object {
             shape: self.choice(Shape::ALL),
@@ -80,12 +84,12 @@ impl SceneRng {
         }
     }
 
-    /// An offset, `-MAX_OFFSET` to `MAX_OFFSET`.
+    /// Draws an offset, `-MAX_OFFSET` to `MAX_OFFSET`.
     fn offset(&mut self) -> i8 {
         self.0.next_below(2 * MAX_OFFSET as usize + 1) as i8 - MAX_OFFSET
     }
 
-    /// One of `from`, which is not empty.
+    /// Draws one of `from`, which is not empty.
     fn choice<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.0.next_below(from.len())]
     }

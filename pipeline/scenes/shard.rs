@@ -1,91 +1,91 @@
 //! Shards of scenes: [`write_shard`].
 //!
-//! A shard is a webdataset tar. Each key has, in this order, `KEY.jpg` (the picture), `KEY.txt` (a [`Text`])
-//! and `KEY.json` (the scene). Bytes depend on seed, shard, count and kind of text alone, as long as the JPEG
-//! encoder stays the same.
+//! A shard is a webdataset tar. Each key has, in this order, `KEY.jpg` (the image), `KEY.txt` (a text of a
+//! [`TextKind`]) and `KEY.json` (the scene). Bytes depend on seed, shard, count and kind of text alone, as long as the
+//! JPEG encoder stays the same.
 
 use std::io::{self, Write};
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder, ImageError, RgbImage};
 
-use super::{Text, draw_into, sample};
+use super::{alt_text::TextKind, draw::draw_into, generate::sample};
 
-/// Width and height of the pictures in a shard, in pixels.
+/// Width and height of the images in a shard, in pixels.
 pub const IMAGE_SIZE: u32 = 192;
-/// Quality of the pictures in a shard, on libjpeg's scale of 1 to 100.
+/// JPEG quality of the images in a shard, on libjpeg's scale of 1 to 100.
 pub const JPEG_QUALITY: u8 = 92;
-/// The most shards of a seed: what fits in the five digits that start a key.
+/// Largest number of shards of a seed: what five digits, the start of a key, can number.
 pub const MAX_SHARDS: u32 = 100_000;
-/// The most samples of a shard: what fits in the six digits that end a key.
+/// Largest number of samples of a shard: what six digits, the end of a key, can number.
 pub const MAX_SAMPLES: u32 = 1_000_000;
 /// Permissions of every file in a shard.
 const MODE: u32 = 0o644;
 
-/// Why a shard was not written.
+/// The reason why a shard was not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShardError {
-    /// A shard that no key has room for.
+    /// The shard's number has too many digits for a key.
     #[error("scenes shard {shard}: a seed has shards 0 to {}; use another seed", MAX_SHARDS - 1)]
     ShardIndex {
         /// The shard's number.
         shard: u32,
     },
-    /// More samples than keys have room for.
+    /// There are more samples than keys.
     #[error("scenes shard {shard:05}: {samples} samples, but a shard holds {MAX_SAMPLES}; write more shards")]
     TooManySamples {
         /// The shard's number.
         shard: u32,
-        /// How many samples were asked for.
+        /// The requested number of samples.
         samples: u32,
     },
-    /// The picture was not encoded.
+    /// An image was not encoded.
     #[error("scenes shard {shard:05}: key {key}: the picture was not encoded: {source}")]
     Encode {
         /// The shard's number.
         shard: u32,
         /// The sample's key.
         key: String,
-        /// What the encoder says.
+        /// The encoder's error.
         source: ImageError,
     },
-    /// The writer refused.
+    /// The writer failed.
     #[error("scenes shard {shard:05}: {at}: not written: {source}")]
     Write {
         /// The shard's number.
         shard: u32,
         /// The file, or "end of the archive".
         at: String,
-        /// What the writer says.
+        /// The writer's error.
         source: io::Error,
     },
 }
 
-/// The key of sample `i` of a shard: five digits for the shard and six for the sample, unique within a seed.
+/// Returns the key of sample `i` of a shard: five digits for the shard and six for the sample, unique within a seed.
 pub fn key(shard: u32, i: u32) -> String {
     format!("{shard:05}{i:06}")
 }
 
-/// The index, as [`sample`] takes it, of sample `i` of a shard. It does not depend on how many samples the
-/// shard has.
+/// Returns the index of sample `i` of a shard, as [`sample`](super::sample) takes it. It does not depend on the number of
+/// samples.
 pub fn sample_index(shard: u32, i: u32) -> u64 {
     u64::from(shard) * u64::from(MAX_SAMPLES) + u64::from(i)
 }
 
-/// Writes shard number `shard` of `seed`, with `samples` scenes and a text of this kind for each, and hands
-/// back the writer, which is not flushed. The scenes do not depend on the kind.
+/// Writes shard number `shard` of `seed`, with `samples` scenes and a text of the given kind for each, and returns
+/// the writer, which is not flushed. The scenes do not depend on the kind.
 ///
-/// Writes are many and some small: give it a buffered writer.
+/// Many writes are small: pass a buffered writer.
 ///
 /// # Errors
-/// If `shard` is not below [`MAX_SHARDS`], `samples` is more than [`MAX_SAMPLES`], or the writer fails.
+/// Fails if `shard` is not below [`MAX_SHARDS`], `samples` is more than [`MAX_SAMPLES`], or the writer fails.
 pub fn write_shard<W: Write>(
     writer: W,
     seed: u64,
     shard: u32,
     samples: u32,
-    text: Text,
+    text: TextKind,
 ) -> Result<W, ShardError> {
     if shard >= MAX_SHARDS {
         return Err(ShardError::ShardIndex { shard });
@@ -119,7 +119,7 @@ pub fn write_shard<W: Write>(
     })
 }
 
-/// Appends a picture to `jpeg`.
+/// Appends an encoded image to `jpeg`.
 pub(super) fn encode(picture: &RgbImage, jpeg: &mut Vec<u8>) -> Result<(), ImageError> {
     let (width, height) = picture.dimensions();
     JpegEncoder::new_with_quality(jpeg, JPEG_QUALITY).write_image(
@@ -130,7 +130,7 @@ pub(super) fn encode(picture: &RgbImage, jpeg: &mut Vec<u8>) -> Result<(), Image
     )
 }
 
-/// Appends a file that belongs to nobody and is of no time.
+/// Appends a file without owner and time, so that the bytes are reproducible.
 fn append<W: Write>(tar: &mut tar::Builder<W>, name: &str, bytes: &[u8]) -> io::Result<()> {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(tar::EntryType::Regular);

@@ -1,35 +1,35 @@
-//! Generated captions of one image, and their scores.
+//! Generated captions of an image, and their scores.
 
-/// Cosine of two unit vectors, finite and within [-1, 1].
+/// The cosine of two unit vectors: finite, in [-1, 1].
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Similarity(f32);
 
 impl Similarity {
-    /// From a dot product of unit vectors. Rounding may carry it a little over 1: clamped. `None` when not finite.
+    /// Wraps a dot product of unit vectors, clamped to [-1, 1] against rounding; `None` if it is not finite.
     #[must_use]
     pub fn new(cosine: f32) -> Option<Self> {
         cosine.is_finite().then(|| Self(cosine.clamp(-1.0, 1.0)))
     }
 
-    /// The value, in [-1, 1].
+    /// Returns the value, in [-1, 1].
     #[must_use]
     pub fn get(self) -> f32 {
         self.0
     }
 }
 
-/// One generated caption.
+/// A generated caption.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    /// Decoded and tidied text.
+    /// Detokenised and cleaned text.
     pub text: String,
-    /// Cosine of image and text.
+    /// Cosine of image and text, [-1, 1].
     pub similarity: Similarity,
-    /// Sum of the model's own log-probabilities of the generated tokens, end token included; natural logarithm, <= 0.
+    /// Sum of the model's log-probabilities of the generated tokens, including the end token; natural logarithm, <= 0.
     pub logprob: f32,
 }
 
-/// All candidates of one image, best first, one of them chosen. Never empty.
+/// The candidates of an image, the best first; one of them is chosen. Never empty.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidates {
     all: Vec<Candidate>,
@@ -38,7 +38,7 @@ pub struct Candidates {
 }
 
 impl Candidates {
-    /// Sorts by similarity, best first; the order generated breaks ties. The best is chosen. `None` when empty.
+    /// Sorts candidates by similarity, the best first; equal ones keep their order. The best is chosen. `None` if there are none.
     #[must_use]
     pub fn new(mut candidates: Vec<Candidate>) -> Option<Self> {
         if candidates.is_empty() {
@@ -48,8 +48,8 @@ impl Candidates {
         Some(Self { all: candidates, chosen: 0 })
     }
 
-    /// Chooses the candidate at this position of [`Candidates::as_slice`], where a text rule forbids a better one. `false`,
-    /// and nothing changes, when there is no such position.
+    /// Chooses the candidate at a position of [`Candidates::as_slice`], if a text rule forbids a better one. Returns `false` and
+    /// changes nothing if there is no such position.
     pub fn choose(&mut self, position: usize) -> bool {
         let there = position < self.all.len();
         if there {
@@ -58,19 +58,19 @@ impl Candidates {
         there
     }
 
-    /// The chosen one: what becomes `caption` and `similarity`.
+    /// Returns the chosen candidate: `caption` and `similarity` of the row.
     #[must_use]
     pub fn chosen(&self) -> &Candidate {
         &self.all[self.chosen]
     }
 
-    /// The one of the highest similarity, chosen or not.
+    /// Returns the candidate of the highest similarity, chosen or not.
     #[must_use]
     pub fn best(&self) -> &Candidate {
         &self.all[0]
     }
 
-    /// All, best first.
+    /// Returns all candidates, the best first.
     #[must_use]
     pub fn as_slice(&self) -> &[Candidate] {
         &self.all
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn best_comes_first_and_ties_keep_their_order() {
+    fn candidates_are_sorted_by_similarity() {
         let make = |text: &str, s: f32| Candidate {
             text: text.into(),
             similarity: Similarity::new(s).expect("finite"),

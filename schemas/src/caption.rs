@@ -1,19 +1,18 @@
-//! A caption that an input brought.
+//! The original caption of an input.
 
-/// A caption that the input said: never empty, and without white space around it. White space alone is no caption, whatever
-/// format it came in: there is no other way to make one.
+/// An original caption: never blank, and without surrounding white space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginalCaption(String);
 
 impl OriginalCaption {
-    /// From what the input holds; `None` where that is nothing but white space.
+    /// Trims `text`; `None` if it is blank.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim_matches(is_blank);
         (!text.is_empty()).then(|| Self(text.to_owned()))
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -26,7 +25,7 @@ impl From<OriginalCaption> for String {
     }
 }
 
-/// Unicode's white space, and what shows nothing either: byte-order marks, zero-width spaces, NULs.
+/// Returns whether a character is white space, a byte-order mark, a zero-width space or a NUL.
 fn is_blank(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}' | '\0')
 }
@@ -36,7 +35,7 @@ mod tests {
     use super::OriginalCaption;
 
     #[test]
-    fn white_space_is_no_caption() {
+    fn blank_text_is_not_a_caption() {
         for blank in ["", " ", "\n", " \t\r\n", "\u{feff}", "\u{a0}\u{3000}", "\0"] {
             assert_eq!(OriginalCaption::new(blank), None, "{blank:?}");
         }

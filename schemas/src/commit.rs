@@ -1,4 +1,4 @@
-//! Records under `OUT/_recaption/`: what makes a shard exist, and what remembers a failure.
+//! Records under `OUT/_recaption/`: commit records, whose presence makes a shard done, and failure records.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 /// Version of the commit record's own layout.
 pub const COMMIT_FORMAT: u32 = 1;
 
-/// How many samples went where. `read = captioned + rejected` always.
+/// Counts of a shard's samples. `read = captioned + rejected` always.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Samples read from the shard, a broken tail counted as one.
+    /// Samples read from the shard; a damaged tail counts as one.
     pub read: u64,
     /// Rows in the captions part.
     pub captioned: u64,
@@ -18,21 +18,21 @@ pub struct Counts {
     pub rejected: u64,
     /// Rejects by reason.
     pub reasons: BTreeMap<String, u64>,
-    /// What was found beside the rows.
+    /// Counts beside the rows.
     #[serde(flatten)]
     pub input: InputCounts,
-    /// Texts longer than the scoring model's context, cut at a token boundary for scoring.
+    /// Texts that were truncated to the scorer's context length, at a token boundary.
     pub texts_cut: u64,
 }
 
 impl Counts {
-    /// Whether every sample ended as exactly one row.
+    /// Returns whether every sample ended as exactly one row.
     #[must_use]
     pub fn balanced(&self) -> bool {
         self.read == self.captioned + self.rejected && self.rejected == self.reasons.values().sum::<u64>()
     }
 
-    /// Adds another shard's counts.
+    /// Adds the counts of another shard.
     pub fn add(&mut self, other: &Self) {
         self.read += other.read;
         self.captioned += other.captioned;
@@ -45,31 +45,30 @@ impl Counts {
     }
 }
 
-/// What a shard held beside its rows. Records of older versions have `ignored_members` alone.
+/// Counts beside a shard's rows. Records of older versions only have `ignored_members`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InputCounts {
-    /// Files and archive members that are no samples and no part of one (directories, hidden files, `__meta__` names), all
-    /// reasons together.
+    /// Files and archive members that belong to no sample (directories, hidden files, `__meta__` names), for all reasons.
     pub ignored_members: u64,
-    /// The same by reason.
+    /// Ignored files and members by reason.
     pub ignored: BTreeMap<String, u64>,
-    /// Images of samples that have several, without those that were captioned.
+    /// Images that are not captioned because their sample has several.
     pub extra_images: u64,
-    /// The first of these, by name.
+    /// Names of the first of these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub extra_image_names: Vec<String>,
     /// Samples without an original caption.
     pub without_caption: u64,
-    /// Sidecar JSON and rows of metadata files that could not be read.
+    /// Invalid sidecar JSON and malformed rows of metadata files.
     pub unreadable_json: u64,
 }
 
 impl InputCounts {
-    /// Most names that are kept.
-    const NAMED: usize = 20;
+    /// Most names of extra images that are listed.
+    const MAX_LISTED: usize = 20;
 
-    /// Counts files or members that are passed over.
+    /// Counts ignored files or members.
     pub fn ignore(&mut self, reason: &str, n: u64) {
         if n > 0 {
             self.ignored_members += n;
@@ -77,22 +76,22 @@ impl InputCounts {
         }
     }
 
-    /// Counts an image beside the one that is captioned.
+    /// Counts an extra image.
     pub fn extra_image(&mut self, name: String) {
         self.extra_images += 1;
-        if self.extra_image_names.len() < Self::NAMED {
+        if self.extra_image_names.len() < Self::MAX_LISTED {
             self.extra_image_names.push(name);
         }
     }
 
-    /// Adds another shard's.
+    /// Adds the counts of another shard.
     pub fn add(&mut self, other: &Self) {
         self.ignored_members += other.ignored_members;
         for (reason, n) in &other.ignored {
             *self.ignored.entry(reason.clone()).or_default() += n;
         }
         self.extra_images += other.extra_images;
-        let room = Self::NAMED.saturating_sub(self.extra_image_names.len());
+        let room = Self::MAX_LISTED.saturating_sub(self.extra_image_names.len());
         self.extra_image_names.extend(other.extra_image_names.iter().take(room).cloned());
         self.without_caption += other.without_caption;
         self.unreadable_json += other.unreadable_json;
@@ -100,7 +99,7 @@ impl InputCounts {
 }
 
 impl std::fmt::Display for InputCounts {
-    /// One line for each thing that there is: its number and what it is.
+    /// Writes one line for every count that is not zero.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.without_caption > 0 {
             writeln!(f, "          {:>8} without an original caption", self.without_caption)?;
@@ -118,12 +117,12 @@ impl std::fmt::Display for InputCounts {
     }
 }
 
-/// What was wrong with a shard that could be read in part.
+/// Damage of a shard that could be read in part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damage {
-    /// Where reading stopped making sense: a byte of the tar, unpacked where it is packed; of Parquet a row.
+    /// Where the damage begins: a byte of the decompressed tar, or a row of a table or list.
     pub offset: u64,
-    /// What was found there.
+    /// What is damaged.
     pub detail: String,
 }
 
@@ -132,25 +131,25 @@ pub struct Damage {
 pub struct PartInfo {
     /// Path below the output.
     pub path: String,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
-    /// Bytes of the file.
+    /// Size of the file, bytes.
     pub bytes: u64,
-    /// SHA-256 of the file, hex; records of older versions have none.
+    /// SHA-256 of the file, hex; `None` in records of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }
 
-/// The commit record, written last: a shard without one does not exist.
+/// The commit record of a shard, which is written last. A shard without one is not done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShardCommit {
     /// [`COMMIT_FORMAT`].
     pub format: u32,
-    /// The input shard's URL, redacted.
+    /// URL of the input shard, redacted.
     pub shard: String,
     /// Size of the input, bytes.
     pub size: u64,
-    /// Entity tag of the input, when the store gives one.
+    /// Version tag of the input: its entity tag, or else its time of change.
     pub etag: Option<String>,
     /// Fingerprint of input and configuration, as in the record's name.
     pub fingerprint: String,
@@ -158,7 +157,7 @@ pub struct ShardCommit {
     pub configuration: BTreeMap<String, String>,
     /// Digest of the model.
     pub model: String,
-    /// Where every sample went.
+    /// Counts of its samples.
     pub counts: Counts,
     /// Set when the shard could be read only in part.
     pub damaged: Option<Damage>,
@@ -166,36 +165,36 @@ pub struct ShardCommit {
     pub captions: PartInfo,
     /// The rejects part.
     pub rejects: PartInfo,
-    /// Settings that are no row keys and yet made rejects, with their values: when one is set otherwise, these samples are
-    /// tried again. Records of older versions have none.
+    /// Settings that caused rejects although rows do not depend on them, with their values. When one changes, these samples are
+    /// processed again. Empty in records of older versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
 }
 
-/// Whether a failure speaks of the data or of the way to it.
+/// The kind of a shard's failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
-    /// Network, permissions, missing objects, full disks: another attempt may go well.
+    /// Network, permissions, full disks: another attempt may succeed.
     Transport,
-    /// The bytes themselves: the same bytes will fail the same way.
+    /// The data: the same bytes fail the same way.
     Data,
-    /// There is no such object, or nothing that can be read as one: until somebody puts it there it fails the same way.
+    /// There is no such object, or it is not a regular file: it fails the same way until it exists.
     Missing,
 }
 
-/// Remembers a failed shard, so that a rerun can tell poison from bad luck.
+/// The record of a failed shard, by which a rerun recognises a permanent failure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureRecord {
-    /// The input shard's URL, redacted.
+    /// URL of the input shard, redacted.
     pub shard: String,
     /// Fingerprint of the input alone (name, size, entity tag).
     pub input: String,
-    /// What it speaks of; by this failures are compared, since words may hold times.
+    /// Kind of the failure. Failures are compared by it, since messages may contain times.
     pub class: FailureClass,
     /// The error's text.
     pub error: String,
-    /// How many runs met it.
+    /// Number of runs in which the shard failed this way.
     pub attempts: u32,
 }
 
@@ -204,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_of_older_versions_are_read_and_new_ones_keep_their_names() {
+    fn counts_of_older_records_are_read() {
         let old = r#"{"read":2,"captioned":2,"rejected":0,"reasons":{},"ignored_members":3,"texts_cut":1}"#;
         let mut counts: Counts = serde_json::from_str(old).expect("an older record");
         assert_eq!((counts.input.ignored_members, counts.texts_cut, counts.input.extra_images), (3, 1, 0));

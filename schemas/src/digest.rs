@@ -1,8 +1,8 @@
-//! SHA-256 in hex, the one digest used in names, fingerprints and the `sha256` column.
+//! SHA-256 in hex: the digest of names, fingerprints and the `sha256` column.
 
 use sha2::{Digest, Sha256};
 
-/// Lower-case hex of `bytes`.
+/// Returns `bytes` in lower-case hex.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -14,7 +14,7 @@ pub fn hex(bytes: &[u8]) -> String {
     out
 }
 
-/// Lower-case hex SHA-256 of `bytes` (64 characters).
+/// Returns the SHA-256 of `bytes` in lower-case hex, 64 characters.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
@@ -23,7 +23,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn digest_of_the_empty_string_is_the_published_one() {
+    fn digest_of_the_empty_string_is_correct() {
         assert_eq!(
             super::sha256_hex(b""),
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

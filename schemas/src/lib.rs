@@ -1,9 +1,7 @@
-//! What travels between Recaption's stages and what lands on disk.
+//! The types of Recaption's output: rows, rejects, records, and the names of shards and parts.
 //!
-//! One type per arrow of the data's way:
-//! `ShardRef -> Sample -> Image -> Encoded -> Candidates -> Scored -> CaptionRow | Reject -> Parquet part -> ShardCommit`.
-//! Each type is made valid once, when it is built. No I/O and no async here: this crate is what a reader of the output
-//! may depend on without pulling in a runtime.
+//! Every type is validated when it is constructed. There is no I/O and no async here, so that a reader of an output can depend on
+//! this crate without a runtime. What travels between the stages of a run is in `recaption_messages`.
 
 #![forbid(unsafe_code)]
 

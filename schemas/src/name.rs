@@ -1,22 +1,21 @@
-//! Names that are bytes -> text, and back: labels of samples and parts of paths.
+//! Names as bytes <-> text: keys of samples and parts of paths.
 //!
-//! Most names are UTF-8 and stay as they are. A byte that is not becomes `\xHH` (two upper-case hexadecimal digits), so that
-//! two names never become one. For that to be reversible, a backslash that stands before `x` and two such digits in the name
-//! itself becomes `\x5C`.
+//! UTF-8 names are unchanged. A byte that is not UTF-8 becomes `\xHH` (two upper-case hexadecimal digits), so that names stay
+//! distinct. To make this reversible, a backslash before `x` and two such digits becomes `\x5C`.
 
-/// Text for a name, from which [`name_bytes`] makes the name again.
+/// Returns a name as text, reversibly: see [`name_bytes`].
 #[must_use]
 pub fn name_text(bytes: &[u8]) -> String {
     escape(bytes, |_| false)
 }
 
-/// As [`name_text`], for paths of stores, which hold no control characters: they are escaped too.
+/// Returns a name as text for a store's path, as [`name_text`], with control characters escaped too.
 #[must_use]
 pub fn path_text(bytes: &[u8]) -> String {
     escape(bytes, |c| c.is_ascii_control())
 }
 
-/// The name that [`name_text`] or [`path_text`] made this text of.
+/// Returns the name of which [`name_text`] or [`path_text`] made this text.
 #[must_use]
 pub fn name_bytes(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
@@ -40,7 +39,7 @@ pub fn name_bytes(text: &str) -> Vec<u8> {
 /// Bytes of an escape: `\xHH`.
 const ESCAPE_LENGTH: usize = 4;
 
-/// The byte that an escape at the beginning stands for.
+/// Returns the byte of an escape at the start of `bytes`.
 fn escaped_byte(bytes: &[u8]) -> Option<u8> {
     let [b'\\', b'x', high, low, ..] = bytes else { return None };
     let digit = |c: &u8| match c {
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn usual_names_stay_and_others_are_told_apart() {
+    fn other_bytes_are_escaped() {
         for usual in ["a/b.jpg", "größe.png", "a\\b", "c:\\x4", "", "a\tb", "\\xE9 is no \\xe9"] {
             if !usual.contains("\\xE9") {
                 assert_eq!(name_text(usual.as_bytes()), usual);
@@ -90,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_comes_back() {
+    fn escaping_is_reversible() {
         let mut seed = 3_u64;
         let mut next = || {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

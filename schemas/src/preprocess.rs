@@ -1,8 +1,8 @@
-//! How a model wants its pixels: open_clip's `preprocess_cfg`.
+//! Preprocessing of a model's images: open_clip's `preprocess_cfg`.
 
 use serde::{Deserialize, Serialize};
 
-/// How an image is brought to the model's square (open_clip's `resize_mode`).
+/// How an image becomes the model's square (open_clip's `resize_mode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeMode {
@@ -27,12 +27,12 @@ pub enum Interpolation {
     Bilinear,
 }
 
-/// What the decoder must hand to the model: `size` x `size` RGB, u8.
+/// The images of a model: u8 RGB, `[size, size, 3]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preprocess {
     /// Side of the square, pixels.
     pub size: u32,
-    /// How to get there.
+    /// Resize mode.
     pub resize_mode: ResizeMode,
     /// Resampling filter.
     pub interpolation: Interpolation,

@@ -1,4 +1,4 @@
-//! Why a sample has no caption row. The set of reasons is closed: every outcome is counted.
+//! Rejects: samples without a caption, each with a reason from a closed set.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,33 +6,34 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectReason {
-    /// The sample has no image member, or it is a link without bytes.
+    /// The sample has no image, or only a link without bytes.
     MissingImage,
-    /// The bytes are an image format that is not supported, or no image at all.
+    /// The image has an unsupported format, or is not an image.
     UnsupportedFormat,
-    /// The bytes are cut or damaged.
+    /// The image is truncated or damaged.
     CorruptImage,
-    /// Width x height, as the header claims it, is over the cap.
+    /// Width times height, by the image's header, exceeds the limit.
     TooManyPixels,
-    /// The shorter side is below the configured minimum.
+    /// The shorter side is below the limit.
     TooSmall,
-    /// The member has more bytes than the limit.
+    /// The encoded image has more bytes than the limit.
     TooLarge,
-    /// Similarity of image and caption is below `filter.min_similarity`.
+    /// The similarity of image and caption is below the filter's threshold.
     BelowSimilarity,
-    /// Every candidate broke a text rule.
+    /// Every candidate violates a text rule.
     CaptionRule,
-    /// The key, which the input declares, occurred before in this shard; the first is kept.
+    /// The key, which the input declares, occurred before in this shard. The first sample is kept.
     DuplicateKey,
-    /// The shard ends, or breaks, in the middle: its tail could not be read.
+    /// The shard is truncated or damaged, and its tail cannot be read.
     DamagedShard,
-    /// The model failed on this image alone.
+    /// The model failed on this image.
     ModelError,
-    /// The image could not be fetched, also after several attempts.
+    /// The image could not be fetched: a transient failure in every attempt.
     FetchFailed,
-    /// The image is not to be had: its server says so, or its address is none that is asked.
+    /// The image cannot be fetched: a permanent failure of its server, such as status 404, or a URL that is malformed or not
+    /// allowed.
     UrlRefused,
-    /// The image's server opts out of use by machines.
+    /// The image's server opts out of use by machines (`X-Robots-Tag`).
     OptedOut,
 }
 
@@ -55,14 +56,14 @@ impl RejectReason {
         Self::OptedOut,
     ];
 
-    /// Whether another attempt at the same sample may go better.
+    /// Returns whether another attempt at the same sample may succeed.
     #[must_use]
     pub fn is_transient(self) -> bool {
         matches!(self, Self::ModelError | Self::FetchFailed)
     }
 
-    /// The setting that may be why, though rows are not said to depend on it, with the value that it had before records told
-    /// it: where it is another one now, the sample is worth another attempt.
+    /// Returns the setting that may have caused such a reject although rows do not depend on it, and its value in records that
+    /// lack it. If it has changed, the sample is processed again.
     #[must_use]
     pub fn setting(self) -> Option<(&'static str, &'static str)> {
         match self {
@@ -73,8 +74,7 @@ impl RejectReason {
         }
     }
 
-    /// Whether such a reject says that something failed: decoding, the way, a model. What a filter or a limit rejects does
-    /// not.
+    /// Returns whether such a reject is a failure of data, network or model, and not the effect of a filter or a limit.
     #[must_use]
     pub fn is_failure(self) -> bool {
         matches!(
@@ -90,7 +90,7 @@ impl RejectReason {
         )
     }
 
-    /// The name written to Parquet.
+    /// Returns the name in the `reason` column.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -121,17 +121,17 @@ impl std::fmt::Display for RejectReason {
 /// One row of `rejects/`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reject {
-    /// Webdataset key; empty for a broken tail that belongs to no key.
+    /// Key; empty for a damaged tail without one.
     pub key: String,
-    /// Why.
+    /// Reason.
     pub reason: RejectReason,
-    /// What exactly, in words and numbers.
+    /// The problem in words and numbers.
     pub detail: String,
-    /// The caption that was chosen before the filter, or the best one where none could be, if it came that far.
+    /// The chosen caption before the filter, or the best one if all violate a rule; `None` if none was generated.
     pub caption: Option<String>,
     /// Cosine of image and caption, [-1, 1].
     pub similarity: Option<f32>,
-    /// What the input said.
+    /// Original caption of the input.
     pub org_caption: Option<String>,
 }
 
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn serde_and_parquet_agree_on_every_name() {
+    fn serde_and_parquet_names_are_equal() {
         for reason in RejectReason::ALL {
             let json = serde_json::to_string(&reason).expect("plain enum");
             assert_eq!(json, format!("\"{reason}\""));

@@ -2,25 +2,25 @@
 
 use crate::candidates::{Candidates, Similarity};
 
-/// The stored image, as Hugging Face's image feature wants it: bytes and a path.
+/// A stored image in the form of Hugging Face's image feature: bytes and a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmbeddedImage {
-    /// Encoded bytes, as they were stored.
+    /// Encoded bytes, as stored in the input.
     pub bytes: Vec<u8>,
-    /// File name, for readers that go by suffix. Data, never opened as a path.
+    /// File name, for readers that use its suffix. It is data, and never opened as a path.
     pub path: String,
 }
 
-/// One captioned sample. Column by column this is the output schema, version 2.
+/// A captioned sample: the columns of the output schema, version 2.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CaptionRow {
-    /// The sample's label, distinct within its shard.
+    /// Key, distinct within its shard.
     pub key: String,
-    /// All candidates, best first; the chosen one is `caption`.
+    /// All candidates, the best first. The chosen one is `caption`.
     pub candidates: Candidates,
-    /// What the input said; never blank.
+    /// Original caption of the input; never blank.
     pub org_caption: Option<String>,
-    /// Cosine of image and original caption.
+    /// Cosine of image and original caption, [-1, 1].
     pub org_similarity: Option<Similarity>,
     /// Width of the stored image, pixels, after EXIF orientation.
     pub width: u32,
@@ -28,10 +28,10 @@ pub struct CaptionRow {
     pub height: u32,
     /// SHA-256 of the stored image bytes, hex.
     pub sha256: String,
-    /// Where the image came from, when the input knows.
+    /// URL of the image, if the input has it.
     pub url: Option<String>,
-    /// The sample's own JSON; untouched where it is valid.
+    /// The sample's own JSON, verbatim if it is valid.
     pub meta: Option<String>,
-    /// Only with `output.images = "embed"`.
+    /// The stored image, if the output embeds images.
     pub image: Option<EmbeddedImage>,
 }

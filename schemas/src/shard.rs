@@ -1,35 +1,35 @@
-//! Names of shards: the part of a URL that may be written down, and the path-safe name of a shard's files.
+//! Names of shards: redacted URLs, and the path-safe names of a shard's files.
 
 use crate::digest::sha256_hex;
 
 /// Longest stem kept in a shard's file name, bytes. Object stores allow 1,024 bytes per key; local file systems 255.
 const MAX_STEM: usize = 100;
 
-/// What stands between a list's URL and the number of its part. See [`part_url`].
+/// Separates a list's URL from the number of its part. See [`part_url`].
 const PART: &str = "#part=";
 
-/// URL of a part of a list of addresses: the first is called as the list, the third `s3://bucket/list.csv#part=2`.
+/// Returns the URL of a part of a list of URLs. The first part has the list's URL, the third `s3://bucket/list.csv#part=2`.
 #[must_use]
 pub fn part_url(list: &str, number: usize) -> String {
     if number == 0 { list.to_owned() } else { format!("{list}{PART}{number}") }
 }
 
-/// The list and the number, where a URL is a later part's.
+/// Returns the list and the number of a later part's URL.
 fn part_of(url: &str) -> Option<(&str, usize)> {
     let (list, number) = url.rsplit_once(PART)?;
     Some((list, number.parse().ok()?))
 }
 
-/// What says the number of a part at the end of a URL, with the punctuation of the sentence around.
+/// Returns the part number at the end of a URL, with following punctuation.
 fn part_kept(url: &str) -> &str {
     let Some(at) = url.rfind(PART) else { return "" };
     let digits = url[at + PART.len()..].trim_end_matches([':', ';', ',', '.', ')']);
     if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) { &url[at..] } else { "" }
 }
 
-/// A URL as it may appear in logs, records and rows: without user info, query and fragment (but for [`part_url`]'s).
+/// Returns a URL for logs, records and rows: without user info, query and fragment (except that of [`part_url`]).
 ///
-/// Presigned URLs carry their secret in the query, others in the user info. Plain paths come back unchanged.
+/// Presigned URLs have their secret in the query, others in the user info. Plain paths are unchanged.
 #[must_use]
 pub fn redact_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -49,8 +49,9 @@ pub fn redact_url(url: &str) -> String {
     format!("{scheme}://{host}{path}{part}")
 }
 
-/// What follows the user info where a password has characters that should have been escaped: `/`, `?` and `#` end a host for
-/// whoever reads strictly, and what stood before them would pass for one. What has no port in the place of one is no host.
+/// Returns a URL after its scheme and user info, if a password contains characters that should have been escaped: a strict parser
+/// ends the host at `/`, `?` and `#`, and would take the start of the password for it. An authority without a valid port is not a
+/// host.
 fn without_unescaped_user_info(rest: &str) -> &str {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
     if authority.contains('@') || !has_no_port(authority) {
@@ -60,14 +61,14 @@ fn without_unescaped_user_info(rest: &str) -> &str {
     rest.rsplit_once('@').map_or("", |(_, host)| host)
 }
 
-/// Whether what stands behind the colon of `user:password` cannot be a port.
+/// Returns whether the text after the colon cannot be a port.
 fn has_no_port(authority: &str) -> bool {
     // The colons of an IPv6 address stand in brackets.
     let after = authority.rsplit_once(']').map_or(authority, |(_, after)| after);
     after.split_once(':').is_some_and(|(_, port)| !port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Where the URL that begins a text ends: at the first character that no URL has, unless that stands in a password.
+/// Returns the end of the URL at the start of a text: the first character that is not part of a URL, unless it is in a password.
 fn end_of_url(text: &str, ends: impl Fn(char) -> bool) -> usize {
     let end = text.find(&ends).unwrap_or(text.len());
     let Some((_, rest)) = text[..end].split_once("://") else { return end };
@@ -82,8 +83,8 @@ fn end_of_url(text: &str, ends: impl Fn(char) -> bool) -> usize {
     }
 }
 
-/// Text as a terminal may show it: control characters, which could move the cursor or change what was written before, as
-/// escapes. Line feeds and tabs stay.
+/// Returns text for a terminal: control characters, which could move the cursor or change earlier output, are escaped. Line feeds
+/// and tabs stay.
 #[must_use]
 pub fn printable(text: &str) -> std::borrow::Cow<'_, str> {
     let is_bad = |c: char| {
@@ -97,8 +98,7 @@ pub fn printable(text: &str) -> std::borrow::Cow<'_, str> {
     text.chars().map(escaped).collect::<String>().into()
 }
 
-/// Any text that may speak of URLs, each of them as [`redact_url`] has it: for errors of libraries, which quote the
-/// address that they asked, and for log lines.
+/// Redacts the URLs in a text, as [`redact_url`] does: for errors of libraries that quote a URL, and for log lines.
 #[must_use]
 pub fn redact_text(text: &str) -> String {
     const FENCES: [char; 6] = ['"', '\'', '`', '<', '>', '\\'];
@@ -117,9 +117,9 @@ pub fn redact_text(text: &str) -> String {
     redacted
 }
 
-/// Hex digits of the URL's digest in a shard's name: 64 bits, so that no two shards of a dataset share a name.
+/// Hex digits of the URL's digest in a shard's name: 64 bits, so that no two shards of a dataset have the same name.
 const DIGEST: usize = 16;
-/// Digits in names that were given by versions before 0.2.
+/// Hex digits in names of older versions.
 const OLD_DIGEST: usize = 8;
 
 /// Path-safe name of a shard: `<stem>-<first 16 hex digits of the SHA-256 of the canonical URL>`.
@@ -131,14 +131,13 @@ const OLD_DIGEST: usize = 8;
 pub struct ShardId(String);
 
 impl ShardId {
-    /// From a canonical URL, already redacted (see [`redact_url`]).
+    /// Derives the name from a canonical, redacted URL (see [`redact_url`]).
     #[must_use]
     pub fn from_url(canonical: &str) -> Self {
         Self::with_digits(canonical, DIGEST)
     }
 
-    /// The name that the shard has in outputs of versions before 0.2: with 8 digits of the digest, of which two URLs may
-    /// well have the same.
+    /// Derives the name that older versions gave the shard, with 8 digits of the digest.
     #[must_use]
     pub fn old_from_url(canonical: &str) -> Self {
         Self::with_digits(canonical, OLD_DIGEST)
@@ -163,27 +162,27 @@ impl ShardId {
         Self(format!("{safe}-{}", &sha256_hex(canonical.as_bytes())[..digits]))
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// File name of a Parquet part of the shard; `digest` tells its content from every other that the shard may get.
+    /// Returns the file name of a Parquet part of the shard, whose content has the digest `digest`.
     #[must_use]
     pub fn part_name(&self, digest: &str) -> String {
         part_name(&self.0, digest)
     }
 }
 
-/// As [`ShardId::part_name`], of a shard's name that is known as text.
+/// Returns the file name of a Parquet part, as [`ShardId::part_name`], for a shard's name as text.
 #[must_use]
 pub fn part_name(shard: &str, digest: &str) -> String {
     format!("part-{shard}-{digest}.parquet")
 }
 
-/// The shard that a part belongs to, by the part's file name; of parts of versions before 0.2 their old name. `None` for
-/// files that are no parts.
+/// Returns the name of the shard that a part belongs to, by the part's file name; for parts of older versions the old name. `None`
+/// for other files.
 #[must_use]
 pub fn shard_of_part(file: &str) -> Option<&str> {
     let name = file.strip_prefix("part-")?.strip_suffix(".parquet")?;
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_cut_from_sentences() {
+    fn secrets_are_cut_from_messages() {
         assert_eq!(
             redact_text(
                 "GET http://me:pw@h/a.tar?sig=s&x=1 failed (http://h/b?sig=s): \"https://k:v@h/c#d\", file:///a?b"
@@ -266,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_shown_and_not_obeyed() {
+    fn control_characters_are_escaped() {
         assert_eq!(printable("a\tb\n"), "a\tb\n");
         assert_eq!(printable("a\u{1b}[2Jb\rc\u{202e}"), "a\\u{1b}[2Jb\\u{d}c\\u{202e}");
     }
 
     #[test]
-    fn parts_tell_their_shard() {
+    fn part_names_give_the_shard() {
         let id = ShardId::from_url("s3://b/00000.tar");
         let name = id.part_name("0123456789abcdef");
         assert_eq!(shard_of_part(&name), Some(id.as_str()));
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_folders_of_one_stem_have_names_of_their_own() {
+    fn shards_of_one_stem_have_distinct_names() {
         let urls = (0..100_000).map(|n| format!("s3://bucket/data/{n:06}/00000.tar"));
         let names: std::collections::HashSet<ShardId> = urls.map(|url| ShardId::from_url(&url)).collect();
         assert_eq!(names.len(), 100_000);

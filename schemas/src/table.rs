@@ -20,11 +20,11 @@ pub const CAPTION_SCHEMA_VERSION: &str = "2";
 pub mod metadata_keys {
     /// [`super::CAPTION_SCHEMA_VERSION`].
     pub const SCHEMA_VERSION: &str = "recaption.schema_version";
-    /// Digest of the model that made the captions.
+    /// Digest of the captioner.
     pub const MODEL: &str = "recaption.model";
-    /// Digest of the model that judged them, where it is another.
+    /// Digest of the scorer, if it is another model.
     pub const SCORER: &str = "recaption.scorer";
-    /// Decode parameters and seed, as JSON.
+    /// Parameters of generation and the seed, as JSON.
     pub const DECODE: &str = "recaption.decode";
     /// The second passes that led to this file, as a JSON list; absent in a run's own output.
     pub const FILTER: &str = "recaption.filter";
@@ -46,7 +46,7 @@ fn candidate_item() -> Field {
     Field::new("item", DataType::Struct(candidate_fields()), false)
 }
 
-/// Schema of `captions/`; `embed` adds the image column. `metadata` becomes the file metadata.
+/// Returns the schema of `captions/`. `embed` adds the image column; `metadata` becomes the file metadata.
 #[must_use]
 pub fn caption_schema(embed: bool, metadata: HashMap<String, String>) -> Schema {
     let mut fields = vec![
@@ -67,13 +67,13 @@ pub fn caption_schema(embed: bool, metadata: HashMap<String, String>) -> Schema 
     let mut metadata = metadata;
     if embed {
         fields.push(Field::new("image", DataType::Struct(image_fields()), true));
-        // Hugging Face `datasets` shows the column as pictures when it finds this entry.
+        // With this entry, Hugging Face `datasets` shows the column as images.
         metadata.insert("huggingface".into(), huggingface_features(&fields));
     }
     Schema::new_with_metadata(fields, metadata)
 }
 
-/// `datasets`' feature description. It wants every column once one is described.
+/// Returns the feature description of Hugging Face `datasets`, which needs every column if one is described.
 fn huggingface_features(fields: &[Field]) -> String {
     let value = |dtype: &str| serde_json::json!({"dtype": dtype, "_type": "Value"});
     let mut features = serde_json::Map::new();
@@ -91,7 +91,7 @@ fn huggingface_features(fields: &[Field]) -> String {
     serde_json::json!({"info": {"features": features}}).to_string()
 }
 
-/// Schema of `rejects/`.
+/// Returns the schema of `rejects/`.
 #[must_use]
 pub fn reject_schema(metadata: HashMap<String, String>) -> Schema {
     let fields = vec![
@@ -106,7 +106,8 @@ pub fn reject_schema(metadata: HashMap<String, String>) -> Schema {
     Schema::new_with_metadata(fields, metadata)
 }
 
-/// Gathers caption rows of one shard into record batches.
+/// Collects the caption rows of one shard into record batches.
+#[derive(Debug)]
 pub struct CaptionTable {
     schema: Arc<Schema>,
     shard: String,
@@ -128,7 +129,7 @@ pub struct CaptionTable {
 }
 
 impl CaptionTable {
-    /// An empty table for one shard. `schema` is from [`caption_schema`].
+    /// Creates an empty table for one shard. `schema` is from [`caption_schema`].
     #[must_use]
     pub fn new(schema: Arc<Schema>, shard: String) -> Self {
         let embed = schema.column_with_name("image").is_some();
@@ -154,13 +155,13 @@ impl CaptionTable {
         }
     }
 
-    /// Uncompressed bytes gathered so far, roughly.
+    /// Returns the approximate number of uncompressed bytes so far.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Rows gathered so far.
+    /// Returns the number of rows so far.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.key.len()
@@ -212,10 +213,10 @@ impl CaptionTable {
         self.candidates.append(true);
     }
 
-    /// The rows so far as one batch, leaving the table empty.
+    /// Returns the rows as one batch, and empties the table.
     ///
     /// # Errors
-    /// When the columns do not fit the schema given to [`CaptionTable::new`].
+    /// When the columns do not match the schema.
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         self.bytes = 0;
         let mut columns: Vec<ArrayRef> = vec![
@@ -250,7 +251,8 @@ fn push_image(builder: &mut StructBuilder, image: Option<&EmbeddedImage>) {
     builder.append(image.is_some());
 }
 
-/// Gathers rejects of one shard into record batches.
+/// Collects the rejects of one shard into record batches.
+#[derive(Debug)]
 pub struct RejectTable {
     schema: Arc<Schema>,
     shard: String,
@@ -262,7 +264,7 @@ pub struct RejectTable {
 }
 
 impl RejectTable {
-    /// An empty table for one shard. `schema` is from [`reject_schema`].
+    /// Creates an empty table for one shard. `schema` is from [`reject_schema`].
     #[must_use]
     pub fn new(schema: Arc<Schema>, shard: String) -> Self {
         Self {
@@ -276,13 +278,13 @@ impl RejectTable {
         }
     }
 
-    /// Uncompressed bytes gathered so far, roughly.
+    /// Returns the approximate number of uncompressed bytes so far.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Rows gathered so far.
+    /// Returns the number of rows so far.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.similarity.len()
@@ -301,10 +303,10 @@ impl RejectTable {
         self.bytes += 32 + reject.org_caption.as_ref().map_or(0, String::len);
     }
 
-    /// The rows so far as one batch, leaving the table empty.
+    /// Returns the rows as one batch, and empties the table.
     ///
     /// # Errors
-    /// When the columns do not fit the schema given to [`RejectTable::new`].
+    /// When the columns do not match the schema.
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         self.bytes = 0;
         let mut columns: Vec<ArrayRef> =

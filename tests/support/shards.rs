@@ -20,7 +20,8 @@ pub fn scenes(shard: u32, count: u32) -> Vec<u8> {
     let mut drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
     let drawn = drawn.get_or_insert_default();
     let draw = || {
-        scenes::write_shard(Vec::new(), SEED, shard, count, scenes::Text::Alt).expect("scenes can be drawn")
+        scenes::write_shard(Vec::new(), SEED, shard, count, scenes::TextKind::Alt)
+            .expect("scenes can be drawn")
     };
     drawn.entry((shard, count)).or_insert_with(draw).clone()
 }

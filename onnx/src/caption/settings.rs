@@ -124,8 +124,7 @@ impl CaptionSettings {
     }
 
     /// Returns the number of positions that a row may read: start token, prompt, and all generated tokens but the last.
-    #[must_use]
-    pub fn cache_length(&self) -> usize {
+    pub(crate) fn cache_length(&self) -> usize {
         self.prompt.len() + self.max_tokens
     }
 

@@ -7,7 +7,7 @@
 //! - If no logit differs by more than `n` between both sides, two tokens change ranks only if they are closer than `2 n`. So the
 //!   tolerance is twice the largest difference that was measured at equal prefixes.
 //! - A wrong device would widen its own tolerance that way. So the tolerance is at most that of `recaption verify`
-//!   ([`verify::criteria`](crate::verify::criteria)), and logits and image features must be within its bounds too.
+//!   (`verify::criteria`), and logits and image features must be within its bounds too.
 //!
 //! Differences are in standard deviations of the row of logits. In fp32 on the CPU nothing may differ.
 

@@ -20,7 +20,7 @@ pub(super) const RECORD_ASSIGNMENT: &str = "session.record_ep_graph_assignment_i
 
 /// Nodes per provider and operator: `provider -> operator -> count`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Assignment(pub BTreeMap<String, BTreeMap<String, usize>>);
+pub(super) struct Assignment(pub(super) BTreeMap<String, BTreeMap<String, usize>>);
 
 impl Assignment {
     /// Reads the assignment of a session that was created with `session.record_ep_graph_assignment_info` = 1, as all are
@@ -28,7 +28,7 @@ impl Assignment {
     ///
     /// # Errors
     /// When ONNX Runtime did not record it.
-    pub fn of(session: &Session) -> ort::Result<Self> {
+    pub(super) fn of(session: &Session) -> ort::Result<Self> {
         let api = ort::api();
         let (mut subgraphs, mut count) = (std::ptr::null(), 0);
         // SAFETY: the session is alive, both places are ours. ONNX Runtime writes an array that lives as long as the session.
@@ -60,14 +60,12 @@ impl Assignment {
     }
 
     /// Returns the number of nodes of all providers.
-    #[must_use]
-    pub fn nodes(&self) -> usize {
+    pub(super) fn nodes(&self) -> usize {
         self.0.values().flat_map(BTreeMap::values).sum()
     }
 
     /// Returns the nodes of one provider by operator.
-    #[must_use]
-    pub fn on(&self, provider: &str) -> BTreeMap<String, usize> {
+    pub(super) fn on(&self, provider: &str) -> BTreeMap<String, usize> {
         self.0.get(provider).cloned().unwrap_or_default()
     }
 }

@@ -17,7 +17,6 @@ mod provider;
 mod session;
 mod text_encoder;
 
-pub use assignment::Assignment;
 pub use decoder::{Decoder, Logits, RowUpdate};
 pub use error::RuntimeError;
 pub use execution::Execution;

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use crate::{
         export::graph::{DType, Dim},
-        runtime::Assignment,
+        runtime::assignment::Assignment,
     };
 
     #[test]

@@ -51,8 +51,7 @@ impl TextEncoder {
     }
 
     /// Returns the length that a text of `ids` ids is padded to.
-    #[must_use]
-    pub fn padded_length(&self, ids: usize) -> usize {
+    fn padded_length(&self, ids: usize) -> usize {
         (ids + self.padding).next_multiple_of(LENGTH_STEP).min(self.context)
     }
 

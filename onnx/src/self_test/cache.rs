@@ -47,15 +47,14 @@ impl SelfTestCache {
     }
 
     /// Returns whether a self-test passed in the same environment.
-    #[must_use]
-    pub fn contains(&self, environment: &TestEnvironment) -> bool {
+    pub(super) fn contains(&self, environment: &TestEnvironment) -> bool {
         let cached = std::fs::read(self.path(environment)).ok();
         let cached = cached.and_then(|text| serde_json::from_slice::<CachedTest>(&text).ok());
         cached.is_some_and(|cached| cached.environment == *environment)
     }
 
     /// Stores a passed self-test. A failure is logged as a warning.
-    pub fn store(&self, environment: &TestEnvironment, report: &SelfTestReport) {
+    pub(super) fn store(&self, environment: &TestEnvironment, report: &SelfTestReport) {
         let path = self.path(environment);
         if let Err(error) = self.write(&path, environment, report) {
             tracing::warn!(path = %path.display(), %error, "cannot cache the self-test; the next run will repeat it");

@@ -16,23 +16,23 @@ const VISIBLE_GPUS: &str = "CUDA_VISIBLE_DEVICES";
 
 /// What was tested, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TestEnvironment {
+pub(super) struct TestEnvironment {
     /// Digests of the captioner and, if there is one, the scorer.
-    pub models: Vec<String>,
+    pub(super) models: Vec<String>,
     /// Version of this program.
-    pub version: String,
+    pub(super) version: String,
     /// Execution provider.
-    pub provider: String,
+    pub(super) provider: String,
     /// Whether decoder steps are captured as CUDA graphs.
-    pub cuda_graphs: bool,
+    pub(super) cuda_graphs: bool,
     /// Version of ONNX Runtime.
-    pub runtime: Option<String>,
+    pub(super) runtime: Option<String>,
     /// Build information of ONNX Runtime, commit included.
-    pub runtime_build: String,
+    pub(super) runtime_build: String,
     /// Version of the GPU's driver.
-    pub driver: Option<String>,
+    pub(super) driver: Option<String>,
     /// Model of the GPU.
-    pub gpu: Option<String>,
+    pub(super) gpu: Option<String>,
 }
 
 impl TestEnvironment {
@@ -40,7 +40,7 @@ impl TestEnvironment {
     ///
     /// # Errors
     /// When ONNX Runtime cannot be loaded.
-    pub fn of(
+    pub(super) fn of(
         captioner: &ModelFolder,
         scorer: Option<&ModelFolder>,
         options: &SessionOptions,
@@ -65,14 +65,12 @@ impl TestEnvironment {
     }
 
     /// Returns whether everything is known; what is unknown may change undetected.
-    #[must_use]
-    pub fn is_known(&self, options: &SessionOptions) -> bool {
+    pub(super) fn is_known(&self, options: &SessionOptions) -> bool {
         !options.execution.is_gpu() || (self.driver.is_some() && self.gpu.is_some())
     }
 
     /// Describes provider, GPU and versions: `cuda (GPU 0, NVIDIA H100 80GB HBM3, driver 580.95.05, ONNX Runtime 1.31.1)`.
-    #[must_use]
-    pub fn place(&self, options: &SessionOptions) -> String {
+    pub(super) fn place(&self, options: &SessionOptions) -> String {
         let mut parts = Vec::new();
         if let Some(device) = options.execution.device() {
             parts.push(format!("GPU {device}"));

@@ -13,13 +13,15 @@ mod workload;
 
 use std::time::Instant;
 
-use self::workload::{CaptionerOutputs, Failure, ScorerOutputs};
 pub use self::{
     cache::SelfTestCache,
-    environment::TestEnvironment,
     report::{SelfTestError, SelfTestReport},
     row_checks::GraphResult,
     workload::Graph,
+};
+use self::{
+    environment::TestEnvironment,
+    workload::{CaptionerOutputs, Failure, ScorerOutputs},
 };
 use crate::{
     model::ModelFolder,

@@ -13,41 +13,41 @@ use crate::{model::Precision, runtime::Execution};
 /// Largest absolute difference of features, fp32.
 pub const FEATURE_TOLERANCE: f32 = 1e-5;
 /// Largest absolute difference of logits, fp32.
-pub const LOGIT_TOLERANCE: f32 = 1e-4;
+const LOGIT_TOLERANCE: f32 = 1e-4;
 /// Largest absolute difference of beam scores, fp32; nats per token.
-pub const SCORE_TOLERANCE: f32 = 1e-4;
+const SCORE_TOLERANCE: f32 = 1e-4;
 /// Smallest cosine of features, fp16.
-pub const FP16_COSINE: f32 = 0.9995;
+const FP16_COSINE: f32 = 0.9995;
 /// Smallest cosine of a row of logits, fp16.
-pub const FP16_LOGIT_COSINE: f32 = 0.999;
+const FP16_LOGIT_COSINE: f32 = 0.999;
 /// Largest difference of a feature, fp16; standard deviations of the row.
-pub const FP16_FEATURE_DEVIATION: f32 = 0.05;
+const FP16_FEATURE_DEVIATION: f32 = 0.05;
 /// Largest difference of a logit, fp16; standard deviations of the row.
-pub const FP16_LOGIT_DEVIATION: f32 = 0.06;
+const FP16_LOGIT_DEVIATION: f32 = 0.06;
 /// Root mean square of the differences of features or logits, fp16; standard deviations of the row.
-pub const FP16_ERROR: f32 = 0.005;
+const FP16_ERROR: f32 = 0.005;
 /// Logits closer than this may change ranks, fp16; standard deviations of the row.
-pub const FP16_CHOICE_TOLERANCE: f32 = 0.05;
+const FP16_CHOICE_TOLERANCE: f32 = 0.05;
 /// Largest absolute difference of beam scores, fp16; nats per token.
-pub const FP16_SCORE_TOLERANCE: f32 = 0.01;
+const FP16_SCORE_TOLERANCE: f32 = 0.01;
 /// Smallest cosine of features, int8.
-pub const INT8_COSINE: f32 = 0.995;
+const INT8_COSINE: f32 = 0.995;
 /// Smallest cosine of a row of logits, int8.
-pub const INT8_LOGIT_COSINE: f32 = 0.99;
+const INT8_LOGIT_COSINE: f32 = 0.99;
 /// Largest difference of a feature, int8; standard deviations of the row.
-pub const INT8_FEATURE_DEVIATION: f32 = 0.3;
+const INT8_FEATURE_DEVIATION: f32 = 0.3;
 /// Largest difference of a logit, int8; standard deviations of the row.
-pub const INT8_LOGIT_DEVIATION: f32 = 0.5;
+const INT8_LOGIT_DEVIATION: f32 = 0.5;
 /// Root mean square of the differences of features or logits, int8; standard deviations of the row.
-pub const INT8_ERROR: f32 = 0.05;
+const INT8_ERROR: f32 = 0.05;
 /// Logits closer than this may change ranks, int8; standard deviations of the row.
-pub const INT8_CHOICE_TOLERANCE: f32 = 0.25;
+const INT8_CHOICE_TOLERANCE: f32 = 0.25;
 /// Largest absolute difference of beam scores, int8; nats per token.
-pub const INT8_SCORE_TOLERANCE: f32 = 0.06;
+const INT8_SCORE_TOLERANCE: f32 = 0.06;
 
 /// A bound for rows of numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Bound {
+pub(crate) enum Bound {
     /// Largest absolute difference of any number.
     Difference(f32),
     /// Bounds for a precision that rounds; all must hold.
@@ -89,22 +89,21 @@ impl std::fmt::Display for Bound {
 
 /// All bounds of a precision.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Criteria {
+pub(crate) struct Criteria {
     /// Bound for image and text features.
-    pub features: Bound,
+    pub(crate) features: Bound,
     /// Bound for logits.
-    pub logits: Bound,
+    pub(crate) logits: Bound,
     /// Largest distance of a selected token's logit below the best one, in standard deviations of the row, where ids differ from
     /// the reference's; `None` where they must be equal.
-    pub choice: Option<f32>,
+    pub(crate) choice: Option<f32>,
     /// Largest absolute difference of beam scores, nats per token.
-    pub score: f32,
+    pub(crate) score: f32,
 }
 
 impl Criteria {
     /// Returns the bounds for models in `precision` on `execution`.
-    #[must_use]
-    pub fn of(precision: Precision, execution: Execution) -> Self {
+    pub(crate) fn of(precision: Precision, execution: Execution) -> Self {
         match precision {
             // CUDA multiplies single precision in TF32, whose mantissa is as long as that of half precision.
             Precision::Fp32 if execution.is_gpu() => Self::of(Precision::Fp16, execution),

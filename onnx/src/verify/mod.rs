@@ -1,12 +1,12 @@
 //! `recaption verify`: an exported model against reference tensors that open_clip computed.
 //!
 //! Every tensor that the model computes is compared, in every precision and on every provider, with the bounds of
-//! [`criteria`]. A tensor that is not compared is reported with the reason.
+//! `criteria`. A tensor that is not compared is reported with the reason.
 
 mod beam_replay;
 mod caption_checks;
 pub(crate) mod compare;
-pub mod criteria;
+pub(crate) mod criteria;
 pub(crate) mod forced;
 mod golden;
 mod report;
@@ -21,7 +21,7 @@ use self::{
     golden::{Golden, GoldenLogits},
 };
 pub use self::{
-    criteria::{FEATURE_TOLERANCE, LOGIT_TOLERANCE, SCORE_TOLERANCE},
+    criteria::FEATURE_TOLERANCE,
     report::{Check, CheckStatus, VerifyError, passed},
 };
 use crate::{

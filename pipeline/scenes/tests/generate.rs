@@ -1,16 +1,15 @@
-//! Random scenes and alt texts: the same for ever, and distributed as the reference generator's.
+//! Random scenes and alt texts: pinned, and distributed like the reference generator's.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::scenes::{
-    grammar::{JUNK, ONE_OBJECT},
+    alt_text::{JUNK, ONE_OBJECT},
     *,
 };
 
-/// If this fails, the change at hand alters every data set named by a seed. Undo it; don't update the
-/// strings.
+/// If this fails, the change alters every dataset named by a seed. Undo it; don't update the strings.
 #[test]
-fn a_seed_is_the_same_scenes_for_ever() {
+fn seeds_give_pinned_scenes() {
     for (seed, index, caption, text) in PINNED {
         let (scene, alt_text) = sample(seed, index);
         assert_eq!(
@@ -61,11 +60,11 @@ const PINNED: [(u64, u64, &str, &str); 7] = [
 const PINNED_JSON: &str = r#"{"background": "teal", "objects": [{"shape": "diamond", "colour": "yellow", "size": "large", "row": 0, "col": 1, "dx": -1, "dy": 1}, {"shape": "cross", "colour": "yellow", "size": "small", "row": 2, "col": 2, "dx": -1, "dy": -1}]}"#;
 
 const DRAWS: u64 = 20_000;
-/// How many standard deviations a share may be from what it should be. The draws are seeded, so none fails by
+/// Largest deviation of a share from its expectation, in standard deviations. The draws are seeded: none fails by
 /// chance.
 const SIGMAS: f64 = 4.0;
 
-/// Checks the share of `hits` in `of` draws.
+/// Asserts the share of `hits` in `of` draws.
 fn assert_share(what: &str, hits: usize, of: usize, expected: f64) {
     let bound = SIGMAS * (expected * (1.0 - expected) / of as f64).sqrt();
     let share = hits as f64 / of as f64;
@@ -76,7 +75,7 @@ fn assert_share(what: &str, hits: usize, of: usize, expected: f64) {
 }
 
 #[test]
-fn scenes_are_distributed_as_the_references() {
+fn scenes_have_the_reference_distribution() {
     let scenes: Vec<Scene> = (0..DRAWS).map(|index| sample(7, index).0).collect();
     for (count, share) in [(1, 0.25), (2, 0.5), (3, 0.25)] {
         // The bound is 0.0122 for a quarter and 0.0141 for a half.
@@ -109,7 +108,7 @@ fn scenes_are_distributed_as_the_references() {
 }
 
 #[test]
-fn alt_texts_are_distributed_as_the_references() {
+fn alt_texts_have_the_reference_distribution() {
     let mut counts: HashMap<&str, usize> = HashMap::new();
     let mut junk: HashMap<&str, usize> = HashMap::new();
     let mut one_object: HashMap<&str, usize> = HashMap::new();
@@ -147,7 +146,7 @@ fn alt_texts_are_distributed_as_the_references() {
 }
 
 #[test]
-fn neighbouring_seeds_and_indices_give_unrelated_scenes() {
+fn neighbouring_seeds_give_unrelated_scenes() {
     // Scenes of two or three objects: about 750 of 1,000, each one of more than 10^8.
     let scenes: Vec<String> = (0..10)
         .flat_map(|seed| (0..100).map(move |index| sample(seed, index).0))

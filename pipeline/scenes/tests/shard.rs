@@ -1,6 +1,6 @@
-//! Shards: what is in them, their keys, and what they cost.
+//! Shards of scenes: contents, keys, errors and cost.
 
-#![allow(clippy::disallowed_methods, reason = "the tests decode pictures that they or their fixtures made")]
+#![allow(clippy::disallowed_methods, reason = "the tests decode images of their own or of fixtures")]
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -11,8 +11,8 @@ use image::{ImageFormat, RgbImage};
 use crate::scenes::*;
 
 #[test]
-fn a_shard_is_a_webdataset_of_its_scenes() {
-    let bytes = write_shard(Vec::new(), 5, 17, 20, Text::Alt).unwrap();
+fn shard_is_a_webdataset_of_its_scenes() {
+    let bytes = write_shard(Vec::new(), 5, 17, 20, TextKind::Alt).unwrap();
     let mut names = Vec::new();
     for entry in tar::Archive::new(bytes.as_slice()).entries().unwrap() {
         let mut entry = entry.unwrap();
@@ -38,12 +38,12 @@ fn a_shard_is_a_webdataset_of_its_scenes() {
     assert_eq!(names.len(), 60);
     assert_eq!(
         bytes,
-        write_shard(Vec::new(), 5, 17, 20, Text::Alt).unwrap(),
-        "a shard is its seed, number and count alone"
+        write_shard(Vec::new(), 5, 17, 20, TextKind::Alt).unwrap(),
+        "bytes depend on seed, number and count alone"
     );
 }
 
-/// Checks that a JPEG decodes to about this picture.
+/// Asserts that a JPEG decodes to about this image.
 fn assert_looks_like(jpeg: &[u8], picture: &RgbImage) {
     /// In steps of 0 to 255, over pixels and channels; edges ring a little at quality 92.
     const MEAN_ERROR: f64 = 1.5;
@@ -56,7 +56,7 @@ fn assert_looks_like(jpeg: &[u8], picture: &RgbImage) {
 
 /// The kind of text changes the texts alone.
 #[test]
-fn a_shard_has_the_texts_that_are_asked_for() {
+fn shard_has_texts_of_the_given_kind() {
     let members = |text| {
         let bytes = write_shard(Vec::new(), 5, 17, 20, text).unwrap();
         let mut archive = tar::Archive::new(bytes.as_slice());
@@ -68,13 +68,13 @@ fn a_shard_has_the_texts_that_are_asked_for() {
         });
         entries.collect::<Vec<_>>()
     };
-    let alt = members(Text::Alt);
-    type Said = fn(&Scene) -> String;
-    for (text, said) in [(Text::Short, short as Said), (Text::Descriptive, descriptive)] {
+    let alt = members(TextKind::Alt);
+    type Caption = fn(&Scene) -> String;
+    for (text, caption) in [(TextKind::Short, short as Caption), (TextKind::Descriptive, descriptive)] {
         for (i, (ours, alt)) in members(text).into_iter().zip(&alt).enumerate() {
             if i % 3 == 1 {
                 let (scene, _) = sample(5, sample_index(17, i as u32 / 3));
-                assert_eq!(ours, (alt.0.clone(), said(&scene).into_bytes()));
+                assert_eq!(ours, (alt.0.clone(), caption(&scene).into_bytes()));
             } else {
                 assert_eq!(&ours, alt);
             }
@@ -83,11 +83,11 @@ fn a_shard_has_the_texts_that_are_asked_for() {
 }
 
 #[test]
-fn a_longer_shard_starts_with_the_shorter() {
+fn longer_shard_starts_with_the_shorter() {
     const END_OF_ARCHIVE: usize = 1024;
     let (short, long) = (
-        write_shard(Vec::new(), 1, 0, 3, Text::Alt).unwrap(),
-        write_shard(Vec::new(), 1, 0, 5, Text::Alt).unwrap(),
+        write_shard(Vec::new(), 1, 0, 3, TextKind::Alt).unwrap(),
+        write_shard(Vec::new(), 1, 0, 5, TextKind::Alt).unwrap(),
     );
     let samples = short.len() - END_OF_ARCHIVE;
     assert_eq!(short[..samples], long[..samples]);
@@ -106,19 +106,19 @@ fn keys_and_indices_are_unique_across_shards() {
 }
 
 #[test]
-fn a_shard_that_has_no_keys_or_cannot_be_written_is_refused() {
-    let refused =
-        |shard, samples| write_shard(Vec::new(), 0, shard, samples, Text::Alt).unwrap_err().to_string();
-    assert_eq!(refused(MAX_SHARDS, 1), "scenes shard 100000: a seed has shards 0 to 99999; use another seed");
+fn shard_errors_name_shard_and_reason() {
+    let error =
+        |shard, samples| write_shard(Vec::new(), 0, shard, samples, TextKind::Alt).unwrap_err().to_string();
+    assert_eq!(error(MAX_SHARDS, 1), "scenes shard 100000: a seed has shards 0 to 99999; use another seed");
     let too_many = "scenes shard 00002: 1000001 samples, but a shard holds 1000000; write more shards";
-    assert_eq!(refused(2, MAX_SAMPLES + 1), too_many);
+    assert_eq!(error(2, MAX_SAMPLES + 1), too_many);
 
     let mut room = [0; 600];
-    let error = write_shard(room.as_mut_slice(), 0, 2, 1, Text::Alt).unwrap_err();
+    let error = write_shard(room.as_mut_slice(), 0, 2, 1, TextKind::Alt).unwrap_err();
     assert!(error.to_string().starts_with("scenes shard 00002: 00002000000.jpg: not written: "), "{error}");
 }
 
-/// Prints what a scene costs on one core: `cargo test --release scenes::tests::shard::cost -- --ignored
+/// Prints the time per scene on one core: `cargo test --release scenes::tests::shard::cost -- --ignored
 /// --nocapture`.
 #[test]
 #[ignore = "a measurement"]
@@ -141,7 +141,7 @@ fn cost() {
     }
     each("draw and encode", start);
     let start = Instant::now();
-    let bytes = write_shard(Vec::new(), 1, 0, SCENES, Text::Alt).unwrap();
+    let bytes = write_shard(Vec::new(), 1, 0, SCENES, TextKind::Alt).unwrap();
     each("write_shard", start);
     println!("{} bytes a scene", bytes.len() / SCENES as usize);
 }

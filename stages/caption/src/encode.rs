@@ -1,46 +1,52 @@
-//! `Image -> Encoded`: batches of images through the image encoder.
+//! Batches of images through the image encoder: [`PreparedSample`] to [`EncodedBatch`].
 //!
-//! Runs on the captioner's thread, or on one of its own beside it. An image on which the encoder fails alone is rejected as
-//! `model_error`; nothing else is dropped: what could not be encoded comes back with the error.
+//! Runs on the worker's thread, or on one of its own beside it. An image on which the encoder fails alone is rejected as
+//! `model_error`; on any other failure the samples that are not encoded come back with the error.
 
 use std::{
     collections::VecDeque,
+    fmt::Display,
     sync::{Mutex, PoisonError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
+use recaption_messages::PreparedSample;
 use recaption_onnx::{caption::BatchEncoder, runtime::Encoded};
 
-use super::{Emit, Stop, model_error, queue::ImageQueue};
-use recaption_messages::PreparedSample;
+use crate::{
+    interruption::{Emit, Interruption, model_error},
+    queue::ImageQueue,
+};
 
-/// How long an encoder of its own thread waits for a batch to fill: images come one by one, and a GPU wants many.
-const LINGER: Duration = Duration::from_millis(5);
+/// Time that an encoder with a thread of its own waits for a batch to fill: images come one by one, and a GPU is efficient with
+/// many.
+const FILL_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Encoded images that wait for slots.
-pub struct EncodedBatch {
-    /// The images from `placed` on, in the order of `encoded`.
-    pub samples: VecDeque<PreparedSample>,
-    /// All images of the batch.
-    pub encoded: Encoded,
-    /// How many of them have a slot.
-    pub placed: usize,
+pub(crate) struct EncodedBatch {
+    /// The images from position `placed` on, in the order of `encoded`.
+    pub(crate) samples: VecDeque<PreparedSample>,
+    /// The encoder's outputs for all images of the batch.
+    pub(crate) encoded: Encoded,
+    /// Number of images that have a slot already.
+    pub(crate) placed: usize,
 }
 
-/// The encoder, shared with whoever has to encode an image again.
-pub struct EncodeStage<'a> {
-    /// The encoder.
-    pub encoder: &'a Mutex<BatchEncoder>,
-    /// Where outcomes go.
-    pub emit: Emit<'a>,
+/// The image encoder, shared by the stage that encodes and the one that encodes images again after a failure.
+pub(crate) struct EncodeStage<'a> {
+    pub(crate) encoder: &'a Mutex<BatchEncoder>,
+    pub(crate) emit: Emit<'a>,
 }
 
 impl EncodeStage<'_> {
     /// Encodes samples in as few batches as memory allows.
     ///
     /// # Errors
-    /// When the encoder fails on other images too; the samples that are not encoded come back.
-    pub fn encode(&self, samples: Vec<PreparedSample>) -> Result<VecDeque<EncodedBatch>, Stop> {
+    /// Fails when memory runs out, or when the encoder fails on a grey image too; the samples that are not encoded come back.
+    pub(crate) fn encode(
+        &self,
+        samples: Vec<PreparedSample>,
+    ) -> Result<VecDeque<EncodedBatch>, Interruption> {
         let pixels: Vec<u8> = samples.iter().flat_map(|sample| sample.pixels.iter().copied()).collect();
         let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
         let error = match encoder.encode(&pixels) {
@@ -56,15 +62,15 @@ impl EncodeStage<'_> {
             Err(error) => error,
         };
         if error.is_out_of_memory() {
-            return Err(Stop::failed(error, samples));
+            return Err(Interruption::failed(error, samples));
         }
         if samples.len() > 1 {
             drop(encoder);
-            return self.encode_apart(samples, &error);
+            return self.isolate_failing_image(samples, &error);
         }
-        // An image is to blame only where another one passes.
+        // The image is the cause only if another image succeeds.
         if let Err(error) = encoder.probe() {
-            return Err(Stop::failed(error, samples));
+            return Err(Interruption::failed(error, samples));
         }
         for sample in samples {
             (self.emit)(model_error(sample, &error))?;
@@ -72,20 +78,20 @@ impl EncodeStage<'_> {
         Ok(VecDeque::new())
     }
 
-    /// Encodes each sample alone, after the encoder failed on all together.
-    fn encode_apart(
+    /// Encodes each sample alone after the encoder failed on all together.
+    fn isolate_failing_image(
         &self,
         samples: Vec<PreparedSample>,
-        error: &dyn std::fmt::Display,
-    ) -> Result<VecDeque<EncodedBatch>, Stop> {
-        tracing::warn!(images = samples.len(), %error, "the image encoder failed on a batch; trying its images one by one");
+        error: &dyn Display,
+    ) -> Result<VecDeque<EncodedBatch>, Interruption> {
+        tracing::warn!(images = samples.len(), %error, "image encoder failed on a batch; encoding its images one by one");
         let (mut batches, mut rest) = (VecDeque::new(), VecDeque::from(samples));
         while let Some(sample) = rest.pop_front() {
             match self.encode(vec![sample]) {
                 Ok(encoded) => batches.extend(encoded),
-                Err(stop) => {
+                Err(interruption) => {
                     let encoded = batches.into_iter().flat_map(|batch: EncodedBatch| batch.samples);
-                    return Err(stop.with(encoded.chain(rest)));
+                    return Err(interruption.with(encoded.chain(rest)));
                 }
             }
         }
@@ -93,12 +99,13 @@ impl EncodeStage<'_> {
     }
 }
 
-/// Up to `size` images: what is there, after waiting for the first one. `None` when no more will come.
-pub fn take_batch(queue: &ImageQueue, size: usize, ended: &AtomicBool) -> Option<Vec<PreparedSample>> {
-    let mut batch = vec![queue.take(ended)?];
-    let deadline = Instant::now() + LINGER;
+/// Takes up to `size` images: waits for the first, then [`FILL_TIMEOUT`] for the others. Returns `None` when no more will come
+/// or `stop` was set.
+pub(crate) fn take_batch(queue: &ImageQueue, size: usize, stop: &AtomicBool) -> Option<Vec<PreparedSample>> {
+    let mut batch = vec![queue.recv(stop)?];
+    let deadline = Instant::now() + FILL_TIMEOUT;
     while batch.len() < size {
-        match queue.take_within(deadline.saturating_duration_since(Instant::now())) {
+        match queue.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Some(sample) => batch.push(sample),
             None => break,
         }

@@ -1,43 +1,43 @@
-//! `Scored -> CaptionRow | Reject`: the last decision about a sample. Pure, no threads.
+//! The last decision about a captioned sample: row or reject. Pure, no threads.
 //!
-//! The caption chosen is the best candidate that breaks no text rule; the threshold of similarity applies to it.
+//! The chosen caption is the best candidate that violates no text rule; the threshold of similarity applies to it.
 
 use std::sync::Arc;
 
 use recaption_messages::SampleOutcome;
 use recaption_schemas::{Candidate, CaptionRow, Reject, RejectReason};
 
-use crate::rules::{TextRules, describe};
+use crate::rules::{TextRules, describe_violations};
 
-/// What is kept.
+/// Thresholds and rules that a caption must meet. The default keeps everything.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filter {
-    /// Smallest similarity of image and chosen caption, [-1, 1]; `None` keeps all.
+    /// Smallest similarity of image and chosen caption, in [-1, 1]; the threshold itself is kept. `None` keeps all.
     pub min_similarity: Option<f32>,
-    /// What a chosen caption may not be; the default allows all.
+    /// Rules that the chosen caption must not violate.
     pub rules: Arc<TextRules>,
 }
 
 impl Filter {
-    /// Chooses among a row's candidates, then keeps or rejects it.
+    /// Chooses among a row's candidates, then keeps or rejects the row.
     #[must_use]
     pub fn apply(&self, mut row: CaptionRow) -> SampleOutcome {
-        let refused = match self.rules.choose(&row.candidates) {
+        let skipped = match self.rules.choose(&row.candidates) {
             Ok(position) => {
                 row.candidates.choose(position);
                 position
             }
-            Err(broken) => {
+            Err(violations) => {
                 let best = row.candidates.best().clone();
-                return reject(row, best, RejectReason::CaptionRule, describe(&broken));
+                return reject(row, best, RejectReason::CaptionRule, describe_violations(&violations));
             }
         };
         let similarity = row.candidates.chosen().similarity.get();
         match self.min_similarity {
             Some(least) if similarity < least => {
                 let mut detail = format!("similarity {similarity:.4} is below filter.min_similarity {least}");
-                if refused > 0 {
-                    detail.push_str(&format!("; {refused} more similar candidates break a rule"));
+                if skipped > 0 {
+                    detail.push_str(&format!("; {skipped} more similar candidates break a rule"));
                 }
                 let chosen = row.candidates.chosen().clone();
                 reject(row, chosen, RejectReason::BelowSimilarity, detail)
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_threshold_itself_is_kept() {
+    fn similarity_at_the_threshold_is_kept() {
         let filter = filter(Some(0.25), RuleSettings::default());
         assert!(matches!(filter.apply(row(&[("a cat", 0.25)])), SampleOutcome::Caption(_)));
         let SampleOutcome::Reject(reject) = filter.apply(row(&[("a cat", 0.2)])) else { panic!("kept") };
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_candidate_that_breaks_no_rule_is_chosen_and_all_are_listed() {
+    fn best_candidate_within_rules_is_chosen() {
         let filter = filter(Some(0.25), RuleSettings { max_words: Some(2), ..RuleSettings::default() });
         let SampleOutcome::Caption(kept) =
             filter.apply(row(&[("a big cat", 0.5), ("a cat", 0.3), ("cat", 0.4)]))
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_without_a_candidate_left_tells_rule_and_setting() {
+    fn reject_names_rule_and_setting() {
         let filter = filter(None, RuleSettings { max_words: Some(2), junk: true, ..RuleSettings::default() });
         let candidates = [("a big cat", 0.5), ("a red cat", 0.4), ("cat.jpg", 0.3)];
         let SampleOutcome::Reject(reject) = filter.apply(row(&candidates)) else { panic!("kept") };

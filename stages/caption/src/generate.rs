@@ -1,146 +1,154 @@
-//! `Encoded -> Candidates`: images into slots, token by token.
+//! Tokens for encoded images: [`EncodedBatch`] to [`CaptionedImage`].
 //!
-//! Nothing waits for a batch to fill: encoded images get slots as these become free. An image on which the decoder fails alone
-//! is rejected as `model_error`; when memory runs out, the images in flight begin again in half as many slots.
+//! Batching is continuous: an encoded image gets a slot as soon as one is free, and nothing waits for a batch to fill. An image
+//! on which the decoder fails alone is rejected as `model_error`. When memory runs out, the images in flight are requeued and
+//! begin again with half the slots, until one slot is too many.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::PoisonError,
+};
 
+use recaption_messages::PreparedSample;
 use recaption_onnx::{
     caption::{Admission, Generated, Generator, image_seed},
     runtime::RuntimeError,
 };
 
-use super::{
-    Stop,
+use crate::{
     encode::{EncodeStage, EncodedBatch},
-    model_error,
+    error::CaptionError,
+    interruption::{Interruption, model_error},
 };
-use recaption_messages::PreparedSample;
 
-/// An image whose captions are generated.
-pub struct Captioned {
-    /// The sample.
-    pub sample: PreparedSample,
-    /// Its captions.
-    pub generated: Generated,
+/// Value of every channel of every pixel of the probe image.
+const PROBE_GREY: u8 = 128;
+/// Ticket of the probe image; no sample has it.
+const PROBE_TICKET: u64 = u64::MAX;
+
+/// An image whose tokens are generated.
+pub(crate) struct CaptionedImage {
+    pub(crate) sample: PreparedSample,
+    /// The candidates' ids and log-probabilities, and the captioner's image features.
+    pub(crate) generated: Generated,
 }
 
-/// What a look for encoded images found.
-pub enum Next {
+/// Answer of [`StageLinks::next_batch`].
+pub(crate) enum NextBatch {
     /// Encoded images, at least one.
-    Batch(EncodedBatch),
-    /// None now.
-    Nothing,
-    /// None will come.
-    End,
-    /// The encoder failed.
-    Failed(Stop),
+    Ready(EncodedBatch),
+    /// No images now.
+    Pending,
+    /// No more images will come.
+    Finished,
+    /// The encoder ended early.
+    Interrupted(Interruption),
 }
 
-/// What stands before and behind the generator.
-pub trait Neighbours {
-    /// The next encoded images for so many free slots; waits for them if told to.
-    fn next(&mut self, room: usize, wait: bool) -> Next;
+/// The stages before and behind the generator: on the same thread, or on threads of their own.
+pub(crate) trait StageLinks {
+    /// Returns the next encoded images, of which `free_slots` can be placed at once; waits for them if `wait` is set.
+    fn next_batch(&mut self, free_slots: usize, wait: bool) -> NextBatch;
 
-    /// Takes an image whose captions are done.
+    /// Passes an image with its captions to the scorer.
     ///
     /// # Errors
-    /// When it cannot be handed on; the sample comes back.
-    fn hand_on(&mut self, captioned: Captioned) -> Result<(), Stop>;
+    /// Fails when the scorer has ended; the sample comes back.
+    fn send(&mut self, captioned: CaptionedImage) -> Result<(), Interruption>;
 
-    /// Finishes what was handed on so far: the generator is going to wait.
+    /// Finishes the images that were sent so far, since the generator is about to wait.
     ///
     /// # Errors
-    /// When that fails.
-    fn flush(&mut self) -> Result<(), Stop>;
+    /// Fails when the scorer fails; the samples come back.
+    fn flush(&mut self) -> Result<(), Interruption>;
 }
 
 /// The generator and the images in it.
-pub struct GenerateStage<'a> {
+pub(crate) struct GenerateStage<'a> {
     generator: Generator,
     encode: EncodeStage<'a>,
     /// Seed of sampling.
     seed: u64,
     next_ticket: u64,
+    /// Images that have a slot, by ticket.
     in_flight: HashMap<u64, PreparedSample>,
-    /// Encoded images without slots.
-    waiting: VecDeque<EncodedBatch>,
-    /// Images that lost their slots.
+    /// Encoded images without a slot.
+    awaiting_slots: VecDeque<EncodedBatch>,
+    /// Images that lost their slot when memory ran out; they are encoded again.
     requeued: VecDeque<PreparedSample>,
 }
 
 impl<'a> GenerateStage<'a> {
-    /// Without images.
-    pub fn new(generator: Generator, encode: EncodeStage<'a>, seed: u64) -> Self {
+    /// Creates the stage without images.
+    pub(crate) fn new(generator: Generator, encode: EncodeStage<'a>, seed: u64) -> Self {
         Self {
             generator,
             encode,
             seed,
             next_ticket: 0,
             in_flight: HashMap::new(),
-            waiting: VecDeque::new(),
+            awaiting_slots: VecDeque::new(),
             requeued: VecDeque::new(),
         }
     }
 
-    /// Generates until no more images come and all are done.
+    /// Generates until no more images come and all are captioned.
     ///
     /// # Errors
-    /// When a model fails on more than single images, or a neighbour ended; unfinished samples come back.
-    pub fn run(mut self, neighbours: &mut impl Neighbours) -> Result<(), Stop> {
-        let result = self.work(neighbours);
-        result.map_err(|stop| {
-            let waiting = self.waiting.into_iter().flat_map(|batch| batch.samples);
-            stop.with(self.in_flight.into_values().chain(waiting).chain(self.requeued))
+    /// Fails when a model fails on more than single images, or a linked stage ended; the unfinished samples come back.
+    pub(crate) fn run(mut self, links: &mut impl StageLinks) -> Result<(), Interruption> {
+        let result = self.generate_all(links);
+        result.map_err(|interruption| {
+            let encoded = self.awaiting_slots.into_iter().flat_map(|batch| batch.samples);
+            interruption.with(self.in_flight.into_values().chain(encoded).chain(self.requeued))
         })
     }
 
-    fn work(&mut self, neighbours: &mut impl Neighbours) -> Result<(), Stop> {
+    fn generate_all(&mut self, links: &mut impl StageLinks) -> Result<(), Interruption> {
         loop {
-            if !self.find_images(neighbours)? {
-                return neighbours.flush();
+            if !self.find_images(links)? {
+                return links.flush();
             }
-            self.place_waiting()?;
+            self.place_images()?;
             match self.generator.step() {
-                Ok(done) => done.into_iter().try_for_each(|generated| self.finish(generated, neighbours))?,
-                Err(error) if error.is_out_of_memory() => self.shrink(error, Vec::new())?,
-                Err(error) => self.isolate_failing_image(&error, neighbours)?,
+                Ok(done) => done.into_iter().try_for_each(|generated| self.send(generated, links))?,
+                Err(error) if error.is_out_of_memory() => self.shrink_or_fail(error)?,
+                Err(error) => self.isolate_failing_image(&error, links)?,
             }
         }
     }
 
-    /// Looks for encoded images, unless some wait already; `false` when there is nothing left to do.
-    fn find_images(&mut self, neighbours: &mut impl Neighbours) -> Result<bool, Stop> {
-        while self.waiting.is_empty() {
+    /// Finds encoded images unless some wait already; returns `false` when there is nothing left to do.
+    fn find_images(&mut self, links: &mut impl StageLinks) -> Result<bool, Interruption> {
+        while self.awaiting_slots.is_empty() {
             if !self.requeued.is_empty() {
                 let count = self.generator.max_slots().min(self.requeued.len());
-                let again: Vec<PreparedSample> = self.requeued.drain(..count).collect();
-                match self.encode.encode(again) {
-                    Ok(batches) => self.waiting.extend(batches),
-                    Err(stop) => self.shrink_after(stop)?,
+                let requeued: Vec<PreparedSample> = self.requeued.drain(..count).collect();
+                match self.encode.encode(requeued) {
+                    Ok(batches) => self.awaiting_slots.extend(batches),
+                    Err(interruption) => self.shrink_after_encoder(interruption)?,
                 }
                 continue;
             }
-            let idle = self.generator.active() == 0;
-            if idle {
-                // Nothing to do but wait: first finish what is half done.
-                neighbours.flush()?;
+            let is_idle = self.generator.active() == 0;
+            if is_idle {
+                // The generator is about to wait: captions that wait for a group to fill are scored first.
+                links.flush()?;
             }
-            match neighbours.next(self.generator.free_slots(), idle) {
-                Next::Batch(batch) => self.waiting.push_back(batch),
-                Next::Nothing if !idle => break,
-                Next::End if !idle => break,
-                Next::Nothing => {}
-                Next::End => return Ok(false),
-                Next::Failed(stop) => self.shrink_after(stop)?,
+            match links.next_batch(self.generator.free_slots(), is_idle) {
+                NextBatch::Ready(batch) => self.awaiting_slots.push_back(batch),
+                NextBatch::Pending | NextBatch::Finished if !is_idle => break,
+                NextBatch::Pending => {}
+                NextBatch::Finished => return Ok(false),
+                NextBatch::Interrupted(interruption) => self.shrink_after_encoder(interruption)?,
             }
         }
         Ok(true)
     }
 
-    /// Gives slots to encoded images, as many as there are.
-    fn place_waiting(&mut self) -> Result<(), Stop> {
-        while let Some(batch) = self.waiting.front_mut() {
+    /// Places encoded images into free slots, as many as there are.
+    fn place_images(&mut self) -> Result<(), Interruption> {
+        while let Some(batch) = self.awaiting_slots.front_mut() {
             let count = self.generator.free_slots().min(batch.samples.len());
             if count == 0 {
                 break;
@@ -149,84 +157,78 @@ impl<'a> GenerateStage<'a> {
             self.next_ticket += count as u64;
             let images: Vec<Admission> = (first..)
                 .zip(batch.samples.iter().take(count))
-                .map(|(ticket, s)| Admission { ticket, seed: image_seed(self.seed, &s.key) })
+                .map(|(ticket, sample)| Admission { ticket, seed: image_seed(self.seed, &sample.key) })
                 .collect();
             if let Err(error) = self.generator.place(&images, &batch.encoded, batch.placed) {
-                self.shrink(error, Vec::new())?;
+                self.shrink_or_fail(error)?;
                 break;
             }
             batch.placed += count;
             self.in_flight.extend(images.iter().map(|i| i.ticket).zip(batch.samples.drain(..count)));
             if batch.samples.is_empty() {
-                self.waiting.pop_front();
+                self.awaiting_slots.pop_front();
             }
         }
         Ok(())
     }
 
-    fn finish(&mut self, generated: Generated, neighbours: &mut impl Neighbours) -> Result<(), Stop> {
+    /// Passes a finished image on.
+    fn send(&mut self, generated: Generated, links: &mut impl StageLinks) -> Result<(), Interruption> {
         match self.in_flight.remove(&generated.ticket) {
-            Some(sample) => neighbours.hand_on(Captioned { sample, generated }),
-            // The grey image of `probe`.
+            Some(sample) => links.send(CaptionedImage { sample, generated }),
+            // The probe image.
             None => Ok(()),
         }
     }
 
-    /// As [`GenerateStage::shrink`] when the encoder found no memory: the slots may hold it.
-    fn shrink_after(&mut self, stop: Stop) -> Result<(), Stop> {
-        match stop {
-            Stop::Failed(failure) if failure.error.is_out_of_memory() => {
-                match self.halve(&failure.error) {
-                    true => self.requeued.extend(failure.unfinished),
-                    false => return Err(Stop::Failed(failure)),
-                }
+    /// Shrinks the batch after the encoder ran out of memory, since the slots may hold it; otherwise passes the interruption on.
+    fn shrink_after_encoder(&mut self, interruption: Interruption) -> Result<(), Interruption> {
+        match interruption {
+            Interruption::Failed(failure)
+                if failure.error.is_out_of_memory() && self.shrink_batch(&failure.error) =>
+            {
+                self.requeued.extend(failure.unfinished);
                 Ok(())
             }
             other => Err(other),
         }
     }
 
-    /// Goes on with half the slots after memory ran out; any other error, or one with a single slot, is the end.
-    fn shrink(&mut self, error: RuntimeError, unfinished: Vec<PreparedSample>) -> Result<(), Stop> {
-        let error = error.into();
-        if super::CaptionError::is_out_of_memory(&error) && self.halve(&error) {
-            self.requeued.extend(unfinished);
+    /// Shrinks the batch if the decoder ran out of memory and can be shrunk; otherwise fails.
+    fn shrink_or_fail(&mut self, error: RuntimeError) -> Result<(), Interruption> {
+        let error = CaptionError::from(error);
+        if error.is_out_of_memory() && self.shrink_batch(&error) {
             return Ok(());
         }
-        Err(Stop::failed(error, unfinished))
+        Err(Interruption::failed(error, Vec::new()))
     }
 
-    /// Halves the slots and takes back the images in flight, also those that are encoded: they hold memory too. `false` when
-    /// there is but one slot.
-    fn halve(&mut self, error: &super::CaptionError) -> bool {
+    /// Halves the slots and requeues the images in flight and those that are encoded, which hold memory too. Returns `false`,
+    /// and changes nothing, when there is but one slot.
+    fn shrink_batch(&mut self, error: &CaptionError) -> bool {
         let Some(tickets) = self.generator.halve_slots() else { return false };
-        tracing::warn!(
-            images = self.generator.max_slots(),
-            %error,
-            "memory ran out; going on with half as many images at a time (run.batch_size)"
-        );
+        tracing::warn!(slots = self.generator.max_slots(), %error, "out of memory; continuing with half the slots");
         self.requeued.extend(tickets.iter().filter_map(|ticket| self.in_flight.remove(ticket)));
-        self.requeued.extend(self.waiting.drain(..).flat_map(|batch| batch.samples));
+        self.requeued.extend(self.awaiting_slots.drain(..).flat_map(|batch| batch.samples));
         true
     }
 
-    /// Generates for the images in flight each alone, after a step failed with all of them: the one that is to blame is
-    /// rejected.
+    /// Generates for each image in flight alone after a step failed with all of them, and rejects the one that causes it.
     fn isolate_failing_image(
         &mut self,
         error: &RuntimeError,
-        neighbours: &mut impl Neighbours,
-    ) -> Result<(), Stop> {
+        links: &mut impl StageLinks,
+    ) -> Result<(), Interruption> {
         let mut suspects: Vec<(u64, PreparedSample)> = Vec::new();
         for ticket in self.generator.reset() {
             suspects.extend(self.in_flight.remove(&ticket).map(|sample| (ticket, sample)));
         }
         suspects.sort_by_key(|(ticket, _)| *ticket);
-        tracing::warn!(images = suspects.len(), %error, "the decoder failed on a batch; trying its images one by one");
+        tracing::warn!(images = suspects.len(), %error, "decoder failed on a batch; generating for its images one by one");
         let mut suspects: VecDeque<PreparedSample> = suspects.into_iter().map(|(_, sample)| sample).collect();
         while let Some(sample) = suspects.pop_front() {
-            if let Err(stop) = self.generate_alone(sample, neighbours) {
-                return Err(stop.with(suspects));
+            if let Err(interruption) = self.generate_alone(sample, links) {
+                return Err(interruption.with(suspects));
             }
         }
         Ok(())
@@ -235,26 +237,28 @@ impl<'a> GenerateStage<'a> {
     fn generate_alone(
         &mut self,
         sample: PreparedSample,
-        neighbours: &mut impl Neighbours,
-    ) -> Result<(), Stop> {
+        links: &mut impl StageLinks,
+    ) -> Result<(), Interruption> {
         for mut batch in self.encode.encode(vec![sample])? {
             let Some(sample) = batch.samples.pop_front() else { continue };
             let ticket = self.next_ticket;
             self.next_ticket += 1;
             let admission = Admission { ticket, seed: image_seed(self.seed, &sample.key) };
             if let Err(error) = self.generator.place(&[admission], &batch.encoded, 0) {
-                return Err(Stop::failed(error, vec![sample]));
+                return Err(Interruption::failed(error, vec![sample]));
             }
             self.in_flight.insert(ticket, sample);
         }
         while self.generator.active() > 0 {
             match self.generator.step() {
-                Ok(done) => done.into_iter().try_for_each(|generated| self.finish(generated, neighbours))?,
-                Err(error) if error.is_out_of_memory() => return Err(Stop::failed(error, Vec::new())),
+                Ok(done) => done.into_iter().try_for_each(|generated| self.send(generated, links))?,
+                Err(error) if error.is_out_of_memory() => {
+                    return Err(Interruption::failed(error, Vec::new()));
+                }
                 Err(error) => {
                     let failing = self.generator.reset();
-                    // An image is to blame only where another one passes.
-                    self.probe(neighbours)?;
+                    // The image is the cause only if another image succeeds.
+                    self.probe(links)?;
                     for sample in failing.iter().filter_map(|ticket| self.in_flight.remove(ticket)) {
                         (self.encode.emit)(model_error(sample, &error))?;
                     }
@@ -264,20 +268,21 @@ impl<'a> GenerateStage<'a> {
         Ok(())
     }
 
-    /// Whether encoder and decoder work at all: they are given a grey image.
-    fn probe(&mut self, neighbours: &mut impl Neighbours) -> Result<(), Stop> {
-        let failed = |error: RuntimeError| Stop::failed(error, Vec::new());
+    /// Captions a grey image, which fails if encoder or decoder fail on any image.
+    fn probe(&mut self, links: &mut impl StageLinks) -> Result<(), Interruption> {
+        let failed = |error: RuntimeError| Interruption::failed(error, Vec::new());
         let encoded = {
-            let mut encoder = self.encode.encoder.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let grey = vec![128; encoder.image_bytes()];
+            let mut encoder = self.encode.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+            let grey = vec![PROBE_GREY; encoder.image_bytes()];
             encoder.encode(&grey).map_err(failed)?
         };
         for encoded in encoded {
-            self.generator.place(&[Admission { ticket: u64::MAX, seed: 0 }], &encoded, 0).map_err(failed)?;
+            let admission = Admission { ticket: PROBE_TICKET, seed: 0 };
+            self.generator.place(&[admission], &encoded, 0).map_err(failed)?;
         }
         while self.generator.active() > 0 {
             for generated in self.generator.step().map_err(failed)? {
-                self.finish(generated, neighbours)?;
+                self.send(generated, links)?;
             }
         }
         Ok(())

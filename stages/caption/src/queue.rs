@@ -1,4 +1,4 @@
-//! Where captioners take images from: the decoders' channel, and images that a captioner gave back when its device failed.
+//! The queue of images in front of the caption workers.
 
 use std::{
     sync::{
@@ -9,77 +9,86 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-
 use recaption_messages::PreparedSample;
 
-/// How often a captioner that waits for images looks whether it should end.
+/// Pause between two looks of a waiting worker at whether it should stop.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Images for one or several captioners. Clones are the same queue.
-#[derive(Clone)]
+/// Images for one or several caption workers: the decoder's channel, and images requeued by workers whose device failed.
+///
+/// Clones share the queue. Requeued images come first.
+#[derive(Clone, Debug)]
 pub struct ImageQueue {
     decoded: Receiver<PreparedSample>,
-    returned: Option<Returned>,
+    requeue: Option<Requeue>,
 }
 
-/// What a look at the queue found.
+/// A channel for images that come back, and the count that tells whether any still can.
+#[derive(Clone, Debug)]
+struct Requeue {
+    sender: Sender<PreparedSample>,
+    receiver: Receiver<PreparedSample>,
+    /// Number of images that were taken and are not finished.
+    in_flight: Arc<AtomicUsize>,
+}
+
 enum Received {
     Image(Box<PreparedSample>),
-    Nothing,
-    /// The decoders are done.
-    Closed,
-}
-
-/// What captioners that may fail need: a way back, and a count of what is still to come back or to be finished.
-#[derive(Clone)]
-struct Returned {
-    to: Sender<PreparedSample>,
-    from: Receiver<PreparedSample>,
-    /// Images that were taken and are not finished.
-    unfinished: Arc<AtomicUsize>,
+    TimedOut,
+    /// The decoder has ended.
+    Disconnected,
 }
 
 impl ImageQueue {
-    /// Over the decoders' channel. A captioner that fails takes its images with it.
+    /// Creates the queue of a single worker, or of workers that all end when one fails.
     #[must_use]
     pub fn new(decoded: Receiver<PreparedSample>) -> Self {
-        Self { decoded, returned: None }
+        Self { decoded, requeue: None }
     }
 
-    /// As [`ImageQueue::new`], for captioners of which some may fail: [`ImageQueue::give_back`] hands their images to the
-    /// others, which do not end before all images are finished.
+    /// Creates the queue of several workers of which some may fail: [`ImageQueue::requeue`] passes their images to the others,
+    /// none of which ends before all images are finished.
     #[must_use]
-    pub fn with_returns(decoded: Receiver<PreparedSample>) -> Self {
-        let (to, from) = unbounded();
-        Self { decoded, returned: Some(Returned { to, from, unfinished: Arc::default() }) }
+    pub fn with_requeue(decoded: Receiver<PreparedSample>) -> Self {
+        let (sender, receiver) = unbounded();
+        Self { decoded, requeue: Some(Requeue { sender, receiver, in_flight: Arc::default() }) }
     }
 
-    /// An image, if there is one now.
-    #[must_use]
-    pub fn try_take(&self) -> Option<PreparedSample> {
-        self.take_within(Duration::ZERO)
+    /// Passes the images of a worker that failed to the other workers; returns their number.
+    ///
+    /// Of a queue made by [`ImageQueue::new`] the images are dropped: its run ends with the failure.
+    pub fn requeue(&self, samples: Vec<PreparedSample>) -> usize {
+        let count = samples.len();
+        if let Some(requeue) = &self.requeue {
+            // Cannot fail: the receiver lives beside the sender.
+            samples.into_iter().for_each(|sample| drop(requeue.sender.send(sample)));
+        }
+        count
     }
 
-    /// An image, if one comes within `time`.
-    #[must_use]
-    pub fn take_within(&self, time: Duration) -> Option<PreparedSample> {
-        match self.receive(time) {
+    /// Takes an image if there is one now.
+    pub(crate) fn try_recv(&self) -> Option<PreparedSample> {
+        self.recv_timeout(Duration::ZERO)
+    }
+
+    /// Takes an image if one comes within `timeout`.
+    pub(crate) fn recv_timeout(&self, timeout: Duration) -> Option<PreparedSample> {
+        match self.receive(timeout) {
             Received::Image(sample) => Some(*sample),
-            Received::Nothing | Received::Closed => None,
+            Received::TimedOut | Received::Disconnected => None,
         }
     }
 
-    /// Waits for an image; `None` when none will come, or `ended` was set meanwhile.
-    #[must_use]
-    pub fn take(&self, ended: &AtomicBool) -> Option<PreparedSample> {
-        while !ended.load(SeqCst) {
-            match (self.receive(POLL), &self.returned) {
+    /// Waits for an image; returns `None` when none will come or `stop` was set.
+    pub(crate) fn recv(&self, stop: &AtomicBool) -> Option<PreparedSample> {
+        while !stop.load(SeqCst) {
+            match (self.receive(POLL), &self.requeue) {
                 (Received::Image(sample), _) => return Some(*sample),
-                (Received::Nothing, _) => {}
-                (Received::Closed, None) => return None,
-                (Received::Closed, Some(returned)) => {
-                    // What others hold may still come back.
-                    if returned.unfinished.load(SeqCst) == 0 {
+                (Received::TimedOut, _) => {}
+                (Received::Disconnected, None) => return None,
+                (Received::Disconnected, Some(requeue)) => {
+                    // Images in flight elsewhere may still be requeued.
+                    if requeue.in_flight.load(SeqCst) == 0 {
                         return None;
                     }
                     std::thread::sleep(POLL);
@@ -89,40 +98,30 @@ impl ImageQueue {
         None
     }
 
-    fn receive(&self, time: Duration) -> Received {
-        if let Some(returned) = &self.returned {
-            if let Ok(sample) = returned.from.try_recv() {
+    fn receive(&self, timeout: Duration) -> Received {
+        if let Some(requeue) = &self.requeue {
+            if let Ok(sample) = requeue.receiver.try_recv() {
                 return Received::Image(Box::new(sample));
             }
-            // Counted first: it must not look as if nothing were left while an image is on its way.
-            returned.unfinished.fetch_add(1, SeqCst);
+            // Counted before it is received: the count must not be 0 while an image is on its way.
+            requeue.in_flight.fetch_add(1, SeqCst);
         }
-        match self.decoded.recv_timeout(time) {
+        match self.decoded.recv_timeout(timeout) {
             Ok(sample) => Received::Image(Box::new(sample)),
             Err(error) => {
-                self.finished();
+                self.mark_finished();
                 match error {
-                    RecvTimeoutError::Timeout => Received::Nothing,
-                    RecvTimeoutError::Disconnected => Received::Closed,
+                    RecvTimeoutError::Timeout => Received::TimedOut,
+                    RecvTimeoutError::Disconnected => Received::Disconnected,
                 }
             }
         }
     }
 
-    /// One image that was taken became a row or a reject.
-    pub fn finished(&self) {
-        if let Some(returned) = &self.returned {
-            returned.unfinished.fetch_sub(1, SeqCst);
+    /// Notes that one image that was taken has become a row or a reject.
+    pub(crate) fn mark_finished(&self) {
+        if let Some(requeue) = &self.requeue {
+            requeue.in_flight.fetch_sub(1, SeqCst);
         }
-    }
-
-    /// Hands images of a captioner that failed to the others; how many.
-    pub fn give_back(&self, samples: Vec<PreparedSample>) -> usize {
-        let count = samples.len();
-        if let Some(returned) = &self.returned {
-            // The receiver lives beside the sender.
-            samples.into_iter().for_each(|sample| drop(returned.to.send(sample)));
-        }
-        count
     }
 }

@@ -1,33 +1,36 @@
-//! `Candidates -> CaptionRow | Reject`: ids to text, similarities, filter.
+//! Texts and scores for generated tokens: [`CaptionedImage`] to [`SampleResult`].
 //!
-//! Runs on the captioner's thread, or on one of its own behind it. Captions are scored in small groups; a sample on which the
-//! scorer fails alone is rejected as `model_error`.
+//! Detokenises, scores generated and original captions, lets the filter choose and decide, and emits the result. Captions wait
+//! until a group is full or the stage is flushed. A sample on which the scorer fails alone is rejected as `model_error`.
 
+use recaption_messages::{Embeddings, PreparedSample, SampleResult};
 use recaption_onnx::tokenizer::{Tokenizer, TokenizerError};
 use recaption_schemas::{Candidate, Candidates, CaptionRow, EmbeddedImage};
 
-use super::{CaptionWorkerSettings, Emit, Stop, generate::Captioned, model_error};
-use crate::score::{Features, ScoreImage, ScoreJob, ScoredJob, Scorer, Unscored};
-use recaption_messages::PreparedSample;
-use recaption_messages::{Embeddings, SampleResult};
+use crate::{
+    generate::CaptionedImage,
+    interruption::{Emit, Interruption, model_error},
+    scorer::{FailedJobs, ScoreFeatures, ScoreImage, ScoreJob, ScoredJob, Scorer},
+    settings::CaptionWorkerSettings,
+};
 
-/// A sample with the log-probabilities of its captions.
+/// A sample with the log-probabilities of its candidates, in the order generated.
 type Payload = (PreparedSample, Vec<f32>);
 
 /// Scorer and tokenizer, and the captions that wait for a group to fill.
-pub struct ScoreStage<'a> {
+pub(crate) struct ScoreStage<'a> {
     scorer: &'a mut Scorer,
     tokenizer: &'a Tokenizer,
     settings: &'a CaptionWorkerSettings,
     emit: Emit<'a>,
-    /// Captions that are scored together.
+    /// Number of captioned images that are scored together.
     group: usize,
     waiting: Vec<ScoreJob<Payload>>,
 }
 
 impl<'a> ScoreStage<'a> {
-    /// Scores in groups of `group` captioned images.
-    pub fn new(
+    /// Creates a stage that scores in groups of `group` captioned images.
+    pub(crate) fn new(
         (scorer, tokenizer): (&'a mut Scorer, &'a Tokenizer),
         settings: &'a CaptionWorkerSettings,
         emit: Emit<'a>,
@@ -36,23 +39,58 @@ impl<'a> ScoreStage<'a> {
         Self { scorer, tokenizer, settings, emit, group, waiting: Vec::new() }
     }
 
-    /// Takes a captioned image; scores if a group is full.
+    /// Takes a captioned image; scores once a group is full.
     ///
     /// # Errors
-    /// When a model fails on more than single samples; the samples come back.
-    pub fn push(&mut self, captioned: Captioned) -> Result<(), Stop> {
+    /// Fails when a model fails on more than single samples; the samples come back.
+    pub(crate) fn push(&mut self, captioned: CaptionedImage) -> Result<(), Interruption> {
         let job = self.job(captioned)?;
         self.waiting.push(job);
         if self.waiting.len() >= self.group { self.flush() } else { Ok(()) }
     }
 
-    fn job(&self, captioned: Captioned) -> Result<ScoreJob<Payload>, Stop> {
-        let Captioned { sample, generated } = captioned;
+    /// Scores the captions that wait.
+    ///
+    /// # Errors
+    /// Fails as [`ScoreStage::push`] does.
+    pub(crate) fn flush(&mut self) -> Result<(), Interruption> {
+        let jobs = std::mem::take(&mut self.waiting);
+        let FailedJobs { error, jobs } = match self.scorer.score(jobs) {
+            Ok(scored) => return self.emit_all(scored),
+            Err(failed) => failed,
+        };
+        if jobs.len() > 1 {
+            tracing::warn!(samples = jobs.len(), %error, "scorer failed on a batch; scoring its samples one by one");
+            let mut jobs = jobs.into_iter();
+            while let Some(job) = jobs.next() {
+                self.waiting = vec![job];
+                if let Err(interruption) = self.flush() {
+                    return Err(interruption.with(jobs.map(|job| job.payload.0)));
+                }
+            }
+            return Ok(());
+        }
+        // The sample is the cause only if another one succeeds.
+        let mut samples = jobs.into_iter().map(|job| job.payload.0);
+        if let Err(error) = self.scorer.probe() {
+            return Err(Interruption::failed(error, samples.collect()));
+        }
+        samples.try_for_each(|sample| (self.emit)(model_error(sample, &error)))
+    }
+
+    /// Returns the samples that wait for a group to fill.
+    pub(crate) fn into_samples(self) -> impl Iterator<Item = PreparedSample> {
+        self.waiting.into_iter().map(|job| job.payload.0)
+    }
+
+    /// Detokenises the candidates; the original caption, if there is one, is the job's last text.
+    fn job(&self, captioned: CaptionedImage) -> Result<ScoreJob<Payload>, Interruption> {
+        let CaptionedImage { sample, generated } = captioned;
         let (mut texts, mut logprobs) = (Vec::new(), Vec::new());
         for candidate in generated.candidates {
-            match self.text(&candidate.ids) {
+            match self.detokenise(&candidate.ids) {
                 Ok(text) => texts.push(text),
-                Err(error) => return Err(Stop::failed(error, vec![sample])),
+                Err(error) => return Err(Interruption::failed(error, vec![sample])),
             }
             logprobs.push(candidate.logprob);
         }
@@ -69,7 +107,7 @@ impl<'a> ScoreStage<'a> {
         })
     }
 
-    fn text(&self, ids: &[i64]) -> Result<String, TokenizerError> {
+    fn detokenise(&self, ids: &[i64]) -> Result<String, TokenizerError> {
         if self.settings.keep_prompt {
             self.tokenizer.decode(&[&self.settings.caption.prompt[..], ids].concat())
         } else {
@@ -77,61 +115,25 @@ impl<'a> ScoreStage<'a> {
         }
     }
 
-    /// Scores what waits.
-    ///
-    /// # Errors
-    /// As [`ScoreStage::push`].
-    pub fn flush(&mut self) -> Result<(), Stop> {
-        let jobs = std::mem::take(&mut self.waiting);
-        let Unscored { error, jobs } = match self.scorer.score(jobs) {
-            Ok(scored) => return self.emit_all(scored),
-            Err(unscored) => unscored,
-        };
-        if jobs.len() > 1 {
-            tracing::warn!(jobs = jobs.len(), %error, "the scorer failed on a batch; trying its samples one by one");
-            let mut jobs = jobs.into_iter();
-            while let Some(job) = jobs.next() {
-                self.waiting = vec![job];
-                if let Err(stop) = self.flush() {
-                    return Err(stop.with(jobs.map(|job| job.payload.0)));
-                }
-            }
-            return Ok(());
-        }
-        // A sample is to blame only where another one passes.
-        let mut samples = jobs.into_iter().map(|job| job.payload.0);
-        if let Err(error) = self.scorer.probe() {
-            return Err(Stop::failed(error, samples.collect()));
-        }
-        samples.try_for_each(|sample| (self.emit)(model_error(sample, &error)))
-    }
-
-    /// Samples that wait for a group to fill.
-    pub fn into_samples(self) -> impl Iterator<Item = PreparedSample> {
-        self.waiting.into_iter().map(|job| job.payload.0)
-    }
-
-    fn emit_all(&self, scored: Vec<ScoredJob<Payload>>) -> Result<(), Stop> {
-        scored.into_iter().filter_map(|job| finish(job, self.settings)).try_for_each(|done| (self.emit)(done))
+    fn emit_all(&self, scored: Vec<ScoredJob<Payload>>) -> Result<(), Interruption> {
+        let mut results = scored.into_iter().filter_map(|job| sample_result(job, self.settings));
+        results.try_for_each(|result| (self.emit)(result))
     }
 }
 
-/// The generated texts come first, the original one, if there is one, last.
-fn finish(
-    job: ScoredJob<(PreparedSample, Vec<f32>)>,
-    settings: &CaptionWorkerSettings,
-) -> Option<SampleResult> {
+/// Builds a sample's row and lets the filter decide. Returns `None` only for a job without candidates, which no captioner makes.
+fn sample_result(job: ScoredJob<Payload>, settings: &CaptionWorkerSettings) -> Option<SampleResult> {
     let (sample, logprobs) = job.payload;
     let mut texts = job.texts;
     let original = if sample.org_caption.is_some() { texts.pop() } else { None };
-    let embeddings = job.features.map(|Features { image, mut texts }| {
+    let embeddings = job.features.map(|ScoreFeatures { image, mut texts }| {
         let last = texts.len().saturating_sub(image.len());
         Embeddings { original: original.is_some().then(|| texts.split_off(last)), image }
     });
     let candidates = texts
         .into_iter()
         .zip(logprobs)
-        .map(|((text, similarity), logprob)| Candidate { text, similarity, logprob })
+        .map(|(scored, logprob)| Candidate { text: scored.text, similarity: scored.similarity, logprob })
         .collect();
     let (shard, index) = (sample.shard, sample.index);
     let image = settings.embed_images.then(|| EmbeddedImage {
@@ -142,7 +144,7 @@ fn finish(
         key: sample.key,
         candidates: Candidates::new(candidates)?,
         org_caption: sample.org_caption,
-        org_similarity: original.map(|(_, similarity)| similarity),
+        org_similarity: original.map(|original| original.similarity),
         width: sample.width,
         height: sample.height,
         sha256: sample.sha256,
@@ -150,5 +152,6 @@ fn finish(
         meta: sample.meta,
         image,
     };
-    Some(SampleResult { shard, index, outcome: settings.filter.apply(row), texts_cut: job.cut, embeddings })
+    let outcome = settings.filter.apply(row);
+    Some(SampleResult { shard, index, outcome, texts_cut: job.texts_cut, embeddings })
 }

@@ -1,17 +1,18 @@
-//! How well a score tells two kinds apart.
+//! How well a score separates two classes.
 
-/// Area under the ROC curve: the chance that a positive's score is above a negative's, ties counting half (Mann and
-/// Whitney's U over the number of pairs). 0.5 is no better than chance, 1 never wrong. `None` where a side is empty.
+/// Computes the area under the ROC curve, in [0, 1]: the probability that a positive's score is above a negative's, ties counting
+/// half (Mann and Whitney's U over the number of pairs). 0.5 is chance, 1 separates the classes entirely. Returns `None` when a
+/// class is empty.
 #[must_use]
 pub fn roc_auc(positives: &[f32], negatives: &[f32]) -> Option<f64> {
     if positives.is_empty() || negatives.is_empty() {
         return None;
     }
-    let side = |scores: &[f32], positive: bool| scores.iter().map(|s| (*s, positive)).collect::<Vec<_>>();
-    let mut all = side(positives, true);
-    all.extend(side(negatives, false));
+    let labelled = |scores: &[f32], positive: bool| scores.iter().map(|s| (*s, positive)).collect::<Vec<_>>();
+    let mut all = labelled(positives, true);
+    all.extend(labelled(negatives, false));
     all.sort_unstable_by(|(a, _), (b, _)| a.total_cmp(b));
-    // Twice U is a whole number: nothing is rounded before the division.
+    // Twice U is an integer: nothing is rounded before the division.
     let (mut twice_won, mut below) = (0_u128, 0_u128);
     for tied in all.chunk_by(|(a, _), (b, _)| a == b) {
         let up = tied.iter().filter(|(_, positive)| *positive).count() as u128;
@@ -27,7 +28,7 @@ mod tests {
     use super::roc_auc;
 
     #[test]
-    fn known_values() {
+    fn auc_equals_known_values() {
         assert_eq!(roc_auc(&[0.3, 0.4], &[0.1, 0.2, -0.5]), Some(1.0));
         assert_eq!(roc_auc(&[0.1, 0.2], &[0.3]), Some(0.0));
         // scikit-learn's example: roc_auc_score([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]).
@@ -39,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_share_of_pairs_whatever_their_order() {
+    fn auc_is_the_share_of_ordered_pairs() {
         let score = |n: u32| ((n * 7919) % 23) as f32 / 23.0;
         let positives: Vec<f32> = (0..40).map(score).collect();
         let negatives: Vec<f32> = (0..31).map(|n| score(n + 100) - 0.1).collect();
@@ -49,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn one_side_alone_tells_nothing() {
+    fn auc_of_one_class_is_none() {
         assert_eq!(roc_auc(&[], &[0.1]), None);
         assert_eq!(roc_auc(&[0.1], &[]), None);
     }

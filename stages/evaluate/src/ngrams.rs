@@ -4,20 +4,22 @@ use std::collections::HashMap;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-/// Longest n-gram that the metrics count.
-pub const LONGEST: usize = 4;
+/// Number of words of the longest n-gram that the metrics count.
+pub const MAX_NGRAM: usize = 4;
 
-/// Lower-case words (UAX #29) without punctuation. pycocoevalcap runs Stanford's PTB tokenizer for this, in Java; captions give
-/// the same words but for contractions, which PTB takes apart.
+/// Returns the words of a text (UAX #29), in lower case, without punctuation.
+///
+/// pycocoevalcap runs Stanford's PTB tokenizer for this, in Java; on captions both give the same words but for contractions,
+/// which PTB splits.
 #[must_use]
 pub fn words(text: &str) -> Vec<String> {
     text.to_lowercase().unicode_words().map(str::to_owned).collect()
 }
 
-/// Counts of all n-grams of 1 to [`LONGEST`] words.
-pub fn count(words: &[String]) -> HashMap<&[String], u32> {
+/// Counts all n-grams of 1 to [`MAX_NGRAM`] words.
+pub(crate) fn ngram_counts(words: &[String]) -> HashMap<&[String], u32> {
     let mut counts = HashMap::new();
-    for n in 1..=LONGEST.min(words.len()) {
+    for n in 1..=MAX_NGRAM.min(words.len()) {
         for gram in words.windows(n) {
             *counts.entry(gram).or_default() += 1;
         }

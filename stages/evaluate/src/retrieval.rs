@@ -1,19 +1,23 @@
-//! Retrieval: whether an image finds its own text among all texts, and a text its image.
+//! Retrieval: the rank of an image's own text among all texts, and of a text's own image among all images.
 
-/// Ranks that are looked at.
+/// Ranks at which recall is measured.
 pub const RANKS: [usize; 3] = [1, 5, 10];
 
-/// Shares of queries whose own counterpart is among the best 1, 5 and 10, each in `[0, 1]`.
+/// Recall at each of [`RANKS`]: the share of queries whose own counterpart is among the best 1, 5 and 10, in [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recall {
-    /// Images looking for texts.
+    /// Recall of texts for image queries.
     pub image_to_text: [f64; RANKS.len()],
-    /// Texts looking for images.
+    /// Recall of images for text queries.
     pub text_to_image: [f64; RANKS.len()],
 }
 
-/// Recall over pairs of embeddings, `[N, width]` each, row i of one belongs to row i of the other. A tie counts against the
-/// query: counterparts that cannot be told apart are not found. `O(N^2 width)`, in memory of `O(N)`.
+/// Computes recall over pairs of features, f32 `[N, width]` each, where row i of one belongs to row i of the other.
+///
+/// A tie counts against the query: counterparts with equal scores are not found. Takes time `O(N^2 width)` and memory `O(1)`.
+///
+/// # Panics
+/// Panics if `width` is 0 or `texts` is shorter than `images`.
 #[must_use]
 pub fn recall(images: &[f32], texts: &[f32], width: usize) -> Recall {
     Recall { image_to_text: one_way(images, texts, width), text_to_image: one_way(texts, images, width) }

@@ -1,23 +1,23 @@
 //! ROUGE-L (Lin 2004): the longest common subsequence of words.
 
-use super::Pair;
+use crate::pair::EvalPair;
 
-/// How much recall weighs against precision; pycocoevalcap's.
+/// Weight of recall against precision in the F-measure; pycocoevalcap's.
 const BETA: f64 = 1.2;
 
-/// ROUGE-L of every caption, in `[0, 1]`, with the best precision and the best recall over its references; the metric is their
-/// mean.
+/// Computes ROUGE-L of every caption, in [0, 1], from the best precision and the best recall over its references; the metric is
+/// their mean.
 #[must_use]
-pub fn rouge_l(pairs: &[Pair]) -> Vec<f64> {
+pub fn rouge_l(pairs: &[EvalPair]) -> Vec<f64> {
     pairs.iter().map(score).collect()
 }
 
-fn score(pair: &Pair) -> f64 {
+fn score(pair: &EvalPair) -> f64 {
     let share = |common: usize, of: usize| if of == 0 { 0.0 } else { common as f64 / of as f64 };
     let (mut precision, mut recall) = (0.0_f64, 0.0_f64);
-    for reference in &pair.references {
-        let common = common_subsequence(&pair.caption, reference);
-        precision = precision.max(share(common, pair.caption.len()));
+    for reference in pair.references() {
+        let common = common_subsequence(pair.caption(), reference);
+        precision = precision.max(share(common, pair.caption().len()));
         recall = recall.max(share(common, reference.len()));
     }
     if precision == 0.0 || recall == 0.0 {
@@ -27,7 +27,7 @@ fn score(pair: &Pair) -> f64 {
     (1.0 + squared) * precision * recall / (recall + squared * precision)
 }
 
-/// Length of the longest common subsequence; one row of the table is kept.
+/// Computes the length of the longest common subsequence, keeping one row of the table.
 fn common_subsequence(a: &[String], b: &[String]) -> usize {
     let mut row = vec![0; b.len() + 1];
     for x in a {

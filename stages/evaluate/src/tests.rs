@@ -1,6 +1,8 @@
-use super::*;
+//! Metrics against pycocoevalcap, and their edge cases.
 
-/// What pycocoevalcap 1.2 computed (scripts/make_metric_goldens.py).
+use crate::*;
+
+/// Metrics computed by pycocoevalcap 1.2 (scripts/make_metric_goldens.py).
 #[derive(serde::Deserialize)]
 struct Golden {
     cases: Vec<Case>,
@@ -15,12 +17,12 @@ struct Case {
     references: Vec<String>,
 }
 
-fn golden() -> (Golden, Vec<Pair>) {
+fn golden() -> (Golden, Vec<EvalPair>) {
     let text = include_str!("../../../tests/data/metrics.json");
     let golden: Golden = serde_json::from_str(text).expect("a golden");
     let pair = |case: &Case| {
         let references: Vec<&str> = case.references.iter().map(String::as_str).collect();
-        Pair::new(&case.caption, &references).expect("references")
+        EvalPair::new(&case.caption, &references).expect("references")
     };
     let pairs = golden.cases.iter().map(pair).collect();
     (golden, pairs)
@@ -31,12 +33,12 @@ fn assert_near(name: &str, got: &[f64], want: &[f64]) {
     let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     println!("{name}: largest difference to pycocoevalcap {worst:.1e}");
     assert!(worst < 1e-9, "{name}: {worst}");
-    // A metric that is the same everywhere would be compared for nothing.
+    // A metric with one value everywhere would make the comparison empty.
     assert!(want.iter().any(|w| (w - want[0]).abs() > 0.01), "{name}");
 }
 
 #[test]
-fn caption_metrics_are_those_of_pycocoevalcap() {
+fn caption_metrics_equal_pycocoevalcap() {
     let (golden, pairs) = golden();
     assert_near("BLEU", &bleu(&pairs), &golden.bleu);
     assert_near("CIDEr-D", &cider_d(&pairs), &golden.cider);
@@ -44,10 +46,12 @@ fn caption_metrics_are_those_of_pycocoevalcap() {
 }
 
 #[test]
-fn empty_captions_score_nothing_and_break_nothing() {
-    let pairs =
-        [Pair::new("", &["a cat"]).expect("one reference"), Pair::new("a cat", &["", "..."]).expect("two")];
-    assert!(Pair::new("a cat", &[]).is_none());
+fn empty_captions_score_zero() {
+    let pairs = [
+        EvalPair::new("", &["a cat"]).expect("one reference"),
+        EvalPair::new("a cat", &["", "..."]).expect("two"),
+    ];
+    assert!(EvalPair::new("a cat", &[]).is_none());
     assert_eq!(rouge_l(&pairs), [0.0, 0.0]);
     assert!(cider_d(&pairs).iter().all(|v| *v == 0.0));
     assert!(bleu(&pairs).iter().all(|v| v.is_finite() && *v < 1e-6));

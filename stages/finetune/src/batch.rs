@@ -1,46 +1,50 @@
-//! A batch on the host, and what it becomes on a device.
+//! Batches of images and texts, on the host ([`Batch`]) and on a device ([`DeviceBatch`]).
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 use recaption_onnx::checkpoint::ModelConfig;
 
-use crate::{model::Texts, objective::PAD};
+use crate::model::Texts;
 
-/// Samples on the host.
+/// Id of padding. Padding is never a label: it is ignored wherever it stands (open_clip's `ignore_index`).
+pub const PAD: i64 = 0;
+
+/// A batch of samples on the host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// Webdataset keys, `[N]`.
     pub keys: Vec<String>,
-    /// RGB at the model's size, `[N, S, S, 3]`.
+    /// RGB at the model's size, u8 `[N, S, S, 3]`, row-major.
     pub pixels: Vec<u8>,
-    /// Each text's ids: start, words, end, without padding.
+    /// Ids of each text: start, words, end, without padding.
     pub ids: Vec<Vec<i64>>,
 }
 
 /// A batch on a device.
-pub struct Inputs {
+#[derive(Debug)]
+pub struct DeviceBatch {
     /// Normalised pixels, `[N, G * G, 3 * P * P]`, channel by channel.
     pub patches: Tensor<3>,
     /// Texts `[N, T]`, as long as the longest needs.
     pub texts: Texts,
-    /// What the decoder should say, `[N * (T - 1)]`.
+    /// The decoder's labels, `[N * (T - 1)]`: every id but the first.
     pub labels: Tensor<1, Int>,
 }
 
 impl Batch {
-    /// Samples.
+    /// Returns the number of samples.
     #[must_use]
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no samples.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Labels that count: every id but the first, unless it is padding.
+    /// Returns the number of labels: every id but the first, unless it is padding.
     #[must_use]
     pub fn labels(&self) -> usize {
         self.ids.iter().flat_map(|ids| ids.iter().skip(1)).filter(|id| **id != PAD).count()
@@ -53,11 +57,11 @@ impl Batch {
         self.ids.push(ids);
     }
 
-    /// The batch in parts of at most `n` samples, in order.
+    /// Splits the batch into parts of at most `n` samples, in order.
     #[must_use]
     pub fn parts(&self, n: usize) -> Vec<Self> {
         let image = self.pixels.len() / self.len().max(1);
-        let cut = |(i, keys): (usize, &[String])| {
+        let part = |(i, keys): (usize, &[String])| {
             let (from, to) = (i * n, i * n + keys.len());
             Self {
                 keys: keys.to_vec(),
@@ -65,12 +69,12 @@ impl Batch {
                 ids: self.ids[from..to].to_vec(),
             }
         };
-        self.keys.chunks(n.max(1)).enumerate().map(cut).collect()
+        self.keys.chunks(n.max(1)).enumerate().map(part).collect()
     }
 
-    /// Puts the batch on a device.
+    /// Copies the batch to a device.
     #[must_use]
-    pub fn to_device(&self, c: &ModelConfig, device: &Device) -> Inputs {
+    pub fn to_device(&self, c: &ModelConfig, device: &Device) -> DeviceBatch {
         let n = self.len();
         let (grid, patch) = (c.vision.grid(), c.vision.patch_size);
         let patches = cut_patches(&self.pixels, n, c);
@@ -87,17 +91,17 @@ impl Batch {
         let labels = Tensor::from_data(TensorData::new(labels, [n * (length - 1)]), device);
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, length]), device);
         let hidden = Tensor::<2, Bool>::from_data(TensorData::new(hidden, [n, length + 1]), device);
-        Inputs { patches, texts: Texts { ids, hidden }, labels }
+        DeviceBatch { patches, texts: Texts { ids, hidden }, labels }
     }
 
-    /// Ids per text: one more than the longest, so that what follows cannot be seen, at most the context.
+    /// Returns the number of ids per text: one more than the longest has, at most the context length.
     fn length(&self, context: usize) -> usize {
         let last = |ids: &Vec<i64>| ids.iter().rposition(|id| *id != PAD).map_or(0, |at| at + 1);
         (self.ids.iter().map(last).max().unwrap_or(0) + 1).clamp(2, context)
     }
 }
 
-/// Pixels to normalised patches, as `conv1.weight` reads them: channel, row, column.
+/// Cuts pixels into normalised patches in the order of `conv1.weight`: channel, row, column.
 fn cut_patches(pixels: &[u8], n: usize, c: &ModelConfig) -> Vec<f32> {
     let (side, patch, grid) = (c.vision.image_size, c.vision.patch_size, c.vision.grid());
     let area = patch * patch;

@@ -1,8 +1,8 @@
-//! The device that a training runs on.
+//! The device that a run trains on.
 
 use burn::tensor::Device;
 
-/// Why a device cannot be used.
+/// The reason why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("run.device = `{name}`: {what}")]
 pub struct DeviceError {
@@ -18,7 +18,7 @@ pub const CPU: &str = "cpu";
 /// Device files of NVIDIA's driver, natively and under WSL.
 const DRIVER_FILES: [&str; 2] = ["/dev/nvidia0", "/dev/dxg"];
 
-/// What `auto` is on this machine: `cuda` in a build that has it and where a GPU is visible, else `cpu`.
+/// Returns what `auto` is on this machine: `cuda` if the build supports it and a GPU is visible, else `cpu`.
 #[must_use]
 pub fn automatic() -> &'static str {
     let is_hidden = std::env::var("CUDA_VISIBLE_DEVICES").is_ok_and(|list| list.is_empty() || list == "-1");
@@ -37,14 +37,14 @@ pub fn automatic() -> &'static str {
     }
 }
 
-/// Why a build cannot use a GPU, and what to do.
+/// The reason why a build cannot use a GPU, and what to do.
 const NO_CUDA: &str =
     "this build has no CUDA; build with `cargo build --release -p recaption-finetune --features cuda`";
 
-/// The device called `name` (`auto`, `cpu`, `cuda`, `cuda:N`), with autodiff.
+/// Opens the device called `name` (`auto`, `cpu`, `cuda`, `cuda:N`), with autodiff.
 ///
 /// # Errors
-/// An unknown name, or a device that this build was made without.
+/// Fails on an unknown name, and on a kind of device that this build does not support.
 pub fn open(name: &str) -> Result<Device, DeviceError> {
     let error = |what: &str| DeviceError { name: name.to_owned(), what: what.to_owned() };
     let name = if name == AUTO { automatic() } else { name };

@@ -1,15 +1,21 @@
-//! The companion stage: trains and fine-tunes the captioner. Shards -> batches -> CoCa in burn -> an open_clip directory ->
-//! ONNX.
+//! Trains and fine-tunes captioners: a CoCa in burn, from a recipe and shards to an open_clip directory and its ONNX export.
 //!
-//! A crate and a binary of its own: burn must never slow the main build. Names and shapes of parameters, configuration
-//! and tokenizer are recaption-onnx's; reading is recaption-input's, decoding and resizing recaption-image's.
+//! ```text
+//! recipe, shards -> Loader -> Batch -> Coca -> gradients -> AdamW -> checkpoints -> open_clip directory -> ONNX -> verified
+//! ```
+//!
+//! A crate and a binary of its own, so that burn does not slow the main build. Names and shapes of parameters, model
+//! configuration and tokenizer come from `recaption_onnx`, reading from `recaption_input`, decoding and resizing from
+//! `recaption_image`. [`run::train`] is the whole training; everything below it can be used alone (see `examples/`).
 
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub, missing_debug_implementations)]
 
 pub mod batch;
 pub mod config;
 pub mod data;
 pub mod device;
+mod file;
 pub mod kernels;
 pub mod model;
 pub mod objective;
@@ -17,3 +23,4 @@ pub mod open_clip;
 pub mod optim;
 pub mod random;
 pub mod run;
+mod stored_tensor;

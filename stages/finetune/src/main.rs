@@ -8,7 +8,7 @@ use recaption_config::Settings;
 use recaption_finetune::{
     config::{ConfigError, Recipe, reference},
     device::DeviceError,
-    run::{Ended, Mismatch, Options, Stop, train},
+    run::{RecipeMismatch, StopSignal, TrainOptions, TrainOutcome, TrainedModel, stderr_above_bars, train},
 };
 use recaption_input::shards::ListError;
 use tracing_subscriber::{filter::LevelFilter, fmt};
@@ -40,22 +40,24 @@ struct Args {
     schema: bool,
 }
 
+/// Exit code of a failure or of a run that was stopped.
 const FAILED: u8 = 1;
+/// Exit code of an invalid recipe or argument.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let terminal = std::io::stderr().is_terminal();
     let level = if terminal { LevelFilter::WARN } else { LevelFilter::INFO };
-    fmt().with_writer(std::io::stderr).with_max_level(level).with_ansi(terminal).with_target(false).init();
-    match work(&args, terminal) {
+    fmt().with_writer(stderr_above_bars).with_max_level(level).with_ansi(terminal).with_target(false).init();
+    match run(&args, terminal) {
         Ok(code) => code,
         Err(error) => {
-            // Chains say where and why; secrets of URLs never get that far.
+            // Secrets of URLs are redacted.
             eprintln!("error: {}", recaption_schemas::redact_text(&format!("{error:#}")));
             let usage = error.chain().any(|cause| {
                 cause.is::<ConfigError>()
-                    || cause.is::<Mismatch>()
+                    || cause.is::<RecipeMismatch>()
                     || cause.is::<DeviceError>()
                     || matches!(
                         cause.downcast_ref(),
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn work(args: &Args, terminal: bool) -> anyhow::Result<ExitCode> {
+fn run(args: &Args, terminal: bool) -> anyhow::Result<ExitCode> {
     if args.reference {
         print!("{}", reference());
     } else if args.schema {
@@ -80,38 +82,42 @@ fn work(args: &Args, terminal: bool) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let recipe = Recipe::build(&layers)?;
-    let options = Options { overwrite: args.overwrite, terminal };
+    let options = TrainOptions { overwrite: args.overwrite, terminal };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let stop = Stop::default();
-    let ended = runtime.block_on(async {
+    let stop = StopSignal::default();
+    let outcome = runtime.block_on(async {
         stop.listen().context("cannot install signal handlers")?;
         train(&recipe, options, &stop).await
     })?;
-    Ok(match ended {
-        Ended::Done(finished) => {
-            println!("model     {} (step {})", finished.model.display(), finished.step);
-            println!("ONNX      {}", finished.onnx.display());
-            for check in &finished.checks {
-                println!("          {check}");
-            }
-            if let Some(v) = finished.validation {
-                println!(
-                    "held out  {} samples: contrastive {:.4}, caption {:.4}, exact {:.2} %",
-                    v.samples,
-                    v.contrastive,
-                    v.caption,
-                    100.0 * v.exact
-                );
-            }
+    Ok(match outcome {
+        TrainOutcome::Finished(trained) => {
+            print_trained(&trained);
             ExitCode::SUCCESS
         }
-        Ended::Stopped(step) => {
-            println!("stopped behind step {step}; the same command goes on");
+        TrainOutcome::Stopped(step) => {
+            println!("stopped after step {step}; the same command continues");
             ExitCode::from(FAILED)
         }
     })
+}
+
+fn print_trained(trained: &TrainedModel) {
+    println!("model     {} (step {})", trained.model.display(), trained.step);
+    println!("ONNX      {}", trained.onnx.display());
+    for check in &trained.checks {
+        println!("          {check}");
+    }
+    if let Some(v) = trained.validation {
+        println!(
+            "held out  {} samples: contrastive {:.4}, caption {:.4}, exact {:.2} %",
+            v.samples,
+            v.contrastive,
+            v.caption,
+            100.0 * v.exact
+        );
+    }
 }

@@ -1,69 +1,55 @@
-//! open_clip directories: read into parameters, written again.
+//! Models in open_clip's format, read from and written to directories.
 //!
-//! What was not trained comes out as it came in, to the bit: each tensor keeps its type, the file its metadata and its
-//! order. Files are written beside their place and renamed.
+//! Reading and writing a model without training gives the same bytes: each tensor keeps its type, the file its metadata and
+//! order. Files are replaced atomically.
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
-    io::Write,
     path::{Path, PathBuf},
 };
 
-use half::{bf16, f16};
 use recaption_onnx::checkpoint::{Checkpoint, CheckpointError, Init, ModelConfig, Parameter};
-use safetensors::{Dtype, View};
+use safetensors::Dtype;
 
-use crate::random::Random;
+pub use crate::{file::WriteError, stored_tensor::OverflowError};
+use crate::{file::write_atomically, random::Random, stored_tensor::StoredTensor};
 
 /// Stream of random numbers for initial weights.
-const INITIAL: u64 = 4;
+const INITIAL_STREAM: u64 = 4;
 
-/// Why a model cannot be read or written.
+/// The reason why a model cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenClipError {
-    /// The checkpoint.
+    /// The checkpoint is missing, malformed or contradicts its configuration.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Not a CoCa.
+    /// The model is a CLIP.
     #[error("checkpoint {0}: a CLIP has no decoder: training needs a CoCa, with a `multimodal_cfg`")]
     NoDecoder(PathBuf),
-    /// A file cannot be written.
-    #[error("cannot write {path}: {source}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The weights cannot be put into the file's type.
-    #[error("tensor `{name}` holds {value}, which {dtype:?} cannot; set `model.save_as = \"fp32\"`")]
-    Overflow {
-        /// The tensor.
-        name: String,
-        /// The value.
-        value: f32,
-        /// The type.
-        dtype: Dtype,
-    },
+    /// A file or directory cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A value does not fit the type that it is saved in.
+    #[error(transparent)]
+    Overflow(#[from] OverflowError),
 }
 
-/// A model on the host: everything an open_clip directory holds.
-#[derive(Clone)]
+/// A model on the host: everything that an open_clip directory holds.
+#[derive(Clone, Debug)]
 pub struct OpenClip {
-    /// Where it came from.
+    /// Directory that it was read from.
     pub dir: PathBuf,
     /// The configuration, parsed.
     pub config: ModelConfig,
-    /// Names, shapes and initialisation of all parameters.
+    /// Names, shapes and initialisation of all parameters, in order.
     pub list: Vec<Parameter>,
     /// Values, f32, in the order of `list`.
     pub values: Vec<Vec<f32>>,
     /// Type of each tensor in the file, in the order of `list`.
     pub dtypes: Vec<Dtype>,
-    /// The file's `__metadata__`.
+    /// `__metadata__` of the weights' file.
     metadata: Option<HashMap<String, String>>,
-    /// Tensors that no training touches (`logit_bias`), with shape.
+    /// Tensors that are not trained (`logit_bias`): name, shape, values, type.
     others: Vec<(String, Vec<usize>, Vec<f32>, Dtype)>,
 }
 
@@ -71,7 +57,7 @@ impl OpenClip {
     /// Reads a directory with weights.
     ///
     /// # Errors
-    /// A missing or malformed file, tensors that contradict the configuration, a CLIP.
+    /// Fails on a missing or malformed file, on tensors that contradict the configuration, and on a CLIP.
     pub fn read(dir: &Path) -> Result<Self, OpenClipError> {
         let checkpoint = Checkpoint::open(dir)?;
         let list = parameters(&checkpoint.config, dir)?;
@@ -97,17 +83,17 @@ impl OpenClip {
         })
     }
 
-    /// A new model by the configuration in `dir`, drawn at random by the table of parameters; weights there are not looked at.
+    /// Creates a model of the configuration in `dir` with random weights; weights in `dir` are ignored.
     ///
     /// # Errors
-    /// A missing or malformed configuration, a CLIP.
+    /// Fails on a missing or malformed configuration, and on a CLIP.
     pub fn initialise(dir: &Path, seed: u64) -> Result<Self, OpenClipError> {
         let path = dir.join(Checkpoint::CONFIG);
         let text = std::fs::read_to_string(&path)
             .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
         let config = ModelConfig::parse(&text).map_err(|what| CheckpointError::Config { path, what })?;
         let list = parameters(&config, dir)?;
-        let values = list.iter().enumerate().map(|(i, p)| initial(p, seed, i as u64)).collect();
+        let values = list.iter().enumerate().map(|(i, p)| initial_values(p, seed, i as u64)).collect();
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         Ok(Self {
             dir: dir.to_owned(),
@@ -120,7 +106,7 @@ impl OpenClip {
         })
     }
 
-    /// The same model with other values.
+    /// Returns the same model with other values, in the order of `list`.
     #[must_use]
     pub fn with_values(&self, values: Vec<Vec<f32>>) -> Self {
         Self {
@@ -134,50 +120,50 @@ impl OpenClip {
         }
     }
 
-    /// From now on all tensors are saved as `dtype`; as they came, when there is none.
+    /// Sets the type that all tensors are written in; `None` keeps the types that were read.
     pub fn save_as(&mut self, dtype: Option<Dtype>) {
         if let Some(dtype) = dtype {
             self.dtypes = vec![dtype; self.dtypes.len()];
         }
     }
 
-    /// Writes the directory `out`: configuration and tokenizer as they were, the weights as they are.
+    /// Writes the directory `out`: copies of configuration and tokenizer, and the weights.
     ///
     /// # Errors
-    /// A full disk, a value that a tensor's type cannot hold.
+    /// Fails when a file cannot be written, and on a value that a tensor's type cannot hold.
     pub fn write(&self, out: &Path) -> Result<(), OpenClipError> {
-        std::fs::create_dir_all(out)
-            .map_err(|source| OpenClipError::Write { path: out.to_owned(), source })?;
+        std::fs::create_dir_all(out).map_err(|source| WriteError { path: out.to_owned(), source })?;
         for name in [Checkpoint::CONFIG, Checkpoint::TOKENIZER] {
             let from = self.dir.join(name);
             match std::fs::read(&from) {
-                Ok(bytes) => write_whole(&out.join(name), &bytes)?,
+                Ok(bytes) => write_atomically(&out.join(name), &bytes)?,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound && name == Checkpoint::TOKENIZER => {}
                 Err(source) => return Err(CheckpointError::Io { path: from, source }.into()),
             }
         }
         let path = out.join(Checkpoint::WEIGHTS);
         let bytes = self.weights(&path)?;
-        write_whole(&path, &bytes)
+        Ok(write_atomically(&path, &bytes)?)
     }
 
-    /// The weights' file.
+    /// Serialises the weights.
     fn weights(&self, path: &Path) -> Result<Vec<u8>, OpenClipError> {
         let mut tensors = Vec::with_capacity(self.list.len());
         for ((parameter, values), dtype) in self.list.iter().zip(&self.values).zip(&self.dtypes) {
             tensors.push((
                 parameter.name.as_str(),
-                Stored::new(&parameter.name, &parameter.shape, values, *dtype)?,
+                StoredTensor::new(&parameter.name, &parameter.shape, values, *dtype)?,
             ));
         }
         for (name, shape, values, dtype) in &self.others {
-            tensors.push((name.as_str(), Stored::new(name, shape, values, *dtype)?));
+            tensors.push((name.as_str(), StoredTensor::new(name, shape, values, *dtype)?));
         }
         safetensors::serialize(tensors, self.metadata.clone())
-            .map_err(|e| OpenClipError::Write { path: path.to_owned(), source: std::io::Error::other(e) })
+            .map_err(|e| WriteError { path: path.to_owned(), source: std::io::Error::other(e) }.into())
     }
 }
 
+/// Returns the table of a CoCa's parameters.
 fn parameters(config: &ModelConfig, dir: &Path) -> Result<Vec<Parameter>, OpenClipError> {
     match config.decoder {
         Some(_) => Ok(config.parameters()),
@@ -185,96 +171,16 @@ fn parameters(config: &ModelConfig, dir: &Path) -> Result<Vec<Parameter>, OpenCl
     }
 }
 
-fn initial(parameter: &Parameter, seed: u64, number: u64) -> Vec<f32> {
+/// Draws a parameter's initial values; `number` is its position in the table.
+fn initial_values(parameter: &Parameter, seed: u64, number: u64) -> Vec<f32> {
     let n = parameter.shape.iter().product();
     match parameter.init {
         Init::Ones => vec![1.0; n],
         Init::Zeros => vec![0.0; n],
         Init::Constant(value) => vec![value; n],
         Init::Normal(std) => {
-            let mut random = Random::new(seed, &[INITIAL, number]);
+            let mut random = Random::new(seed, &[INITIAL_STREAM, number]);
             (0..n).map(|_| random.normal() as f32 * std).collect()
         }
-    }
-}
-
-/// Writes a file beside its place, to the disk, and renames it: whole or not at all.
-///
-/// # Errors
-/// A full disk, a folder that cannot be written.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), OpenClipError> {
-    let failed = |source| OpenClipError::Write { path: path.to_owned(), source };
-    let name = path.file_name().map_or("file".into(), |n| n.to_string_lossy().into_owned());
-    let beside = path.with_file_name(format!(".{name}.partial-{}", std::process::id()));
-    let write = || {
-        let mut file = std::fs::File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)?;
-        // The name, too, should outlive a power cut.
-        match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            Some(folder) => std::fs::File::open(folder)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    write().map_err(|source| {
-        // What is left would only confuse; the first error is the one to tell.
-        let _ = std::fs::remove_file(&beside);
-        failed(source)
-    })
-}
-
-/// A tensor in its type, for safetensors.
-pub struct Stored {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl Stored {
-    /// Values as `dtype`.
-    ///
-    /// # Errors
-    /// A finite value that becomes infinite.
-    pub fn new(name: &str, shape: &[usize], values: &[f32], dtype: Dtype) -> Result<Self, OpenClipError> {
-        let mut bytes = Vec::with_capacity(values.len() * 4);
-        for value in values {
-            let fits = match dtype {
-                Dtype::F16 => {
-                    let half = f16::from_f32(*value);
-                    bytes.extend_from_slice(&half.to_le_bytes());
-                    half.is_finite()
-                }
-                Dtype::BF16 => {
-                    let half = bf16::from_f32(*value);
-                    bytes.extend_from_slice(&half.to_le_bytes());
-                    half.is_finite()
-                }
-                _ => {
-                    bytes.extend_from_slice(&value.to_le_bytes());
-                    true
-                }
-            };
-            if value.is_finite() && !fits {
-                return Err(OpenClipError::Overflow { name: name.to_owned(), value: *value, dtype });
-            }
-        }
-        let dtype = if matches!(dtype, Dtype::F16 | Dtype::BF16) { dtype } else { Dtype::F32 };
-        Ok(Self { dtype, shape: shape.to_vec(), bytes })
-    }
-}
-
-impl View for Stored {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-    fn data_len(&self) -> usize {
-        self.bytes.len()
     }
 }

@@ -1,4 +1,4 @@
-//! What a recipe, data, numbers and disks can do to a run: each ends with its exit code and a message that helps.
+//! Bad recipes, models, data, numbers and disks: exit codes and error messages.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -6,11 +6,11 @@ mod common;
 
 use std::fs;
 
-use common::{Story, data, members, same_numbers, small, tar, write_model};
+use common::{Workspace, data, members, same_numbers, small, tar, write_model};
 
 #[test]
-fn recipes_that_cannot_be_are_told_with_their_key() {
-    let story = Story::new();
+fn invalid_recipes_name_their_key() {
+    let workspace = Workspace::new();
     for (change, words) in [
         ("data.train=[]", "`data.train` is not set: give it in the file or as --set data.train=VALUE"),
         (
@@ -55,7 +55,7 @@ fn recipes_that_cannot_be_are_told_with_their_key() {
             "model.freeze: `imag`: known are image, pooler, text, decoder and temperature",
         ),
         ("model.freeze=[\"pooler:2\"]", "pooler has no layers"),
-        ("model.freeze=[\"image:x\"]", "`x` is no number of layers"),
+        ("model.freeze=[\"image:x\"]", "`x` is not a number of layers"),
         ("model.init=zeros", "zeros"),
         ("optimizer.learning_rate=1", "unknown key `optimizer.learning_rate`; did you mean `optimizer."),
         ("optimiser.lr=1", "did you mean `optimizer.lr`?"),
@@ -63,29 +63,32 @@ fn recipes_that_cannot_be_are_told_with_their_key() {
         ("lr=1", "expected section.key=value"),
         ("optimizer.lr", "expected section.key=value"),
     ] {
-        told(&story, change, words);
+        assert_usage_error(&workspace, change, words);
     }
-    assert!(!story.path("out/checkpoints").exists());
-    story.write("recipe.toml", "[model]\ncheckpoint = \"start\"\n");
-    story.call("out", &[]).ends(2).warns("`data.train` is not set");
-    story.write("recipe.toml", "[model\n");
-    story.call("out", &[]).ends(2).warns("recipe.toml");
-    fs::remove_file(story.path("recipe.toml")).expect("a file");
-    story.call("out", &[]).ends(2).warns("recipe.toml").warns("No such file");
+    assert!(!workspace.path("out/checkpoints").exists());
+    workspace.write("recipe.toml", "[model]\ncheckpoint = \"start\"\n");
+    workspace.call("out", &[]).ends(2).warns("`data.train` is not set");
+    workspace.write("recipe.toml", "[model\n");
+    workspace.call("out", &[]).ends(2).warns("recipe.toml");
+    fs::remove_file(workspace.path("recipe.toml")).expect("a file");
+    workspace.call("out", &[]).ends(2).warns("recipe.toml").warns("No such file");
 }
 
-/// One change to the recipe is refused as bad usage, in these words.
+/// Asserts that a change of the recipe is a usage error with these words.
 #[track_caller]
-fn told(story: &Story, change: &str, words: &str) {
-    let said = story.call("out", &[change]).ends(2);
-    said.warns(words).warns("error: ");
+fn assert_usage_error(workspace: &Workspace, change: &str, words: &str) {
+    let ended = workspace.call("out", &[change]).ends(2);
+    ended.warns(words).warns("error: ");
 }
 
 #[test]
-fn so_are_these() {
-    let story = Story::new();
-    let judged = story.judged();
-    story.call("out", &[&judged, "data.validation_samples=0"]).ends(2).warns("data.validation_samples");
+fn invalid_sections_name_their_key() {
+    let workspace = Workspace::new();
+    let validations = workspace.validated();
+    workspace
+        .call("out", &[&validations, "data.validation_samples=0"])
+        .ends(2)
+        .warns("data.validation_samples");
     for (change, words) in [
         ("optimizer.epsilon=inf", "optimizer.epsilon"),
         ("optimizer.weight_decay=inf", "optimizer.weight_decay"),
@@ -96,76 +99,76 @@ fn so_are_these() {
         ),
         ("run.device=cuda:x", "cuda:N"),
     ] {
-        told(&story, change, words);
+        assert_usage_error(&workspace, change, words);
     }
 }
 
-/// Both objectives off, which takes two keys.
+/// Both objectives are off, which takes two keys.
 #[test]
-fn a_recipe_that_would_learn_nothing_is_refused() {
-    let story = Story::new();
-    story
+fn recipe_without_objective_is_an_error() {
+    let workspace = Workspace::new();
+    workspace
         .call("out", &["objective.contrastive=0", "objective.caption=0"])
         .ends(2)
         .warns("nothing would be learnt");
 }
 
 #[test]
-fn a_recipe_that_freezes_everything_is_refused() {
-    let story = Story::new();
+fn recipe_that_freezes_everything_is_an_error() {
+    let workspace = Workspace::new();
     let all = r#"model.freeze=["image","pooler","text","decoder","temperature"]"#;
     // All, and all that has a part in what is asked for.
     let but_decoder = r#"model.freeze=["image","pooler","text","temperature"]"#;
     for changes in [vec![all], vec![but_decoder, "objective.caption=0"]] {
-        let said = story.call("out", &changes).ends(2);
-        said.warns("model.freeze").keeps_quiet_about("panicked");
+        let ended = workspace.call("out", &changes).ends(2);
+        ended.warns("model.freeze").never_warns("panicked");
     }
 }
 
 #[test]
-fn models_that_cannot_be_trained_are_told() {
-    let story = Story::new();
+fn untrainable_models_are_errors() {
+    let workspace = Workspace::new();
     let checkpoint = |path: &std::path::Path| format!("model.checkpoint={:?}", path.display().to_string());
-    let missing = checkpoint(&story.path("nowhere"));
+    let missing = checkpoint(&workspace.path("nowhere"));
     for init in ["model.init=checkpoint", "model.init=random"] {
-        story
+        workspace
             .call("out", &[&missing, init])
             .ends(1)
             .warns("nowhere/open_clip_config.json")
             .warns("No such file");
-        story
+        workspace
             .call("out", &[&checkpoint(&data("clip/plain")), init])
             .ends(1)
             .warns("clip/plain")
             .warns("no decoder");
     }
     // No tokenizer.
-    story.call("out", &[&checkpoint(&data("coca/odd"))]).ends(1).warns("coca/odd/tokenizer.json");
+    workspace.call("out", &[&checkpoint(&data("coca/odd"))]).ends(1).warns("coca/odd/tokenizer.json");
     // No weights.
-    fs::remove_file(story.path("start/open_clip_model.safetensors")).expect("a file");
-    story.call("out", &[]).ends(1).warns("start/open_clip_model.safetensors");
+    fs::remove_file(workspace.path("start/open_clip_model.safetensors")).expect("a file");
+    workspace.call("out", &[]).ends(1).warns("start/open_clip_model.safetensors");
     // Weights of another configuration.
-    write_model(&story.path("start"), &small(1));
-    fs::write(story.path("start/open_clip_config.json"), small(2).to_string()).expect("a file");
-    story.call("out", &[]).ends(1).warns("resblocks.1.");
+    write_model(&workspace.path("start"), &small(1));
+    fs::write(workspace.path("start/open_clip_config.json"), small(2).to_string()).expect("a file");
+    workspace.call("out", &[]).ends(1).warns("resblocks.1.");
 }
 
 #[test]
-fn data_that_is_not_there_is_told() {
-    let story = Story::new();
-    let nothing = story.shards("data.train", "none/*.tar");
-    story.call("out", &[&nothing]).ends(1).warns("none/*.tar");
-    let nothing = story.shards("data.validation", "none/*.tar");
-    story.call("out", &[&nothing]).ends(1).warns("none/*.tar");
-    let no_output = format!("data.train=[\"{}\"]", story.path("train").display());
-    story.call("out", &[&no_output, "data.format=output"]).ends(1).warns("no commit records");
+fn missing_data_is_an_error() {
+    let workspace = Workspace::new();
+    let nothing = workspace.shards("data.train", "none/*.tar");
+    workspace.call("out", &[&nothing]).ends(1).warns("none/*.tar");
+    let nothing = workspace.shards("data.validation", "none/*.tar");
+    workspace.call("out", &[&nothing]).ends(1).warns("none/*.tar");
+    let no_output = format!("data.train=[\"{}\"]", workspace.path("train").display());
+    workspace.call("out", &[&no_output, "data.format=output"]).ends(1).warns("no commit records");
 }
 
 #[test]
-fn captions_that_are_not_there_are_counted_and_end_the_run() {
-    let story = Story::new();
-    let said = story.call("out", &["data.caption=json.title"]).ends(1);
-    said.warns("not one usable sample in 3 shard(s)").warns("30 no_caption").warns("`json.title`");
+fn missing_captions_are_counted_and_fatal() {
+    let workspace = Workspace::new();
+    let ended = workspace.call("out", &["data.caption=json.title"]).ends(1);
+    ended.warns("not one usable sample in 3 shard(s)").warns("30 no_caption").warns("`json.title`");
 
     let mut members = members(4, 12);
     for (name, content) in &mut members {
@@ -173,22 +176,22 @@ fn captions_that_are_not_there_are_counted_and_end_the_run() {
             *content = b" \n".to_vec();
         }
     }
-    story.write("empty/00004.tar", tar(&members));
-    let empty = story.shards("data.train", "empty/*.tar");
-    story.call("out", &[&empty]).ends(1).warns("1 shard(s): 0 used, 12 no_caption");
-    let held_out = story.shards("data.validation", "empty/*.tar");
-    story.call("out", &[&held_out]).ends(1).warns("1 shard(s): 0 used, 12 no_caption");
+    workspace.write("empty/00004.tar", tar(&members));
+    let empty = workspace.shards("data.train", "empty/*.tar");
+    workspace.call("out", &[&empty]).ends(1).warns("1 shard(s): 0 used, 12 no_caption");
+    let held_out = workspace.shards("data.validation", "empty/*.tar");
+    workspace.call("out", &[&held_out]).ends(1).warns("1 shard(s): 0 used, 12 no_caption");
 
     members.retain(|(name, _)| name.ends_with(".jpg"));
-    story.write("empty/00004.tar", tar(&members));
-    story.call("out", &[&empty]).ends(1).warns("12 no_caption");
-    story.call("out", &[&empty, "data.caption=json.title"]).ends(1).warns("12 no_json");
-    assert!(!story.path("out/checkpoints").exists());
+    workspace.write("empty/00004.tar", tar(&members));
+    workspace.call("out", &[&empty]).ends(1).warns("12 no_caption");
+    workspace.call("out", &[&empty, "data.caption=json.title"]).ends(1).warns("12 no_json");
+    assert!(!workspace.path("out/checkpoints").exists());
 }
 
 #[test]
-fn some_bad_images_are_counted_and_training_goes_on() {
-    let story = Story::new();
+fn bad_images_are_counted_and_skipped() {
+    let workspace = Workspace::new();
     let mut members = members(4, 10);
     for (name, content) in &mut members {
         match name.as_str() {
@@ -199,11 +202,13 @@ fn some_bad_images_are_counted_and_training_goes_on() {
         }
     }
     members.retain(|(name, _)| name != "00004000008.jpg");
-    story.write("train/00004.tar", tar(&members));
-    let judged = story.judged();
-    story.call("out", &[&judged, "optimizer.steps=5", "run.batch_size=6", "data.shuffle_buffer=100"]).ends(0);
+    workspace.write("train/00004.tar", tar(&members));
+    let validations = workspace.validated();
+    workspace
+        .call("out", &[&validations, "optimizer.steps=5", "run.batch_size=6", "data.shuffle_buffer=100"])
+        .ends(0);
     // Five batches of six fit into the 36 good samples of the first epoch.
-    let lines = story.train_lines("out");
+    let lines = workspace.train_lines("out");
     let counts = &lines.last().expect("a line")["data"];
     assert_eq!(counts["used"], 30, "{counts}");
     assert_eq!(counts["bad"]["no_caption"], 1, "{counts}");
@@ -212,8 +217,8 @@ fn some_bad_images_are_counted_and_training_goes_on() {
         ["corrupt_image", "unsupported_format"].map(|reason| counts["bad"][reason].as_u64().unwrap_or(0));
     assert!(images.iter().sum::<u64>() <= 2, "{counts}");
     // All of two epochs.
-    story.call("long", &["optimizer.steps=12", "run.batch_size=6", "data.shuffle_buffer=100"]).ends(0);
-    let lines = story.train_lines("long");
+    workspace.call("long", &["optimizer.steps=12", "run.batch_size=6", "data.shuffle_buffer=100"]).ends(0);
+    let lines = workspace.train_lines("long");
     let counts = &lines.last().expect("a line")["data"];
     assert_eq!(counts["used"], 72, "{counts}");
     let images: u64 =
@@ -223,167 +228,168 @@ fn some_bad_images_are_counted_and_training_goes_on() {
     assert_eq!((&counts["bad"]["no_caption"], &counts["failed_shards"]), (&2.into(), &0.into()), "{counts}");
 }
 
-/// Shards of images that all end too early, as `data.train`.
-fn all_bad(story: &Story) -> String {
+/// Writes shards of truncated images; returns the setting of `data.train`.
+fn all_bad(workspace: &Workspace) -> String {
     for shard in 0..3 {
         let mut members = members(shard, 10);
         members
             .iter_mut()
             .filter(|(n, _)| n.ends_with(".jpg"))
             .for_each(|(_, content)| content.truncate(300));
-        story.write(&format!("bad/{shard:05}.tar"), tar(&members));
+        workspace.write(&format!("bad/{shard:05}.tar"), tar(&members));
     }
-    story.shards("data.train", "bad/*.tar")
+    workspace.shards("data.train", "bad/*.tar")
 }
 
 #[test]
-fn images_that_are_all_bad_end_the_run() {
-    let story = Story::new();
-    let bad = all_bad(&story);
-    ends_soon(&story, &["data.shuffle_buffer=100", bad.as_str()]);
+fn only_bad_images_are_fatal() {
+    let workspace = Workspace::new();
+    let bad = all_bad(&workspace);
+    ends_soon(&workspace, &["data.shuffle_buffer=100", bad.as_str()]);
 }
 
 #[test]
-fn so_they_do_in_small_windows() {
-    let story = Story::new();
-    let bad = all_bad(&story);
+fn only_bad_images_are_fatal_in_small_windows() {
+    let workspace = Workspace::new();
+    let bad = all_bad(&workspace);
     for buffer in ["data.shuffle_buffer=10", "data.shuffle_buffer=4"] {
-        ends_soon(&story, &[buffer, bad.as_str()]);
+        ends_soon(&workspace, &[buffer, bad.as_str()]);
     }
 }
 
 #[track_caller]
-fn ends_soon(story: &Story, changes: &[&str]) {
+fn ends_soon(workspace: &Workspace, changes: &[&str]) {
     // Left alone it might read for ever.
     let begun = std::time::Instant::now();
-    let said = story.call("out", changes).signal("-KILL", || begun.elapsed().as_secs() >= 5);
-    said.check(said.code == Some(1), "expected exit code 1 within five seconds");
-    said.warns("not one usable sample in 3 shard(s): 0 used, 30 corrupt_image");
+    let ended = workspace.call("out", changes).signal("-KILL", || begun.elapsed().as_secs() >= 5);
+    ended.check(ended.code == Some(1), "expected exit code 1 within five seconds");
+    ended.warns("not one usable sample in 3 shard(s): 0 used, 30 corrupt_image");
 }
 
 #[test]
-fn a_cut_shard_gives_what_it_has() {
-    let story = Story::new();
+fn truncated_shard_gives_its_whole_samples() {
+    let workspace = Workspace::new();
     let mut cut = tar(&members(4, 10));
     cut.truncate(cut.len() / 2);
-    story.write("train/00004.tar", cut);
-    let said = story.call("out", &["optimizer.steps=12"]).ends(0);
-    said.warns("train/00004.tar: byte ").warns("training goes on without the rest of it");
-    let lines = story.train_lines("out");
+    workspace.write("train/00004.tar", cut);
+    let ended = workspace.call("out", &["optimizer.steps=12"]).ends(0);
+    ended.warns("train/00004.tar: byte ").warns("training goes on without the rest of it");
+    let lines = workspace.train_lines("out");
     let counts = &lines.last().expect("a line")["data"];
     assert!(counts["failed_shards"].as_u64() >= Some(2), "{counts}");
     assert_eq!(counts["used"], 96, "{counts}");
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_run() {
-    let story = Story::new();
+fn non_finite_loss_ends_the_run() {
+    let workspace = Workspace::new();
     let wild =
         ["optimizer.lr=1e30", "optimizer.clip_norm=0", "optimizer.warmup_steps=0", "run.checkpoint_every=1"];
-    let said = story.call("out", &wild).ends(1);
-    said.warns("error: step ")
+    let ended = workspace.call("out", &wild).ends(1);
+    ended
+        .warns("error: step ")
         .warns("not a number")
         .warns("optimizer.lr")
         .warns("optimizer.clip_norm")
         .warns("0000");
     // The very first step goes wrong: there is nothing good to keep, and nothing bad was kept.
     for folder in ["out/checkpoints", "out/best", "out/model"] {
-        assert!(!story.path(folder).exists(), "{folder}: weights that are no numbers were saved");
+        assert!(!workspace.path(folder).exists(), "{folder}: weights that are no numbers were saved");
     }
 }
 
-/// Where the last step goes wrong, no loss behind it says so.
-/// A loss that is no number is smaller than none.
+/// After the last step no loss follows that would show it.
 #[test]
-fn a_validation_that_is_no_number_stops_the_run() {
-    let story = Story::new();
-    let judged = story.judged();
+fn non_finite_validation_ends_the_run() {
+    let workspace = Workspace::new();
+    let validations = workspace.validated();
     let wild =
         ["optimizer.lr=1e20", "optimizer.clip_norm=0", "optimizer.warmup_steps=0", "run.validate_every=1"];
-    let call = story.call("out", &[&wild[..], &[&judged, "run.checkpoint_every=1"]].concat());
+    let call = workspace.call("out", &[&wild[..], &[&validations, "run.checkpoint_every=1"]].concat());
     for _ in 0..2 {
-        let said = call.ends(1);
-        said.warns("error: step ").warns("not a number").keeps_quiet_about("invalid type: null");
-        assert!(!story.path("out/best").exists(), "a model of no numbers is the best");
+        let ended = call.ends(1);
+        ended.warns("error: step ").warns("not a number").never_warns("invalid type: null");
+        assert!(!workspace.path("out/best").exists(), "a model of no numbers is the best");
     }
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_never_the_result() {
-    let story = Story::new();
-    let judged = story.judged();
+fn non_finite_weights_are_never_saved() {
+    let workspace = Workspace::new();
+    let validations = workspace.validated();
     let wild =
         ["optimizer.lr=1e38", "optimizer.clip_norm=0", "optimizer.warmup_steps=0", "run.validate_every=1"];
     for (steps, validation) in [
         ("optimizer.steps=1", None),
-        ("optimizer.steps=1", Some(&judged)),
-        ("optimizer.steps=4", Some(&judged)),
+        ("optimizer.steps=1", Some(&validations)),
+        ("optimizer.steps=4", Some(&validations)),
     ] {
         let mut changes = wild.to_vec();
         changes.push(steps);
         changes.extend(validation.map(String::as_str));
         let out = format!("out-{steps}-{}", validation.is_some());
-        let said = story.call(&out, &changes).ends(1);
-        said.warns("not a number");
-        assert!(!story.path(&format!("{out}/model")).exists(), "a useless model was saved");
+        let ended = workspace.call(&out, &changes).ends(1);
+        ended.warns("not a number");
+        assert!(!workspace.path(&format!("{out}/model")).exists(), "a useless model was saved");
     }
 }
 
 #[test]
-fn a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_room() {
-    let story = Story::new();
-    let judged = story.judged();
+fn full_disk_keeps_the_previous_checkpoint() {
+    let workspace = Workspace::new();
+    let validations = workspace.validated();
     // A checkpoint grows by nothing but the moments, which the first one lacks; so the limit lies below all of them, and
     // above everything else that a run writes before it.
-    let changes = [judged.as_str(), "optimizer.steps=12"];
-    story.call("calm", &changes).ends(0);
-    let size = story.read("calm/checkpoints/step-00000012.safetensors").len() as u64;
+    let changes = [validations.as_str(), "optimizer.steps=12"];
+    workspace.call("calm", &changes).ends(0);
+    let size = workspace.read("calm/checkpoints/step-00000012.safetensors").len() as u64;
 
-    let call = story.call("out", &changes);
-    call.signal("-KILL", || story.path("out/checkpoints/step-00000003.safetensors").exists());
-    let kept = story.names("out/checkpoints");
+    let call = workspace.call("out", &changes);
+    call.signal("-KILL", || workspace.path("out/checkpoints/step-00000003.safetensors").exists());
+    let kept = workspace.names("out/checkpoints");
     let kept: Vec<String> = kept.into_iter().filter(|n| n.starts_with("step-")).collect();
     let newest = format!("out/checkpoints/{}", kept.last().expect("a checkpoint"));
-    let before = story.read(&newest);
-    let said = call.clone().limit(size / 1024 * 3 / 4).ends(1);
-    said.warns("error: step ")
-        .warns("no checkpoint was written; the one before stays")
+    let before = workspace.read(&newest);
+    let ended = call.clone().limit(size / 1024 * 3 / 4).ends(1);
+    ended
+        .warns("error: step ")
+        .warns("no checkpoint was written; the previous one stays")
         .warns("out/checkpoints/step-");
-    said.warns("File too large");
-    assert!(story.read(&newest) == before, "the checkpoint before was touched");
-    let names = story.names("out/checkpoints");
+    ended.warns("File too large");
+    assert!(workspace.read(&newest) == before, "the checkpoint before was touched");
+    let names = workspace.names("out/checkpoints");
     assert_eq!(
         names.iter().filter(|n| n.starts_with("step-")).collect::<Vec<_>>(),
         kept.iter().collect::<Vec<_>>()
     );
 
     call.ends(0);
-    same_numbers(&story.metrics("calm"), &story.metrics("out"));
-    assert!(story.weights("calm") == story.weights("out"));
+    same_numbers(&workspace.metrics("calm"), &workspace.metrics("out"));
+    assert!(workspace.weights("calm") == workspace.weights("out"));
     // Nothing half-written is left, neither by the kill nor by the disk.
     let left: Vec<String> =
-        story.names("out/checkpoints").into_iter().filter(|n| !n.starts_with("step-")).collect();
+        workspace.names("out/checkpoints").into_iter().filter(|n| !n.starts_with("step-")).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
-fn a_full_disk_at_the_end_is_told_and_the_end_can_be_done_again() {
-    let story = Story::new();
-    story.call("calm", &[]).ends(0);
-    let size = story.weights("calm").len() as u64;
-    story.call("out", &[]).ends(0);
-    fs::remove_dir_all(story.path("out/model")).expect("a folder");
-    fs::remove_dir_all(story.path("out/onnx")).expect("a folder");
-    let said = story.call("out", &[]).limit(size / 1024 / 2).ends(1);
-    said.warns("error: cannot write").warns("out/model/").warns("File too large");
-    story.call("out", &[]).ends(0);
-    assert!(story.weights("calm") == story.weights("out"));
+fn full_disk_at_the_end_can_be_retried() {
+    let workspace = Workspace::new();
+    workspace.call("calm", &[]).ends(0);
+    let size = workspace.weights("calm").len() as u64;
+    workspace.call("out", &[]).ends(0);
+    fs::remove_dir_all(workspace.path("out/model")).expect("a folder");
+    fs::remove_dir_all(workspace.path("out/onnx")).expect("a folder");
+    let ended = workspace.call("out", &[]).limit(size / 1024 / 2).ends(1);
+    ended.warns("error: cannot write").warns("out/model/").warns("File too large");
+    workspace.call("out", &[]).ends(0);
+    assert!(workspace.weights("calm") == workspace.weights("out"));
 }
 
 #[test]
-fn an_output_that_is_no_folder_is_told() {
-    let story = Story::new();
-    story.write("out", "years of work");
-    story.call("out", &[]).ends(1).warns("cannot create").warns("/out");
-    assert_eq!(story.read("out"), b"years of work");
+fn output_that_is_a_file_is_an_error() {
+    let workspace = Workspace::new();
+    workspace.write("out", "years of work");
+    workspace.call("out", &[]).ends(1).warns("cannot create").warns("/out");
+    assert_eq!(workspace.read("out"), b"years of work");
 }

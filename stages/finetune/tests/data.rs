@@ -1,4 +1,4 @@
-//! The order of a training run: every sample once per epoch, by the seed alone, and the same from any place on.
+//! The order of training data: every sample once per epoch, given by the seed, and resumable at any position.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -6,11 +6,12 @@ mod common;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use common::{SAMPLES, Story, bundled, members, tar};
+use common::{SAMPLES, Workspace, bundled, members, tar};
 use recaption_finetune::{
     batch::Batch,
     data::{
-        Caption, CropSettings, DataError, Format, Inputs, Loaded, Loader, LoaderSettings, Position, load_all,
+        Caption, CropSettings, DataError, Format, Inputs, LoadedBatch, Loader, LoaderSettings, Position,
+        load_all,
     },
     open_clip::OpenClip,
     random::Random,
@@ -18,7 +19,7 @@ use recaption_finetune::{
 use recaption_image::DecodeOptions;
 use recaption_onnx::{model::SpecialIds, tokenizer::Tokenizer};
 
-/// What is read, and how.
+/// Inputs with a tokenizer and settings to load them.
 struct Reading {
     runtime: tokio::runtime::Runtime,
     inputs: Arc<Inputs>,
@@ -27,9 +28,9 @@ struct Reading {
 }
 
 impl Reading {
-    fn of(story: &Story, pattern: &str) -> Self {
+    fn of(workspace: &Workspace, pattern: &str) -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let patterns = [story.path(pattern).display().to_string()];
+        let patterns = [workspace.path(pattern).display().to_string()];
         let inputs =
             runtime.block_on(Inputs::list(&patterns, Format::Shards, Caption::Text)).expect("inputs");
         let special = SpecialIds { pad: 0, start: 510, end: 511 };
@@ -54,13 +55,13 @@ impl Reading {
         Loader::start(inputs, tokenizer, self.settings.clone(), position).expect("a loader")
     }
 
-    /// The first batches behind `position`.
-    fn batches(&self, position: Position, count: usize) -> Vec<Loaded> {
+    /// Loads the first batches after `position`.
+    fn batches(&self, position: Position, count: usize) -> Vec<LoadedBatch> {
         let loader = self.start(position);
         (0..count).map(|_| loader.next().expect("a batch")).collect()
     }
 
-    /// The keys of the first `count` samples.
+    /// Loads the keys of the first `count` samples.
     fn keys(&self, count: usize) -> Vec<String> {
         let batches = self.batches(Position::default(), count.div_ceil(self.settings.batch_size));
         let mut keys: Vec<String> = batches.into_iter().flat_map(|loaded| loaded.batch.keys).collect();
@@ -69,8 +70,8 @@ impl Reading {
     }
 }
 
-/// Six of 40 samples cannot be used, for four reasons; one shard ends too early.
-fn with_bad_samples(story: &Story) {
+/// Writes shards in which six of 40 samples cannot be used, for four reasons; one shard is truncated.
+fn with_bad_samples(workspace: &Workspace) {
     let mut members = members(4, 14);
     for (name, content) in &mut members {
         match name.as_str() {
@@ -80,16 +81,16 @@ fn with_bad_samples(story: &Story) {
         }
     }
     members.retain(|(name, _)| name != "00004000005.txt" && name != "00004000009.jpg");
-    story.write("train/00004.tar", tar(&members));
+    workspace.write("train/00004.tar", tar(&members));
     let mut cut = tar(&common::members(5, 6));
     cut.truncate(cut.len() * 2 / 3);
-    story.write("train/00005.tar", cut);
+    workspace.write("train/00005.tar", cut);
 }
 
 #[test]
-fn every_sample_of_an_epoch_comes_once() {
-    let story = Story::new();
-    let mut reading = Reading::of(&story, "train/*.tar");
+fn epoch_holds_every_sample_once() {
+    let workspace = Workspace::new();
+    let mut reading = Reading::of(&workspace, "train/*.tar");
     let epoch = SAMPLES as usize;
     for (window, batch_size) in [(1, 4), (4, 7), (10, 10), (12, 8), (30, 10), (31, 3), (1000, 45)] {
         reading.settings.window = window;
@@ -107,9 +108,9 @@ fn every_sample_of_an_epoch_comes_once() {
 }
 
 #[test]
-fn the_order_depends_on_the_seed_and_the_window_alone() {
-    let story = Story::new();
-    let mut reading = Reading::of(&story, "train/*.tar");
+fn order_depends_on_seed_and_window_alone() {
+    let workspace = Workspace::new();
+    let mut reading = Reading::of(&workspace, "train/*.tar");
     let keys = reading.keys(60);
     for batch_size in [1, 7, 30, 60] {
         reading.settings.batch_size = batch_size;
@@ -128,7 +129,7 @@ fn the_order_depends_on_the_seed_and_the_window_alone() {
     assert!(runs > 10, "{shards:?}");
 }
 
-/// Every batch that follows, and every place in the data, is what it would have been.
+/// Asserts that loading resumed after any batch gives the same batches and positions.
 fn goes_on_from_anywhere(reading: &Reading, batches: usize, what: &str) {
     let all = reading.batches(Position::default(), batches + 4);
     let epochs = all.last().expect("batches").position.epoch;
@@ -146,9 +147,9 @@ fn goes_on_from_anywhere(reading: &Reading, batches: usize, what: &str) {
 }
 
 #[test]
-fn a_run_goes_on_from_any_place() {
-    let story = Story::new();
-    let mut reading = Reading::of(&story, "train/*.tar");
+fn loader_resumes_at_any_position() {
+    let workspace = Workspace::new();
+    let mut reading = Reading::of(&workspace, "train/*.tar");
     for (window, batch_size) in [(1, 4), (5, 8), (10, 10), (12, 7), (30, 10), (64, 9)] {
         reading.settings.window = window;
         reading.settings.batch_size = batch_size;
@@ -157,10 +158,10 @@ fn a_run_goes_on_from_any_place() {
 }
 
 #[test]
-fn so_it_does_among_bad_samples_and_with_crops() {
-    let story = Story::new();
-    with_bad_samples(&story);
-    let mut reading = Reading::of(&story, "train/*.tar");
+fn loader_resumes_with_bad_samples_and_crops() {
+    let workspace = Workspace::new();
+    with_bad_samples(&workspace);
+    let mut reading = Reading::of(&workspace, "train/*.tar");
     reading.settings.crop = Some(CropSettings { scale: [0.3, 1.0], ratio: [0.75, 1.34] });
     for (window, batch_size) in [(3, 4), (9, 8), (100, 7)] {
         reading.settings.window = window;
@@ -170,10 +171,10 @@ fn so_it_does_among_bad_samples_and_with_crops() {
 }
 
 #[test]
-fn bad_samples_are_counted_by_reason_once_per_epoch() {
-    let story = Story::new();
-    with_bad_samples(&story);
-    let mut reading = Reading::of(&story, "train/*.tar");
+fn bad_samples_are_counted_once_per_epoch() {
+    let workspace = Workspace::new();
+    with_bad_samples(&workspace);
+    let mut reading = Reading::of(&workspace, "train/*.tar");
     // Whole epochs: 30 good ones, 9 of the shard with bad ones, and what is left of the cut one.
     reading.settings.window = 1000;
     reading.settings.batch_size = 1;
@@ -194,9 +195,9 @@ fn bad_samples_are_counted_by_reason_once_per_epoch() {
 }
 
 #[test]
-fn images_that_were_kept_are_the_images() {
-    let story = Story::new();
-    let mut reading = Reading::of(&story, "train/*.tar");
+fn cached_images_equal_decoded_ones() {
+    let workspace = Workspace::new();
+    let mut reading = Reading::of(&workspace, "train/*.tar");
     let batches = |reading: &Reading| {
         reading.batches(Position::default(), 20).into_iter().map(|l| l.batch).collect::<Vec<Batch>>()
     };
@@ -208,9 +209,9 @@ fn images_that_were_kept_are_the_images() {
 }
 
 #[test]
-fn a_held_out_set_comes_as_it_lies() {
-    let story = Story::new();
-    let reading = Reading::of(&story, "train/*.tar");
+fn held_out_set_keeps_its_order() {
+    let workspace = Workspace::new();
+    let reading = Reading::of(&workspace, "train/*.tar");
     let wanted: Vec<String> = (0..3).flat_map(|s| (0..10).map(move |i| format!("{s:05}{i:06}"))).collect();
     for (limit, sizes) in [
         (1000, vec![4, 4, 4, 4, 4, 4, 4, 2]),
@@ -229,12 +230,12 @@ fn a_held_out_set_comes_as_it_lies() {
 }
 
 #[test]
-fn nothing_to_use_is_an_error_that_counts() {
-    let story = Story::new();
+fn unusable_data_is_an_error_with_counts() {
+    let workspace = Workspace::new();
     let mut all = members(4, 6);
     all.iter_mut().filter(|(name, _)| name.ends_with(".txt")).for_each(|(_, content)| content.clear());
-    story.write("bad/00004.tar", tar(&all));
-    let reading = Reading::of(&story, "bad/*.tar");
+    workspace.write("bad/00004.tar", tar(&all));
+    let reading = Reading::of(&workspace, "bad/*.tar");
     match reading.start(Position::default()).next() {
         Err(DataError::Nothing { shards: 1, counts, caption, .. }) => {
             assert_eq!((counts.as_str(), caption.as_str()), ("0 used, 6 no_caption", "text"));
@@ -244,7 +245,7 @@ fn nothing_to_use_is_an_error_that_counts() {
 }
 
 #[test]
-fn crops_stay_inside_and_cover_what_was_asked() {
+fn crops_stay_inside_their_ranges() {
     let settings = CropSettings { scale: [0.2, 0.9], ratio: [0.5, 2.0] };
     let mut random = Random::new(6, &[]);
     let (mut least, mut most) = (f64::MAX, f64::MIN);
@@ -270,11 +271,11 @@ fn crops_stay_inside_and_cover_what_was_asked() {
 }
 
 #[test]
-fn crops_change_from_epoch_to_epoch_and_captions_do_not() {
-    let story = Story::new();
-    let mut reading = Reading::of(&story, "train/00000.tar");
+fn crops_change_by_epoch_and_captions_do_not() {
+    let workspace = Workspace::new();
+    let mut reading = Reading::of(&workspace, "train/00000.tar");
     reading.settings.batch_size = 10;
-    let by_key = |loaded: &Loaded| {
+    let by_key = |loaded: &LoadedBatch| {
         let image = loaded.batch.pixels.len() / loaded.batch.len();
         let mut samples: Vec<_> = (0..loaded.batch.len())
             .map(|i| {

@@ -1,4 +1,4 @@
-//! open_clip directories come out as they came in; what cannot be trained, or not be written, is refused with a reason.
+//! open_clip directories: bit-identical round trips, and errors of models that cannot be trained or written.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -12,7 +12,7 @@ use safetensors::Dtype;
 
 const FILES: [&str; 3] = ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"];
 
-fn comes_back_byte_by_byte(dir: &Path) {
+fn assert_round_trip(dir: &Path) {
     let out = tempfile::tempdir().expect("a temporary folder");
     OpenClip::read(dir).expect("a checkpoint").write(out.path()).expect("it can be written");
     for name in FILES {
@@ -30,19 +30,19 @@ fn comes_back_byte_by_byte(dir: &Path) {
 }
 
 #[test]
-fn every_checkpoint_comes_back_byte_by_byte() {
+fn checkpoints_round_trip_bit_identically() {
     let cases = fs::read_dir(data("coca")).expect("a folder").map(|e| e.expect("an entry").path());
     let cases: Vec<_> = cases.filter(|path| path.is_dir()).collect();
     assert_eq!(cases.len(), 7, "{cases:?}");
-    cases.iter().for_each(|dir| comes_back_byte_by_byte(dir));
-    comes_back_byte_by_byte(&bundled());
+    cases.iter().for_each(|dir| assert_round_trip(dir));
+    assert_round_trip(&bundled());
 }
 
 #[test]
-fn a_new_model_comes_back_byte_by_byte_and_depends_on_its_seed_alone() {
+fn new_model_round_trips_and_depends_on_its_seed() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     write_model(dir.path(), &small(1));
-    comes_back_byte_by_byte(dir.path());
+    assert_round_trip(dir.path());
     let [a, b, other] = [3, 3, 4].map(|seed| OpenClip::initialise(dir.path(), seed).expect("a model").values);
     assert!(a == b, "one seed, two models");
     let moved = a.iter().zip(&other).filter(|(a, b)| a != b).count();
@@ -50,21 +50,21 @@ fn a_new_model_comes_back_byte_by_byte_and_depends_on_its_seed_alone() {
 }
 
 #[test]
-fn a_clip_is_refused() {
+fn clip_is_an_error() {
     for case in ["odd", "plain", "quickgelu"] {
         let dir = data("clip").join(case);
-        for said in [OpenClip::read(&dir).err(), OpenClip::initialise(&dir, 0).err()] {
-            let said = said.map(|e| e.to_string()).unwrap_or_default();
+        for error in [OpenClip::read(&dir).err(), OpenClip::initialise(&dir, 0).err()] {
+            let error = error.map(|e| e.to_string()).unwrap_or_default();
             for words in [dir.to_str().expect("text"), "CLIP", "no decoder", "multimodal_cfg"] {
-                assert!(said.contains(words), "{case}: {said:?} lacks {words}");
+                assert!(error.contains(words), "{case}: {error:?} lacks {words}");
             }
         }
     }
 }
 
-/// 65520 is the least number that rounds to infinity in half precision.
+/// 65520 is the smallest number that rounds to infinity in half precision.
 #[test]
-fn a_value_that_half_precision_cannot_hold_is_an_error_that_names_the_tensor() {
+fn overflow_in_half_precision_names_the_tensor() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     write_model(dir.path(), &small(1));
     let mut model = OpenClip::read(dir.path()).expect("a checkpoint");
@@ -78,21 +78,21 @@ fn a_value_that_half_precision_cannot_hold_is_an_error_that_names_the_tensor() {
     let before = fs::read(out.join(FILES[1])).expect("weights");
 
     model.values[at][1] = 65520.0;
-    let said = model.write(&out).expect_err("it does not fit").to_string();
+    let error = model.write(&out).expect_err("it does not fit").to_string();
     for words in ["visual.proj", "65520", "F16", "model.save_as"] {
-        assert!(said.contains(words), "{said:?} lacks {words}");
+        assert!(error.contains(words), "{error:?} lacks {words}");
     }
     assert!(fs::read(out.join(FILES[1])).expect("weights") == before, "the earlier weights were touched");
 
     // Its own infinities are no overflow: they are written, and reading is what refuses them.
     model.values[at][1] = f32::INFINITY;
     model.write(&out).expect("infinity fits");
-    let said = OpenClip::read(&out).err().map(|e| e.to_string()).unwrap_or_default();
-    assert!(said.contains("`visual.proj` holds inf at element 1"), "{said:?}");
+    let error = OpenClip::read(&out).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("`visual.proj` holds inf at element 1"), "{error:?}");
 }
 
 #[test]
-fn half_precision_is_what_rounds_and_nothing_else() {
+fn half_precision_rounds_weights_only() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     write_model(dir.path(), &small(1));
     let mut model = OpenClip::read(dir.path()).expect("a checkpoint");

@@ -1,4 +1,4 @@
-//! What burn computes is what ONNX Runtime computes from the export, for every pooler and wiring.
+//! Exports agree with burn in ONNX Runtime, for every pooler and decoder input.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -24,13 +24,13 @@ use recaption_onnx::{
 };
 use serde_json::{Value, json};
 
-/// Weights are this many times as large as a beginner's: logits of some units, whose differences show.
+/// Factor on initial weights: it makes logits of some units, in which differences show.
 const SCALE: f32 = 2.0;
 const SIDE: usize = 16;
 const VOCABULARY: i64 = 40;
 const CONTEXT: usize = 12;
 
-/// `pooler`: `none`, or the value of `recaption.pooler`.
+/// Returns a configuration; `pooler` is `none` or the value of `recaption.pooler`.
 fn config(pooler: &str, input: &str, activation: &str) -> Value {
     let mut config = json!({
         "model_cfg": {
@@ -57,7 +57,7 @@ fn config(pooler: &str, input: &str, activation: &str) -> Value {
     config
 }
 
-/// Nothing is one, nothing is nought, and little is little.
+/// Scales weights so that none is 0 or 1 and none is negligible.
 fn grow(model: &mut OpenClip) {
     let mut random = Random::new(3, &[]);
     for (parameter, values) in model.list.iter().zip(&mut model.values) {
@@ -73,7 +73,7 @@ fn grow(model: &mut OpenClip) {
     }
 }
 
-/// Texts of one word, of several, and one that fills the context.
+/// Builds a batch with texts of one word, of several, and of the whole context.
 fn batch() -> Batch {
     let mut random = Random::new(4, &[]);
     let mut batch = Batch::default();
@@ -113,7 +113,7 @@ fn agrees(dir: &Path, name: &str, config: &Value) {
     assert!(logits > 1.0, "{name}: logits of at most {logits} prove little");
 }
 
-/// The largest value of a tensor.
+/// Returns the largest value of a tensor.
 fn largest(golden: &Path, tensor: &str) -> f32 {
     let bytes = std::fs::read(golden).expect("a file");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
@@ -122,7 +122,7 @@ fn largest(golden: &Path, tensor: &str) -> f32 {
 }
 
 #[test]
-fn every_pooler_and_wiring_is_exported_as_it_was_trained() {
+fn exports_of_every_pooler_and_input_agree() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     for pooler in ["none", "released", "parallel", "cascade"] {
         for input in ["unimodal", "embeddings"] {
@@ -132,7 +132,7 @@ fn every_pooler_and_wiring_is_exported_as_it_was_trained() {
 }
 
 #[test]
-fn so_are_layer_scale_quick_gelu_and_towers_without_ln_pre() {
+fn exports_with_rare_options_agree() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut config = config("cascade", "unimodal", "quickgelu");
     for section in ["vision_cfg", "text_cfg", "multimodal_cfg"] {

@@ -1,4 +1,4 @@
-//! Against open_clip and torch: losses, gradients and twenty steps (scripts/make_training_goldens.py).
+//! Losses, gradients and twenty steps against open_clip and torch (scripts/make_training_goldens.py).
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -131,9 +131,9 @@ fn twenty_steps(case: &str) {
     assert!(worst <= 1e-4, "{worst:e}");
 }
 
-/// Validation in parts is validation at once, and its losses are open_clip's.
+/// Validation in parts equals validation at once, and its losses equal open_clip's.
 #[test]
-fn validation_is_the_same_in_parts() {
+fn validation_is_independent_of_parts() {
     let device = Device::flex().autodiff();
     let plain = Device::flex();
     let (model, fixture) = (model("layerscale", &device), Fixture::of("layerscale"));
@@ -151,11 +151,11 @@ fn validation_is_the_same_in_parts() {
 }
 
 #[test]
-fn losses_and_gradients_are_open_clips() {
+fn losses_and_gradients_equal_open_clip() {
     ["odd", "layerscale", "nopool"].into_iter().for_each(losses_and_gradients);
 }
 
 #[test]
-fn twenty_steps_of_adamw_are_torchs() {
+fn twenty_steps_of_adamw_equal_torch() {
     ["odd", "layerscale", "nopool"].into_iter().for_each(twenty_steps);
 }

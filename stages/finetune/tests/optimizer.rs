@@ -1,4 +1,4 @@
-//! Losses and updates against their formulas in double precision, and which parameter is treated how.
+//! Losses and updates against their formulas in f64, and parameter groups.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -33,7 +33,7 @@ fn close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
     }
 }
 
-/// ln softmax of a row.
+/// Computes the log-softmax of a row.
 fn log_softmax(row: &[f32]) -> Vec<f64> {
     let most = row.iter().copied().fold(f32::MIN, f32::max);
     let total: f64 = row.iter().map(|x| f64::from(x - most).exp()).sum();
@@ -41,7 +41,7 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 }
 
 #[test]
-fn cross_entropy_with_smoothing_is_its_formula() {
+fn cross_entropy_equals_its_formula() {
     let (rows, vocabulary) = (6, 11);
     let logits = numbers(1, rows * vocabulary, 4.0);
     let labels: [i64; 6] = [3, 0, 10, 1, 0, 7];
@@ -65,7 +65,7 @@ fn cross_entropy_with_smoothing_is_its_formula() {
 }
 
 #[test]
-fn info_nce_is_its_formula() {
+fn info_nce_equals_its_formula() {
     let (n, width) = (5, 8);
     let unit = |seed| {
         let mut values = numbers(seed, n * width, 1.0);
@@ -95,7 +95,7 @@ fn info_nce_is_its_formula() {
 }
 
 #[test]
-fn gradients_within_the_limit_are_not_touched() {
+fn clipping_keeps_gradients_within_the_limit() {
     let gradients = vec![Some(tensor(&[3.0, 0.0], [2])), None, Some(tensor(&[4.0], [1]))];
     for (limit, factor) in
         [(None, 1.0), (Some(5.1), 1.0), (Some(5.0), 5.0 / (5.0 + 1e-6)), (Some(1.0), 1.0 / (5.0 + 1e-6))]
@@ -110,7 +110,7 @@ fn gradients_within_the_limit_are_not_touched() {
 }
 
 #[test]
-fn adamw_is_its_formula_by_group() {
+fn adamw_equals_its_formula_by_group() {
     let s = AdamWSettings { beta1: 0.9, beta2: 0.98, epsilon: 1e-6, weight_decay: 0.2 };
     let group = |trained, lr_scale, decay| Group { trained, lr_scale, decay };
     let treatment =
@@ -152,7 +152,7 @@ fn adamw_is_its_formula_by_group() {
 }
 
 #[test]
-fn an_average_is_its_formula() {
+fn average_equals_its_formula() {
     let (old, new) = (numbers(1, 4, 1.0), numbers(2, 4, 1.0));
     let got = average(vec![tensor(&old, [4])], &[tensor(&new, [4])], 0.75);
     let want: Vec<f64> =
@@ -161,7 +161,7 @@ fn an_average_is_its_formula() {
 }
 
 #[test]
-fn the_temperature_is_held_and_goes_on_learning() {
+fn temperature_is_clamped_and_keeps_training() {
     let parameter = |name: &str| Parameter { name: name.into(), shape: Vec::new(), init: Init::Zeros };
     let list = vec![parameter("logit_scale"), parameter("other")];
     let device = Device::flex().autodiff();
@@ -181,7 +181,7 @@ fn the_temperature_is_held_and_goes_on_learning() {
 }
 
 #[test]
-fn parts_that_can_be_frozen_are_known_by_name() {
+fn freeze_parses_known_parts() {
     for good in
         ["image", "pooler", "text", "decoder", "temperature", "image:0", "image:12", "text:3", "decoder:1"]
     {
@@ -197,12 +197,12 @@ fn parts_that_can_be_frozen_are_known_by_name() {
         ("pooler:1", "has no layers"),
         ("temperature:0", "has no layers"),
     ] {
-        let said = bad.parse::<Freeze>().expect_err(bad);
-        assert!(said.contains(words) && said.contains(&format!("`{bad}`")), "{bad}: {said}");
+        let error = bad.parse::<Freeze>().expect_err(bad);
+        assert!(error.contains(words) && error.contains(&format!("`{bad}`")), "{bad}: {error}");
     }
 }
 
-/// Names of what is frozen.
+/// Returns the names of the frozen parameters.
 fn frozen(config: &ModelConfig, freeze: &[&str]) -> Vec<String> {
     let freeze: Vec<Freeze> = freeze.iter().map(|f| f.parse().expect(f)).collect();
     let list = config.parameters();
@@ -248,7 +248,7 @@ fn every_parameter_belongs_to_one_part() {
 }
 
 #[test]
-fn matrices_decay_and_vectors_do_not() {
+fn weight_decay_applies_to_matrices_only() {
     let config = ModelConfig::parse(&small(2).to_string()).expect("a configuration");
     let list = config.parameters();
     let groups = groups(&config, &list, &[], 0.5);

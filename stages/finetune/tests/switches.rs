@@ -1,4 +1,4 @@
-//! Every switch of a recipe, by what it does to the weights.
+//! Settings of a recipe, by their effect on the weights.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -6,13 +6,13 @@ mod common;
 
 use std::{collections::BTreeSet, path::Path};
 
-use common::Story;
+use common::Workspace;
 use recaption_finetune::open_clip::OpenClip;
 
-/// Names of the tensors that training changed, and of those that it did not.
-fn moved(story: &Story, out: &str) -> [BTreeSet<String>; 2] {
-    let before = OpenClip::read(&story.path("start")).expect("a checkpoint");
-    let after = OpenClip::read(&story.path(&format!("{out}/model"))).expect("a trained model");
+/// Returns the names of the tensors that training changed, and of those that it did not.
+fn moved(workspace: &Workspace, out: &str) -> [BTreeSet<String>; 2] {
+    let before = OpenClip::read(&workspace.path("start")).expect("a checkpoint");
+    let after = OpenClip::read(&workspace.path(&format!("{out}/model"))).expect("a trained model");
     let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
     let mut names = [BTreeSet::new(), BTreeSet::new()];
     for ((parameter, a), b) in before.list.iter().zip(&before.values).zip(&after.values) {
@@ -21,14 +21,14 @@ fn moved(story: &Story, out: &str) -> [BTreeSet<String>; 2] {
     names
 }
 
-/// Largest change of a tensor.
-fn change(story: &Story, out: &str, name: &str) -> f32 {
+/// Returns the largest change of a tensor.
+fn change(workspace: &Workspace, out: &str, name: &str) -> f32 {
     let read = |dir: &Path| {
         let model = OpenClip::read(dir).expect("a checkpoint");
         let at = model.list.iter().position(|p| p.name == name).expect("the tensor");
         model.values[at].clone()
     };
-    let (a, b) = (read(&story.path("start")), read(&story.path(&format!("{out}/model"))));
+    let (a, b) = (read(&workspace.path("start")), read(&workspace.path(&format!("{out}/model"))));
     a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
@@ -42,35 +42,35 @@ fn close(a: &[[f64; 2]], b: &[[f64; 2]], tolerance: f64) {
 }
 
 #[test]
-fn a_batch_in_parts_gives_the_losses_of_the_whole() {
-    let story = Story::new();
-    let judged = story.judged();
-    story.call("whole", &[&judged]).ends(0);
+fn micro_batches_give_the_losses_of_the_whole() {
+    let workspace = Workspace::new();
+    let validations = workspace.validated();
+    workspace.call("whole", &[&validations]).ends(0);
     for (out, part) in
         [("threes", "run.micro_batch=3"), ("ones", "run.micro_batch=1"), ("more", "run.micro_batch=9")]
     {
-        story.call(out, &[&judged, part]).ends(0);
-        close(&story.losses("whole"), &story.losses(out), 1e-5);
+        workspace.call(out, &[&validations, part]).ends(0);
+        close(&workspace.losses("whole"), &workspace.losses(out), 1e-5);
     }
-    assert_eq!(story.metrics("whole"), story.metrics("more"));
+    assert_eq!(workspace.metrics("whole"), workspace.metrics("more"));
 }
 
 #[test]
-fn what_is_frozen_stays_to_the_bit_and_the_rest_learns() {
+fn frozen_parameters_stay_bit_identical() {
     frozen_stays("optimizer.ema_decay=0");
 }
 
 #[test]
-fn so_it_does_in_an_average() {
+fn frozen_parameters_stay_in_an_average() {
     frozen_stays("optimizer.ema_decay=0.9");
 }
 
-/// A run's folder, what its recipe freezes, and whether a parameter is meant.
+/// A run's folder, what its recipe freezes, and a predicate of the frozen parameters.
 type Frozen<'a> = (&'a str, &'a str, &'a dyn Fn(&str) -> bool);
 
 fn frozen_stays(average: &str) {
-    let story = Story::new();
-    let all = OpenClip::read(&story.path("start")).expect("a checkpoint").list;
+    let workspace = Workspace::new();
+    let all = OpenClip::read(&workspace.path("start")).expect("a checkpoint").list;
     let is_pooler =
         |n: &str| ["visual.attn_pool", "visual.ln_post", "visual.proj"].iter().any(|p| n.starts_with(p));
     let frozen: [Frozen<'_>; 4] = [
@@ -86,8 +86,8 @@ fn frozen_stays(average: &str) {
     ];
     for (out, freeze, is_frozen) in frozen {
         let freeze = format!("model.freeze={freeze}");
-        story.call(out, &[&freeze, average, "optimizer.steps=6"]).ends(0);
-        let [changed, same] = moved(&story, out);
+        workspace.call(out, &[&freeze, average, "optimizer.steps=6"]).ends(0);
+        let [changed, same] = moved(&workspace, out);
         let wanted: BTreeSet<String> = all.iter().map(|p| p.name.clone()).filter(|n| is_frozen(n)).collect();
         let thawed: Vec<_> = wanted.difference(&same).collect();
         assert!(thawed.is_empty(), "{freeze}, {average}: these are frozen and changed: {thawed:?}");
@@ -98,16 +98,16 @@ fn frozen_stays(average: &str) {
 }
 
 #[test]
-fn layers_far_from_the_end_learn_less() {
-    let story = Story::new();
+fn layer_decay_slows_early_layers() {
+    let workspace = Workspace::new();
     let one_step = [
         "optimizer.steps=1",
         "optimizer.warmup_steps=0",
         "optimizer.weight_decay=0",
         "optimizer.clip_norm=0",
     ];
-    story.call("even", &one_step).ends(0);
-    story.call("decayed", &[&one_step[..], &["optimizer.layer_decay=0.5"]].concat()).ends(0);
+    workspace.call("even", &one_step).ends(0);
+    workspace.call("decayed", &[&one_step[..], &["optimizer.layer_decay=0.5"]].concat()).ends(0);
     // AdamW's first step is the learning rate for every weight whose gradient is not tiny.
     for (name, halvings) in [
         ("visual.conv1.weight", 3),
@@ -123,7 +123,7 @@ fn layers_far_from_the_end_learn_less() {
         ("text_decoder.text_projection", 0),
         ("logit_scale", 0),
     ] {
-        let (even, decayed) = (change(&story, "even", name), change(&story, "decayed", name));
+        let (even, decayed) = (change(&workspace, "even", name), change(&workspace, "decayed", name));
         let ratio = even / decayed;
         let wanted = 2_f32.powi(halvings);
         assert!(
@@ -134,72 +134,72 @@ fn layers_far_from_the_end_learn_less() {
 }
 
 #[test]
-fn an_average_is_judged_and_saved_and_training_does_not_see_it() {
-    let story = Story::new();
-    let judged = story.judged();
-    let changes = [judged.as_str(), "optimizer.steps=6"];
-    story.call("plain", &changes).ends(0);
-    story.call("averaged", &[&changes[..], &["optimizer.ema_decay=0.9"]].concat()).ends(0);
-    assert_eq!(story.losses("plain"), story.losses("averaged"), "training saw the average");
-    let far = change(&story, "plain", "visual.proj");
-    let near = change(&story, "averaged", "visual.proj");
+fn average_is_validated_and_saved_only() {
+    let workspace = Workspace::new();
+    let validations = workspace.validated();
+    let changes = [validations.as_str(), "optimizer.steps=6"];
+    workspace.call("plain", &changes).ends(0);
+    workspace.call("averaged", &[&changes[..], &["optimizer.ema_decay=0.9"]].concat()).ends(0);
+    assert_eq!(workspace.losses("plain"), workspace.losses("averaged"), "training saw the average");
+    let far = change(&workspace, "plain", "visual.proj");
+    let near = change(&workspace, "averaged", "visual.proj");
     assert!(near > 0.0 && near < 0.7 * far, "the average moved by {near}, the weights by {far}");
 }
 
 #[test]
-fn half_precision_is_saved_judged_and_exported() {
-    let story = Story::new();
-    let judged = story.judged();
-    story.call("full", &[&judged]).ends(0);
-    story.call("half", &[&judged, "model.save_as=fp16"]).ends(0).prints("ok logits");
-    assert_eq!(story.losses("full"), story.losses("half"));
-    let (full, half) = (story.weights("full").len(), story.weights("half").len());
+fn half_precision_is_saved_and_exported() {
+    let workspace = Workspace::new();
+    let validations = workspace.validated();
+    workspace.call("full", &[&validations]).ends(0);
+    workspace.call("half", &[&validations, "model.save_as=fp16"]).ends(0).prints("ok logits");
+    assert_eq!(workspace.losses("full"), workspace.losses("half"));
+    let (full, half) = (workspace.weights("full").len(), workspace.weights("half").len());
     assert!(half < full * 6 / 10, "{half} of {full} bytes");
 }
 
-/// It changes no weight of the training, and the recipe's fingerprint leaves it out.
+/// The saved type changes no weight in training, so the recipe's fingerprint excludes it.
 #[test]
-fn the_saved_type_may_be_chosen_when_all_is_done() {
-    let story = Story::new();
-    let judged = story.judged();
-    story.call("half", &[&judged, "model.save_as=fp16"]).ends(0);
-    story.call("full", &[&judged]).ends(0);
-    story.call("full", &[&judged, "model.save_as=fp16"]).ends(0);
-    assert!(story.weights("full") == story.weights("half"), "the type was not taken");
+fn saved_type_can_change_after_training() {
+    let workspace = Workspace::new();
+    let validations = workspace.validated();
+    workspace.call("half", &[&validations, "model.save_as=fp16"]).ends(0);
+    workspace.call("full", &[&validations]).ends(0);
+    workspace.call("full", &[&validations, "model.save_as=fp16"]).ends(0);
+    assert!(workspace.weights("full") == workspace.weights("half"), "the type was not taken");
 }
 
 #[test]
-fn one_objective_alone_learns_alone() {
-    let story = Story::new();
-    story.call("contrast", &["objective.caption=0", "optimizer.steps=4"]).ends(0);
-    let [_, same] = moved(&story, "contrast");
+fn single_objective_trains_its_parameters_only() {
+    let workspace = Workspace::new();
+    workspace.call("contrast", &["objective.caption=0", "optimizer.steps=4"]).ends(0);
+    let [_, same] = moved(&workspace, "contrast");
     let decoder: Vec<_> = same.iter().filter(|n| !n.starts_with("text_decoder.")).collect();
     assert!(decoder.iter().all(|n| n.starts_with("visual.")), "{decoder:?}");
     assert!(same.iter().any(|n| n.starts_with("text_decoder.")), "{same:?}");
-    assert!(story.losses("contrast").iter().all(|[con, cap]| *con > 0.0 && *cap == 0.0));
+    assert!(workspace.losses("contrast").iter().all(|[con, cap]| *con > 0.0 && *cap == 0.0));
 
-    story.call("caption", &["objective.contrastive=0", "optimizer.steps=4", "run.micro_batch=3"]).ends(0);
-    let [changed, same] = moved(&story, "caption");
+    workspace.call("caption", &["objective.contrastive=0", "optimizer.steps=4", "run.micro_batch=3"]).ends(0);
+    let [changed, same] = moved(&workspace, "caption");
     assert!(same.contains("logit_scale") && same.contains("text.text_projection"), "{same:?}");
     assert!(changed.contains("visual.conv1.weight") && changed.contains("text_decoder.text_projection"));
-    assert!(story.losses("caption").iter().all(|[con, cap]| *con == 0.0 && *cap > 0.0));
+    assert!(workspace.losses("caption").iter().all(|[con, cap]| *con == 0.0 && *cap > 0.0));
 }
 
 #[test]
-fn the_temperature_alone_can_learn() {
+fn temperature_can_be_trained_alone() {
     temperature_alone("run.micro_batch=8");
 }
 
 #[test]
-fn so_it_can_when_the_batch_is_in_parts() {
+fn temperature_can_be_trained_in_micro_batches() {
     temperature_alone("run.micro_batch=3");
 }
 
 fn temperature_alone(part: &str) {
-    let story = Story::new();
+    let workspace = Workspace::new();
     let frozen = r#"model.freeze=["image","pooler","text"]"#;
     let changes = [frozen, "objective.caption=0", "optimizer.steps=3", part];
-    story.call("out", &changes).ends(0);
-    let [changed, _] = moved(&story, "out");
+    workspace.call("out", &changes).ends(0);
+    let [changed, _] = moved(&workspace, "out");
     assert_eq!(changed, BTreeSet::from(["logit_scale".to_owned()]));
 }

@@ -43,14 +43,14 @@ thread_local! {
 
 /// Decodes an image file and resizes it for a model.
 ///
-/// Reads JPEG, PNG (an APNG's default image), WebP (the first frame), GIF (the first frame), BMP and TIFF (the first
+/// Decodes JPEG, PNG (an APNG's default image), WebP (the first frame), GIF (the first frame), BMP and TIFF (the first
 /// page), recognised by content. `suffix` is the member's suffix, without or with its dot; it only shapes messages.
 /// The result is `[S, S, 3]` u8 RGB with S = `preprocess.size`, and the stored size after EXIF orientation.
 ///
 /// # Errors
-/// - [`DecodeError::Unsupported`]: another format, or a variant of these that is not decoded.
-/// - [`DecodeError::Corrupt`]: no bytes, damaged ones, or fewer than the picture needs. A JPEG or PNG that lacks only its
-///   end, or is followed by other bytes, is whole.
+/// - [`DecodeError::Unsupported`]: another format, or an unsupported variant of these.
+/// - [`DecodeError::Corrupt`]: an empty, damaged or truncated file. A JPEG or PNG that lacks only its end, or is followed by
+///   other bytes, is complete.
 /// - [`DecodeError::TooManyPixels`], [`DecodeError::TooSmall`]: see [`DecodeOptions`].
 ///
 /// A panic inside a decoder becomes `Corrupt` too (with `panic = "unwind"`, Rust's default).

@@ -15,11 +15,11 @@ pub(crate) const DUPLICATE_KEY: &str = "an earlier sample of this shard has the 
 /// Keys are remembered as the first 128 bits of their SHA-256: among a million keys, two different ones share a digest with
 /// odds of 1 to 7e26, which are (n²/2) / 2^128.
 #[derive(Debug, Default)]
-pub struct KeySet(HashSet<u128>);
+pub(crate) struct KeySet(HashSet<u128>);
 
 impl KeySet {
     /// Adds `key`, and returns whether it is new.
-    pub fn insert(&mut self, key: &str) -> bool {
+    pub(crate) fn insert(&mut self, key: &str) -> bool {
         let digest = Sha256::digest(key.as_bytes());
         let bits =
             digest.iter().take(size_of::<u128>()).fold(0, |value, byte| value << 8 | u128::from(*byte));

@@ -11,7 +11,7 @@
 //! | [`tar`], [`webdataset`] | bytes -> members -> samples |
 //! | [`lists`], [`fetch`] | lists of URLs -> rows -> images |
 //! | [`format`] | what an input is, by its name |
-//! | [`columns`], [`captions`], `keys`, [`json`] | columns, captions, keys and metadata of any input |
+//! | [`columns`], [`captions`], `keys`, `json` | columns, captions, keys and metadata of any input |
 
 #![forbid(unsafe_code)]
 
@@ -19,7 +19,7 @@ pub mod captions;
 pub mod columns;
 pub mod fetch;
 pub mod format;
-pub mod json;
+mod json;
 mod keys;
 pub mod lists;
 pub mod read;

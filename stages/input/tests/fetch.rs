@@ -1,5 +1,4 @@
-//! Fetching from strangers, on loopback: names that lead into the own network, hosts that are slow, and how many are asked
-//! at once.
+//! Fetching from untrusted servers, on loopback: names of local addresses, slow hosts, limits of concurrency.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -24,7 +23,7 @@ use recaption_schemas::RejectReason;
 use recaption_store::Stores;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// A server that hands every connection, and the path it asked for, to `answer`.
+/// Starts a server that passes every connection and its requested path to `answer`.
 fn serve(answer: impl Fn(TcpStream, String) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -59,7 +58,7 @@ fn near() -> FetchSettings {
     }
 }
 
-/// Says of every name in turn what the story wants.
+/// Resolves names to the given addresses, in turn.
 struct Says(Mutex<Vec<SocketAddr>>);
 
 impl Resolve for Says {
@@ -95,7 +94,7 @@ async fn names_of_local_addresses_are_refused() {
     assert_eq!((&fetched.bytes[..], asked.load(SeqCst)), (&b"ok"[..], 1));
 }
 
-/// Knows no address at first, and then one of the own network.
+/// Finds no address at first, and then a local one.
 struct Later(AtomicUsize, SocketAddr);
 
 impl Resolve for Later {
@@ -107,7 +106,7 @@ impl Resolve for Later {
     }
 }
 
-/// Every attempt looks a name up for itself, and what that finds is judged, whatever was found before.
+/// Every attempt resolves the name again, and checks the result.
 #[tokio::test]
 async fn names_are_checked_at_every_attempt() {
     let asked = Arc::new(AtomicUsize::new(0));

@@ -1,4 +1,4 @@
-//! Fetching over long lists: pauses that end, connections that close, errors without secrets.
+//! Fetching over long lists: bounded pauses, closed connections, errors without secrets.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -22,7 +22,7 @@ use recaption_input::{
 use recaption_schemas::RejectReason;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// A server that keeps connections, with the number of those that are open and of requests.
+/// Starts a server that keeps connections. Returns the numbers of open connections and of requests too.
 fn serve(head: &'static str) -> (SocketAddr, Arc<AtomicUsize>, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -49,7 +49,7 @@ fn serve(head: &'static str) -> (SocketAddr, Arc<AtomicUsize>, Arc<AtomicUsize>)
     (address, open, asked)
 }
 
-/// Every name is the same server.
+/// Resolves every name to one server.
 struct All(SocketAddr);
 
 impl Resolve for All {

@@ -35,7 +35,7 @@ impl Request {
         self.headers.get("authorization").is_some_and(|value| value == &format!("Bearer {TOKEN}"))
     }
 
-    /// The bytes of `file` that are asked for, with status and range.
+    /// Returns status, range and bytes of the requested part of `file`.
     fn part(&self, file: &[u8]) -> (String, String, Vec<u8>) {
         let range = self.headers.get("range").and_then(|range| range.strip_prefix("bytes="));
         let Some((first, last)) = range.and_then(|range| range.split_once('-')) else {
@@ -55,7 +55,7 @@ impl Request {
     }
 }
 
-/// What a server answers: status and headers, then the body, then how many bytes of it are sent.
+/// A response: status, headers, body, and how many bytes of it are sent.
 struct Reply(String, Vec<u8>, usize);
 
 impl Reply {
@@ -66,14 +66,14 @@ impl Reply {
     }
 }
 
-/// A server as long as the test lives.
+/// A server for the duration of a test.
 struct Server {
     port: u16,
     asked: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Server {
-    /// Answers what `answer` makes of a request and the number of those before it.
+    /// Starts a server that answers with `answer`, given the request and the number of requests before it.
     fn start(answer: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
@@ -135,7 +135,7 @@ fn large(name: &str) -> Vec<u8> {
     name.bytes().cycle().take(100_000).collect()
 }
 
-/// A CDN that wants no token, at `/blob/NAME?signature`.
+/// Starts a CDN that needs no token, at `/blob/NAME?signature`.
 fn cdn() -> Server {
     Server::start(|request, before| {
         if request.headers.contains_key("authorization") {

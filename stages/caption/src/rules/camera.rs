@@ -1,7 +1,7 @@
-//! Names that cameras write where a description should stand. Only a whole text is one: "a nikon camera on a table" is
-//! language, and so is a sentence about a model by its name.
+//! Names and standard descriptions that cameras write into EXIF instead of a description. Only a whole text counts: "a nikon
+//! camera on a table" is language, and so is a sentence that names a model.
 
-/// What cameras and phones write into the description of every picture (EXIF `ImageDescription`).
+/// Texts that cameras and phones write into the description of every image (EXIF `ImageDescription`).
 const DESCRIPTIONS: [&str; 10] = [
     "olympus digital camera",
     "sony dsc",
@@ -15,7 +15,7 @@ const DESCRIPTIONS: [&str; 10] = [
     "exif jpeg picture",
 ];
 
-/// First words of a camera's name.
+/// Makers, the first words of a camera's name.
 const MAKERS: [&str; 20] = [
     "canon",
     "nikon",
@@ -39,7 +39,7 @@ const MAKERS: [&str; 20] = [
     "dji",
 ];
 
-/// Words that make a maker's name a camera's, as does a code of letters and digits.
+/// Words that turn a maker's name into a camera's name, as does a code of letters and digits.
 const SERIES: [&str; 30] = [
     "eos",
     "powershot",
@@ -73,15 +73,15 @@ const SERIES: [&str; 30] = [
     "om",
 ];
 
-/// Words that may stand among them.
+/// Words that a camera's name may hold besides.
 const FILLERS: [&str; 9] = ["digital", "mark", "mk", "ii", "iii", "iv", "shot", "zoom", "co"];
 
-/// Series that stand without their maker, which has an EXIF field of its own.
+/// Series that cameras write without their maker, which has an EXIF field of its own.
 const STANDALONE: [&str; 5] = ["eos", "powershot", "coolpix", "finepix", "lumix"];
 
-/// Whether a text is nothing but a camera's name or its standard description.
+/// Returns whether a text is nothing but a camera's name or standard description.
 ///
-/// `words` are the text's words in lower case, `_`, `-` and `/` taken as spaces. CLIP's decoder leaves "5D" as `5 d`.
+/// `words` are the text's words in lower case, with `_`, `-` and `/` taken as spaces. CLIP's tokenizer detokenises "5D" as `5 d`.
 pub(super) fn is_camera(words: &[&str]) -> bool {
     if DESCRIPTIONS.contains(&words.join(" ").as_str()) {
         return true;
@@ -93,7 +93,7 @@ pub(super) fn is_camera(words: &[&str]) -> bool {
     let series = |word: &&str| SERIES.contains(word) || MAKERS.contains(word);
     let belongs = |word: &&str| digit(word) || single(word) || series(word) || FILLERS.contains(word);
     let split_code = model.iter().any(&digit) && model.iter().any(&single);
-    let telling = model.iter().any(|w| series(w) || (digit(w) && letter(w))) || split_code;
+    let has_model = model.iter().any(|w| series(w) || (digit(w) && letter(w))) || split_code;
     let named = MAKERS.contains(maker) || STANDALONE.contains(maker);
-    named && telling && model.iter().all(belongs)
+    named && has_model && model.iter().all(belongs)
 }

@@ -1,12 +1,12 @@
-//! Texts that are no language: file names, addresses, camera names, codes.
+//! Texts that are not language: file names, URLs, mail addresses, camera names, codes.
 //!
-//! Two spellings are known: as people and files write them (`IMG_1234.jpg`), and as CLIP's decoder leaves them, which
-//! puts spaces around every mark and between all digits (`img _ 1 2 3 4. jpg`). What would be ambiguous with spaces
-//! ("the end. it was ...") counts only without them. When in doubt a text is language: similarity judges it anyway.
+//! Two spellings are recognised: as people and files write them (`IMG_1234.jpg`), and as CLIP's tokenizer detokenises them,
+//! with spaces around every mark and between all digits (`img _ 1 2 3 4. jpg`). What would be ambiguous with spaces ("the end.
+//! it was ...") counts only without them. When in doubt a text is language: the threshold of similarity applies anyway.
 
-use super::{camera, quote, words};
+use super::{camera, quote::quote, words::words};
 
-/// Letters, one number, or one other character.
+/// Kind of an [`Atom`]: letters, one number, or one other character.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Letters,
@@ -14,11 +14,12 @@ enum Kind {
     Mark,
 }
 
+/// The smallest piece of a text that the patterns below look at.
 #[derive(Clone, Copy)]
 struct Atom<'a> {
     text: &'a str,
     kind: Kind,
-    /// White space stands before it.
+    /// Whether white space precedes it.
     spaced: bool,
     /// Byte offset in the text.
     at: usize,
@@ -38,23 +39,23 @@ impl Atom<'_> {
     }
 }
 
-/// Endings of files, and those that stand for one after a space as well.
+/// File name extensions, and those that count after a space too.
 const FILES: [&str; 25] = [
     "jpg", "jpeg", "jpe", "png", "gif", "bmp", "tif", "tiff", "webp", "heic", "heif", "avif", "svg", "psd",
     "pdf", "cr2", "cr3", "nef", "arw", "dng", "mp4", "mov", "avi", "html", "php",
 ];
 const FILES_AFTER_SPACE: [&str; 13] =
     ["jpg", "jpeg", "jpe", "png", "gif", "bmp", "tif", "tiff", "webp", "heic", "avif", "html", "php"];
-/// Top-level domains that are no words, and those that stand for one after a space as well.
+/// Top-level domains that are not words, and those that count after a space too.
 const DOMAINS: [&str; 26] = [
     "com", "org", "net", "edu", "gov", "info", "biz", "de", "fr", "uk", "ru", "jp", "cn", "nl", "pl", "br",
     "eu", "io", "tv", "ca", "au", "ch", "es", "se", "kr", "ly",
 ];
 const DOMAINS_AFTER_SPACE: [&str; 2] = ["com", "org"];
-/// What cameras begin file names with; none is a word.
+/// Beginnings of cameras' file names; none is a word.
 const STEMS: [&str; 13] =
     ["img", "imgp", "imag", "dsc", "dscn", "dscf", "dsci", "dcp", "mvi", "gopr", "hpim", "cimg", "pxl"];
-/// The same, but a name or a word unless `_` follows.
+/// Beginnings of file names that are names or words unless `_` follows.
 const STEMS_BEFORE_MARK: [&str; 15] = [
     "mg",
     "sam",
@@ -72,20 +73,20 @@ const STEMS_BEFORE_MARK: [&str; 15] = [
     "scan",
     "file",
 ];
-/// Fewest digits of a camera's running number.
+/// Smallest number of digits of a camera's running number.
 const STEM_DIGITS: usize = 3;
-/// Digits that follow Panasonic's `P`.
+/// Number of digits after Panasonic's `P`.
 const PANASONIC_DIGITS: usize = 7;
-/// Fewest characters of a hexadecimal code, fewest digits and letters in it.
+/// Smallest numbers of characters, of digits and of letters of a hexadecimal code.
 const HEX: (usize, usize, usize) = (16, 4, 2);
-/// Fewest characters of a code of letters and digits, and how often it changes between them.
+/// Smallest numbers of characters of a code, and of changes between letters and digits in it.
 const CODE: (usize, usize) = (12, 4);
-/// Fewest characters of a base64 text, and how often it changes between capitals, small letters and digits.
+/// Smallest numbers of characters of a base64 text, and of changes between capitals, small letters and digits in it.
 const BASE64: (usize, usize) = (16, 6);
-/// Longest run of letters in a code: longer ones are words.
+/// Length of the longest run of letters in a code: longer ones are words.
 const CODE_LETTERS: usize = 5;
 
-/// What in `text` is no language, in words; `None` for language.
+/// Describes what in `text` is not language; returns `None` for language.
 pub(super) fn find(text: &str) -> Option<String> {
     if !text.chars().any(char::is_alphabetic) {
         return Some("the caption has no letter".into());
@@ -109,6 +110,7 @@ pub(super) fn find(text: &str) -> Option<String> {
     Some(format!("the caption holds {what}: {}", quote(code)))
 }
 
+/// Splits a text into atoms.
 fn atoms(text: &str) -> Vec<Atom<'_>> {
     let mut atoms: Vec<Atom> = Vec::new();
     let mut spaced = true;
@@ -133,7 +135,7 @@ fn atoms(text: &str) -> Vec<Atom<'_>> {
     atoms
 }
 
-/// The piece of `text` that the first `length` atoms of `rest` stand for.
+/// Returns the piece of `text` that the first `length` atoms of `rest` cover.
 fn cut<'a>(text: &'a str, rest: &[Atom<'a>], length: usize) -> &'a str {
     match (rest.first(), rest[..length].last()) {
         (Some(first), Some(last)) => &text[first.at..last.at + last.text.len()],
@@ -141,9 +143,10 @@ fn cut<'a>(text: &'a str, rest: &[Atom<'a>], length: usize) -> &'a str {
     }
 }
 
+/// What was found and the number of atoms that it covers.
 type Found = Option<(&'static str, usize)>;
 
-/// `http://`, `www.example`.
+/// Matches `http://`, `www.example`.
 fn url(rest: &[Atom]) -> Found {
     let [a, b, c, d, ..] = rest else {
         return match rest {
@@ -158,7 +161,7 @@ fn url(rest: &[Atom]) -> Found {
     (scheme && b.is(":") && c.is("/") && d.is("/")).then_some(("an address", 4))
 }
 
-/// `name@host.tld` around the `@` at `i`.
+/// Matches `name@host.tld` around the `@` at `i`.
 fn mail(atoms: &[Atom], i: usize) -> Found {
     let [at, host, dot, domain, ..] = &atoms[i..] else { return None };
     let named = i > 0 && atoms[i - 1].is_word();
@@ -169,7 +172,7 @@ fn mail(atoms: &[Atom], i: usize) -> Found {
     (whole || domain.is_one_of(&DOMAINS_AFTER_SPACE)).then_some(("a mail address", 4))
 }
 
-/// `IMG_1234`, `DSC00012`, `P1010023`, with or without CLIP's spaces.
+/// Matches `IMG_1234`, `DSC00012`, `P1010023`, with or without CLIP's spaces.
 fn file_number(rest: &[Atom]) -> Found {
     let (stem, mut after) = rest.split_first()?;
     let mark = after.first().is_some_and(|a| a.is("_") || a.is("-"));
@@ -184,13 +187,13 @@ fn file_number(rest: &[Atom]) -> Found {
     found.then_some(("a file name", 1 + usize::from(mark) + numbers))
 }
 
-/// `name.jpg`, `example.com`.
+/// Matches `name.jpg`, `example.com`.
 fn dotted(rest: &[Atom]) -> Found {
     let [name, dot, end, after @ ..] = rest else { return None };
     if !(name.is_word() || name.is(")") || name.is("_")) || !dot.is(".") || !end.is_word() {
         return None;
     }
-    // An ending with a digit in it is two atoms.
+    // An extension with a digit in it is two atoms.
     let more = after.first().filter(|a| a.is_word() && !a.spaced);
     let ending = format!("{}{}", end.text, more.map_or("", |a| a.text)).to_ascii_lowercase();
     let (glued, length) = (!end.spaced && !dot.spaced, 3 + usize::from(more.is_some()));
@@ -205,14 +208,14 @@ fn dotted(rest: &[Atom]) -> Found {
     }
 }
 
-/// Digests and UUIDs: many hexadecimal digits, hyphens between them, all without spaces or all with CLIP's.
+/// Finds a digest or UUID: many hexadecimal digits with hyphens between them, all without spaces or all with CLIP's.
 fn hexadecimal<'a>(text: &'a str, atoms: &[Atom<'a>]) -> Option<(&'static str, &'a str)> {
     let mut begin = 0;
     while begin < atoms.len() {
         let spaced = atoms.get(begin + 1).is_some_and(|next| next.spaced);
         let hex = |a: &Atom| match a.kind {
             Kind::Mark => a.is("-"),
-            // CLIP's decoder has every digit by itself: "1920 1930" is no piece of a code.
+            // CLIP's tokenizer separates all digits: "1920 1930" is not a piece of a code.
             Kind::Digits => !spaced || a.text.len() == 1,
             Kind::Letters => a.text.bytes().all(|b| b.is_ascii_hexdigit()),
         };
@@ -226,7 +229,7 @@ fn hexadecimal<'a>(text: &'a str, atoms: &[Atom<'a>]) -> Option<(&'static str, &
         let count = |kind| run.iter().filter(|a| a.kind == kind).map(|a| a.text.len()).sum::<usize>();
         let (digits, letters) = (count(Kind::Digits), count(Kind::Letters));
         let pieces = run.iter().filter(|a| a.kind == Kind::Letters).count();
-        // A word that is cut by its neighbours is no code: "added 1234 ..." glued to more letters.
+        // A piece of a longer word is not a code: "added1234xyz".
         let whole = atoms.get(begin + length).is_none_or(|next| next.spaced || spaced || !next.is_word());
         let mixed = digits >= HEX.1 && letters >= HEX.2 && (!spaced || pieces > HEX.2);
         if whole && mixed && digits + letters >= HEX.0 {
@@ -237,7 +240,7 @@ fn hexadecimal<'a>(text: &'a str, atoms: &[Atom<'a>]) -> Option<(&'static str, &
     None
 }
 
-/// Identifiers and base64: one token that jumps between letters and digits, or between capitals and small letters.
+/// Finds an identifier or base64: one token that changes often between letters and digits, or capitals and small letters.
 fn code(text: &str) -> Option<(&'static str, &str)> {
     let is_mark = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '=' | '_'));
     let tokens = text.split(is_mark).map(|t| t.trim_matches(['+', '=', '_']));

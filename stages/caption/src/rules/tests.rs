@@ -1,10 +1,10 @@
-//! Every rule on texts that keep it and texts that break it, and what holds for any text.
+//! Every rule on texts that meet it and texts that violate it, and properties of all texts.
 
 use std::time::Instant;
 
-use recaption_schemas::{Candidate, Similarity};
+use recaption_schemas::{Candidate, Candidates, Similarity};
 
-use super::*;
+use super::{words::words, *};
 
 fn rules(change: impl FnOnce(&mut RuleSettings)) -> TextRules {
     let mut settings = RuleSettings::default();
@@ -12,8 +12,8 @@ fn rules(change: impl FnOnce(&mut RuleSettings)) -> TextRules {
     TextRules::new(settings).expect("valid settings")
 }
 
-fn told(rules: &TextRules, text: &str) -> String {
-    rules.check(text).map_or("kept".into(), |broken| broken.to_string())
+fn verdict(rules: &TextRules, text: &str) -> String {
+    rules.check(text).map_or("kept".into(), |violation| violation.to_string())
 }
 
 fn candidates(texts: &[&str]) -> Candidates {
@@ -66,7 +66,7 @@ fn random_texts(count: u64) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn nothing_is_refused_by_default() {
+fn default_rules_keep_everything() {
     let off = TextRules::default();
     for text in ["", "IMG_1234.jpg", "the the the the the", "🐱"]
         .map(str::to_owned)
@@ -80,7 +80,7 @@ fn nothing_is_refused_by_default() {
 }
 
 #[test]
-fn words_are_unicode_s() {
+fn words_follow_unicode_boundaries() {
     let count = |text: &str| words(text).len();
     for (text, wanted) in [
         ("", 0),
@@ -105,37 +105,37 @@ fn words_are_unicode_s() {
 }
 
 #[test]
-fn lengths_have_bounds_that_are_kept_themselves() {
+fn length_bounds_are_inclusive() {
     let r = rules(|s| (s.min_words, s.max_words) = (Some(2), Some(3)));
-    assert_eq!(told(&r, "cat"), "rules.min_words = 2 (the caption has 1 word)");
-    assert_eq!(told(&r, ""), "rules.min_words = 2 (the caption has 0 words)");
-    assert_eq!(told(&r, "a cat"), "kept");
-    assert_eq!(told(&r, "a red cat !!! 🐱"), "kept");
-    assert_eq!(told(&r, "a red cat sits"), "rules.max_words = 3 (the caption has 4 words)");
+    assert_eq!(verdict(&r, "cat"), "rules.min_words = 2 (the caption has 1 word)");
+    assert_eq!(verdict(&r, ""), "rules.min_words = 2 (the caption has 0 words)");
+    assert_eq!(verdict(&r, "a cat"), "kept");
+    assert_eq!(verdict(&r, "a red cat !!! 🐱"), "kept");
+    assert_eq!(verdict(&r, "a red cat sits"), "rules.max_words = 3 (the caption has 4 words)");
     let r = rules(|s| (s.min_chars, s.max_chars) = (Some(1), Some(4)));
-    assert_eq!(told(&r, ""), "rules.min_chars = 1 (the caption has 0 characters)");
-    assert_eq!(told(&r, "éé犬🐱"), "kept", "characters are not bytes");
-    assert_eq!(told(&r, "abcde"), "rules.max_chars = 4 (the caption has 5 characters)");
+    assert_eq!(verdict(&r, ""), "rules.min_chars = 1 (the caption has 0 characters)");
+    assert_eq!(verdict(&r, "éé犬🐱"), "kept", "characters are not bytes");
+    assert_eq!(verdict(&r, "abcde"), "rules.max_chars = 4 (the caption has 5 characters)");
 }
 
 #[test]
-fn repeats_count_every_n_gram_overlapping_ones_too() {
+fn repeats_count_overlapping_ngrams() {
     let r = |most, n| rules(|s| (s.max_repeats, s.ngram) = (Some(most), n));
     let loops = "a red ball and a red ball and a red ball";
-    assert_eq!(told(&r(2, None), loops), "rules.max_repeats = 2 (\"a red ball\" occurs 3 times)");
-    assert_eq!(told(&r(3, None), loops), "kept");
-    assert_eq!(told(&r(2, Some(1)), "the The THE dog"), "rules.max_repeats = 2 (\"the\" occurs 3 times)");
-    assert_eq!(told(&r(1, Some(2)), "ha ha ha"), "rules.max_repeats = 1 (\"ha ha\" occurs 2 times)");
-    assert_eq!(told(&r(1, Some(2)), "a cat. A  cat!"), "rules.max_repeats = 1 (\"a cat\" occurs 2 times)");
-    assert_eq!(told(&r(1, None), "a a"), "kept", "shorter than an n-gram");
-    assert_eq!(told(&r(1, None), ""), "kept");
-    assert_eq!(told(&r(2, Some(2)), "犬犬犬犬"), "rules.max_repeats = 2 (\"犬 犬\" occurs 3 times)");
-    // Of several that occur as often, the first is told: a detail must not depend on chance.
-    assert_eq!(told(&r(1, Some(1)), "b a b a"), "rules.max_repeats = 1 (\"b\" occurs 2 times)");
+    assert_eq!(verdict(&r(2, None), loops), "rules.max_repeats = 2 (\"a red ball\" occurs 3 times)");
+    assert_eq!(verdict(&r(3, None), loops), "kept");
+    assert_eq!(verdict(&r(2, Some(1)), "the The THE dog"), "rules.max_repeats = 2 (\"the\" occurs 3 times)");
+    assert_eq!(verdict(&r(1, Some(2)), "ha ha ha"), "rules.max_repeats = 1 (\"ha ha\" occurs 2 times)");
+    assert_eq!(verdict(&r(1, Some(2)), "a cat. A  cat!"), "rules.max_repeats = 1 (\"a cat\" occurs 2 times)");
+    assert_eq!(verdict(&r(1, None), "a a"), "kept", "shorter than an n-gram");
+    assert_eq!(verdict(&r(1, None), ""), "kept");
+    assert_eq!(verdict(&r(2, Some(2)), "犬犬犬犬"), "rules.max_repeats = 2 (\"犬 犬\" occurs 3 times)");
+    // Of several that occur as often, the first is reported: a detail must not depend on chance.
+    assert_eq!(verdict(&r(1, Some(1)), "b a b a"), "rules.max_repeats = 1 (\"b\" occurs 2 times)");
 }
 
 #[test]
-fn banned_words_are_whole_words_and_phrases_in_any_case() {
+fn banned_words_match_whole_words_in_any_case() {
     let r = rules(|s| {
         s.banned_words = ["Watermark", "stock  photo", "don't", "Ärger", "犬"].map(str::to_owned).into()
     });
@@ -149,15 +149,15 @@ fn banned_words_are_whole_words_and_phrases_in_any_case() {
         ("stock stock photo", "stock photo"),
     ] {
         let wanted = format!("rules.banned_words = \"{phrase}\" (the caption holds \"{phrase}\")");
-        assert_eq!(told(&r, text), wanted);
+        assert_eq!(verdict(&r, text), wanted);
     }
     for text in ["watermarked paper", "a photo of stock", "stock a photo", "arger", "don t", ""] {
-        assert_eq!(told(&r, text), "kept", "{text}");
+        assert_eq!(verdict(&r, text), "kept", "{text}");
     }
 }
 
 #[test]
-fn junk_is_known_in_both_spellings() {
+fn junk_is_found_in_both_spellings() {
     let r = rules(|s| s.junk = true);
     for text in [
         "",
@@ -209,16 +209,16 @@ fn junk_is_known_in_both_spellings() {
         "x7f3k9q2m4b8",
         "aGVsbG8gd29ybGQ1IHRoaXMgaXM",
     ] {
-        assert_ne!(told(&r, text), "kept", "{text:?}");
+        assert_ne!(verdict(&r, text), "kept", "{text:?}");
     }
     assert_eq!(
-        told(&r, "a cat img_1234.jpg"),
+        verdict(&r, "a cat img_1234.jpg"),
         "rules.junk = true (the caption holds a file name: \"img_1234\")"
     );
 }
 
 #[test]
-fn language_is_no_junk() {
+fn language_is_kept() {
     let r = rules(|s| s.junk = true);
     for text in [
         "a nikon camera on a table",
@@ -265,12 +265,12 @@ fn language_is_no_junk() {
         "แมวสีดำ",
         "x",
     ] {
-        assert_eq!(told(&r, text), "kept", "{text:?}");
+        assert_eq!(verdict(&r, text), "kept", "{text:?}");
     }
 }
 
 #[test]
-fn of_equal_candidates_only_the_best_may_be_chosen() {
+fn only_the_best_duplicate_may_be_chosen() {
     let r = rules(|s| (s.duplicates, s.max_chars) = (true, Some(6)));
     let chosen = |texts: &[&str]| r.choose(&candidates(texts));
     assert_eq!(chosen(&["a cat"]), Ok(0), "a single candidate is no duplicate");
@@ -279,12 +279,12 @@ fn of_equal_candidates_only_the_best_may_be_chosen() {
     assert_eq!(chosen(&["a cat...", "A cat", "a dog"]), Ok(2));
     // Spaces between words tell texts apart, more of them do not.
     assert_eq!(chosen(&["a cat...", "a  cat", "acat"]), Ok(2));
-    let broken = chosen(&["a cat...", "A cat"]).expect_err("none is left");
+    let violations = chosen(&["a cat...", "A cat"]).expect_err("none is left");
     assert_eq!(
-        describe(&broken),
+        describe_violations(&violations),
         "all 2 candidates break a rule: rules.max_chars 1, rules.duplicates 1; the best: rules.max_chars = 6 (the caption has 8 characters)"
     );
-    assert_eq!(broken[1].to_string(), "rules.duplicates = true (the same text as candidate 1)");
+    assert_eq!(violations[1].to_string(), "rules.duplicates = true (the same text as candidate 1)");
     // Without letters nothing can be folded: these two are not equal.
     assert_eq!(
         rules(|s| (s.duplicates, s.max_chars) = (true, Some(2))).choose(&candidates(&["!!!", "?"])),
@@ -293,7 +293,7 @@ fn of_equal_candidates_only_the_best_may_be_chosen() {
 }
 
 #[test]
-fn settings_that_refuse_everything_are_errors() {
+fn contradicting_settings_are_errors() {
     let error = |change: fn(&mut RuleSettings)| {
         let mut settings = RuleSettings::default();
         change(&mut settings);
@@ -306,7 +306,7 @@ fn settings_that_refuse_everything_are_errors() {
 }
 
 #[test]
-fn a_long_list_of_banned_words_is_told_by_digest() {
+fn long_ban_lists_are_recorded_by_digest() {
     let list = |n: usize| rules(|s| s.banned_words = (0..n).map(|i| format!("word{i}")).collect()).row_keys();
     assert_eq!(list(2), [("rules.banned_words", r#"["word0", "word1"]"#.to_owned())]);
     let long = &list(1000)[0].1;
@@ -316,13 +316,13 @@ fn a_long_list_of_banned_words_is_told_by_digest() {
     assert_eq!(turned.row_keys(), rules(|s| s.banned_words = vec!["a".into(), "b".into()]).row_keys());
 }
 
-/// What holds whatever the text: a rule's own count, and that case and spaces at the ends do not matter to words.
+/// Properties of any text: counts are exact, and case and spaces at the ends do not change words.
 #[test]
-fn rules_agree_with_counting() {
+fn rules_agree_with_independent_counts() {
     for text in random_texts(3_000) {
         let n = words(&text).len();
         let bounded = rules(|s| (s.min_words, s.max_words) = (Some(n), Some(n)));
-        assert_eq!(told(&bounded, &text), "kept", "{text:?}");
+        assert_eq!(verdict(&bounded, &text), "kept", "{text:?}");
         assert_eq!(
             rules(|s| s.min_words = Some(n + 1)).check(&text).map(|b| b.rule),
             Some("rules.min_words")
@@ -345,7 +345,7 @@ fn rules_agree_with_counting() {
     }
 }
 
-/// No text makes a rule slow: ten times the length is about ten times the time, far from a hundred.
+/// No text makes a rule slow: a quadratic rule would take minutes on these.
 #[test]
 fn time_is_linear_and_details_are_short() {
     let all = rules(|s| {
@@ -355,8 +355,11 @@ fn time_is_linear_and_details_are_short() {
     for piece in ["a ", "a1", "a.", "1 ", "deadbeef1", "@a.", "Ab1", "-", "犬", "http:/", "img_", "a"] {
         let text = piece.repeat(100_000);
         let began = Instant::now();
-        let broken = all.choose(&candidates(&[&text]));
+        let chosen = all.choose(&candidates(&[&text]));
         assert!(began.elapsed().as_secs() < 10, "{piece:?} took {:?}", began.elapsed());
-        assert!(broken.is_ok() || describe(&broken.expect_err("broken")).len() < 400, "{piece:?}");
+        assert!(
+            chosen.is_ok() || describe_violations(&chosen.expect_err("violations")).len() < 400,
+            "{piece:?}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Augmentation: a random part of the image, as torchvision's `RandomResizedCrop` chooses it.
+//! Augmentation: random crops, chosen as by torchvision's `RandomResizedCrop`.
 
 use recaption_config::derive::schemars::JsonSchema;
 use recaption_image::Region;
@@ -6,28 +6,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
 
-/// Attempts, as in torchvision, before the whole image is taken; torchvision takes a central part then.
+/// Number of attempts, as in torchvision, before the whole image is taken; torchvision takes a central crop then.
 const ATTEMPTS: usize = 10;
 
-/// Range of a crop.
+/// Ranges of random crops.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(crate = "recaption_config::derive::schemars")]
 pub struct CropSettings {
-    /// Least and greatest share of the image's area, (0, 1]. open_clip trains with [0.9, 1.0].
+    /// Smallest and largest share of the image's area, in (0, 1]. open_clip trains with [0.9, 1.0].
     pub scale: [f64; 2],
-    /// Least and greatest ratio of width to height.
+    /// Smallest and largest ratio of width to height, > 0.
     #[serde(default = "default_ratio")]
     pub ratio: [f64; 2],
 }
 
-/// torchvision's.
+/// torchvision's default.
 fn default_ratio() -> [f64; 2] {
     [3.0 / 4.0, 4.0 / 3.0]
 }
 
 impl CropSettings {
-    /// Whether both ranges are ranges.
+    /// Returns whether both ranges are valid.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         let [low, high] = self.scale;
@@ -35,7 +35,7 @@ impl CropSettings {
         low > 0.0 && low <= high && high <= 1.0 && narrow > 0.0 && narrow <= wide && wide.is_finite()
     }
 
-    /// A part of an image, in shares of its sides; chosen without knowing them, so `ratio` is relative to the image's own.
+    /// Draws a crop, as shares of the image's sides; the sides are unknown, so `ratio` is relative to the image's own.
     #[must_use]
     pub fn choose(&self, random: &mut Random) -> Region {
         let between = |[low, high]: [f64; 2], at: f64| low + (high - low) * at;

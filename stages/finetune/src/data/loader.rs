@@ -1,4 +1,4 @@
-//! Windows -> batches, on a thread of its own: decoding (rayon) and tokenizing happen while the model works.
+//! Batches of windows, on a thread of its own: images are decoded (rayon) and captions tokenised while the model computes.
 
 use std::{
     collections::HashMap,
@@ -10,55 +10,63 @@ use rayon::prelude::*;
 use recaption_image::{DecodeOptions, Preprocess, prepare_region, reason_of};
 use recaption_onnx::tokenizer::Tokenizer;
 
-use super::{CropSettings, DataCounts, DataError, Example, Inputs, Position, window::Windows};
+use super::{
+    counts::DataCounts,
+    crop::CropSettings,
+    error::DataError,
+    example::{Example, Position},
+    shards::Inputs,
+    window::Windows,
+};
 use crate::{batch::Batch, random::Random};
 
-/// Batches that wait for the model.
+/// Number of batches that wait for the model.
 const QUEUE: usize = 2;
 /// Stream of random numbers for crops.
-const CROPS: u64 = 3;
+const CROP_STREAM: u64 = 3;
 
-/// How batches are made.
-#[derive(Clone)]
+/// Settings of batches.
+#[derive(Clone, Debug)]
 pub struct LoaderSettings {
-    /// Samples per batch.
+    /// Number of samples per batch.
     pub batch_size: usize,
-    /// Examples per window.
+    /// Largest number of examples per shuffled window.
     pub window: usize,
     /// Seed of all orders and crops.
     pub seed: u64,
-    /// Size and resizing.
+    /// The model's preprocessing.
     pub preprocess: Preprocess,
-    /// What is refused.
+    /// Limits of decoding.
     pub decode: DecodeOptions,
-    /// Augmentation, or the whole image.
+    /// Random crops; `None` takes whole images.
     pub crop: Option<CropSettings>,
-    /// Bytes of decoded images that are kept for the next epoch. Not with crops.
+    /// Bytes of decoded images that are cached for the next epochs; ignored with crops.
     pub cache_bytes: usize,
 }
 
-/// A batch, and where it leaves the data.
+/// A batch, with the position after it.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct LoadedBatch {
     /// The batch.
     pub batch: Batch,
-    /// Place behind it.
+    /// Position after the batch.
     pub position: Position,
-    /// Samples met on the way to it.
+    /// Counts of the samples since the last batch.
     pub counts: DataCounts,
 }
 
-/// Batches without end.
+/// An endless stream of batches.
+#[derive(Debug)]
 pub struct Loader {
-    batches: mpsc::Receiver<Result<Loaded, DataError>>,
+    batches: mpsc::Receiver<Result<LoadedBatch, DataError>>,
     _thread: JoinHandle<()>,
 }
 
 impl Loader {
-    /// Starts the thread, at `position`.
+    /// Starts loading at `position`.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// Fails when no thread can be started.
     pub fn start(
         inputs: Arc<Inputs>,
         tokenizer: Arc<Tokenizer>,
@@ -68,28 +76,28 @@ impl Loader {
         let (to, batches) = mpsc::sync_channel(QUEUE);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let thread = std::thread::Builder::new().name("loader".into()).spawn(move || {
-            let making = Making::new(Arc::clone(&inputs), tokenizer, settings);
-            if let Err(error) = making.run(&runtime, inputs, position, &to) {
-                // It ends the batches; nobody may listen any more.
+            let builder = BatchBuilder::new(Arc::clone(&inputs), tokenizer, settings);
+            if let Err(error) = builder.run(&runtime, inputs, position, &to) {
+                // The receiver may be gone.
                 let _ = to.send(Err(error));
             }
         })?;
         Ok(Self { batches, _thread: thread })
     }
 
-    /// The next batch.
+    /// Returns the next batch; blocks until it is ready.
     ///
     /// # Errors
-    /// When an epoch had nothing to use.
-    pub fn next(&self) -> Result<Loaded, DataError> {
-        self.batches.recv().map_err(|_| DataError::Broken("it said nothing".into()))?
+    /// Fails when an epoch had no usable sample.
+    pub fn next(&self) -> Result<LoadedBatch, DataError> {
+        self.batches.recv().map_err(|_| DataError::Broken("without an error".into()))?
     }
 }
 
-/// All examples of the inputs as they lie, at most `limit`, in batches: for validation.
+/// Loads the first `limit` examples of the inputs, in order and without crops: for validation.
 ///
 /// # Errors
-/// When nothing can be used.
+/// Fails when there is no usable sample.
 pub async fn load_all(
     inputs: Arc<Inputs>,
     tokenizer: Arc<Tokenizer>,
@@ -100,15 +108,15 @@ pub async fn load_all(
     let mut windows =
         Windows::new(Arc::clone(&inputs), 0, limit.min(settings.window), false, Position::default());
     let settings = LoaderSettings { crop: None, cache_bytes: 0, ..settings };
-    let mut making = Making::new(inputs, tokenizer, settings);
+    let mut builder = BatchBuilder::new(inputs, tokenizer, settings);
     let (mut batches, mut left) = (Vec::new(), limit);
     loop {
         let window = windows.next().await;
-        making.epoch.add(&window.counts);
-        making.failure = making.failure.take().or(window.failure);
+        builder.epoch.add(&window.counts);
+        builder.failure = builder.failure.take().or(window.failure);
         let examples = &window.examples[..window.examples.len().min(left)];
         left -= examples.len();
-        making.consume(examples, window.start, window.start, |loaded| {
+        builder.consume(examples, window.start, window.start, |loaded| {
             batches.push(loaded.batch);
             true
         });
@@ -116,13 +124,13 @@ pub async fn load_all(
             break;
         }
     }
-    batches.extend((!making.pending.is_empty()).then(|| std::mem::take(&mut making.pending)));
+    batches.extend((!builder.pending.is_empty()).then(|| std::mem::take(&mut builder.pending)));
     debug_assert!(batches.iter().all(|b| b.len() <= size));
-    if batches.is_empty() { Err(making.nothing()) } else { Ok((batches, making.epoch)) }
+    if batches.is_empty() { Err(builder.nothing()) } else { Ok((batches, builder.epoch)) }
 }
 
-/// A batch in the making.
-struct Making {
+/// Builds batches of examples.
+struct BatchBuilder {
     inputs: Arc<Inputs>,
     tokenizer: Arc<Tokenizer>,
     settings: LoaderSettings,
@@ -133,11 +141,11 @@ struct Making {
     counts: DataCounts,
     /// Counts of the epoch.
     epoch: DataCounts,
-    /// What the first shard that failed said.
+    /// Error of the first shard that failed.
     failure: Option<String>,
 }
 
-impl Making {
+impl BatchBuilder {
     fn new(inputs: Arc<Inputs>, tokenizer: Arc<Tokenizer>, settings: LoaderSettings) -> Self {
         Self {
             inputs,
@@ -152,13 +160,13 @@ impl Making {
         }
     }
 
-    /// Windows to batches until nobody takes them. The next window is filled while one is used.
+    /// Sends batches until the receiver is gone. The next window is filled while one is consumed.
     fn run(
         mut self,
         runtime: &tokio::runtime::Runtime,
         inputs: Arc<Inputs>,
         position: Position,
-        to: &mpsc::SyncSender<Result<Loaded, DataError>>,
+        to: &mpsc::SyncSender<Result<LoadedBatch, DataError>>,
     ) -> Result<(), DataError> {
         let begin = Position { taken: 0, ..position };
         let (seed, size) = (self.settings.seed, self.settings.window);
@@ -168,14 +176,14 @@ impl Making {
         };
         let mut filling = runtime.spawn(fill(Windows::new(inputs, seed, size, true, begin)));
         let mut skip = position.taken;
-        // Only an epoch that is seen from its first sample can be found to hold nothing.
+        // Only an epoch that is read from its first sample can be known to have no usable one.
         let mut whole = position.shard == 0 && position.sample == 0 && position.taken == 0;
         loop {
             let (window, windows) =
                 runtime.block_on(filling).map_err(|e| DataError::Broken(e.to_string()))?;
             let next = windows.position();
             filling = runtime.spawn(fill(windows));
-            // What was met while this window was filled was counted before the checkpoint, if that lies inside it.
+            // When the checkpoint lies inside this window, samples met while it was filled were counted before.
             if skip == 0 {
                 self.epoch.add(&window.counts);
                 self.counts.add(&window.counts);
@@ -195,7 +203,7 @@ impl Making {
         }
     }
 
-    /// Why there are no batches.
+    /// Returns the error of an epoch without a usable sample.
     fn nothing(&self) -> DataError {
         DataError::Nothing {
             shards: self.inputs.len(),
@@ -208,13 +216,13 @@ impl Making {
         }
     }
 
-    /// Makes batches of a window's examples behind the first `start.taken`; false when nobody takes them any more.
+    /// Builds batches of a window's examples after the first `start.taken`; returns `false` when `send` does.
     fn consume(
         &mut self,
         examples: &[Example],
         start: Position,
         next: Position,
-        mut give: impl FnMut(Loaded) -> bool,
+        mut send: impl FnMut(LoadedBatch) -> bool,
     ) -> bool {
         let mut taken = start.taken.min(examples.len());
         while taken < examples.len() {
@@ -224,12 +232,12 @@ impl Making {
             taken += some.len();
             if self.pending.len() == self.settings.batch_size {
                 let position = if taken == examples.len() { next } else { Position { taken, ..start } };
-                let loaded = Loaded {
+                let loaded = LoadedBatch {
                     batch: std::mem::take(&mut self.pending),
                     position,
                     counts: std::mem::take(&mut self.counts),
                 };
-                if !give(loaded) {
+                if !send(loaded) {
                     return false;
                 }
             }
@@ -237,7 +245,7 @@ impl Making {
         true
     }
 
-    /// Decodes examples and adds the good ones.
+    /// Decodes and tokenises examples, and adds those that can be used.
     fn add(&mut self, examples: &[Example], epoch: u64) {
         let decoded: Vec<Result<Arc<[u8]>, &'static str>> =
             examples.par_iter().map(|example| self.pixels(example, epoch)).collect();
@@ -249,10 +257,10 @@ impl Making {
             let mut seen = DataCounts::default();
             match sample {
                 Ok((pixels, text)) => {
-                    seen.texts_cut = u64::from(text.cut);
+                    seen.texts_cut = u64::from(text.truncated);
                     seen.used = 1;
                     self.pending.push(example.key.clone(), &pixels, text.ids);
-                    self.keep(example, pixels);
+                    self.cache_pixels(example, pixels);
                 }
                 Err(reason) => seen.add_bad(reason),
             }
@@ -261,12 +269,13 @@ impl Making {
         }
     }
 
+    /// Decodes an example, or finds it in the cache.
     fn pixels(&self, example: &Example, epoch: u64) -> Result<Arc<[u8]>, &'static str> {
         if let Some(kept) = self.cache.get(&(example.shard, example.index)) {
             return Ok(Arc::clone(kept));
         }
         let region = self.settings.crop.map(|crop| {
-            let stream = [CROPS, epoch, example.shard as u64, example.index];
+            let stream = [CROP_STREAM, epoch, example.shard as u64, example.index];
             crop.choose(&mut Random::new(self.settings.seed, &stream))
         });
         let (preprocess, options) = (&self.settings.preprocess, &self.settings.decode);
@@ -275,11 +284,12 @@ impl Making {
             .map_err(|error| reason_of(&error).as_str())
     }
 
-    fn keep(&mut self, example: &Example, pixels: Arc<[u8]>) {
+    /// Caches an example's pixels while there is room.
+    fn cache_pixels(&mut self, example: &Example, pixels: Arc<[u8]>) {
         if self.settings.crop.is_none() && self.cached + pixels.len() <= self.settings.cache_bytes {
             self.cached += pixels.len();
-            let place = (example.shard, example.index);
-            if let Some(old) = self.cache.insert(place, pixels) {
+            let key = (example.shard, example.index);
+            if let Some(old) = self.cache.insert(key, pixels) {
                 self.cached -= old.len();
             }
         }

@@ -1,4 +1,4 @@
-//! A finished run's captions, with the images it embedded, as training data.
+//! Outputs of `recaption run` with embedded images, as training data.
 
 use arrow_array::{Array, BinaryArray, RecordBatch, StringArray, StructArray, cast::AsArray};
 use recaption_output::{PartReader, commits::CommitLog};
@@ -6,41 +6,45 @@ use recaption_schemas::PartInfo;
 use recaption_store::{Location, Stores};
 use tokio::sync::mpsc;
 
-use super::{
-    DataError, Example,
-    shards::{Caption, Item},
-};
+use super::{caption::Caption, error::DataError, example::Example, input::InputItem};
 
 /// Columns that are read.
 const COLUMNS: [&str; 5] = ["key", "caption", "org_caption", "meta", "image"];
 
 /// One part of an output.
 #[derive(Clone)]
-pub(super) struct Part {
+pub(super) struct OutputPart {
     location: Location,
     info: PartInfo,
 }
 
-impl Part {
-    /// Of path and size, which follow from the rows.
-    pub fn fingerprint(&self) -> String {
+impl OutputPart {
+    /// Returns path, rows and size, which change with the rows.
+    pub(super) fn fingerprint(&self) -> String {
         format!("{} {} {}", self.location.url(), self.info.rows, self.info.bytes)
     }
 }
 
-/// The parts of the output at `url` that a commit record vouches for, by name.
-pub(super) async fn parts(stores: &mut Stores, url: &str) -> Result<Vec<Part>, DataError> {
+/// Lists the committed parts of the output at `url`, sorted by path.
+///
+/// # Errors
+/// Fails when the output cannot be listed or has no commit records.
+pub(super) async fn parts(stores: &mut Stores, url: &str) -> Result<Vec<OutputPart>, DataError> {
     let failed = |e: &dyn std::fmt::Display| DataError::Output(e.to_string());
     let out = stores.locate(url).map_err(|e| failed(&e))?;
     let commit_log = CommitLog::new(out.clone());
     let mut parts = Vec::new();
     for (shard, names) in commit_log.list().await.map_err(|e| failed(&e))? {
-        // A shard has several records when a run died between writing and clearing up: the parts are the last one's.
+        // A shard has several records while an interrupted run has not been finished: which part counts is open.
         if let [name] = names.as_slice() {
             let info = commit_log.read(&shard, name).await.map_err(|e| failed(&e))?.captions;
-            parts.push(Part { location: out.child(&info.path), info });
+            parts.push(OutputPart { location: out.child(&info.path), info });
         } else {
-            tracing::warn!(shard, "has {} commit records; it is left out: finish the run first", names.len());
+            tracing::warn!(
+                shard,
+                records = names.len(),
+                "skipped a shard with several commit records; finish the run first"
+            );
         }
     }
     parts.sort_by(|a, b| a.info.path.cmp(&b.info.path));
@@ -54,11 +58,14 @@ pub(super) async fn parts(stores: &mut Stores, url: &str) -> Result<Vec<Part>, D
 }
 
 /// Sends a part's rows.
+///
+/// # Errors
+/// Fails when the part cannot be read or has no embedded images.
 pub(super) async fn read(
     number: usize,
-    part: &Part,
+    part: &OutputPart,
     caption: &Caption,
-    to: &mpsc::Sender<Item>,
+    to: &mpsc::Sender<InputItem>,
 ) -> Result<(), String> {
     let failed = |e: &dyn std::fmt::Display| e.to_string();
     let open = |columns| PartReader::open(part.location.clone(), &part.info, columns);
@@ -71,12 +78,12 @@ pub(super) async fn read(
     let mut reader = open(Some(&COLUMNS)).await.map_err(|e| failed(&e))?;
     let mut index = 0;
     while let Some(rows) = reader.next().await.map_err(|e| failed(&e))? {
-        let rows = Rows::of(&rows)
+        let rows = Columns::new(&rows)
             .ok_or_else(|| format!("{}: a column of {COLUMNS:?} has another type", part.location.url()))?;
         for i in 0..rows.len() {
             let item = match rows.example(i, number, index, caption) {
-                Ok(example) => Item::Example(example, None),
-                Err(reason) => Item::Bad { index, reason: reason.to_owned() },
+                Ok(example) => InputItem::Example(example, None),
+                Err(reason) => InputItem::Bad { index, reason: reason.to_owned() },
             };
             index += 1;
             if to.send(item).await.is_err() {
@@ -87,8 +94,8 @@ pub(super) async fn read(
     Ok(())
 }
 
-/// The columns of some rows.
-struct Rows<'a> {
+/// The columns of a batch of rows.
+struct Columns<'a> {
     key: &'a StringArray,
     caption: &'a StringArray,
     original: &'a StringArray,
@@ -98,8 +105,9 @@ struct Rows<'a> {
     path: &'a StringArray,
 }
 
-impl<'a> Rows<'a> {
-    fn of(batch: &'a RecordBatch) -> Option<Self> {
+impl<'a> Columns<'a> {
+    /// Returns the columns; `None` if one is missing or of another type.
+    fn new(batch: &'a RecordBatch) -> Option<Self> {
         let text = |name| batch.column_by_name(name)?.as_string_opt::<i32>();
         let image = batch.column_by_name("image")?.as_struct_opt()?;
         Some(Self {
@@ -117,6 +125,10 @@ impl<'a> Rows<'a> {
         self.key.len()
     }
 
+    /// Builds the example of row `i`.
+    ///
+    /// # Errors
+    /// Fails with the reason, as counted.
     fn example(
         &self,
         i: usize,

@@ -1,6 +1,6 @@
-//! Inputs -> examples in order: tar shards, or the parts of a finished run.
+//! Inputs in order, read to examples: tar shards, or the parts of an output of `recaption run`.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use recaption_config::derive::schemars::JsonSchema;
 use recaption_input::{
@@ -13,21 +13,27 @@ use recaption_messages::{
 use recaption_schemas::{FailureClass, sha256_hex};
 use recaption_store::{RetryPolicy, Stores};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
-use super::{DataError, Example, parquet};
+use super::{
+    caption::Caption,
+    error::DataError,
+    example::Example,
+    input::InputItem,
+    parquet::{self, OutputPart},
+};
 
-/// Shards that are read ahead of the one whose turn it is.
+/// Number of shards that are read ahead of the current one.
 const READ_AHEAD: usize = 3;
-/// Samples of one shard that wait.
+/// Number of samples of one shard that wait.
 const QUEUE: usize = 64;
-/// Bytes that the waiting samples of one shard hold: a budget of its own each, or the shards that are read ahead would take
-/// what the first one waits for.
+/// Byte budget of the waiting samples of one shard. Each shard has its own: with a shared one, shards that are read ahead would
+/// block the current one.
 const SHARD_BYTES: usize = 64 << 20;
-/// Further attempts at a shard whose transport fails.
+/// Retries at a shard whose transport fails.
 const SHARD_RETRIES: RetryPolicy = RetryPolicy::new(3, Duration::from_secs(2), Duration::from_secs(8));
 
-/// What the inputs are.
+/// Format of the inputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(crate = "recaption_config::derive::schemars")]
@@ -39,74 +45,11 @@ pub enum Format {
     Output,
 }
 
-/// Where a sample's caption stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Caption {
-    /// The caption member of a shard (`txt`), or the synthetic `caption` of an output.
-    Text,
-    /// The `org_caption` of an output; the caption member of a shard.
-    Original,
-    /// A key of the sample's own JSON.
-    Json(String),
-}
-
-impl TryFrom<String> for Caption {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match text.as_str() {
-            "text" => Ok(Self::Text),
-            "original" => Ok(Self::Original),
-            _ => match text.strip_prefix("json.") {
-                Some(key) if !key.is_empty() => Ok(Self::Json(key.to_owned())),
-                _ => Err(format!("`{text}` names no caption")),
-            },
-        }
-    }
-}
-
-impl From<Caption> for String {
-    fn from(caption: Caption) -> Self {
-        match caption {
-            Caption::Text => "text".into(),
-            Caption::Original => "original".into(),
-            Caption::Json(key) => format!("json.{key}"),
-        }
-    }
-}
-
-impl Caption {
-    /// The caption of a sample, white space trimmed.
-    ///
-    /// # Errors
-    /// The reason for which there is none.
-    pub(super) fn find(
-        &self,
-        text: Option<&str>,
-        original: Option<&str>,
-        json: Option<&str>,
-    ) -> Result<String, &'static str> {
-        let found = match self {
-            Self::Text => text.map(str::to_owned),
-            Self::Original => original.map(str::to_owned),
-            Self::Json(key) => {
-                let json = json.ok_or("no_json")?;
-                let value: serde_json::Value = serde_json::from_str(json).map_err(|_| "malformed_json")?;
-                value.get(key).and_then(serde_json::Value::as_str).map(str::to_owned)
-            }
-        };
-        let found = found.ok_or("no_caption")?;
-        let trimmed = found.trim();
-        if trimmed.is_empty() { Err("no_caption") } else { Ok(trimmed.to_owned()) }
-    }
-}
-
-/// One input to read.
+/// One input.
 #[derive(Clone)]
 pub(super) enum Input {
     Tar(ShardRef),
-    Part(parquet::Part),
+    Part(OutputPart),
 }
 
 /// All inputs, listed.
@@ -116,26 +59,20 @@ pub struct Inputs {
     caption: Caption,
 }
 
-/// What comes out of the inputs.
-pub(super) enum Item {
-    /// An example, with its share of the bytes that may wait.
-    Example(Example, Option<OwnedSemaphorePermit>),
-    /// A sample that cannot be used, with the reason.
-    Bad {
-        /// Position in its shard.
-        index: u64,
-        /// Why.
-        reason: String,
-    },
-    /// A shard that could not be read to its end.
-    Failed(String),
+impl fmt::Debug for Inputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inputs")
+            .field("len", &self.len())
+            .field("caption", &self.caption)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Inputs {
     /// Lists the inputs.
     ///
     /// # Errors
-    /// A pattern that matches nothing, a store that refuses, an output without embedded images.
+    /// Fails when a pattern matches nothing, a store cannot be listed, or an output has no commit records.
     pub async fn list(patterns: &[String], format: Format, caption: Caption) -> Result<Self, DataError> {
         let mut stores = Stores::default();
         let list = match format {
@@ -155,13 +92,13 @@ impl Inputs {
         Ok(Self { list, caption })
     }
 
-    /// How many there are.
+    /// Returns the number of inputs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Digest of what they are: names, sizes and entity tags, in order. A place in the data means nothing in another list.
+    /// Returns the digest of names, sizes and entity tags, in order. A [`Position`](super::Position) is valid for one digest.
     #[must_use]
     pub fn digest(&self) -> String {
         let names: Vec<String> = self
@@ -175,40 +112,40 @@ impl Inputs {
         sha256_hex(names.join("\n").as_bytes())
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no inputs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// Where captions are looked for.
+    /// Returns the configured place of captions.
     #[must_use]
     pub fn caption(&self) -> String {
         self.caption.clone().into()
     }
 
-    /// Reads the inputs `order` one after another, and some of the next ahead.
-    pub(super) fn read(self: Arc<Self>, order: Vec<usize>) -> Reading {
-        Reading { inputs: self, order: order.into(), ahead: VecDeque::new() }
+    /// Starts reading the inputs `order`, one after another, with [`READ_AHEAD`] shards ahead.
+    pub(super) fn read(self: Arc<Self>, order: Vec<usize>) -> InputReader {
+        InputReader { inputs: self, order: order.into(), ahead: VecDeque::new() }
     }
 
-    async fn read_one(&self, number: usize, to: mpsc::Sender<Item>) {
+    async fn read_one(&self, number: usize, to: mpsc::Sender<InputItem>) {
         let failed = match &self.list[number] {
-            Input::Tar(shard) => self.read_tar_again(number, shard, &to).await,
+            Input::Tar(shard) => self.read_tar_with_retries(number, shard, &to).await,
             Input::Part(part) => parquet::read(number, part, &self.caption, &to).await,
         };
         if let Err(what) = failed {
-            // Nobody listens any more: nothing to tell.
-            let _ = to.send(Item::Failed(what)).await;
+            // The receiver may be gone.
+            let _ = to.send(InputItem::Failed(what)).await;
         }
     }
 
-    /// Reads a shard; where the way to it fails, again from the sample that was not handed on.
-    async fn read_tar_again(
+    /// Reads a shard; after a failure of the transport, again from the first sample that was not sent.
+    async fn read_tar_with_retries(
         &self,
         number: usize,
         shard: &ShardRef,
-        to: &mpsc::Sender<Item>,
+        to: &mpsc::Sender<InputItem>,
     ) -> Result<(), String> {
         let (mut next, mut budget) = (0, SHARD_RETRIES.budget());
         loop {
@@ -225,13 +162,13 @@ impl Inputs {
         }
     }
 
-    /// Hands on the samples from position `next` on, and counts it up.
+    /// Sends the samples from position `next` on, and advances it.
     async fn read_tar(
         &self,
         number: usize,
         shard: &ShardRef,
         next: &mut u64,
-        to: &mpsc::Sender<Item>,
+        to: &mpsc::Sender<InputItem>,
     ) -> Result<(), ReadError> {
         let budget = ByteBudget::new(SHARD_BYTES);
         let (send, mut found) = mpsc::channel(QUEUE);
@@ -242,7 +179,7 @@ impl Inputs {
             let settings = &settings;
             read_shard(ReadRequest { number, shard, settings, budget, counters, previous, sink: &sink }).await
         };
-        // The receiver is dropped when nobody listens: the reader then ends too.
+        // Ends, and thereby the reader too, when `to` is closed.
         let passing = async move {
             while let Some(found) = found.recv().await {
                 let (index, item) = match found {
@@ -250,7 +187,7 @@ impl Inputs {
                     ReadItem::Ended(result) => match result.outcome {
                         SampleOutcome::Reject(reject) => {
                             let (index, reason) = (result.index, reject.reason.as_str().to_owned());
-                            (index, Item::Bad { index, reason })
+                            (index, InputItem::Bad { index, reason })
                         }
                         SampleOutcome::Caption(_) | SampleOutcome::Kept(_) => continue,
                     },
@@ -281,26 +218,27 @@ impl Inputs {
         }
     }
 
-    fn example(&self, sample: Sample) -> Item {
+    /// Finds a sample's caption.
+    fn example(&self, sample: Sample) -> InputItem {
         let Sample { shard, index, key, image, suffix, org_caption, meta, permit, .. } = sample;
         let text = org_caption.as_ref().map(recaption_schemas::OriginalCaption::as_str);
         match self.caption.find(text, text, meta.as_deref()) {
-            Ok(caption) => Item::Example(Example { shard, index, key, image, suffix, caption }, permit),
-            Err(reason) => Item::Bad { index, reason: reason.to_owned() },
+            Ok(caption) => InputItem::Example(Example { shard, index, key, image, suffix, caption }, permit),
+            Err(reason) => InputItem::Bad { index, reason: reason.to_owned() },
         }
     }
 }
 
-/// Inputs being read.
-pub(super) struct Reading {
+/// Inputs that are being read.
+pub(super) struct InputReader {
     inputs: Arc<Inputs>,
     order: VecDeque<usize>,
-    ahead: VecDeque<mpsc::Receiver<Item>>,
+    ahead: VecDeque<mpsc::Receiver<InputItem>>,
 }
 
-impl Reading {
-    /// The next item; `None` ends the current input (see [`Reading::advance`]).
-    pub async fn next(&mut self) -> Option<Item> {
+impl InputReader {
+    /// Returns the next item; `None` ends the current input (see [`InputReader::advance`]).
+    pub(super) async fn next(&mut self) -> Option<InputItem> {
         self.fill();
         match self.ahead.front_mut() {
             Some(items) => items.recv().await,
@@ -308,13 +246,14 @@ impl Reading {
         }
     }
 
-    /// Goes on with the next input; false when there is none.
-    pub fn advance(&mut self) -> bool {
+    /// Moves to the next input; returns `false` when there is none.
+    pub(super) fn advance(&mut self) -> bool {
         self.ahead.pop_front();
         self.fill();
         !self.ahead.is_empty()
     }
 
+    /// Starts reading inputs until enough are ahead.
     fn fill(&mut self) {
         while self.ahead.len() <= READ_AHEAD
             && let Some(number) = self.order.pop_front()

@@ -1,64 +1,66 @@
-//! Examples in windows, shuffled: the order of a training run.
+//! Shuffled windows of examples: the order of a training run.
 
 use std::sync::Arc;
 
 use super::{
-    DataCounts, Example, Position,
-    shards::{Inputs, Item, Reading},
+    counts::DataCounts,
+    example::{Example, Position},
+    input::InputItem,
+    shards::{InputReader, Inputs},
 };
 use crate::random::Random;
 
-/// Bytes of stored images in one window, at most.
+/// Largest number of bytes of encoded images in one window.
 const WINDOW_BYTES: usize = 1 << 30;
 
-/// Streams of random numbers, so that one seed serves all.
-const SHARDS: u64 = 1;
-const EXAMPLES: u64 = 2;
+/// Stream of random numbers for the order of shards.
+const SHARD_STREAM: u64 = 1;
+/// Stream of random numbers for the order within windows.
+const WINDOW_STREAM: u64 = 2;
 
-/// A window, ready to hand out.
-pub struct Window {
-    /// Its examples, shuffled.
-    pub examples: Vec<Example>,
-    /// Where it begins; `taken` is what a resumed run leaves out.
-    pub start: Position,
-    /// Samples that were met while filling it and cannot be used.
-    pub counts: DataCounts,
-    /// The first shard that could not be read to its end, if one could not.
-    pub failure: Option<String>,
-    /// Whether the input ends with it.
-    pub ends_epoch: bool,
+/// A filled and shuffled window.
+pub(super) struct Window {
+    pub(super) examples: Vec<Example>,
+    /// Start of the window; a resumed run skips the first `taken` examples.
+    pub(super) start: Position,
+    /// Counts of the samples that cannot be used, met while it was filled.
+    pub(super) counts: DataCounts,
+    /// Error of the first shard that could not be read to its end.
+    pub(super) failure: Option<String>,
+    /// Whether the epoch ends with it.
+    pub(super) ends_epoch: bool,
 }
 
 /// Fills windows, epoch after epoch.
-pub struct Windows {
+pub(super) struct Windows {
     inputs: Arc<Inputs>,
     seed: u64,
     size: usize,
     shuffle: bool,
     at: Position,
-    reading: Option<Reading>,
+    reader: Option<InputReader>,
 }
 
 impl Windows {
-    /// Windows of at most `size` examples, from `at` on. Without `shuffle` shards and examples come as they lie.
-    pub fn new(inputs: Arc<Inputs>, seed: u64, size: usize, shuffle: bool, at: Position) -> Self {
-        Self { inputs, seed, size: size.max(1), shuffle, at, reading: None }
+    /// Creates windows of at most `size` examples, from `at` on. Without `shuffle`, shards and examples keep their order.
+    pub(super) fn new(inputs: Arc<Inputs>, seed: u64, size: usize, shuffle: bool, at: Position) -> Self {
+        Self { inputs, seed, size: size.max(1), shuffle, at, reader: None }
     }
 
-    /// Order of the shards in an epoch.
+    /// Returns the order of the shards in an epoch.
     fn order(&self, epoch: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.inputs.len()).collect();
         if self.shuffle {
-            Random::new(self.seed, &[SHARDS, epoch]).shuffle(&mut order);
+            Random::new(self.seed, &[SHARD_STREAM, epoch]).shuffle(&mut order);
         }
         order
     }
 
     /// Fills the next window.
-    pub async fn next(&mut self) -> Window {
+    pub(super) async fn next(&mut self) -> Window {
         let start = self.at;
-        let mut reading = match self.reading.take() {
-            Some(reading) => reading,
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
             None => Arc::clone(&self.inputs)
                 .read(self.order(start.epoch).split_off(start.shard.min(self.inputs.len()))),
         };
@@ -70,11 +72,11 @@ impl Windows {
             ends_epoch: false,
         };
         let mut bytes = 0;
-        // A resumed run meets samples of its first shard that earlier windows held.
+        // A resumed run reads samples of its first shard again that earlier windows held.
         let (mut shard, mut sample) = (start.shard, start.sample);
         while window.examples.len() < self.size && bytes < WINDOW_BYTES {
-            let index = match reading.next().await {
-                Some(Item::Example(example, _held)) => {
+            let index = match reader.next().await {
+                Some(InputItem::Example(example, _permit)) => {
                     let index = example.index;
                     if index >= sample {
                         bytes += example.image.len();
@@ -82,13 +84,13 @@ impl Windows {
                     }
                     index
                 }
-                Some(Item::Bad { index, reason, .. }) => {
+                Some(InputItem::Bad { index, reason, .. }) => {
                     if index >= sample {
                         window.counts.add_bad(&reason);
                     }
                     index
                 }
-                Some(Item::Failed(what)) => {
+                Some(InputItem::Failed(what)) => {
                     tracing::warn!("{what}; training goes on without the rest of it");
                     window.counts.failed_shards += 1;
                     window.failure.get_or_insert(what);
@@ -96,7 +98,7 @@ impl Windows {
                 }
                 None => {
                     (shard, sample) = (shard + 1, 0);
-                    if !reading.advance() {
+                    if !reader.advance() {
                         window.ends_epoch = true;
                         break;
                     }
@@ -106,19 +108,19 @@ impl Windows {
             sample = sample.max(index + 1);
         }
         if self.shuffle {
-            Random::new(self.seed, &[EXAMPLES, start.window]).shuffle(&mut window.examples);
+            Random::new(self.seed, &[WINDOW_STREAM, start.window]).shuffle(&mut window.examples);
         }
         self.at = Position { window: start.window + 1, shard, sample, taken: 0, ..start };
         if window.ends_epoch {
             self.at = Position { epoch: start.epoch + 1, shard: 0, sample: 0, ..self.at };
         } else {
-            self.reading = Some(reading);
+            self.reader = Some(reader);
         }
         window
     }
 
-    /// Where the next window begins.
-    pub fn position(&self) -> Position {
+    /// Returns the start of the next window.
+    pub(super) fn position(&self) -> Position {
         self.at
     }
 }

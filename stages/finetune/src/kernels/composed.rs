@@ -1,4 +1,4 @@
-//! The operators from burn's own: for GPUs, where fusion is the backend's business, and what [`super::flex`] is tested
+//! The operators composed of burn's own: for GPUs, where the backend fuses, and as the reference that `flex.rs` is tested
 //! against.
 
 #![cfg(any(feature = "cuda", test))]
@@ -48,8 +48,8 @@ impl super::ops::Kernels for burn::backend::Cube {
     }
 }
 
-/// LayerNorm's derivatives, see `Kernels::norm_back`.
-pub fn norm_back<B: Backend>(
+/// Computes LayerNorm's derivatives, see `Kernels::norm_back`.
+pub(super) fn norm_back<B: Backend>(
     x: FloatTensor<B>,
     gain: FloatTensor<B>,
     grad: FloatTensor<B>,
@@ -72,8 +72,8 @@ pub fn norm_back<B: Backend>(
     [B::float_div(inner, root), for_gain, for_shift]
 }
 
-/// Masked softmax, see `Kernels::softmax_forward`. `below` is the causal mask `[T, S]`, additive.
-pub fn softmax_forward<B: Backend>(
+/// Computes masked softmax, see `Kernels::softmax_forward`. `below` is the causal mask `[T, S]`, additive.
+pub(super) fn softmax_forward<B: Backend>(
     scores: FloatTensor<B>,
     hidden: FloatTensor<B>,
     scale: f64,
@@ -92,14 +92,18 @@ pub fn softmax_forward<B: Backend>(
     B::softmax(scores, 3)
 }
 
-/// Softmax's derivative, see `Kernels::softmax_back`.
-pub fn softmax_back<B: Backend>(shares: FloatTensor<B>, grad: FloatTensor<B>, scale: f64) -> FloatTensor<B> {
+/// Computes softmax's derivative, see `Kernels::softmax_back`.
+pub(super) fn softmax_back<B: Backend>(
+    shares: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    scale: f64,
+) -> FloatTensor<B> {
     let mean = B::float_sum_dim(B::float_mul(shares.clone(), grad.clone()), 3);
     B::float_mul_scalar(B::float_mul(shares, B::float_sub(grad, mean)), scale.into())
 }
 
-/// The causal mask as numbers: 0, and minus infinity above the diagonal. `[T, S]`.
-pub fn below<B: Backend>(queries: usize, keys: usize, device: &B::Device) -> FloatTensor<B> {
+/// Returns the additive causal mask `[T, S]`: 0, and minus infinity above the diagonal.
+pub(super) fn below<B: Backend>(queries: usize, keys: usize, device: &B::Device) -> FloatTensor<B> {
     let value = |i: usize| if i % keys > i / keys { f32::NEG_INFINITY } else { 0.0 };
     let values: Vec<f32> = (0..queries * keys).map(value).collect();
     B::float_from_data(burn::tensor::TensorData::new(values, [queries, keys]), device)

@@ -1,6 +1,6 @@
-//! The operators on the CPU: one pass over rows, vectorised by the compiler for the machine it runs on (pulp), rows shared
-//! out among threads (rayon). Every row is computed alone, so results do not depend on the number of threads; sums over
-//! rows (gain, shift) are made of fixed blocks.
+//! The operators on the CPU: one pass over rows, vectorised by the compiler for the machine at hand (pulp), rows distributed
+//! over threads (rayon). Every row is computed alone and sums over rows (gain, shift) are made of fixed blocks, so results do
+//! not depend on the number of threads.
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
@@ -13,20 +13,20 @@ use rayon::prelude::*;
 
 use super::ops::Kernels;
 
-/// Elements that one task works on, at least.
+/// Smallest number of elements of a parallel task.
 const TASK: usize = 16 << 10;
-/// Rows whose share of a gain's gradient is summed together: fixed, so that sums are the same on any machine.
+/// Number of rows whose share of a gain's gradient is summed together: fixed, so that sums are the same on any machine.
 const BLOCK_ROWS: usize = 64;
 /// 1 / sqrt(2 pi).
 const DENSITY: f32 = 0.398_942_3;
 
-/// e^x for x <= 0, to 2 ulp: 2^n times a polynomial (Cephes' `expf`). Below -87 it is 0.
+/// Computes e^x for x <= 0 to 2 ulp: 2^n times a polynomial (Cephes' `expf`); 0 below -87.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    // Adding and taking away 1.5 * 2^23 rounds to a whole number; its bits are the exponent.
+    // Adding and subtracting 1.5 * 2^23 rounds to an integer, whose bits are the exponent.
     const ROUND: f32 = 12_582_912.0;
     const LOWEST: f32 = -87.5;
-    // Not `max`, which would make a number of what is none.
+    // Not `max`, which would turn NaN into a number.
     let x = if x < -87.0 { LOWEST } else { x };
     let shifted = x.mul_add(LOG2_E, ROUND);
     let n = shifted - ROUND;
@@ -42,7 +42,7 @@ fn exp(x: f32) -> f32 {
     if x == LOWEST { 0.0 } else { power * scale }
 }
 
-/// Phi(x) and the normal density at x. erf by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.
+/// Computes Phi(x) and the normal density at x; erf by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
     let z = x.abs() * FRAC_1_SQRT_2;
@@ -56,8 +56,8 @@ fn normal(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, gauss * DENSITY)
 }
 
-/// Work on rows, compiled once for every kind of machine: what it calls is inlined into each. `FnMut`, as the closures are:
-/// a call by another trait goes through a shim that is not inlined, and is compiled for the oldest machine.
+/// Work on rows, compiled once per instruction set, with everything that it calls inlined. `FnMut`, as the closures are: a call
+/// through another trait goes through a shim that is not inlined and is compiled for the oldest machine.
 struct Work<F>(F);
 
 impl<F: FnMut()> WithSimd for Work<F> {
@@ -69,7 +69,7 @@ impl<F: FnMut()> WithSimd for Work<F> {
     }
 }
 
-/// `f` over rows of `width` of several inputs and one output, in parallel tasks, each vectorised.
+/// Calls `f` with each row of `width` elements of the output and the inputs, in parallel tasks, each vectorised.
 fn rows<const N: usize>(
     out: &mut [f32],
     inputs: [&[f32]; N],
@@ -97,7 +97,7 @@ fn rows<const N: usize>(
     });
 }
 
-/// Sum of a row, in lanes that the compiler can keep in one register.
+/// Sums `f` over a row, in lanes that the compiler can keep in registers.
 #[inline(always)]
 fn sum(row: &[f32], f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0_f32; 16];
@@ -111,7 +111,7 @@ fn sum(row: &[f32], f: impl Fn(usize) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
-/// Mean and 1 / sqrt(variance + epsilon) of a row.
+/// Computes mean and 1 / sqrt(variance + epsilon) of a row.
 #[inline(always)]
 fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
     let n = x.len() as f32;
@@ -124,7 +124,7 @@ fn contiguous(x: &FlexTensor) -> FlexTensor {
     if x.as_slice::<f32>().is_some() { x.clone() } else { x.to_contiguous() }
 }
 
-/// A contiguous tensor's values.
+/// Returns the values of a contiguous tensor.
 fn values(x: &FlexTensor) -> &[f32] {
     match x.as_slice::<f32>() {
         Some(values) => values,
@@ -284,14 +284,14 @@ impl Kernels for Flex {
     }
 }
 
-/// One row of LayerNorm's derivatives: for `x` into `out`, for gain and shift added to `sums` `[2 * W]`.
+/// Computes one row of LayerNorm's derivatives: for `x` into `out`, for gain and shift added to `sums` `[2 * W]`.
 #[inline(always)]
 fn norm_back_row(out: &mut [f32], [x, grad, gain]: [&[f32]; 3], sums: &mut [f32], epsilon: f32) {
     let n = x.len() as f32;
     let (mean, scale) = moments(x, epsilon);
     let (gains, shifts) = sums.split_at_mut(x.len());
     for i in 0..x.len() {
-        // The normalised value, kept where the result goes.
+        // The normalised value; `out` holds it until the result replaces it.
         out[i] = (x[i] - mean) * scale;
         gains[i] += grad[i] * out[i];
         shifts[i] += grad[i];
@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exponentials_are_exact_enough() {
+    fn exp_is_within_tolerance() {
         for i in 0..=200_000 {
             let x = -f64::from(i) * 0.000_45;
             let (got, want) = (f64::from(exp(x as f32)), f64::from(x as f32).exp());

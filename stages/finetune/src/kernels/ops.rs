@@ -1,4 +1,4 @@
-//! The operators as burn sees them: dispatched by device, with their derivatives.
+//! The operators as burn extensions: dispatched by device, with their derivatives.
 
 use burn::backend::{
     Backend, Flex,
@@ -12,41 +12,41 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 
-/// What a backend computes; [`TrainingOps`] adds the graph.
-pub trait Kernels: Backend {
-    /// `x * Phi(x)`.
+/// Forward and backward kernels of a backend; [`TrainingOps`] adds autodiff.
+pub(crate) trait Kernels: Backend {
+    /// Computes `x * Phi(x)`.
     fn gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// Its derivative times `grad`.
+    /// Computes GELU's derivative times `grad`.
     fn gelu_back(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// LayerNorm of `x` `[R, W]` with gain and shift `[W]`.
+    /// Computes LayerNorm of `x` `[R, W]` with gain and shift `[W]`.
     fn norm_forward(
         x: FloatTensor<Self>,
         gain: FloatTensor<Self>,
         shift: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self>;
-    /// Its derivatives times `grad` `[R, W]`: for `x`, gain and shift.
+    /// Computes LayerNorm's derivatives for `x`, gain and shift, times `grad` `[R, W]`.
     fn norm_back(
         x: FloatTensor<Self>,
         gain: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         epsilon: f64,
     ) -> [FloatTensor<Self>; 3];
-    /// Softmax over the last dimension of `scores * scale + hidden`, `scores` `[N, H, T, S]`; `hidden` `[N, S]` is 0 or
-    /// minus infinity, or `[1, 1]` when nothing is hidden; with `causal` column s > row t is hidden too.
+    /// Computes softmax over the last dimension of `scores * scale + hidden`, with `scores` `[N, H, T, S]`; `hidden` is 0 or minus
+    /// infinity, `[N, S]`, or `[1, 1]` if no key is hidden; with `causal`, columns s > row t are hidden too.
     fn softmax_forward(
         scores: FloatTensor<Self>,
         hidden: FloatTensor<Self>,
         scale: f64,
         causal: bool,
     ) -> FloatTensor<Self>;
-    /// Its derivative for the scores, from its output.
+    /// Computes softmax's derivative for the scores, from its output `shares`.
     fn softmax_back(shares: FloatTensor<Self>, grad: FloatTensor<Self>, scale: f64) -> FloatTensor<Self>;
 }
 
-/// The operators, with or without a graph.
+/// The operators, with or without autodiff.
 #[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
-pub trait TrainingOps: Backend {
+pub(crate) trait TrainingOps: Backend {
     /// See [`Kernels::gelu_forward`].
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// See [`Kernels::norm_forward`].
@@ -65,7 +65,7 @@ pub trait TrainingOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// Without a graph the operators are the kernels themselves.
+/// Implements [`TrainingOps`] without autodiff, where the operators are the kernels themselves.
 macro_rules! plain {
     ($backend:ty) => {
         impl TrainingOps for $backend {

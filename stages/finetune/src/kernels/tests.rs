@@ -5,8 +5,8 @@ use burn::{
     tensor::{Bool, Device, Tensor, TensorData, activation, module},
 };
 
-use super::{attention, composed, gelu, layer_norm, ops::Kernels, sum_of_squares};
-use crate::{model::Visible, random::Random};
+use super::{KeyMask, attention, composed, gelu, layer_norm, ops::Kernels, sum_of_squares};
+use crate::random::Random;
 
 const EPSILON: f64 = 1e-5;
 
@@ -57,7 +57,7 @@ fn alike<const D: usize>(what: &str, [mine, burns]: [&Tensor<D>; 2], leaves: &[D
 const SHAPES: [[usize; 2]; 5] = [[1, 1], [3, 5], [7, 33], [130, 48], [700, 64]];
 
 #[test]
-fn gelu_is_burns() {
+fn gelu_equals_burns() {
     for shape in SHAPES {
         let x = leaf(1, shape, 3.0);
         alike(
@@ -77,7 +77,7 @@ fn gelu_is_burns() {
 }
 
 #[test]
-fn layer_norm_is_burns() {
+fn layer_norm_equals_burns() {
     for [rows, width] in SHAPES.into_iter().skip(1) {
         let (x, gain, shift) =
             (leaf(1, [rows, width], 2.0) + 1.5, leaf(2, [width], 1.0), leaf(3, [width], 1.0));
@@ -98,7 +98,7 @@ fn layer_norm_is_burns() {
 
 /// A frozen part before a trained one, and the other way.
 #[test]
-fn layer_norm_has_derivatives_for_what_asks_for_them() {
+fn layer_norm_differentiates_tracked_inputs() {
     let device = Device::flex().autodiff();
     let plain = |seed, n| Tensor::<1>::from_data(TensorData::new(numbers(seed, n, 1.0), [n]), &device);
     let x = Tensor::<2>::from_data(TensorData::new(numbers(1, 24, 1.0), [4, 6]), &device);
@@ -136,7 +136,7 @@ fn composed_attention(
 }
 
 #[test]
-fn attention_is_burns_with_everything_that_hides_keys() {
+fn attention_equals_burns_with_every_mask() {
     for (n, heads, queries, keys, dim) in
         [(1, 1, 1, 1, 4), (2, 3, 5, 5, 8), (3, 2, 18, 18, 4), (2, 2, 4, 40, 8), (4, 4, 70, 70, 8)]
     {
@@ -149,9 +149,9 @@ fn attention_is_burns_with_everything_that_hides_keys() {
         let hidden: Vec<bool> = (0..n * keys).map(|i| i % keys > 0 && random.below(3) == 0).collect();
         let mask = Tensor::<2, Bool>::from_data(TensorData::new(hidden.clone(), [n, keys]), &q.device());
         let ways = [
-            ("all", Visible::All, None, false),
-            ("causal", Visible::Causal, None, true),
-            ("causal but hidden", Visible::CausalExcept(mask), Some(hidden.as_slice()), true),
+            ("all", KeyMask::None, None, false),
+            ("causal", KeyMask::Causal, None, true),
+            ("causal but hidden", KeyMask::CausalExcept(mask), Some(hidden.as_slice()), true),
         ];
         for (name, visible, hidden, causal) in ways {
             if causal && queries != keys {
@@ -182,7 +182,7 @@ fn values(x: &FlexTensor) -> Vec<f32> {
 
 /// What other devices compute is what the CPU computes.
 #[test]
-fn the_composed_operators_are_the_fused_ones() {
+fn composed_operators_equal_fused_ones() {
     let (rows, width) = (130, 24);
     let x = flex(numbers(1, rows * width, 2.0), &[rows, width]);
     let grad = flex(numbers(2, rows * width, 1.0), &[rows, width]);
@@ -222,9 +222,9 @@ fn spoilt(bad: f32) -> Vec<f32> {
     x
 }
 
-/// Whatever is no number stays none, so that the loss says so.
+/// NaN and infinity must reach the loss, which is checked.
 #[test]
-fn not_a_number_is_not_swallowed() {
+fn nan_passes_through_norm_and_gelu() {
     for bad in [f32::NAN, f32::INFINITY] {
         let x = Tensor::<2>::from_data(TensorData::new(spoilt(bad), [2, 8]), &Device::flex());
         let one = Tensor::<1>::ones([8], &Device::flex());
@@ -236,7 +236,7 @@ fn not_a_number_is_not_swallowed() {
 }
 
 #[test]
-fn nor_is_it_by_softmax() {
+fn nan_passes_through_softmax() {
     for bad in [f32::NAN, f32::INFINITY] {
         let scores = flex(spoilt(bad), &[1, 1, 2, 8]);
         let shares = values(&Flex::softmax_forward(scores, flex(vec![0.0], &[1, 1]), 1.0, false));
@@ -246,7 +246,7 @@ fn nor_is_it_by_softmax() {
 }
 
 #[test]
-fn squares_are_summed_in_one_order_whatever_the_threads() {
+fn sum_of_squares_is_independent_of_threads() {
     let device = Device::flex();
     // Without, with one and with several whole rows, and with a rest; the last is what burn itself sums in parallel.
     for n in [1, 4096, 8191, 3 * 4096, 3 * 4096 + 7, (4 << 20) + 11] {

@@ -4,12 +4,13 @@ use burn::tensor::Tensor;
 use recaption_onnx::checkpoint::{DecoderConfig, ModelConfig};
 
 use super::{
-    layers::{Block, Visible, layer_norm},
+    layers::{Block, layer_norm},
     parameters::Parameters,
 };
+use crate::kernels::KeyMask;
 
-/// Text tokens `[N * T, W]` and image tokens `[N * Q, W]` -> logits `[N * T, V]`, single: row t speaks of id t + 1.
-pub fn decode(
+/// Computes logits, f32 `[N * T, V]`, of text tokens `[N * T, W]` and image tokens `[N * Q, W]`; row t predicts id t + 1.
+pub(super) fn decode(
     p: &Parameters,
     c: &ModelConfig,
     d: &DecoderConfig,
@@ -25,8 +26,8 @@ pub fn decode(
     };
     let mut x = text;
     for layer in 0..d.layers {
-        // open_clip masks no padding here: the causal mask keeps it away from every row that counts.
-        x = block("resblocks", layer).self_attention(x, batch, &Visible::Causal);
+        // open_clip masks no padding here: the causal mask hides it from every row that has a label.
+        x = block("resblocks", layer).self_attention(x, batch, &KeyMask::Causal);
         x = block("cross_attn", layer).cross_attention(x, image.clone(), batch);
     }
     let x = layer_norm(p, "text_decoder.ln_final", x);

@@ -4,32 +4,32 @@ use burn::tensor::{Bool, Int, Tensor};
 use recaption_onnx::checkpoint::{ModelConfig, MultimodalInput};
 
 use super::{
-    layers::{Block, Visible, layer_norm},
-    normalise,
+    layers::{Block, layer_norm, normalise},
     parameters::Parameters,
 };
+use crate::kernels::KeyMask;
 
 /// A batch of texts.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Texts {
-    /// Ids `[N, T]`: start, words, end, padding. `T` is the context length, or leaves at least one padding id behind the
-    /// longest text: then nothing of what is left out can be seen.
+    /// Ids `[N, T]`: start, words, end, padding. `T` is the context length, or leaves at least one padding id after the longest
+    /// text, so that results equal those of the full context.
     pub ids: Tensor<2, Int>,
-    /// Which of the tower's `T + 1` keys are padding, by the released weights' shifted rule: key 0 never, key i where
-    /// `ids[i - 1]` is padding. `[N, T + 1]`.
+    /// Whether each of the tower's `T + 1` keys is hidden, `[N, T + 1]`, by the released weights' shifted rule: key 0 never, key i if
+    /// `ids[i - 1]` is padding.
     pub hidden: Tensor<2, Bool>,
 }
 
-/// What a text becomes.
-pub struct EncodedTexts {
-    /// Embeddings `[N, E]`, L2-normalised, single; not computed unless asked for.
-    pub features: Option<Tensor<2>>,
-    /// What the decoder reads, `[N * T, W]`.
-    pub tokens: Tensor<2>,
+/// Outputs of the text tower.
+pub(super) struct EncodedTexts {
+    /// Features, f32 `[N, E]`, L2-normalised; `None` if not asked for.
+    pub(super) features: Option<Tensor<2>>,
+    /// Inputs of the decoder, `[N * T, W]`.
+    pub(super) tokens: Tensor<2>,
 }
 
-/// Ids to what the rest of the model reads. Without `contrastive` the class token is left out: no other token sees it.
-pub fn encode(p: &Parameters, c: &ModelConfig, texts: &Texts, contrastive: bool) -> EncodedTexts {
+/// Runs the text tower. Without `contrastive` the class token is left out, which changes no other token.
+pub(super) fn encode(p: &Parameters, c: &ModelConfig, texts: &Texts, contrastive: bool) -> EncodedTexts {
     let [batch, length] = texts.ids.dims();
     let (width, context) = (c.text.width, c.text.context_length);
     let words = burn::tensor::module::embedding(p.matrix("text.token_embedding.weight"), texts.ids.clone());
@@ -40,14 +40,14 @@ pub fn encode(p: &Parameters, c: &ModelConfig, texts: &Texts, contrastive: bool)
         return EncodedTexts { features: None, tokens: embedded.reshape([batch * length, width]) };
     }
     let (x, tokens) = if contrastive {
-        // The class token stands last, at the position behind the whole context.
+        // The class token is the last token, at the position after the whole context.
         let class = p.lower(p.vector("text.cls_emb")).unsqueeze::<2>() + positions.narrow(0, context, 1);
         let class = class.unsqueeze::<3>().expand([batch, 1, width]);
         (Tensor::cat(vec![embedded.clone(), class], 1), length + 1)
     } else {
         (embedded.clone(), length)
     };
-    let visible = Visible::CausalExcept(texts.hidden.clone().narrow(1, 0, tokens));
+    let mask = KeyMask::CausalExcept(texts.hidden.clone().narrow(1, 0, tokens));
     let mut x = x.reshape([batch * tokens, width]);
     for layer in 0..c.text.layers {
         let block = Block {
@@ -57,7 +57,7 @@ pub fn encode(p: &Parameters, c: &ModelConfig, texts: &Texts, contrastive: bool)
             activation: c.activation,
             layer_scale: c.text.layer_scale.is_some(),
         };
-        x = block.self_attention(x, batch, &visible);
+        x = block.self_attention(x, batch, &mask);
     }
     if !contrastive {
         return EncodedTexts { features: None, tokens: x };

@@ -4,21 +4,21 @@ use burn::tensor::Tensor;
 use recaption_onnx::checkpoint::{ModelConfig, PoolerConfig, PoolerKind};
 
 use super::{
-    layers::{Block, Visible, attend, attention_projections, layer_norm},
-    normalise,
+    layers::{Block, attend, attention_projections, layer_norm, normalise, project},
     parameters::Parameters,
 };
+use crate::kernels::KeyMask;
 
-/// What an image becomes.
-pub struct EncodedImages {
-    /// Embeddings `[N, E]`, L2-normalised, single.
-    pub features: Tensor<2>,
-    /// What the decoder cross-attends to, `[N * Q, W]`.
-    pub tokens: Tensor<2>,
+/// Outputs of the image tower.
+pub(super) struct EncodedImages {
+    /// Features, f32 `[N, E]`, L2-normalised.
+    pub(super) features: Tensor<2>,
+    /// Tokens that the decoder cross-attends to, `[N * Q, W]`.
+    pub(super) tokens: Tensor<2>,
 }
 
-/// `patches` `[N, G * G, 3 * P * P]` of normalised pixels, channel by channel -> embeddings and caption tokens.
-pub fn encode(p: &Parameters, c: &ModelConfig, patches: Tensor<3>) -> EncodedImages {
+/// Runs the image tower on patches of normalised pixels, `[N, G * G, 3 * P * P]`, channel by channel.
+pub(super) fn encode(p: &Parameters, c: &ModelConfig, patches: Tensor<3>) -> EncodedImages {
     let [batch, count, pixels] = patches.dims();
     let width = c.vision.width;
     let patches = p.lower(patches.reshape([batch * count, pixels]));
@@ -38,7 +38,7 @@ pub fn encode(p: &Parameters, c: &ModelConfig, patches: Tensor<3>) -> EncodedIma
             activation: c.activation,
             layer_scale: c.vision.layer_scale.is_some(),
         };
-        x = block.self_attention(x, batch, &Visible::All);
+        x = block.self_attention(x, batch, &KeyMask::None);
     }
     let (pooled, tokens) = match &c.vision.pooler {
         None => {
@@ -51,7 +51,7 @@ pub fn encode(p: &Parameters, c: &ModelConfig, patches: Tensor<3>) -> EncodedIma
     EncodedImages { features, tokens }
 }
 
-/// `[N * T, W]` -> the first token of each `[N, W]` and the others `[N * (T - 1), W]`.
+/// Splits `[N * T, W]` into the first token of each image, `[N, W]`, and the others, `[N * (T - 1), W]`.
 fn first_and_rest(x: Tensor<2>, batch: usize, tokens: usize) -> (Tensor<2>, Tensor<2>) {
     let width = x.dims()[1];
     let x = x.reshape([batch, tokens, width]);
@@ -60,7 +60,7 @@ fn first_and_rest(x: Tensor<2>, batch: usize, tokens: usize) -> (Tensor<2>, Tens
     (first, rest)
 }
 
-/// The poolers: tokens `[N * T, W]` -> what is projected to the embedding `[N, E]`, and caption tokens `[N * Q, E]`.
+/// Pools tokens `[N * T, W]`: returns the input of the final projection, `[N, E]`, and caption tokens, `[N * Q, E]`.
 fn pool(p: &Parameters, pooler: &PoolerConfig, x: Tensor<2>, batch: usize) -> (Tensor<2>, Tensor<2>) {
     let pooled = attend_to(p, "visual.attn_pool", x.clone(), batch, pooler.heads);
     match pooler.kind {
@@ -77,7 +77,7 @@ fn pool(p: &Parameters, pooler: &PoolerConfig, x: Tensor<2>, batch: usize) -> (T
     }
 }
 
-/// Learnt queries attend to `x` `[N * T, W]` -> `[N * Q, E]`.
+/// Lets learnt queries attend to `x` `[N * T, W]`; returns `[N * Q, E]`.
 fn attend_to(p: &Parameters, prefix: &str, x: Tensor<2>, batch: usize, heads: usize) -> Tensor<2> {
     let context = layer_norm(p, &format!("{prefix}.ln_k"), x);
     let query = layer_norm(p, &format!("{prefix}.ln_q"), p.matrix(&format!("{prefix}.query")));
@@ -86,8 +86,8 @@ fn attend_to(p: &Parameters, prefix: &str, x: Tensor<2>, batch: usize, heads: us
     let [queries, width] = query.dims();
     // The queries are the same for every image.
     let query = query.unsqueeze::<3>().expand([batch, queries, width]).reshape([batch * queries, width]);
-    let out = attend([query, key, value], batch, heads, &Visible::All);
-    super::layers::project(
+    let out = attend([query, key, value], batch, heads, &KeyMask::None);
+    project(
         out,
         p.matrix(&format!("{attn}.out_proj.weight")),
         Some(p.vector(&format!("{attn}.out_proj.bias"))),

@@ -1,22 +1,26 @@
-//! One optimisation step's gradients, of a batch that may be too large for one forward pass.
+//! Gradients of one step, of a batch that may be too large for one forward pass.
 //!
-//! A batch in parts keeps the whole batch's negatives (GradCache, Gao et al. 2021): a first pass without a graph gives all
-//! embeddings; InfoNCE over them gives each embedding's gradient; a second pass, part by part, carries these into the
-//! parameters together with the caption's loss. The gradients equal those of the whole batch at once, for one more
-//! forward pass of the two towers.
+//! A batch in parts keeps the whole batch's negatives (GradCache, Gao et al. 2021): a first pass without autodiff computes all
+//! features; InfoNCE over them gives each feature's gradient; a second pass, part by part, propagates these to the parameters
+//! together with the caption loss. The gradients equal those of the whole batch at once, at the price of one more forward pass
+//! of the two towers.
 
 use burn::tensor::{Device, Gradients, Tensor};
 
-use super::{Losses, Weights, info_nce, losses};
-use crate::{batch::Batch, model::Coca};
+use super::losses::{Losses, Weights, info_nce, losses};
+use crate::{
+    batch::Batch,
+    model::{Coca, Output},
+};
 
-/// What a step found.
-pub struct Step {
-    /// Weighted InfoNCE, 0 where it has no weight.
+/// Losses and gradients of one step.
+#[derive(Debug)]
+pub struct StepGradients {
+    /// Weighted InfoNCE; 0 if its weight is 0.
     pub contrastive: f64,
-    /// Weighted caption loss, 0 where it has no weight.
+    /// Weighted caption loss; 0 if its weight is 0.
     pub caption: f64,
-    /// Gradient of their sum for every parameter, in order; `None` for what is frozen or had no part.
+    /// Gradient of their sum for every parameter, in order; `None` for parameters that are frozen or not in the loss.
     pub gradients: Vec<Option<Tensor<1>>>,
 }
 
@@ -24,36 +28,46 @@ fn scalar(x: &Tensor<1>) -> f64 {
     f64::from(x.to_data_as::<f32>().iter::<f32>().next().unwrap_or(f32::NAN))
 }
 
-/// Losses and gradients of `batch`, in parts of at most `part` samples. `device` has autodiff.
+/// Computes losses and gradients of `batch`, in parts of at most `part` samples. `device` must have autodiff.
 #[must_use]
-pub fn gradients(model: &Coca, batch: &Batch, part: usize, weights: &Weights, device: &Device) -> Step {
+pub fn gradients(
+    model: &Coca,
+    batch: &Batch,
+    part: usize,
+    weights: &Weights,
+    device: &Device,
+) -> StepGradients {
     if batch.len() <= part {
-        return whole(model, batch, weights, device);
+        return whole_batch(model, batch, weights, device);
     }
-    let mut step =
-        Step { contrastive: 0.0, caption: 0.0, gradients: vec![None; model.parameters.list().len()] };
+    let mut step = StepGradients {
+        contrastive: 0.0,
+        caption: 0.0,
+        gradients: vec![None; model.parameters.list().len()],
+    };
     let parts: Vec<Batch> = batch.parts(part);
-    let pulls =
-        (weights.contrastive > 0.0).then(|| embedding_gradients(model, &parts, weights, device, &mut step));
+    let feature_gradients =
+        (weights.contrastive > 0.0).then(|| feature_gradients(model, &parts, weights, device, &mut step));
     let total = batch.labels();
     for (i, part) in parts.iter().enumerate() {
         let inputs = part.to_device(&model.config, device);
         let output =
             model.forward(inputs.patches, &inputs.texts, weights.contrastive > 0.0, weights.caption > 0.0);
-        let pull = pulls.as_ref().map(|pulls| {
-            let (image, text) = pulls[i].clone();
+        let contrastive = feature_gradients.as_ref().map(|gradients| {
+            let (image, text) = gradients[i].clone();
             let texts = output.text_features.clone().map(|x| (x * text).sum());
             let images = (output.image_features.clone() * image).sum();
             texts.map_or(images.clone(), |texts| images + texts)
         });
-        let captions = super::Output { text_features: None, ..output };
+        let captions = Output { text_features: None, ..output };
         let Losses { caption, .. } = losses(model, captions, inputs.labels, total, weights);
         step.caption += caption.as_ref().map_or(0.0, scalar);
-        add(&mut step.gradients, model, sum(pull, caption));
+        add_gradients(&mut step.gradients, model, sum(contrastive, caption));
     }
     step
 }
 
+/// Adds two losses, either of which may be missing.
 fn sum(a: Option<Tensor<1>>, b: Option<Tensor<1>>) -> Option<Tensor<1>> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a + b),
@@ -61,20 +75,24 @@ fn sum(a: Option<Tensor<1>>, b: Option<Tensor<1>>) -> Option<Tensor<1>> {
     }
 }
 
-fn whole(model: &Coca, batch: &Batch, weights: &Weights, device: &Device) -> Step {
+/// Computes the gradients of a batch in one forward pass.
+fn whole_batch(model: &Coca, batch: &Batch, weights: &Weights, device: &Device) -> StepGradients {
     let inputs = batch.to_device(&model.config, device);
     let output =
         model.forward(inputs.patches, &inputs.texts, weights.contrastive > 0.0, weights.caption > 0.0);
     let Losses { contrastive, caption } = losses(model, output, inputs.labels, batch.labels(), weights);
     let (con, cap) = (contrastive.as_ref().map_or(0.0, scalar), caption.as_ref().map_or(0.0, scalar));
-    let mut step =
-        Step { contrastive: con, caption: cap, gradients: vec![None; model.parameters.list().len()] };
-    add(&mut step.gradients, model, sum(contrastive, caption));
+    let mut step = StepGradients {
+        contrastive: con,
+        caption: cap,
+        gradients: vec![None; model.parameters.list().len()],
+    };
+    add_gradients(&mut step.gradients, model, sum(contrastive, caption));
     step
 }
 
-/// Adds a loss's gradients; one that no trained parameter has a part in has none.
-fn add(sums: &mut [Option<Tensor<1>>], model: &Coca, loss: Option<Tensor<1>>) {
+/// Adds a loss's gradients; a loss without trained parameters has none.
+fn add_gradients(sums: &mut [Option<Tensor<1>>], model: &Coca, loss: Option<Tensor<1>>) {
     let Some(mut found) = loss.filter(Tensor::is_tracked).map(|loss| loss.backward()) else { return };
     for (sum, new) in sums.iter_mut().zip(model.parameters.take_gradients(&mut found)) {
         *sum = match (sum.take(), new) {
@@ -84,17 +102,18 @@ fn add(sums: &mut [Option<Tensor<1>>], model: &Coca, loss: Option<Tensor<1>>) {
     }
 }
 
-type Pull = (Tensor<2>, Tensor<2>);
+/// Gradients of the contrastive loss for image and text features, `[N, E]` each.
+type FeatureGradients = (Tensor<2>, Tensor<2>);
 
-/// First pass: all embeddings, InfoNCE over them, and its gradient for each part's embeddings. The temperature's own
-/// gradient is added to `step`.
-fn embedding_gradients(
+/// Runs the first pass: all features, InfoNCE over them, and its gradient for each part's features. The loss and the
+/// temperature's gradient are added to `step`.
+fn feature_gradients(
     model: &Coca,
     parts: &[Batch],
     weights: &Weights,
     device: &Device,
-    step: &mut Step,
-) -> Vec<Pull> {
+    step: &mut StepGradients,
+) -> Vec<FeatureGradients> {
     let plain = device.clone().without_autodiff();
     let frozen = model.without_autodiff();
     let features = |part: &Batch| {
@@ -119,11 +138,11 @@ fn embedding_gradients(
         }
         cut
     };
-    let pulls = split(&images, &found).into_iter().zip(split(&texts, &found)).collect();
+    let gradients = split(&images, &found).into_iter().zip(split(&texts, &found)).collect();
     for (sum, name) in step.gradients.iter_mut().zip(model.parameters.list()) {
         if name.name == "logit_scale" {
             *sum = scale.grad_remove(&mut found);
         }
     }
-    pulls
+    gradients
 }

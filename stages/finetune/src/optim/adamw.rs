@@ -1,9 +1,9 @@
-//! AdamW (Loshchilov and Hutter 2019), as torch computes it, on flat parameters.
+//! AdamW (Loshchilov and Hutter 2019) as torch computes it, on flat parameters.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::Group;
+use super::groups::Group;
 use crate::kernels;
 
 /// Constants of AdamW.
@@ -15,62 +15,46 @@ pub struct AdamWSettings {
     pub beta2: f64,
     /// Added to the root of the second moment, > 0.
     pub epsilon: f64,
-    /// Share of a matrix that is taken away per step, times the learning rate.
+    /// Decay of matrices per step, as a factor of the learning rate; >= 0.
     pub weight_decay: f64,
 }
 
 /// Both moments of every trained parameter.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct AdamWState {
-    /// Steps taken.
+    /// Number of steps taken.
     pub steps: u64,
     /// First and second moment, in the parameters' order; `None` before the first gradient.
     pub moments: Vec<Option<[Tensor<1>; 2]>>,
 }
 
 /// The optimizer.
+#[derive(Debug)]
 pub struct AdamW {
     settings: AdamWSettings,
     groups: Vec<Group>,
-    /// What it remembers.
+    /// Its state, which checkpoints hold.
     pub state: AdamWState,
 }
 
-/// Factors of one update, the same for all elements of a parameter.
-#[derive(Clone, Copy, Debug)]
-pub struct Update {
-    /// 1 - lr * weight decay.
-    pub keep: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// lr / (1 - beta1^t).
-    pub rate: f32,
-    /// 1 / sqrt(1 - beta2^t).
-    pub correction: f32,
-    /// Added to the root.
-    pub epsilon: f32,
-    /// The gradient's factor, from clipping.
-    pub clip: f32,
-}
-
 impl AdamW {
-    /// An optimizer that has not seen a gradient.
+    /// Creates an optimizer without state.
     #[must_use]
     pub fn new(settings: AdamWSettings, groups: Vec<Group>) -> Self {
         let state = AdamWState { steps: 0, moments: vec![None; groups.len()] };
         Self { settings, groups, state }
     }
 
-    /// Treatment of each parameter.
+    /// Returns the group of each parameter.
     #[must_use]
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
 
-    /// One step: parameters and gradients in one order, gradients multiplied by `clip` first. What has no gradient, and
-    /// what is frozen, comes back as it was.
+    /// Takes one step and returns the new values.
+    ///
+    /// `values` and `gradients` are in the parameters' order, `[n]` each; gradients are multiplied by `clip` first. Parameters
+    /// that are frozen or have no gradient are returned unchanged.
     #[must_use]
     pub fn step(
         &mut self,
@@ -86,7 +70,7 @@ impl AdamW {
         rest.map(|(((value, gradient), group), moments)| {
             let (true, Some(gradient)) = (group.trained, gradient) else { return value.clone() };
             let lr = lr * group.lr_scale;
-            let update = Update {
+            let update = kernels::AdamWUpdate {
                 keep: (1.0 - lr * if group.decay { s.weight_decay } else { 0.0 }) as f32,
                 beta1: s.beta1 as f32,
                 beta2: s.beta2 as f32,
@@ -105,7 +89,7 @@ impl AdamW {
     }
 }
 
-/// Global L2 norm of the gradients, and the factor that brings it to at most `limit` (torch's `clip_grad_norm_`).
+/// Returns the global L2 norm of the gradients, and the factor that brings it to at most `limit` (torch's `clip_grad_norm_`).
 #[must_use]
 pub fn clip(gradients: &[Option<Tensor<1>>], limit: Option<f64>) -> (f64, f64) {
     let squares: Vec<Tensor<1>> =
@@ -119,8 +103,8 @@ pub fn clip(gradients: &[Option<Tensor<1>>], limit: Option<f64>) -> (f64, f64) {
     (norm, factor)
 }
 
-/// Exponential moving average of the parameters, `[n]` each: `old + (new - old) * (1 - decay)`, which stays to the bit where
-/// nothing moves.
+/// Computes the exponential moving average of parameters, `[n]` each: `old + (new - old) * (1 - decay)`, which is bit-identical to
+/// `old` where nothing changed.
 #[must_use]
 pub fn average(old: Vec<Tensor<1>>, new: &[Tensor<1>], decay: f64) -> Vec<Tensor<1>> {
     let pairs = old.into_iter().zip(new);

@@ -1,4 +1,4 @@
-//! What each parameter learns: frozen or not, at which share of the learning rate, with or without decay.
+//! Parameter groups: which parameters are frozen, their share of the learning rate, and whether they decay.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use recaption_onnx::checkpoint::{ModelConfig, Parameter};
 /// How one parameter is treated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
-    /// Whether it learns at all.
+    /// Whether the parameter is trained; otherwise it is frozen.
     pub trained: bool,
     /// Share of the learning rate, (0, 1].
     pub lr_scale: f64,
@@ -25,8 +25,8 @@ enum Tower {
     Temperature,
 }
 
-/// A part that does not learn: `image`, `pooler`, `text`, `decoder` or `temperature`; `image:6` is what comes before the
-/// first six blocks, and these.
+/// A frozen part of a model: `image`, `pooler`, `text`, `decoder` or `temperature`; `image:6` is the first six blocks and
+/// everything before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Freeze {
     tower: Tower,
@@ -39,7 +39,7 @@ impl FromStr for Freeze {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, layers) = match text.split_once(':') {
             Some((name, n)) => {
-                (name, Some(n.parse().map_err(|_| format!("`{text}`: `{n}` is no number of layers"))?))
+                (name, Some(n.parse().map_err(|_| format!("`{text}`: `{n}` is not a number of layers"))?))
             }
             None => (text, None),
         };
@@ -51,7 +51,7 @@ impl FromStr for Freeze {
             "temperature" => Tower::Temperature,
             _ => {
                 return Err(format!(
-                    "`{text}`: known are image, pooler, text, decoder and temperature; `image:6` freezes the first six blocks and what comes before them"
+                    "`{text}`: expected image, pooler, text, decoder or temperature; `image:6` freezes the first six blocks and everything before them"
                 ));
             }
         };
@@ -62,8 +62,8 @@ impl FromStr for Freeze {
     }
 }
 
-/// Where a parameter stands: its tower, and its depth there (0 before the blocks, i + 1 in block i).
-fn place(c: &ModelConfig, name: &str) -> (Tower, usize) {
+/// Returns a parameter's tower and its depth there: 0 before the blocks, i + 1 in block i, the number of blocks + 1 behind them.
+fn tower_and_depth(c: &ModelConfig, name: &str) -> (Tower, usize) {
     let tower = if name == "logit_scale" {
         Tower::Temperature
     } else if name.starts_with("text_decoder.") {
@@ -94,8 +94,8 @@ fn place(c: &ModelConfig, name: &str) -> (Tower, usize) {
     (tower, depth)
 }
 
-/// How each parameter of `list` is treated. `layer_decay` multiplies the learning rate once for every block that stands
-/// between a parameter and its tower's end (BEiT's rule); 1 is off.
+/// Returns the group of each parameter of `list`. `layer_decay` multiplies the learning rate once for every block between a
+/// parameter and its tower's end (BEiT, Bao et al. 2022); 1 is off.
 #[must_use]
 pub fn groups(c: &ModelConfig, list: &[Parameter], freeze: &[Freeze], layer_decay: f64) -> Vec<Group> {
     let last = |tower| match tower {
@@ -106,7 +106,7 @@ pub fn groups(c: &ModelConfig, list: &[Parameter], freeze: &[Freeze], layer_deca
     };
     list.iter()
         .map(|parameter| {
-            let (tower, depth) = place(c, &parameter.name);
+            let (tower, depth) = tower_and_depth(c, &parameter.name);
             let frozen =
                 freeze.iter().any(|f| f.tower == tower && f.layers.is_none_or(|layers| depth <= layers));
             let below = last(tower).saturating_sub(depth);

@@ -1,9 +1,9 @@
-//! Gradients -> new parameters: clipping, AdamW, schedule, moving average.
+//! New parameters from gradients: clipping, AdamW, learning rate schedule, moving average.
 
 mod adamw;
 mod groups;
 mod schedule;
 
-pub use adamw::{AdamW, AdamWSettings, AdamWState, Update, average, clip};
-pub use groups::{Freeze, Group, groups};
-pub use schedule::Schedule;
+pub use self::adamw::{AdamW, AdamWSettings, AdamWState, average, clip};
+pub use self::groups::{Freeze, Group, groups};
+pub use self::schedule::Schedule;

@@ -1,22 +1,22 @@
-//! Learning rate by step.
+//! The learning rate by step.
 
 use serde::{Deserialize, Serialize};
 
-/// Linear warm-up, then a cosine.
+/// Linear warm-up, then cosine decay.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     /// Highest learning rate, > 0.
     pub peak: f64,
-    /// Steps until it is reached.
+    /// Number of steps until it is reached.
     pub warmup_steps: u64,
-    /// Steps in all.
+    /// Number of steps in all.
     pub steps: u64,
-    /// Share of the peak that is left at the end, [0, 1]. The paper and LAION go to 0.
+    /// Share of the peak at the last step, [0, 1]; 0 in the CoCa paper and LAION's training.
     pub final_ratio: f64,
 }
 
 impl Schedule {
-    /// Learning rate of step `step`, the first being 0 (open_clip's `cosine_lr`).
+    /// Returns the learning rate of step `step`, counted from 0 (open_clip's `cosine_lr`).
     #[must_use]
     pub fn at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_rises_then_falls_to_what_was_asked() {
+    fn schedule_warms_up_then_decays_to_its_final_ratio() {
         let schedule = Schedule { peak: 1e-3, warmup_steps: 10, steps: 110, final_ratio: 0.1 };
         let close = |step: u64, want: f64| {
             let got = schedule.at(step);

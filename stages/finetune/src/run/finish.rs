@@ -1,67 +1,70 @@
-//! The end of a run: the model in open_clip's format, exported to ONNX, held against burn on held-out samples, described.
+//! The end of a run: the model in open_clip's format, its ONNX export, verified against burn on held-out samples, and its card.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
-use burn::tensor::{DType, Device};
 use recaption_onnx::{
-    Precision,
-    checkpoint::Dtype,
-    export,
-    model::SpecialIds,
+    Precision, export,
     runtime::SessionOptions,
     verify::{Check, CheckStatus, verify},
 };
-use safetensors::View;
 
-use super::{Run, Validation, card, validate};
+use super::{
+    card::{CardFacts, card},
+    golden::write_golden,
+    training::Training,
+    validate::{Validation, validate},
+};
 use crate::{
-    batch::Batch,
+    file::write_atomically,
     model::{Coca, Parameters},
-    open_clip::{OpenClip, Stored, write_whole},
+    open_clip::OpenClip,
 };
 
 /// Folder of the trained model in open_clip's format.
-pub const MODEL: &str = "model";
+pub(super) const MODEL: &str = "model";
 /// The model card.
 const CARD: &str = "README.md";
-/// Folder of its export.
-pub const ONNX: &str = "onnx";
-/// Samples on which ONNX is held against burn.
-const VERIFIED: usize = 8;
+/// Folder of the ONNX export.
+pub(super) const ONNX: &str = "onnx";
+/// Number of samples on which ONNX is compared with burn.
+const VERIFY_SAMPLES: usize = 8;
 
-/// What a run left.
+/// A finished run's model.
 #[derive(Clone, Debug)]
-pub struct Finished {
-    /// The model in open_clip's format.
+pub struct TrainedModel {
+    /// Folder of the model in open_clip's format.
     pub model: PathBuf,
-    /// Its export.
+    /// Folder of the ONNX export.
     pub onnx: PathBuf,
-    /// Steps that the model has seen.
+    /// Step that the model is from.
     pub step: u64,
-    /// Its losses on held-out data, as saved; none without such data.
+    /// Losses of the saved model on held-out data; `None` without such data.
     pub validation: Option<Validation>,
-    /// ONNX against burn.
+    /// Results of comparing ONNX with burn.
     pub checks: Vec<String>,
 }
 
-/// Writes the best model (the last one without validation) and everything that follows from it.
-pub fn finish(run: Run<'_>) -> anyhow::Result<Finished> {
+/// Writes the best model, or the last one without validation, and everything that follows from it.
+///
+/// # Errors
+/// Fails when a file cannot be written, or the export differs from the trained model.
+pub(super) fn finish(run: Training<'_>) -> anyhow::Result<TrainedModel> {
     let out = &run.recipe.run.out;
     let (model, onnx) = (out.join(MODEL), out.join(ONNX));
     let device = run.device.clone().inner();
     let (step, saved) = match run.progress.best {
         Some((step, _)) => (step, run.source.with_values(OpenClip::read(&run.best_folder(step))?.values)),
-        None => (run.progress.step, run.source.with_values(run.judged().parameters.to_host())),
+        None => (run.progress.step, run.source.with_values(run.model_to_save().parameters.to_host())),
     };
     // An older card must not describe the new weights.
     let _ = std::fs::remove_file(model.join(CARD));
     saved.write(&model)?;
-    // What was saved, with the rounding of its type, is what is judged.
+    // The model as saved, with the rounding of its type, is validated and exported.
     let saved = OpenClip::read(&model)?;
-    let trained = vec![false; saved.list.len()];
-    let parameters = Parameters::new(saved.list.clone(), saved.values.clone(), &trained, &device);
-    let coca = Coca::new(saved.config, parameters).context("the saved model is no CoCa")?;
+    let frozen = vec![false; saved.list.len()];
+    let parameters = Parameters::new(saved.list.clone(), saved.values.clone(), &frozen, &device);
+    let coca = Coca::new(saved.config, parameters).context("the saved model is not a CoCa")?;
     let weights = run.recipe.weights();
     let validation = (!run.validation.is_empty())
         .then(|| validate(&coca, &run.validation, run.recipe.run.part(), &weights, &device));
@@ -70,96 +73,42 @@ pub fn finish(run: Run<'_>) -> anyhow::Result<Finished> {
     let checks = match run.validation.first() {
         Some(batch) => {
             let golden = out.join("golden.safetensors");
-            let few = batch.parts(VERIFIED).swap_remove(0);
+            let few = batch.parts(VERIFY_SAMPLES).swap_remove(0);
             write_golden(&golden, &coca, &few, &device)?;
             let checks = verify(&exported, &golden, &SessionOptions::default())
-                .context("the trained model is saved and exported, but could not be verified")?;
+                .context("the trained model is saved and exported, but verifying it failed")?;
             let failed = checks.iter().any(|check| check.status == CheckStatus::Fail);
-            let told: Vec<String> = checks.iter().map(tell).collect();
+            let results: Vec<String> = checks.iter().map(describe).collect();
             anyhow::ensure!(
                 !failed,
-                "{}: the exported model differs from the trained one: {told:?}",
+                "{}: the exported model differs from the trained one: {results:?}",
                 onnx.display()
             );
-            told
+            results
         }
-        None => vec!["unchecked: no `data.validation` to compare on".to_owned()],
+        None => vec!["unchecked: the recipe has no `data.validation` to compare on".to_owned()],
     };
-    let finished = Finished { model: model.clone(), onnx, step, validation, checks };
-    let card = card::card(run.recipe, &run.progress, &saved, &exported, &finished)?;
-    write_whole(&model.join(CARD), card.as_bytes())?;
-    Ok(finished)
+    let trained = TrainedModel { model: model.clone(), onnx, step, validation, checks };
+    let facts = CardFacts {
+        recipe: run.recipe,
+        progress: &run.progress,
+        saved: &saved,
+        onnx: &exported,
+        model: &trained.model,
+        step: trained.step,
+        validation: trained.validation,
+        checks: &trained.checks,
+    };
+    let card = card(&facts)?;
+    write_atomically(&model.join(CARD), card.as_bytes())?;
+    Ok(trained)
 }
 
-fn tell(check: &Check) -> String {
+fn describe(check: &Check) -> String {
     let word = match check.status {
         CheckStatus::Pass => "ok",
         CheckStatus::Fail => "FAIL",
         CheckStatus::Unchecked => "unchecked",
     };
     format!("{word} {}: {}", check.tensor, check.detail)
-}
-
-/// What burn computes, in the form that `recaption verify` reads.
-///
-/// # Errors
-/// When the files cannot be written.
-pub fn write_golden(path: &Path, model: &Coca, batch: &Batch, device: &Device) -> anyhow::Result<()> {
-    let c = &model.config;
-    let inputs = batch.to_device(c, device);
-    let [n, length] = inputs.texts.ids.dims();
-    let output = model.without_autodiff().forward(inputs.patches, &inputs.texts, true, true);
-    let ids: Vec<i64> = inputs.texts.ids.cast(DType::I64).into_data_as::<i64>().try_into_vec()?;
-    let text = output.text_features.context("no text features")?;
-    let logits = output.logits.context("no logits")?;
-    let side = c.vision.image_size;
-    let floats = |x: burn::tensor::Tensor<2>, shape: &[usize]| -> anyhow::Result<Raw> {
-        let values: Vec<f32> = x.into_data_as::<f32>().try_into_vec()?;
-        Ok(Raw::Floats(Stored::new("golden", shape, &values, Dtype::F32)?))
-    };
-    let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let tensors = vec![
-        ("images", Raw::Bytes(Dtype::U8, vec![n, side, side, 3], batch.pixels.clone())),
-        ("text", Raw::Bytes(Dtype::I64, vec![n, length], ids)),
-        ("image_features", floats(output.image_features, &[n, c.embed_dim])?),
-        ("text_features", floats(text, &[n, c.embed_dim])?),
-        ("logits", floats(logits, &[n, length - 1, c.text.vocab_size])?),
-    ];
-    write_whole(path, &safetensors::serialize(tensors, None)?)?;
-    let special = SpecialIds::of_vocabulary(c.text.vocab_size);
-    let settings = serde_json::json!({ "sot": special.start, "eos": special.end, "pad": special.pad });
-    Ok(write_whole(&path.with_extension("json"), format!("{settings}\n").as_bytes())?)
-}
-
-/// A tensor for safetensors.
-enum Raw {
-    Floats(Stored),
-    Bytes(Dtype, Vec<usize>, Vec<u8>),
-}
-
-impl View for Raw {
-    fn dtype(&self) -> Dtype {
-        match self {
-            Self::Floats(stored) => View::dtype(stored),
-            Self::Bytes(dtype, ..) => *dtype,
-        }
-    }
-    fn shape(&self) -> &[usize] {
-        match self {
-            Self::Floats(stored) => View::shape(stored),
-            Self::Bytes(_, shape, _) => shape,
-        }
-    }
-    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        match self {
-            Self::Floats(stored) => View::data(stored),
-            Self::Bytes(_, _, bytes) => bytes.into(),
-        }
-    }
-    fn data_len(&self) -> usize {
-        match self {
-            Self::Floats(stored) => View::data_len(stored),
-            Self::Bytes(_, _, bytes) => bytes.len(),
-        }
-    }
 }

@@ -1,15 +1,24 @@
-//! How a run begins: model, data and optimizer, new or from the newest checkpoint.
+//! The beginning of a run: model, data and optimizer, new or from the newest checkpoint.
 
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
+use burn::tensor::DType;
 use recaption_onnx::{
     checkpoint::{Checkpoint, Dtype},
     model::SpecialIds,
     tokenizer::Tokenizer,
 };
 
-use super::{BEST, MODEL, Mismatch, ONNX, Options, Progress, Run, metrics, state};
+use super::{
+    error::{RecipeMismatch, compare_recipes},
+    finish::{MODEL, ONNX},
+    metrics::Metrics,
+    options::TrainOptions,
+    progress_bars::ProgressPlan,
+    state::{self, TrainingProgress},
+    training::{BEST, Training},
+};
 use crate::{
     config::{Compute, Initialisation, Recipe, SaveAs, unusable},
     data::{Inputs, load_all},
@@ -19,89 +28,96 @@ use crate::{
     optim::{AdamW, AdamWState, groups},
 };
 
-impl<'a> Run<'a> {
-    /// Model, data and optimizer, new or from the newest checkpoint.
-    pub(super) async fn open(
-        recipe: &'a Recipe,
-        options: Options,
-    ) -> anyhow::Result<(Self, Arc<Inputs>, Arc<Tokenizer>)> {
-        let mut run = Self::model(recipe, options)?;
-        let tokenizer = Arc::new(tokenizer(&run.source)?);
-        let data = &recipe.data;
-        let inputs = Arc::new(Inputs::list(&data.train, data.format, data.caption.clone()).await?);
-        let digest = inputs.digest();
-        if run.progress.step > 0 && run.progress.inputs != digest {
-            let keys = "data.train names other shards, or shards that changed: a place in the data means nothing there";
-            return Err(Mismatch { out: recipe.run.out.display().to_string(), keys: keys.into() }.into());
-        }
-        run.progress.inputs = digest;
-        if !data.validation.is_empty() {
-            let held_out = Arc::new(Inputs::list(&data.validation, data.format, data.caption.clone()).await?);
-            let settings = run.loader_settings();
-            let (batches, counts) =
-                load_all(held_out, Arc::clone(&tokenizer), settings, data.validation_samples).await?;
-            tracing::info!("validation: {counts}");
-            run.validation = batches;
-        }
-        tracing::info!(
-            parameters = run.model.parameters.count(),
-            trained = run.optimizer.groups().iter().filter(|g| g.trained).count(),
-            tensors = run.optimizer.groups().len(),
-            shards = inputs.len(),
-            device = recipe.run.device,
-            "training"
-        );
-        Ok((run, inputs, tokenizer))
+/// Opens model, data and optimizer, new or from the newest checkpoint.
+///
+/// # Errors
+/// Fails on invalid settings, an unusable model, checkpoint or data, and when the run's folder cannot be written.
+pub(super) async fn open(
+    recipe: &Recipe,
+    options: TrainOptions,
+) -> anyhow::Result<(Training<'_>, Arc<Inputs>, Arc<Tokenizer>)> {
+    let mut training = open_model(recipe, options)?;
+    let tokenizer = Arc::new(tokenizer(&training.source)?);
+    let data = &recipe.data;
+    let inputs = Arc::new(Inputs::list(&data.train, data.format, data.caption.clone()).await?);
+    let digest = inputs.digest();
+    if training.progress.step > 0 && training.progress.inputs != digest {
+        return Err(RecipeMismatch::other_data(&recipe.run.out).into());
     }
-
-    /// Model and optimizer, new or from the newest checkpoint.
-    fn model(recipe: &'a Recipe, options: Options) -> anyhow::Result<Self> {
-        let out = &recipe.run.out;
-        std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-        let device = device::open(&recipe.run.device)?;
-        let source = source(recipe)?;
-        let freeze = recipe.freeze().map_err(anyhow::Error::msg)?;
-        let groups = groups(&source.config, &source.list, &freeze, recipe.optimizer.layer_decay);
-        let trained: Vec<bool> = groups.iter().map(|g| g.trained).collect();
-        if !trained.contains(&true) {
-            bail!(unusable("model.freeze: everything is frozen, so nothing would be learnt"));
-        }
-        let found = state::newest(out, &source.list, &device.clone().inner())?;
-        let fingerprint = recipe.fingerprint();
-        let (progress, values, state, average) = match found {
-            Some(found) => {
-                compare(&found.progress.recipe, &fingerprint, recipe)?;
-                (found.progress, found.values, found.optimizer, found.average)
-            }
-            None => (Progress::new(fingerprint), source.values.clone(), AdamWState::default(), None),
-        };
-        let compute = match recipe.run.precision {
-            Compute::Fp32 | Compute::Auto => burn::tensor::DType::F32,
-            Compute::Bf16 => burn::tensor::DType::BF16,
-        };
-        let parameters =
-            Parameters::new(source.list.clone(), values, &trained, &device).computing_in(compute);
-        let average = match average {
-            None if recipe.optimizer.ema_decay > 0.0 => Some(parameters.without_autodiff().values().to_vec()),
-            average => average,
-        };
-        let mut optimizer = AdamW::new(recipe.adamw(), groups);
-        if state.steps > 0 {
-            optimizer.state = state;
-        }
-        let model = Coca::new(source.config, parameters).context("the checkpoint is no CoCa")?;
-        let metrics = metrics::Metrics::resume(out, progress.step, recipe.optimizer.steps, options.terminal)?;
-        let validation = Vec::new();
-        Ok(Self { recipe, device, source, model, optimizer, average, progress, validation, metrics })
+    training.progress.inputs = digest;
+    if !data.validation.is_empty() {
+        let held_out = Arc::new(Inputs::list(&data.validation, data.format, data.caption.clone()).await?);
+        let settings = training.loader_settings();
+        let (batches, counts) =
+            load_all(held_out, Arc::clone(&tokenizer), settings, data.validation_samples).await?;
+        tracing::info!("validation: {counts}");
+        training.validation = batches;
     }
+    tracing::info!(
+        parameters = training.model.parameters.count(),
+        trained = training.optimizer.groups().iter().filter(|g| g.trained).count(),
+        tensors = training.optimizer.groups().len(),
+        shards = inputs.len(),
+        device = recipe.run.device,
+        "training"
+    );
+    Ok((training, inputs, tokenizer))
 }
 
-/// Removes what an earlier run left, so that nothing of it can be taken for this one's.
-pub(super) fn begin_anew(out: &Path) -> anyhow::Result<()> {
+/// Opens model and optimizer, new or from the newest checkpoint.
+fn open_model(recipe: &Recipe, options: TrainOptions) -> anyhow::Result<Training<'_>> {
+    let out = &recipe.run.out;
+    std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    let device = device::open(&recipe.run.device)?;
+    let source = source(recipe)?;
+    let freeze = recipe.freeze().map_err(anyhow::Error::msg)?;
+    let groups = groups(&source.config, &source.list, &freeze, recipe.optimizer.layer_decay);
+    let trained: Vec<bool> = groups.iter().map(|g| g.trained).collect();
+    if !trained.contains(&true) {
+        bail!(unusable("model.freeze: everything is frozen, so nothing would be trained"));
+    }
+    let checkpoint = state::newest(out, &source.list, &device.clone().inner())?;
+    let fingerprint = recipe.fingerprint();
+    let (progress, values, state, average) = match checkpoint {
+        Some(checkpoint) => {
+            compare_recipes(&checkpoint.progress.recipe, &fingerprint, recipe)?;
+            (checkpoint.progress, checkpoint.values, checkpoint.optimizer, checkpoint.average)
+        }
+        None => (TrainingProgress::new(fingerprint), source.values.clone(), AdamWState::default(), None),
+    };
+    let compute = match recipe.run.precision {
+        Compute::Fp32 | Compute::Auto => DType::F32,
+        Compute::Bf16 => DType::BF16,
+    };
+    let parameters = Parameters::new(source.list.clone(), values, &trained, &device).computing_in(compute);
+    let average = match average {
+        None if recipe.optimizer.ema_decay > 0.0 => Some(parameters.without_autodiff().values().to_vec()),
+        average => average,
+    };
+    let mut optimizer = AdamW::new(recipe.adamw(), groups);
+    if state.steps > 0 {
+        optimizer.state = state;
+    }
+    let model = Coca::new(source.config, parameters).context("the checkpoint is not a CoCa")?;
+    let plan = options.terminal.then(|| ProgressPlan {
+        steps: recipe.optimizer.steps,
+        log_every: recipe.run.log_every,
+        validate_every: (!recipe.data.validation.is_empty()).then_some(recipe.run.validate_every),
+    });
+    let metrics = Metrics::resume(out, progress.step, plan)?;
+    let validation = Vec::new();
+    Ok(Training { recipe, device, source, model, optimizer, average, progress, validation, metrics })
+}
+
+/// Deletes what an earlier run left, so that nothing of it can be mistaken for this one's.
+///
+/// # Errors
+/// Fails when a folder cannot be deleted.
+pub(super) fn delete_previous(out: &Path) -> anyhow::Result<()> {
     for folder in [state::FOLDER, BEST, MODEL, ONNX] {
         match std::fs::remove_dir_all(out.join(folder)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).with_context(|| format!("cannot remove {}", out.join(folder).display()));
+                return Err(e).with_context(|| format!("cannot delete {}", out.join(folder).display()));
             }
             _ => {}
         }
@@ -109,25 +125,7 @@ pub(super) fn begin_anew(out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Which settings differ from the checkpoints'.
-fn compare(old: &serde_json::Value, new: &serde_json::Value, recipe: &Recipe) -> Result<(), Mismatch> {
-    let mut keys = Vec::new();
-    let sections = new.as_object().into_iter().flatten();
-    for (section, values) in sections {
-        for (key, value) in values.as_object().into_iter().flatten() {
-            let before = &old[section][key];
-            if before != value {
-                keys.push(format!("{section}.{key} was {before}, is {value}"));
-            }
-        }
-    }
-    if keys.is_empty() {
-        return Ok(());
-    }
-    Err(Mismatch { out: recipe.run.out.display().to_string(), keys: keys.join("; ") })
-}
-
-/// The model that training begins with.
+/// Reads or initialises the model that training begins with.
 fn source(recipe: &Recipe) -> anyhow::Result<OpenClip> {
     let mut source = match recipe.model.init {
         Initialisation::Checkpoint => OpenClip::read(&recipe.model.checkpoint)?,

@@ -1,7 +1,7 @@
-//! Checkpoints of a run: weights, moments, average, place in the data and everything else that the next step depends on.
+//! Checkpoints of a run: weights, moments, average, position in the data and everything else that the next step depends on.
 //!
-//! One file each, `checkpoints/step-NNNNNNNN.safetensors`, written beside its place, synced and renamed; the newest two
-//! are kept. A damaged one is passed over for the one before.
+//! One file each, `checkpoints/step-NNNNNNNN.safetensors`, replaced atomically; the newest two are kept. A damaged one is skipped
+//! for the previous one.
 
 use std::{
     collections::HashMap,
@@ -15,121 +15,124 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     data::{DataCounts, Position},
+    file::{PARTIAL_MARK, WriteError, write_atomically},
     model::host,
-    open_clip::{OpenClipError, Stored, write_whole},
     optim::AdamWState,
+    stored_tensor::{OverflowError, StoredTensor},
 };
 
 /// Version of the layout.
 const FORMAT: u32 = 1;
-/// Checkpoints that are kept.
+/// Number of checkpoints that are kept.
 const KEPT: usize = 2;
-/// Folder below the run's.
-pub const FOLDER: &str = "checkpoints";
+/// Folder of the checkpoints, below the run's.
+pub(super) const FOLDER: &str = "checkpoints";
 
-/// What a step depends on, beside tensors.
+/// Everything that the next step depends on, besides tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
+pub(super) struct TrainingProgress {
     /// Version of the layout.
     pub format: u32,
-    /// Steps done.
+    /// Number of steps done.
     pub step: u64,
-    /// Place in the data. The order and the crops follow from it and the seed: there is no other state of chance.
+    /// Position in the data. Order and crops follow from it and the seed: there is no other random state.
     pub position: Position,
-    /// What became of the samples so far.
+    /// Counts of samples so far.
     pub counts: DataCounts,
     /// Best validation so far: its step and loss.
     pub best: Option<(u64, f64)>,
-    /// Validations since then.
-    pub worse: u64,
-    /// Seconds of training so far, of all attempts.
+    /// Number of validations since then.
+    #[serde(alias = "worse")]
+    pub validations_since_best: u64,
+    /// Seconds of training so far, over all restarts.
     pub seconds: f64,
-    /// Sums since the last line of the log.
-    pub log: Sums,
-    /// Digest of the list of inputs, in which the position is a place.
+    /// Sums since the last line of metrics.
+    pub log: LossSums,
+    /// Digest of the list of inputs, for which the position is valid.
     pub inputs: String,
-    /// What the recipe says about weights.
+    /// The recipe's settings that change weights.
     pub recipe: serde_json::Value,
 }
 
-/// Sums over the steps since the last line of the log.
+/// Sums over the steps since the last line of metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sums {
-    /// Steps.
+pub(super) struct LossSums {
+    /// Number of steps.
     pub steps: u64,
-    /// Weighted contrastive losses.
+    /// Sum of weighted contrastive losses.
     pub contrastive: f64,
-    /// Weighted caption losses.
+    /// Sum of weighted caption losses.
     pub caption: f64,
-    /// Norms of gradients.
+    /// Sum of gradient norms.
     pub norm: f64,
     /// Seconds, loading included.
     pub seconds: f64,
 }
 
-impl Progress {
-    /// Of a run that begins.
-    #[must_use]
-    pub fn new(recipe: serde_json::Value) -> Self {
+impl TrainingProgress {
+    /// Creates the progress of a run that begins.
+    pub(super) fn new(recipe: serde_json::Value) -> Self {
         Self {
             format: FORMAT,
             step: 0,
             position: Position::default(),
             counts: DataCounts::default(),
             best: None,
-            worse: 0,
+            validations_since_best: 0,
             seconds: 0.0,
-            log: Sums::default(),
+            log: LossSums::default(),
             inputs: String::new(),
             recipe,
         }
     }
 }
 
-/// A checkpoint in memory.
-pub struct State {
-    /// Numbers.
-    pub progress: Progress,
+/// A checkpoint, loaded.
+pub(super) struct TrainingState {
+    pub(super) progress: TrainingProgress,
     /// Values of all parameters, in order.
-    pub values: Vec<Vec<f32>>,
-    /// The optimizer.
-    pub optimizer: AdamWState,
-    /// The average, where one is kept.
-    pub average: Option<Vec<Tensor<1>>>,
+    pub(super) values: Vec<Vec<f32>>,
+    /// Steps and moments of the optimizer.
+    pub(super) optimizer: AdamWState,
+    /// The moving average, if one is kept.
+    pub(super) average: Option<Vec<Tensor<1>>>,
 }
 
-/// Why a checkpoint cannot be used.
+/// The reason why a checkpoint cannot be used or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// A file or folder.
+    /// A file or folder cannot be read or created.
     #[error("{path}: {source}")]
     Io {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The error of the file system.
         source: std::io::Error,
     },
-    /// It cannot be written.
+    /// The file cannot be written.
     #[error(transparent)]
-    Write(#[from] OpenClipError),
-    /// It is damaged, or of another model.
+    Write(#[from] WriteError),
+    /// A value does not fit its type.
+    #[error(transparent)]
+    Overflow(#[from] OverflowError),
+    /// The checkpoint is damaged, or belongs to another architecture.
     #[error("checkpoint {path}: {what}")]
     Damaged {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
         /// What is wrong.
         what: String,
     },
 }
 
-/// Writes a checkpoint of the run in `out`, and removes older ones.
+/// Writes a checkpoint of the run in `out`, and deletes older ones.
 ///
 /// # Errors
-/// A full disk; earlier checkpoints are untouched then.
-pub fn save(
+/// Fails when it cannot be written; earlier checkpoints stay.
+pub(super) fn save(
     out: &Path,
     list: &[Parameter],
-    progress: &Progress,
+    progress: &TrainingProgress,
     values: &[Tensor<1>],
     optimizer: &AdamWState,
     average: Option<&[Tensor<1>]>,
@@ -139,7 +142,7 @@ pub fn save(
     let mut tensors = Vec::new();
     let mut add = |kind: &str, i: usize, value: &Tensor<1>| -> Result<(), StateError> {
         let name = format!("{kind}.{}", list[i].name);
-        let stored = Stored::new(&name, &list[i].shape, &host(value), Dtype::F32)?;
+        let stored = StoredTensor::new(&name, &list[i].shape, &host(value), Dtype::F32)?;
         tensors.push((name, stored));
         Ok(())
     };
@@ -163,27 +166,27 @@ pub fn save(
         ("optimizer_steps".to_owned(), optimizer.steps.to_string()),
     ]);
     let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|e| failed(e.to_string()))?;
-    write_whole(&path, &bytes)?;
-    for old in found(out)?.into_iter().rev().skip(KEPT) {
-        // One that stays is only a waste of room.
+    write_atomically(&path, &bytes)?;
+    for old in list_checkpoints(out)?.into_iter().rev().skip(KEPT) {
+        // One that cannot be deleted wastes space only.
         let _ = std::fs::remove_file(old);
     }
     Ok(())
 }
 
-/// Removes what a killed run left half-written in `folder`.
+/// Deletes partial files that a killed run left in `folder`.
 fn clear_partial(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') && name.contains(".partial-") {
-            // One that stays is only a waste of room.
+        if name.starts_with('.') && name.contains(PARTIAL_MARK) {
+            // One that cannot be deleted wastes space only.
             let _ = std::fs::remove_file(entry.path());
         }
     }
 }
 
-/// Checkpoints of the run in `out`, oldest first.
-fn found(out: &Path) -> Result<Vec<PathBuf>, StateError> {
+/// Lists the checkpoints of the run in `out`, oldest first.
+fn list_checkpoints(out: &Path) -> Result<Vec<PathBuf>, StateError> {
     let folder = out.join(FOLDER);
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
@@ -199,19 +202,23 @@ fn found(out: &Path) -> Result<Vec<PathBuf>, StateError> {
     Ok(paths)
 }
 
-/// The newest whole checkpoint of the run in `out`; none when there is none.
+/// Loads the newest whole checkpoint of the run in `out`; returns `None` when there are none.
 ///
 /// # Errors
-/// When the newest whole one belongs to another architecture, or all are damaged.
-pub fn newest(out: &Path, list: &[Parameter], device: &Device) -> Result<Option<State>, StateError> {
+/// Fails when all are damaged or belong to another architecture.
+pub(super) fn newest(
+    out: &Path,
+    list: &[Parameter],
+    device: &Device,
+) -> Result<Option<TrainingState>, StateError> {
     clear_partial(out);
     clear_partial(&out.join(FOLDER));
     let mut first = None;
-    for path in found(out)?.into_iter().rev() {
+    for path in list_checkpoints(out)?.into_iter().rev() {
         match load(&path, list, device) {
             Ok(state) => return Ok(Some(state)),
             Err(error) => {
-                tracing::warn!("{error}; the one before is tried");
+                tracing::warn!("{error}; trying the previous checkpoint");
                 first.get_or_insert(error);
             }
         }
@@ -219,18 +226,18 @@ pub fn newest(out: &Path, list: &[Parameter], device: &Device) -> Result<Option<
     first.map_or(Ok(None), Err)
 }
 
-fn load(path: &Path, list: &[Parameter], device: &Device) -> Result<State, StateError> {
+fn load(path: &Path, list: &[Parameter], device: &Device) -> Result<TrainingState, StateError> {
     let damaged = |what: String| StateError::Damaged { path: path.to_owned(), what };
     let bytes = std::fs::read(path).map_err(|source| StateError::Io { path: path.to_owned(), source })?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(e.to_string()))?;
     let metadata = header.metadata().clone().unwrap_or_default();
-    let text = metadata.get("progress").ok_or_else(|| damaged("it holds no progress".into()))?;
-    let progress: Progress = serde_json::from_str(text).map_err(|e| damaged(e.to_string()))?;
+    let text = metadata.get("progress").ok_or_else(|| damaged("it has no progress".into()))?;
+    let progress: TrainingProgress = serde_json::from_str(text).map_err(|e| damaged(e.to_string()))?;
     if progress.format != FORMAT {
-        return Err(damaged(format!("format {}, this build reads {FORMAT}", progress.format)));
+        return Err(damaged(format!("format {}, but this build reads {FORMAT}", progress.format)));
     }
     let steps = metadata.get("optimizer_steps").and_then(|n| n.parse().ok());
-    let steps = steps.ok_or_else(|| damaged("it does not say how many steps the optimizer took".into()))?;
+    let steps = steps.ok_or_else(|| damaged("it has no number of optimizer steps".into()))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
     let get = |kind: &str, parameter: &Parameter| -> Result<Option<Vec<f32>>, StateError> {
         let Ok(view) = tensors.tensor(&format!("{kind}.{}", parameter.name)) else { return Ok(None) };
@@ -261,10 +268,10 @@ fn load(path: &Path, list: &[Parameter], device: &Device) -> Result<State, State
     let known = tensors.names().iter().filter(|name| name.starts_with("value.")).count();
     if known != list.len() {
         return Err(damaged(format!(
-            "it holds {known} parameters, the model has {}: it belongs to another architecture",
+            "it has {known} parameters, the model has {}: it belongs to another architecture",
             list.len()
         )));
     }
     let average = (average.len() == list.len()).then_some(average);
-    Ok(State { progress, values, optimizer: AdamWState { steps, moments }, average })
+    Ok(TrainingState { progress, values, optimizer: AdamWState { steps, moments }, average })
 }

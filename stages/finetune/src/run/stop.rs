@@ -1,30 +1,33 @@
-//! Stopping: Ctrl-C or SIGTERM finishes the step in hand and writes a checkpoint; the second time the process ends.
+//! Stopping by Ctrl-C or SIGTERM: the first finishes the current step and writes a checkpoint, the second ends the process.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-/// Shared wish to stop.
-#[derive(Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+/// Exit code of a process that a second signal ended, as shells report SIGINT.
+const INTERRUPTED: i32 = 130;
 
-impl Stop {
-    /// Whether to stop behind the step in hand.
+/// A request to stop, shared by its clones.
+#[derive(Clone, Debug, Default)]
+pub struct StopSignal(Arc<AtomicBool>);
+
+impl StopSignal {
+    /// Returns whether to stop after the current step.
     #[must_use]
-    pub fn requested(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Asks for it.
-    pub fn press(&self) {
+    /// Requests to stop after the current step.
+    pub fn request(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
     /// Listens for signals, on the runtime that it is called on.
     ///
     /// # Errors
-    /// When no handler can be installed.
+    /// Fails when no handler can be installed.
     pub fn listen(&self) -> std::io::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let stop = self.clone();
@@ -33,13 +36,13 @@ impl Stop {
         tokio::spawn(async move {
             loop {
                 tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-                if stop.requested() {
-                    std::process::exit(130);
+                if stop.is_requested() {
+                    std::process::exit(INTERRUPTED);
                 }
                 tracing::warn!(
-                    "stopping behind this step; once more to stop at once, losing the steps since the last checkpoint"
+                    "stopping after this step; interrupt again to stop at once and lose the steps since the last checkpoint"
                 );
-                stop.press();
+                stop.request();
             }
         });
         Ok(())

@@ -3,33 +3,33 @@
 use burn::tensor::{Device, Tensor};
 
 use crate::{
-    batch::Batch,
+    batch::{Batch, PAD},
     model::Coca,
-    objective::{PAD, Weights, cross_entropy, info_nce},
+    objective::{Weights, cross_entropy, info_nce},
 };
 
-/// What a validation found.
+/// Losses of a model on held-out data.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Validation {
     /// Weighted contrastive loss over batches of the training's size, mean over samples.
     pub contrastive: f64,
     /// Weighted caption loss, mean over labels.
     pub caption: f64,
-    /// Share of captions of which every id is the likeliest given those before it.
+    /// Share of captions of which every id is the most likely one given those before it, in [0, 1].
     pub exact: f64,
-    /// Samples.
+    /// Number of samples.
     pub samples: usize,
 }
 
 impl Validation {
-    /// What runs are judged by.
+    /// Returns the sum of both losses, by which the best model is chosen.
     #[must_use]
     pub fn loss(&self) -> f64 {
         self.contrastive + self.caption
     }
 }
 
-/// Forward passes over `batches`, in parts of at most `part` samples, without label smoothing; `device` without autodiff.
+/// Computes the losses of `batches`, in parts of at most `part` samples, without label smoothing. `device` must be without autodiff.
 #[must_use]
 pub fn validate(
     model: &Coca,

@@ -1,8 +1,8 @@
-//! What the stories share: a small model, shards of scenes drawn or built by hand, a recipe, and the program under test.
+//! Helpers of the tests: a small model, shards of scenes drawn or built by hand, a recipe, and the program under test.
 //!
-//! Nothing here decides whether a story ends well, but for [`Said::ends`], which fails with everything it knows.
+//! Assertions on a call print command, exit code, stdout and stderr when they fail.
 
-#![allow(dead_code, reason = "every story takes what it needs")]
+#![allow(dead_code, reason = "every test binary uses some of it")]
 
 use std::{
     fs,
@@ -11,22 +11,23 @@ use std::{
     time::Duration,
 };
 
-use recaption::scenes::{Text, write_shard};
+use recaption::scenes::{TextKind, write_shard};
 use recaption_finetune::open_clip::OpenClip;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The bundled captioner's directory, which lends its tokenizer.
+/// Returns the bundled captioner's directory, whose tokenizer the tests use.
 pub fn bundled() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../onnx/models/coca-scenes-base")
 }
 
-/// A file of the repository's `tests/data`.
+/// Returns a path in the repository's `tests/data`.
 pub fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(name)
 }
 
-/// A CoCa of four patches and one block per tower, for the bundled tokenizer; a step of eight takes milliseconds.
+/// Returns the configuration of a CoCa of four patches and `layers` blocks per tower, for the bundled tokenizer; a step of eight
+/// samples takes milliseconds.
 pub fn small(layers: usize) -> Value {
     json!({
         "model_cfg": {
@@ -52,7 +53,7 @@ pub fn write_model(dir: &Path, config: &Value) {
 /// A member of a shard built by hand: name and content.
 pub type Member = (String, Vec<u8>);
 
-/// A tar of these members.
+/// Builds a tar of these members.
 pub fn tar(members: &[Member]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, content) in members {
@@ -64,9 +65,10 @@ pub fn tar(members: &[Member]) -> Vec<u8> {
     tar.into_inner().expect("a tar")
 }
 
-/// The members of shard `number` of scenes.
+/// Returns the members of shard `number` of scenes.
 pub fn members(number: u32, samples: u32) -> Vec<Member> {
-    let shard = write_shard(Vec::new(), 1, number, samples, Text::Descriptive).expect("scenes can be drawn");
+    let shard =
+        write_shard(Vec::new(), 1, number, samples, TextKind::Descriptive).expect("scenes can be drawn");
     let mut archive = tar::Archive::new(shard.as_slice());
     let entries = archive.entries().expect("a tar").map(|entry| {
         let mut entry = entry.expect("an entry");
@@ -78,25 +80,25 @@ pub fn members(number: u32, samples: u32) -> Vec<Member> {
     entries.collect()
 }
 
-/// A folder of one story's own, with a model, shards to train on, one to judge by, and a recipe.
-pub struct Story {
+/// A folder of one test, with a model, shards to train on, a held-out shard, and a recipe.
+pub struct Workspace {
     dir: TempDir,
 }
 
-/// Samples in the shards to train on: 10 in each of three.
+/// Number of samples in the shards to train on: 10 in each of three.
 pub const SAMPLES: u32 = 30;
 
-impl Story {
-    /// Everything that a run needs: `model/`, `train/00000.tar` to `00002.tar`, `held-out/00009.tar`, `recipe.toml`.
+impl Workspace {
+    /// Creates everything that a run needs: `start/`, `train/00000.tar` to `00002.tar`, `held-out/00009.tar`, `recipe.toml`.
     pub fn new() -> Self {
-        let story = Self { dir: tempfile::tempdir().expect("a temporary folder") };
-        write_model(&story.path("start"), &small(2));
+        let workspace = Self { dir: tempfile::tempdir().expect("a temporary folder") };
+        write_model(&workspace.path("start"), &small(2));
         for shard in 0..3 {
-            story.draw("train", shard, SAMPLES / 3);
+            workspace.draw("train", shard, SAMPLES / 3);
         }
-        story.draw("held-out", 9, 8);
-        story.write("recipe.toml", story.recipe());
-        story
+        workspace.draw("held-out", 9, 8);
+        workspace.write("recipe.toml", workspace.recipe());
+        workspace
     }
 
     fn recipe(&self) -> String {
@@ -126,7 +128,7 @@ log_every = 1
         )
     }
 
-    /// A path in the folder.
+    /// Returns a path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -142,21 +144,21 @@ log_every = 1
     /// Draws shard `number` of scenes into the folder `name`.
     pub fn draw(&self, name: &str, number: u32, samples: u32) {
         let shard =
-            write_shard(Vec::new(), 1, number, samples, Text::Descriptive).expect("scenes can be drawn");
+            write_shard(Vec::new(), 1, number, samples, TextKind::Descriptive).expect("scenes can be drawn");
         self.write(&format!("{name}/{number:05}.tar"), shard);
     }
 
-    /// `--set` for shards below this folder.
+    /// Returns `--set`'s value for shards below this folder.
     pub fn shards(&self, key: &str, pattern: &str) -> String {
         format!("{key}=[\"{}\"]", self.path(pattern).display())
     }
 
-    /// What makes a run judge itself.
-    pub fn judged(&self) -> String {
+    /// Returns the setting that makes a run validate.
+    pub fn validated(&self) -> String {
         self.shards("data.validation", "held-out/*.tar")
     }
 
-    /// The program with the recipe, writing into the folder `out`.
+    /// Returns a call of the program with the recipe, writing into the folder `out`.
     pub fn call(&self, out: &str, changes: &[&str]) -> Call {
         let mut words = vec![self.path("recipe.toml").display().to_string()];
         words.extend(["--out".into(), self.path(out).display().to_string()]);
@@ -164,13 +166,13 @@ log_every = 1
         Call { words, limit: None }
     }
 
-    /// The file of a run.
+    /// Reads a file of the folder.
     pub fn read(&self, name: &str) -> Vec<u8> {
         let path = self.path(name);
         fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
-    /// `metrics.jsonl` as text, without what depends on the clock.
+    /// Reads `metrics.jsonl` without the values that depend on the clock.
     pub fn metrics(&self, out: &str) -> String {
         let text = String::from_utf8(self.read(&format!("{out}/metrics.jsonl"))).expect("text");
         let timeless = |line: &str| match line.split_once("\"samples_per_second\":") {
@@ -180,21 +182,21 @@ log_every = 1
         text.lines().map(timeless).collect()
     }
 
-    /// Training lines of `metrics.jsonl`.
+    /// Reads the training lines of `metrics.jsonl`.
     pub fn train_lines(&self, out: &str) -> Vec<Value> {
         let text = String::from_utf8(self.read(&format!("{out}/metrics.jsonl"))).expect("text");
         let lines = text.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON"));
         lines.filter_map(|mut line| line.get_mut("train").map(Value::take)).collect()
     }
 
-    /// Contrastive and caption losses by line.
+    /// Reads contrastive and caption losses by line.
     pub fn losses(&self, out: &str) -> Vec<[f64; 2]> {
         let number = |line: &Value, key: &str| line[key].as_f64().expect("a number");
         let lines = self.train_lines(out);
         lines.iter().map(|l| [number(l, "contrastive_loss"), number(l, "caption_loss")]).collect()
     }
 
-    /// Names below a folder of a run, sorted.
+    /// Lists the names in a folder, sorted.
     pub fn names(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(folder)).into_iter().flatten();
         let mut names: Vec<String> =
@@ -203,13 +205,13 @@ log_every = 1
         names
     }
 
-    /// The weights of a finished run.
+    /// Reads the weights of a finished run.
     pub fn weights(&self, out: &str) -> Vec<u8> {
         self.read(&format!("{out}/model/open_clip_model.safetensors"))
     }
 }
 
-/// Two runs wrote the same lines, to the last digit.
+/// Asserts that two runs wrote the same lines, to the last digit.
 #[track_caller]
 pub fn same_numbers(one: &str, other: &str) {
     for (one, other) in one.lines().zip(other.lines()) {
@@ -218,7 +220,7 @@ pub fn same_numbers(one: &str, other: &str) {
     assert_eq!(one.lines().count(), other.lines().count(), "lines of metrics.jsonl");
 }
 
-/// A call of the program that has not begun.
+/// A call of the program that is not started yet.
 #[derive(Clone)]
 pub struct Call {
     words: Vec<String>,
@@ -226,14 +228,14 @@ pub struct Call {
 }
 
 impl Call {
-    /// One more word.
+    /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, word: &str) -> Self {
         self.words.push(word.to_owned());
         self
     }
 
-    /// No file may grow beyond this many blocks of 1024 bytes, as on a full disk.
+    /// Limits every file to this many blocks of 1024 bytes, as on a full disk.
     #[must_use]
     pub fn limit(mut self, blocks: u64) -> Self {
         self.limit = Some(blocks);
@@ -255,38 +257,38 @@ impl Call {
         command
     }
 
-    /// Runs it to its end, which must be this exit code.
+    /// Runs the program and asserts its exit code.
     #[track_caller]
-    pub fn ends(&self, code: i32) -> Said {
+    pub fn ends(&self, code: i32) -> Ended {
         let output = self.command().output().expect("the program starts");
-        Said::of(&self.words, &output).ends(code)
+        Ended::of(&self.words, &output).ends(code)
     }
 
-    /// Starts it and sends `signal` once `moment` has come; what it said, if it lived that long.
-    pub fn signal(&self, signal: &str, moment: impl Fn() -> bool) -> Said {
+    /// Starts the program and sends `signal` once `moment` returns true.
+    pub fn signal(&self, signal: &str, moment: impl Fn() -> bool) -> Ended {
         let mut command = self.command();
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         while child.try_wait().expect("a child").is_none() && !moment() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let pid = child.id().to_string();
-        // It may have ended by itself.
+        // The program may have ended by itself.
         let _ = Command::new("kill").args([signal, &pid]).stderr(Stdio::null()).status();
         let output = child.wait_with_output().expect("a child");
-        Said::of(&self.words, &output)
+        Ended::of(&self.words, &output)
     }
 }
 
-/// What a call said.
+/// Exit code and output of a call.
 #[derive(Debug)]
-pub struct Said {
+pub struct Ended {
     words: Vec<String>,
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Said {
+impl Ended {
     fn of(words: &[String], output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Self {
@@ -297,7 +299,7 @@ impl Said {
         }
     }
 
-    /// Fails with everything there is to know, unless `right`.
+    /// Fails with command and output unless `right`.
     #[track_caller]
     pub fn check(&self, right: bool, what: &str) {
         assert!(
@@ -310,28 +312,28 @@ impl Said {
         );
     }
 
-    /// It ended with this exit code.
+    /// Asserts the exit code.
     #[track_caller]
     pub fn ends(self, code: i32) -> Self {
         self.check(self.code == Some(code), &format!("expected exit code {code}"));
         self
     }
 
-    /// stderr holds `words`.
+    /// Asserts that stderr holds `words`.
     #[track_caller]
     pub fn warns(&self, words: &str) -> &Self {
         self.check(self.stderr.contains(words), &format!("expected on stderr: {words}"));
         self
     }
 
-    /// stderr lacks `words`.
+    /// Asserts that stderr lacks `words`.
     #[track_caller]
-    pub fn keeps_quiet_about(&self, words: &str) -> &Self {
+    pub fn never_warns(&self, words: &str) -> &Self {
         self.check(!self.stderr.contains(words), &format!("not expected on stderr: {words}"));
         self
     }
 
-    /// stdout holds `words`.
+    /// Asserts that stdout holds `words`.
     #[track_caller]
     pub fn prints(&self, words: &str) -> &Self {
         self.check(self.stdout.contains(words), &format!("expected on stdout: {words}"));

@@ -1,4 +1,4 @@
-//! What lacks only its end, or claims what is not there, and is a whole picture all the same.
+//! Complete images that lack only their end chunk, or claim missing chunks.
 
 use std::io::Cursor;
 

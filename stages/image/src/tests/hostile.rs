@@ -1,10 +1,10 @@
-//! Bombs, cuts and noise.
+//! Decompression bombs, truncated files and random mutations.
 
 use std::time::{Duration, Instant};
 
 use super::*;
 
-/// How long the random mutations may take together, and how many there are at most per file.
+/// Time limit of all random mutations together, and their number per file.
 const FUZZ_TIME: Duration = Duration::from_secs(4);
 const FUZZ_ROUNDS: usize = 60;
 const FUZZ_SEED: u64 = 0x5EED;
@@ -128,7 +128,7 @@ impl Random {
         ((z ^ (z >> 31)) % bound as u64) as usize
     }
 
-    /// A few changed bytes, mostly near the headers, and sometimes a missing or doubled stretch.
+    /// Changes a few bytes, mostly near the headers, and sometimes removes or repeats a range.
     fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         for _ in 0..1 + self.below(6) {

@@ -1,4 +1,4 @@
-//! Whole JPEGs pass, however sloppy; cut ones fail, wherever the cut is.
+//! Complete JPEGs are decoded, even malformed ones; truncated ones are errors, wherever they end.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn small(bytes: &[u8]) -> Result<Prepared, DecodeError> {
     prepare_default(bytes, &preprocess)
 }
 
-/// Where the first scan's data start.
+/// Returns the start of the first scan's data.
 fn data_start(bytes: &[u8]) -> usize {
     bytes.windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap() + 14
 }
@@ -34,7 +34,7 @@ fn first(bytes: &[u8], marker: u8) -> usize {
     bytes.windows(2).position(|pair| pair == [0xFF, marker]).unwrap()
 }
 
-/// `bytes` with `insert` before position `at`.
+/// Inserts bytes at a position.
 fn spliced(bytes: &[u8], at: usize, insert: &[u8]) -> Vec<u8> {
     [&bytes[..at], insert, &bytes[at..]].concat()
 }

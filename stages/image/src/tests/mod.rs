@@ -1,4 +1,4 @@
-//! Against Pillow and open_clip: `tests/data/preprocess` says how the expected pixels were made.
+//! Compared with Pillow and open_clip: see `tests/data/preprocess` for the origin of the expected pixels.
 
 mod ends;
 mod hostile;
@@ -14,7 +14,7 @@ use super::*;
 
 const SHORTEST_224: Preprocess =
     Preprocess { size: 224, resize_mode: ResizeMode::Shortest, interpolation: Interpolation::Bicubic };
-/// Files whose own decoders may differ from Pillow's by a little.
+/// Lossy formats, whose decoders differ slightly from Pillow's.
 const LOSSY: [&str; 3] = [".jpg", "coffee_lossy.webp", "alpha.webp"];
 const LOSSY_MEAN: f64 = 0.6;
 const LOSSY_MAX: u8 = 8;
@@ -33,7 +33,7 @@ fn suffix(name: &str) -> Option<&str> {
     Path::new(name).extension().and_then(|suffix| suffix.to_str())
 }
 
-/// All image files of a folder below the fixtures, by name.
+/// Returns the image files of a folder of fixtures, by name.
 fn images_in(folder: &str) -> Vec<String> {
     let known = |name: &String| {
         suffix(name).is_some_and(|s| ["jpg", "png", "webp", "gif", "bmp", "tiff"].contains(&s))
@@ -49,7 +49,7 @@ fn prepare_default(bytes: &[u8], preprocess: &Preprocess) -> Result<Prepared, De
     prepare(bytes, None, preprocess, &DecodeOptions::default())
 }
 
-/// The largest and the mean absolute difference.
+/// Returns the largest and the mean absolute difference.
 fn difference(a: &[u8], b: &[u8]) -> (u8, f64) {
     assert_eq!(a.len(), b.len());
     let each = || a.iter().zip(b).map(|(a, b)| a.abs_diff(*b));

@@ -1,5 +1,4 @@
-//! Turning the small result must be the same as turning the whole image first, and cropping before resizing the same as
-//! cropping after.
+//! Turning the small result equals turning the whole image first, and cropping before resizing equals cropping after.
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -10,11 +9,11 @@ use super::super::raster::{Channels, Raster};
 use super::super::resample::{Workspace, resample};
 use super::*;
 
-/// Every orientation, and what `longest` fills with.
+/// All orientations.
 const ORIENTATIONS: std::ops::RangeInclusive<u8> = 1..=8;
 const FILL: [u8; 3] = [9, 80, 200];
 
-/// A picture without symmetry: gradients with hard edges.
+/// Returns an image without symmetry: gradients with hard edges.
 fn picture(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let edge = if (x / 5 + y / 3) % 2 == 0 { 255 } else { 0 };
@@ -55,7 +54,7 @@ fn turning_the_result_equals_turning_the_image() {
     }
 }
 
-/// Along the rows, then along the columns, of the whole image.
+/// Resizes the whole image along the rows, then along the columns.
 fn resized_whole(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
     let source = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3).unwrap();

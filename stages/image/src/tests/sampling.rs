@@ -1,4 +1,4 @@
-//! Sampling factors: as Pillow decodes them, or refused. `tests/data/sampling` says how its files were made.
+//! Sampling factors are decoded as by Pillow, or unsupported. See `tests/data/sampling` for the origin of the files.
 
 use super::*;
 

@@ -17,8 +17,7 @@ mod robots;
 mod rows;
 mod settings;
 
-pub use address::is_public;
 pub use client::{FetchPermit, Fetcher};
 pub use response::{FetchError, Fetched};
-pub use rows::{FetchResult, FetchRow, fetch_row};
+pub(crate) use rows::{FetchResult, FetchRow, fetch_row};
 pub use settings::FetchSettings;

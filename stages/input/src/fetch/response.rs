@@ -62,7 +62,7 @@ pub(super) enum Attempt {
     Done(Fetched),
     /// A redirect to another URL that may be fetched.
     Redirect(Url),
-    /// A transient failure; the server may have said when to come back.
+    /// A transient failure; `after` is the server's `Retry-After`.
     Retry { error: String, after: Option<Duration> },
     /// A permanent failure.
     Failed(FetchError),

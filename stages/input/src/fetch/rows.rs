@@ -12,17 +12,17 @@ use crate::{
 
 /// A row whose image is to be fetched.
 #[derive(Debug)]
-pub struct FetchRow {
+pub(crate) struct FetchRow {
     /// Position in the shard.
-    pub index: u64,
+    pub(crate) index: u64,
     /// Key.
-    pub key: String,
+    pub(crate) key: String,
     /// URL of the image.
-    pub url: String,
+    pub(crate) url: String,
     /// Original caption of the list.
-    pub caption: Option<OriginalCaption>,
+    pub(crate) caption: Option<OriginalCaption>,
     /// The other columns, as a JSON object.
-    pub meta: Option<String>,
+    pub(crate) meta: Option<String>,
 }
 
 impl FetchRow {
@@ -51,13 +51,13 @@ fn reject(key: String, reason: RejectReason, detail: String, caption: Option<Ori
 }
 
 /// A fetched sample, or the position and the reject of a row whose image cannot be fetched.
-pub type FetchResult = Result<Sample, (u64, Box<Reject>)>;
+pub(crate) type FetchResult = Result<Sample, (u64, Box<Reject>)>;
 
 /// Fetches the image of a row of shard number `shard`.
 ///
 /// # Errors
 /// The reject of a row whose image cannot be fetched.
-pub async fn fetch_row(shard: usize, row: FetchRow, fetcher: Fetcher) -> FetchResult {
+pub(crate) async fn fetch_row(shard: usize, row: FetchRow, fetcher: Fetcher) -> FetchResult {
     let FetchRow { index, key, url, caption, meta } = row;
     match fetcher.fetch(&url).await {
         Ok(fetched) => Ok(Sample {

@@ -12,12 +12,11 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-pub use scan::MAX_DEPTH;
 use scan::Scanner;
 
 /// A JSON document, with the fields of its outer object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Document {
+pub(crate) struct Document {
     /// The text as it was, if that is valid JSON.
     verbatim: Option<String>,
     /// Valid JSON without white space between values.
@@ -32,7 +31,7 @@ impl Document {
     ///
     /// # Errors
     /// A description of what Python does not accept either.
-    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
         let (text, mut repaired) = to_text(bytes);
         let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         let mut scanner = Scanner::new(&text);
@@ -52,19 +51,19 @@ impl Document {
 
     /// Returns whether the document is an object.
     #[must_use]
-    pub fn is_object(&self) -> bool {
+    pub(crate) fn is_object(&self) -> bool {
         self.is_object
     }
 
     /// Returns the document: verbatim if that is valid JSON, else repaired.
     #[must_use]
-    pub fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         self.verbatim.unwrap_or(self.compact)
     }
 
     /// Returns the object with the field `name`, unless it has one of that name. `value` must be JSON.
     #[must_use]
-    pub fn with(self, name: &str, value: &str) -> String {
+    pub(crate) fn with(self, name: &str, value: &str) -> String {
         if !self.is_object || self.names().any(|other| other == name) {
             return self.into_text();
         }
@@ -73,20 +72,20 @@ impl Document {
     }
 
     /// Returns the names of the object's fields, in order.
-    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.fields.iter().map(|(name, _)| name.as_str())
     }
 
     /// Returns the value of the field at index `at`, as JSON.
     #[must_use]
-    pub fn value(&self, at: usize) -> &str {
+    pub(crate) fn value(&self, at: usize) -> &str {
         self.fields.get(at).map_or("null", |(_, value)| &self.compact[value.clone()])
     }
 
     /// Returns the object without the fields at the indices `used`; `None` if no field is left. A repeated name keeps its last
     /// value.
     #[must_use]
-    pub fn without(&self, used: &[usize]) -> Option<String> {
+    pub(crate) fn without(&self, used: &[usize]) -> Option<String> {
         let last = |at: usize| !self.fields[at + 1..].iter().any(|(name, _)| *name == self.fields[at].0);
         let rest: Vec<String> = (0..self.fields.len())
             .filter(|at| !used.contains(at) && last(*at))

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// Deepest nesting that is parsed: the default limit of Python's `json`.
-pub const MAX_DEPTH: usize = 1000;
+const MAX_DEPTH: usize = 1000;
 
 /// What may follow.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod scanner;
 #[cfg(test)]
 mod tests;
 
+pub use crate::keys::RowKey;
 use delimited::RecordParser;
 use header::{DelimitedList, RowBuilder};
 use lines::{LineList, PartialLine};

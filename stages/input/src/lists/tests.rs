@@ -1,7 +1,6 @@
 //! Lists in every format, whole, in chunks and in parts.
 
 use super::{delimited::MAX_RECORD_BYTES, *};
-use crate::keys::RowKey;
 
 fn parse(kind: ListKind, text: &str, chunk: usize) -> Result<Vec<ListRow>, String> {
     let mut parser = ListParser::new(kind, Columns::default());

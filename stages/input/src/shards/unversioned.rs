@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::version::{ObjectVersion, VersionTag};
 
-/// Attempts at reading an object. Each begins anew, since an unversioned object cannot be resumed.
+/// Attempts at reading an object. Each starts over, since an unversioned object cannot be resumed.
 const ATTEMPTS: u32 = 3;
 
 /// Returns the version of an object that its server does not tag.

@@ -262,7 +262,7 @@ impl Splitter<'_> {
     ) -> Result<Option<Vec<ListPart>>, ReadError> {
         let (list, rows_per_shard) = (context.shard, self.settings.rows_per_shard);
         let stored = self.output.child(LISTS).child(&format!("{}.json", list.id));
-        // An outline that cannot be read is made anew.
+        // An unreadable outline is replaced.
         let known = read_json::<Outline>(&stored).await.ok().flatten();
         if let Some(known) = known.filter(|known| known.matches(list, rows_per_shard)) {
             return Ok(Some(known.parts(list)));

@@ -1,4 +1,4 @@
-//! What is cut, damaged, or no tar at all.
+//! Truncated and damaged archives, and other formats.
 
 use super::super::{
     Cut, DamageKind, HeaderError, LooksLike, MAX_RECORD_BYTES, PaxError, TarEnd, TarError, TarLimits,
@@ -115,7 +115,7 @@ fn damaged_header_keeps_the_members_before() {
     }
 }
 
-/// A header of the `tar` crate with these fields, and a checksum that fits.
+/// Returns a header of the `tar` crate with these fields and a valid checksum.
 fn header(type_flag: u8, size_field: [u8; 12]) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
     header.set_path("000.jpg").unwrap();

@@ -1,4 +1,4 @@
-//! Every format, whole, in chunks of every size.
+//! All formats, in chunks of every size.
 
 use sha2::{Digest, Sha256};
 
@@ -8,7 +8,7 @@ use super::super::{
 use super::{FIXTURES, Fixture, Listed, Seeded, bytes_of, parse, parse_in, tar_of};
 use bytes::Bytes;
 
-/// What a listing would say about this member, offset and end left out.
+/// Compares a member with its line of a listing, without offset and end.
 fn assert_is_listed(fixture: &str, member: &Member, listed: &Listed<'_>) {
     let (kind, link) = match &member.kind {
         MemberKind::File(MemberData::Bytes(_)) => ("file", "-"),

@@ -1,4 +1,4 @@
-//! Seeded mutations: no panic, no endless loop, no memory beyond the limits.
+//! Seeded mutations: no panic, no endless loop, bounded memory.
 
 use super::super::{MAX_RECORD_BYTES, TarLimits, TarParser, header::BLOCK_BYTES};
 use super::{FIXTURES, Seeded};
@@ -8,8 +8,7 @@ const ROUNDS: usize = 20_000;
 const MAX_MEMBER: u64 = 2_000;
 const MAX_CHUNK: usize = 3_000;
 
-/// Gives every block that looks like a header the checksum it should have, so that mutations get
-/// past it.
+/// Corrects the checksum of every block that looks like a header, so that mutations pass it.
 fn mend_checksums(tar: &mut [u8]) {
     for block in tar.chunks_exact_mut(BLOCK_BYTES) {
         if block[257..262] == *b"ustar" {

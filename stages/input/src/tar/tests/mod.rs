@@ -65,8 +65,7 @@ impl Fixture {
     }
 }
 
-/// Everything the parser says about an archive that comes in chunks of the given sizes (the last
-/// one again and again).
+/// Parses an archive in chunks of the given sizes, of which the last repeats.
 pub(super) fn parse_in(
     tar: &[u8],
     sizes: &[usize],
@@ -106,7 +105,7 @@ pub(super) fn bytes_of(member: &Member) -> &Bytes {
     }
 }
 
-/// A seeded generator (SplitMix64, Steele et al. 2014), so that a failure comes again.
+/// A seeded generator (SplitMix64, Steele et al. 2014), for reproducible failures.
 pub(crate) struct Seeded(pub(crate) u64);
 
 impl Seeded {
@@ -117,13 +116,13 @@ impl Seeded {
         mixed ^ (mixed >> 31)
     }
 
-    /// From 0 to `end`, without it.
+    /// Returns a number in 0..end.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 }
 
-/// Archives by the `tar` crate; a name of any length.
+/// Returns an archive by the `tar` crate, with names of any length.
 pub(crate) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, data) in files {

@@ -1,6 +1,6 @@
-//! JSON, pixels and words, against what the Python reference generator makes (`tests/data/scenes`).
+//! JSON, pixels and captions against the Python reference generator's (`tests/data/scenes`).
 
-#![allow(clippy::disallowed_methods, reason = "the tests decode pictures that they or their fixtures made")]
+#![allow(clippy::disallowed_methods, reason = "the tests decode images of their own or of fixtures")]
 
 mod generate;
 mod shard;
@@ -10,10 +10,12 @@ use std::collections::HashMap;
 use image::{GenericImageView, ImageFormat, RgbImage};
 use serde::Deserialize;
 
-use super::grammar::{JUNK, ONE_OBJECT};
-use super::*;
+use super::{
+    alt_text::{JUNK, ONE_OBJECT},
+    *,
+};
 
-/// One row of `scenes.json`: what the reference generator makes of a scene.
+/// One row of `scenes.json`: a scene with the reference generator's texts.
 #[derive(Deserialize)]
 struct Reference {
     scene: String,
@@ -35,7 +37,7 @@ struct ReferenceAltText {
     text: String,
 }
 
-/// Scenes in a row of a contact sheet.
+/// Number of scenes in a row of a contact sheet.
 const SHEET_COLUMNS: u32 = 8;
 const SHEETS: [(u32, &[u8]); 3] = [
     (96, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/scenes/sheet-96.png"))),
@@ -52,7 +54,7 @@ fn scene(json: &str) -> Scene {
     Scene::from_json(json.as_bytes()).unwrap_or_else(|e| panic!("{json}: {e}"))
 }
 
-/// A scene of one object, with this in place of its last fields.
+/// Formats a scene of one object, with `tail` in place of its last fields.
 fn json_with(tail: &str) -> String {
     format!(
         r#"{{"background": "grey", "objects": [{{"shape": "star", "colour": "red", "size": "small", {tail}}}]}}"#
@@ -60,12 +62,12 @@ fn json_with(tail: &str) -> String {
 }
 
 #[test]
-fn json_is_the_references_byte_for_byte() {
+fn json_equals_the_reference() {
     for row in reference() {
         let scene = scene(&row.scene);
         assert_eq!(scene.to_json(), row.scene);
         let by_serde: serde_json::Value = serde_json::to_value(&scene).unwrap();
-        // As strings, so that the order of keys counts.
+        // As strings, so that the order of keys matters.
         assert_eq!(
             by_serde.to_string(),
             serde_json::from_str::<serde_json::Value>(&row.scene).unwrap().to_string()
@@ -74,7 +76,7 @@ fn json_is_the_references_byte_for_byte() {
 }
 
 #[test]
-fn what_is_no_scene_is_refused_with_the_reason() {
+fn invalid_scenes_are_rejected_with_a_reason() {
     let good = r#""row": 0, "col": 1, "dx": 0, "dy": 0"#;
     scene(&json_with(good));
     let twice = format!(r#"{good}}}, {{"shape": "ring", "colour": "red", "size": "small", {good}"#);
@@ -112,7 +114,7 @@ fn what_is_no_scene_is_refused_with_the_reason() {
 }
 
 #[test]
-fn pixels_are_the_references() {
+fn pixels_equal_the_reference() {
     for (size, png) in SHEETS {
         let sheet = image::load_from_memory_with_format(png, ImageFormat::Png).unwrap().to_rgb8();
         let (mut different, mut off_edge, mut pixels) = (0, 0, 0);
@@ -135,7 +137,7 @@ fn pixels_are_the_references() {
     }
 }
 
-/// Whether `image` has this colour at `x`, `y` or next to it.
+/// Returns whether `image` has this colour at `x`, `y` or next to it.
 fn is_near(image: &RgbImage, x: u32, y: u32, colour: &image::Rgb<u8>) -> bool {
     (x.saturating_sub(1)..=x + 1)
         .flat_map(|x| (y.saturating_sub(1)..=y + 1).map(move |y| (x, y)))
@@ -143,12 +145,12 @@ fn is_near(image: &RgbImage, x: u32, y: u32, colour: &image::Rgb<u8>) -> bool {
 }
 
 #[test]
-fn a_reused_picture_keeps_nothing_of_the_scene_before() {
-    let mut picture = RgbImage::new(96, 96);
+fn reused_image_is_drawn_over() {
+    let mut image = RgbImage::new(96, 96);
     for index in 0..50 {
         let (scene, _) = sample(3, index);
-        draw_into(&scene, &mut picture);
-        assert_eq!(picture, draw(&scene, 96));
+        draw_into(&scene, &mut image);
+        assert_eq!(image, draw(&scene, 96));
     }
 }
 
@@ -164,7 +166,7 @@ fn every_size_can_be_drawn() {
 }
 
 #[test]
-fn captions_are_the_references_word_for_word() {
+fn captions_equal_the_reference() {
     for row in reference() {
         let scene = scene(&row.scene);
         assert_eq!(short(&scene), row.short);
@@ -173,7 +175,7 @@ fn captions_are_the_references_word_for_word() {
 }
 
 #[test]
-fn alt_texts_are_the_references_word_for_word() {
+fn alt_texts_equal_the_reference() {
     let mut seen = HashMap::new();
     for row in reference() {
         let scene = scene(&row.scene);
@@ -195,7 +197,7 @@ fn alt_texts_are_the_references_word_for_word() {
 }
 
 #[test]
-fn a_caption_names_a_true_object_by_colour_and_shape() {
+fn true_objects_are_named_by_colour_and_shape() {
     let scene = scene(
         r#"{"background": "teal", "objects": [
             {"shape": "heart", "colour": "red", "size": "large", "row": 0, "col": 0, "dx": 0, "dy": 0},
@@ -216,7 +218,7 @@ fn a_caption_names_a_true_object_by_colour_and_shape() {
 }
 
 #[test]
-fn junk_is_known_by_its_words() {
+fn junk_is_recognised_by_its_templates() {
     for index in 0..500 {
         let (scene, alt_text) = sample(11, index);
         let text = alt_text.text(&scene);
