@@ -31,7 +31,7 @@ use crate::{config::ConfigError, run};
 /// Runs a second pass.
 ///
 /// # Errors
-/// SourceDataset and output overlap, the output holds something else, the source is not a finished output, or a store fails. The
+/// Source and output overlap, the output holds something else, the source is not a finished output, or a store fails. The
 /// same command then continues where this one stopped.
 pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
     let mut stores = Stores::new(job.stores);
