@@ -105,7 +105,7 @@ class Bench:
 
     def where(self) -> list[str]:
         """Keys of the examples for the device."""
-        return ["provider=cpu", "as_device=1"] if self.on_cpu else [f"provider={self.args.provider}", f"device={self.args.device}"]
+        return ["provider=cpu", "emulate_device=1"] if self.on_cpu else [f"provider={self.args.provider}", f"device={self.args.device}"]
 
     def flags(self) -> list[str]:
         """Flags of `recaption` for the device."""

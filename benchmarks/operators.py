@@ -1,4 +1,4 @@
-"""Single operators that decisions in ARCHITECTURE.md rest on, one thread of ONNX Runtime.
+"""Single operators that decisions in docs/src/decisions rest on, one thread of ONNX Runtime.
 
     target/bench-open-clip/bin/python benchmarks/operators.py        (onnxruntime 1.31.1, onnx, numpy: against_open_clip.py installs them)
 

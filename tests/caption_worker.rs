@@ -15,13 +15,91 @@ use recaption_image::{DecodeOptions, prepare};
 use recaption_messages::{PreparedSample, SampleOutcome, SampleResult};
 use recaption_onnx::{
     ModelFolder,
-    caption::{BeamSettings, CaptionSettings, SampleSettings, Strategy, image_seed},
-    runtime::SessionOptions,
+    caption::{BeamSettings, CaptionSettings, SampleSettings, SlotDecoder, Strategy},
+    runtime::{Encoded, ImageEncoder, Logits, RowUpdate, RuntimeError, SessionOptions},
 };
 use recaption_schemas::RejectReason;
 use support::{model, shards::jpeg};
 
 const IMAGES: u64 = 21;
+
+/// What a [`FaultyDecoder`] fails on.
+#[derive(Clone, Debug, Default)]
+struct Faults {
+    /// Allocations of more slots than this run out of memory.
+    max_slots: Option<usize>,
+    /// Features of an image; steps that decode it fail.
+    failing_image: Option<Vec<f32>>,
+}
+
+/// A decoder that fails as `faults` says.
+#[derive(Debug)]
+struct FaultyDecoder {
+    inner: Box<dyn SlotDecoder>,
+    faults: Faults,
+    /// Whether each slot holds the failing image.
+    failing: Vec<bool>,
+}
+
+impl Faults {
+    fn wrap(&self, inner: Box<dyn SlotDecoder>) -> Box<dyn SlotDecoder> {
+        Box::new(FaultyDecoder { inner, faults: self.clone(), failing: Vec::new() })
+    }
+
+    fn of_max_slots(max_slots: usize) -> Self {
+        Self { max_slots: Some(max_slots), ..Self::default() }
+    }
+}
+
+impl SlotDecoder for FaultyDecoder {
+    fn resize(&mut self, slots: usize, keep: &[usize]) -> Result<(), RuntimeError> {
+        if self.faults.max_slots.is_some_and(|max| slots > max) {
+            self.inner.release();
+            let source = ort::Error::new("Failed to allocate memory for requested buffer of size 8589934592");
+            return Err(RuntimeError::Run { graph: "decoder (allocating slots)", rows: slots, source });
+        }
+        let kept = |slot: usize| keep.get(slot).is_some_and(|old| self.failing[*old]);
+        self.failing = (0..slots).map(kept).collect();
+        self.inner.resize(slots, keep)
+    }
+
+    fn load_images(&mut self, places: &[(usize, usize)], encoded: &Encoded) -> Result<(), RuntimeError> {
+        for (slot, index) in places {
+            self.failing[*slot] = self
+                .faults
+                .failing_image
+                .as_deref()
+                .is_some_and(|image| encoded.features_of(*index) == image);
+        }
+        self.inner.load_images(places, encoded)
+    }
+
+    fn run(&mut self, updates: &[Option<RowUpdate>]) -> Result<Logits<'_>, RuntimeError> {
+        let rows = updates.len() / self.failing.len();
+        let mut slots = updates.chunks_exact(rows).zip(&self.failing);
+        if slots.any(|(rows, failing)| *failing && rows.iter().any(Option::is_some)) {
+            return Err(RuntimeError::Input("injected failure".into()));
+        }
+        self.inner.run(updates)
+    }
+
+    fn copy_caches(&mut self, copies: &[(usize, usize, usize)]) -> Result<(), RuntimeError> {
+        self.inner.copy_caches(copies)
+    }
+
+    fn release(&mut self) {
+        self.failing.clear();
+        self.inner.release();
+    }
+
+    fn slot_bytes(&self) -> usize {
+        self.inner.slot_bytes()
+    }
+
+    fn cross_bytes(&self) -> usize {
+        self.inner.cross_bytes()
+    }
+}
 
 fn samples(folder: &ModelFolder) -> Vec<PreparedSample> {
     let square = |n| {
@@ -62,6 +140,16 @@ fn outcomes(
     caption: CaptionSettings,
     change: impl Fn(&mut PreparedSample),
 ) -> BTreeMap<u64, SampleOutcome> {
+    outcomes_with(&Faults::default(), options, caption, change)
+}
+
+/// As [`outcomes`], of a worker whose decoder fails.
+fn outcomes_with(
+    faults: &Faults,
+    options: &SessionOptions,
+    caption: CaptionSettings,
+    change: impl Fn(&mut PreparedSample),
+) -> BTreeMap<u64, SampleOutcome> {
     let folder = ModelFolder::open(model()).expect("a model");
     let settings = CaptionWorkerSettings {
         caption,
@@ -72,6 +160,7 @@ fn outcomes(
         keep_features: false,
     };
     let worker = CaptionWorker::load(&folder, None, options, settings).expect("a worker");
+    let worker = worker.map_decoder(|decoder| faults.wrap(decoder));
     let (to_lane, input) = crossbeam_channel::unbounded();
     for mut sample in samples(&folder) {
         change(&mut sample);
@@ -97,13 +186,13 @@ fn memory_that_runs_out_halves_the_batch_and_loses_nothing() {
     ] {
         let plain = SessionOptions::on_cpu(1);
         let want = outcomes(&plain, settings.clone(), |_| {});
-        for (most_slots, as_device) in [(8, false), (3, false), (1, false), (2, true)] {
-            let options = SessionOptions { most_slots: Some(most_slots), as_device, ..plain };
-            let got = outcomes(&options, settings.clone(), |_| {});
-            if as_device {
+        for (max_slots, emulate_device) in [(8, false), (3, false), (1, false), (2, true)] {
+            let options = SessionOptions { emulate_device, ..plain };
+            let got = outcomes_with(&Faults::of_max_slots(max_slots), &options, settings.clone(), |_| {});
+            if emulate_device {
                 assert!(got.values().all(|o| matches!(o, SampleOutcome::Caption(_))));
             } else {
-                assert_eq!(got, want, "{most_slots} slots, {:?}", settings.strategy);
+                assert_eq!(got, want, "{max_slots} slots, {:?}", settings.strategy);
             }
         }
     }
@@ -120,8 +209,8 @@ fn memory_that_does_not_hold_one_image_ends_the_lane() {
         embed_images: false,
         keep_features: false,
     };
-    let options = SessionOptions { most_slots: Some(0), ..SessionOptions::on_cpu(1) };
-    let worker = CaptionWorker::load(&folder, None, &options, settings).expect("a worker");
+    let worker = CaptionWorker::load(&folder, None, &SessionOptions::on_cpu(1), settings);
+    let worker = worker.expect("a worker").map_decoder(|decoder| Faults::of_max_slots(0).wrap(decoder));
     let (to_lane, input) = crossbeam_channel::unbounded();
     samples(&folder).into_iter().for_each(|sample| to_lane.send(sample).expect("an open channel"));
     drop(to_lane);
@@ -145,11 +234,11 @@ fn images_of_a_failed_device_go_to_another() {
         keep_features: false,
     };
     let want = outcomes(&SessionOptions::on_cpu(1), settings.caption.clone(), |_| {});
-    for as_device in [false, true] {
-        let good = SessionOptions { as_device, ..SessionOptions::on_cpu(1) };
-        let bad = SessionOptions { most_slots: Some(0), ..good };
-        let load = |options| CaptionWorker::load(&folder, None, options, settings.clone()).expect("a worker");
-        let (failing, working) = (load(&bad), load(&good));
+    for emulate_device in [false, true] {
+        let options = SessionOptions { emulate_device, ..SessionOptions::on_cpu(1) };
+        let load = || CaptionWorker::load(&folder, None, &options, settings.clone()).expect("a worker");
+        let failing = load().map_decoder(|decoder| Faults::of_max_slots(0).wrap(decoder));
+        let working = load();
         let (to_captioners, input) = crossbeam_channel::unbounded();
         samples(&folder).into_iter().for_each(|sample| to_captioners.send(sample).expect("an open channel"));
         drop(to_captioners);
@@ -167,7 +256,7 @@ fn images_of_a_failed_device_go_to_another() {
         assert!(returned > 0, "the failing one held images");
         let found = found.into_inner().expect("outcomes");
         assert_eq!(found.len() as u64, IMAGES, "an image got lost");
-        if as_device {
+        if emulate_device {
             assert!(found.values().all(|o| matches!(o, SampleOutcome::Caption(_))));
         } else {
             assert_eq!(found, want);
@@ -193,7 +282,7 @@ fn overlapped_stages_caption_as_one_thread_does() {
         };
         let plain = SessionOptions::on_cpu(1);
         let in_turn = texts(outcomes(&plain, settings.clone(), |_| {}));
-        let overlapped = texts(outcomes(&SessionOptions { as_device: true, ..plain }, settings, |_| {}));
+        let overlapped = texts(outcomes(&SessionOptions { emulate_device: true, ..plain }, settings, |_| {}));
         assert_eq!(in_turn, overlapped);
     }
 }
@@ -205,8 +294,8 @@ fn an_image_that_the_model_refuses_is_the_only_reject() {
             sample.pixels.truncate(10);
         }
     };
-    for as_device in [false, true] {
-        let options = SessionOptions { as_device, ..SessionOptions::on_cpu(1) };
+    for emulate_device in [false, true] {
+        let options = SessionOptions { emulate_device, ..SessionOptions::on_cpu(1) };
         for (index, outcome) in outcomes(&options, CaptionSettings::greedy(20, 1, 16), cut) {
             match outcome {
                 SampleOutcome::Caption(_) => assert_ne!(index, 9),
@@ -220,7 +309,11 @@ fn an_image_that_the_model_refuses_is_the_only_reject() {
 }
 
 #[test]
-fn an_image_on_which_the_decoder_fails_is_found_among_the_others_and_is_the_only_reject() {
+fn an_image_on_which_the_decoder_fails_is_the_only_reject() {
+    let folder = ModelFolder::open(model()).expect("a model");
+    let mut encoder = ImageEncoder::load(&folder, &SessionOptions::on_cpu(1)).expect("an encoder");
+    let features = encoder.encode(&samples(&folder)[9].pixels).expect("features").features;
+    let faults = Faults { failing_image: Some(features), ..Faults::default() };
     let beam = Strategy::Beam(BeamSettings { beams: 3, ..BeamSettings::default() });
     for settings in [
         CaptionSettings::greedy(20, 1, 16),
@@ -228,8 +321,7 @@ fn an_image_on_which_the_decoder_fails_is_found_among_the_others_and_is_the_only
     ] {
         let plain = SessionOptions::on_cpu(1);
         let mut want = outcomes(&plain, settings.clone(), |_| {});
-        let options = SessionOptions { refuses: Some(image_seed(5, "009")), ..plain };
-        let mut got = outcomes(&options, settings, |_| {});
+        let mut got = outcomes_with(&faults, &plain, settings, |_| {});
         let Some(SampleOutcome::Reject(reject)) = got.remove(&9) else { panic!("it passed") };
         assert_eq!(reject.reason, RejectReason::ModelError, "{}", reject.detail);
         want.remove(&9);

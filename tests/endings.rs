@@ -33,7 +33,7 @@ fn fifo(place: &Place, name: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn pipes_sockets_and_devices_are_refused_by_name_and_the_rest_is_done() {
+fn pipes_sockets_and_devices_are_refused_by_name() {
     let place = Place::new();
     let good = place.draw("in", 1, 4).join("00000.tar");
     let (pipe, socket) = (fifo(&place, "p.tar"), place.path("s.tar"));
@@ -87,7 +87,7 @@ fn serve(
 const TAGGED: &str = "ETag: \"1\"\r\n";
 
 #[test]
-fn a_server_that_sends_a_byte_a_second_is_given_up() {
+fn servers_below_the_minimum_throughput_fail() {
     let place = Place::new();
     let (port, _) = serve(scenes(0, 20), TAGGED, |stream, bytes, _| {
         for byte in bytes {
@@ -99,12 +99,15 @@ fn a_server_that_sends_a_byte_a_second_is_given_up() {
     });
     let began = Instant::now();
     let run = place.run(format!("http://127.0.0.1:{port}/a.tar"), "out");
-    run.set("store.timeout_seconds=1").set("store.retries=0").ends(3).warns("store.min_bytes_per_second");
+    run.set("store.timeout_seconds=1")
+        .set("store.retries=0")
+        .ends(3)
+        .warns("less than the minimum of 1024 bytes per second");
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 #[test]
-fn a_server_that_always_breaks_after_a_little_is_given_up() {
+fn servers_that_always_break_early_fail() {
     let place = Place::new();
     let (port, gets) = serve(scenes(0, 40), TAGGED, |stream, bytes, _| {
         let _ = stream.write_all(&bytes[..bytes.len().min(100)]);
@@ -116,7 +119,7 @@ fn a_server_that_always_breaks_after_a_little_is_given_up() {
 
 /// Two shards of one size; the server changes from one to the other when a connection broke.
 #[test]
-fn two_versions_of_a_source_without_validators_are_never_mixed_and_a_change_is_noticed() {
+fn versions_without_validators_are_never_mixed() {
     static NOW: Mutex<u64> = Mutex::new(0);
     let shard = |shade: u8| {
         let mut bmp = b"BM\x36\x30\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x40\0\0\0\x40\0\0\0\x01\0\x18\0".to_vec();
@@ -156,7 +159,7 @@ fn two_versions_of_a_source_without_validators_are_never_mixed_and_a_change_is_n
 }
 
 #[test]
-fn a_first_sigterm_works_while_work_is_planned_and_a_second_ends_within_a_second() {
+fn sigterm_works_while_planning_and_twice_at_once() {
     let place = Place::new();
     // Nobody ever answers.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -192,7 +195,7 @@ fn a_first_sigterm_works_while_work_is_planned_and_a_second_ends_within_a_second
 }
 
 #[test]
-fn a_redirect_tells_the_other_host_nothing() {
+fn redirects_send_no_referer_to_the_other_host() {
     let place = Place::new();
     let seen = Arc::new(Mutex::new(String::new()));
     let listen = || TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -235,7 +238,7 @@ fn a_redirect_tells_the_other_host_nothing() {
 }
 
 #[test]
-fn what_cannot_be_printed_is_an_error_and_control_characters_are_not_obeyed() {
+fn unprintable_output_is_an_error_and_escaped() {
     let place = Place::new();
     let input = place.draw("in", 1, 3);
     place.run(&input, "out").ends(0);
@@ -250,7 +253,7 @@ fn what_cannot_be_printed_is_an_error_and_control_characters_are_not_obeyed() {
 }
 
 #[test]
-fn a_decoder_that_panics_is_a_line_of_the_log_and_counted() {
+fn decoder_panics_are_logged_and_counted() {
     let place = Place::new();
     let seed = |name: &str| {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
@@ -267,7 +270,7 @@ fn a_decoder_that_panics_is_a_line_of_the_log_and_counted() {
 }
 
 #[test]
-fn an_image_that_needs_more_memory_than_there_is_is_a_reject() {
+fn images_beyond_the_memory_limit_are_rejects() {
     let place = Place::new();
     let tar = Pack::new().file("0.jpg", support::shards::jpeg(1)).close();
     let shard = place.write("a.tar", tar);

@@ -79,7 +79,7 @@ fn drawn(shards: u32, count: u32) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn a_hundred_mistakes_change_no_row() {
+fn a_hundred_store_faults_change_no_row() {
     // 5 % of some 2,000 requests.
     let shards = drawn(320, 2);
     let troubled = Troubled::new(&[
@@ -104,7 +104,7 @@ fn a_hundred_mistakes_change_no_row() {
 }
 
 #[test]
-fn a_commit_whose_answer_is_lost_is_a_commit() {
+fn commits_with_lost_responses_count() {
     let shards = drawn(3, 6);
     let troubled = Troubled::new(&[("FAULTS_AT", "lost_answer ^PUT .*/_recaption/shards/")]);
     shards.iter().for_each(|(key, bytes)| troubled.bucket.put(key, bytes.clone()));
@@ -132,7 +132,7 @@ fn heavy() -> Vec<u8> {
 }
 
 #[test]
-fn an_upload_whose_completion_is_lost_is_complete_or_done_again() {
+fn uploads_with_lost_completions_are_complete_or_redone() {
     let shards = [("in/00000.tar".to_owned(), heavy()), ("in/00001.tar".to_owned(), scenes(1, 6))];
     let troubled = Troubled::new(&[("FAULTS_AT", "lost_answer ^POST .*uploadId=")]);
     shards.iter().for_each(|(key, bytes)| troubled.bucket.put(key, bytes.clone()));
@@ -143,7 +143,7 @@ fn an_upload_whose_completion_is_lost_is_complete_or_done_again() {
 }
 
 #[test]
-fn a_first_piece_whose_answer_is_lost_is_sent_again() {
+fn first_pieces_with_lost_responses_are_sent_again() {
     let shards = [("in/00000.tar".to_owned(), heavy())];
     let troubled =
         Troubled::new(&[("FAULTS_AT", "lost_answer ^PUT .*partNumber=1\nlost_answer ^POST .*uploads")]);
@@ -154,7 +154,7 @@ fn a_first_piece_whose_answer_is_lost_is_sent_again() {
 }
 
 #[test]
-fn an_answer_that_announces_too_little_is_not_taken_for_the_whole_shard() {
+fn too_short_announcements_do_not_truncate_a_shard() {
     let shards = drawn(4, 6);
     let troubled = Troubled::new(&[(
         "FAULTS_AT",
@@ -169,7 +169,7 @@ fn an_answer_that_announces_too_little_is_not_taken_for_the_whole_shard() {
 }
 
 #[test]
-fn a_shard_every_answer_of_which_ends_at_half_is_read_to_its_end() {
+fn responses_that_end_halfway_are_resumed_to_the_end() {
     let shards = [("in/00000.tar".to_owned(), scenes(0, 60))];
     let troubled = Troubled::new(&[
         ("FAULTS_RATE", "1"),
@@ -194,7 +194,7 @@ fn wait_for_records(bucket: &Bucket, output: &str, records: usize, workers: &mut
 }
 
 #[test]
-fn two_workers_killed_six_times_leave_what_one_that_lives_leaves() {
+fn killed_workers_leave_the_same_rows_as_one() {
     const KILLS: usize = 6;
     let shards = drawn(40, 12);
     let bucket = Bucket::moto();

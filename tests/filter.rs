@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, fs, fs::File, path::Path, sync::Arc};
 use arrow_array::{Array, BooleanArray};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use recaption_output::{
-    commits::{Attempt, CommitLog},
-    write::{PartPlace, PartWriter},
+    PartTarget, PartWriter,
+    commits::{CommitLog, CommitRequest},
 };
 use recaption_schemas::{
     COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit, ShardId, Similarity,
@@ -63,7 +63,7 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
     }
     let place = |table| {
         let (output, shard, fingerprint) = (&location, id.as_str(), "0123-4567");
-        PartPlace { output, table, shard, fingerprint }
+        PartTarget { output, table, shard, fingerprint }
     };
     let mut part = PartWriter::new(place("captions"), schema).expect("a part");
     if !rows.is_empty() {
@@ -88,7 +88,7 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
         settings: [].into(),
     };
     let commit_log = CommitLog::new(location.clone());
-    commit_log.commit(&Attempt::first(id.as_str(), &commit), || false).await.expect("committed");
+    commit_log.commit(&CommitRequest::first(id.as_str(), &commit), || false).await.expect("committed");
 }
 
 fn filter(place: &Place, from: &str, arguments: &[&str], to: &str) -> Call {
@@ -116,7 +116,7 @@ fn essence(out: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn the_best_share_is_what_sorting_says_and_nothing_is_lost() {
+fn keep_top_equals_a_sort_and_loses_no_row() {
     let place = Place::new();
     let input = place.draw("in", 4, 15);
     // Some samples are rejects already: they stay what they are.
@@ -152,7 +152,7 @@ fn the_best_share_is_what_sorting_says_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_threshold_keeps_what_a_run_with_it_keeps() {
+fn thresholds_keep_the_rows_of_a_run_with_them() {
     let place = Place::new();
     let input = place.draw("in", 2, 12);
     place.run(&input, "all").ends(0);
@@ -170,7 +170,7 @@ fn a_threshold_keeps_what_a_run_with_it_keeps() {
 }
 
 #[test]
-fn schema_and_metadata_are_the_source_s_with_the_selection_added() {
+fn schema_and_metadata_add_the_selection_only() {
     let place = Place::new();
     let input = place.draw("in", 1, 6);
     place.run(&input, "out").set("output.images=embed").ends(0);
@@ -214,7 +214,7 @@ fn schema_and_metadata_are_the_source_s_with_the_selection_added() {
 }
 
 #[test]
-fn ties_bounds_and_missing_scores_are_what_the_help_says() {
+fn ties_bounds_and_missing_scores_match_the_help() {
     let place = Place::new();
     let (equal, some) = ((0.25, Some(0.5)), (0.1, None));
     dataset(
@@ -266,7 +266,7 @@ fn empty_outputs_stay_empty() {
 }
 
 #[test]
-fn a_pass_that_died_is_taken_up_and_a_finished_one_is_left_alone() {
+fn killed_passes_resume_and_finished_ones_stay() {
     let place = Place::new();
     let rows: Vec<Scores> = (0..50).map(|n| (n as f32 / 100.0, None)).collect();
     dataset(&place.path("out"), &[&rows, &rows[10..], &rows[..30], &rows]);
@@ -296,7 +296,7 @@ fn a_pass_that_died_is_taken_up_and_a_finished_one_is_left_alone() {
 }
 
 #[test]
-fn killed_at_random_moments_the_same_command_ends_with_the_same_bytes() {
+fn passes_killed_at_random_resume_to_the_same_bytes() {
     let place = Place::new();
     let rows: Vec<Scores> = (0..400).map(|n| (n as f32 / 1000.0, None)).collect();
     let shards: Vec<&[Scores]> = (0..60).map(|n| &rows[n..]).collect();
@@ -335,7 +335,7 @@ fn killed_at_random_moments_the_same_command_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn places_that_overlap_or_hold_something_else_are_refused() {
+fn overlapping_or_foreign_outputs_are_refused() {
     let place = Place::new();
     dataset(&place.path("out"), &[&[(0.1, None), (0.2, None)], &[(0.3, None)]]);
     let before = files_below(&place.path("out"));
@@ -370,7 +370,7 @@ fn places_that_overlap_or_hold_something_else_are_refused() {
 }
 
 #[test]
-fn shards_added_since_are_added_where_the_threshold_is_fixed() {
+fn new_shards_are_added_under_a_fixed_threshold() {
     let place = Place::new();
     let rows = [(0.1, None), (0.3, None)];
     dataset(&place.path("out"), &[&rows]);
@@ -386,7 +386,7 @@ fn shards_added_since_are_added_where_the_threshold_is_fixed() {
 }
 
 #[test]
-fn a_pass_over_a_pass_remembers_both() {
+fn passes_over_passes_record_both_selections() {
     let place = Place::new();
     let rows: Vec<Scores> = (0..100).map(|n| (n as f32 / 128.0, Some(1.0 - n as f32 / 128.0))).collect();
     dataset(&place.path("out"), &[&rows]);
@@ -402,7 +402,7 @@ fn a_pass_over_a_pass_remembers_both() {
 }
 
 #[test]
-fn what_has_no_commit_record_does_not_exist_and_what_is_damaged_is_named() {
+fn uncommitted_parts_are_ignored_and_damage_is_named() {
     let place = Place::new();
     dataset(&place.path("out"), &[&[(0.1, None)], &[(0.9, None)]]);
     let out = place.path("out");

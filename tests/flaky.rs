@@ -1,4 +1,4 @@
-//! Stores that fail all the time: the same rows as if nothing had happened, none lost, none twice.
+//! Stores that fail all the time: the rows are the same as without faults, none lost, none twice.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -11,7 +11,7 @@ use recaption::{
     config::{Layers, RunConfig},
     run::{Reporter, RunOptions, RunReport, Stop, run_over},
 };
-use recaption_store::{RetryingStore, StoreSettings, Stores};
+use recaption_store::{RetryPolicy, RetryingStore, StoreSettings, Stores};
 use support::{
     Dice, Place,
     flaky::{Faults, Flaky, Refusal},
@@ -19,13 +19,11 @@ use support::{
     shards::Pack,
 };
 
-/// Impatient, so that silences do not take long.
+/// Short timeouts and pauses, so that silent connections do not take long.
 fn impatient() -> StoreSettings {
     StoreSettings {
-        retries: 12,
+        retry: RetryPolicy::new(12, Duration::from_millis(1), Duration::from_millis(20)),
         timeout: Duration::from_millis(400),
-        first_pause: Duration::from_millis(1),
-        longest_pause: Duration::from_millis(20),
         ..StoreSettings::default()
     }
 }
@@ -61,7 +59,7 @@ fn try_run(stores: Stores, config: &RunConfig) -> anyhow::Result<RunReport> {
 }
 
 #[test]
-fn a_thousand_faults_change_nothing() {
+fn a_thousand_store_faults_change_no_row() {
     let place = Place::new();
     let input = place.draw("in", 500, 2);
     run(Stores::default(), &config(&input, &place.path("undisturbed")));
@@ -92,12 +90,12 @@ fn a_thousand_faults_change_nothing() {
 }
 
 #[test]
-fn an_output_that_is_full_or_forbidden_ends_the_run_at_once_and_what_is_committed_stays() {
+fn full_or_forbidden_outputs_end_the_run_and_keep_commits() {
     let place = Place::new();
     let input = place.draw("in", 200, 2);
     run(Stores::default(), &config(&input, &place.path("undisturbed")));
     for (name, refusal, words) in [
-        ("full", Refusal::Full, "there is no room left: make room, then run the same command again"),
+        ("full", Refusal::Full, "no space left: make room, then run the same command again"),
         ("denied", Refusal::Denied, "access is denied: check the credentials"),
     ] {
         let flaky =
@@ -118,7 +116,7 @@ fn an_output_that_is_full_or_forbidden_ends_the_run_at_once_and_what_is_committe
 }
 
 #[test]
-fn a_run_in_which_too_much_fails_stops_with_the_reasons() {
+fn too_many_failures_stop_the_run_with_reasons() {
     let place = Place::new();
     for shard in 0..40 {
         let mut pack = Pack::new();
@@ -136,17 +134,17 @@ fn a_run_in_which_too_much_fails_stops_with_the_reasons() {
     assert_eq!(report.shards_done + report.shards_skipped, 40);
 }
 
-fn steady(inner: Arc<dyn ObjectStore>) -> RetryingStore {
+fn retrying(inner: Arc<dyn ObjectStore>) -> RetryingStore {
     RetryingStore::new(inner, impatient(), Arc::default())
 }
 
 #[tokio::test]
-async fn bodies_that_break_are_read_on_where_they_stopped() {
+async fn broken_bodies_are_resumed_where_they_stopped() {
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let (path, bytes) = (StorePath::from("big"), Dice::new(1).noise(300_000));
     inner.put(&path, PutPayload::from(bytes.clone())).await.expect("a put");
     for seed in 0..40 {
-        let store = steady(faults(0.6, seed).around(Arc::clone(&inner)));
+        let store = retrying(faults(0.6, seed).around(Arc::clone(&inner)));
         let whole = store.get(&path).await.expect("a get").bytes().await.expect("all bytes");
         assert!(whole == bytes, "seed {seed}: other bytes");
         let part = store.get_range(&path, 1000..200_000).await.expect("a range");
@@ -155,21 +153,21 @@ async fn bodies_that_break_are_read_on_where_they_stopped() {
 }
 
 #[tokio::test]
-async fn an_object_that_changes_while_it_is_read_is_an_error_and_no_mixture() {
+async fn objects_that_change_while_read_are_errors() {
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let path = StorePath::from("shard");
     inner.put(&path, PutPayload::from(vec![7; 100_000])).await.expect("a put");
-    let store = steady(Arc::new(Breaking { inner, path: path.clone(), at: At::MiddleOfAnother }));
+    let store = retrying(Arc::new(Breaking { inner, path: path.clone(), at: At::MiddleOfAnother }));
     let error = store.get(&path).await.expect("a get").bytes().await.expect_err("another object");
     assert!(error.to_string().contains("changed while it was read"), "{error}");
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_behind_the_last_byte_breaks_nothing() {
+async fn connections_broken_after_the_last_byte_are_complete() {
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let path = StorePath::from("shard");
     inner.put(&path, PutPayload::from(vec![7; 100_000])).await.expect("a put");
-    let store = steady(Arc::new(Breaking { inner, path: path.clone(), at: At::End }));
+    let store = retrying(Arc::new(Breaking { inner, path: path.clone(), at: At::End }));
     let bytes = store.get(&path).await.expect("a get").bytes().await.expect("all bytes");
     assert!(bytes == vec![7; 100_000]);
 }

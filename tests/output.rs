@@ -40,7 +40,7 @@ fn metadata(part: &Path) -> ParquetMetaData {
 }
 
 #[test]
-fn columns_are_the_contract_s() {
+fn columns_match_the_documented_schema() {
     let place = Place::new();
     let input = place.draw("in", 1, 3);
     place.run(&input, "out").ends(0);
@@ -94,7 +94,7 @@ fn columns_are_the_contract_s() {
 }
 
 #[test]
-fn columns_hold_what_they_say() {
+fn columns_hold_the_documented_values() {
     let place = Place::new();
     let meta = r#"{ "url": "https://images.example/a.jpg?w=1",  "caption": "from the JSON", "n": 1.50 }"#;
     let shard = Pack::new()
@@ -141,7 +141,7 @@ fn columns_hold_what_they_say() {
 }
 
 #[test]
-fn embedded_images_are_the_stored_bytes_and_nothing_else_changes() {
+fn embedded_images_are_the_stored_bytes() {
     let place = Place::new();
     let formats = [("jpg", ImageFormat::Jpeg), ("png", ImageFormat::Png), ("webp", ImageFormat::WebP)];
     let files =
@@ -163,7 +163,7 @@ fn embedded_images_are_the_stored_bytes_and_nothing_else_changes() {
 }
 
 #[test]
-fn captions_below_the_threshold_are_rejects_that_tell_all_and_the_rest_is_unchanged() {
+fn captions_below_the_threshold_become_rejects() {
     let place = Place::new();
     let input = place.draw("in", 2, 20);
     place.run(&input, "all").ends(0);
@@ -192,7 +192,7 @@ fn captions_below_the_threshold_are_rejects_that_tell_all_and_the_rest_is_unchan
 const MOST: i64 = 100_000_000;
 
 #[test]
-fn row_groups_stay_small_even_where_rows_compress_well() {
+fn row_groups_stay_small_when_rows_compress_well() {
     let place = Place::new();
     // 18 pictures of 9 MB that zstd makes next to nothing of: 162 MB in one shard.
     let mut dice = Dice::new(SEED);

@@ -29,7 +29,7 @@ fn status(out: &Path) -> Call {
 }
 
 #[test]
-fn a_part_that_is_gone_or_cut_is_told_and_done_again() {
+fn missing_or_truncated_parts_are_reported_and_redone() {
     let place = Place::new();
     let input = place.draw("in", 3, 5);
     place.run(&input, "out").ends(0);
@@ -40,9 +40,13 @@ fn a_part_that_is_gone_or_cut_is_told_and_done_again() {
     let bytes = fs::read(&cut).expect("a part");
     fs::write(&cut, &bytes[..bytes.len() - 1]).expect("a part");
     let found = status(&out).ends(3).report();
-    assert_eq!((&found["done"], found["amiss"].as_array().map(Vec::len)), (&json!(1), Some(2)), "{found:#}");
+    assert_eq!(
+        (&found["done"], found["invalid"].as_array().map(Vec::len)),
+        (&json!(1), Some(2)),
+        "{found:#}"
+    );
     let said = place.run(&input, "out").ends(0);
-    said.warns("is missing").warns(&format!("the record says {}", bytes.len()));
+    said.warns("is missing").warns(&format!("bytes instead of {}", bytes.len()));
     let report = said.report();
     assert_eq!((&report["shards_done"], &report["shards_skipped"]), (&json!(2), &json!(1)), "{report:#}");
     assert_eq!(output::read(&out), wanted);
@@ -50,7 +54,7 @@ fn a_part_that_is_gone_or_cut_is_told_and_done_again() {
 }
 
 #[test]
-fn a_part_of_the_same_size_and_other_content_is_found_by_verify() {
+fn verify_finds_changed_parts_of_the_same_size() {
     let place = Place::new();
     let input = place.draw("in", 2, 5);
     place.run(&input, "out").ends(0);
@@ -62,11 +66,11 @@ fn a_part_of_the_same_size_and_other_content_is_found_by_verify() {
     fs::write(&part, bytes).expect("a part");
     status(&out).ends(0);
     let found = status(&out).arg("--verify").ends(3).report();
-    assert!(found["amiss"][0].as_str().is_some_and(|what| what.contains("another content")), "{found:#}");
+    assert!(found["invalid"][0].as_str().is_some_and(|what| what.contains("another content")), "{found:#}");
 }
 
 #[test]
-fn a_record_that_is_none_stops_no_command_and_its_shard_is_done_again() {
+fn unusable_records_are_reported_and_redone() {
     let place = Place::new();
     let input = place.draw("in", 4, 4);
     place.run(&input, "out").ends(0);
@@ -78,7 +82,7 @@ fn a_record_that_is_none_stops_no_command_and_its_shard_is_done_again() {
     fs::remove_file(&all[2]).expect("a record");
     fs::create_dir(&all[2]).expect("a folder in its place");
     let found = status(&out).ends(3).report();
-    assert_eq!(found["amiss"].as_array().map(Vec::len), Some(2), "{found:#}");
+    assert_eq!(found["invalid"].as_array().map(Vec::len), Some(2), "{found:#}");
     recaption().arg("inspect").arg(&out).ends(0);
     recaption()
         .args(["filter", "--min-similarity", "-1"])
@@ -87,13 +91,13 @@ fn a_record_that_is_none_stops_no_command_and_its_shard_is_done_again() {
         .arg(place.path("new"))
         .ends(0);
     let said = place.run(&input, "out").ends(0);
-    said.warns("no commit record").warns("another shard").warns("a folder stands");
+    said.warns("not a commit record").warns("another shard").warns("a folder that stands");
     assert_eq!(said.report()["shards_done"], json!(3));
     assert_eq!(output::read(&out), wanted);
 }
 
 #[test]
-fn what_a_dead_worker_left_beside_a_record_is_removed_and_told() {
+fn leftovers_of_dead_workers_are_deleted_and_reported() {
     let place = Place::new();
     let input = place.draw("in", 2, 4);
     place.run(&input, "out").ends(0);
@@ -160,7 +164,7 @@ fn twins(place: &Place) -> [String; 2] {
 }
 
 #[test]
-fn shards_whose_old_names_collide_have_rows_of_their_own() {
+fn shards_with_colliding_old_names_keep_their_rows() {
     let place = Place::new();
     let [a, b] = twins(&place);
     let inputs =
@@ -244,7 +248,7 @@ fn three_workers_compute_sixty_shards_sixty_three_times_at_most() {
 }
 
 #[test]
-fn the_shards_of_a_frozen_worker_are_done_by_others_and_it_loses() {
+fn frozen_workers_lose_their_shards_to_others() {
     let place = Place::new();
     let input = place.draw("in", 4, 60);
     let run = || place.run(&input, "out").set("run.threads=1").set("run.claim_seconds=2");
@@ -269,7 +273,7 @@ fn the_shards_of_a_frozen_worker_are_done_by_others_and_it_loses() {
 }
 
 #[test]
-fn samples_that_a_setting_refused_are_tried_again_when_it_changes() {
+fn samples_rejected_by_a_setting_retry_when_it_changes() {
     let place = Place::new();
     let server = Server::start((0..6).map(|n| (format!("/{n}.jpg"), Answer::File(jpeg(n)))).collect());
     let rows: String =
@@ -294,7 +298,7 @@ fn samples_that_a_setting_refused_are_tried_again_when_it_changes() {
 }
 
 #[test]
-fn a_missing_shard_is_poison_the_second_time() {
+fn missing_shards_are_permanent_the_second_time() {
     let bucket = Bucket::moto();
     bucket.put("in/00000.tar", scenes(0, 4));
     let run = || bucket.run("in", "out").arg("--input").arg(bucket.url("in/gone.tar"));

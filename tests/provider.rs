@@ -61,7 +61,7 @@ fn graphs_tell_their_provider() {
     let input = place.draw("in", 1, 1);
     let said = place.run(&input, "out").ends(0);
     let chosen = said.log().into_iter().filter_map(|l| l["message"].as_str().map(str::to_owned));
-    assert_eq!(chosen.filter(|m| m.starts_with("provider auto: cpu")).count(), 1);
+    assert_eq!(chosen.filter(|m| m.starts_with("provider auto: using the CPU")).count(), 1);
     for graph in ["image_encoder", "text_encoder", "decoder"] {
         // Once, however many copies of the model there are.
         let mut lines = said.log().into_iter().filter(|line| line["graph"] == graph);
@@ -94,7 +94,7 @@ fn a_run_tests_its_device_once() {
     let models = RunModel::open(&config).expect("models");
     assert!(models.scorer.is_some());
     let cpu = SessionOptions::on_cpu(2);
-    let device = SessionOptions { as_device: true, ..cpu };
+    let device = SessionOptions { emulate_device: true, ..cpu };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let test = |is_on, options| {
         let cache = SelfTestCache::at(&place.path("cache"));

@@ -39,7 +39,7 @@ fn retry(place: &Place, out: &str) -> Call {
 }
 
 #[test]
-fn only_new_and_changed_shards_are_done_and_removed_ones_are_told_and_retired_on_demand() {
+fn new_and_changed_shards_are_done_and_removed_ones_retired() {
     let place = Place::new();
     let input = place.draw("in", 3, 4);
     json(place.run(&input, "out"), 0);
@@ -66,7 +66,7 @@ fn only_new_and_changed_shards_are_done_and_removed_ones_are_told_and_retired_on
 }
 
 #[test]
-fn since_leaves_older_shards_alone() {
+fn since_skips_older_shards() {
     let place = Place::new();
     let input = place.draw("in", 2, 3);
     let old = SystemTime::now() - Duration::from_secs(3 * 86_400);
@@ -80,7 +80,7 @@ fn since_leaves_older_shards_alone() {
 }
 
 #[test]
-fn overlapping_starts_with_a_lock_do_nothing_and_a_dead_runs_lock_does_not_stay() {
+fn locked_runs_do_nothing_and_dead_locks_end() {
     let place = Place::new();
     let input = place.draw("in", 40, 6);
     let run = || place.run(&input, "out").arg("--lock").set("model.sessions=1").set("run.batch_size=1");
@@ -102,7 +102,7 @@ fn overlapping_starts_with_a_lock_do_nothing_and_a_dead_runs_lock_does_not_stay(
 }
 
 #[test]
-fn status_tells_what_is_done_pending_and_failed() {
+fn status_lists_done_pending_and_failed_shards() {
     let place = Place::new();
     let input = place.draw("in", 2, 4);
     place.write("in/bad.tar", b"<html>not found</html>".repeat(100));
@@ -125,7 +125,7 @@ fn status_tells_what_is_done_pending_and_failed() {
 }
 
 #[test]
-fn retry_does_what_failed_with_the_settings_of_the_last_run_and_nothing_else() {
+fn retry_repeats_only_failures_with_the_last_settings() {
     let place = Place::new();
     place.draw("in", 2, 4);
     // Relative paths, and the second call is made elsewhere.

@@ -59,7 +59,7 @@ fn nothing_is_half_written(output: &Path) {
 }
 
 #[test]
-fn killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes() {
+fn runs_killed_at_random_resume_to_the_same_bytes() {
     let _alone = alone();
     let place = Place::new();
     let input = place.draw("in", 20, 6);
@@ -105,7 +105,7 @@ fn killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn a_finished_output_is_left_alone() {
+fn finished_outputs_are_not_touched() {
     let place = Place::new();
     let input = place.draw("in", 3, 4);
     let out = place.path("out");
@@ -123,7 +123,7 @@ fn a_finished_output_is_left_alone() {
 }
 
 #[test]
-fn a_changed_shard_alone_is_done_again() {
+fn only_changed_shards_are_redone() {
     let place = Place::new();
     let input = place.draw("in", 4, 4);
     let out = place.path("out");
@@ -159,7 +159,7 @@ fn a_changed_shard_alone_is_done_again() {
 }
 
 #[test]
-fn another_configuration_is_refused_by_name_and_overwrite_redoes() {
+fn other_configurations_need_overwrite() {
     let place = Place::new();
     let input = place.draw("in", 2, 4);
     let out = place.path("out");
@@ -190,7 +190,7 @@ fn another_configuration_is_refused_by_name_and_overwrite_redoes() {
 }
 
 #[test]
-fn keys_that_change_no_row_make_no_difference() {
+fn keys_that_change_no_row_are_ignored_on_resume() {
     let place = Place::new();
     let input = place.draw("in", 2, 4);
     let out = place.path("out");
@@ -221,7 +221,7 @@ fn well_under_way(place: &Place, input: &Path) -> Running {
 }
 
 #[test]
-fn ctrl_c_finishes_what_is_in_hand_and_the_same_command_goes_on() {
+fn ctrl_c_finishes_open_shards_and_resumes() {
     let _alone = alone();
     let place = Place::new();
     let input = place.draw("in", 12, 40);
@@ -229,7 +229,7 @@ fn ctrl_c_finishes_what_is_in_hand_and_the_same_command_goes_on() {
     run.interrupt();
     let said = run.wait();
     said.check(said.status.code() == Some(1), "exit code 1 was expected: shards are left");
-    said.warns("finishing the shards in hand");
+    said.warns("finishing the shards in flight");
     let report = said.report();
     let out = place.path("out");
     let done = commits(&out).len();

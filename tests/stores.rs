@@ -18,7 +18,7 @@ use support::{
     shards::{Pack, jpeg, scenes},
 };
 
-/// Parts above this size go up in pieces (`UPLOAD_BYTES` in stages/output/src/write.rs).
+/// Parts above this size go up in pieces (`UPLOAD_BYTES` in stages/output/src/part_writer.rs).
 const ONE_REQUEST: usize = 16 << 20;
 
 /// A shard whose part is larger than one request: images that no codec makes smaller.
@@ -56,7 +56,7 @@ fn wanted() -> &'static Rows {
     })
 }
 
-fn rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces(bucket: &Bucket) {
+fn rows_equal_a_folders_also_with_multipart_uploads(bucket: &Bucket) {
     fill(bucket);
     let report = bucket.run("in", "out").set("output.images=embed").ends(0).report();
     assert_eq!(report["shards_done"], json!(3), "{report:#}");
@@ -67,7 +67,7 @@ fn rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces(bucket: &Bucket) 
     assert!(largest > Some(ONE_REQUEST), "no part is larger than one request: {largest:?}");
 }
 
-fn a_finished_output_is_left_alone_and_a_changed_shard_is_done_again(bucket: &Bucket) {
+fn finished_outputs_stay_and_changed_shards_are_redone(bucket: &Bucket) {
     (0..3).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 6)));
     bucket.run("in", "out").ends(0);
     let (before, records) = (bucket.rows("out"), bucket.records("out"));
@@ -90,7 +90,7 @@ fn a_finished_output_is_left_alone_and_a_changed_shard_is_done_again(bucket: &Bu
     assert_eq!(keys, (0..5).map(|i| format!("00041{i:06}")).collect::<Vec<_>>());
 }
 
-fn another_configuration_is_refused_by_name_and_overwrite_redoes(bucket: &Bucket) {
+fn other_configurations_need_overwrite(bucket: &Bucket) {
     (0..2).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 4)));
     bucket.run("in", "out").ends(0);
     let before = bucket.list("out");
@@ -103,7 +103,7 @@ fn another_configuration_is_refused_by_name_and_overwrite_redoes(bucket: &Bucket
     assert_eq!(bucket.records("out").len(), 2, "the old records are gone");
 }
 
-fn many_shards_by_name_are_found_by_one_listing(bucket: &Bucket) {
+fn many_named_shards_are_found_by_one_listing(bucket: &Bucket) {
     let (shard, other) = (scenes(0, 1), scenes(1, 1));
     (0..80).for_each(|n| {
         bucket.put(&format!("in/{n:05}.tar"), if n == 7 { other.clone() } else { shard.clone() })
@@ -120,7 +120,7 @@ fn many_shards_by_name_are_found_by_one_listing(bucket: &Bucket) {
     assert_eq!(failed, Some(2), "the two that are not there: {report:#}");
 }
 
-fn a_lock_keeps_others_out_and_ends_when_its_run_is_dead(bucket: &Bucket) {
+fn locks_exclude_others_and_expire_with_a_dead_run(bucket: &Bucket) {
     (0..30).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 8)));
     let run = || bucket.run("in", "out").arg("--lock").set("run.lock_seconds=4").set("run.threads=1");
     let mut first = run().start();
@@ -161,7 +161,7 @@ fn two_workers_at_once_leave_every_row_once(bucket: &Bucket) {
 }
 
 /// Two workers share a list, and when it becomes shorter nothing is left of what it was.
-fn a_long_list_is_many_shards(bucket: &Bucket) {
+fn long_lists_are_split_into_shards(bucket: &Bucket) {
     let image = |n| (format!("/{n}.jpg"), Answer::File(jpeg(n)));
     let server = Server::start((0..60).map(image).collect());
     let list = |images: u64| {
@@ -199,44 +199,44 @@ macro_rules! over {
 
 over! {
     a_folder: Bucket::local(),
-        rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
-        a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
-        another_configuration_is_refused_by_name_and_overwrite_redoes,
+        rows_equal_a_folders_also_with_multipart_uploads,
+        finished_outputs_stay_and_changed_shards_are_redone,
+        other_configurations_need_overwrite,
         two_workers_at_once_leave_every_row_once;
     s3: Bucket::moto(),
-        rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
-        a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
-        another_configuration_is_refused_by_name_and_overwrite_redoes,
+        rows_equal_a_folders_also_with_multipart_uploads,
+        finished_outputs_stay_and_changed_shards_are_redone,
+        other_configurations_need_overwrite,
         two_workers_at_once_leave_every_row_once,
-        a_long_list_is_many_shards,
-        a_lock_keeps_others_out_and_ends_when_its_run_is_dead,
-        many_shards_by_name_are_found_by_one_listing,
-        nothing_is_left_of_uploads_in_pieces;
+        long_lists_are_split_into_shards,
+        locks_exclude_others_and_expire_with_a_dead_run,
+        many_named_shards_are_found_by_one_listing,
+        multipart_uploads_leave_nothing_behind;
     // One writer at a time; it takes minutes to compile.
     s3_with_signatures: Bucket::s3s(),
         #[ignore = "make test-s3s"]
-        rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
+        rows_equal_a_folders_also_with_multipart_uploads,
         #[ignore = "make test-s3s"]
-        a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
+        finished_outputs_stay_and_changed_shards_are_redone,
         #[ignore = "make test-s3s"]
-        another_configuration_is_refused_by_name_and_overwrite_redoes;
+        other_configurations_need_overwrite;
     azure: Bucket::azurite(),
-        rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
-        a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
-        another_configuration_is_refused_by_name_and_overwrite_redoes,
+        rows_equal_a_folders_also_with_multipart_uploads,
+        finished_outputs_stay_and_changed_shards_are_redone,
+        other_configurations_need_overwrite,
         two_workers_at_once_leave_every_row_once,
-        a_long_list_is_many_shards,
-        a_lock_keeps_others_out_and_ends_when_its_run_is_dead;
+        long_lists_are_split_into_shards,
+        locks_exclude_others_and_expire_with_a_dead_run;
     google: Bucket::gcs(),
-        rows_are_those_of_a_folder_also_where_parts_go_up_in_pieces,
-        a_finished_output_is_left_alone_and_a_changed_shard_is_done_again,
-        another_configuration_is_refused_by_name_and_overwrite_redoes,
+        rows_equal_a_folders_also_with_multipart_uploads,
+        finished_outputs_stay_and_changed_shards_are_redone,
+        other_configurations_need_overwrite,
         two_workers_at_once_leave_every_row_once,
-        a_long_list_is_many_shards,
-        a_lock_keeps_others_out_and_ends_when_its_run_is_dead;
+        long_lists_are_split_into_shards,
+        locks_exclude_others_and_expire_with_a_dead_run;
 }
 
-fn nothing_is_left_of_uploads_in_pieces(bucket: &Bucket) {
+fn multipart_uploads_leave_nothing_behind(bucket: &Bucket) {
     fill(bucket);
     bucket.run("in", "out").set("output.images=embed").ends(0);
     let port = bucket.service.as_ref().expect("a server").port();
@@ -247,7 +247,7 @@ fn nothing_is_left_of_uploads_in_pieces(bucket: &Bucket) {
 
 /// The renewal that is on its way when a run ends is no other run's.
 #[test]
-fn a_lock_is_given_back_also_while_it_is_renewed() {
+fn locks_are_released_while_being_renewed() {
     let bucket = Bucket::gcs();
     (0..30).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 50)));
     // Renewed a second after the last answer, which takes another one.
@@ -261,7 +261,7 @@ fn a_lock_is_given_back_also_while_it_is_renewed() {
 }
 
 #[test]
-fn commit_records_are_put_only_where_there_is_none() {
+fn commit_records_are_put_conditionally() {
     let bucket = Bucket::gcs();
     (0..3).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 4)));
     bucket.run("in", "out").ends(0);
@@ -282,7 +282,7 @@ fn commit_records_are_put_only_where_there_is_none() {
 }
 
 #[test]
-fn parts_larger_than_a_request_go_up_in_pieces_which_are_closed() {
+fn large_parts_are_multipart_uploads_that_complete() {
     let bucket = Bucket::gcs();
     fill(&bucket);
     bucket.run("in", "out").set("output.images=embed").ends(0);
@@ -293,7 +293,7 @@ fn parts_larger_than_a_request_go_up_in_pieces_which_are_closed() {
 }
 
 #[test]
-fn an_upload_that_is_complete_but_unknown_when_asked_again_is_no_lost_shard() {
+fn completed_uploads_with_lost_responses_lose_no_shard() {
     let bucket = Bucket::gcs();
     fill(&bucket);
     let stub = bucket.gcs.as_ref().expect("the stub");
@@ -307,11 +307,24 @@ fn an_upload_that_is_complete_but_unknown_when_asked_again_is_no_lost_shard() {
 }
 
 #[test]
-fn a_bucket_that_is_not_there_is_one_clear_error() {
+fn missing_buckets_are_one_clear_error() {
     let bucket = Bucket::moto();
     bucket.put("in/00000.tar", scenes(0, 4));
     let port = bucket.service.as_ref().expect("a server").port();
     assert_eq!(request(port, "GET", "/nowhere", &[]).ok(), Some(404));
     let said = bucket.run_into("in", "s3://nowhere/out").ends(1);
-    said.warns("s3://nowhere/out").never_says("tests-secret");
+    said.warns("s3://nowhere/out").warns("there is no such bucket or container: check its name");
+    said.never_says("<?xml").never_says("NoSuchBucket").never_says("tests-secret");
+    let said = bucket.run("in", "out").arg("--input").arg("s3://nowhere/in/00001.tar").ends(3);
+    said.warns("s3://nowhere/in/00001.tar").warns("there is no such object, or no such bucket");
+    said.never_says("Error performing").never_says("tests-secret");
+}
+
+#[test]
+fn http_endpoints_need_permission_before_any_request() {
+    let bucket = Bucket::moto();
+    bucket.put("in/00000.tar", scenes(0, 4));
+    let said = bucket.run("in", "out").env("AWS_ALLOW_HTTP", "false").ends(2);
+    said.warns("is not encrypted; set AWS_ALLOW_HTTP=true to allow http").never_says("retrying");
+    assert!(bucket.list("out").is_empty(), "nothing was written");
 }

@@ -27,6 +27,42 @@ fn help_of_the_program_and_of_every_command() {
     }
 }
 
+/// Command lines that are refused as bad usage, words separated by spaces.
+const REFUSED: &[&str] = &[
+    "run",
+    "run --model m",
+    "run --model m --output o",
+    "run nowhere.toml",
+    "run typo.toml",
+    "run section.toml",
+    "run flat.toml",
+    "run value.toml",
+    "run broken.toml",
+    "run --model m --input i.tar --output o --set run.bach_size=4",
+    "run --model m --input i.tar --output o --set run.threads",
+    "run --model m --input i.tar --output o --set run.threads=many",
+    "run --model m --input i.tar --output o --set run.threads=0",
+    "run --model m --input i.tar --output o --threads 0",
+    "run --model m --input i.tar --output o --min-similarity 2",
+    "run --model m --input i.tar --output o --set caption.top_p=1.5",
+    "run --model m --input i.tar --output o --set rules.min_words=-1",
+    "run --model m --input i.tar --output o --set rules.banned_words=[1]",
+    "run --model m --input i.tar --output o --set output.images=all",
+    "run --model m --input i.tar --output o --set model.cuda_graphs=yes",
+    "run --model m --input i.tar --output o --device gpu",
+    "run --model m --input i.tar --output o --provider gpu",
+    "run --model m --input i.tar --output o --set caption.candidates=2",
+    "run --model m --input i.tar --output o --set caption.max_tokens=1",
+    "run --model m --input i.tar --output o --set rules.min_words=5 --set rules.max_words=4",
+    "run --model m --input i.tar --output o --since 2999-01-01",
+    "run --model m --input i.tar --output o --modle x",
+    "run --input a.jpg b.jpg",
+    "run --input a.jpg b.jpg c.jpg",
+    "run photos",
+    "run s3://bucket/0.tar",
+    "caption a.jpg b.jpg",
+];
+
 #[test]
 fn configuration_errors_name_origin_and_remedy() {
     let place = Place::new();
@@ -38,58 +74,14 @@ fn configuration_errors_name_origin_and_remedy() {
     place.write("a.jpg", [0xff, 0xd8]);
     place.write("b.jpg", [0xff, 0xd8]);
     std::fs::create_dir(place.path("photos")).expect("a folder");
-    let complete = ["run", "--model", "m", "--input", "i.tar", "--output", "o"];
-    fn with<'a>(complete: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
-        [complete, more].concat()
-    }
-    let run = |more: &[&'static str]| with(&complete, more);
-    let cases: Vec<Vec<&str>> = vec![
-        vec!["run"],
-        vec!["run", "--model", "m"],
-        vec!["run", "--model", "m", "--output", "o"],
-        vec!["run", "nowhere.toml"],
-        vec!["run", "typo.toml"],
-        vec!["run", "section.toml"],
-        vec!["run", "flat.toml"],
-        vec!["run", "value.toml"],
-        vec!["run", "broken.toml"],
-        run(&["--set", "run.bach_size=4"]),
-        run(&["--set", "run.threads"]),
-        run(&["--set", "run.threads=many"]),
-        run(&["--set", "run.threads=0"]),
-        run(&["--threads", "0"]),
-        run(&["--min-similarity", "2"]),
-        run(&["--set", "caption.top_p=1.5"]),
-        run(&["--set", "rules.min_words=-1"]),
-        run(&["--set", "rules.banned_words=[1]"]),
-        run(&["--set", "output.images=all"]),
-        run(&["--set", "model.cuda_graphs=yes"]),
-        run(&["--device", "gpu"]),
-        run(&["--provider", "gpu"]),
-        run(&["--set", "caption.candidates=2"]),
-        run(&["--set", "caption.max_tokens=1"]),
-        run(&["--set", "rules.min_words=5", "--set", "rules.max_words=4"]),
-        run(&["--since", "2999-01-01"]),
-        run(&["--modle", "x"]),
-        vec!["run", "--input", "a.jpg", "b.jpg"],
-        vec!["run", "--input", "a.jpg", "b.jpg", "c.jpg"],
-        vec!["run", "photos"],
-        vec!["run", "s3://bucket/0.tar"],
-        vec!["caption", "a.jpg", "b.jpg"],
-    ];
+    let call =
+        |words: &str| recaption().args(["--log-format", "text"]).args(words.split(' ')).dir(&place.path(""));
     let mut story = String::new();
-    for case in cases {
-        let said =
-            recaption().args(["--log-format", "text"]).args(&case).dir(place.path("").as_path()).ends(2);
-        story += &format!("$ recaption {}\n{}\n", case.join(" "), said.stderr.trim_end());
+    for words in REFUSED {
+        story += &format!("$ recaption {words}\n{}\n", call(words).ends(2).stderr.trim_end());
     }
-    let variable = recaption()
-        .args(["--log-format", "text"])
-        .args(complete)
-        .env("RECAPTION_RUN__THREAD", "1")
-        .dir(place.path("").as_path())
-        .ends(2);
-    story += &format!("$ RECAPTION_RUN__THREAD=1 recaption run ...\n{}\n", variable.stderr.trim_end());
+    let said = call("run --model m --input i.tar --output o").env("RECAPTION_RUN__THREAD", "1").ends(2);
+    story += &format!("$ RECAPTION_RUN__THREAD=1 recaption run ...\n{}\n", said.stderr.trim_end());
     assert_snapshot!("configuration-errors", story);
 }
 
@@ -109,7 +101,61 @@ fn effective_values_are_shown_with_their_origin() {
         ])
         .env("RECAPTION_RUN__THREADS", "2")
         .env("RECAPTION_FINETUNE_RUN__SEED", "9")
-        .dir(place.path("").as_path())
+        .dir(&place.path(""))
         .ends(0);
     assert_snapshot!("config-show", said.stdout);
+}
+
+/// A call's streams without what differs between two runs: paths, times, rates, sums.
+fn stable(words: &str, root: &str, call: &support::program::Said) -> String {
+    let line = |line: &str| -> String {
+        let line = line.replace(root, "DIR");
+        for start in ["time ", "last run ", "setting   model", "model  "] {
+            if line.starts_with(start) {
+                return format!("{start}...");
+            }
+        }
+        // Sums and versions of libraries are hexadecimal or long numbers.
+        let word = |word: &str| {
+            let core: String = word.chars().filter(char::is_ascii_alphanumeric).collect();
+            if core.len() >= 12 && core.chars().all(|c| c.is_ascii_hexdigit()) {
+                "#".into()
+            } else {
+                word.to_owned()
+            }
+        };
+        line.split(' ').map(word).collect::<Vec<String>>().join(" ")
+    };
+    let stream = |text: &str| text.lines().map(line).collect::<Vec<String>>().join("\n");
+    format!("$ recaption {words}\n{}\n{}\n\n", stream(&call.stderr), stream(&call.stdout))
+}
+
+#[test]
+fn reports_and_logs_of_a_run_and_what_follows() {
+    let place = Place::new();
+    let input = place.draw("in", 2, 4);
+    place.write("in/00002.tar", b"<html>not found</html>".repeat(100));
+    let root = place.root().display().to_string();
+    let one =
+        |call: support::program::Call| call.args(["--log-format", "text"]).env("RECAPTION_RUN__THREADS", "1");
+    let settings =
+        ["--set", "input.concurrent_shards=1", "--set", "rules.max_words=6", "--set", "run.claim_seconds=0"];
+    let mut story = String::new();
+    let said = one(place.run(&input, "out").args(settings)).ends(3);
+    story += &stable("run", &root, &said);
+    let said = one(place.run(&input, "out").args(settings)).ends(4);
+    story += &stable("run, again", &root, &said);
+    let out = place.path("out");
+    let call = |command: &str| recaption().dir(place.root()).arg(command).arg(&out);
+    story += &stable("status", &root, &one(call("status")).ends(0));
+    story += &stable("retry", &root, &one(call("retry")).ends(4));
+    story += &stable("inspect", &root, &one(call("inspect")).ends(0));
+    let best = place.path("best");
+    let filter = call("filter").arg("--to").arg(&best).args(["--keep-top", "0.5"]);
+    story += &stable("filter --keep-top 0.5", &root, &one(filter).ends(0));
+    let status = recaption().dir(place.root()).arg("status").arg(&best);
+    story += &stable("status of a filtered dataset", &root, &one(status).ends(1));
+    let same = one(place.run(&input, "in")).ends(2);
+    story += &stable("run into its own input", &root, &same);
+    assert_snapshot!("reports-and-logs", story);
 }

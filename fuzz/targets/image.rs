@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use recaption_image::{DecodeOptions, prepare};
 use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
 
-/// Crates whose panics are known and reported (docs/upstream.md): they are caught, and cost one sample. libFuzzer would end at
+/// Crates whose panics are known and reported (docs/src/upstream.md): they are caught, and cost one sample. libFuzzer would end at
 /// them, and find nothing else.
 const KNOWN: [&str; 1] = ["/image-webp-0.2.4/"];
 

@@ -6,10 +6,10 @@
 //! IMAGES is a file of u8 pixels `[N, S, S, 3]` at the model's size, without a header. Keys: `strategy` (greedy, sample,
 //! beam), `beams`, `candidates`, `max_tokens`, `min_tokens`, `slots` (images decoded together), `encode_batch` (images
 //! encoded together), `threads` (of each of the model's copies), `copies`, `seconds`, `static` (1: a batch is decoded until
-//! its longest caption ends; 2: the same, but slots are given up as captions end), `ids` (a file that the ids of every
+//! its longest caption ends; 2: the same, but slots are removed as captions end), `ids` (a file that the ids of every
 //! image's first caption are written to, one line each), `provider` and `device` (as `recaption run` has them; the CPU by
 //! default), `overlap` (1: images are encoded on a thread of their own while others are decoded, as a run on a GPU does; the
-//! default there), `cuda_graphs` (0: none), `as_device` (1: a GPU's way on the CPU), `images` (of the file, at most),
+//! default there), `cuda_graphs` (0: none), `emulate_device` (1: a GPU's code path on the CPU), `images` (of the file, at most),
 //! `encoder_seconds` (of measuring the encoder alone; 0: not measured), `cache_bytes`, `profile` (1: ONNX Runtime's profile of
 //! every graph, in the working folder).
 //!
@@ -54,8 +54,14 @@ impl Options {
         let execution = Execution::resolve(provider, u32::try_from(self.number("device", 0)?)?, &[model])?;
         let profile = self.number("profile", 0)? == 1;
         let cuda_graphs = self.number("cuda_graphs", 1)? == 1;
-        let as_device = self.number("as_device", 0)? == 1;
-        Ok(SessionOptions { execution, profile, cuda_graphs, as_device, ..SessionOptions::on_cpu(threads) })
+        let emulate_device = self.number("emulate_device", 0)? == 1;
+        Ok(SessionOptions {
+            execution,
+            profile,
+            cuda_graphs,
+            emulate_device,
+            ..SessionOptions::on_cpu(threads)
+        })
     }
 
     fn settings(&self, context: usize) -> Result<CaptionSettings> {
@@ -119,10 +125,10 @@ fn round(
     while waiting.peek().is_some() || captioner.active() > 0 {
         let quarter = (captioner.max_slots() / 4).clamp(1, encode_batch);
         while waiting.peek().is_some()
-            && captioner.room() >= quarter
+            && captioner.free_slots() >= quarter
             && (!whole_batches || captioner.active() == 0)
         {
-            let room = if whole_batches { captioner.room() } else { quarter };
+            let room = if whole_batches { captioner.free_slots() } else { quarter };
             let batch: Vec<usize> = waiting.by_ref().take(room).collect();
             let images: Vec<Admission> = batch
                 .iter()
@@ -182,7 +188,7 @@ fn overlapped_round(
             }
             let began = Instant::now();
             if let Some((images, encoded, placed)) = &mut waiting {
-                let count = generator.room().min(images.len() - *placed);
+                let count = generator.free_slots().min(images.len() - *placed);
                 generator.place(&images[*placed..*placed + count], encoded, *placed)?;
                 *placed += count;
             }
@@ -303,7 +309,7 @@ fn main() -> Result<()> {
     let mut captioners = (0..copies)
         .map(|_| Captioner::load(&model, &sessions, settings.clone()))
         .collect::<std::result::Result<Vec<_>, _>>()?;
-    captioners.iter_mut().for_each(|captioner| captioner.parts_mut().1.follow_demand(batching != 1));
+    captioners.iter_mut().for_each(|captioner| captioner.parts_mut().1.shrink_when_idle(batching != 1));
     let slot_bytes = captioners[0].slot_bytes();
     // Unmeasured: memory is touched for the first time, weights come in.
     decode(&mut captioners, &pixels, 0.0, how)?;
@@ -360,7 +366,7 @@ fn print_results(work: &Work, measured: Measured, settings: &CaptionSettings, ho
             "step_share": work.step / copies as f64 / wall,
             "encode_share": share(|s| s.0),
             "decode_share": share(|s| s.1.decode),
-            "choose_share": share(|s| s.1.choose),
+            "select_share": share(|s| s.1.select),
             "copy_share": share(|s| s.1.copy),
             "overlap": how.overlap,
             "rows_fetched": rows_fetched,

@@ -1,15 +1,15 @@
-//! Captions of a GPU against the CPU's, every difference explained. Prints one line of JSON.
+//! Compares the captions of a GPU with the CPU's, and explains every difference. Prints one line of JSON.
 //!
 //! ```text
 //! cargo run --release -p recaption-onnx --example compare_providers -- MODEL IMAGES [key=value]...
 //! ```
 //! IMAGES is a file of u8 pixels `[N, S, S, 3]` at the model's size, without a header. Both sides caption greedily, with the same
-//! model folder and so in the same precision. Keys: `provider` (cuda by default, tensorrt, cpu), `device`, `as_device` (1: the
+//! model folder and so in the same precision. Keys: `provider` (cuda by default, tensorrt, cpu), `device`, `emulate_device` (1: the
 //! code of a GPU on the CPU, for machines without one), `count` (images, at most; 4000 by default), `slots` (images decoded
 //! together; 256), `max_tokens`, `min_tokens`, `threads` (of the CPU), `cache_bytes`.
 //!
-//! Of two captions that differ, both sides read what they have in common; the CPU's logits of the first two tokens that differ must
-//! then lie within `tolerance`, see [`recaption_onnx::caption_comparison`]. Exit code 1 when a difference is not explained, fewer than
+//! Of two captions that differ, both sides read the shared prefix; the CPU's logits of the first two tokens that differ must then be
+//! within `tolerance` of each other, see [`recaption_onnx::caption_comparison`]. Exit code 1 when a difference is not explained, fewer than
 //! 98 % of the captions are equal, or a bound on logits or image features does not hold.
 
 use std::{collections::BTreeMap, error::Error, fs::File, io::Read, process::ExitCode};
@@ -25,7 +25,7 @@ const USAGE: &str = "usage: compare_providers MODEL IMAGES [key=value]...; keys:
 const KEYS: [&str; 9] = [
     "provider",
     "device",
-    "as_device",
+    "emulate_device",
     "count",
     "slots",
     "max_tokens",
@@ -53,14 +53,14 @@ impl Options {
     }
 
     fn device(&self, model: &ModelFolder, threads: usize) -> Result<SessionOptions> {
-        let as_device = self.number("as_device", 0)? == 1;
-        let default = if as_device { "cpu" } else { "cuda" };
+        let emulate_device = self.number("emulate_device", 0)? == 1;
+        let default = if emulate_device { "cpu" } else { "cuda" };
         let provider: Provider = self.0.get("provider").map_or(default, String::as_str).parse()?;
         let execution = Execution::resolve(provider, u32::try_from(self.number("device", 0)?)?, &[model])?;
-        if execution.is_gpu() && as_device {
-            return Err("as_device=1 is for machines without a GPU: it goes with provider=cpu".into());
+        if execution.is_gpu() && emulate_device {
+            return Err("emulate_device=1 is for machines without a GPU: it goes with provider=cpu".into());
         }
-        Ok(SessionOptions { execution, as_device, ..SessionOptions::on_cpu(threads) })
+        Ok(SessionOptions { execution, emulate_device, ..SessionOptions::on_cpu(threads) })
     }
 }
 
@@ -140,6 +140,6 @@ fn main() -> Result<ExitCode> {
         &pixels,
     )?;
     let name = device.execution.as_str();
-    print(&found, if device.as_device { "cpu as device" } else { name });
+    print(&found, if device.emulate_device { "cpu as device" } else { name });
     Ok(if found.passes() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,25 +1,34 @@
-//! The captioners inside the binary: CoCas of a few million parameters for scenes, as DALL·E 3's were made.
+//! The captioners inside the binary: CoCas of a few million parameters for synthetic scenes, trained in the three stages of
+//! DALL·E 3's captioners.
 //!
-//! open_clip checkpoints in fp16, so that the demo takes the same road as any other model: export, then run. Nothing about
-//! their sizes is known here; a model folder tells its own.
+//! They are open_clip checkpoints in fp16, which are exported like any other model.
 
 use std::{io, path::Path};
 
 use crate::checkpoint::Checkpoint;
 
-/// One of them.
+/// A bundled captioner.
+///
+/// ```no_run
+/// use std::path::Path;
+///
+/// use recaption_onnx::{Bundled, Precision, export};
+///
+/// Bundled::Dsc.write_checkpoint(Path::new("checkpoint"))?;
+/// export(Path::new("checkpoint"), Path::new("model"), Precision::Fp32)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Bundled {
-    /// Trained on pictures with alt texts such as the web has; the others began as it. It has seen texts of all kinds, so it is
-    /// the one that judges.
+    /// Trained on images with alt texts like those on the web; the others are fine-tuned from it. It scores captions.
     Base,
-    /// Fine-tuned to short captions, which name the main subject.
+    /// Fine-tuned on short captions, which name the main subject.
     Ssc,
-    /// Fine-tuned to descriptive captions, which say everything.
+    /// Fine-tuned on descriptive captions, which mention everything.
     Dsc,
 }
 
-/// The three files of a checkpoint.
+/// Includes the three files of a checkpoint.
 macro_rules! files {
     ($name:literal) => {
         [
@@ -38,10 +47,10 @@ const SSC: [(&str, &[u8]); 3] = files!("coca-scenes-ssc");
 const DSC: [(&str, &[u8]); 3] = files!("coca-scenes-dsc");
 
 impl Bundled {
-    /// Every one, the base first.
+    /// All captioners, the base first.
     pub const ALL: [Self; 3] = [Self::Base, Self::Ssc, Self::Dsc];
 
-    /// Its name, which is that of its folder in `onnx/models`.
+    /// Returns the name, which is that of the folder in `onnx/models`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -51,7 +60,7 @@ impl Bundled {
         }
     }
 
-    /// Writes the checkpoint into `dir`, which is created.
+    /// Writes the checkpoint to `dir`, which is created if necessary.
     ///
     /// # Errors
     /// When a file cannot be written.

@@ -1,5 +1,4 @@
-//! A model folder as it lies on disk: `model.json`, `tokenizer.json`, the graphs (three of a CoCa, two of a CLIP) and
-//! their weights.
+//! A model folder: `model.json`, `tokenizer.json`, the graphs (three of a CoCa, two of a CLIP) and their weights.
 
 use std::{
     io::Read,
@@ -11,57 +10,50 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Version of `model.json` and of the graphs' inputs and outputs.
-pub const MODEL_FORMAT: u32 = 1;
-/// Largest side of a model's input image, pixels: its patches would be a sequence that no model has.
-pub const MAX_IMAGE_SIZE: u32 = 8192;
-/// Description of the model.
+pub(crate) const MODEL_FORMAT: u32 = 1;
+/// Largest side of a model's input image, pixels; far beyond real models.
+pub(crate) const MAX_IMAGE_SIZE: u32 = 8192;
+/// File with the description of the model.
 pub const MODEL_FILE: &str = "model.json";
-/// Tokenizer, optional.
-pub const TOKENIZER_FILE: &str = "tokenizer.json";
-/// Image encoder.
-pub const IMAGE_ENCODER_FILE: &str = "image_encoder.onnx";
-/// Text encoder.
-pub const TEXT_ENCODER_FILE: &str = "text_encoder.onnx";
-/// Decoder.
-pub const DECODER_FILE: &str = "decoder.onnx";
+/// File of the tokenizer, optional.
+pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
+/// File of the image encoder's graph.
+pub(crate) const IMAGE_ENCODER_FILE: &str = "image_encoder.onnx";
+/// File of the text encoder's graph.
+pub(crate) const TEXT_ENCODER_FILE: &str = "text_encoder.onnx";
+/// File of the decoder's graph.
+pub(crate) const DECODER_FILE: &str = "decoder.onnx";
 
 /// Name of the batch dimension in graphs.
-pub const IMAGES: &str = "images";
+pub(crate) const IMAGES: &str = "images";
 
-/// Input and output name of a cross-attention's keys.
-#[must_use]
-pub fn cross_key(layer: usize) -> String {
+/// Returns the input and output name of a cross-attention's keys.
+pub(crate) fn cross_key(layer: usize) -> String {
     format!("cross_key_{layer}")
 }
-/// Input and output name of a cross-attention's values.
-#[must_use]
-pub fn cross_value(layer: usize) -> String {
+/// Returns the input and output name of a cross-attention's values.
+pub(crate) fn cross_value(layer: usize) -> String {
     format!("cross_value_{layer}")
 }
-/// Input name of a self-attention's cached keys.
-#[must_use]
-pub fn past_key(layer: usize) -> String {
+/// Returns the input name of a self-attention's cached keys.
+pub(crate) fn past_key(layer: usize) -> String {
     format!("past_key_{layer}")
 }
-/// Input name of a self-attention's cached values.
-#[must_use]
-pub fn past_value(layer: usize) -> String {
+/// Returns the input name of a self-attention's cached values.
+pub(crate) fn past_value(layer: usize) -> String {
     format!("past_value_{layer}")
 }
-/// Output name of a self-attention's cached keys.
-#[must_use]
-pub fn present_key(layer: usize) -> String {
+/// Returns the output name of a self-attention's cached keys.
+pub(crate) fn present_key(layer: usize) -> String {
     format!("present_key_{layer}")
 }
-/// Output name of a self-attention's cached values.
-#[must_use]
-pub fn present_value(layer: usize) -> String {
+/// Returns the output name of a self-attention's cached values.
+pub(crate) fn present_value(layer: usize) -> String {
     format!("present_value_{layer}")
 }
 
-/// Size of a head in the graphs: the next multiple of 8, which ONNX Runtime's GroupQueryAttention asks for.
-#[must_use]
-pub fn padded_head_dim(head_dim: usize) -> usize {
+/// Returns the size of a head in the graphs: the next multiple of 8, which ONNX Runtime's GroupQueryAttention requires.
+pub(crate) fn padded_head_dim(head_dim: usize) -> usize {
     head_dim.next_multiple_of(8)
 }
 
@@ -73,12 +65,12 @@ pub enum Precision {
     Fp32,
     /// IEEE half.
     Fp16,
-    /// Linear layers in 8 bits, weights with a scale per output, activations with one per row; the rest is single.
+    /// Linear layers in 8 bits, weights with a scale per output, activations with one per row; the rest in IEEE single.
     Int8,
 }
 
 impl Precision {
-    /// Bytes of a number in caches and in cross-attention keys and values.
+    /// Returns the bytes per number in caches and in cross-attention keys and values.
     #[must_use]
     pub fn cache_bytes(self) -> usize {
         match self {
@@ -98,18 +90,18 @@ impl std::fmt::Display for Precision {
     }
 }
 
-/// What kind of model a folder holds.
+/// Kind of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
-    /// Captions and judges.
+    /// Captions images, and scores captions.
     Coca,
-    /// Judges only: two towers.
+    /// Scores captions only: two towers without a decoder.
     Clip,
 }
 
 impl Architecture {
-    /// As `model.json` has it.
+    /// Returns the name in `model.json`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -119,28 +111,27 @@ impl Architecture {
     }
 }
 
-/// Sizes that a runtime needs to know.
+/// Sizes of a model's inputs and outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dimensions {
     /// Width of the shared embedding, `E`.
     pub embed_dim: usize,
-    /// Vocabulary, `V`.
+    /// Size of the vocabulary, `V`.
     pub vocab_size: usize,
     /// Longest text, ids with start and end, `T`.
     pub context_length: usize,
-    /// What decoding needs; a CLIP has none. In `model.json` these stand beside the others.
+    /// Sizes of the decoder, if there is one; in `model.json` they are among the others.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub decoder: Option<DecoderDimensions>,
 }
 
-/// Sizes of the decoder's graph, which runs the text tower, unless the decoder reads embeddings, and the multimodal
-/// layers.
+/// Sizes of the decoder's graph, which runs the multimodal layers and, unless the decoder reads embeddings, the text tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecoderDimensions {
     /// Tokens that the decoder cross-attends to, `Q`.
     pub image_tokens: usize,
-    /// Layers of the text tower with a KV cache: all that it has, or 0 of a decoder that reads token and position embeddings
-    /// (`recaption.multimodal_input` = `embeddings`), whose graph has none of them.
+    /// Layers of the text tower with a KV cache; 0 for a decoder that reads token and position embeddings
+    /// (`recaption.multimodal_input` = `embeddings`).
     pub text_layers: usize,
     /// Heads of the text tower.
     pub text_heads: usize,
@@ -155,15 +146,13 @@ pub struct DecoderDimensions {
 }
 
 impl DecoderDimensions {
-    /// Layers with a KV cache.
-    #[must_use]
-    pub fn cached_layers(&self) -> usize {
+    /// Returns the number of layers with a KV cache.
+    pub(crate) fn cached_layers(&self) -> usize {
         self.text_layers + self.decoder_layers
     }
 
-    /// Heads and head size of cached layer `i`: the text tower's layers come first.
-    #[must_use]
-    pub fn cache_heads(&self, i: usize) -> (usize, usize) {
+    /// Returns heads and head size of cached layer `i`; the text tower's layers come first.
+    pub(crate) fn cache_heads(&self, i: usize) -> (usize, usize) {
         if i < self.text_layers {
             (self.text_heads, self.text_head_dim)
         } else {
@@ -171,14 +160,14 @@ impl DecoderDimensions {
         }
     }
 
-    /// Width of cross-attention keys and values.
+    /// Returns the width of cross-attention keys and values.
     #[must_use]
     pub fn cross_width(&self) -> usize {
         self.decoder_heads * self.decoder_head_dim
     }
 }
 
-/// Ids with a meaning of their own.
+/// Ids of special tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecialIds {
     /// Padding; never generated.
@@ -190,7 +179,12 @@ pub struct SpecialIds {
 }
 
 impl SpecialIds {
-    /// CLIP's rule, and that of every model here: padding is 0, start and end are the last two.
+    /// Returns the ids by CLIP's rule, which all models here follow: padding is 0, start and end are the last two.
+    ///
+    /// ```
+    /// let ids = recaption_onnx::model::SpecialIds::of_vocabulary(49408);
+    /// assert_eq!((ids.pad, ids.start, ids.end), (0, 49406, 49407));
+    /// ```
     #[must_use]
     pub fn of_vocabulary(size: usize) -> Self {
         let size = i64::try_from(size).unwrap_or(i64::MAX);
@@ -198,39 +192,39 @@ impl SpecialIds {
     }
 }
 
-/// One file of the folder.
+/// One file of a model folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelFile {
-    /// Name.
+    /// Name in the folder.
     pub name: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// SHA-256, hex.
     pub sha256: String,
 }
 
-/// `model.json`.
+/// Contents of `model.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
-    /// [`MODEL_FORMAT`].
+    /// Version of the format, 1.
     pub format_version: u32,
     /// CoCa or CLIP.
     pub architecture: Architecture,
-    /// Sizes.
+    /// Sizes of inputs and outputs.
     pub dimensions: Dimensions,
-    /// Special ids.
+    /// Ids of special tokens.
     pub special_ids: SpecialIds,
     /// Side of the input image, pixels.
     pub image_size: u32,
-    /// How images are brought there.
+    /// How images are resized to it.
     pub preprocessing: Preprocess,
     /// Precision of the graphs.
     pub precision: Precision,
-    /// ONNX operator set.
+    /// ONNX operator set of the graphs.
     pub opset: i64,
     /// SHA-256 of the checkpoint's weights file, hex.
     pub source_sha256: String,
-    /// Parameters of the checkpoint.
+    /// Number of parameters of the checkpoint.
     pub parameters: u64,
     /// The other files of the folder.
     pub files: Vec<ModelFile>,
@@ -244,7 +238,7 @@ pub enum ModelError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
     /// `model.json` is malformed or of another version.
@@ -255,25 +249,35 @@ pub enum ModelError {
         /// What is wrong.
         what: String,
     },
-    /// Captions are asked of a model that has no decoder.
+    /// Captions were requested of a model without a decoder.
     #[error(
-        "model {0} is a CLIP, which judges captions and cannot write them: give it as --scorer, and a CoCa as --model"
+        "model {0} is a CLIP, which scores captions but cannot generate them: use it as --scorer, and a CoCa as --model"
     )]
     NoDecoder(PathBuf),
 }
 
-/// An existing model folder, checked for completeness.
+/// An opened model folder, checked for completeness.
+///
+/// ```no_run
+/// use std::path::Path;
+///
+/// use recaption_onnx::ModelFolder;
+///
+/// let model = ModelFolder::open(Path::new("model"))?;
+/// println!("{} in {}", model.spec.architecture.as_str(), model.spec.precision);
+/// # Ok::<(), recaption_onnx::ModelError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ModelFolder {
     /// The folder.
     pub dir: PathBuf,
-    /// Its description.
+    /// Contents of `model.json`.
     pub spec: ModelSpec,
     /// SHA-256 of `model.json`, which holds the digests of everything else.
     pub digest: String,
 }
 
-/// SHA-256 of a file, hex.
+/// Returns the SHA-256 of a file, hexadecimal.
 fn digest(path: &Path) -> std::io::Result<String> {
     let (mut hasher, mut file) = (Sha256::new(), std::fs::File::open(path)?);
     let mut buffer = vec![0; 1 << 20];
@@ -286,10 +290,10 @@ fn digest(path: &Path) -> std::io::Result<String> {
 }
 
 impl ModelFolder {
-    /// Reads `model.json` and checks that every file is there with its size.
+    /// Reads `model.json` and checks that every file exists with its size.
     ///
     /// # Errors
-    /// A missing file, a malformed or newer `model.json`, a file of another size.
+    /// When a file is missing or has another size, or `model.json` is malformed or of another version.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(MODEL_FILE);
         let text = std::fs::read(&path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
@@ -306,25 +310,25 @@ impl ModelFolder {
         }
         let spec: ModelSpec = serde_json::from_slice(&text).map_err(|e| bad(format!("malformed: {e}")))?;
         if spec.architecture == Architecture::Coca && spec.dimensions.decoder.is_none() {
-            return Err(bad("malformed: a coca without the sizes of its decoder".into()));
+            return Err(bad("malformed: a coca without decoder sizes".into()));
         }
         let sides = [("image_size", spec.image_size), ("preprocessing.size", spec.preprocessing.size)];
         if let Some((name, side)) = sides.into_iter().find(|(_, side)| !(1..=MAX_IMAGE_SIZE).contains(side)) {
             return Err(bad(format!(
-                "{name} is {side} pixels, where 1 to {MAX_IMAGE_SIZE} are possible: export the model again"
+                "{name} is {side} pixels, but must be 1 to {MAX_IMAGE_SIZE}: export the model again"
             )));
         }
         for file in &spec.files {
             let path = dir.join(&file.name);
             if Path::new(&file.name).components().count() != 1 {
-                return Err(bad(format!("file name {:?} leaves the folder", file.name)));
+                return Err(bad(format!("file name {:?} is outside the folder", file.name)));
             }
             let size = std::fs::metadata(&path)
                 .map_err(|source| ModelError::Io { path: path.clone(), source })?
                 .len();
             if size != file.size {
                 return Err(bad(format!(
-                    "{} has {size} bytes instead of {}: export again",
+                    "{} has {size} bytes instead of {}: export the model again",
                     file.name, file.size
                 )));
             }
@@ -332,20 +336,20 @@ impl ModelFolder {
         Ok(Self { dir: dir.to_owned(), digest: sha256_hex(&text), spec })
     }
 
-    /// Whether each file of the folder still is what the export wrote, in the order of `model.json`. Reads all of them.
+    /// Returns whether each file still has the contents that the export wrote, in the order of `model.json`. Reads all files.
     ///
     /// # Errors
-    /// A file that cannot be read.
+    /// When a file cannot be read.
     pub fn unchanged(&self) -> Result<Vec<bool>, ModelError> {
-        let whole = |file: &ModelFile| {
+        let is_unchanged = |file: &ModelFile| {
             let path = self.path(&file.name);
             let digest = digest(&path).map_err(|source| ModelError::Io { path, source })?;
             Ok(digest == file.sha256)
         };
-        self.spec.files.iter().map(whole).collect()
+        self.spec.files.iter().map(is_unchanged).collect()
     }
 
-    /// Sizes of the decoder.
+    /// Returns the sizes of the decoder.
     ///
     /// # Errors
     /// [`ModelError::NoDecoder`] for a CLIP.
@@ -353,13 +357,13 @@ impl ModelFolder {
         self.spec.dimensions.decoder.ok_or_else(|| ModelError::NoDecoder(self.dir.clone()))
     }
 
-    /// Path of one of its files.
+    /// Returns the path of one of its files.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// Whether it has a tokenizer, without which no captions can be written.
+    /// Returns whether the model has a tokenizer, which captions require.
     #[must_use]
     pub fn has_tokenizer(&self) -> bool {
         self.spec.files.iter().any(|f| f.name == TOKENIZER_FILE)

@@ -1,8 +1,11 @@
-//! Text to ids and back, with a `tokenizer.json` as Hugging Face's tokenizers write it.
+//! Text to ids and back, with a `tokenizer.json` in the format of Hugging Face's tokenizers.
 //!
-//! Text going in is cleaned as open_clip cleans it, whatever the file's own normalizer does after that.
+//! Text is cleaned as in open_clip before the file's own normalizer runs.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use regex::Regex;
 use tokenizers::ModelWrapper;
@@ -15,12 +18,12 @@ use crate::{
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
-    /// The model has none.
+    /// The model has no tokenizer.
     #[error(
-        "model {0} has no tokenizer.json, so no text can be read or written: put the checkpoint's tokenizer.json beside its weights and export again (for CLIP's vocabulary, `python scripts/build_tokenizer.py --out CHECKPOINT/tokenizer.json` makes it from open_clip's own)"
+        "model {0} has no tokenizer.json, so it cannot read or write text: put the checkpoint's tokenizer.json next to its weights and export again (for CLIP's vocabulary, `python scripts/build_tokenizer.py --out CHECKPOINT/tokenizer.json` builds it from open_clip's)"
     )]
     Missing(PathBuf),
-    /// It cannot be loaded or does not fit the model.
+    /// The tokenizer cannot be loaded, fails, or does not fit the model.
     #[error("tokenizer {path}: {what}")]
     Unusable {
         /// The file.
@@ -33,27 +36,47 @@ pub enum TokenizerError {
 /// Ids of a text, ready for the text encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextIds {
-    /// Start, words, end.
+    /// Start token, words, end token.
     pub ids: Vec<i64>,
-    /// Whether words were cut to fit the context.
-    pub cut: bool,
+    /// Whether words were dropped to fit the context.
+    pub truncated: bool,
 }
 
 /// A tokenizer with the model's special ids and context.
+///
+/// ```no_run
+/// use std::path::Path;
+///
+/// use recaption_onnx::{ModelFolder, tokenizer::Tokenizer};
+///
+/// let tokenizer = Tokenizer::load(&ModelFolder::open(Path::new("model"))?)?;
+/// let ids = tokenizer.encode("A photo of a cat")?.ids;
+/// assert_eq!(tokenizer.decode(&ids)?, "a photo of a cat");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialIds,
     context: usize,
-    written: WrittenSpecials,
-    /// Marks the end of a word in the vocabulary; decoders of byte-level files leave it in.
+    literals: LiteralSpecials,
+    /// Marks the end of a word in the vocabulary; decoders of byte-level files do not remove it.
     suffix: Option<String>,
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("special", &self.special)
+            .field("context", &self.context)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Tokenizer {
     /// Loads a model folder's tokenizer.
     ///
     /// # Errors
-    /// When there is none, it is malformed, or its vocabulary is larger than the model's.
+    /// When the model has no tokenizer, or the file is malformed or has a larger vocabulary than the model.
     pub fn load(model: &ModelFolder) -> Result<Self, TokenizerError> {
         if !model.has_tokenizer() {
             return Err(TokenizerError::Missing(model.dir.clone()));
@@ -62,10 +85,10 @@ impl Tokenizer {
         Self::from_file(&model.path(TOKENIZER_FILE), model.spec.special_ids, d.context_length, d.vocab_size)
     }
 
-    /// Loads a tokenizer for a model of that context length and vocabulary.
+    /// Loads a tokenizer for a model with `vocab` ids and texts of at most `context` ids.
     ///
     /// # Errors
-    /// When the file is missing or malformed, or its vocabulary is larger than the model's.
+    /// When the file is missing or malformed, or its vocabulary is larger than `vocab`.
     pub fn from_file(
         path: &Path,
         special: SpecialIds,
@@ -74,24 +97,24 @@ impl Tokenizer {
     ) -> Result<Self, TokenizerError> {
         let unusable = |what: String| TokenizerError::Unusable { path: path.to_owned(), what };
         let mut inner = tokenizers::Tokenizer::from_file(path).map_err(|e| unusable(e.to_string()))?;
-        // Length is our business: a file may carry settings of its own.
+        // Texts are truncated and padded elsewhere, whatever the file's settings are.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| unusable(e.to_string()))?;
-        // So are special tokens in a text: see `WrittenSpecials`.
+        // Special tokens in a text are found by `LiteralSpecials`.
         inner.set_encode_special_tokens(true);
         let size = inner.get_vocab_size(true);
         if size > vocab {
-            return Err(unusable(format!("{size} entries, the model's vocabulary has {vocab}")));
+            return Err(unusable(format!("the vocabulary has {size} entries, the model's has {vocab}")));
         }
         let suffix = match inner.get_model() {
             ModelWrapper::BPE(bpe) => bpe.end_of_word_suffix.clone().filter(|s| !s.is_empty()),
             _ => None,
         };
-        let written = WrittenSpecials::new(&inner, special).map_err(|e| unusable(e.to_string()))?;
-        Ok(Self { inner, special, context, written, suffix })
+        let literals = LiteralSpecials::new(&inner, special).map_err(|e| unusable(e.to_string()))?;
+        Ok(Self { inner, special, context, literals, suffix })
     }
 
-    /// Ids of `text`, cleaned, between start and end token, cut to the context.
+    /// Returns the ids of `text`, cleaned, between start and end token and truncated to the context.
     ///
     /// # Errors
     /// When the tokenizer fails.
@@ -99,17 +122,17 @@ impl Tokenizer {
         let cleaned = clean(text);
         let mut words = Vec::new();
         let mut from = 0;
-        for (place, id) in self.written.find(&cleaned) {
+        for (place, id) in self.literals.find(&cleaned) {
             self.encode_words(&cleaned[from..place.start], &mut words)?;
             words.push(id);
             from = place.end;
         }
         self.encode_words(&cleaned[from..], &mut words)?;
         let room = self.context - 2;
-        let cut = words.len() > room;
+        let truncated = words.len() > room;
         words.truncate(room);
         let ids = [&[self.special.start], words.as_slice(), &[self.special.end]].concat();
-        Ok(TextIds { ids, cut })
+        Ok(TextIds { ids, truncated })
     }
 
     fn encode_words(&self, text: &str, ids: &mut Vec<i64>) -> Result<(), TokenizerError> {
@@ -121,7 +144,7 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Text of generated ids: special ids left out, tidied.
+    /// Returns the text of generated ids, without special ids and with tidied white space.
     ///
     /// # Errors
     /// When the tokenizer fails.
@@ -140,14 +163,14 @@ impl Tokenizer {
     }
 }
 
-/// Start and end token where a text spells them out. open_clip reads them as the tokens, but only where its pattern
-/// arrives at their first character: not behind other punctuation.
-struct WrittenSpecials {
+/// Finds start and end tokens that a text spells out. open_clip reads them as the tokens, but only where its pattern matches at
+/// their first character: not after other punctuation.
+struct LiteralSpecials {
     names: Vec<(String, i64)>,
     pattern: Regex,
 }
 
-impl WrittenSpecials {
+impl LiteralSpecials {
     fn new(inner: &tokenizers::Tokenizer, special: SpecialIds) -> Result<Self, regex::Error> {
         let name = |id: i64| u32::try_from(id).ok().and_then(|id| inner.id_to_token(id));
         let names: Vec<(String, i64)> =
@@ -158,7 +181,7 @@ impl WrittenSpecials {
         Ok(Self { names, pattern })
     }
 
-    /// Where they stand in a cleaned text.
+    /// Returns ranges and ids of the tokens in a cleaned text.
     fn find(&self, text: &str) -> Vec<(std::ops::Range<usize>, i64)> {
         if !self.names.iter().any(|(name, _)| text.contains(name.as_str())) {
             return Vec::new();
@@ -168,9 +191,8 @@ impl WrittenSpecials {
     }
 }
 
-/// One space between words, none before `, . ; : ! ?`, trimmed. CLIP's decoder leaves "left , a".
-#[must_use]
-pub fn tidy(text: &str) -> String {
+/// Returns the text with one space between words, none before `, . ; : ! ?`, and trimmed. CLIP's decoder yields "left , a".
+fn tidy(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for word in text.split_whitespace() {
         if !out.is_empty() && !word.starts_with([',', '.', ';', ':', '!', '?']) {
@@ -186,7 +208,7 @@ mod tests {
     use super::tidy;
 
     #[test]
-    fn spaces_are_tidied() {
+    fn white_space_is_tidied() {
         assert_eq!(tidy("  a  cat , a dog\t. ok !"), "a cat, a dog. ok!");
         assert_eq!(tidy(" . "), ".");
         assert_eq!(tidy(""), "");

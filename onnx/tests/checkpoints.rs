@@ -1,4 +1,4 @@
-//! Checkpoints that must not be exported, and what an export leaves on disk.
+//! Checkpoints that cannot be exported, and what an export leaves on disk.
 
 #![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
 
@@ -16,12 +16,12 @@ use safetensors::Dtype;
 const WEIGHTS: &str = "open_clip_model.safetensors";
 const CONFIG: &str = "open_clip_config.json";
 
-/// Exports a changed copy of a reference case; asserts that it fails, leaves nothing behind, and says `want`.
-fn refused(change: impl FnOnce(&Path), want: &[&str]) {
-    refused_as(Precision::Fp32, change, want);
+/// Exports a changed copy of a reference case; asserts that it fails with `want` in the error and leaves nothing behind.
+fn expect_error(change: impl FnOnce(&Path), want: &[&str]) {
+    expect_error_in(Precision::Fp32, change, want);
 }
 
-fn refused_as(precision: Precision, change: impl FnOnce(&Path), want: &[&str]) {
+fn expect_error_in(precision: Precision, change: impl FnOnce(&Path), want: &[&str]) {
     let (dir, checkpoint) = copy_of(&case("square"));
     change(&checkpoint);
     let error =
@@ -32,9 +32,9 @@ fn refused_as(precision: Precision, change: impl FnOnce(&Path), want: &[&str]) {
     assert_eq!(names(dir.path()), ["checkpoint"], "an export that failed left something behind");
 }
 
-/// [`refused`] with changed weights.
+/// [`expect_error`] with changed weights.
 fn bad_weights(change: impl FnOnce(&mut Weights), want: &[&str]) {
-    refused(
+    expect_error(
         |dir| {
             let mut weights = Weights::read(&dir.join(WEIGHTS));
             change(&mut weights);
@@ -44,9 +44,9 @@ fn bad_weights(change: impl FnOnce(&mut Weights), want: &[&str]) {
     );
 }
 
-/// [`refused`] with changed bytes of the weights file.
+/// [`expect_error`] with changed bytes of the weights file.
 fn bad_bytes(change: impl FnOnce(Vec<u8>) -> Vec<u8>, want: &[&str]) {
-    refused(
+    expect_error(
         |dir| {
             let bytes = fs::read(dir.join(WEIGHTS)).expect("weights");
             fs::write(dir.join(WEIGHTS), change(bytes)).expect("written");
@@ -65,19 +65,19 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn files_that_are_missing_are_named() {
-    refused(
+fn missing_files_are_named() {
+    expect_error(
         |dir| fs::remove_file(dir.join(CONFIG)).expect("removed"),
         &[CONFIG, "as open_clip publishes it"],
     );
-    refused(
+    expect_error(
         |dir| fs::remove_file(dir.join(WEIGHTS)).expect("removed"),
         &[WEIGHTS, "as open_clip publishes it"],
     );
     let nowhere = export(Path::new("no/such/checkpoint"), Path::new("no/such/model"), Precision::Fp32);
     assert!(nowhere.expect_err("nothing there").to_string().contains("no/such/checkpoint"));
     // A tokenizer may be absent, but not unreadable.
-    refused(|dir| fs::create_dir(dir.join("tokenizer.json")).expect("folder"), &["tokenizer.json"]);
+    expect_error(|dir| fs::create_dir(dir.join("tokenizer.json")).expect("folder"), &["tokenizer.json"]);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn tensors_that_contradict_the_configuration_are_named() {
 }
 
 #[test]
-fn values_that_are_no_weights_are_named() {
+fn non_finite_values_are_named() {
     bad_weights(|w| w.convert(Dtype::F64), &["F64", "supported are F32, F16 and BF16"]);
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let want = format!("holds {value} at element 17");
@@ -112,26 +112,26 @@ fn values_that_are_no_weights_are_named() {
 }
 
 #[test]
-fn values_beyond_half_precision_are_named() {
+fn values_out_of_fp16_range_are_named() {
     let too_large = |dir: &Path| {
         let mut weights = Weights::read(&dir.join(WEIGHTS));
         weights.poke("text.ln_final.weight", 3, 70_000.0);
         weights.write(&dir.join(WEIGHTS));
     };
-    refused_as(Precision::Fp16, too_large, &["text.ln_final.weight", "70000", "--precision fp32"]);
+    expect_error_in(Precision::Fp16, too_large, &["text.ln_final.weight", "70000", "--precision fp32"]);
     let (dir, checkpoint) = copy_of(&case("square"));
     too_large(&checkpoint);
     export(&checkpoint, &dir.path().join("model"), Precision::Fp32).expect("fp32 holds it");
 }
 
 #[test]
-fn files_that_are_no_safetensors_are_refused() {
+fn other_files_are_not_read_as_safetensors() {
     bad_bytes(|_| Vec::new(), &["0 bytes"]);
     bad_bytes(|b| b[..7].to_vec(), &["7 bytes"]);
-    bad_bytes(|b| b[..100].to_vec(), &["cut"]);
+    bad_bytes(|b| b[..100].to_vec(), &["truncated"]);
     bad_bytes(|mut b| b.split_off(b.len() / 2), &[WEIGHTS]);
     for missing in [1, 1000] {
-        bad_bytes(|b| b[..b.len() - missing].to_vec(), &["tensor `", "cut"]);
+        bad_bytes(|b| b[..b.len() - missing].to_vec(), &["tensor `", "truncated"]);
     }
     // A directory that claims gigabytes is not allocated.
     for claim in [u64::MAX, u64::MAX - 7, 1 << 40, (64 << 20) + 1] {
@@ -161,7 +161,7 @@ fn directory(json: &str) -> Vec<u8> {
 }
 
 #[test]
-fn an_export_goes_nowhere_but_to_an_empty_or_its_own_place() {
+fn export_needs_an_empty_folder_or_an_older_export() {
     let (dir, checkpoint) = copy_of(&case("square"));
     let occupied = |out: &Path| match export(&checkpoint, out, Precision::Fp32) {
         Err(ExportError::Occupied(path)) => assert_eq!(path, out),
@@ -188,7 +188,7 @@ fn an_export_goes_nowhere_but_to_an_empty_or_its_own_place() {
 }
 
 #[test]
-fn a_failed_export_keeps_the_older_one() {
+fn failed_export_keeps_the_older_one() {
     let (dir, checkpoint) = copy_of(&case("square"));
     let out = dir.path().join("model");
     let before = export(&checkpoint, &out, Precision::Fp32).expect("export");
@@ -202,7 +202,7 @@ fn a_failed_export_keeps_the_older_one() {
 }
 
 #[test]
-fn an_export_replaces_an_older_one_of_another_kind() {
+fn export_replaces_one_of_another_kind() {
     let (dir, checkpoint) = copy_of(&case("square"));
     let out = dir.path().join("model");
     let first = export(&bundled(), &out, Precision::Fp32).expect("export");
@@ -214,7 +214,7 @@ fn an_export_replaces_an_older_one_of_another_kind() {
 }
 
 #[test]
-fn an_export_depends_on_the_checkpoint_alone() {
+fn exports_are_reproducible() {
     let dir = tempfile::tempdir().expect("temporary folder");
     for precision in [Precision::Fp32, Precision::Fp16] {
         let exports: Vec<ModelFolder> = ["one", "two"]
@@ -231,7 +231,7 @@ fn an_export_depends_on_the_checkpoint_alone() {
 }
 
 #[test]
-fn a_folder_that_was_tampered_with_is_refused() {
+fn changed_model_folders_are_rejected() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let out = dir.path().join("model");
     let model = export(&case("square"), &out, Precision::Fp32).expect("export");
@@ -253,7 +253,7 @@ fn a_folder_that_was_tampered_with_is_refused() {
         ("\"format_version\": 1", "\"format_version\": 2", "format_version is 2"),
         ("\"format_version\": 1", "\"version\": 1", "format_version is missing"),
         ("\"image_size\": ", "\"image_size\": 2147483648, \"was\": ", "image_size is 2147483648 pixels"),
-        ("\"name\": \"weights.bin\"", "\"name\": \"../weights.bin\"", "leaves the folder"),
+        ("\"name\": \"weights.bin\"", "\"name\": \"../weights.bin\"", "is outside the folder"),
         ("\"opset\"", "\"opera\"", "malformed"),
         ("{", "", "not valid JSON"),
     ] {

@@ -1,4 +1,4 @@
-//! CLIP checkpoints: parity with open_clip, and what a model without a decoder refuses.
+//! CLIP checkpoints: parity with open_clip, and errors of a model without a decoder.
 
 #![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
 
@@ -11,7 +11,7 @@ use recaption_onnx::{
     export,
     model::Architecture,
     runtime::{ImageEncoder, SessionOptions, TextEncoder},
-    verify::{FEATURE_TOLERANCE, Outcome, verify},
+    verify::{CheckStatus, FEATURE_TOLERANCE, verify},
 };
 
 const ONE_THREAD: SessionOptions = SessionOptions::on_cpu(1);
@@ -27,11 +27,11 @@ fn check(name: &str, precision: Precision) {
     let golden = clip_case(name).join("golden.safetensors");
     let checks = verify(&model, &golden, &ONE_THREAD).expect("verify");
     for check in &checks {
-        println!("{name} {precision}: {:?} {} {}", check.outcome, check.tensor, check.detail);
+        println!("{name} {precision}: {:?} {} {}", check.status, check.tensor, check.detail);
     }
     let tensors: Vec<&str> = checks.iter().map(|c| c.tensor).collect();
     assert_eq!(tensors, ["image_features", "text_features"]);
-    assert!(checks.iter().all(|c| c.outcome == Outcome::Pass), "{name}: {checks:#?}");
+    assert!(checks.iter().all(|c| c.status == CheckStatus::Pass), "{name}: {checks:#?}");
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn fp16_keeps_the_directions() {
 
 /// Id 0 is a word of CLIP's vocabulary, and open_clip reads a text no further than its first end token.
 #[test]
-fn texts_with_id_0_and_with_an_early_end() {
+fn texts_with_id_0_or_an_early_end_agree() {
     for name in ["plain", "quickgelu", "odd"] {
         let (_dir, model) = exported(name, Precision::Fp32);
         let golden = Weights::read(&clip_case(name).join("golden.safetensors"));
@@ -64,7 +64,7 @@ fn texts_with_id_0_and_with_an_early_end() {
 }
 
 #[test]
-fn a_clip_describes_itself_and_does_not_caption() {
+fn clip_has_two_graphs_and_does_not_caption() {
     let (_dir, model) = exported("plain", Precision::Fp32);
     assert_eq!((model.spec.architecture, model.spec.dimensions.decoder), (Architecture::Clip, None));
     let mut names: Vec<&str> = model.spec.files.iter().map(|f| f.name.as_str()).collect();
@@ -74,6 +74,6 @@ fn a_clip_describes_itself_and_does_not_caption() {
     let encoded = ImageEncoder::load(&model, &ONE_THREAD).expect("encoder").encode(images.u8("images"));
     assert!(encoded.expect("encode").cross.is_empty());
     let settings = CaptionSettings::greedy(5, 1, 1);
-    let error = Captioner::load(&model, &ONE_THREAD, settings).err().expect("no decoder").to_string();
+    let error = Captioner::load(&model, &ONE_THREAD, settings).expect_err("no decoder").to_string();
     assert!(error.contains("is a CLIP") && error.contains("--scorer"), "{error}");
 }

@@ -1,5 +1,5 @@
-//! The way of a GPU, taken on the CPU: tensors stay with the sessions, graphs move them and choose tokens. Captions must be
-//! those of the host's way. (fp32; nothing here says anything about a GPU's arithmetic.)
+//! The code path of a GPU, emulated on the CPU: tensors stay with the sessions, graphs copy them and select tokens. Captions must
+//! equal those of the host's path. (A GPU's arithmetic is not tested here.)
 
 #![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
 
@@ -13,11 +13,11 @@ use recaption_onnx::{
     },
     export,
     runtime::{Decoder, ImageEncoder, RowUpdate, SessionOptions, load_library},
-    verify::{Outcome, verify},
+    verify::{CheckStatus, verify},
 };
 
 const HOST: SessionOptions = SessionOptions::on_cpu(1);
-const DEVICE: SessionOptions = SessionOptions { as_device: true, ..HOST };
+const DEVICE: SessionOptions = SessionOptions { emulate_device: true, ..HOST };
 const GOLDENS: [&str; 7] = ["legacy-1", "legacy-2", "square", "quickgelu", "layerscale", "nopool", "odd"];
 
 fn exported(checkpoint: &std::path::Path) -> (tempfile::TempDir, ModelFolder) {
@@ -26,7 +26,7 @@ fn exported(checkpoint: &std::path::Path) -> (tempfile::TempDir, ModelFolder) {
     (dir, model)
 }
 
-/// Every strategy with what it has.
+/// Every strategy, with various settings.
 fn strategies(model: &ModelFolder) -> Vec<(&'static str, CaptionSettings)> {
     let context = model.spec.dimensions.context_length;
     let greedy = CaptionSettings::greedy(context - 1, 1, 4);
@@ -54,7 +54,8 @@ fn strategies(model: &ModelFolder) -> Vec<(&'static str, CaptionSettings)> {
     ]
 }
 
-/// Images enter one, two and three at a time, so that slots are resized and refilled; memory runs out as often as told.
+/// Captions with images added one, two and three at a time, so that slots are resized and refilled; slots are halved after the
+/// given steps.
 fn captions(
     model: &ModelFolder,
     options: &SessionOptions,
@@ -67,7 +68,7 @@ fn captions(
     let mut waiting: Vec<u64> = (0..images.len() as u64).collect();
     let (mut done, mut steps) = (Vec::new(), 0);
     while !waiting.is_empty() || captioner.active() > 0 {
-        let count = (1 + steps % 3).min(captioner.room()).min(waiting.len());
+        let count = (1 + steps % 3).min(captioner.free_slots()).min(waiting.len());
         let now: Vec<u64> = waiting.drain(..count).collect();
         let admissions: Vec<Admission> =
             now.iter().map(|t| Admission { ticket: *t, seed: image_seed(7, &t.to_string()) }).collect();
@@ -76,7 +77,7 @@ fn captions(
         done.extend(captioner.step().expect("step"));
         steps += 1;
         if halve_after.contains(&steps) {
-            waiting.extend(captioner.halve().expect("more than one slot"));
+            waiting.extend(captioner.halve_slots().expect("more than one slot"));
         }
     }
     done.sort_by_key(|generated| generated.ticket);
@@ -102,7 +103,7 @@ fn check(name: &str, model: &ModelFolder, pixels: &[u8]) {
 }
 
 #[test]
-fn captions_of_the_goldens_are_the_hosts() {
+fn captions_of_goldens_equal_the_hosts() {
     for name in GOLDENS {
         let (_dir, model) = exported(&case(name));
         let golden = Weights::read(&case(name).join("golden.safetensors"));
@@ -110,8 +111,8 @@ fn captions_of_the_goldens_are_the_hosts() {
     }
 }
 
-/// Pictures of a square on a background, `[count, size, size, 3]`.
-fn pictures(count: usize, size: usize) -> Vec<u8> {
+/// Images of a square on a background, `[count, size, size, 3]`.
+fn images_of_squares(count: usize, size: usize) -> Vec<u8> {
     let mut state = 11_u64;
     let mut random = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -134,17 +135,17 @@ fn pictures(count: usize, size: usize) -> Vec<u8> {
 }
 
 #[test]
-fn captions_of_the_bundled_model_are_the_hosts() {
+fn captions_of_the_bundled_model_equal_the_hosts() {
     let (_dir, model) = exported(&bundled());
-    check("bundled", &model, &pictures(7, model.spec.image_size as usize));
+    check("bundled", &model, &images_of_squares(7, model.spec.image_size as usize));
 }
 
-/// More images at once than are encoded together find their slots.
+/// More images than the encoder takes per call.
 #[test]
 fn large_admissions_are_encoded_in_parts() {
     const IMAGES: usize = 19;
     let (_dir, model) = exported(&bundled());
-    let pixels = pictures(IMAGES, model.spec.image_size as usize);
+    let pixels = images_of_squares(IMAGES, model.spec.image_size as usize);
     let ids = |options: &SessionOptions| {
         let mut captioner =
             Captioner::load(&model, options, CaptionSettings::greedy(20, 1, IMAGES)).expect("captioner");
@@ -163,23 +164,23 @@ fn large_admissions_are_encoded_in_parts() {
     assert_eq!(ids(&DEVICE), ids(&HOST));
 }
 
-/// `verify` reads logits, keys and values through the device's memory too.
+/// `verify` reads logits, keys and values through device memory too.
 #[test]
-fn the_goldens_verify() {
+fn goldens_verify() {
     for name in GOLDENS {
         let (_dir, model) = exported(&case(name));
         let checks = verify(&model, &case(name).join("golden.safetensors"), &DEVICE).expect("verify");
-        assert!(checks.iter().all(|c| c.outcome != Outcome::Fail), "{name}: {checks:#?}");
+        assert!(checks.iter().all(|c| c.status != CheckStatus::Fail), "{name}: {checks:#?}");
         assert!(
-            checks.iter().any(|c| c.tensor == "beam" && c.outcome == Outcome::Pass),
+            checks.iter().any(|c| c.tensor == "beam" && c.status == CheckStatus::Pass),
             "{name}: {checks:#?}"
         );
     }
 }
 
-/// Half precision, as on a GPU: only the way, since two ways of rounding choose different tokens sometimes.
+/// Half precision, as on a GPU; rounding differs between the paths, so some tokens do too.
 #[test]
-fn fp16_takes_the_same_way() {
+fn fp16_captions_mostly_equal_the_hosts() {
     load_library().expect("ONNX Runtime");
     let dir = tempfile::tempdir().expect("temporary folder");
     let model = export(&case("square"), &dir.path().join("model"), Precision::Fp16).expect("export");
@@ -192,9 +193,9 @@ fn fp16_takes_the_same_way() {
     assert!(host.len() == device.len() && 2 * equal > host.len());
 }
 
-/// Captions in half precision differ where tokens tie; the logits they are chosen from must not differ at all.
+/// Captions in half precision differ where tokens tie, but logits must be equal.
 #[test]
-fn fp16_logits_are_the_hosts() {
+fn fp16_logits_equal_the_hosts() {
     load_library().expect("ONNX Runtime");
     let dir = tempfile::tempdir().expect("temporary folder");
     let model = export(&case("square"), &dir.path().join("model"), Precision::Fp16).expect("export");
@@ -205,7 +206,7 @@ fn fp16_logits_are_the_hosts() {
         let count = images.len() / encoder.image_bytes();
         let encoded = encoder.encode(images).expect("encode");
         let mut decoder = Decoder::load(&model, options, 6, 1).expect("decoder");
-        // Not in the images' order, and first in fewer slots.
+        // In another order than the images, and in fewer slots at first.
         decoder.resize(count - 1, &[]).expect("slots");
         (1..count).for_each(|i| decoder.load_image(i - 1, &encoded, i).expect("an image"));
         decoder.resize(count, &(0..count - 1).collect::<Vec<_>>()).expect("another slot");

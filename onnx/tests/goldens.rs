@@ -8,7 +8,7 @@ use common::{Weights, case, copy_of};
 use recaption_onnx::{
     Precision, export,
     runtime::{ImageEncoder, SessionOptions, TextEncoder},
-    verify::{Outcome, verify},
+    verify::{CheckStatus, verify},
 };
 use safetensors::Dtype;
 
@@ -18,14 +18,15 @@ fn check(name: &str, precision: Precision) {
     let checks =
         verify(&model, &case(name).join("golden.safetensors"), &SessionOptions::on_cpu(1)).expect("verify");
     for check in &checks {
-        println!("{name} {precision}: {:?} {} {}", check.outcome, check.tensor, check.detail);
+        println!("{name} {precision}: {:?} {} {}", check.status, check.tensor, check.detail);
     }
-    let passed: Vec<&str> = checks.iter().filter(|c| c.outcome == Outcome::Pass).map(|c| c.tensor).collect();
-    assert!(checks.iter().all(|c| c.outcome != Outcome::Fail), "{name}: {checks:#?}");
+    let passed: Vec<&str> =
+        checks.iter().filter(|c| c.status == CheckStatus::Pass).map(|c| c.tensor).collect();
+    assert!(checks.iter().all(|c| c.status != CheckStatus::Fail), "{name}: {checks:#?}");
     let must = ["image_features", "text_features", "logits", "greedy", "beam", "beam_score"];
     assert!(must.iter().all(|tensor| passed.contains(tensor)), "{name}: {checks:#?}");
     let left: Vec<&str> =
-        checks.iter().filter(|c| c.outcome == Outcome::Unchecked).map(|c| c.tensor).collect();
+        checks.iter().filter(|c| c.status == CheckStatus::Unchecked).map(|c| c.tensor).collect();
     assert_eq!(left, ["image_tokens"], "{name}: {checks:#?}");
 }
 
@@ -119,7 +120,7 @@ fn half_precision_weights_are_read() {
     }
 }
 
-/// Id 0 is padding and, in CLIP's vocabulary, a word: it is masked wherever it stands. And a text may have no words.
+/// Id 0 is padding and, in CLIP's vocabulary, a word: it is masked wherever it is. A text may also have no words.
 #[test]
 fn texts_with_padding_inside_or_without_words() {
     let dir = tempfile::tempdir().expect("temporary folder");

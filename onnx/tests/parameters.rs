@@ -1,5 +1,5 @@
-//! The table of a model's parameters against open_clip's files and against the exporter, which asks for tensors by itself
-//! and refuses missing, mis-shaped and unknown ones.
+//! Compares the list of a model's parameters with open_clip's files and with the exporter, which fails on missing, mis-shaped
+//! and unknown tensors.
 
 #![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
 
@@ -23,13 +23,13 @@ use serde_json::json;
 
 const CASES: [&str; 7] = ["legacy-1", "legacy-2", "square", "quickgelu", "layerscale", "nopool", "odd"];
 
-/// Asserts that the table and the file have the same names and shapes, and that no name stands twice.
+/// Asserts that the table and the file have the same names and shapes, and that names are unique.
 fn check_names(dir: &Path) {
     let checkpoint = Checkpoint::open(dir).expect("a checkpoint");
     let table = checkpoint.config.parameters();
     let wanted: BTreeMap<&str, &[usize]> =
         table.iter().map(|p| (p.name.as_str(), p.shape.as_slice())).collect();
-    assert_eq!(wanted.len(), table.len(), "a name stands twice");
+    assert_eq!(wanted.len(), table.len(), "a name occurs twice");
     let tensors = &checkpoint.tensors;
     let found: BTreeMap<&str, &[usize]> =
         tensors.names().map(|name| (name, tensors.shape(name).expect("the tensor"))).collect();
@@ -45,7 +45,7 @@ fn check(dir: &Path) {
 }
 
 #[test]
-fn open_clips_files_have_what_the_table_says() {
+fn open_clips_files_match_the_list() {
     CASES.iter().for_each(|name| check(&case(name)));
     ["odd", "plain", "quickgelu"].iter().for_each(|name| check(&clip_case(name)));
     check(&bundled());
@@ -53,7 +53,7 @@ fn open_clips_files_have_what_the_table_says() {
 
 /// With and without packed projections, LayerScale and `ln_pre`, for every pooler and wiring.
 #[test]
-fn the_exporter_asks_for_what_the_table_says() {
+fn exporter_reads_what_the_list_has() {
     for wiring in WIRINGS {
         for (width, layer_scale, no_ln_pre) in [(24, None, false), (16, Some(0.5), true)] {
             let mut config = config(wiring, width);
@@ -74,7 +74,7 @@ fn the_exporter_asks_for_what_the_table_says() {
 }
 
 #[test]
-fn the_temperature_begins_as_the_configuration_says() {
+fn temperature_starts_as_configured() {
     let mut config = config(WIRINGS[0], 24);
     let scale = |config: &serde_json::Value| {
         let dir = tempfile::tempdir().expect("temporary folder");
@@ -93,7 +93,7 @@ fn the_temperature_begins_as_the_configuration_says() {
 
 /// CLIP's rules, on sizes where they all differ.
 #[test]
-fn beginnings_are_clips() {
+fn initial_values_are_clips() {
     let c = Checkpoint::open(&case("legacy-1")).expect("a checkpoint").config;
     let table: BTreeMap<String, Init> = c.parameters().into_iter().map(|p| (p.name, p.init)).collect();
     let is = |name: &str, std: f64| match table[name] {
@@ -125,9 +125,9 @@ fn beginnings_are_clips() {
     assert_eq!(table["visual.attn_pool.attn.in_proj_bias"], Init::Zeros);
 }
 
-/// What a trainer needs to save a file again as it was.
+/// A trainer needs these to save a file as it was.
 #[test]
-fn a_file_tells_types_and_metadata() {
+fn file_has_types_and_metadata() {
     let checkpoint = Checkpoint::open(&case("odd")).expect("a checkpoint");
     let tensors = &checkpoint.tensors;
     assert!(tensors.names().is_sorted());

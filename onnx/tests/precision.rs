@@ -11,7 +11,7 @@ use common::{Weights, bundled, random::write_checkpoint};
 use recaption_onnx::{
     ModelFolder, Precision, export,
     runtime::{Decoder, ImageEncoder, RowUpdate, SessionOptions, TextEncoder},
-    verify::{Outcome, verify},
+    verify::{CheckStatus, verify},
 };
 use safetensors::Dtype;
 use serde_json::json;
@@ -104,9 +104,9 @@ fn check(checkpoint: &Path) {
         let model = export(checkpoint, &dir.path().join("model"), precision).expect("export");
         let checks = verify(&model, &golden, &CPU).expect("verify");
         for check in &checks {
-            println!("{precision}: {:?} {} {}", check.outcome, check.tensor, check.detail);
+            println!("{precision}: {:?} {} {}", check.status, check.tensor, check.detail);
         }
-        let passed = checks.iter().filter(|c| c.outcome == Outcome::Pass).map(|c| c.tensor);
+        let passed = checks.iter().filter(|c| c.status == CheckStatus::Pass).map(|c| c.tensor);
         assert_eq!(passed.collect::<Vec<_>>(), ["image_features", "text_features", "logits"], "{checks:#?}");
     }
 }

@@ -1,5 +1,5 @@
-//! A row depends on its image or text alone, bit for bit: not on the batch it was in, its neighbours, the number of
-//! slots or of threads. (CPU, fp32 and int8, one machine type and library version.)
+//! A row depends on its image or text alone, bit for bit: not on the batch, other rows, or the number of slots or threads.
+//! (CPU, fp32 and int8, one machine type and library version.)
 
 #![allow(clippy::expect_used, reason = "a test that cannot set up should say so and end")]
 
@@ -175,7 +175,7 @@ fn check_texts(subject: &Subject) {
 /// Ids and log-probability bits of every candidate, and feature bits of the image.
 type Captions = (Vec<(Vec<i64>, u32)>, Vec<u32>);
 
-/// Sampling with everything on, in two waves of rows; beams with several results and a prompt; greedy.
+/// Sampling with all options, in two waves of rows; beams with several candidates and a prompt; greedy.
 fn strategies(model: &ModelFolder) -> [(&'static str, CaptionSettings); 3] {
     let context = model.spec.dimensions.context_length;
     let greedy = CaptionSettings::greedy(context - 1, 1, 1);
@@ -198,7 +198,7 @@ fn captions(subject: &Subject, threads: usize, settings: CaptionSettings, order:
     let mut result: Vec<Option<Captions>> = vec![None; IMAGES];
     let mut waiting = order;
     while !waiting.is_empty() || captioner.active() > 0 {
-        let (now, later) = waiting.split_at(captioner.room().min(waiting.len()));
+        let (now, later) = waiting.split_at(captioner.free_slots().min(waiting.len()));
         if !now.is_empty() {
             let admissions: Vec<Admission> = now
                 .iter()
@@ -250,9 +250,9 @@ fn check_captions(subject: &Subject) {
     );
 }
 
-/// Memory that runs out halfway: images begin anew in half the slots, and nothing else changes.
+/// After memory runs out, images start over in half the slots, with the same captions.
 #[test]
-fn halving_the_batch_changes_no_caption() {
+fn halving_the_slots_changes_no_caption() {
     let subject = Subject::new(&bundled());
     for (strategy, settings) in strategies(&subject.model) {
         let settings = CaptionSettings { max_slots: 8, ..settings };
@@ -268,7 +268,7 @@ fn halving_the_batch_changes_no_caption() {
         let mut waiting: Vec<u64> = (0..8).collect();
         let (mut done, mut steps) = (0, 0);
         while !waiting.is_empty() || captioner.active() > 0 {
-            let now: Vec<u64> = waiting.drain(..captioner.room().min(waiting.len())).collect();
+            let now: Vec<u64> = waiting.drain(..captioner.free_slots().min(waiting.len())).collect();
             if !now.is_empty() {
                 captioner.admit(&admissions(&now), &pixels(&now)).expect("admit");
             }
@@ -283,21 +283,21 @@ fn halving_the_batch_changes_no_caption() {
             }
             steps += 1;
             if [2, 4, 6].contains(&steps) {
-                waiting.extend(captioner.halve().expect("more than one slot"));
+                waiting.extend(captioner.halve_slots().expect("more than one slot"));
             }
         }
-        assert_eq!((done, captioner.max_slots(), captioner.halve()), (8, 1, None), "{strategy}");
+        assert_eq!((done, captioner.max_slots(), captioner.halve_slots()), (8, 1, None), "{strategy}");
     }
 }
 
 #[test]
-fn memory_is_computed_before_it_is_taken() {
+fn slots_are_limited_by_cache_bytes() {
     let subject = Subject::new(&case("square"));
     let load = |settings| Captioner::load(&subject.model, &SessionOptions::on_cpu(1), settings);
     let settings = CaptionSettings::greedy(10, 1, 32);
     let slot = load(settings.clone()).expect("captioner").slot_bytes() as u64;
     let d = subject.model.decoder().expect("a captioner");
-    // What a batch of 8 holds a second time while it is admitted.
+    // Held twice by a batch of 8 while it is admitted.
     let cross = (2 * d.decoder_layers * d.image_tokens * d.cross_width() * 4) as u64;
     let slots =
         |cache_bytes| load(CaptionSettings { cache_bytes, ..settings.clone() }).map(|c| c.max_slots());
@@ -309,7 +309,7 @@ fn memory_is_computed_before_it_is_taken() {
 }
 
 #[test]
-fn a_prompt_is_read_and_not_returned() {
+fn prompt_is_read_but_not_returned() {
     let subject = Subject::new(&bundled());
     let greedy = CaptionSettings::greedy(20, 1, 4);
     let plain = captions(&subject, 1, greedy.clone(), &(0..IMAGES).collect::<Vec<_>>());
@@ -321,7 +321,7 @@ fn a_prompt_is_read_and_not_returned() {
     assert_eq!(continued[0].0[0].0, first[2..]);
     let padding = CaptionSettings { prompt: vec![subject.model.spec.special_ids.pad], ..greedy };
     let error = Captioner::load(&subject.model, &SessionOptions::on_cpu(1), padding);
-    assert!(error.err().expect("refused").to_string().contains("padding"));
+    assert!(error.expect_err("refused").to_string().contains("padding"));
 }
 
 macro_rules! subjects {

@@ -13,7 +13,7 @@ use recaption_onnx::{
     runtime::{Decoder, ImageEncoder, RowUpdate, SessionOptions},
 };
 
-const DRAWS: usize = 20_000;
+const SAMPLES: usize = 20_000;
 const HOST: SessionOptions = SessionOptions::on_cpu(1);
 
 struct Subject {
@@ -58,11 +58,12 @@ impl Subject {
     fn expected(&self, s: &SampleSettings) -> Vec<f64> {
         let special = self.model.spec.special_ids;
         let mut z = self.logits.clone();
-        let mut said: Vec<i64> = std::iter::once(special.start).chain(self.prompt.iter().copied()).collect();
-        said.sort_unstable();
-        said.dedup();
+        let mut previous: Vec<i64> =
+            std::iter::once(special.start).chain(self.prompt.iter().copied()).collect();
+        previous.sort_unstable();
+        previous.dedup();
         let penalty = f64::from(s.repetition_penalty);
-        for id in said.into_iter().map(|id| id as usize) {
+        for id in previous.into_iter().map(|id| id as usize) {
             z[id] = if z[id] < 0.0 { z[id] * penalty } else { z[id] / penalty };
         }
         z[special.pad as usize] = f64::NEG_INFINITY;
@@ -101,25 +102,25 @@ fn first(model: &ModelFolder, pixels: &[u8], settings: CaptionSettings) -> Vec<V
 fn check(subject: &Subject, name: &str, sample: SampleSettings) {
     let settings = CaptionSettings {
         strategy: Strategy::Sample(sample),
-        candidates: DRAWS,
+        candidates: SAMPLES,
         prompt: subject.prompt.clone(),
-        // One token that is drawn, and the end.
+        // One token that is sampled, and the end token.
         ..CaptionSettings::greedy(2, 0, 1)
     };
     let drawn = first(&subject.model, &subject.pixels, settings);
-    assert_eq!(drawn.len(), DRAWS);
+    assert_eq!(drawn.len(), SAMPLES);
     let p = subject.expected(&sample);
     let mut counts = vec![0_u32; p.len()];
     for ids in drawn {
         let id = ids[0] as usize;
-        assert!(p[id] > 0.0, "{name}: token {id} cannot be drawn");
+        assert!(p[id] > 0.0, "{name}: token {id} cannot be sampled");
         counts[id] += 1;
     }
     // Rare tokens are pooled, so that every cell expects at least 10.
     let mut cells: Vec<(f64, f64)> = Vec::new();
     let mut pooled = (0.0, 0.0);
     for (p, n) in p.iter().zip(&counts) {
-        let cell = (p * DRAWS as f64, f64::from(*n));
+        let cell = (p * SAMPLES as f64, f64::from(*n));
         if cell.0 >= 10.0 { cells.push(cell) } else { pooled = (pooled.0 + cell.0, pooled.1 + cell.1) }
     }
     if pooled.0 >= 10.0 {

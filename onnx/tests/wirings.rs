@@ -26,9 +26,9 @@ const IMAGES: usize = 3;
 const VISION_WIDTHS: [usize; 2] = [16, 24];
 const HOST: SessionOptions = SessionOptions::on_cpu(1);
 /// Tensors stay with the sessions, as on a GPU.
-const DEVICE: SessionOptions = SessionOptions { as_device: true, ..HOST };
+const DEVICE: SessionOptions = SessionOptions { emulate_device: true, ..HOST };
 
-/// A random model with what it is tried on.
+/// A random model with images and texts.
 struct Subject {
     dir: tempfile::TempDir,
     checkpoint: PathBuf,
@@ -86,7 +86,7 @@ fn difference(got: &[f32], want: &[f64]) -> f64 {
 fn logit_difference(subject: &Subject, model: &ModelFolder, images: &[Image]) -> f64 {
     let texts = subject.texts();
     let encoded = ImageEncoder::load(model, &HOST).expect("encoder").encode(&subject.pixels).expect("encode");
-    // The decoder's last place is never read: what follows the end token is nobody's question.
+    // The decoder's last position is not read: nothing follows the end token.
     let length = model.spec.dimensions.context_length - 1;
     let mut decoder = Decoder::load(model, &HOST, length, 1).expect("decoder");
     decoder.resize(IMAGES, &[]).expect("slots");
@@ -98,7 +98,7 @@ fn logit_difference(subject: &Subject, model: &ModelFolder, images: &[Image]) ->
             texts.iter().map(|t| t.get(position).map(|id| RowUpdate { id: *id, position })).collect();
         let got = decoder.step(&updates).expect("step");
         for (got, wanted) in got.chunks_exact(model.spec.dimensions.vocab_size).zip(&wanted) {
-            // A text that has ended asks nothing here.
+            // A text that has ended has no logits here.
             if let Some(wanted) = wanted.get(position) {
                 largest = worst(largest, difference(got, wanted));
             }
@@ -231,9 +231,9 @@ fn greedy(reference: &Reference, image: &Image, least: usize, most: usize) -> Ve
     ids.split_off(1)
 }
 
-/// Captions end to end, on the host and on the way that a GPU takes: the reference's own, with its log-probabilities.
+/// Captions on the host and on an emulated device equal the reference's, with its log-probabilities.
 #[test]
-fn captions_of_all_wirings_are_the_references() {
+fn captions_of_all_wirings_equal_the_references() {
     const LEAST: usize = 3;
     for wiring in WIRINGS {
         let subject = Subject::new(wiring, 24);
@@ -289,7 +289,7 @@ fn lower_precisions_keep_the_directions() {
 
 /// The reference itself, against what open_clip computed.
 #[test]
-fn the_reference_agrees_with_open_clip() {
+fn reference_agrees_with_open_clip() {
     for name in ["square", "odd", "nopool", "quickgelu", "layerscale"] {
         let reference = Reference::open(&case(name));
         let golden = Weights::read(&case(name).join("golden.safetensors"));

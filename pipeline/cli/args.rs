@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use recaption_output::select::Fraction;
+use recaption_output::second_pass::Fraction;
 
 use super::{
     logging::{FormatArg, LevelArg},

@@ -22,7 +22,7 @@ use crate::{
     run::{self, ExitCode, RunModel},
 };
 
-/// Captions files one after another; a bad file is told and the rest goes on.
+/// Captions files. One that cannot be read is reported, and the others are captioned.
 pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let mut layers = Layers::default();
     layers.add_process_environment()?;

@@ -1,34 +1,37 @@
 //! `recaption filter OUT (--keep-top FRACTION | --min-similarity X) --to NEW`.
 
 use anyhow::Context;
-use recaption_output::select::{Cut, Score};
+use recaption_output::second_pass::{Cutoff, ScoreColumn};
 
 use super::{
     args::{FilterArgs, ScoreArg},
     logging,
 };
 use crate::{
+    config,
     filter::{self, FilterJob},
     run::ExitCode,
+    runtime::on_runtime,
+    terminal::print,
 };
-use crate::{runtime::on_runtime, terminal::print};
 
 /// Runs the pass and prints its report.
 pub fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
-    let cut = match (args.cut.keep_top, args.cut.min_similarity) {
-        (Some(share), _) => Cut::KeepTop(share),
-        (None, least) => Cut::AtLeast(least.context("neither --keep-top nor --min-similarity")?),
+    let cutoff = match (args.cut.keep_top, args.cut.min_similarity) {
+        (Some(share), _) => Cutoff::KeepTop(share),
+        (None, least) => Cutoff::AtLeast(least.context("neither --keep-top nor --min-similarity")?),
     };
     let job = FilterJob {
         source: args.output.clone(),
         output: args.to.clone(),
         by: match args.by {
-            ScoreArg::Similarity => Score::Similarity,
-            ScoreArg::OrgSimilarity => Score::OrgSimilarity,
+            ScoreArg::Similarity => ScoreColumn::Similarity,
+            ScoreArg::OrgSimilarity => ScoreColumn::OrgSimilarity,
         },
-        cut,
+        cutoff,
         column: args.column.clone(),
         overwrite: args.overwrite,
+        stores: config::environment_store_settings()?,
     };
     let report = on_runtime(filter::filter(&job))?;
     match format {

@@ -10,8 +10,7 @@ use recaption_schemas::{Counts, ShardCommit};
 use recaption_store::{Location, StoreError, Stores};
 
 use super::args::InspectArgs;
-use crate::run::ExitCode;
-use crate::terminal::print;
+use crate::{config, run::ExitCode, terminal::print};
 
 /// Commit records read at the same time.
 const CONCURRENCY: usize = 32;
@@ -21,7 +20,7 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     if !args.path.contains("://") && Path::new(&args.path).join(MODEL_FILE).is_file() {
         return model(Path::new(&args.path));
     }
-    let output = Stores::default().locate(&args.path)?;
+    let output = Stores::new(config::environment_store_settings()?).locate(&args.path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -47,12 +46,12 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
             format!("{} tokens for the decoder", d.image_tokens),
             match d.text_layers {
                 // model.json counts the layers that run at every step.
-                0 => format!("decoder {}, reads embeddings; the text tower only judges", d.decoder_layers),
+                0 => format!("decoder {}, reads embeddings; the text tower only scores", d.decoder_layers),
                 layers => format!("text {layers}, decoder {}", d.decoder_layers),
             },
         ),
         None => {
-            ("features alone".to_owned(), "two towers; judges captions, writes none (--scorer)".to_owned())
+            ("features alone".to_owned(), "two towers; scores captions, generates none (--scorer)".to_owned())
         }
     };
     print(&format!(
@@ -74,7 +73,7 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
     Ok(if damaged { ExitCode::Failed } else { ExitCode::Done })
 }
 
-/// All commit records; one that cannot be used is told, and the others are shown.
+/// Reads all commit records. One that cannot be used is reported, and the others are shown.
 async fn read_commits(
     commit_log: &CommitLog,
     names: Vec<(String, RecordName)>,
@@ -82,7 +81,7 @@ async fn read_commits(
     let commits = stream::iter(names).map(|(shard, name)| async move {
         match commit_log.read(&shard, &name).await {
             Err(error @ StoreError::Record { .. }) => {
-                tracing::warn!(%error, "a record cannot be used; `recaption run` does its shard again");
+                tracing::warn!(%error, "unusable commit record; `recaption run` will process its shard again");
                 Ok(None)
             }
             read => anyhow::Ok(read.map(Some)?),

@@ -74,7 +74,7 @@ pub fn init(chosen: Option<FormatArg>, level: LevelArg) -> Format {
         LevelArg::Trace => LevelFilter::TRACE,
     };
     let filter = Targets::new()
-        // Below `info`, clients of web servers tell parts of the addresses that they ask, secrets included.
+        // Below `info`, HTTP clients log parts of URLs, secrets included.
         .with_default(level.min(LevelFilter::INFO))
         .with_target("recaption", level)
         // The runtime's binding reports every step of its own at `info`.
@@ -94,16 +94,16 @@ pub fn init(chosen: Option<FormatArg>, level: LevelArg) -> Format {
         None if io::stdout().is_terminal() => Format::Text,
         _ => format,
     };
-    // A library's panic is a line of the log like any other; a sample that it costs is told by its reject.
+    // A library's panic is logged like any other event; the sample that it costs is a reject.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let what = panic.payload_as_str().unwrap_or("a panic without words");
+        let what = panic.payload_as_str().unwrap_or("a panic without a message");
         tracing::warn!(place, panic = what, "a panic was caught");
     }));
     report
 }
 
-/// Tells the error that ends the program, with its causes.
+/// Reports the error that ends the program, with its causes.
 pub fn report(format: Format, error: &anyhow::Error) {
     let text = with_causes(error);
     match format {
@@ -115,7 +115,7 @@ pub fn report(format: Format, error: &anyhow::Error) {
     }
 }
 
-/// An error and its causes. Many libraries repeat a cause in the error above it; it is told once.
+/// Formats an error and its causes. Many libraries repeat a cause in the error above it; each is printed once.
 fn with_causes(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -137,7 +137,7 @@ mod tests {
     use super::with_causes;
 
     #[test]
-    fn a_cause_that_was_told_is_not_told_again() {
+    fn repeated_cause_is_printed_once() {
         let error = anyhow!("no such bucket").context("listing: no such bucket").context("cannot begin");
         assert_eq!(with_causes(&error), "cannot begin: listing: no such bucket");
     }

@@ -1,5 +1,5 @@
-//! `recaption status OUT` and `recaption retry OUT`: what an output lacks, and another attempt at it. Both know from the
-//! record of the last run what belongs to it.
+//! `recaption status OUT` and `recaption retry OUT`: what is missing in an output, and another attempt at it. Both read
+//! the configuration from the record of the last run.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::{
     run_args::{RetryArgs, set_inputs},
 };
 use crate::{
-    config::{Layers, RunConfig, store_settings},
+    config::{RunConfig, environment_store_settings},
     run::{ExitCode, LastRun, RunOptions, status},
 };
 use crate::{runtime::on_runtime, terminal::print};
@@ -29,7 +29,7 @@ pub fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result<ExitCo
         logging::Format::Text => print(&found.to_string()),
         logging::Format::Json => print(&format!("{}\n", serde_json::to_string(&found)?)),
     }
-    Ok(if found.is_amiss() { ExitCode::Incomplete } else { ExitCode::Done })
+    Ok(if found.has_invalid() { ExitCode::Incomplete } else { ExitCode::Done })
 }
 
 /// Runs what failed once more, configured as the last run was.
@@ -61,7 +61,5 @@ fn enter(last: &LastRun) {
 }
 
 fn environment_stores() -> anyhow::Result<Stores> {
-    let mut layers = Layers::default();
-    layers.add_process_environment()?;
-    Ok(Stores::new(store_settings(&layers)?))
+    Ok(Stores::new(environment_store_settings()?))
 }

@@ -3,7 +3,7 @@
 use recaption_onnx::{
     ModelFolder,
     runtime::{Execution, SessionOptions},
-    verify::{self, Outcome},
+    verify::{self, CheckStatus},
 };
 
 use super::args::VerifyArgs;
@@ -24,10 +24,10 @@ pub fn verify_model(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let options = SessionOptions { execution, ..SessionOptions::default() };
     let checks = verify::verify(&model, &args.golden, &options)?;
     for check in &checks {
-        let word = match check.outcome {
-            Outcome::Pass => "ok",
-            Outcome::Fail => "FAIL",
-            Outcome::Unchecked => "unchecked",
+        let word = match check.status {
+            CheckStatus::Pass => "ok",
+            CheckStatus::Fail => "FAIL",
+            CheckStatus::Unchecked => "unchecked",
         };
         print(&format!("{word:<9} {:<15} {}\n", check.tensor, check.detail));
     }

@@ -8,7 +8,7 @@ use super::{RunConfig, sections::ImagesName};
 
 impl RunConfig {
     /// Settings that are no row keys and yet may be why a sample is rejected, with their values: when one changes, a retry
-    /// takes such samples up again ([`RejectReason::setting`](recaption_schemas::RejectReason::setting)).
+    /// processes such samples again ([`RejectReason::setting`](recaption_schemas::RejectReason::setting)).
     #[must_use]
     pub fn reject_settings(&self) -> BTreeMap<String, String> {
         let fetch = self.input.read.fetcher.as_ref().map(|fetcher| fetcher.settings());

@@ -14,7 +14,7 @@ use recaption_input::{
     read::{Columns, ReadSettings},
 };
 use recaption_onnx::runtime::{Devices, Execution, Provider};
-use recaption_store::StoreSettings;
+use recaption_store::{RetryPolicy, StoreSettings};
 
 use super::{
     CaptionConfig, Layers,
@@ -97,7 +97,7 @@ pub struct ResourceConfig {
     pub claim_lease: Option<Duration>,
 }
 
-/// Everything `recaption run` needs to know, valid.
+/// The validated configuration of `recaption run`.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
     /// `[model]`
@@ -164,7 +164,7 @@ impl RunConfig {
 }
 
 impl ModelConfig {
-    /// Refuses a CPU that nobody asked for: a GPU was named, and `auto` found none that works.
+    /// Rejects the CPU where a GPU was named and `auto` found none that works.
     ///
     /// # Errors
     /// [`RunConfig`]'s `model.device` was set, and `executions`, what `auto` came to, use no GPU.
@@ -286,18 +286,20 @@ fn fetcher(section: FetchSection, max_bytes: u64, layers: &Layers) -> Result<Fet
 }
 
 fn stores(section: &StoreSection) -> StoreSettings {
+    let retry = RetryPolicy { retries: section.retries, ..StoreSettings::default().retry };
     StoreSettings {
-        retries: section.retries,
+        retry,
         timeout: Duration::from_secs_f64(section.timeout_seconds),
         min_bytes_per_second: section.min_bytes_per_second,
-        ..StoreSettings::default()
     }
 }
 
-/// Timeouts and retries of stores.
+/// Timeouts and retries of stores, for commands without a configuration file: defaults and environment.
 ///
 /// # Errors
-/// None in practice: values were checked when they were added.
-pub fn store_settings(layers: &Layers) -> Result<StoreSettings, ConfigError> {
+/// A variable that sets no key, or to a value that the key does not take.
+pub fn environment_store_settings() -> Result<StoreSettings, ConfigError> {
+    let mut layers = Layers::default();
+    layers.add_process_environment()?;
     Ok(stores(&layers.extract_partial()?.store))
 }

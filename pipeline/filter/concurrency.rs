@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 use futures::{StreamExt, stream};
-use recaption_output::select::SelectError;
+use recaption_output::second_pass::SecondPassError;
 
 /// Shards in work at the same time, at most: each holds a row group or two.
 const MAX_WORKERS: usize = 8;
@@ -34,7 +34,7 @@ pub async fn for_each_shard<T, W>(
 ) -> anyhow::Result<()>
 where
     T: Send + 'static,
-    W: Future<Output = Result<T, SelectError>> + Send + 'static,
+    W: Future<Output = Result<T, SecondPassError>> + Send + 'static,
 {
     let failed = AtomicBool::new(false);
     let mut first = None;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use recaption_output::{
     commits::CommitLog,
-    select::{Copied, CopyJob, Selection, Source, copy_shard},
+    second_pass::{CopyCounts, CopyJob, Selection, SourceDataset, copy_shard},
 };
 use recaption_schemas::metadata_keys;
 use recaption_store::{Stores, write_json};
@@ -31,18 +31,18 @@ use crate::{config::ConfigError, run};
 /// Runs a second pass.
 ///
 /// # Errors
-/// Source and output overlap, the output holds something else, the source is not a finished output, or a store fails. The
+/// SourceDataset and output overlap, the output holds something else, the source is not a finished output, or a store fails. The
 /// same command then continues where this one stopped.
 pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
-    let mut stores = Stores::default();
+    let mut stores = Stores::new(job.stores);
     let (from, output) = open_locations(&mut stores, job)?;
-    let source = Source::open(from).await?;
+    let source = SourceDataset::open(from).await?;
     if source.failed > 0 {
         tracing::warn!(shards = source.failed, "shards of the source failed and have no rows to choose from");
     }
     let earlier = earlier_passes(&source, job).await?;
     let (threshold, totals) = find_threshold(&source, job).await?;
-    let selection = Selection { by: job.by, cut: job.cut, threshold, column: job.column.clone() };
+    let selection = Selection { by: job.by, cutoff: job.cutoff, threshold, column: job.column.clone() };
     let mut configuration = source.configuration.clone();
     configuration.insert(format!("selection.{}", earlier.len() + 1), selection.describe());
     let commit_log = CommitLog::new(output.clone());
@@ -57,7 +57,7 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
         "planned"
     );
     let mut passes = earlier;
-    passes.push(serde_json::to_value(selection.pass())?);
+    passes.push(serde_json::to_value(selection.record())?);
     let passes = serde_json::Value::Array(passes).to_string();
     let committer = commit_log.committer(configuration, job.overwrite).await?;
     // The output is claimed before anything in it is deleted.
@@ -81,7 +81,7 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
 }
 
 /// Returns the passes that made the source, from its parts' metadata; rejects a column that the source has already.
-async fn earlier_passes(source: &Source, job: &FilterJob) -> anyhow::Result<Vec<serde_json::Value>> {
+async fn earlier_passes(source: &SourceDataset, job: &FilterJob) -> anyhow::Result<Vec<serde_json::Value>> {
     // A source has shards, and their parts are alike.
     let schema = source.captions(&source.shards[0], None).await?.schema();
     if let Some(name) = job.column.as_ref().filter(|name| schema.index_of(name).is_ok()) {
@@ -93,8 +93,8 @@ async fn earlier_passes(source: &Source, job: &FilterJob) -> anyhow::Result<Vec<
     passes.map(Option::unwrap_or_default).context("the source's `recaption.filter` metadata is malformed")
 }
 
-async fn copy_all(job: &Arc<CopyJob>, plan: &Plan) -> anyhow::Result<Copied> {
-    let mut copied = Copied::default();
+async fn copy_all(job: &Arc<CopyJob>, plan: &Plan) -> anyhow::Result<CopyCounts> {
+    let mut copied = CopyCounts::default();
     let work = |i: usize| {
         let (job, todo) = (Arc::clone(job), Arc::clone(&plan.todo));
         async move {

@@ -6,10 +6,8 @@ use std::{
 };
 
 use recaption_output::{
-    commits::{
-        CommitLog, RecordName, Seen, ShardState, Standing, configuration_fingerprint, list_below, remove,
-    },
-    select::{CopyTask, Source},
+    commits::{CommitLog, ExistingPart, ExistingRecord, RecordName, ShardState, configuration_fingerprint},
+    second_pass::{CopyTask, SourceDataset},
 };
 use recaption_schemas::ShardId;
 use recaption_store::Location;
@@ -27,9 +25,9 @@ pub struct Plan {
     /// Shards that an earlier attempt copied.
     pub done: usize,
     /// Records of shards that the source does not have; deleted first.
-    foreign_records: Vec<Standing>,
+    foreign_records: Vec<ExistingRecord>,
     /// Parts of shards that the source does not have; deleted first.
-    foreign_parts: Vec<Seen>,
+    foreign_parts: Vec<ExistingPart>,
     /// What interrupted attempts left of shards that are done.
     leftovers: Vec<ShardState>,
 }
@@ -41,13 +39,13 @@ impl Plan {
     /// When the place holds another dataset and `overwrite` is off ([`Mismatch`] or [`ConfigError`]), or files that are
     /// none of ours; errors of the store.
     pub async fn make(
-        source: &Source,
+        source: &SourceDataset,
         output: &Location,
         commit_log: &CommitLog,
         configuration: &BTreeMap<String, String>,
         overwrite: bool,
     ) -> anyhow::Result<Self> {
-        let mut survey = commit_log.survey().await?;
+        let mut survey = commit_log.scan().await?;
         let fingerprint = configuration_fingerprint(configuration);
         if !overwrite {
             refuse_others(&survey, commit_log, (&fingerprint, configuration)).await?;
@@ -63,12 +61,13 @@ impl Plan {
                 done += 1;
                 leftovers.push(found);
             } else {
-                let ShardState { expects, stale, orphans, .. } = found;
-                todo.push(CopyTask { shard: shard.clone(), name, expects, stale, orphans });
+                let ShardState { replaces, stale_records, orphaned_parts, .. } = found;
+                let shard = shard.clone();
+                todo.push(CopyTask { shard, name, replaces, stale_records, orphaned_parts });
             }
         }
-        let foreign_parts: Vec<Seen> = survey.parts_but(&ours).cloned().collect();
-        let foreign_records: Vec<Standing> = survey.take_records().into_values().flatten().collect();
+        let foreign_parts: Vec<ExistingPart> = survey.parts_except(&ours).cloned().collect();
+        let foreign_records: Vec<ExistingRecord> = survey.take_records().into_values().flatten().collect();
         let first = foreign_records.first().map(|standing| format!("shard {}", standing.file));
         let first = first.or_else(|| foreign_parts.first().map(|seen| output.child(&seen.path).url()));
         if let Some(first) = first.filter(|_| !overwrite) {
@@ -81,31 +80,31 @@ impl Plan {
         Ok(Self { todo: Arc::new(todo), done, foreign_records, foreign_parts, leftovers })
     }
 
-    /// Clears what will not be replaced, and the record that says the dataset is complete.
+    /// Deletes what will not be replaced, and the record that marks the dataset as complete.
     ///
     /// # Errors
     /// When the store refuses.
     pub async fn clear(&self, output: &Location, commit_log: &CommitLog) -> anyhow::Result<()> {
         for found in &self.leftovers {
-            commit_log.clear(&found.stale, &found.orphans, None).await?;
+            commit_log.delete_stale(&found.stale_records, &found.orphaned_parts, None).await?;
         }
         if self.todo.is_empty() && self.foreign_records.is_empty() && self.foreign_parts.is_empty() {
             return Ok(());
         }
-        remove(&output.child(FILTER_RECORD)).await?;
-        Ok(commit_log.clear(&self.foreign_records, &self.foreign_parts, None).await?)
+        output.child(FILTER_RECORD).delete().await?;
+        Ok(commit_log.delete_stale(&self.foreign_records, &self.foreign_parts, None).await?)
     }
 }
 
 /// Rejects an output with Parquet files that are not parts but would be read as such.
 async fn refuse_foreign_files(output: &Location) -> anyhow::Result<()> {
     for table in TABLES {
-        for place in list_below(&output.child(table)).await? {
-            let name = place.path.filename().unwrap_or_default();
+        for meta in output.child(table).list().await? {
+            let name = meta.location.filename().unwrap_or_default();
             if name.ends_with(".parquet") && !name.starts_with("part-") {
                 let what = format!(
                     "{} is not a part of this dataset but would be read as one; move it elsewhere",
-                    place.url()
+                    output.url_of(&meta.location)
                 );
                 return Err(ConfigError { origin: "--to".to_owned(), what }.into());
             }

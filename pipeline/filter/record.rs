@@ -1,6 +1,6 @@
 //! The report of a second pass: on stdout, and in `_recaption/filter.json`.
 
-use recaption_output::select::{Copied, Cut, Pass, Selection, Source};
+use recaption_output::second_pass::{CopyCounts, Cutoff, PassRecord, Selection, SourceDataset};
 use recaption_store::Location;
 use serde::Serialize;
 
@@ -31,7 +31,7 @@ pub struct FilterReport {
     pub output: String,
     /// The selection.
     #[serde(flatten)]
-    pub pass: Pass,
+    pub pass: PassRecord,
     /// Where all rows went, those of shards that were done before included.
     pub rows: FilterCounts,
     /// With `keep_top`: rows that were selected beyond the share, because they are equal to the threshold.
@@ -50,22 +50,22 @@ impl FilterReport {
     /// At the start of the copying.
     #[must_use]
     pub fn begin(
-        source: &Source,
+        source: &SourceDataset,
         output: &Location,
         selection: &Selection,
-        totals: Copied,
+        totals: CopyCounts,
         (todo, done): (usize, usize),
     ) -> Self {
-        let Copied { read, selected, missing } = totals;
-        let ties = match selection.cut {
-            Cut::KeepTop(share) => Some(selected.saturating_sub(share.of(read - missing))),
-            Cut::AtLeast(_) => None,
+        let CopyCounts { read, selected, missing } = totals;
+        let ties = match selection.cutoff {
+            Cutoff::KeepTop(share) => Some(selected.saturating_sub(share.of(read - missing))),
+            Cutoff::AtLeast(_) => None,
         };
         Self {
             version: env!("CARGO_PKG_VERSION"),
             source: source.location.url(),
             output: output.url(),
-            pass: selection.pass(),
+            pass: selection.record(),
             rows: FilterCounts { read, selected, below: read - selected - missing, missing },
             ties,
             shards_done: todo,

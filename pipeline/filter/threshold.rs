@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use recaption_output::select::{Coarse, Copied, Cut, Source};
+use recaption_output::second_pass::{CoarseHistogram, CopyCounts, Cutoff, SourceDataset};
 
 use super::{concurrency::for_each_shard, job::FilterJob};
 
@@ -12,17 +12,20 @@ use super::{concurrency::for_each_shard, job::FilterJob};
 ///
 /// # Errors
 /// When the source cannot be read, or changes between the two readings.
-pub async fn find_threshold(source: &Source, job: &FilterJob) -> anyhow::Result<(Option<f32>, Copied)> {
+pub async fn find_threshold(
+    source: &SourceDataset,
+    job: &FilterJob,
+) -> anyhow::Result<(Option<f32>, CopyCounts)> {
     let shared = Arc::new(source.clone());
     let by = job.by;
     let count = source.shards.len();
-    let share = match job.cut {
-        Cut::AtLeast(least) => {
-            let mut totals = Copied::default();
+    let share = match job.cutoff {
+        Cutoff::AtLeast(least) => {
+            let mut totals = CopyCounts::default();
             let work = |i: usize| {
                 let source = Arc::clone(&shared);
                 async move {
-                    let mut counts = Copied::default();
+                    let mut counts = CopyCounts::default();
                     let take = |score: Option<f32>| {
                         counts.read += 1;
                         counts.selected += u64::from(score.is_some_and(|score| score >= least));
@@ -35,19 +38,20 @@ pub async fn find_threshold(source: &Source, job: &FilterJob) -> anyhow::Result<
             for_each_shard("counting", count, work, |counts| totals.add(counts)).await?;
             return Ok((Some(least), totals));
         }
-        Cut::KeepTop(share) => share,
+        Cutoff::KeepTop(share) => share,
     };
-    let mut coarse = Coarse::default();
+    let mut coarse = CoarseHistogram::default();
     let work = |i: usize| {
         let source = Arc::clone(&shared);
         async move {
-            let mut counts = Coarse::default();
+            let mut counts = CoarseHistogram::default();
             source.scores(&source.shards[i], by, |score| counts.push(score)).await?;
             Ok(counts)
         }
     };
     for_each_shard("first reading", count, work, |counts| coarse.merge(&counts)).await?;
-    let mut totals = Copied { read: coarse.scored + coarse.missing, selected: 0, missing: coarse.missing };
+    let mut totals =
+        CopyCounts { read: coarse.scored + coarse.missing, selected: 0, missing: coarse.missing };
     let Some(mut fine) = coarse.refine(share.of(coarse.scored)) else { return Ok((None, totals)) };
     let empty = Arc::new(fine.clone());
     let work = |i: usize| {

@@ -107,25 +107,25 @@ fn caption_all(
     match leave_out(devices, device, failure.error) {
         Ok(()) => {
             let images = queue.give_back(failure.unfinished);
-            tracing::warn!(images, "the images of the GPU that failed go to the others");
+            tracing::warn!(images, "images of the failed GPU are captioned by the others");
         }
         Err(error) => state.fail(error.context("captioning failed")),
     }
 }
 
-/// Goes on without a device, if there are others.
+/// Continues without a device, if there are others.
 fn leave_out(devices: &Devices, device: &Device, error: CaptionError) -> anyhow::Result<()> {
     let name = device.execution.device().map_or_else(|| "the CPU".to_owned(), |n| format!("GPU {n}"));
     let was_working = device.is_working();
     device.fail(&error.to_string());
     if devices.working() == 0 {
         return Err(anyhow::Error::new(error).context(match devices.all().len() {
-            1 => anyhow!("{name} cannot go on"),
-            n => anyhow!("{name} cannot go on, and none of the {n} GPUs is left"),
+            1 => anyhow!("{name} failed"),
+            n => anyhow!("{name} failed, and none of the {n} GPUs is left"),
         }));
     }
     if was_working {
-        tracing::error!(device = name, %error, "a GPU failed and is left out; the others go on");
+        tracing::error!(device = name, %error, "GPU failed; continuing with the others");
     }
     Ok(())
 }

@@ -186,7 +186,7 @@ impl Collector {
 
     /// Ends a shard before its rows are whole.
     fn abandon_shard(&mut self, result: ShardResult) {
-        // Dropping the sender tells the shard's task to end.
+        // Dropping the sender ends the shard's writer.
         self.open.remove(&result.shard);
         if self.reported.insert(result.shard) {
             self.early.push(result);
@@ -267,7 +267,7 @@ impl Collector {
             Ok(result) if result.outcome.is_ok() => Some(result),
             Ok(result) => self.reported.insert(result.shard).then_some(result),
             Err(error) => {
-                tracing::error!(%error, "a shard's writer broke down");
+                tracing::error!(%error, "a shard's writer panicked");
                 None
             }
         }

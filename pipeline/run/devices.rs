@@ -1,4 +1,4 @@
-//! The GPUs of a run, or its CPU: what each did, and which failed.
+//! The GPUs of a run, or its CPU: what each captioned, and which failed.
 
 use std::{
     sync::{
@@ -11,13 +11,13 @@ use std::{
 use recaption_onnx::runtime::Execution;
 use serde::Serialize;
 
-/// One device, while the run goes on.
+/// One device of a run.
 pub struct Device {
-    /// What computes.
+    /// Execution provider and GPU number.
     pub execution: Execution,
     /// Images whose captions it finished, rejects of its models included.
     pub images: AtomicU64,
-    /// Why it was left out.
+    /// The error that it failed with.
     failure: Mutex<Option<String>>,
 }
 
@@ -36,18 +36,18 @@ pub struct DeviceReport {
     pub images: u64,
     /// Images per second, over the whole run.
     pub images_per_second: f64,
-    /// Why it was left out, if it failed.
+    /// The error that it failed with, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 impl Device {
-    /// Leaves it out of what is still to be done.
+    /// Marks the device as failed. The first error is kept.
     pub fn fail(&self, error: &str) {
         self.failure().get_or_insert_with(|| error.to_owned());
     }
 
-    /// Whether it still works.
+    /// Returns whether the device has not failed.
     #[must_use]
     pub fn is_working(&self) -> bool {
         self.failure().is_none()
@@ -59,7 +59,7 @@ impl Device {
 }
 
 impl Devices {
-    /// Of a run that begins now.
+    /// Creates the devices of a run that starts now.
     #[must_use]
     pub fn new(executions: &[Execution]) -> Self {
         let device = |execution: &Execution| Device {
@@ -70,13 +70,13 @@ impl Devices {
         Self { all: executions.iter().map(device).collect(), started: Instant::now() }
     }
 
-    /// All of them, in the order of the configuration.
+    /// Returns all devices, in the order of the configuration.
     #[must_use]
     pub fn all(&self) -> &[Device] {
         &self.all
     }
 
-    /// How many still work.
+    /// Returns the number of devices that have not failed.
     #[must_use]
     pub fn working(&self) -> usize {
         self.all.iter().filter(|device| device.is_working()).count()
@@ -100,7 +100,7 @@ impl Devices {
         rates.join(", ")
     }
 
-    /// What each did.
+    /// Returns what each device did so far.
     #[must_use]
     pub fn report(&self) -> Vec<DeviceReport> {
         let seconds = self.started.elapsed().as_secs_f64();

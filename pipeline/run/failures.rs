@@ -50,7 +50,7 @@ pub async fn remember(commit_log: &CommitLog, plan: &Plan, results: &[ShardResul
                     error: failure.error.clone(),
                     attempts,
                 };
-                if let Err(error) = commit_log.remember_failure(id, &record).await {
+                if let Err(error) = commit_log.record_failure(id, &record).await {
                     tracing::warn!(%error, "a failure could not be recorded");
                 }
             }
@@ -59,7 +59,7 @@ pub async fn remember(commit_log: &CommitLog, plan: &Plan, results: &[ShardResul
 }
 
 async fn forget(commit_log: &CommitLog, id: &ShardId) {
-    if let Err(error) = commit_log.forget_failure(id).await {
+    if let Err(error) = commit_log.delete_failure(id).await {
         tracing::warn!(%error, "an old failure record could not be removed");
     }
 }

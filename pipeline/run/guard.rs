@@ -1,4 +1,4 @@
-//! Stops a run whose failures say that something is wrong with it: `run.max_failure_ratio`.
+//! Stops a run in which too many samples fail: `run.max_failure_ratio`.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,7 +13,7 @@ const MIN_SAMPLES: u64 = 1000;
 #[error(
     "{failed} of {ended} samples failed ({reasons}), more than run.max_failure_ratio = {limit} allows: something is wrong \
      with the inputs, the model or the connection to them. Committed shards stay; after a repair `recaption retry` redoes those \
-     with failures that may pass, and a larger run.max_failure_ratio (1 is off) goes on as it is"
+     with transient failures, and a larger run.max_failure_ratio (1 is off) continues as it is"
 )]
 pub struct TooManyFailures {
     failed: u64,
@@ -35,7 +35,7 @@ impl Tally {
     }
 }
 
-/// Counts what failed: in decoding, on the way, in a model; never what a filter rejects.
+/// Counts samples that failed in decoding, transport or a model; never those that a filter rejects.
 #[derive(Debug)]
 pub struct FailureGuard {
     limit: f64,
@@ -70,7 +70,7 @@ impl FailureGuard {
         if self.all.ended < MIN_SAMPLES || !self.all.exceeds(self.limit) {
             return Ok(());
         }
-        // A single bad shard says nothing of the run: the others must be as bad.
+        // A single bad shard is no evidence about the run: the others must be as bad.
         let worst = self.shards.values().max_by_key(|tally| tally.failed).copied().unwrap_or_default();
         let others = Tally { ended: self.all.ended - worst.ended, failed: self.all.failed - worst.failed };
         if !others.exceeds(self.limit) {
@@ -93,14 +93,7 @@ mod tests {
     use super::*;
 
     fn reject(reason: RejectReason) -> SampleOutcome {
-        SampleOutcome::Reject(Box::new(Reject {
-            key: String::new(),
-            reason,
-            detail: String::new(),
-            caption: None,
-            similarity: None,
-            org_caption: None,
-        }))
+        SampleOutcome::Reject(Box::new(Reject::new("", reason, "")))
     }
 
     /// Samples that ended when the guard spoke up, of shards of `(samples, failures)`.

@@ -1,20 +1,25 @@
 //! A whole run: lock, join the other workers, plan, process, report.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use anyhow::Context;
 use recaption_input::{read::Splitter, shards::list_shards};
-use recaption_output::commits::{CommitLog, Workers};
-use recaption_store::{Location, Stores};
+use recaption_output::{
+    commits::{CommitLog, Workers},
+    layout::RUN_LOCK,
+    open_output,
+};
+use recaption_store::{Location, LockAttempt, Stores, lock};
 
 use super::{
     cleanup::{clear_leftovers, clear_superseded, finish_deletions, retire},
     context::RunContext,
     devices::Devices,
     failures,
-    lock::{self, Locked},
     model::RunModel,
-    open_output::open_output,
     options::RunOptions,
     output::Output,
     plan::Plan,
@@ -26,7 +31,7 @@ use super::{
 };
 use crate::config::{ConfigError, RunConfig};
 
-/// Another run holds the lock. Ends the program with exit code 0: for cron nothing is wrong.
+/// Another run holds the lock. The program then exits with code 0, so that cron reports nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("{output} is locked by {holder}; nothing was done")]
 pub struct LockedOut {
@@ -36,7 +41,7 @@ pub struct LockedOut {
     holder: String,
 }
 
-/// Runs the job; returns what happened, also when shards failed.
+/// Runs the job and reports what happened, also when shards failed.
 ///
 /// # Errors
 /// Bad configuration ([`Mismatch`] among it), an unusable model, an output that cannot be listed, a model that fails.
@@ -49,7 +54,7 @@ pub async fn run(
     run_over(Stores::new(config.stores), config, options, stop, reporter).await
 }
 
-/// As [`run()`], over stores of the caller's.
+/// As [`run()`], over given stores.
 ///
 /// # Errors
 /// As [`run()`].
@@ -63,19 +68,21 @@ pub async fn run_over(
     // A model that cannot be used is an error before anything is written.
     let model = RunModel::open(config)?;
     let output = open_output(&mut stores, &config.output.url)?;
-    let lock =
-        if options.lock { Some(lock::lock(&output, config.resources.lock_seconds).await?) } else { None };
-    let lock = match lock {
-        Some(Locked::Elsewhere { holder }) => return Err(LockedOut { output: output.url(), holder }.into()),
-        Some(Locked::Here(lock)) => Some(lock),
-        None => None,
+    let lock = match options.lock {
+        true => match lock(&output.child(RUN_LOCK), Duration::from_secs(config.resources.lock_seconds))
+            .await?
+        {
+            LockAttempt::HeldBy { holder } => return Err(LockedOut { output: output.url(), holder }.into()),
+            LockAttempt::Acquired(lock) => Some(lock),
+        },
+        false => None,
     };
-    // Before the records are listed: whoever leaves last then knows that nobody's list is older than his work.
+    // Joined before the records are listed, so that the last worker to leave knows that no listing predates its own work.
     let workers = match config.resources.claim_lease {
         Some(lease) => match Workers::join(&output, lease).await {
             Ok(workers) => Some(Arc::new(workers)),
             Err(error) => {
-                tracing::warn!(%error, "other workers cannot be told what this one does; shards may be done twice");
+                tracing::warn!(%error, "cannot publish claims to other workers; shards may be processed twice");
                 None
             }
         },
@@ -123,7 +130,8 @@ async fn run_unlocked(
         let progress = Arc::new(Progress::new(&plan).on(&devices));
         if let Some(workers) = workers {
             let progress = Arc::clone(&progress);
-            workers.tell(move || progress.finished.load(Relaxed) + progress.read.bytes.load(Relaxed));
+            workers
+                .report_progress(move || progress.finished.load(Relaxed) + progress.read.bytes.load(Relaxed));
         }
         let _bar = reporter.start(&progress);
         let context = RunContext { config, model: &model, devices: &devices, stop, progress: &progress };
@@ -134,7 +142,7 @@ async fn run_unlocked(
     failures::remember(&commit_log, &plan, &results, &mut report).await;
     clear_superseded(&commit_log, &plan, &results)
         .await
-        .context("parts that lists no longer have could not be removed")?;
+        .context("stale parts of lists could not be removed")?;
     if options.retire && !stop.requested() {
         retire(&commit_log, &plan).await.context("shards without an input could not be retired")?;
         report.retired = true;
@@ -164,16 +172,16 @@ fn refuse_output_among_inputs(
     Ok(())
 }
 
-/// Compares what there is to do with what is done.
+/// Compares the inputs with the commit records.
 async fn plan(
     (stores, output): (&mut Stores, &Location),
     config: &RunConfig,
     options: RunOptions,
     (model, commit_log): (&RunModel, &CommitLog),
 ) -> anyhow::Result<Plan> {
-    // All at once: in a bucket each takes a request per thousand shards.
+    // Concurrently: in a bucket each takes a request per thousand shards.
     let listing = list_shards(stores, &config.input.shards, config.input.read.format);
-    let (shards, survey, removals) = tokio::join!(listing, commit_log.survey(), commit_log.removals());
+    let (shards, survey, removals) = tokio::join!(listing, commit_log.scan(), commit_log.pending_deletions());
     let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
     let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
     let splitter = Splitter { settings: &config.input.read, output, can_write: true };
@@ -190,9 +198,9 @@ async fn plan(
     Ok(plan)
 }
 
-/// A captioner that judges its own captions prefers what it likes to say.
+/// A captioner that scores its own captions prefers what it tends to generate.
 fn warn_circular() {
     tracing::warn!(
-        "the captioner scores its own captions, which is circular: similarities rank captions of one model, they do not compare models; --scorer MODEL lets another model judge"
+        "the captioner scores its own captions, which is circular: similarities rank captions of one model, they do not compare models; use --scorer MODEL to score with another model"
     );
 }

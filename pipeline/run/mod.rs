@@ -11,10 +11,10 @@
 //! | file | what |
 //! |---|---|
 //! | `job` | a whole run, from lock to report |
-//! | `plan`, `cleanup`, `open_output`, `lock` | what is to be done, and what no longer belongs in the output |
+//! | `plan`, `cleanup` | what is to be done, and what no longer belongs in the output |
 //! | `rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
 //! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer` | the stages, in the order of the data flow |
-//! | `shard_queue`, `worker_claims` | which shard is next, beside other workers |
+//! | `shard_queue`, `worker_claims` | which shard is next, given what other workers do |
 //! | `record`, `failures`, `status`, `progress` | what is reported |
 
 mod captioners;
@@ -27,9 +27,7 @@ mod events;
 mod failures;
 mod guard;
 mod job;
-mod lock;
 mod model;
-mod open_output;
 mod options;
 mod output;
 mod pipeline;
@@ -50,7 +48,6 @@ pub use devices::{DeviceReport, Devices};
 pub(crate) use events::Events;
 pub use job::{LockedOut, run, run_over};
 pub use model::RunModel;
-pub(crate) use open_output::open_output;
 pub use options::RunOptions;
 pub(crate) use pipeline::{StreamRequest, stream};
 pub use plan::{Mismatch, Plan};

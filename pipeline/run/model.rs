@@ -14,14 +14,14 @@ use crate::config::{ConfigError, RunConfig};
 pub struct RunModel {
     /// The captioner.
     pub folder: ModelFolder,
-    /// The model that judges; none where the captioner judges itself.
+    /// The scorer; `None` where the captioner scores its own captions.
     pub scorer: Option<ModelFolder>,
-    /// Decoding.
+    /// Generation settings.
     pub settings: CaptionSettings,
 }
 
 impl RunModel {
-    /// Opens the configured model folders and fits the settings to them.
+    /// Opens the configured model folders and adapts the settings to them.
     ///
     /// # Errors
     /// When a folder is unusable, has no tokenizer, or cannot do what is configured.
@@ -29,7 +29,7 @@ impl RunModel {
         let folder = open_folder(&config.model.captioner)?;
         folder.decoder()?;
         let scorer = config.model.scorer.as_deref().map(open_folder).transpose().context("model.scorer")?;
-        // A scorer that is the captioner itself is none: it would compute the same features again.
+        // A scorer that is the captioner itself is dropped: it would compute the same features twice.
         let scorer = scorer.filter(|scorer| scorer.digest != folder.digest);
         let prompt = prompt_ids(&folder, &config.caption.prompt)?;
         let most = (folder.spec.dimensions.context_length - 1).saturating_sub(prompt.len());
@@ -75,7 +75,7 @@ impl RunModel {
             let changed = model.spec.files.iter().zip(model.unchanged()?).find(|(_, whole)| !whole);
             if let Some((file, _)) = changed {
                 anyhow::bail!(
-                    "model {}: {} was changed since the export: export the model again",
+                    "model {}: {} has changed since the export; repeat the export",
                     model.dir.display(),
                     file.name
                 );
@@ -110,7 +110,7 @@ impl RunModel {
     }
 }
 
-/// A setting that does not fit the model.
+/// An error about a setting that does not suit the model.
 fn unfit(what: String) -> anyhow::Error {
     ConfigError { origin: "configuration".into(), what }.into()
 }
@@ -125,7 +125,7 @@ fn prompt_ids(folder: &ModelFolder, text: &str) -> anyhow::Result<Vec<i64>> {
     let (context, special) = (folder.spec.dimensions.context_length, folder.spec.special_ids);
     let encoded = tokenizer.encode(text)?;
     // With start and end, of which the end's place is the caption's.
-    if encoded.cut || encoded.ids.len() >= context {
+    if encoded.truncated || encoded.ids.len() >= context {
         let what =
             format!("`caption.prompt` leaves no room for a caption within {context} tokens: shorten it");
         return Err(unfit(what));

@@ -1,4 +1,4 @@
-//! What is to be done: inputs against commit records.
+//! The plan of a run: inputs compared with commit records.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -11,7 +11,8 @@ use recaption_input::{
     shards::ShardRef,
 };
 use recaption_output::commits::{
-    CommitError, CommitLog, Facts, RecordName, Seen, ShardState, Standing, Survey, configuration_fingerprint,
+    CommitError, CommitLog, ExistingPart, ExistingRecord, OutputScan, RecordName, RecordSummary, ShardState,
+    configuration_fingerprint,
 };
 use recaption_schemas::{RejectReason, ShardCommit, ShardId};
 
@@ -27,27 +28,27 @@ pub struct Mismatch {
     pub differences: String,
 }
 
-/// One shard to be done.
+/// One shard to process.
 pub struct Task {
     /// The input.
     pub shard: ShardRef,
     /// Fingerprints of input and configuration.
     pub name: RecordName,
-    /// What stands in the place of its record: it is replaced.
-    pub expects: Option<Standing>,
-    /// Records of the same shard that no longer hold; they go once its record stands.
-    pub stale: Vec<Standing>,
-    /// Parts that nobody needs once its record stands.
-    pub orphans: Vec<Seen>,
-    /// Of a retry: the record whose rows stay, but for samples that were rejected for a reason that may pass.
+    /// The record that its own will replace.
+    pub replaces: Option<ExistingRecord>,
+    /// Records of the same shard that are obsolete; deleted once its record is written.
+    pub stale_records: Vec<ExistingRecord>,
+    /// Parts that are obsolete once its record is written.
+    pub orphaned_parts: Vec<ExistingPart>,
+    /// In a retry, the record whose rows stay, except for samples that were rejected for a transient reason.
     pub keep: Option<Keep>,
 }
 
 impl Task {
     /// Of a shard that is not done.
     fn new(shard: ShardRef, name: RecordName, found: ShardState) -> Self {
-        let ShardState { expects, stale, orphans, .. } = found;
-        Self { shard, name, expects, stale, orphans, keep: None }
+        let ShardState { replaces, stale_records, orphaned_parts, .. } = found;
+        Self { shard, name, replaces, stale_records, orphaned_parts, keep: None }
     }
 }
 
@@ -59,33 +60,33 @@ pub struct Keep {
     pub retried: Vec<RejectReason>,
 }
 
-/// A shard that is done, with what earlier attempts left beside it.
+/// A shard that is done, with the files that earlier attempts left.
 struct Done {
     shard: ShardRef,
     name: RecordName,
-    standing: Standing,
+    standing: ExistingRecord,
     found: ShardState,
 }
 
 /// The shards of a run.
 pub struct Plan {
-    /// To be done, in input order.
+    /// Shards to process, in input order.
     pub todo: Arc<Vec<Task>>,
-    /// Shards that need nothing.
+    /// Shards that are done.
     pub done: Vec<ShardId>,
-    /// Records and parts beside shards that are done, of attempts that came to nothing.
+    /// Records and parts that unfinished attempts left of shards that are done.
     pub leftovers: Vec<ShardState>,
-    /// Shards in the output that are not among the inputs any more.
+    /// Shards of the output that are no longer among the inputs.
     pub orphans: Orphans,
     /// Parts that lists had before they became shorter, by list.
     pub superseded: BTreeMap<String, Orphans>,
     /// Names of all inputs, and those that they have in outputs of versions before 0.2.
     pub inputs: HashSet<ShardId>,
-    /// Shards that have parts and no record, for long.
-    pub strays: Vec<(String, Vec<Seen>)>,
-    /// Parts of shards that were to be removed when a run died.
-    pub removals: Vec<(String, Vec<Seen>)>,
-    /// Shards that are done again because their record or a part was amiss, with what it was.
+    /// Old parts of shards without a record.
+    pub strays: Vec<(String, Vec<ExistingPart>)>,
+    /// Parts of shards whose deletion an earlier run did not finish.
+    pub removals: Vec<(String, Vec<ExistingPart>)>,
+    /// Shards that are processed again because their record or a part was invalid, with the reason.
     pub repaired: Vec<String>,
     /// Shards that are skipped because they did not change since `--since`, or have nothing to retry.
     pub not_selected: usize,
@@ -96,13 +97,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Compares inputs and records, by name. Long lists are split first.
+    /// Compares inputs and records by name. Long lists are split first.
     ///
     /// # Errors
     /// [`Mismatch`] when the output holds rows of another configuration and `overwrite` is off; errors of the store.
     pub async fn make(
         shards: Vec<ShardRef>,
-        (mut survey, removals): (Survey, &[String]),
+        (mut survey, removals): (OutputScan, &[String]),
         (commit_log, splitter): (&CommitLog, Splitter<'_>),
         (configuration, settings): (BTreeMap<String, String>, &Settings),
         options: &RunOptions,
@@ -151,7 +152,7 @@ impl Plan {
         let with_parts = |shards: &[String]| {
             shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard).to_vec())).collect()
         };
-        let (removals, strays) = (with_parts(removals), with_parts(&CommitLog::strays(&survey)));
+        let (removals, strays) = (with_parts(removals), with_parts(&CommitLog::orphaned_shards(&survey)));
         Ok(Self {
             todo: Arc::new(todo),
             done,
@@ -175,21 +176,21 @@ impl Plan {
     }
 }
 
-/// Refuses an output that is claimed for another configuration, or, where it is not claimed, holds rows of one.
+/// Rejects an output that is claimed for another configuration or, where it is not claimed, holds rows of another.
 ///
 /// # Errors
 /// [`Mismatch`], or errors of the store.
 pub async fn refuse_others(
-    survey: &Survey,
+    survey: &OutputScan,
     commit_log: &CommitLog,
     (fingerprint, configuration): (&str, &BTreeMap<String, String>),
 ) -> anyhow::Result<()> {
-    let other = match commit_log.claim().await? {
+    let other = match commit_log.configuration().await? {
         Some(claim) if claim.fingerprint == fingerprint => return Ok(()),
         Some(claim) => claim.configuration,
         None => {
             let others =
-                survey.records().filter(|(_, s)| s.facts.is_some() && s.name.configuration != fingerprint);
+                survey.records().filter(|(_, s)| s.summary.is_some() && s.name.configuration != fingerprint);
             let Some((_, standing)) = others.min_by(|a, b| a.0.cmp(b.0)) else { return Ok(()) };
             commit_log.read(&standing.file, &standing.name).await?.configuration
         }
@@ -197,10 +198,10 @@ pub async fn refuse_others(
     Err(Mismatch { differences: differences(&other, configuration) }.into())
 }
 
-/// What it means that a shard may not be committed.
+/// Turns a failed claim or commit into the error that ends the program.
 pub fn unclaimed(error: CommitError, configuration: &BTreeMap<String, String>) -> anyhow::Error {
     match error {
-        CommitError::Other(claim) => {
+        CommitError::ConfigurationMismatch(claim) => {
             Mismatch { differences: differences(&claim.configuration, configuration) }.into()
         }
         CommitError::Store(error) => error.into(),
@@ -213,21 +214,21 @@ fn names_of(split: &Split) -> HashSet<ShardId> {
     split.shards.iter().flat_map(names).collect()
 }
 
-/// Tells what was amiss with a shard that was done.
+/// Logs what was invalid about a shard that was done.
 fn faults_of(shard: &ShardRef, found: &ShardState) -> Vec<String> {
-    let amiss = found.expects.iter().chain(&found.stale);
-    let amiss = amiss.filter_map(|standing| Some((standing, standing.fault.as_ref()?)));
-    let warn = |(standing, fault): (&Standing, &String)| {
-        tracing::warn!(record = standing.path(), fault, "processing the shard again");
-        format!("{}: {fault}", shard.url)
+    let invalid = found.replaces.iter().chain(&found.stale_records);
+    let invalid = invalid.filter_map(|standing| Some((standing, standing.problem.as_ref()?)));
+    let warn = |(standing, problem): (&ExistingRecord, &String)| {
+        tracing::warn!(record = standing.path(), problem, "processing the shard again");
+        format!("{}: {problem}", shard.url)
     };
-    amiss.map(warn).collect()
+    invalid.map(warn).collect()
 }
 
 /// Takes parts of lists from the shards without an input; gives those that the lists do not have any more, but for lists of
 /// which shards are not selected (`incomplete`): these keep them. And all others, which have no input.
 fn split_off_stale_parts(
-    survey: &mut Survey,
+    survey: &mut OutputScan,
     split: &Split,
     incomplete: &HashSet<String>,
 ) -> (BTreeMap<String, Orphans>, Orphans) {
@@ -246,7 +247,7 @@ fn split_off_stale_parts(
 }
 
 /// Shards without an input, with their records and parts.
-pub type Orphans = BTreeMap<String, (Vec<Standing>, Vec<Seen>)>;
+pub type Orphans = BTreeMap<String, (Vec<ExistingRecord>, Vec<ExistingPart>)>;
 
 /// Settings that are no row keys and yet make rejects, with their values.
 pub type Settings = BTreeMap<String, String>;
@@ -271,9 +272,10 @@ async fn failed_before(todo: Vec<Task>, commit_log: &CommitLog, split: &Split) -
     };
     let has_failed = |task: &Task| {
         let (shard, list) = (&task.shard, task.shard.location.url());
-        // What was done, and is amiss now, is nobody's choice.
-        let amiss = task.expects.iter().chain(&task.stale).any(|standing| standing.fault.is_some());
-        amiss
+        // A shard that was done and is invalid now is always processed.
+        let invalid =
+            task.replaces.iter().chain(&task.stale_records).any(|standing| standing.problem.is_some());
+        invalid
             || has(&shard.url)
             || shard.list_part().is_some() && has(&list)
             || for_parts.contains(list.as_str())
@@ -293,7 +295,7 @@ async fn select_retries(
     }
     let looked: Vec<(Done, Option<Keep>)> = stream::iter(done)
         .map(|done| async move {
-            let facts = done.standing.facts.as_ref();
+            let facts = done.standing.summary.as_ref();
             let retried =
                 facts.map(|facts| retried_reasons(facts, settings, options.retry)).unwrap_or_default();
             let commit = match retried.is_empty() {
@@ -311,24 +313,29 @@ async fn select_retries(
             rest.push(done);
             continue;
         }
-        let Done { shard, name, standing, found: ShardState { mut stale, mut orphans, .. } } = done;
-        let parts = standing.facts.iter().flat_map(|facts| facts.parts());
+        let Done { shard, name, standing, found } = done;
+        let ShardState { mut stale_records, mut orphaned_parts, .. } = found;
+        let parts = standing.summary.iter().flat_map(|facts| facts.parts());
         let epoch = chrono::DateTime::UNIX_EPOCH;
-        orphans.extend(parts.map(|p| Seen { path: p.path.clone(), bytes: p.bytes, modified: epoch }));
+        orphaned_parts.extend(parts.map(|p| ExistingPart {
+            path: p.path.clone(),
+            bytes: p.bytes,
+            modified: epoch,
+        }));
         // A record under an old name is not replaced in its place.
-        let expects = if standing.file == shard.id.as_str() {
+        let replaces = if standing.file == shard.id.as_str() {
             Some(standing)
         } else {
-            stale.push(standing);
+            stale_records.push(standing);
             None
         };
-        todo.push(Task { shard, name, expects, stale, orphans, keep });
+        todo.push(Task { shard, name, replaces, stale_records, orphaned_parts, keep });
     }
     Ok((todo, rest))
 }
 
 /// Reasons of a shard's rejects that another attempt may turn into captions.
-fn retried_reasons(facts: &Facts, settings: &Settings, retry: bool) -> Vec<RejectReason> {
+fn retried_reasons(facts: &RecordSummary, settings: &Settings, retry: bool) -> Vec<RejectReason> {
     let has = |reason: &RejectReason| facts.counts.reasons.contains_key(reason.as_str());
     let passes = |reason: &RejectReason| {
         retry && reason.is_transient()

@@ -22,7 +22,7 @@ const REDRAW: Duration = Duration::from_millis(200);
 /// How often a line is logged where there is no terminal.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Counters of a run. Written by many, read by the reporter.
+/// Counters of a run, written by all stages and read by the reporter.
 #[derive(Default)]
 pub struct Progress {
     /// Shards to be done.
@@ -73,7 +73,7 @@ impl Progress {
         Self { shards: shards.len(), bytes: shards.iter().map(ShardRef::size).sum(), ..Self::default() }
     }
 
-    /// Bytes that are done for certain: what was read, less what is still inside. An estimate for the ETA.
+    /// Estimates the fraction of the bytes whose samples have ended, 0 to 1, for the ETA.
     fn fraction(&self) -> f64 {
         let (read, finished) = (self.read.samples.load(Relaxed), self.finished.load(Relaxed));
         let bytes = self.read.bytes.load(Relaxed) as f64 / (self.bytes.max(1)) as f64;
@@ -108,7 +108,7 @@ impl Drop for ProgressHandle {
 }
 
 impl Reporter {
-    /// Begins to show `progress`.
+    /// Starts to show `progress`.
     #[must_use]
     pub fn start(self, progress: &Arc<Progress>) -> ProgressHandle {
         if self == Self::Silent {
@@ -152,7 +152,7 @@ async fn redraw(progress: Arc<Progress>, bar: ProgressBar) {
     }
 }
 
-/// What the bar says beside the fraction, most important first: a narrow terminal cuts it at the end.
+/// Formats the message after the bar, most important first: a narrow terminal truncates it.
 fn message(p: &Progress, finished: u64, rate: f64, eta: &str) -> String {
     let failed = match p.failed.load(Relaxed) {
         0 => String::new(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use recaption_input::read::{ReadRequest, ReadSettings, read_shard};
 use recaption_messages::{Closed, ReadSink, ReadStop, ShardContents, ShardEvent};
-use recaption_output::commits::Taken;
+use recaption_output::commits::ClaimAttempt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{context::RunState, worker_claims::CLAIM_POLL};
@@ -26,10 +26,12 @@ async fn next(state: &RunState) -> Next {
     };
     while let Some(shard) = state.queue.take() {
         match claims.claim(shard).await {
-            Taken::Here => return Next::Read(shard),
-            Taken::Inherited if claims.is_committed(shard).await => return Next::CommittedByOther(shard),
-            Taken::Inherited => return Next::Read(shard),
-            Taken::Elsewhere => {
+            ClaimAttempt::Acquired => return Next::Read(shard),
+            ClaimAttempt::Inherited if claims.is_committed(shard).await => {
+                return Next::CommittedByOther(shard);
+            }
+            ClaimAttempt::Inherited => return Next::Read(shard),
+            ClaimAttempt::HeldByOther => {
                 state.queue.defer(shard);
                 state.queue.shuffle_remaining();
             }
@@ -40,7 +42,7 @@ async fn next(state: &RunState) -> Next {
             return Next::CommittedByOther(shard);
         }
         match claims.claim_late(shard).await {
-            Taken::Elsewhere => {
+            ClaimAttempt::HeldByOther => {
                 state.queue.defer(shard);
                 tokio::time::sleep(CLAIM_POLL).await;
             }

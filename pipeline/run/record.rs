@@ -1,4 +1,4 @@
-//! What a run tells at its end, and the record it leaves in `_recaption/runs/`.
+//! The report of a run, which is also its record in `_recaption/runs/`.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub struct FailedShard {
     pub error: String,
     /// How many runs met this.
     pub attempts: u32,
-    /// Whether it failed the same way, not in transport, at the same input before.
+    /// Whether it failed the same way before, at the same input, and not in transport.
     pub permanent: bool,
 }
 
@@ -84,15 +84,15 @@ pub struct RunReport {
     pub shards_done_by_others: usize,
     /// Shards that this run computed too, though another worker committed them first.
     pub shards_done_twice: usize,
-    /// Shards that were done before and are done again, because their record or a part was amiss.
+    /// Shards that were done and are processed again, because their record or a part was invalid.
     pub shards_repaired: Vec<String>,
-    /// Files of attempts that came to nothing, removed from beside shards that are done.
+    /// Files of unfinished attempts that were removed.
     pub leftovers_removed: usize,
     /// Shards committed by this run that could be read only in part.
     pub shards_damaged: Vec<String>,
-    /// Shards that were left alone: not changed since `--since`, or with nothing to retry.
+    /// Shards that were not selected: not modified since `--since`, or with nothing to retry.
     pub shards_not_selected: usize,
-    /// Shards in the output that are not among the inputs any more, by name.
+    /// Shards of the output that are no longer among the inputs, by name.
     pub shards_orphaned: Vec<String>,
     /// Whether their rows were removed.
     pub retired: bool,
@@ -102,7 +102,7 @@ pub struct RunReport {
     pub shards_incomplete: usize,
     /// Where the samples of this run's shards went.
     pub counts: Counts,
-    /// Requests to stores that took another attempt, those of the cloud clients' own not counted.
+    /// Retried requests to stores; retries by the cloud clients themselves are not counted.
     pub requests_retried: u64,
     /// Decoders that panicked: each cost one sample, and is a defect of a library.
     pub decoder_panics: u64,
@@ -207,7 +207,7 @@ fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
 }
 
 impl RunReport {
-    /// Writes what is notable beside the totals.
+    /// Writes notes that follow the totals.
     fn fmt_notes(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.shards_not_selected > 0 {
             writeln!(

@@ -26,7 +26,7 @@ const MAX_ROUNDS: u32 = 3;
 /// Pause before each round but the first, so that a retry does not meet the same outage.
 const ROUND_PAUSE: Duration = Duration::from_secs(5);
 
-/// What a run writes: the plan's shards into the output, beside other workers.
+/// What a run writes: the plan's shards, into an output that other workers may share.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
     /// The shards to process.
@@ -44,7 +44,7 @@ pub struct Job<'a> {
 pub async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow::Result<Vec<ShardResult>> {
     let (stop, progress) = (context.stop, context.progress);
     let mut begin: Vec<usize> = (0..job.plan.todo.len()).collect();
-    if job.workers.as_ref().is_some_and(|workers| workers.are_others()) {
+    if job.workers.as_ref().is_some_and(|workers| workers.has_others()) {
         fastrand::shuffle(&mut begin);
     }
     let mut results = Vec::new();

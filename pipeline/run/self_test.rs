@@ -3,7 +3,7 @@
 use anyhow::Context;
 use recaption_onnx::{
     runtime::{Execution, SessionOptions},
-    self_test::{Passed, SelfTestCache, is_needed, pass},
+    self_test::{Passed, SelfTestCache, cached_self_test, is_needed},
 };
 use serde::Serialize;
 
@@ -25,7 +25,7 @@ pub enum SelfTest {
 /// Tests the models on every device; `None` on the CPU, where there is nothing to compare with.
 ///
 /// # Errors
-/// When the device computes something else than the CPU, or a graph does not run.
+/// When the device computes something else than the CPU, or a graph fails.
 pub async fn self_test(
     config: &RunConfig,
     model: &RunModel,
@@ -38,13 +38,13 @@ pub async fn self_test(
             SessionOptions { execution, cuda_graphs, ..SessionOptions::on_cpu(config.resources.threads) };
         let one =
             self_test_with(config.resources.self_test, model, options, SelfTestCache::default()).await?;
-        // Cards of one model and driver remember each other: what was tested now is said.
+        // GPUs of one model and driver share a remembered result: a test in this run takes precedence.
         result = if result == Some(SelfTest::Passed) { result } else { one };
     }
     Ok(result)
 }
 
-/// As [`self_test`], with sessions and a cache of the caller's.
+/// As [`self_test`], with given session options and cache.
 ///
 /// # Errors
 /// As [`self_test`].
@@ -65,8 +65,8 @@ pub async fn self_test_with(
         return Ok(Some(SelfTest::Off));
     }
     let (captioner, scorer) = (model.folder.clone(), model.scorer.clone());
-    // Takes seconds, in which the runtime must go on: a lock is renewed, signals are heard.
-    let test = move || pass(&captioner, scorer.as_ref(), &options, &cache);
+    // Takes seconds, in which the runtime must keep running: it renews the lock and handles signals.
+    let test = move || cached_self_test(&captioner, scorer.as_ref(), &options, &cache);
     let passed = tokio::task::spawn_blocking(test).await.context("the self-test broke down")??;
     Ok(Some(match passed {
         Passed::Now => SelfTest::Passed,

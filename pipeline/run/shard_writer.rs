@@ -7,9 +7,8 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use recaption_messages::ReadError;
 use recaption_output::{
-    commits::{Attempt, CommitError, CommitResult, remove},
-    select::{PartReader, SelectError},
-    write::{PartPlace, PartWriter, WriteError},
+    PartReader, PartTarget, PartWriter, ReadPartError, WriteError,
+    commits::{CommitError, CommitRequest, CommitResult},
 };
 use recaption_schemas::{
     COMMIT_FORMAT, Counts, Damage, FailureClass, PartInfo, RejectReason, ShardCommit, caption_schema,
@@ -130,7 +129,7 @@ struct Earlier {
 /// Why a part is not written.
 enum PartError {
     Write(WriteError),
-    Earlier(SelectError),
+    Earlier(ReadPartError),
 }
 
 impl Part {
@@ -138,7 +137,7 @@ impl Part {
         self.writer.write(rows).await.map_err(PartError::Write)
     }
 
-    /// Copies, or passes over, the next rows of the earlier part.
+    /// Copies or skips the next rows of the earlier part.
     async fn copy(&mut self, mut rows: u64, keep: bool) -> Result<(), PartError> {
         let Some(earlier) = &mut self.earlier else { return Ok(()) };
         while rows > 0 {
@@ -174,8 +173,8 @@ impl Parts {
         let fingerprint = task.name.fingerprint();
         let begin = |table, schema| {
             let (shard, fingerprint) = (task.shard.id.as_str(), fingerprint.as_str());
-            let place = PartPlace { output: &output.location, table, shard, fingerprint };
-            PartWriter::new(place, Arc::new(schema)).map_err(PartError::Write)
+            let target = PartTarget { output: &output.location, table, shard, fingerprint };
+            PartWriter::new(target, Arc::new(schema)).map_err(PartError::Write)
         };
         let captions = begin("captions", caption_schema(output.embed, metadata.clone()))?;
         let rejects = begin("rejects", reject_schema(metadata))?;
@@ -198,7 +197,7 @@ impl Parts {
         }
     }
 
-    /// Takes all rows; `None` where the shard is given up.
+    /// Writes all rows; `None` when the shard is abandoned.
     async fn fill(
         &mut self,
         batches: &mut mpsc::Receiver<ToPart>,
@@ -214,14 +213,14 @@ impl Parts {
         }
     }
 
-    /// Nothing of them becomes visible.
+    /// Aborts the uploads; nothing becomes visible.
     async fn abort(self) {
         self.captions.writer.abort().await;
         self.rejects.writer.abort().await;
     }
 }
 
-/// Writes one shard: uploads both parts, makes them visible, commits, and clears what no longer holds.
+/// Writes one shard: uploads both parts, makes them visible, commits, and deletes what is obsolete.
 pub async fn write_shard(
     output: &Output,
     task: &Task,
@@ -229,7 +228,7 @@ pub async fn write_shard(
 ) -> Result<ShardOutcome, ShardFailure> {
     let url = &task.shard.url;
     let unwritten = |e: PartError| match e {
-        PartError::Write(e) => ShardFailure::of_output(url, e.fault(), &e),
+        PartError::Write(e) => ShardFailure::of_output(url, e.kind(), &e),
         PartError::Earlier(e) => ShardFailure::of_output(url, ErrorKind::Exhausted, &e),
     };
     let mut parts = Parts::open(output, task).await.map_err(unwritten)?;
@@ -255,7 +254,7 @@ async fn finish(
     damaged: Option<Damage>,
 ) -> Result<ShardOutcome, ShardFailure> {
     let (url, id) = (&task.shard.url, &task.shard.id);
-    let unwritten = |e: WriteError| ShardFailure::of_output(url, e.fault(), &e);
+    let unwritten = |e: WriteError| ShardFailure::of_output(url, e.kind(), &e);
     let begun = match output.committer.begin().await {
         Ok(begun) => begun,
         Err(error) => {
@@ -267,8 +266,8 @@ async fn finish(
     let rejects = match parts.rejects.writer.finish().await {
         Ok(written) => written.info(),
         Err(error) => {
-            // Half of a shard is nobody's rows. What cannot be removed now the next command removes.
-            let _ = remove(&output.location.child(&captions.path)).await;
+            // Half of a shard must not stay. What cannot be removed now is removed by the next run.
+            let _ = output.location.child(&captions.path).delete().await;
             return Err(unwritten(error));
         }
     };
@@ -290,15 +289,15 @@ async fn finish(
         captions,
         rejects,
     };
-    let attempt = Attempt {
+    let request = CommitRequest {
         shard: id.as_str(),
         commit: &commit,
-        expects: task.expects.as_ref(),
-        former: task.keep.as_ref().filter(|_| task.expects.is_some()).map(|keep| &*keep.commit),
-        stale: &task.stale,
-        orphans: &task.orphans,
+        replaces: task.replaces.as_ref(),
+        previous: task.keep.as_ref().filter(|_| task.replaces.is_some()).map(|keep| &*keep.commit),
+        stale_records: &task.stale_records,
+        orphaned_parts: &task.orphaned_parts,
     };
-    let committed = output.committer.commit(&attempt, begun).await;
+    let committed = output.committer.commit(&request, begun).await;
     Ok(match committed.map_err(|e| refused(output, url, e))? {
         CommitResult::CommittedByOther => ShardOutcome::ProcessedTwice,
         committed => ShardOutcome::Committed { commit: Box::new(commit), committed },
@@ -317,10 +316,10 @@ fn refused(output: &Output, url: &str, error: CommitError) -> ShardFailure {
     match error {
         CommitError::Store(e) => {
             // A record that cannot be read, or parts that somebody removed, are this shard's trouble alone.
-            let fault = if matches!(e, StoreError::Record { .. }) { ErrorKind::Exhausted } else { e.fault() };
+            let fault = if matches!(e, StoreError::Record { .. }) { ErrorKind::Exhausted } else { e.kind() };
             ShardFailure::of_output(url, fault, &e)
         }
-        CommitError::Other(claim) => {
+        CommitError::ConfigurationMismatch(claim) => {
             let differences = differences(&claim.configuration, &output.committer.configuration);
             let failure =
                 ShardFailure::of_output(url, ErrorKind::Permanent, &"the output has another configuration");

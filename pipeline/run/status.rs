@@ -1,4 +1,4 @@
-//! What an output holds and lacks: commit records, failures, and the inputs of its last run.
+//! The state of an output: commit records, failures, and the inputs of its last run.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +8,10 @@ use recaption_input::{
     read::{Split, Splitter, StalePart},
     shards::{ShardRef, list_shards},
 };
-use recaption_output::commits::{CommitLog, Facts, Standing, Survey, list_below, sum_of_object};
+use recaption_output::{
+    commits::{CommitLog, ExistingRecord, OutputScan, RecordSummary},
+    object_digest,
+};
 use recaption_schemas::{Counts, FailureRecord};
 use recaption_store::{Location, Stores, read_json};
 use serde::{Deserialize, Serialize};
@@ -21,7 +24,7 @@ const CONCURRENCY: usize = 64;
 /// Parts read at the same time.
 const AT_ONCE: usize = 16;
 
-/// What the last run left behind, as far as another one needs it.
+/// The record of the last run, as far as another run needs it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct LastRun {
     /// Its id.
@@ -42,9 +45,13 @@ impl LastRun {
     /// # Errors
     /// Where there is none, or it cannot be read.
     pub async fn of(output: &Location) -> anyhow::Result<Self> {
-        let runs = list_below(&output.child("_recaption/runs")).await?;
-        let latest =
-            runs.into_iter().filter(|place| place.path.as_ref().ends_with(".json")).max_by(|a, b| {
+        let folder = output.child("_recaption/runs");
+        let runs = folder.list().await?;
+        let latest = runs
+            .into_iter()
+            .map(|meta| folder.at(meta.location))
+            .filter(|place| place.path.as_ref().ends_with(".json"))
+            .max_by(|a, b| {
                 // Names begin with the time.
                 a.path.filename().cmp(&b.path.filename())
             });
@@ -74,7 +81,7 @@ impl LastRun {
     }
 }
 
-/// What an output holds and lacks.
+/// The state of an output.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// URL, redacted.
@@ -85,8 +92,8 @@ pub struct Status {
     pub last_run_finished: String,
     /// Shards with a commit record whose input is as it was.
     pub done: usize,
-    /// Records that cannot be used, and parts that are not what their record says: these shards are done again.
-    pub amiss: Vec<String>,
+    /// Records that cannot be used, and parts that do not match their record: these shards are processed again.
+    pub invalid: Vec<String>,
     /// Whether all parts were read and compared.
     pub verified: bool,
     /// Parts that no record names: of attempts under way, or of dead workers.
@@ -115,22 +122,22 @@ pub struct Status {
 pub async fn status(stores: &mut Stores, output: &Location, verify: bool) -> anyhow::Result<Status> {
     let last = LastRun::of(output).await?;
     let commit_log = CommitLog::new(output.clone());
-    let survey = commit_log.survey().await?;
+    let survey = commit_log.scan().await?;
     let failed = read_failures(&commit_log).await?;
     let (counts, damaged) = count(&survey);
-    let mut amiss: Vec<String> = amiss_of(&survey);
+    let mut invalid: Vec<String> = invalid_of(&survey);
     if verify {
-        amiss.extend(compare_sums(output, &survey).await?);
+        invalid.extend(compare_sums(output, &survey).await?);
     }
-    amiss.sort();
-    let claimed = commit_log.claim().await?.map(|claim| claim.fingerprint);
+    invalid.sort();
+    let claimed = commit_log.configuration().await?.map(|claim| claim.fingerprint);
     let inputs = inputs_of(stores, &last, output, &survey).await;
     let mut status = Status {
         output: output.url(),
         last_run: last.run,
         last_run_finished: last.finished,
-        done: survey.records().filter(|(_, standing)| standing.is_whole()).count(),
-        amiss,
+        done: survey.records().filter(|(_, standing)| standing.is_valid()).count(),
+        invalid,
         verified: verify,
         unclaimed: survey.parts_without_record().count(),
         damaged,
@@ -149,16 +156,16 @@ pub async fn status(stores: &mut Stores, output: &Location, verify: bool) -> any
 }
 
 impl Status {
-    fn compare(&mut self, survey: &Survey, split: &Split, claimed: Option<&str>) {
+    fn compare(&mut self, survey: &OutputScan, split: &Split, claimed: Option<&str>) {
         let shards = &split.shards;
-        // What failed and is no input any more is nobody's trouble.
+        // A failure of a shard that is no longer an input is irrelevant.
         let urls: HashSet<&str> = shards.iter().map(|shard| shard.url.as_str()).collect();
         self.failed.retain(|record| urls.contains(record.shard.as_str()));
         let failed: HashSet<&str> = self.failed.iter().map(|record| record.shard.as_str()).collect();
-        let mut records: HashMap<&str, Vec<&Standing>> = HashMap::new();
+        let mut records: HashMap<&str, Vec<&ExistingRecord>> = HashMap::new();
         for (shard, standing) in survey.records() {
             let holds = claimed.is_none_or(|claimed| standing.name.configuration == claimed);
-            if standing.is_whole() && holds {
+            if standing.is_valid() && holds {
                 records.entry(shard).or_default().push(standing);
             }
         }
@@ -182,28 +189,29 @@ impl Status {
         self.orphaned = Some(orphaned);
     }
 
-    /// Whether something is there that should not be so.
+    /// Returns whether records or parts are invalid.
     #[must_use]
-    pub fn is_amiss(&self) -> bool {
-        !self.amiss.is_empty()
+    pub fn has_invalid(&self) -> bool {
+        !self.invalid.is_empty()
     }
 }
 
-/// What is wrong with records, and with parts as far as listings tell.
-fn amiss_of(survey: &Survey) -> Vec<String> {
-    let amiss = survey.records().filter_map(|(_, standing)| Some((standing, standing.fault.as_ref()?)));
-    amiss.map(|(standing, fault)| format!("{}: {fault}", standing.path())).collect()
+/// Lists invalid records, and parts that do not match their record as far as listings show.
+fn invalid_of(survey: &OutputScan) -> Vec<String> {
+    let invalid = survey.records().filter_map(|(_, standing)| Some((standing, standing.problem.as_ref()?)));
+    invalid.map(|(standing, fault)| format!("{}: {fault}", standing.path())).collect()
 }
 
 /// Reads all parts that are there and have their size, and compares their sums with the records'.
-async fn compare_sums(output: &Location, survey: &Survey) -> anyhow::Result<Vec<String>> {
-    let parts = survey.records().filter(|(_, standing)| standing.is_whole()).flat_map(|(_, standing)| {
-        let of_record = move |facts: &Facts| facts.parts().map(|part| (standing.path(), part.clone()));
-        standing.facts.iter().flat_map(of_record).collect::<Vec<_>>()
+async fn compare_sums(output: &Location, survey: &OutputScan) -> anyhow::Result<Vec<String>> {
+    let parts = survey.records().filter(|(_, standing)| standing.is_valid()).flat_map(|(_, standing)| {
+        let of_record =
+            move |facts: &RecordSummary| facts.parts().map(|part| (standing.path(), part.clone()));
+        standing.summary.iter().flat_map(of_record).collect::<Vec<_>>()
     });
     let compared = stream::iter(parts.collect::<Vec<_>>()).map(|(record, part)| async move {
         let Some(wanted) = &part.sha256 else { return anyhow::Ok(None) };
-        let found = sum_of_object(&output.child(&part.path)).await?;
+        let found = object_digest(&output.child(&part.path)).await?;
         Ok((found.as_ref() != Some(wanted)).then(|| match found {
             Some(found) => format!("{record}: its part {} has another content: SHA-256 {found}", part.path),
             None => format!("{record}: its part {} is missing", part.path),
@@ -216,13 +224,16 @@ async fn inputs_of(
     stores: &mut Stores,
     last: &LastRun,
     output: &Location,
-    survey: &Survey,
+    survey: &OutputScan,
 ) -> anyhow::Result<Split> {
     let config = RunConfig::build(&last.layers()?)?;
     let shards = list_shards(stores, &config.input.shards, config.input.read.format).await?;
     let is_done = |shard: &ShardRef| {
         let input = shard.fingerprint();
-        survey.of(&shard.url).iter().any(|standing| standing.is_whole() && standing.name.input == input)
+        survey
+            .records_of(&shard.url)
+            .iter()
+            .any(|standing| standing.is_valid() && standing.name.input == input)
     };
     let splitter = Splitter { settings: &config.input.read, output, can_write: false };
     Ok(splitter.split(shards, is_done).await?)
@@ -240,9 +251,9 @@ async fn read_failures(commit_log: &CommitLog) -> anyhow::Result<Vec<FailureReco
 }
 
 /// Where the samples went, and shards that could be read only in part.
-fn count(survey: &Survey) -> (Counts, Vec<String>) {
+fn count(survey: &OutputScan) -> (Counts, Vec<String>) {
     let (mut counts, mut damaged) = (Counts::default(), Vec::new());
-    for facts in survey.records().filter_map(|(_, standing)| standing.facts.as_ref()) {
+    for facts in survey.records().filter_map(|(_, standing)| standing.summary.as_ref()) {
         counts.add(&facts.counts);
         if let Some(damage) = &facts.damaged {
             damaged.push(format!("{}: {}", facts.shard, damage.detail));
@@ -275,22 +286,26 @@ impl std::fmt::Display for Status {
         for shard in &self.damaged {
             writeln!(f, "damaged   {shard}")?;
         }
-        for what in &self.amiss {
-            writeln!(f, "amiss     {what}")?;
+        for what in &self.invalid {
+            writeln!(f, "invalid   {what}")?;
         }
-        if self.is_amiss() {
-            writeln!(f, "note      what is amiss is done again by the next `recaption run`")?;
+        if self.has_invalid() {
+            writeln!(f, "note      invalid shards are processed again by the next `recaption run`")?;
         } else if self.verified {
-            writeln!(f, "verified  every part was read and is what its record says")?;
+            writeln!(f, "verified  every part was read and matches its record")?;
         }
         if self.unclaimed > 0 {
-            writeln!(f, "note      {} parts belong to no record: a run is at work, or died", self.unclaimed)?;
+            writeln!(
+                f,
+                "note      {} parts belong to no record: a run is in progress, or died",
+                self.unclaimed
+            )?;
         }
         for record in &self.failed {
             writeln!(f, "failed    {} (attempts: {})", record.error, record.attempts)?;
         }
         if let Some(orphaned) = self.orphaned.filter(|n| *n > 0) {
-            writeln!(f, "note      {orphaned} shards are not among the inputs any more")?;
+            writeln!(f, "note      {orphaned} shards are no longer among the inputs")?;
         }
         if let Some(why) = &self.inputs_unknown {
             writeln!(f, "note      the inputs of the last run cannot be listed: {why}")?;

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 enum Level {
-    /// It goes on.
+    /// It continues.
     Run = 0,
     /// It begins no further shard.
     Drain = 1,

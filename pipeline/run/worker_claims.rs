@@ -1,4 +1,4 @@
-//! What the readers of a run know of other workers on the same output: which shards they claim, and which they have done.
+//! The other workers on the same output: which shards they claim, and which they have done.
 
 use std::{
     sync::Arc,
@@ -7,7 +7,7 @@ use std::{
 
 use recaption_messages::{PreviousRows, ReadError};
 use recaption_output::{
-    commits::{CommitLog, Records, Taken, Workers},
+    commits::{ClaimAttempt, CommitLog, Records, Workers},
     read_previous_rows,
 };
 use recaption_schemas::FailureClass;
@@ -51,25 +51,25 @@ impl WorkerClaims {
     }
 
     /// Claims a shard for this worker.
-    pub async fn claim(&self, shard: usize) -> Taken {
+    pub async fn claim(&self, shard: usize) -> ClaimAttempt {
         match (&self.workers, self.tasks.get(shard)) {
-            (Some(workers), Some(task)) => workers.take(task.shard.id.as_str()).await,
-            _ => Taken::Inherited,
+            (Some(workers), Some(task)) => workers.claim(task.shard.id.as_str()).await,
+            _ => ClaimAttempt::Inherited,
         }
     }
 
     /// Claims a shard that another worker claimed, for a reader that has nothing else to do.
-    pub async fn claim_late(&self, shard: usize) -> Taken {
+    pub async fn claim_late(&self, shard: usize) -> ClaimAttempt {
         match (&self.workers, self.tasks.get(shard)) {
-            (Some(workers), Some(task)) => workers.help(task.shard.id.as_str()).await,
-            _ => Taken::Inherited,
+            (Some(workers), Some(task)) => workers.claim_or_take_over(task.shard.id.as_str()).await,
+            _ => ClaimAttempt::Inherited,
         }
     }
 
     /// Releases the claim on a shard that failed.
     pub async fn release(&self, shard: usize) {
         if let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) {
-            workers.give_back(task.shard.id.as_str()).await;
+            workers.release(task.shard.id.as_str()).await;
         }
     }
 
@@ -77,9 +77,9 @@ impl WorkerClaims {
     /// as not committed.
     pub async fn is_committed(&self, shard: usize) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
-        match self.commit_log.sum(task.shard.id.as_str(), &task.name).await {
+        match self.commit_log.digest(task.shard.id.as_str(), &task.name).await {
             // A shard that is processed in spite of its record is done once there is another record.
-            Ok(Some(sum)) => task.expects.as_ref().is_none_or(|standing| standing.sum != sum),
+            Ok(Some(digest)) => task.replaces.as_ref().is_none_or(|record| record.digest != digest),
             _ => false,
         }
     }
@@ -87,7 +87,7 @@ impl WorkerClaims {
     /// As [`WorkerClaims::is_committed`], from a listing of all records that is refreshed now and then.
     pub async fn is_listed(&self, shard: usize) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
-        if task.expects.is_some() {
+        if task.replaces.is_some() {
             return self.is_committed(shard).await;
         }
         let mut listed = self.listed.lock().await;

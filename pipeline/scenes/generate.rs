@@ -4,6 +4,8 @@
 //! costly to follow. Data sets are named by their seed, so the stream of a seed may never change: no draw may
 //! be added, dropped or moved in here, and a test pins what some seeds give.
 
+use recaption_schemas::SplitMix64;
+
 use super::grammar::{JUNK, ONE_OBJECT};
 use super::{AltText, Background, Colour, GRID, MAX_OFFSET, Object, Scene, Shape, Size};
 
@@ -28,22 +30,15 @@ pub fn sample(seed: u64, index: u64) -> (Scene, AltText) {
     (scene, alt_text)
 }
 
-/// A stream of random scenes: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators", 2014).
+/// A stream of random scenes.
 #[derive(Clone, Debug)]
-pub struct SceneRng {
-    state: u64,
-}
+pub struct SceneRng(SplitMix64);
 
 impl SceneRng {
     /// The stream of `seed` at `index`. Streams of one seed start at different states for each index.
     pub fn new(seed: u64, index: u64) -> Self {
-        let of_seed = Self::from_state(seed).bits();
-        Self::from_state(Self::from_state(of_seed ^ index).bits())
-    }
-
-    pub(super) fn from_state(state: u64) -> Self {
-        Self { state }
+        let of_seed = SplitMix64::new(seed).next_u64();
+        Self(SplitMix64::new(SplitMix64::new(of_seed ^ index).next_u64()))
     }
 
     /// A scene: one, two (twice as often) or three objects in cells of their own, large ones first, then by
@@ -52,7 +47,7 @@ impl SceneRng {
         let count = self.choice(&OBJECT_COUNTS);
         let mut cells: [u8; CELLS] = std::array::from_fn(|cell| cell as u8);
         for chosen in 0..count {
-            cells.swap(chosen, chosen + self.below(CELLS - chosen));
+            cells.swap(chosen, chosen + self.0.next_below(CELLS - chosen));
         }
         let mut objects: Vec<Object> = cells[..count].iter().map(|&cell| self.object(cell)).collect();
         objects.sort_by_key(|o| (o.size != Size::Large, o.row, o.col));
@@ -61,10 +56,10 @@ impl SceneRng {
 
     /// An alt text for `scene`: a quarter junk, else something short or partial, sometimes all of it.
     pub fn alt_text(&mut self, scene: &Scene) -> AltText {
-        let u = self.unit();
+        let u = self.0.next_fraction();
         if u < JUNK_SHARE {
             let template = self.choice(&JUNK);
-            return AltText::Junk { template, number: (1 + self.below(MAX_JUNK_NUMBER)) as u8 };
+            return AltText::Junk { template, number: (1 + self.0.next_below(MAX_JUNK_NUMBER)) as u8 };
         }
         if u < ONE_OBJECT_BELOW {
             let object = self.choice(scene.objects());
@@ -87,30 +82,11 @@ impl SceneRng {
 
     /// An offset, `-MAX_OFFSET` to `MAX_OFFSET`.
     fn offset(&mut self) -> i8 {
-        self.below(2 * MAX_OFFSET as usize + 1) as i8 - MAX_OFFSET
+        self.0.next_below(2 * MAX_OFFSET as usize + 1) as i8 - MAX_OFFSET
     }
 
     /// One of `from`, which is not empty.
     fn choice<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    /// 0 to `n` - 1. Multiply and shift (Lemire 2019), without rejection: for `n` < 100 the shares are off by
-    /// < 2^-57.
-    fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.bits()) * n as u128) >> 64) as usize
-    }
-
-    /// 0 to less than 1, in steps of 2^-53.
-    fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// The next 64 bits.
-    pub(super) fn bits(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        from[self.0.next_below(from.len())]
     }
 }

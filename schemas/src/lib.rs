@@ -11,6 +11,7 @@ mod commit;
 mod digest;
 mod name;
 mod preprocess;
+mod random;
 mod reject;
 mod row;
 mod shard;
@@ -24,9 +25,15 @@ pub use commit::{
 pub use digest::{hex, sha256_hex};
 pub use name::{name_bytes, name_text, path_text};
 pub use preprocess::{Interpolation, Preprocess, ResizeMode};
+pub use random::SplitMix64;
 pub use reject::{Reject, RejectReason};
 pub use row::{CaptionRow, EmbeddedImage};
 pub use shard::{ShardId, part_name, part_url, printable, redact_text, redact_url, shard_of_part};
 pub use table::{
     CAPTION_SCHEMA_VERSION, CaptionTable, RejectTable, caption_schema, metadata_keys, reject_schema,
 };
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -136,23 +136,39 @@ pub struct Reject {
 }
 
 impl Reject {
-    /// Creates a reject of a sample without captions.
+    /// Returns the reject of a sample without any caption. `detail` says what exactly, in words and numbers.
     #[must_use]
     pub fn new(key: impl Into<String>, reason: RejectReason, detail: impl Into<String>) -> Self {
         let (key, detail) = (key.into(), detail.into());
         Self { key, reason, detail, caption: None, similarity: None, org_caption: None }
     }
 
-    /// Adds the original caption of the input.
+    /// Adds the caption that was generated, and its similarity in [-1, 1] if it was scored.
     #[must_use]
-    pub fn with_org_caption(self, org_caption: Option<String>) -> Self {
-        Self { org_caption, ..self }
+    pub fn with_caption(self, caption: impl Into<String>, similarity: Option<f32>) -> Self {
+        Self { caption: Some(caption.into()), similarity, ..self }
+    }
+
+    /// Adds the caption that the input has, if it has one.
+    #[must_use]
+    pub fn with_org_caption(self, org_caption: Option<impl Into<String>>) -> Self {
+        Self { org_caption: org_caption.map(Into::into), ..self }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rejects_hold_captions_only_where_they_are_added() {
+        let reject = Reject::new("k", RejectReason::BelowSimilarity, "0.1 < 0.2");
+        assert_eq!((reject.key.as_str(), reject.detail.as_str()), ("k", "0.1 < 0.2"));
+        assert_eq!((&reject.caption, reject.similarity, &reject.org_caption), (&None, None, &None));
+        let reject = reject.with_caption("a dog", Some(0.1)).with_org_caption(Some("dog"));
+        assert_eq!((reject.caption.as_deref(), reject.similarity), (Some("a dog"), Some(0.1)));
+        assert_eq!(reject.org_caption.as_deref(), Some("dog"));
+    }
 
     #[test]
     fn serde_and_parquet_names_are_equal() {

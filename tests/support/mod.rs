@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "every story takes what it needs")]
 
 pub mod bucket;
+pub mod documents;
 pub mod flaky;
 pub mod gcs;
 pub mod output;

@@ -1,13 +1,13 @@
 //! Beam search over one image, with the semantics of Hugging Face's BeamSearchScorer on log-probabilities.
 //!
-//! A beam lives in a row of the decoder; when beams are replaced, a row's cache is copied only where a beam has more than
-//! one successor. Pure: the captioner does the copying.
+//! A beam occupies a row of the decoder; when beams are replaced, a row's cache is copied only where a beam has more than
+//! one successor. The copying itself is left to the generator.
 
 use super::{
-    Decoded,
-    generator::Context,
-    select::{Answer, Question, not_numbers},
+    context::RowContext,
+    generated::GeneratedTokens,
     settings::{BeamSettings, EarlyStopping},
+    token_selection::{LogitsRequest, TopTokens, non_finite_logits},
 };
 use crate::runtime::{RowUpdate, RuntimeError};
 
@@ -16,11 +16,11 @@ use crate::runtime::{RowUpdate, RuntimeError};
 struct Beam {
     ids: Vec<i64>,
     logprob: f64,
-    /// Its row in the decoder.
+    /// Its row in the decoder, 0 to beams - 1.
     row: usize,
 }
 
-/// A finished one.
+/// A finished beam.
 #[derive(Clone, Debug)]
 struct Hypothesis {
     ids: Vec<i64>,
@@ -36,24 +36,26 @@ struct Successor {
 }
 
 /// The beams of one image.
-pub struct BeamSearch {
+#[derive(Debug)]
+pub(super) struct BeamSearch {
     settings: BeamSettings,
     /// Tokens that the decoder has read in every row: prefix, then generated ones.
     read: usize,
-    /// Best first.
+    /// Unfinished beams, best first.
     beams: Vec<Beam>,
+    /// Finished beams, best first, at most as many as beams.
     finished: Vec<Hypothesis>,
 }
 
 impl BeamSearch {
-    /// One empty beam: the first step fills the others.
-    pub fn new(settings: BeamSettings) -> Self {
+    /// Starts with one empty beam; the first step fills the others.
+    pub(super) fn new(settings: BeamSettings) -> Self {
         let first = Beam { ids: Vec::new(), logprob: 0.0, row: 0 };
         Self { settings, read: 0, beams: vec![first], finished: Vec::new() }
     }
 
-    /// What each row reads next.
-    pub fn inputs(&self, prefix: &[i64], out: &mut Vec<Option<RowUpdate>>) {
+    /// Appends what each row reads next.
+    pub(super) fn append_inputs(&self, prefix: &[i64], out: &mut Vec<Option<RowUpdate>>) {
         let start = out.len();
         out.resize(start + self.settings.beams, None);
         for beam in &self.beams {
@@ -62,8 +64,8 @@ impl BeamSearch {
         }
     }
 
-    /// What each row asks after it has read that: its best successors, nothing within the prefix.
-    pub fn questions(&self, context: &Context<'_>, out: &mut Vec<Option<Question>>) {
+    /// Appends what each row requests after it has read that: its best successors, nothing within the prefix.
+    pub(super) fn append_requests(&self, context: &RowContext<'_>, out: &mut Vec<Option<LogitsRequest>>) {
         let start = out.len();
         out.resize(start + self.settings.beams, None);
         if self.read + 1 < context.prefix.len() {
@@ -71,28 +73,31 @@ impl BeamSearch {
         }
         for beam in &self.beams {
             let forbid_end = beam.ids.len() < context.settings.min_tokens;
-            out[start + beam.row] = Some(Question { forbid_end, ..Question::default() });
+            out[start + beam.row] = Some(LogitsRequest { forbid_end, ..LogitsRequest::default() });
         }
     }
 
-    /// Takes the answers of all rows to [`BeamSearch::questions`]; appends to `copies` the rows `(from, to)` whose caches must be
-    /// copied before the next step. True when the search is over.
-    pub fn advance(
+    /// Takes the tokens of all rows; appends to `copies` the rows `(from, to)` whose caches must be copied before the next
+    /// step. Returns whether the search is finished.
+    ///
+    /// # Errors
+    /// When a beam got no tokens.
+    pub(super) fn advance(
         &mut self,
-        answers: &[Answer],
-        context: &Context<'_>,
+        tokens: &[TopTokens],
+        context: &RowContext<'_>,
         copies: &mut Vec<(usize, usize)>,
     ) -> Result<bool, RuntimeError> {
         self.read += 1;
         if self.read < context.prefix.len() {
             return Ok(false);
         }
-        let successors = self.successors(answers)?;
+        let successors = self.successors(tokens)?;
         let length = self.beams[0].ids.len() + 1;
-        // As the reference: even a successor that ends counts as the best attainable.
+        // As in the reference, a successor that ends counts as the best attainable too.
         let best = successors[0].logprob;
-        let chosen = self.select(successors, context, length);
-        self.place(chosen, copies);
+        let next = self.select(successors, context, length);
+        self.place(next, copies);
         let last = length == context.settings.max_tokens;
         let over = last || self.beams.is_empty() || self.is_over(best, length, context);
         if last && !self.is_over(best, length, context) {
@@ -103,12 +108,12 @@ impl BeamSearch {
         Ok(over)
     }
 
-    /// The `2 * beams` best successors of all beams, best first. So many that enough remain when half of them end.
-    fn successors(&self, answers: &[Answer]) -> Result<Vec<Successor>, RuntimeError> {
+    /// Returns the `2 * beams` best successors of all beams, best first: enough remain if half of them end.
+    fn successors(&self, row_tokens: &[TopTokens]) -> Result<Vec<Successor>, RuntimeError> {
         let count = 2 * self.settings.beams;
         let mut all = Vec::with_capacity(count * self.beams.len());
         for (index, beam) in self.beams.iter().enumerate() {
-            let tokens = answers.get(beam.row).filter(|answer| !answer.is_empty()).ok_or_else(not_numbers)?;
+            let tokens = row_tokens.get(beam.row).filter(|t| !t.is_empty()).ok_or_else(non_finite_logits)?;
             all.extend(tokens.iter().map(|t| Successor {
                 beam: index,
                 id: t.id,
@@ -123,11 +128,16 @@ impl BeamSearch {
 
     /// Splits the best successors into those that end, which become hypotheses, and the next beams. `length` counts the
     /// generated tokens of a successor.
-    fn select(&mut self, successors: Vec<Successor>, context: &Context<'_>, length: usize) -> Vec<Successor> {
+    fn select(
+        &mut self,
+        successors: Vec<Successor>,
+        context: &RowContext<'_>,
+        length: usize,
+    ) -> Vec<Successor> {
         let mut next = Vec::with_capacity(self.settings.beams);
         for (rank, successor) in successors.into_iter().enumerate() {
             if successor.id as i64 == context.special.end {
-                // An end that is not among the best beams is forgotten, as the reference does.
+                // As in the reference, an end that is not among the best beams is dropped.
                 if rank < self.settings.beams {
                     let mut ids = self.beams[successor.beam].ids.clone();
                     ids.push(context.special.end);
@@ -141,17 +151,16 @@ impl BeamSearch {
         next
     }
 
-    /// Makes the chosen successors the beams. The first successor of a beam stays in its row; others take rows that became
-    /// free.
-    fn place(&mut self, chosen: Vec<Successor>, copies: &mut Vec<(usize, usize)>) {
+    /// Makes the given successors the new beams. The first successor of a beam stays in its row; others take free rows.
+    fn place(&mut self, next: Vec<Successor>, copies: &mut Vec<(usize, usize)>) {
         let mut taken = vec![false; self.settings.beams];
-        let mut rows: Vec<Option<usize>> = Vec::with_capacity(chosen.len());
-        for successor in &chosen {
+        let mut rows: Vec<Option<usize>> = Vec::with_capacity(next.len());
+        for successor in &next {
             let row = self.beams[successor.beam].row;
             rows.push((!std::mem::replace(&mut taken[row], true)).then_some(row));
         }
         let mut free = (0..taken.len()).filter(|row| !taken[*row]);
-        let beams = chosen.into_iter().zip(rows).map(|(successor, row)| {
+        let beams = next.into_iter().zip(rows).map(|(successor, row)| {
             let parent = &self.beams[successor.beam];
             let row = row.or_else(|| free.next().inspect(|row| copies.push((parent.row, *row))));
             let mut ids = parent.ids.clone();
@@ -161,25 +170,26 @@ impl BeamSearch {
         self.beams = beams.collect();
     }
 
-    /// Keeps the `beams` best hypotheses.
+    /// Adds a finished beam; the `beams` best are kept.
     fn add(&mut self, ids: Vec<i64>, logprob: f64) {
         let score = self.score(logprob, ids.len());
         let full = self.finished.len() == self.settings.beams;
         if full && self.finished.last().is_some_and(|worst| score <= worst.score) {
             return;
         }
-        // Of equal scores the older one is the worse, as the reference sorts them.
+        // Of equal scores the older one ranks lower, as in the reference.
         let place = self.finished.partition_point(|h| h.score > score);
         self.finished.insert(place, Hypothesis { ids, logprob, score });
         self.finished.truncate(self.settings.beams);
     }
 
+    /// Returns `logprob / length^length_penalty`.
     fn score(&self, logprob: f64, length: usize) -> f64 {
         logprob / (length as f64).powf(f64::from(self.settings.length_penalty))
     }
 
-    /// Whether no unfinished beam can improve the result, by the rule that is set.
-    fn is_over(&self, best: f64, length: usize, context: &Context<'_>) -> bool {
+    /// Returns whether no unfinished beam can improve the result, by the rule of `early_stopping`.
+    fn is_over(&self, best: f64, length: usize, context: &RowContext<'_>) -> bool {
         let Some(worst) = self.finished.get(self.settings.beams - 1) else { return false };
         let attainable = match self.settings.early_stopping {
             EarlyStopping::Always => return true,
@@ -191,9 +201,9 @@ impl BeamSearch {
         worst.score >= attainable
     }
 
-    /// The best `count` hypotheses, best first.
-    pub fn finish(self, count: usize) -> Vec<Decoded> {
-        let decoded = |h: Hypothesis| Decoded { ids: h.ids, logprob: h.logprob as f32 };
-        self.finished.into_iter().take(count).map(decoded).collect()
+    /// Returns the best `count` finished beams, best first.
+    pub(super) fn finish(self, count: usize) -> Vec<GeneratedTokens> {
+        let tokens = |h: Hypothesis| GeneratedTokens { ids: h.ids, logprob: h.logprob as f32 };
+        self.finished.into_iter().take(count).map(tokens).collect()
     }
 }

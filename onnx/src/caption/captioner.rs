@@ -1,96 +1,23 @@
-//! Images to captions on one thread: an image encoder in front of a [`Generator`].
+//! Images to token ids on one thread: an image encoder in front of a [`Generator`].
 //!
-//! Stands between `Image` and `Candidates`. A program that encodes on another thread takes the two apart
-//! ([`Captioner::into_parts`]).
+//! Stands between `Image` and `Generated`. A program that encodes on another thread takes the two apart with
+//! [`Captioner::into_parts`].
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{
-    generator::{Admission, Generated, Generator, Timings},
+    encoder::BatchEncoder,
+    generated::{Admission, Generated, Timings},
+    generator::Generator,
     settings::CaptionSettings,
 };
 use crate::{
     model::ModelFolder,
-    runtime::{Encoded, ImageEncoder, RuntimeError, SessionOptions},
+    runtime::{RuntimeError, SessionOptions},
 };
 
-/// An image encoder that encodes as many images together as are worth it and fit into memory.
-pub struct BatchEncoder {
-    encoder: ImageEncoder,
-    /// Images encoded together, at most; less after memory ran out.
-    batch: usize,
-    time: Duration,
-}
-
-impl BatchEncoder {
-    /// Loads the graph.
-    ///
-    /// # Errors
-    /// When the library or the graph cannot be loaded.
-    pub fn load(model: &ModelFolder, options: &SessionOptions) -> Result<Self, RuntimeError> {
-        // The host's memory takes any number; on a device memory is short.
-        let batch = if options.memory().is_some() { options.execution.encode_batch() } else { usize::MAX };
-        Ok(Self { encoder: ImageEncoder::load(model, options)?, batch, time: Duration::ZERO })
-    }
-
-    /// Images encoded together, at most.
-    #[must_use]
-    pub fn batch(&self) -> usize {
-        self.batch
-    }
-
-    /// Bytes of one image's pixels, `S * S * 3`.
-    #[must_use]
-    pub fn image_bytes(&self) -> usize {
-        self.encoder.image_bytes()
-    }
-
-    /// Time spent in the encoder.
-    #[must_use]
-    pub fn time(&self) -> Duration {
-        self.time
-    }
-
-    /// Encodes images, u8 RGB `[N, S, S, 3]`, in one call or several. Memory that runs out halves the batch, for good.
-    ///
-    /// # Errors
-    /// When `pixels` is not a whole number of images, the graph fails, or memory does not suffice for one image.
-    pub fn encode(&mut self, pixels: &[u8]) -> Result<Vec<Encoded>, RuntimeError> {
-        let began = Instant::now();
-        let (mut encoded, mut rest) = (Vec::new(), pixels);
-        while !rest.is_empty() || encoded.is_empty() {
-            let bytes = self.batch.saturating_mul(self.image_bytes()).min(rest.len());
-            match self.encoder.encode(&rest[..bytes]) {
-                Ok(part) => {
-                    encoded.push(part);
-                    rest = &rest[bytes..];
-                }
-                Err(error) if error.is_out_of_memory() && bytes > self.image_bytes() => {
-                    self.batch = bytes / self.image_bytes() / 2;
-                    tracing::warn!(
-                        images = self.batch,
-                        %error,
-                        "memory ran out; going on with half as many images per call of the encoder"
-                    );
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        self.time += began.elapsed();
-        Ok(encoded)
-    }
-
-    /// Whether the encoder works at all: it is given a grey image.
-    ///
-    /// # Errors
-    /// The encoder's error.
-    pub fn probe(&mut self) -> Result<(), RuntimeError> {
-        let grey = vec![128; self.image_bytes()];
-        self.encoder.encode(&grey).map(drop)
-    }
-}
-
-/// Image encoder and generator.
+/// An image encoder and a generator on one thread.
+#[derive(Debug)]
 pub struct Captioner {
     encoder: BatchEncoder,
     generator: Generator,
@@ -111,65 +38,65 @@ impl Captioner {
         Ok(Self { encoder: BatchEncoder::load(model, options)?, generator })
     }
 
-    /// The two halves, for threads of their own.
+    /// Splits the captioner into encoder and generator, for threads of their own.
     #[must_use]
     pub fn into_parts(self) -> (BatchEncoder, Generator) {
         (self.encoder, self.generator)
     }
 
-    /// The two halves, borrowed.
+    /// Borrows encoder and generator.
     pub fn parts_mut(&mut self) -> (&mut BatchEncoder, &mut Generator) {
         (&mut self.encoder, &mut self.generator)
     }
 
-    /// Images being decoded.
+    /// Returns the number of images in flight.
     #[must_use]
     pub fn active(&self) -> usize {
         self.generator.active()
     }
 
-    /// Most images decoded together, see [`Generator::max_slots`].
+    /// Returns the largest number of images in flight, see [`Generator::max_slots`].
     #[must_use]
     pub fn max_slots(&self) -> usize {
         self.generator.max_slots()
     }
 
-    /// Images that [`Captioner::admit`] takes now.
+    /// Returns how many images [`Captioner::admit`] takes now.
     #[must_use]
-    pub fn room(&self) -> usize {
-        self.generator.room()
+    pub fn free_slots(&self) -> usize {
+        self.generator.free_slots()
     }
 
-    /// Where the time went: the encoder's, and the generator's.
+    /// Returns the time spent in the encoder, and the generator's timings.
     #[must_use]
     pub fn timings(&self) -> (Duration, Timings) {
         (self.encoder.time(), self.generator.timings())
     }
 
-    /// Bytes of one image's pixels.
+    /// Returns the bytes of one image's pixels, `S * S * 3`.
     #[must_use]
     pub fn image_bytes(&self) -> usize {
         self.encoder.image_bytes()
     }
 
-    /// Bytes of memory that one image holds while it is decoded.
+    /// Returns the bytes of memory that one image in flight holds.
     #[must_use]
     pub fn slot_bytes(&self) -> usize {
         self.generator.slot_bytes()
     }
 
-    /// Encodes images and begins their captions. `pixels` is `[images.len(), S, S, 3]` u8 RGB.
+    /// Encodes images and starts their captions. `pixels` is u8 RGB `[images.len(), S, S, 3]`.
     ///
     /// # Errors
-    /// When there are more images than [`Captioner::room`], or the encoder fails: then none was admitted. When memory for
-    /// their slots cannot be had, see [`Captioner::halve`].
+    /// When there are more images than [`Captioner::free_slots`], or the encoder fails: none is admitted then. When
+    /// memory for their slots does not suffice, see [`Captioner::halve_slots`].
     pub fn admit(&mut self, images: &[Admission], pixels: &[u8]) -> Result<(), RuntimeError> {
-        if images.len() > self.room() || pixels.len() != images.len() * self.image_bytes() {
+        if images.len() > self.free_slots() || pixels.len() != images.len() * self.image_bytes() {
             return Err(RuntimeError::Input(format!(
                 "{} images in {} bytes do not fit {} free slots",
                 images.len(),
                 pixels.len(),
-                self.room()
+                self.free_slots()
             )));
         }
         if images.is_empty() {
@@ -184,7 +111,7 @@ impl Captioner {
         Ok(())
     }
 
-    /// See [`Generator::step`].
+    /// Generates one token of every row, see [`Generator::step`].
     ///
     /// # Errors
     /// As [`Generator::step`].
@@ -192,8 +119,8 @@ impl Captioner {
         self.generator.step()
     }
 
-    /// See [`Generator::halve`].
-    pub fn halve(&mut self) -> Option<Vec<u64>> {
-        self.generator.halve()
+    /// Halves the slots after memory ran out, see [`Generator::halve_slots`].
+    pub fn halve_slots(&mut self) -> Option<Vec<u64>> {
+        self.generator.halve_slots()
     }
 }

@@ -1,31 +1,28 @@
-//! `Encoded -> Candidates`: decoding strategies over one decoder, with continuous batching.
+//! `Encoded -> Generated`: decoding strategies over one decoder, with continuous batching.
 //!
-//! `captioner` owns the image encoder and the `generator`, which owns the decoder and the slots; `settings` says what is wanted; `draws` (greedy and sampling) and `beam` are
-//! what one image's rows do, pure and without a model: they pose questions, and `select` answers them where the logits are;
-//! `sample` and `row` are the arithmetic on one row of logits on the host.
+//! A [`Captioner`] owns the image encoder and a [`Generator`]; the generator owns the decoder and its slots. What the
+//! rows of one image read and keep is decided without a model, in `independent_rows` (greedy and sampling) and `beam`:
+//! each row sends a request for its next tokens, and `token_selection` fulfils it where the logits are, on the host or on a
+//! device.
 
 mod beam;
+mod capacity;
 mod captioner;
-mod draws;
+mod context;
+mod encoder;
+mod generated;
 mod generator;
+mod independent_rows;
 mod random;
-mod row;
-mod sample;
-mod select;
 mod settings;
+mod slot;
+mod slot_decoder;
+mod token_selection;
 
-pub use captioner::{BatchEncoder, Captioner};
-pub use generator::{Admission, Generated, Generator, Timings};
+pub use captioner::Captioner;
+pub use encoder::BatchEncoder;
+pub use generated::{Admission, Generated, GeneratedTokens, Timings};
+pub use generator::Generator;
 pub use random::image_seed;
-pub use row::best_token;
-pub use select::NextToken;
 pub use settings::{BeamSettings, CaptionSettings, EarlyStopping, SampleSettings, Strategy};
-
-/// One caption of an image, as ids.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Decoded {
-    /// Generated ids without start token and prompt; with the end token, unless a beam ran out of places.
-    pub ids: Vec<i64>,
-    /// Sum of the model's own log-probabilities of `ids`; natural logarithm, <= 0.
-    pub logprob: f32,
-}
+pub use slot_decoder::SlotDecoder;

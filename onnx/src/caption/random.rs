@@ -1,37 +1,31 @@
-//! Randomness that belongs to a caption: a number depends on (seed, key, candidate, step) and on nothing else, so a row
-//! is the same whatever the batch, the thread, the worker or the neighbours.
+//! Counter-based random numbers: a number depends on (seed, key, candidate, step) alone, so a sampled caption is the same
+//! whatever the batch, thread or worker.
 
+use recaption_schemas::SplitMix64;
 use sha2::{Digest, Sha256};
 
-/// What seeds an image's candidates: the run's seed and the sample's key.
+/// Returns the seed of an image's sampled candidates, made of the run's seed and the sample's key.
 #[must_use]
 pub fn image_seed(seed: u64, key: &str) -> u64 {
     let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(key.as_bytes()).finalize();
     digest.iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
-/// Uniform in [0, 1), 53 bits: the `step`-th number of an image's `candidate`-th caption.
+/// Returns the `step`-th number of an image's `candidate`-th caption, uniform in [0, 1) with 53 bits.
 #[must_use]
-pub fn uniform(image_seed: u64, candidate: usize, step: usize) -> f64 {
-    let stream = mix(image_seed ^ mix(candidate as u64));
-    (mix(stream.wrapping_add(step as u64)) >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-/// SplitMix64's step: a bijection in which every input bit reaches every output bit.
-fn mix(x: u64) -> u64 {
-    let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+pub(super) fn uniform(image_seed: u64, candidate: usize, step: usize) -> f64 {
+    let hash = |state: u64| SplitMix64::new(state).next_u64();
+    let stream = hash(image_seed ^ hash(candidate as u64));
+    SplitMix64::new(stream.wrapping_add(step as u64)).next_fraction()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// These values are part of every sampled dataset: a change of them changes rows.
+    /// These values determine every sampled dataset: changing them changes rows.
     #[test]
-    fn numbers_are_pinned() {
+    fn seeds_and_numbers_are_pinned() {
         assert_eq!(image_seed(0, "00000"), PINNED_SEED);
         assert_eq!(uniform(1, 2, 3).to_bits(), PINNED_UNIFORM);
         assert_ne!(image_seed(0, "00000"), image_seed(1, "00000"));

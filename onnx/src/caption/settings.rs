@@ -1,33 +1,33 @@
-//! What is wanted of a captioner, validated before anything is loaded.
+//! How captions are generated: settings, validated before a model is loaded.
 
 use crate::runtime::RuntimeError;
 
-/// Rows of one image decoded side by side, at most, when candidates are sampled. They share the image's cross keys and
-/// values; more rows would idle while the last candidates end.
+/// Largest number of rows per image when candidates are sampled. Rows share the image's cross-attention keys and values;
+/// more of them would idle while the last candidates are finished.
 const SAMPLED_ROWS: usize = 8;
 
-/// How tokens are chosen.
+/// How tokens are selected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Strategy {
-    /// The most probable token, always.
+    /// Takes the most probable token at every position.
     Greedy,
-    /// Drawn at random.
+    /// Samples tokens from the model's distribution.
     Sample(SampleSettings),
-    /// The best of several kept side by side.
+    /// Keeps several captions in parallel and returns the best.
     Beam(BeamSettings),
 }
 
-/// How a distribution is warped before a token is drawn, in Hugging Face's order: repetition penalty, minimum length,
-/// temperature, top-k, top-p.
+/// How a distribution is warped before a token is sampled, in the order of Hugging Face's transformers: repetition penalty,
+/// minimum length, temperature, top-k, top-p.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleSettings {
-    /// Positive logits of tokens already in the text are divided by it, negative ones multiplied; 1 is off.
+    /// Divides positive logits of tokens that are in the text already, and multiplies negative ones; > 0, 1 is off.
     pub repetition_penalty: f32,
-    /// Logits are divided by it, > 0.
+    /// Divides all logits; > 0, 1 is off.
     pub temperature: f32,
-    /// Tokens below the k-th best are dropped, ties with it are kept; 0 is off.
+    /// Number of best tokens that are kept, and ties with the last of them; 0 is off.
     pub top_k: usize,
-    /// Tokens are kept, best first, until their probabilities sum to this, (0, 1]; 1 is off.
+    /// Probability mass of the tokens that are kept, best first; in (0, 1], 1 is off.
     pub top_p: f32,
 }
 
@@ -37,25 +37,26 @@ impl Default for SampleSettings {
     }
 }
 
-/// When a beam search ends.
+/// When a beam search stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EarlyStopping {
-    /// When the best unfinished beam, at its present length, cannot beat the worst finished one. Hugging Face's default.
+    /// Stops when the best unfinished beam, at its present length, cannot beat the worst finished one. Hugging Face's
+    /// default.
     Heuristic,
-    /// As soon as there are as many finished ones as beams.
+    /// Stops as soon as there are as many finished beams as `beams`.
     Always,
-    /// When no unfinished beam can win at any length.
+    /// Stops when no unfinished beam can win at any length.
     Never,
 }
 
-/// Beam search as Hugging Face's transformers does it, on log-probabilities.
+/// Beam search on log-probabilities, with the semantics of Hugging Face's transformers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BeamSettings {
-    /// Beams, at least 1.
+    /// Number of beams, at least 1.
     pub beams: usize,
-    /// A finished beam's score is its log-probability / length^this.
+    /// Exponent of the length that a finished beam's log-probability is divided by.
     pub length_penalty: f32,
-    /// When to end.
+    /// When the search stops.
     pub early_stopping: EarlyStopping,
 }
 
@@ -65,27 +66,39 @@ impl Default for BeamSettings {
     }
 }
 
-/// How captions are decoded.
+/// How captions are generated.
+///
+/// ```
+/// use recaption_onnx::caption::{BeamSettings, CaptionSettings, Strategy};
+///
+/// let greedy = CaptionSettings::greedy(20, 1, 8);
+/// assert_eq!(greedy.rows_per_image(), 1);
+/// let beam = Strategy::Beam(BeamSettings { beams: 4, ..BeamSettings::default() });
+/// let settings = CaptionSettings { strategy: beam, candidates: 2, ..greedy };
+/// assert_eq!(settings.rows_per_image(), 4);
+/// settings.validate()?;
+/// # Ok::<(), recaption_onnx::runtime::RuntimeError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct CaptionSettings {
-    /// How tokens are chosen.
+    /// How tokens are selected.
     pub strategy: Strategy,
-    /// Captions per image: 1 for greedy, any number for sampling, at most the beams for beam search.
+    /// Captions per image: 1 for greedy, any number for sampling, at most `beams` for beam search.
     pub candidates: usize,
-    /// Ids that every caption begins with, without the start token; read by the model, not counted and not returned.
+    /// Ids that every caption starts with, without the start token; neither counted nor returned.
     pub prompt: Vec<i64>,
-    /// Most generated tokens, end token included; open_clip's `seq_len - 1`.
+    /// Largest number of generated tokens, end token included; open_clip's `seq_len - 1`.
     pub max_tokens: usize,
-    /// Fewest tokens before the end token; open_clip's `min_seq_len - 1`.
+    /// Smallest number of tokens before the end token; open_clip's `min_seq_len - 1`.
     pub min_tokens: usize,
-    /// Most images decoded together.
+    /// Largest number of images in flight.
     pub max_slots: usize,
-    /// Most bytes that caches, cross keys and values and logits may hold; fewer slots are used when they do not fit.
+    /// Bytes that caches, cross-attention keys and values and logits may hold; fewer images are in flight if they do not fit.
     pub cache_bytes: u64,
 }
 
 impl CaptionSettings {
-    /// Greedy captions, one per image.
+    /// Returns settings for greedy captions, one per image, without a limit on memory.
     #[must_use]
     pub fn greedy(max_tokens: usize, min_tokens: usize, max_slots: usize) -> Self {
         Self {
@@ -99,7 +112,7 @@ impl CaptionSettings {
         }
     }
 
-    /// Rows that one image takes in the decoder. A function of the settings alone: rows of one image share a matrix
+    /// Returns the number of decoder rows per image. It depends on the settings alone: rows of one image share a matrix
     /// product, so another number could change the last bit of a logit.
     #[must_use]
     pub fn rows_per_image(&self) -> usize {
@@ -110,36 +123,37 @@ impl CaptionSettings {
         }
     }
 
-    /// Positions that a row may read: start token, prompt, and every generated token but the last.
-    #[must_use]
-    pub fn cache_length(&self) -> usize {
+    /// Returns the number of positions that a row may read: start token, prompt, and all generated tokens but the last.
+    pub(crate) fn cache_length(&self) -> usize {
         self.prompt.len() + self.max_tokens
     }
 
+    /// Checks the settings.
+    ///
     /// # Errors
-    /// Names the first setting that makes no sense.
+    /// [`RuntimeError::Input`] with the first invalid setting.
     pub fn validate(&self) -> Result<(), RuntimeError> {
-        let wrong = |what: String| Err(RuntimeError::Input(what));
+        let invalid = |what: String| Err(RuntimeError::Input(what));
         if self.max_slots == 0 || self.candidates == 0 {
-            return wrong("caption settings need at least one slot and one candidate".into());
+            return invalid("caption settings need at least one slot and one candidate".into());
         }
         if self.min_tokens >= self.max_tokens {
-            return wrong(format!(
+            return invalid(format!(
                 "min_tokens {} leaves no room for the end token within max_tokens {}",
                 self.min_tokens, self.max_tokens
             ));
         }
         match self.strategy {
-            Strategy::Greedy if self.candidates > 1 => wrong(format!(
-                "greedy decoding gives one caption, {} candidates were asked for: use sample or beam",
+            Strategy::Greedy if self.candidates > 1 => invalid(format!(
+                "greedy gives one caption, but candidates is {}: use sample or beam",
                 self.candidates
             )),
-            Strategy::Beam(b) if self.candidates > b.beams => wrong(format!(
-                "{} candidates were asked for, beam search with {} beams gives at most that many",
+            Strategy::Beam(b) if self.candidates > b.beams => invalid(format!(
+                "candidates is {}, but beam search with {} beams gives at most that many",
                 self.candidates, b.beams
             )),
             Strategy::Beam(b) if !b.length_penalty.is_finite() => {
-                wrong("length_penalty is not a number".into())
+                invalid("length_penalty is not a finite number".into())
             }
             Strategy::Sample(s) => s.validate(),
             _ => Ok(()),
@@ -173,29 +187,29 @@ mod tests {
     }
 
     #[test]
-    fn candidates_are_spread_evenly_over_few_rows() {
+    fn candidates_spread_evenly_over_rows() {
         let rows = |n| sampled(n).rows_per_image();
         assert_eq!([1, 2, 8, 9, 12, 16, 17, 256].map(rows), [1, 2, 8, 5, 6, 8, 6, 8]);
     }
 
     #[test]
-    fn settings_that_make_no_sense_are_named() {
-        let refused = |change: fn(&mut CaptionSettings)| {
+    fn invalid_settings_are_named() {
+        let error_of = |change: fn(&mut CaptionSettings)| {
             let mut settings = sampled(3);
             settings.validate().expect("valid");
             change(&mut settings);
             settings.validate().expect_err("invalid").to_string()
         };
-        assert!(refused(|s| s.min_tokens = 20).contains("min_tokens 20"));
-        assert!(refused(|s| s.strategy = Strategy::Greedy).contains("3 candidates"));
+        assert!(error_of(|s| s.min_tokens = 20).contains("min_tokens 20"));
+        assert!(error_of(|s| s.strategy = Strategy::Greedy).contains("candidates is 3"));
         let two_beams = |s: &mut CaptionSettings| {
             s.strategy = Strategy::Beam(BeamSettings { beams: 2, ..BeamSettings::default() });
         };
-        assert!(refused(two_beams).contains("2 beams"));
+        assert!(error_of(two_beams).contains("2 beams"));
         let cold = |s: &mut CaptionSettings| {
             s.strategy = Strategy::Sample(SampleSettings { temperature: 0.0, ..SampleSettings::default() });
         };
-        assert!(refused(cold).contains("temperature > 0"));
-        assert!(refused(|s| s.candidates = 0).contains("one candidate"));
+        assert!(error_of(cold).contains("temperature > 0"));
+        assert!(error_of(|s| s.candidates = 0).contains("one candidate"));
     }
 }

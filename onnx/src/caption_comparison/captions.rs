@@ -1,21 +1,21 @@
-//! Greedy captions of many images, the way a run makes them: images join as others end.
+//! Greedy captions of many images, as in a run: images are added as others end.
 
 use std::time::Instant;
 
-use super::Side;
+use super::side::Side;
 use crate::{
     caption::{Admission, CaptionSettings, Captioner},
     runtime::RuntimeError,
 };
 
 /// Captions of one side.
-pub struct Captions {
-    /// Of every image, without start token and prompt.
-    pub ids: Vec<Vec<i64>>,
+pub(super) struct Captions {
+    /// Ids of every image's caption, without start token and prompt.
+    pub(super) ids: Vec<Vec<i64>>,
     /// `[N, E]`.
-    pub features: Vec<f32>,
-    /// How long it took, without loading.
-    pub seconds: f64,
+    pub(super) features: Vec<f32>,
+    /// Duration without loading, seconds.
+    pub(super) seconds: f64,
 }
 
 impl Captions {
@@ -23,12 +23,16 @@ impl Captions {
     ///
     /// # Errors
     /// When `pixels` is not a whole number of images or none, or a graph fails.
-    pub fn generate(side: Side<'_>, settings: &CaptionSettings, pixels: &[u8]) -> Result<Self, RuntimeError> {
+    pub(super) fn generate(
+        side: Side<'_>,
+        settings: &CaptionSettings,
+        pixels: &[u8],
+    ) -> Result<Self, RuntimeError> {
         let mut captioner = Captioner::load(side.model, side.options, settings.clone())?;
         let each = captioner.image_bytes();
         if pixels.is_empty() || !pixels.len().is_multiple_of(each) {
             return Err(RuntimeError::Input(format!(
-                "{} bytes are no whole images of {each}: this model reads u8 RGB [N, {size}, {size}, 3]",
+                "{} bytes are not a whole number of images of {each} bytes: this model reads u8 RGB [N, {size}, {size}, 3]",
                 pixels.len(),
                 size = side.model.spec.image_size
             )));
@@ -38,11 +42,11 @@ impl Captions {
         let began = Instant::now();
         let mut next = 0;
         while next < images || captioner.active() > 0 {
-            // Refilled a quarter at a time, as a run does.
-            if captioner.room() >= (captioner.max_slots() / 4).max(1) {
-                while next < images && captioner.room() > 0 {
+            // Slots are refilled a quarter at a time, as in a run.
+            if captioner.free_slots() >= (captioner.max_slots() / 4).max(1) {
+                while next < images && captioner.free_slots() > 0 {
                     let count =
-                        captioner.room().min(side.options.execution.encode_batch()).min(images - next);
+                        captioner.free_slots().min(side.options.execution.encode_batch()).min(images - next);
                     let admission = |image: usize| Admission { ticket: image as u64, seed: 0 };
                     let admissions: Vec<Admission> = (next..next + count).map(admission).collect();
                     captioner.admit(&admissions, &pixels[next * each..(next + count) * each])?;

@@ -1,15 +1,15 @@
-//! Teacher forcing on both sides at once: equal prefixes, and the logits behind each of their ids.
+//! Teacher forcing on both sides: equal prefixes, and the logits after each of their ids.
 
 use std::collections::BTreeMap;
 
-use super::{ForcedText, Side};
+use super::side::{ForcedText, Side};
 use crate::{
     caption::CaptionSettings,
     runtime::{Decoder, ImageEncoder, RowUpdate, RuntimeError},
-    verify::compare::{Comparison, standard_deviation, worst},
+    verify::compare::{Comparison, max_or_nan, standard_deviation},
 };
 
-/// Images that are read together.
+/// Images that are read in one batch.
 const BATCH: usize = 64;
 
 /// One side's graphs.
@@ -28,8 +28,8 @@ impl Reader {
         })
     }
 
-    /// Gives every slot one of the images.
-    fn take(&mut self, pixels: &[u8], texts: &[ForcedText]) -> Result<(), RuntimeError> {
+    /// Loads the image of every text into a slot.
+    fn load_images(&mut self, pixels: &[u8], texts: &[ForcedText]) -> Result<(), RuntimeError> {
         let each = self.encoder.image_bytes();
         let images: Vec<u8> =
             texts.iter().flat_map(|text| &pixels[text.image * each..][..each]).copied().collect();
@@ -40,12 +40,12 @@ impl Reader {
     }
 }
 
-/// Reads the texts on both sides, the reference first. Returns how far the device's logits are from the reference's, and by image
-/// the reference's gap between the two tokens that differ behind its text, in standard deviations of the row.
+/// Reads the texts on both sides, the reference first. Returns the differences of the device's logits from the reference's and,
+/// by image, the reference's gap between the two diverging tokens, in standard deviations of the row.
 ///
 /// # Errors
 /// When a graph cannot be loaded or fails.
-pub fn read(
+pub(super) fn read(
     sides: [Side<'_>; 2],
     settings: &CaptionSettings,
     pixels: &[u8],
@@ -56,8 +56,8 @@ pub fn read(
     let width = reference.vocabulary;
     let (mut comparison, mut gaps) = (Comparison::new(), BTreeMap::new());
     for texts in texts.chunks(BATCH) {
-        reference.take(pixels, texts)?;
-        device.take(pixels, texts)?;
+        reference.load_images(pixels, texts)?;
+        device.load_images(pixels, texts)?;
         let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
         for position in 0..longest {
             let update = |text: &ForcedText| text.ids.get(position).map(|id| RowUpdate { id: *id, position });
@@ -68,9 +68,9 @@ pub fn read(
                 let want = &want[row * width..(row + 1) * width];
                 comparison.add(&got[row * width..(row + 1) * width], want);
                 if position + 1 == text.ids.len()
-                    && let Some(parted) = text.parted
+                    && let Some(diverging) = text.diverging
                 {
-                    gaps.insert(text.image, gap(want, parted));
+                    gaps.insert(text.image, gap(want, diverging));
                 }
             }
         }
@@ -78,12 +78,12 @@ pub fn read(
     Ok((comparison, gaps))
 }
 
-/// How far the logit of the second id lies below that of the first; infinite when there is no such id.
+/// Returns the distance of the logits of two ids in standard deviations of the row; infinity if an id is out of range.
 fn gap(logits: &[f32], ids: [i64; 2]) -> f32 {
     let [own, other] = ids.map(|id| usize::try_from(id).ok().and_then(|id| logits.get(id)));
     match (own, other) {
-        // The first was chosen, so a negative gap is as wrong as a large one.
-        (Some(own), Some(other)) => worst(0.0, (own - other).abs() / standard_deviation(logits)),
+        // The first was selected, so a negative gap is as wrong as a large one.
+        (Some(own), Some(other)) => max_or_nan(0.0, (own - other).abs() / standard_deviation(logits)),
         _ => f32::INFINITY,
     }
 }

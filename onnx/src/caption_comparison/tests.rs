@@ -1,15 +1,16 @@
-//! The CPU stands in for the device: its memory, graphs and bindings, and a folder of its own with something wrong.
+//! The device is emulated on the CPU: its memory, graphs and bindings, with a model folder that has something wrong.
 
 use super::*;
 use crate::{
     Bundled, Precision,
+    corrupt_models::{Exported, constants, edit_graph, lengthen_rows, rescale_attention, swap_cross},
     model::{DECODER_FILE, IMAGE_ENCODER_FILE},
-    wrong_constants::{Exported, constants, edit_graph, lengthen_rows, rescale_attention, swap_cross},
+    runtime::SessionOptions,
 };
 
 const IMAGES: usize = 40;
 const HOST: SessionOptions = SessionOptions::on_cpu(1);
-const DEVICE: SessionOptions = SessionOptions { as_device: true, ..HOST };
+const DEVICE: SessionOptions = SessionOptions { emulate_device: true, ..HOST };
 
 fn bundled(precision: Precision) -> Exported {
     let dir = tempfile::tempdir().expect("temporary folder");
@@ -17,7 +18,7 @@ fn bundled(precision: Precision) -> Exported {
     Exported::of(dir.path(), precision)
 }
 
-/// Pictures of one or two squares on a background, u8 RGB `[count, size, size, 3]`.
+/// Images of one or two squares on a background, u8 RGB `[count, size, size, 3]`.
 fn pictures(count: usize, size: usize) -> Vec<u8> {
     let mut state = 5_u64;
     let mut random = |below: usize| {
@@ -76,7 +77,7 @@ fn fp16_captions_of_the_device_path_are_equal_or_explained() {
     assert!(found.passes(), "{found:?}");
 }
 
-/// Other rounding, as between a CPU and a GPU: fp16 and int8 against fp32.
+/// fp16 and int8 against fp32 round differently, like a CPU and a GPU.
 #[test]
 fn differences_of_rounding_are_explained_by_close_logits() {
     let full = bundled(Precision::Fp32);
@@ -95,14 +96,14 @@ fn differences_of_rounding_are_explained_by_close_logits() {
     }
 }
 
-/// Every constant that makes captions other ones is found, even if it makes them other ones for few images.
+/// Even a constant that changes few captions is detected.
 #[test]
 fn one_wrong_constant_on_the_device_fails() {
-    let spoil = |graph: &'static str, name: &'static str| -> Box<dyn Fn(&ModelFolder)> {
+    let corrupt = |graph: &'static str, name: &'static str| -> Box<dyn Fn(&ModelFolder)> {
         Box::new(move |model| {
             let all = constants(model, graph);
             let constant = all.iter().find(|c| c.name.starts_with(name)).expect("the constant");
-            constant.spoil(model, constant.needed_row(model));
+            constant.corrupt(model, constant.needed_row(model));
         })
     };
     let edit = |change: fn(&mut crate::proto::GraphProto)| -> Box<dyn Fn(&ModelFolder)> {
@@ -111,10 +112,10 @@ fn one_wrong_constant_on_the_device_fails() {
     for precision in [Precision::Fp32, Precision::Fp16] {
         let exported = bundled(precision);
         let faults = [
-            ("scale, image", spoil(IMAGE_ENCODER_FILE, "visual.ln_post.weight")),
-            ("bias, decoder", spoil(DECODER_FILE, "text_decoder.ln_final.bias")),
-            ("embedding of the start token", spoil(DECODER_FILE, "text.token_embedding.weight")),
-            ("weight row, decoder", spoil(DECODER_FILE, "text_decoder.cross_attn.0.mlp.c_fc.weight")),
+            ("scale, image", corrupt(IMAGE_ENCODER_FILE, "visual.ln_post.weight")),
+            ("bias, decoder", corrupt(DECODER_FILE, "text_decoder.ln_final.bias")),
+            ("embedding of the start token", corrupt(DECODER_FILE, "text.token_embedding.weight")),
+            ("weight row, decoder", corrupt(DECODER_FILE, "text_decoder.cross_attn.0.mlp.c_fc.weight")),
             ("keys and values", edit(swap_cross)),
             ("attention's scale", edit(|graph| rescale_attention(graph, 2.0))),
         ];
@@ -127,9 +128,9 @@ fn one_wrong_constant_on_the_device_fails() {
     }
 }
 
-/// Right where all rows stand at one position, as teacher forcing reads them: only the captions can show it.
+/// Correct if all rows are at the same position, as in teacher forcing: only the captions can show the fault.
 #[test]
-fn rows_at_unlike_positions_are_compared_too() {
+fn wrong_rows_at_different_positions_fail() {
     let exported = bundled(Precision::Fp16);
     let wrong = exported.changed(&|model| edit_graph(model, DECODER_FILE, lengthen_rows));
     let found = compare(&exported.model, &wrong, &DEVICE);
@@ -146,13 +147,13 @@ fn unusable_inputs_are_named() {
     };
     let greedy = CaptionSettings::greedy(20, 1, 4);
     assert!(run(&greedy, &[0; 1000]).contains("u8 RGB [N, 96, 96, 3]"));
-    assert!(run(&greedy, &[]).contains("no whole images"));
+    assert!(run(&greedy, &[]).contains("not a whole number of images"));
     let sampled = CaptionSettings { strategy: Strategy::Sample(Default::default()), ..greedy };
     assert!(run(&sampled, &pictures(1, 96)).contains("greedy"));
 }
 
 #[test]
-fn captions_part_at_their_first_unequal_token() {
+fn captions_diverge_at_their_first_unequal_token() {
     assert_eq!(difference(3, &[5, 6, 7], &[5, 6, 7]), None);
     let found = difference(3, &[5, 6, 7], &[5, 8, 7]).expect("a difference");
     assert_eq!((found.image, found.position), (3, 1));

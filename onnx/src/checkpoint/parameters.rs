@@ -1,48 +1,49 @@
-//! The one list of a checkpoint's tensors: names and shapes as open_clip and torch have them, and what training from
-//! nothing begins with.
+//! The list of a checkpoint's tensors: names and shapes as in open_clip and torch, and initial values for training from
+//! scratch.
 //!
-//! The exporter asks for tensors one by one, where its graphs need them; `tests/parameters.rs` holds the two against each
-//! other and against open_clip's files. Linear layers are `[out, in]`, projections without bias `[in, out]`.
+//! The exporter reads tensors one by one where its graphs need them; `tests/parameters.rs` compares the two with each other and
+//! with open_clip's files. Linear layers are `[out, in]`, projections without bias `[in, out]`.
 
 use super::config::{
     DecoderConfig, ModelConfig, PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
 };
 
-/// Standard deviation of token embeddings in the beginning.
+/// Initial standard deviation of token embeddings.
 const TOKEN_STD: f32 = 0.02;
-/// Standard deviation of the image tower's class token and positions. Patches of normalised pixels come out of `conv1` with
-/// about unit variance, and this is half of it, as in the text tower. open_clip draws them with width^-0.5, a tenth, from
-/// which small models were slow to learn places (ARCHITECTURE.md has the numbers).
+/// Initial standard deviation of the image tower's class token and positions. Patches of normalised pixels come out of
+/// `conv1` with about unit variance, and this is half of it, as in the text tower. With open_clip's width^-0.5, a tenth, small
+/// models were slow to learn positions (numbers:
+/// `docs/src/decisions/0038-image-position-initialisation.md`).
 const IMAGE_POSITION_STD: f32 = 0.5;
-/// Standard deviation of a text's position embeddings and class token in the beginning.
+/// Initial standard deviation of a text's position embeddings and class token.
 const POSITION_STD: f32 = 0.01;
 
-/// What a tensor holds before any training.
+/// Initial values of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// Draws from a normal distribution around 0 with this standard deviation.
+    /// Samples of a normal distribution with mean 0 and this standard deviation.
     Normal(f32),
-    /// 1.
+    /// Ones.
     Ones,
-    /// 0.
+    /// Zeros.
     Zeros,
-    /// This number.
+    /// This constant.
     Constant(f32),
 }
 
 /// One tensor of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
-    /// open_clip's name.
+    /// Name in open_clip.
     pub name: String,
     /// Shape, row-major; `[]` of a scalar.
     pub shape: Vec<usize>,
-    /// What it begins with.
+    /// Initial values.
     pub init: Init,
 }
 
 impl Parameter {
-    /// Number of values; 1 of a scalar.
+    /// Returns the number of values, 1 of a scalar.
     #[must_use]
     pub fn count(&self) -> usize {
         self.shape.iter().product()
@@ -50,12 +51,12 @@ impl Parameter {
 }
 
 impl ModelConfig {
-    /// Every tensor that a checkpoint of this configuration has, and no other, each once, in the order of the data's way:
-    /// image tower, text tower, decoder, temperature. A CLIP's are those without poolers and decoder.
+    /// Returns every tensor of a checkpoint with this configuration, each once, in the order of the data flow: image tower, text
+    /// tower, decoder, temperature. A CLIP has neither poolers nor decoder.
     ///
-    /// `init` is open_clip 3.3.0's where its towers initialise themselves, and CLIP's rule for the image tower's blocks, which
-    /// open_clip leaves to torch's defaults; the image tower's positions begin larger than there. Projections, the poolers'
-    /// too, begin with the -0.5th power of their input's width.
+    /// `init` is that of open_clip 3.3.0 where its towers initialise themselves, and CLIP's rule for the image tower's blocks,
+    /// which open_clip leaves to torch's defaults; the image tower's positions are larger. The standard deviation of projections,
+    /// also of the poolers, is the -0.5th power of their input's width.
     #[must_use]
     pub fn parameters(&self) -> Vec<Parameter> {
         let mut table = Table(Vec::new());
@@ -72,16 +73,16 @@ impl ModelConfig {
     }
 }
 
-/// Residual blocks that differ in their number alone.
+/// Sizes that the residual blocks of a tower share.
 struct Blocks {
     width: usize,
     mlp_width: usize,
-    /// Of the tower: its depth scales the layers that write into the residual.
+    /// Depth of the tower, which scales the layers that write into the residual.
     layers: usize,
     layer_scale: Option<f32>,
 }
 
-/// `width^-0.5`.
+/// Returns `width^-0.5`.
 fn per_width(width: usize) -> f32 {
     (width as f32).powf(-0.5)
 }
@@ -98,7 +99,7 @@ impl Table {
         self.add(format!("{prefix}.bias"), &[width], Init::Zeros);
     }
 
-    /// `weight [out, in]` and `bias [out]`.
+    /// Adds `weight [out, in]` and `bias [out]`.
     fn linear(&mut self, prefix: &str, [out, input]: [usize; 2], std: f32) {
         self.add(format!("{prefix}.weight"), &[out, input], Init::Normal(std));
         self.add(format!("{prefix}.bias"), &[out], Init::Zeros);
@@ -140,7 +141,8 @@ impl Table {
         self.layer_norm("visual.ln_post_contrastive", embed_dim);
     }
 
-    /// A pooler that attends to tokens `context` wide. `nn.MultiheadAttention` packs its weights when that is its own width.
+    /// Adds a pooler that attends to tokens of width `context`; `nn.MultiheadAttention` packs its weights if that is its own
+    /// width.
     fn pooler(&mut self, prefix: &str, queries: usize, context: usize, embed_dim: usize) {
         let e = embed_dim;
         self.add(format!("{prefix}.query"), &[queries, e], Init::Normal(1.0));
@@ -162,7 +164,7 @@ impl Table {
         let (width, prefix) = (text.width, text.prefix);
         let tokens = [text.vocab_size, width];
         self.add(format!("{prefix}token_embedding.weight"), &tokens, Init::Normal(TOKEN_STD));
-        // The class token stands behind the context and has a position of its own.
+        // The class token follows the context and has a position of its own.
         let class = usize::from(text.pooling == TextPooling::ClassToken);
         let places = [text.context_length + class, width];
         self.add(format!("{prefix}positional_embedding"), &places, Init::Normal(POSITION_STD));
@@ -192,7 +194,7 @@ impl Table {
         self.add("text_decoder.text_projection", &[width, vocab_size], init);
     }
 
-    /// A residual block; one that attends to the image normalises keys and values by themselves.
+    /// Adds a residual block; one that attends to the image has a separate LayerNorm for keys and values.
     fn block(&mut self, prefix: &str, b: &Blocks, cross: bool) {
         let width = b.width;
         let residual_std = per_width(width) * per_width(2 * b.layers);

@@ -13,11 +13,12 @@ use half::{bf16, f16};
 use safetensors::{Dtype, tensor::Metadata};
 use sha2::{Digest, Sha256};
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 
-/// Largest directory that is read, bytes. Real ones have tens of kilobytes.
+/// Largest directory that is read, bytes; usual ones have tens of kilobytes.
 const MAX_HEADER: u64 = 64 << 20;
 
+#[derive(Debug)]
 struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -25,7 +26,8 @@ struct Entry {
     len: usize,
 }
 
-/// The tensors of a checkpoint by open_clip's own names, as f32.
+/// The tensors of a checkpoint by open_clip's names, as f32.
+#[derive(Debug)]
 pub struct TensorReader {
     path: PathBuf,
     file: File,
@@ -38,18 +40,18 @@ impl TensorReader {
     /// Opens a safetensors file and checks its directory.
     ///
     /// # Errors
-    /// An unreadable or malformed file, a dtype that is not fp32, fp16 or bf16.
+    /// When the file is unreadable or malformed.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let io = |source| CheckpointError::Io { path: path.to_owned(), source };
         let bad = |what: String| CheckpointError::Tensors { path: path.to_owned(), what };
         let mut file = File::open(path).map_err(io)?;
         let size = file.metadata().map_err(io)?.len();
         let mut prefix = [0; 8];
-        file.read_exact(&mut prefix).map_err(|_| bad(format!("{size} bytes are no safetensors file")))?;
+        file.read_exact(&mut prefix).map_err(|_| bad(format!("{size} bytes are not a safetensors file")))?;
         let header = u64::from_le_bytes(prefix);
         if header > MAX_HEADER || header + 8 > size {
             return Err(bad(format!(
-                "directory of {header} bytes in a file of {size}: cut, or no safetensors file"
+                "directory of {header} bytes in a file of {size}: truncated, or not a safetensors file"
             )));
         }
         let mut buffer = Vec::new();
@@ -63,7 +65,7 @@ impl TensorReader {
             let available = size - 8 - header;
             if to as u64 > available {
                 return Err(bad(format!(
-                    "tensor `{name}` ends at byte {to} of the data, the file has {available}: cut"
+                    "tensor `{name}` ends at byte {to} of the data, the file has {available}: truncated"
                 )));
             }
             let start = 8 + header + from as u64;
@@ -79,40 +81,40 @@ impl TensorReader {
         CheckpointError::Tensors { path: self.path.clone(), what }
     }
 
-    /// Whether the file has a tensor of that name.
+    /// Returns whether the file has a tensor of that name.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
 
-    /// Names of all tensors, in alphabetical order.
+    /// Returns the names of all tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
-    /// The type that the file stores a tensor in; none when there is no such tensor.
+    /// Returns the type that a tensor is stored in, if there is such a tensor.
     #[must_use]
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
         self.entries.get(name).map(|e| e.dtype)
     }
 
-    /// Shape of a tensor, `[]` of a scalar; none when there is no such tensor.
+    /// Returns the shape of a tensor, `[]` of a scalar, if there is such a tensor.
     #[must_use]
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.entries.get(name).map(|e| e.shape.as_slice())
     }
 
-    /// The file's own `__metadata__`, if it has one.
+    /// Returns the file's `__metadata__`, if there is any.
     #[must_use]
     pub fn metadata(&self) -> Option<&BTreeMap<String, String>> {
         self.metadata.as_ref()
     }
 
-    /// One tensor, row-major, as f32.
+    /// Reads one tensor, row-major, as f32.
     ///
     /// # Errors
-    /// A missing tensor (with the nearest name that exists), another shape than the configuration implies, a dtype
-    /// other than fp32, fp16 and bf16, values that are not finite.
+    /// When the tensor is missing (with a similar name that exists), has another shape or a dtype other than fp32, fp16 and
+    /// bf16, or holds values that are not finite.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
         let entry = self.entries.get(name).ok_or_else(|| self.missing(name, shape))?;
         if entry.shape != shape {
@@ -146,20 +148,20 @@ impl TensorReader {
         let last = name.rsplit('.').next().unwrap_or(name);
         let hint =
             self.entries.keys().find(|k| k.ends_with(last)).map_or(String::new(), |k| {
-                format!(" (it has for instance `{k}` {:?})", self.entries[k].shape)
+                format!(" (there is for instance `{k}` {:?})", self.entries[k].shape)
             });
         self.error(format!("tensor `{name}` {shape:?} is missing{hint}"))
     }
 
-    /// Marks tensors that no graph needs (`logit_scale`), so that [`TensorReader::finish`] accepts them.
+    /// Marks tensors that no graph needs (`logit_scale`) as read, so that [`TensorReader::finish`] accepts them.
     pub fn ignore(&self, names: &[&str]) {
         self.used.borrow_mut().extend(names.iter().map(|n| (*n).to_owned()));
     }
 
-    /// To be called when all graphs are written.
+    /// Checks that every tensor was read.
     ///
     /// # Errors
-    /// Tensors that nothing asked for: the checkpoint has parts that the configuration does not speak of.
+    /// When the checkpoint has tensors that its configuration does not account for.
     pub fn finish(&self) -> Result<(), CheckpointError> {
         let used = self.used.borrow();
         let unknown: Vec<&String> = self.entries.keys().filter(|k| !used.contains(*k)).collect();
@@ -173,13 +175,13 @@ impl TensorReader {
         }
     }
 
-    /// Number of values in all tensors.
+    /// Returns the number of values in all tensors.
     #[must_use]
     pub fn parameters(&self) -> u64 {
         self.entries.values().map(|e| e.shape.iter().product::<usize>() as u64).sum()
     }
 
-    /// SHA-256 of the whole file, hex.
+    /// Returns the SHA-256 of the file, hexadecimal.
     ///
     /// # Errors
     /// When the file cannot be read.

@@ -1,10 +1,10 @@
-//! Single-byte encodings as ftfy uses them, and its forgiving UTF-8.
+//! Single-byte encodings as in ftfy, and its lenient UTF-8.
 
 use std::{collections::HashMap, sync::LazyLock};
 
 use super::tables::{ENCODINGS, WINDOWS_1252};
 
-/// Byte that stands for U+FFFD in the sloppy encodings.
+/// Byte that encodes U+FFFD in the sloppy encodings.
 pub(super) const LOST: u8 = 0x1a;
 
 /// A single-byte encoding, ASCII below 128.
@@ -15,13 +15,13 @@ pub(super) struct Codec {
 }
 
 impl Codec {
-    /// Sloppy ones pass bytes without a meaning as the characters of the same number, and U+FFFD as [`LOST`].
-    pub fn is_sloppy(&self) -> bool {
+    /// Returns whether undefined bytes are passed as the characters of the same number, and U+FFFD as [`LOST`].
+    pub(crate) fn is_sloppy(&self) -> bool {
         self.name.starts_with("sloppy")
     }
 
-    /// The bytes of a text, if it can have been decoded from this encoding.
-    pub fn encode(&self, text: &str) -> Option<Vec<u8>> {
+    /// Returns the bytes of a text, if it can have been decoded from this encoding.
+    pub(crate) fn encode(&self, text: &str) -> Option<Vec<u8>> {
         text.chars()
             .map(|c| match c {
                 '\u{1a}' if self.is_sloppy() => None,
@@ -33,7 +33,7 @@ impl Codec {
     }
 }
 
-/// The encodings that mojibake comes from, in the order they are tried.
+/// Encodings that cause mojibake, in the order they are tried.
 pub(super) static CODECS: LazyLock<Vec<Codec>> = LazyLock::new(|| {
     let bytes = |table: &str| table.chars().zip(0x80..=0xff).collect();
     ENCODINGS.iter().map(|(name, table)| Codec { name, bytes: bytes(table) }).collect()
@@ -41,7 +41,7 @@ pub(super) static CODECS: LazyLock<Vec<Codec>> = LazyLock::new(|| {
 
 static CODE_PAGE_1252: LazyLock<Vec<char>> = LazyLock::new(|| WINDOWS_1252.chars().collect());
 
-/// A byte in Windows-1252, if it means anything there.
+/// Returns the character of a byte in Windows-1252, if it is defined.
 pub(super) fn windows_1252(byte: u8) -> Option<char> {
     if byte < 0x80 {
         return Some(byte.into());
@@ -49,12 +49,12 @@ pub(super) fn windows_1252(byte: u8) -> Option<char> {
     Some(CODE_PAGE_1252[usize::from(byte) - 0x80]).filter(|c| *c != char::REPLACEMENT_CHARACTER)
 }
 
-/// The same, with the character of the same number where it means nothing.
+/// Returns the character of a byte in Windows-1252, or the character of the same number if it is undefined.
 pub(super) fn sloppy_windows_1252(byte: u8) -> char {
     windows_1252(byte).unwrap_or(byte.into())
 }
 
-/// `utf-8-variants`: UTF-8 that may hold CESU-8's surrogate pairs and Java's two-byte zero.
+/// Decodes `utf-8-variants`: UTF-8 that may hold CESU-8's surrogate pairs and Java's two-byte zero.
 pub(super) fn decode_utf8_variants(bytes: &[u8]) -> Option<String> {
     let mut out = String::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -87,7 +87,7 @@ pub(super) fn decode_utf8_variants(bytes: &[u8]) -> Option<String> {
     Some(out)
 }
 
-/// Whether what plain UTF-8 refuses begins here, or may begin at the end of the bytes.
+/// Returns whether a sequence that is not valid UTF-8 starts here, or may start at the end of the bytes.
 fn is_special(bytes: &[u8]) -> bool {
     match bytes {
         [0xc0, rest @ ..] => is_end(rest) || rest[0] == 0x80,
@@ -100,7 +100,7 @@ fn is_special(bytes: &[u8]) -> bool {
     }
 }
 
-/// A CESU-8 pair; like ftfy's pattern, it may be cut by the end.
+/// Returns whether a CESU-8 pair starts here; like ftfy's pattern, it may be truncated by the end.
 fn is_pair(bytes: &[u8]) -> bool {
     let ranges = [0xed..=0xed, 0xa0..=0xaf, 0x80..=0xbf, 0xed..=0xed, 0xb0..=0xbf, 0x80..=0xbf];
     for (at, range) in ranges.iter().enumerate() {
@@ -114,7 +114,7 @@ fn is_pair(bytes: &[u8]) -> bool {
     true
 }
 
-/// Python's `$`: the end, or a line's end before it.
+/// Returns whether Python's `$` matches: at the end, or at a line break before it.
 fn is_end(bytes: &[u8]) -> bool {
     matches!(bytes, [] | [b'\n'])
 }

@@ -1,4 +1,4 @@
-//! Mojibake: text that was decoded by another encoding than it was written in (ftfy's `fix_encoding`).
+//! Repairs mojibake: text that was decoded with another encoding than it was written in (ftfy's `fix_encoding`).
 
 use std::sync::LazyLock;
 
@@ -12,8 +12,8 @@ use super::{
     },
 };
 
-/// Most rounds. Text of interest settles in a few; ftfy would go on as long as something changes.
-pub(super) const MOST_ROUNDS: usize = 32;
+/// Largest number of rounds; real texts need a few, and ftfy has no limit.
+pub(super) const MAX_ROUNDS: usize = 32;
 
 /// A constant pattern; a test compiles them all.
 macro_rules! pattern {
@@ -30,13 +30,13 @@ static ALTERED: LazyLock<Option<bytes::Regex>> = pattern!(
     r"(?-u)[\xc2\xc3\xc5\xce\xd0\xd9][ ]|[\xe2\xe3][ ][\x80-\x84\x86-\x9f\xa1-\xbf]|[\xe0-\xe3][\x80-\x84\x86-\x9f\xa1-\xbf][ ]|[\xf0][ ][\x80-\xbf][\x80-\xbf]|[\xf0][\x80-\xbf][ ][\x80-\xbf]|[\xf0][\x80-\xbf][\x80-\xbf][ ]"
 );
 
-/// UTF-8 in which bytes got lost (`LOSSY_UTF8_RE`).
+/// UTF-8 in which bytes were lost (`LOSSY_UTF8_RE`).
 static LOSSY: LazyLock<Option<bytes::Regex>> = pattern!(
     bytes::Regex,
     r"(?-u)[\xc2-\xdf][\x1a]|[\xc2-\xc3][?]|\xed[\xa0-\xaf][\x1a?]\xed[\xb0-\xbf][\x1a?\x80-\xbf]|\xed[\xa0-\xaf][\x1a?\x80-\xbf]\xed[\xb0-\xbf][\x1a?]|[\xe0-\xef][\x1a?][\x1a\x80-\xbf]|[\xe0-\xef][\x1a\x80-\xbf][\x1a?]|[\xf0-\xf4][\x1a?][\x1a\x80-\xbf][\x1a\x80-\xbf]|[\xf0-\xf4][\x1a\x80-\xbf][\x1a?][\x1a\x80-\xbf]|[\xf0-\xf4][\x1a\x80-\xbf][\x1a\x80-\xbf][\x1a?]|\x1a"
 );
 
-/// Whether a text looks like mojibake.
+/// Returns whether a text looks like mojibake.
 fn is_bad(text: &str) -> bool {
     BAD.as_ref().is_some_and(|bad| bad.is_match(text))
 }
@@ -44,7 +44,7 @@ fn is_bad(text: &str) -> bool {
 /// Undoes wrong decodings until nothing changes.
 pub(super) fn fix_encoding(text: String) -> String {
     let mut text = text;
-    for _ in 0..MOST_ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         match fix_once(&text) {
             Some(fixed) if fixed != text => text = fixed,
             _ => break,
@@ -53,7 +53,7 @@ pub(super) fn fix_encoding(text: String) -> String {
     text
 }
 
-/// One step; nothing when nothing is to be done.
+/// Undoes one wrong decoding; returns `None` if there is none.
 fn fix_once(text: &str) -> Option<String> {
     if text.is_ascii() || !is_bad(text) {
         return None;
@@ -62,7 +62,7 @@ fn fix_once(text: &str) -> Option<String> {
     for codec in CODECS.iter() {
         let Some(mut bytes) = codec.encode(text) else { continue };
         is_latin_1 |= codec.name == "latin-1";
-        // In MacRoman an en dash and a space would look like it.
+        // In MacRoman an en dash followed by a space would match.
         if codec.name != "macroman" && ALTERED.as_ref().is_some_and(|altered| altered.is_match(&bytes)) {
             bytes = restore_byte_a0(&bytes);
         }
@@ -83,7 +83,7 @@ fn fix_once(text: &str) -> Option<String> {
         return Some(inconsistent);
     }
     if is_latin_1 {
-        // Latin-1 with C1 controls was meant to be Windows-1252.
+        // Latin-1 with C1 controls is usually Windows-1252.
         let fixed: Option<String> = text.chars().map(|c| windows_1252(c as u8)).collect();
         if fixed.as_ref().is_some_and(|fixed| fixed != text) {
             return fixed;
@@ -92,7 +92,7 @@ fn fix_once(text: &str) -> Option<String> {
     Some(fix_c1_controls(text))
 }
 
-/// C1 controls become what Windows-1252 has in their places, as in browsers.
+/// Replaces C1 controls by the characters of Windows-1252, as browsers do.
 pub(super) fn fix_c1_controls(text: &str) -> String {
     text.chars()
         .map(|c| match c {
@@ -102,7 +102,7 @@ pub(super) fn fix_c1_controls(text: &str) -> String {
         .collect()
 }
 
-/// Spaces that must have been bytes A0 become them again.
+/// Restores bytes A0 that became spaces.
 fn restore_byte_a0(bytes: &[u8]) -> Vec<u8> {
     let bytes = separate_a_grave(bytes);
     let Some(altered) = ALTERED.as_ref() else { return bytes };
@@ -112,7 +112,7 @@ fn restore_byte_a0(bytes: &[u8]) -> Vec<u8> {
     altered.replace_all(&bytes, restore).into_owned()
 }
 
-/// "à" as a word of its own keeps the space behind it (`A_GRAVE_WORD_RE`), but for Portuguese contractions.
+/// Keeps the space after "à" as a separate word (`A_GRAVE_WORD_RE`), except in Portuguese contractions.
 fn separate_a_grave(bytes: &[u8]) -> Vec<u8> {
     const CONTRACTIONS: [&[u8]; 5] = [b" ", b"quele", b"quela", b"quilo", b"s "];
     let mut out = Vec::with_capacity(bytes.len());
@@ -130,7 +130,7 @@ fn separate_a_grave(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Sequences of UTF-8 with lost bytes become U+FFFD.
+/// Replaces sequences of UTF-8 with lost bytes by U+FFFD.
 fn replace_lossy_sequences(bytes: &[u8]) -> Vec<u8> {
     match LOSSY.as_ref() {
         Some(lossy) if bytes.iter().any(|b| matches!(*b, LOST | b'?')) => {
@@ -140,7 +140,7 @@ fn replace_lossy_sequences(bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Repairs the pieces of a text that look like UTF-8, each by itself.
+/// Repairs the parts of a text that look like UTF-8, each separately.
 fn decode_inconsistent_utf8(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut out = String::with_capacity(text.len());
@@ -157,7 +157,7 @@ fn decode_inconsistent_utf8(text: &str) -> String {
             continue;
         }
         let piece: String = chars[at..at + length].iter().collect();
-        // A piece that is the whole text would be asked again and again.
+        // A part that is the whole text would recurse forever.
         let shorter = length < chars.len();
         out.push_str(&if shorter && is_bad(&piece) { fix_encoding(piece) } else { piece });
         at += length;
@@ -165,7 +165,7 @@ fn decode_inconsistent_utf8(text: &str) -> String {
     out
 }
 
-/// How many characters from the first on look like whole sequences of UTF-8 (`UTF8_DETECTOR_RE`).
+/// Returns how many leading characters look like complete sequences of UTF-8 (`UTF8_DETECTOR_RE`).
 fn utf8_like(chars: &[char]) -> usize {
     let firsts = [(UTF8_FIRST_OF_2, 1), (UTF8_FIRST_OF_3, 2), (UTF8_FIRST_OF_4, 3)];
     let sequence = |chars: &[char]| {
@@ -181,8 +181,9 @@ fn utf8_like(chars: &[char]) -> usize {
     length
 }
 
+/// Returns whether a class of characters contains `c`.
 fn is_in(class: &str, c: char) -> bool {
-    // The classes begin beyond ASCII, but for the space.
+    // Except for the space, the classes are beyond ASCII.
     (!c.is_ascii() || c == ' ') && class.contains(c)
 }
 

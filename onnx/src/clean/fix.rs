@@ -1,6 +1,6 @@
 //! ftfy 6.3.1's `fix_text` with its defaults, which is what open_clip calls.
 //!
-//! A port of Robyn Speer's library (Apache-2.0), because ids must be those that CLIP was trained on.
+//! A port of Robyn Speer's library (Apache-2.0), because ids must match those of CLIP's training.
 
 use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
@@ -8,19 +8,19 @@ use regex::Regex;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 use super::{
-    encoding::{MOST_ROUNDS, fix_c1_controls, fix_encoding},
+    encoding::{MAX_ROUNDS, fix_c1_controls, fix_encoding},
     html,
     tables::{LIGATURES, WIDTHS},
 };
 
-/// Characters that are repaired in one piece, at most.
+/// Largest number of characters that are repaired at once.
 const SEGMENT: usize = 1_000_000;
 
 static ENTITY: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new("&#?[0-9A-Za-z]{1,24};").ok());
 static TERMINAL: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\x1b\[(?:\d|;)*[a-zA-Z]").ok());
 
-/// Names in capitals that are read like the small ones, where HTML gives them no meaning of their own.
-static CAPITALS: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
+/// Entity names in upper case that HTML does not define, with the upper-case text of the lower-case name.
+static UPPER_CASE_NAMES: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
     let whole = html::NAMES.iter().filter(|(name, _)| name.ends_with(';') && **name == name.to_lowercase());
     let capitals = whole.map(|(name, text)| (format!("&{}", name.to_uppercase()), text.to_uppercase()));
     capitals.filter(|(entity, _)| html::unescape(entity) == *entity).collect()
@@ -28,9 +28,9 @@ static CAPITALS: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
 
 /// Repairs mojibake and other damage, line by line.
 #[must_use]
-pub fn fix_text(text: &str) -> String {
+pub(super) fn fix_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    // A line with a "<" is HTML; its entities, and those of all lines after it, are meant as they are.
+    // A line with a "<" is HTML: its entities, and those of all following lines, are kept.
     let mut entities = true;
     for line in text.split_inclusive('\n') {
         let mut rest = line;
@@ -47,12 +47,12 @@ pub fn fix_text(text: &str) -> String {
 
 fn fix_segment(segment: &str, entities: bool) -> String {
     let mut text = segment.to_owned();
-    for _ in 0..MOST_ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         let before = text.clone();
         if entities && text.contains('&') {
             text = unescape_whole(&text).into_owned();
         }
-        // The rest leaves ordinary characters alone.
+        // The other fixers do not change printable ASCII.
         if !text.bytes().all(|b| matches!(b, b'\t' | b'\n' | b' '..=b'~')) {
             text = fix_characters(fix_encoding(text));
         }
@@ -63,7 +63,7 @@ fn fix_segment(segment: &str, entities: bool) -> String {
     text
 }
 
-/// Entities with their semicolon; those that HTML reads in part are left alone.
+/// Unescapes entities with a semicolon; those that HTML would read in part are kept.
 fn unescape_whole(text: &str) -> Cow<'_, str> {
     let Some(entity) = ENTITY.as_ref() else { return text.into() };
     entity.replace_all(text, |found: &regex::Captures<'_>| {
@@ -73,11 +73,11 @@ fn unescape_whole(text: &str) -> Cow<'_, str> {
             return if character.contains(';') { entity.to_owned() } else { character };
         }
         let known = html::NAMES.get(&entity[1..]).copied();
-        known.or_else(|| CAPITALS.get(entity).map(String::as_str)).unwrap_or(entity).to_owned()
+        known.or_else(|| UPPER_CASE_NAMES.get(entity).map(String::as_str)).unwrap_or(entity).to_owned()
     })
 }
 
-/// ftfy's other fixers, in its order.
+/// Applies ftfy's other fixers, in its order.
 fn fix_characters(text: String) -> String {
     let text = fix_c1_controls(&text);
     let text = replaced(&text, &LIGATURES);
@@ -92,7 +92,7 @@ fn fix_characters(text: String) -> String {
     if is_nfc(&text) { text } else { text.nfc().collect() }
 }
 
-/// Characters replaced by a sorted table.
+/// Replaces characters by a sorted table.
 fn replaced(text: &str, table: &[(char, &str)]) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -112,7 +112,7 @@ fn straight_quote(c: char) -> char {
     }
 }
 
-/// Control characters that nobody means to write (`CONTROL_CHARS`).
+/// Returns whether a control character is removed (ftfy's `CONTROL_CHARS`).
 fn is_dropped(c: char) -> bool {
     matches!(
         c,

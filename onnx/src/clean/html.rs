@@ -5,16 +5,16 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use super::codecs::sloppy_windows_1252;
 
-/// Longest name that is looked for, in characters, without its semicolon.
+/// Length of the longest name, in characters, without its semicolon.
 const LONGEST_NAME: usize = 32;
 
-/// HTML's names, with their semicolon if they have one, without the ampersand.
+/// HTML's entity names, with their semicolon if they have one, without the ampersand.
 pub(super) static NAMES: LazyLock<HashMap<&'static str, &'static str>> =
     LazyLock::new(|| entities::ENTITIES.iter().map(|e| (&e.entity[1..], e.characters)).collect());
 
-/// Replaces every entity and character reference by what it stands for; what is none stays as it is.
+/// Replaces every entity and character reference by its characters; other text is kept.
 #[must_use]
-pub fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('&') {
@@ -33,7 +33,7 @@ pub fn unescape(text: &str) -> String {
     out
 }
 
-/// A reference by number, behind `&#`; returns how many bytes of `text` it takes, or nothing when there is no number.
+/// Reads a numeric reference after `&#`; returns its length in bytes, or `None` if there is no number.
 fn numeric(text: &str, out: &mut String) -> Option<usize> {
     let (radix, prefix) = if text.starts_with(['x', 'X']) { (16, 1) } else { (10, 0) };
     let digits = text[prefix..].bytes().take_while(|b| char::from(*b).is_digit(radix)).count();
@@ -47,11 +47,11 @@ fn numeric(text: &str, out: &mut String) -> Option<usize> {
     Some(end + usize::from(text[end..].starts_with(';')))
 }
 
-/// The character of a number, by HTML's rules for wrong ones; nothing for those that Python drops.
+/// Returns the character of a number, by HTML's rules for invalid ones; `None` for those that Python drops.
 fn referred(number: u32) -> Option<char> {
     match number {
         0 => Some(char::REPLACEMENT_CHARACTER),
-        // 0x0d is among HTML's exceptions and stands for itself there too.
+        // 0x0d is an exception of HTML, which maps it to itself.
         0x0d => Some('\r'),
         0x80..=0x9f => Some(sloppy_windows_1252(number as u8)),
         0x01..=0x08 | 0x0b | 0x0e..=0x1f | 0x7f | 0xfdd0..=0xfdef => None,
@@ -61,7 +61,7 @@ fn referred(number: u32) -> Option<char> {
     }
 }
 
-/// An entity by name, behind `&`. Unknown names give up characters from their end until something is known.
+/// Reads a named entity after `&`. Unknown names are shortened from their end until something is known.
 fn named(text: &str, out: &mut String) -> Option<usize> {
     let stops = |c: char| "\t\n\u{c} <&#;".contains(c);
     let length = text.char_indices().take(LONGEST_NAME).take_while(|(_, c)| !stops(*c));

@@ -1,7 +1,7 @@
-//! Text as open_clip cleans it before CLIP's tokenizer sees it (`_clean_lower`): ftfy's repairs, HTML entities unescaped
-//! twice, white space folded, lower case.
+//! Text cleaning of open_clip's tokenizer (`_clean_lower`): ftfy's repairs, HTML entities unescaped twice, white space folded,
+//! lower case.
 //!
-//! For what is tokenised only: what is stored stays as it was said.
+//! It applies to texts that are tokenised, not to texts that are stored.
 
 mod codecs;
 mod encoding;
@@ -12,19 +12,19 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use fix::fix_text;
-pub use html::unescape;
+use fix::fix_text;
+use html::unescape;
 
-/// Cleans a text.
+/// Cleans a text for tokenisation.
 #[must_use]
-pub fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let text = fix_text(text);
     let text = unescape(&unescape(&text));
     let words: Vec<&str> = text.split(is_space).filter(|word| !word.is_empty()).collect();
     words.join(" ").to_lowercase()
 }
 
-/// Python's `str.isspace`: Unicode's white space and the four separators among the control characters.
+/// Returns whether a character is white space for Python's `str.isspace`: Unicode's white space and the four separators among the control characters.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }

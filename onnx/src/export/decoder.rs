@@ -1,20 +1,21 @@
 //! `decoder.onnx`: one step of the text tower and the multimodal decoder with a KV cache. A decoder that reads embeddings
-//! has no layers of the text tower in front.
+//! has no layers of the text tower before it.
 //!
 //! Inputs: `ids`, `positions` i64 `[R, 1]`; `past_key_<i>`, `past_value_<i>` `[R, H, L, D]` for the text tower's layers
 //! and then the decoder's; `cross_key_<j>`, `cross_value_<j>` `[N, Q, H * D]`. Outputs: `logits` f32 `[R, V]` and
-//! `present_*`, which may be the same memory as `past_*`. Row r stands at `positions[r]`: rows of unlike length live in
-//! one batch. `R` is a multiple of `N`; rows `r * R / N ..` belong to image r, so that beams share cross keys and values.
+//! `present_*`, which may be the same memory as `past_*`. Row r is at `positions[r]`: rows of different lengths share
+//! a batch. `R` is a multiple of `N`; rows `r * R / N ..` belong to image r, so that beams share cross keys and values.
 //!
 //! The caller guarantees `positions < L`: ONNX Runtime's kernel does not check it.
 
 use super::{
-    ExportError,
-    blocks::{Block, Stream, Tower},
+    blocks::{Block, Stream},
+    error::ExportError,
     graph::{Attr, DType, Dim, GraphBuilder, Value},
     image_encoder,
     linear::Linear,
     text_encoder,
+    tower::Tower,
 };
 use crate::{
     checkpoint::{DecoderConfig, ModelConfig, TensorReader},
@@ -24,18 +25,18 @@ use crate::{
 const ROWS: &str = "rows";
 const CACHE: &str = "cache";
 
-/// Values that every layer needs.
-struct Step {
+/// Values that every layer reads.
+struct StepInputs {
     /// Index of each row's newest token, i32 `[R]`.
     last: Value,
-    /// Length of the caches, i32 scalar in host memory: a bound of all rows' lengths, where the kernels read one.
+    /// Length of the caches, i32 scalar in host memory, which kernels read as the bound of all rows' lengths.
     total: Value,
     /// `[N, R / N, H * D]` as a shape.
     queries: Value,
 }
 
-/// Adds the whole graph.
-pub fn build(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Result<(), ExportError> {
+/// Builds the graph.
+pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Result<(), ExportError> {
     let ids = t.g.input("ids", DType::I64, &[Dim::Named(ROWS), Dim::Fixed(1)]);
     let positions = t.g.input("positions", DType::I64, &[Dim::Named(ROWS), Dim::Fixed(1)]);
     let cross = declare_cross(t, c, d);
@@ -44,7 +45,8 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Result<()
         .map(|layer| text_encoder::block(c, layer))
         .chain((0..d.layers).map(|layer| block(d, "resblocks", layer)))
         .collect();
-    let caches: Vec<Cache> = blocks.iter().enumerate().map(|(i, block)| declare_cache(t, block, i)).collect();
+    let caches: Vec<LayerCache> =
+        blocks.iter().enumerate().map(|(i, block)| declare_cache(t, block, i)).collect();
     let step = prepare(t, d, &positions, &cross[0].0, &caches[0].past[0]);
     let mut x = Stream::Whole(embed(t, c, &ids, &positions)?);
     for (layer, (block, cache)) in blocks.iter().zip(&caches).enumerate() {
@@ -61,11 +63,11 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Result<()
     Ok(())
 }
 
-/// `[R, W] -> [R, V]`; the checkpoint stores this one as `[W, V]`.
+/// Projects `[R, W] -> [R, V]`; the checkpoint stores this weight as `[W, V]`.
 fn project_logits(t: &mut Tower<'_>, x: &Value, width: usize, vocab: usize) -> Result<Value, ExportError> {
     const NAME: &str = "text_decoder.text_projection";
     if t.precision != Precision::Int8 {
-        let proj = t.tensor(NAME, &[width, vocab])?;
+        let proj = t.checkpoint_weight(NAME, &[width, vocab])?;
         return Ok(t.g.op("MatMul", &[x, &proj], &[]));
     }
     let transposed = |r: &TensorReader| {
@@ -78,7 +80,7 @@ fn project_logits(t: &mut Tower<'_>, x: &Value, width: usize, vocab: usize) -> R
     t.project(x, &Linear { weight: NAME, bias: None, sizes: [vocab, width] }, transposed, |_| Ok(Vec::new()))
 }
 
-/// The blocks of the multimodal decoder. Its MLP is always four times wider: open_clip ignores `mlp_ratio` here.
+/// Returns a block of the multimodal decoder. Its MLP is always four times as wide: open_clip ignores `mlp_ratio` here.
 fn block(d: &DecoderConfig, kind: &str, layer: usize) -> Block {
     Block {
         prefix: format!("text_decoder.{kind}.{layer}"),
@@ -98,14 +100,14 @@ fn declare_cross(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Vec<(
 }
 
 /// Keys and values of one self-attention.
-struct Cache {
+struct LayerCache {
     past: [Value; 2],
     present: [Value; 2],
 }
 
-fn declare_cache(t: &mut Tower<'_>, block: &Block, i: usize) -> Cache {
+fn declare_cache(t: &mut Tower<'_>, block: &Block, i: usize) -> LayerCache {
     let shape = [Dim::Named(ROWS), Dim::Fixed(block.heads), Dim::Named(CACHE), Dim::Fixed(block.padded())];
-    Cache {
+    LayerCache {
         past: [past_key(i), past_value(i)].map(|name| t.g.input(&name, t.dtype, &shape)),
         present: [present_key(i), present_value(i)].map(|name| t.g.declare_output(&name, t.dtype, &shape)),
     }
@@ -117,11 +119,11 @@ fn prepare(
     positions: &Value,
     any_cross: &Value,
     any_cache: &Value,
-) -> Step {
+) -> StepInputs {
     let flat = t.g.ints(&[-1]);
     let last = t.g.op("Reshape", &[positions, &flat], &[]);
     let last = t.g.op("Cast", &[&last], &[("to", Attr::Int(DType::I32.code().into()))]);
-    // Never reduced from positions: kernels read it in host memory, and positions are on the device.
+    // Not reduced from positions: kernels read it in host memory, and positions are on the device.
     let total = t.g.op("Shape", &[any_cache], &[("start", Attr::Int(2)), ("end", Attr::Int(3))]);
     let total = t.g.op("Squeeze", &[&total], &[]);
     let total = t.g.op("Cast", &[&total], &[("to", Attr::Int(DType::I32.code().into()))]);
@@ -129,30 +131,30 @@ fn prepare(
     let block = block(d, "cross_attn", 0);
     let rest = t.g.ints(&[-1, (block.heads * block.padded()) as i64]);
     let queries = t.g.op("Concat", &[&images, &rest], &[("axis", Attr::Int(0))]);
-    Step { last, total, queries }
+    StepInputs { last, total, queries }
 }
 
 fn embed(t: &mut Tower<'_>, c: &ModelConfig, ids: &Value, positions: &Value) -> Result<Value, ExportError> {
     let width = c.text.width;
-    let words = t.tensor("text.token_embedding.weight", &[c.text.vocab_size, width])?;
-    let places = t.tensor("text.positional_embedding", &[c.text.context_length + 1, width])?;
+    let words = t.checkpoint_weight("text.token_embedding.weight", &[c.text.vocab_size, width])?;
+    let places = t.checkpoint_weight("text.positional_embedding", &[c.text.context_length + 1, width])?;
     let words = t.g.op("Gather", &[&words, ids], &[]);
     let places = t.g.op("Gather", &[&places, positions], &[]);
     let x = t.g.op("Add", &[&words, &places], &[]);
     Ok(t.as_rows(&x, width))
 }
 
-/// Causal self-attention over the cache, then the MLP. `x` is `[R, W]`.
+/// Adds causal self-attention over the cache, then the MLP. `x` is `[R, W]`.
 fn self_attention(
     t: &mut Tower<'_>,
     block: &Block,
     stream: &Stream,
-    step: &Step,
-    cache: &Cache,
+    step: &StepInputs,
+    cache: &LayerCache,
 ) -> Result<Stream, ExportError> {
     let (heads, dim) = (block.heads, block.padded());
     let inner = heads * dim;
-    let Cache { past, present } = cache;
+    let LayerCache { past, present } = cache;
     let (normed, x) = t.norm_stream(&format!("{}.ln_1", block.prefix), stream, block.width)?;
     let none = GraphBuilder::none();
     let [query, key, value] = if t.precision == Precision::Int8 {
@@ -180,12 +182,12 @@ fn self_attention(
     t.mlp(block, &x)
 }
 
-/// Cross-attention to the image, then the MLP. The rows of one image are its queries.
+/// Adds cross-attention to the image, then the MLP. The rows of one image are its queries.
 fn cross_attention(
     t: &mut Tower<'_>,
     block: &Block,
     stream: &Stream,
-    step: &Step,
+    step: &StepInputs,
     [key, value]: [&Value; 2],
     layer: usize,
 ) -> Result<Stream, ExportError> {

@@ -1,4 +1,4 @@
-//! Builds one ONNX graph: nodes, initializers, inputs and outputs. Knows ONNX, knows nothing of CoCa.
+//! Builds one ONNX graph: nodes, initializers, inputs and outputs. Independent of the models.
 
 use std::collections::HashSet;
 
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// ONNX operator set. 23 has `Attention`; TensorRT 10.14 and ONNX Runtime 1.23 parse it.
-pub const OPSET: i64 = 23;
+pub(crate) const OPSET: i64 = 23;
 /// ONNX's file format version that goes with [`OPSET`].
 const IR_VERSION: i64 = 11;
 /// Domain of ONNX Runtime's own operators.
@@ -29,7 +29,7 @@ const MICROSOFT: &str = "com.microsoft";
 
 /// Element types that graphs exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DType {
+pub(crate) enum DType {
     /// Unsigned byte.
     U8,
     /// Signed byte.
@@ -44,14 +44,14 @@ pub enum DType {
     I32,
     /// 64-bit integer.
     I64,
-    /// Truth value.
+    /// Boolean.
     Bool,
 }
 
 impl DType {
-    /// ONNX's number for it.
+    /// Returns ONNX's number of the type.
     #[must_use]
-    pub fn code(self) -> i32 {
+    pub(crate) fn code(self) -> i32 {
         use tensor_proto::DataType as D;
         (match self {
             Self::U8 => D::Uint8,
@@ -65,9 +65,9 @@ impl DType {
         }) as i32
     }
 
-    /// The type that activations of this precision have, and all weights but int8's linear layers.
+    /// Returns the type of activations in a precision, and of all weights but int8's linear layers.
     #[must_use]
-    pub fn of(precision: Precision) -> Self {
+    pub(crate) fn of(precision: Precision) -> Self {
         match precision {
             Precision::Fp32 | Precision::Int8 => Self::F32,
             Precision::Fp16 => Self::F16,
@@ -77,19 +77,19 @@ impl DType {
 
 /// One dimension of an input or output.
 #[derive(Clone, Copy, Debug)]
-pub enum Dim {
-    /// Known size.
+pub(crate) enum Dim {
+    /// A fixed size.
     Fixed(usize),
-    /// Named, any size.
+    /// A named dimension of any size.
     Named(&'static str),
 }
 
-/// A value inside the graph, by name. Shapes are the caller's business.
+/// A value in the graph, by name. Its shape is not checked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Value(String);
+pub(crate) struct Value(String);
 
 /// Attribute of a node.
-pub enum Attr<'a> {
+pub(crate) enum Attr<'a> {
     /// Integer.
     Int(i64),
     /// Real number.
@@ -99,7 +99,7 @@ pub enum Attr<'a> {
 }
 
 /// A graph under construction.
-pub struct GraphBuilder {
+pub(crate) struct GraphBuilder {
     graph: GraphProto,
     next: usize,
     microsoft: bool,
@@ -108,9 +108,9 @@ pub struct GraphBuilder {
 }
 
 impl GraphBuilder {
-    /// An empty graph.
+    /// Starts an empty graph.
     #[must_use]
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self {
             graph: GraphProto { name: Some(name.to_owned()), ..GraphProto::default() },
             next: 0,
@@ -120,43 +120,43 @@ impl GraphBuilder {
     }
 
     /// Declares a graph input.
-    pub fn input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
+    pub(crate) fn input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
         self.graph.input.push(value_info(name, dtype, Some(shape)));
         Value(name.to_owned())
     }
 
-    /// Declares a graph input that stays in host memory on a GPU, for what kernels read there: shapes, ends of slices.
-    pub fn host_input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
+    /// Declares a graph input that stays in host memory on a GPU, for values that kernels read there: shapes, ends of slices.
+    pub(crate) fn host_input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
         self.host_inputs.insert(name.to_owned());
         self.input(name, dtype, shape)
     }
 
     /// Declares a graph input of any rank and shape.
-    pub fn input_of_any_shape(&mut self, name: &str, dtype: DType) -> Value {
+    pub(crate) fn input_of_any_shape(&mut self, name: &str, dtype: DType) -> Value {
         self.graph.input.push(value_info(name, dtype, None));
         Value(name.to_owned())
     }
 
-    /// As [`GraphBuilder::declare_output`], of any rank and shape.
-    pub fn declare_output_of_any_shape(&mut self, name: &str, dtype: DType) -> Value {
+    /// Declares a graph output of any rank and shape, see [`GraphBuilder::declare_output`].
+    pub(crate) fn declare_output_of_any_shape(&mut self, name: &str, dtype: DType) -> Value {
         self.graph.output.push(value_info(name, dtype, None));
         Value(name.to_owned())
     }
 
     /// Makes `value` a graph output called `name`.
-    pub fn output(&mut self, name: &str, value: &Value, dtype: DType, shape: &[Dim]) {
+    pub(crate) fn output(&mut self, name: &str, value: &Value, dtype: DType, shape: &[Dim]) {
         self.graph.output.push(value_info(name, dtype, Some(shape)));
         self.push_node("Identity", "", &[value], &[name.to_owned()], &[]);
     }
 
-    /// A new name, for a node that writes straight into a graph output of that name.
-    pub fn declare_output(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
+    /// Declares a graph output that a node writes directly, see [`GraphBuilder::op_into`].
+    pub(crate) fn declare_output(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
         self.graph.output.push(value_info(name, dtype, Some(shape)));
         Value(name.to_owned())
     }
 
-    /// A weight that lies in the weights file.
-    pub fn weight(&mut self, name: &str, dtype: DType, stored: &Stored) -> Value {
+    /// Adds a weight in the weights file.
+    pub(crate) fn weight(&mut self, name: &str, dtype: DType, stored: &Stored) -> Value {
         if !self.graph.initializer.iter().any(|t| t.name.as_deref() == Some(name)) {
             let entry = |key: &str, value: String| StringStringEntryProto {
                 key: Some(key.to_owned()),
@@ -178,8 +178,8 @@ impl GraphBuilder {
         Value(name.to_owned())
     }
 
-    /// A constant that lies in the graph itself; `raw` is row-major, little-endian.
-    pub fn inline(&mut self, dtype: DType, dims: &[i64], raw: Vec<u8>) -> Value {
+    /// Adds a constant in the graph itself; `raw` is row-major, little-endian.
+    pub(crate) fn inline(&mut self, dtype: DType, dims: &[i64], raw: Vec<u8>) -> Value {
         let same = |t: &&TensorProto| {
             t.data_type == Some(dtype.code())
                 && t.dims == dims
@@ -199,24 +199,24 @@ impl GraphBuilder {
         Value(name)
     }
 
-    /// A small vector of 64-bit integers (shapes, axes, indices).
-    pub fn ints(&mut self, values: &[i64]) -> Value {
+    /// Adds a small vector of 64-bit integers (shapes, axes, indices).
+    pub(crate) fn ints(&mut self, values: &[i64]) -> Value {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.inline(DType::I64, &[values.len() as i64], raw)
     }
 
-    /// A scalar 64-bit integer.
-    pub fn int(&mut self, value: i64) -> Value {
+    /// Adds a scalar 64-bit integer.
+    pub(crate) fn int(&mut self, value: i64) -> Value {
         self.inline(DType::I64, &[], value.to_le_bytes().to_vec())
     }
 
     #[cfg(test)]
-    pub fn int32(&mut self, value: i32) -> Value {
+    pub(crate) fn int32(&mut self, value: i32) -> Value {
         self.inline(DType::I32, &[], value.to_le_bytes().to_vec())
     }
 
-    /// A scalar of the given real type.
-    pub fn real(&mut self, dtype: DType, value: f32) -> Value {
+    /// Adds a scalar of the given real type.
+    pub(crate) fn real(&mut self, dtype: DType, value: f32) -> Value {
         let raw = match dtype {
             DType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
             DType::F64 => f64::from(value).to_le_bytes().to_vec(),
@@ -225,18 +225,18 @@ impl GraphBuilder {
         self.inline(dtype, &[], raw)
     }
 
-    /// A scalar byte.
-    pub fn byte(&mut self, value: u8) -> Value {
+    /// Adds a scalar byte.
+    pub(crate) fn byte(&mut self, value: u8) -> Value {
         self.inline(DType::U8, &[], vec![value])
     }
 
-    /// A `[1, 1]` matrix of truth.
-    pub fn true_column(&mut self) -> Value {
+    /// Adds a `[1, 1]` matrix of `true`.
+    pub(crate) fn true_column(&mut self) -> Value {
         self.inline(DType::Bool, &[1, 1], vec![1])
     }
 
-    /// A new name, for a further output of a node.
-    pub fn name(&mut self, what: &str) -> Value {
+    /// Returns a new name, for a further output of a node.
+    pub(crate) fn name(&mut self, what: &str) -> Value {
         Value(self.fresh(what))
     }
 
@@ -266,15 +266,15 @@ impl GraphBuilder {
         });
     }
 
-    /// A node of the standard operator set with one output.
-    pub fn op(&mut self, op: &str, inputs: &[&Value], attrs: &[(&str, Attr<'_>)]) -> Value {
+    /// Adds a node of the standard operator set with one output.
+    pub(crate) fn op(&mut self, op: &str, inputs: &[&Value], attrs: &[(&str, Attr<'_>)]) -> Value {
         let output = self.fresh(op);
         self.push_node(op, "", inputs, std::slice::from_ref(&output), attrs);
         Value(output)
     }
 
-    /// A node of the standard operator set with several outputs.
-    pub fn op_with_outputs<const N: usize>(
+    /// Adds a node of the standard operator set with several outputs.
+    pub(crate) fn op_with_outputs<const N: usize>(
         &mut self,
         op: &str,
         inputs: &[&Value],
@@ -285,13 +285,19 @@ impl GraphBuilder {
         outputs.map(Value)
     }
 
-    /// A node of the standard operator set that writes into `output`.
-    pub fn op_into(&mut self, op: &str, inputs: &[&Value], output: &Value, attrs: &[(&str, Attr<'_>)]) {
+    /// Adds a node of the standard operator set that writes into `output`.
+    pub(crate) fn op_into(
+        &mut self,
+        op: &str,
+        inputs: &[&Value],
+        output: &Value,
+        attrs: &[(&str, Attr<'_>)],
+    ) {
         self.push_node(op, "", inputs, std::slice::from_ref(&output.0), attrs);
     }
 
-    /// A node of ONNX Runtime's own operator set that writes into named outputs and one new value, which comes first.
-    pub fn microsoft_op(
+    /// Adds a node of ONNX Runtime's own operator set, whose first output is a new value and whose others are given.
+    pub(crate) fn microsoft_op(
         &mut self,
         op: &str,
         inputs: &[&Value],
@@ -305,9 +311,9 @@ impl GraphBuilder {
         Value(first)
     }
 
-    /// The absent optional input.
+    /// Returns the value of an absent optional input.
     #[must_use]
-    pub fn none() -> Value {
+    pub(crate) fn none() -> Value {
         Value(String::new())
     }
 
@@ -315,15 +321,15 @@ impl GraphBuilder {
     ///
     /// # Errors
     /// When it could not run on a GPU without copies between host and device.
-    pub fn finish(self) -> Result<Vec<u8>, Box<GraphError>> {
+    pub(crate) fn finish(self) -> Result<Vec<u8>, Box<GraphError>> {
         self.finish_as(OPSET)
     }
 
-    /// As [`GraphBuilder::finish`], of another operator set than [`OPSET`].
+    /// Serialises the graph as [`GraphBuilder::finish`] does, with another operator set than [`OPSET`].
     ///
     /// # Errors
     /// As [`GraphBuilder::finish`].
-    pub fn finish_as(self, version: i64) -> Result<Vec<u8>, Box<GraphError>> {
+    pub(crate) fn finish_as(self, version: i64) -> Result<Vec<u8>, Box<GraphError>> {
         host_inputs::check(&self.graph, &self.host_inputs)?;
         let opset = |domain: &str, version| OperatorSetIdProto {
             domain: Some(domain.to_owned()),
@@ -365,7 +371,7 @@ fn attribute(name: &str, attr: &Attr<'_>) -> AttributeProto {
     proto
 }
 
-/// `shape` is `None` where even the rank is open.
+/// Returns the description of an input or output; `shape` is `None` if even the rank is open.
 fn value_info(name: &str, dtype: DType, shape: Option<&[Dim]>) -> ValueInfoProto {
     let dims = |shape: &[Dim]| {
         shape

@@ -5,11 +5,13 @@
 //! [`pooler`].
 
 use super::{
-    ExportError,
-    blocks::{Block, LAYER_NORM_EPSILON, Stream, Tower, pad_head_rows},
+    blocks::{Block, LAYER_NORM_EPSILON, Stream},
+    error::ExportError,
+    fold::{pad_head_rows, transpose},
     graph::{Attr, DType, Dim, Value},
-    linear::{Linear, transpose},
-    pooler::{self, Context, Pooler},
+    linear::Linear,
+    pooler::{self, Pooler, PoolerInput},
+    tower::Tower,
 };
 use crate::{
     checkpoint::{DecoderConfig, ModelConfig, PoolerConfig, PoolerKind, TensorReader},
@@ -19,8 +21,8 @@ use crate::{
 /// Pixels are divided by this before the patch embedding in fp16, so that the folded weights stay normal numbers.
 const FP16_PIXEL_SCALE: f32 = 128.0;
 
-/// Adds the whole graph.
-pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
+/// Builds the graph.
+pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
     let side = Dim::Fixed(c.vision.image_size);
     let pixels = t.g.input("pixels", DType::U8, &[Dim::Named(IMAGES), side, side, Dim::Fixed(3)]);
     let mut x = Stream::Whole(embed(t, c, &pixels)?);
@@ -58,8 +60,8 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
     cross_keys_and_values(t, decoder, &caption, c.image_tokens(), width)
 }
 
-/// The image tower's tokens `[N * tokens, W]` through the poolers: what becomes the embedding `[N, E]`, and the caption
-/// tokens `[N * Q, E]`, both normalised by their own `ln_post`.
+/// Pools the image tower's tokens `[N * tokens, W]`; returns the unprojected embedding `[N, E]` and the caption tokens
+/// `[N * Q, E]`, each normalised by its `ln_post`.
 fn pooled_and_caption(
     t: &mut Tower<'_>,
     c: &ModelConfig,
@@ -69,24 +71,24 @@ fn pooled_and_caption(
 ) -> Result<(Value, Value), ExportError> {
     let e = c.embed_dim;
     let (heads, embed_dim) = (p.heads, e);
-    let of_tower = Context { tokens, width: c.vision.width };
-    let queried = pooler::attend(
+    let of_tower = PoolerInput { tokens, width: c.vision.width };
+    let queried = pooler::build(
         t,
-        &Pooler { prefix: "visual.attn_pool", queries: p.queries, heads, embed_dim, context: of_tower },
+        &Pooler { prefix: "visual.attn_pool", queries: p.queries, heads, embed_dim, input: of_tower },
         x,
     )?;
-    let (context, read) = match p.kind {
+    let (input, stream) = match p.kind {
         PoolerKind::Released => {
             let x = t.layer_norm("visual.ln_post", &queried, e)?;
             return Ok(split(t, &x, p.queries, e));
         }
         PoolerKind::Parallel => (of_tower, x),
-        PoolerKind::Cascade => (Context { tokens: p.queries, width: e }, &Stream::Whole(queried.clone())),
+        PoolerKind::Cascade => (PoolerInput { tokens: p.queries, width: e }, &Stream::Whole(queried.clone())),
     };
-    let pooled = pooler::attend(
+    let pooled = pooler::build(
         t,
-        &Pooler { prefix: "visual.attn_pool_contrastive", queries: 1, heads, embed_dim, context },
-        read,
+        &Pooler { prefix: "visual.attn_pool_contrastive", queries: 1, heads, embed_dim, input },
+        stream,
     )?;
     Ok((
         t.layer_norm("visual.ln_post_contrastive", &pooled, e)?,
@@ -94,7 +96,7 @@ fn pooled_and_caption(
     ))
 }
 
-/// The first of `count` tokens `[N, width]`, and the others `[N * (count - 1), width]`.
+/// Returns the first of `count` tokens `[N, width]`, and the others `[N * (count - 1), width]`.
 fn split(t: &mut Tower<'_>, x: &Value, count: usize, width: usize) -> (Value, Value) {
     let x = t.as_batch(x, count, width);
     let first = first_token(t, &x);
@@ -103,7 +105,7 @@ fn split(t: &mut Tower<'_>, x: &Value, count: usize, width: usize) -> (Value, Va
     (first, t.as_rows(&rest, width))
 }
 
-/// Pixels to tokens `[N * (G + 1), W]`: patches, class token, positions, `ln_pre`.
+/// Embeds pixels as tokens `[N * (G + 1), W]`: patches, class token, positions, `ln_pre`.
 fn embed(t: &mut Tower<'_>, c: &ModelConfig, pixels: &Value) -> Result<Value, ExportError> {
     let v = &c.vision;
     let (grid, patch, width) = (v.grid() as i64, v.patch_size as i64, v.width);
@@ -130,42 +132,35 @@ fn embed(t: &mut Tower<'_>, c: &ModelConfig, pixels: &Value) -> Result<Value, Ex
     let sizes = [width, pixels_per_patch];
     let (name, fused) = ("visual.patch_weight", t.is_fused());
     let shape = if fused { [pixels_per_patch, width] } else { sizes };
-    let weight = t.made(name, &shape, |r| {
+    let weight = t.derived_weight(name, &shape, |r| {
         let weight = fold_normalisation(r, c, scale)?.0;
         Ok(if fused { transpose(&weight, sizes) } else { weight })
     })?;
-    // Never in 8 bits: the patch embedding stays single.
+    // The patch embedding is not quantised.
     let x = match fused {
         true => t.g.op("MatMul", &[&x, &weight], &[]),
         false => t.g.op("Gemm", &[&x, &weight], &[("transB", Attr::Int(1))]),
     };
     let x = t.as_batch(&x, patches, width);
-    let positions = t.made("visual.patch_positions", &[patches, width], |r| {
+    let positions = t.derived_weight("visual.patch_positions", &[patches, width], |r| {
         let bias = fold_normalisation(r, c, scale)?.1;
         let positions = r.get("visual.positional_embedding", &[patches + 1, width])?;
         Ok(positions[width..].iter().enumerate().map(|(i, p)| p + bias[i % width]).collect())
     })?;
     let x = t.g.op("Add", &[&x, &positions], &[]);
-    let class = t.made("visual.class_token", &[1, 1, width], |r| {
+    let class = t.derived_weight("visual.class_token", &[1, 1, width], |r| {
         let positions = r.get("visual.positional_embedding", &[patches + 1, width])?;
         let class = r.get("visual.class_embedding", &[width])?;
         Ok(class.iter().zip(&positions).map(|(c, p)| c + p).collect())
     })?;
-    let class = repeat(t, &class, &x, [1, width as i64]);
+    let class = t.repeat(&class, &x, [1, width as i64]);
     let x = t.g.op("Concat", &[&class, &x], &[("axis", Attr::Int(1))]);
     let x = t.as_rows(&x, width);
     if v.ln_pre { t.layer_norm("visual.ln_pre", &x, width) } else { Ok(x) }
 }
 
-/// `[1, a, b]` repeated for every image of `like [N, ..]`.
-pub fn repeat(t: &mut Tower<'_>, x: &Value, like: &Value, [a, b]: [i64; 2]) -> Value {
-    let batch = t.g.op("Shape", &[like], &[("start", Attr::Int(0)), ("end", Attr::Int(1))]);
-    let rest = t.g.ints(&[a, b]);
-    let shape = t.g.op("Concat", &[&batch, &rest], &[("axis", Attr::Int(0))]);
-    t.g.op("Expand", &[x, &shape], &[])
-}
-
-/// `conv1.weight [W, 3, P, P]` over normalised pixels as a matrix `[W, P * P * 3]` over raw ones, and its bias `[W]`:
+/// Folds the normalisation of pixels into `conv1.weight [W, 3, P, P]`: a matrix `[W, P * P * 3]` over raw pixels and its bias
+/// `[W]`,
 /// `w * (v / 255 - mean) / std = (w / (255 std)) * v - w * mean / std`.
 fn fold_normalisation(
     r: &TensorReader,
@@ -192,7 +187,7 @@ fn fold_normalisation(
     Ok((weight, bias))
 }
 
-/// `stream` is `[N * tokens, W]`; comes back so, or as `[N, W]` when only the class token is wanted.
+/// Adds a self-attention; `stream` is `[N * tokens, W]`, and so is the result, or `[N, W]` with `class_only`.
 fn self_attention(
     t: &mut Tower<'_>,
     block: &Block,
@@ -225,15 +220,15 @@ fn self_attention(
     t.attention_out(block, &out, &residual, Some(&value_bias))
 }
 
-/// `[N, tokens, W] -> [N, W]`.
+/// Selects the first token: `[N, tokens, W] -> [N, W]`.
 fn first_token(t: &mut Tower<'_>, x: &Value) -> Value {
     let index = t.g.int(0);
     t.g.op("Gather", &[x, &index], &[("axis", Attr::Int(1))])
 }
 
-/// `image_features`: what was pooled `[N, width]`, projected and normalised.
+/// Adds the output `image_features`: the pooled token `[N, width]`, projected and normalised.
 fn features(t: &mut Tower<'_>, c: &ModelConfig, pooled: &Value, width: usize) -> Result<(), ExportError> {
-    let proj = t.tensor("visual.proj", &[width, c.embed_dim])?;
+    let proj = t.checkpoint_weight("visual.proj", &[width, c.embed_dim])?;
     let projected = t.g.op("MatMul", &[pooled, &proj], &[]);
     let projected = t.cast_to_f32(&projected);
     let shape = [Dim::Named(IMAGES), Dim::Fixed(c.embed_dim)];
@@ -242,8 +237,8 @@ fn features(t: &mut Tower<'_>, c: &ModelConfig, pooled: &Value, width: usize) ->
     Ok(())
 }
 
-/// Keys and values of every cross-attention, of `tokens` `[N * count, width]`. Each layer has its own `ln_1_kv`: they share the normalised tokens, and
-/// their gains and shifts are folded into the projections.
+/// Adds keys and values of every cross-attention, from `tokens [N * count, width]`. The layers' `ln_1_kv` share the normalised
+/// tokens; their gains and shifts are folded into the projections.
 fn cross_keys_and_values(
     t: &mut Tower<'_>,
     d: &DecoderConfig,
@@ -251,8 +246,8 @@ fn cross_keys_and_values(
     count: usize,
     width: usize,
 ) -> Result<(), ExportError> {
-    let ones = t.made("cross_attn.unit_gain", &[width], |_| Ok(vec![1.0; width]))?;
-    let zeros = t.made("cross_attn.no_shift", &[width], |_| Ok(vec![0.0; width]))?;
+    let ones = t.derived_weight("cross_attn.unit_gain", &[width], |_| Ok(vec![1.0; width]))?;
+    let zeros = t.derived_weight("cross_attn.no_shift", &[width], |_| Ok(vec![0.0; width]))?;
     let attrs = [("axis", Attr::Int(-1)), ("epsilon", Attr::Float(LAYER_NORM_EPSILON))];
     let normed = t.g.op("LayerNormalization", &[tokens, &ones, &zeros], &attrs);
     let dim = width / d.heads;
@@ -260,7 +255,7 @@ fn cross_keys_and_values(
     let inner = d.heads * padded;
     for layer in 0..d.layers {
         for (part, name) in [(1, cross_key(layer)), (2, cross_value(layer))] {
-            // Where the graph is fused, biases are folded away: see `Tower::attention_out`, which takes the values'.
+            // In fused graphs biases are folded away, see `Tower::attention_out`.
             let bias = format!("{name}.bias");
             let bias = (!t.is_fused()).then_some(bias.as_str());
             let rows = t.project(
@@ -278,12 +273,16 @@ fn cross_keys_and_values(
     Ok(())
 }
 
-/// Bias of a cross-attention's values, `[width]`, with the shift of their LayerNorm.
-pub fn cross_value_bias(r: &TensorReader, layer: usize, width: usize) -> Result<Vec<f32>, ExportError> {
+/// Returns the bias of a cross-attention's values, `[width]`, with the shift of their LayerNorm.
+pub(super) fn cross_value_bias(
+    r: &TensorReader,
+    layer: usize,
+    width: usize,
+) -> Result<Vec<f32>, ExportError> {
     Ok(fold_kv_norm(r, layer, width, 2)?.1)
 }
 
-/// Key or value projection with `ln_1_kv`'s gain and shift folded in: `W diag(gain)` and `W shift + bias`.
+/// Returns a key or value projection with `ln_1_kv`'s gain and shift folded in: `W diag(gain)` and `W shift + bias`.
 fn fold_kv_norm(
     r: &TensorReader,
     layer: usize,

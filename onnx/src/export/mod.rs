@@ -1,19 +1,23 @@
 //! Checkpoint -> ONNX, written from Rust. One builder with parameters for every size.
 //!
-//! Nothing here runs a model; `runtime/` does. The folder is written beside its final place and renamed when complete.
+//! Nothing here runs a model. The folder is written next to its final place and renamed when complete.
 
 mod blocks;
 mod decoder;
+mod error;
+mod fold;
 pub(crate) mod graph;
 pub(crate) mod host_inputs;
 mod image_encoder;
 mod linear;
 mod pooler;
 mod text_encoder;
+mod tower;
 mod weights;
 
 use std::path::{Path, PathBuf};
 
+pub use error::ExportError;
 pub use host_inputs::GraphError;
 use recaption_schemas::sha256_hex;
 use weights::{WEIGHTS_FILE, WeightsWriter};
@@ -22,47 +26,12 @@ use crate::{
     checkpoint::{Checkpoint, CheckpointError, ModelConfig},
     model::{
         Architecture, DECODER_FILE, DecoderDimensions, Dimensions, IMAGE_ENCODER_FILE, MODEL_FILE,
-        MODEL_FORMAT, ModelError, ModelFile, ModelFolder, ModelSpec, Precision, SpecialIds,
-        TEXT_ENCODER_FILE, TOKENIZER_FILE, padded_head_dim,
+        MODEL_FORMAT, ModelFile, ModelFolder, ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE,
+        TOKENIZER_FILE, padded_head_dim,
     },
 };
 
-/// Why an export failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// The checkpoint cannot be used.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The result cannot be read back.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// A graph could not run on a GPU: a defect of the exporter.
-    #[error("internal error: {0}")]
-    Graph(#[from] Box<GraphError>),
-    /// A file cannot be written.
-    #[error("cannot write {path}: {source}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A weight does not fit into fp16.
-    #[error("tensor `{name}` holds {value}, which fp16 cannot; export with --precision fp32")]
-    Overflow {
-        /// The tensor.
-        name: String,
-        /// The value.
-        value: f32,
-    },
-    /// The target exists and is no model folder.
-    #[error(
-        "{0} exists and is not a model folder, or holds other files than an export wrote; choose another place or remove it"
-    )]
-    Occupied(PathBuf),
-}
-
-type BuildGraph = fn(&mut blocks::Tower<'_>, &ModelConfig) -> Result<(), ExportError>;
+type BuildGraph = fn(&mut tower::Tower<'_>, &ModelConfig) -> Result<(), ExportError>;
 
 /// The graphs of a model folder; a CLIP has the first two.
 const GRAPHS: [(&str, BuildGraph); 3] = [
@@ -71,7 +40,17 @@ const GRAPHS: [(&str, BuildGraph); 3] = [
     (DECODER_FILE, |tower, c| c.decoder.as_ref().map_or(Ok(()), |d| decoder::build(tower, c, d))),
 ];
 
-/// Exports the checkpoint in `checkpoint` to the model folder `out`, replacing an older export there.
+/// Exports the checkpoint in `checkpoint` to the model folder `out`, replacing an older export.
+///
+/// ```no_run
+/// use std::path::Path;
+///
+/// use recaption_onnx::{Precision, export};
+///
+/// let model = export(Path::new("checkpoint"), Path::new("model"), Precision::Fp32)?;
+/// println!("{} parameters", model.spec.parameters);
+/// # Ok::<(), recaption_onnx::ExportError>(())
+/// ```
 ///
 /// # Errors
 /// See [`ExportError`]; nothing is left half-written at `out`.
@@ -85,11 +64,11 @@ pub fn export(checkpoint: &Path, out: &Path, precision: Precision) -> Result<Mod
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
-    let beside = |what: &str| parent.join(format!(".{name}.{what}-{}", std::process::id()));
-    let (partial, old) = (beside("partial"), beside("old"));
+    let sibling = |what: &str| parent.join(format!(".{name}.{what}-{}", std::process::id()));
+    let (partial, old) = (sibling("partial"), sibling("old"));
     let result = write_folder(&source, &partial, precision).and_then(|()| replace(out, &partial, &old));
     if let Err(error) = result {
-        // What is left would only confuse; the first error is the one to tell.
+        // The first error is the one to report.
         let _ = std::fs::remove_dir_all(&partial);
         return Err(error);
     }
@@ -100,23 +79,23 @@ fn is_empty_dir(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Whether the folder is an earlier export and holds nothing else: only such a folder is replaced.
+/// Returns whether the folder is an earlier export and holds nothing else: only such a folder is replaced.
 fn is_model_folder(path: &Path) -> bool {
     let spec = std::fs::read(path.join(MODEL_FILE)).ok();
     let Some(spec) = spec.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok()) else {
         return false;
     };
     let Some(files) = spec.get("files").and_then(serde_json::Value::as_array) else { return false };
-    let ours = |name: &str| {
+    let is_listed = |name: &str| {
         name == MODEL_FILE
             || files.iter().any(|f| f.get("name").and_then(serde_json::Value::as_str) == Some(name))
     };
     std::fs::read_dir(path).is_ok_and(|mut entries| {
-        entries.all(|entry| entry.is_ok_and(|e| e.file_name().to_str().is_some_and(ours)))
+        entries.all(|entry| entry.is_ok_and(|e| e.file_name().to_str().is_some_and(is_listed)))
     })
 }
 
-/// Puts `partial` in `out`'s place. The older export is moved aside first and comes back if that fails.
+/// Moves `partial` to `out`. An older export is moved aside first and restored if that fails.
 fn replace(out: &Path, partial: &Path, old: &Path) -> Result<(), ExportError> {
     let failed = |source| ExportError::Write { path: out.to_owned(), source };
     remove(old)?;
@@ -126,7 +105,7 @@ fn replace(out: &Path, partial: &Path, old: &Path) -> Result<(), ExportError> {
     }
     if let Err(source) = std::fs::rename(partial, out) {
         if replaced {
-            // Nothing more can be done if this fails too; the first error is the one to tell.
+            // The first error is the one to report if this fails too.
             let _ = std::fs::rename(old, out);
         }
         return Err(failed(source));
@@ -155,7 +134,7 @@ fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result
     let mut files = Vec::new();
     let graphs = GRAPHS.iter().filter(|(name, _)| c.decoder.is_some() || *name != DECODER_FILE);
     for (name, build) in graphs {
-        let mut tower = blocks::Tower::new(
+        let mut tower = tower::Tower::new(
             name.trim_end_matches(".onnx"),
             &source.tensors,
             &mut weights,
@@ -188,7 +167,7 @@ fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result
     write(dir.join(MODEL_FILE), &json)
 }
 
-/// The tokenizer, which a checkpoint may lack; one that is there but cannot be read is an error.
+/// Reads the tokenizer, which a checkpoint may lack; an unreadable one is an error.
 fn read_tokenizer(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -197,6 +176,7 @@ fn read_tokenizer(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
     }
 }
 
+/// Returns the contents of `model.json`.
 fn describe(
     source: &Checkpoint,
     precision: Precision,

@@ -1,42 +1,44 @@
-//! The attentional pooler: learnt queries that attend to tokens of an image. A CoCa has one, or two in our own variants.
+//! The attentional pooler: learnt queries that attend to tokens of an image. A CoCa has one, or two with this crate's model
+//! extensions.
 //!
-//! The queries do not depend on the image: they are normalised and projected here, once, in f64.
+//! The queries do not depend on the image: they are normalised and projected at export, in f64.
 
 use super::{
-    ExportError,
-    blocks::{Block, LAYER_NORM_EPSILON, Stream, Tower, add_product, pad_head_rows},
+    blocks::{Block, LAYER_NORM_EPSILON, Stream},
+    error::ExportError,
+    fold::{add_product, pad_head_rows},
     graph::Value,
-    image_encoder::repeat,
     linear::Linear,
+    tower::Tower,
 };
 use crate::checkpoint::TensorReader;
 
-/// What a pooler attends to: `[N * tokens, width]`.
+/// The tokens that a pooler attends to, `[N * tokens, width]`.
 #[derive(Clone, Copy)]
-pub struct Context {
+pub(super) struct PoolerInput {
     /// Tokens per image.
-    pub tokens: usize,
-    /// Their width.
-    pub width: usize,
+    pub(super) tokens: usize,
+    /// Width of a token.
+    pub(super) width: usize,
 }
 
-/// One pooler.
-pub struct Pooler<'a> {
+/// Names and sizes of a pooler.
+pub(super) struct Pooler<'a> {
     /// Prefix of its tensors, without the last dot.
-    pub prefix: &'a str,
-    /// Queries.
-    pub queries: usize,
+    pub(super) prefix: &'a str,
+    /// Number of queries.
+    pub(super) queries: usize,
     /// Attention heads.
-    pub heads: usize,
+    pub(super) heads: usize,
     /// Width of queries and outputs, `E`.
-    pub embed_dim: usize,
-    /// What it reads.
-    pub context: Context,
+    pub(super) embed_dim: usize,
+    /// The tokens it attends to.
+    pub(super) input: PoolerInput,
 }
 
-/// `stream` is `[N * tokens, width]` of the context; comes back as `[N * queries, E]`, not normalised.
-pub fn attend(t: &mut Tower<'_>, p: &Pooler<'_>, stream: &Stream) -> Result<Value, ExportError> {
-    let (prefix, e, w) = (p.prefix, p.embed_dim, p.context.width);
+/// Builds a pooler over `stream [N * tokens, width]`; returns `[N * queries, E]`, not normalised.
+pub(super) fn build(t: &mut Tower<'_>, p: &Pooler<'_>, stream: &Stream) -> Result<Value, ExportError> {
+    let (prefix, e, w) = (p.prefix, p.embed_dim, p.input.width);
     let block = Block { prefix: prefix.into(), width: e, heads: p.heads, mlp_width: 0, layer_scale: false };
     let (dim, padded) = (block.head_dim(), block.padded());
     let inner = p.heads * padded;
@@ -45,7 +47,7 @@ pub fn attend(t: &mut Tower<'_>, p: &Pooler<'_>, stream: &Stream) -> Result<Valu
     for (part, letter) in [(1, 'k'), (2, 'v')] {
         let (weight, bias) =
             (format!("{prefix}.attn.{letter}_weight"), format!("{prefix}.attn.{letter}_bias"));
-        // Where the graph is fused, biases are folded away as `Tower::attention_out` says.
+        // In fused graphs biases are folded away, see `Tower::attention_out`.
         let bias = (!t.is_fused()).then_some(bias.as_str());
         let rows = t.project(
             &x,
@@ -56,12 +58,12 @@ pub fn attend(t: &mut Tower<'_>, p: &Pooler<'_>, stream: &Stream) -> Result<Valu
                 Ok(pad_head_rows(&packed[part * e..(part + 1) * e], dim, padded, 1))
             },
         )?;
-        kv.push(t.as_batch(&rows, p.context.tokens, inner));
+        kv.push(t.as_batch(&rows, p.input.tokens, inner));
     }
-    let query = t.made(&format!("{prefix}.projected_query"), &[1, p.queries, inner], |r| {
+    let query = t.derived_weight(&format!("{prefix}.projected_query"), &[1, p.queries, inner], |r| {
         Ok(pad_head_rows(&project_queries(r, p)?, dim, padded, 1))
     })?;
-    let query = repeat(t, &query, &kv[0], [p.queries as i64, inner as i64]);
+    let query = t.repeat(&query, &kv[0], [p.queries as i64, inner as i64]);
     let out = t.attention(&block, [&query, &kv[0], &kv[1]], None);
     let out = t.as_rows(&out, inner);
     let fused = t.is_fused();
@@ -81,11 +83,11 @@ pub fn attend(t: &mut Tower<'_>, p: &Pooler<'_>, stream: &Stream) -> Result<Valu
     )
 }
 
-/// Query, key or value weight (`part` 0, 1, 2): `nn.MultiheadAttention` packs the three when key and query have one
-/// width, and keeps them apart when not.
+/// Returns the query, key or value weight (`part` 0, 1, 2): `nn.MultiheadAttention` packs the three if keys are as wide as
+/// queries, and stores them separately if not.
 fn part_weight(r: &TensorReader, p: &Pooler<'_>, part: usize) -> Result<Vec<f32>, ExportError> {
     const NAMES: [&str; 3] = ["q_proj_weight", "k_proj_weight", "v_proj_weight"];
-    let (e, w) = (p.embed_dim, p.context.width);
+    let (e, w) = (p.embed_dim, p.input.width);
     if e == w {
         let packed = r.get(&format!("{}.attn.in_proj_weight", p.prefix), &[3 * e, e])?;
         return Ok(packed[part * e * e..(part + 1) * e * e].to_vec());
@@ -94,7 +96,7 @@ fn part_weight(r: &TensorReader, p: &Pooler<'_>, part: usize) -> Result<Vec<f32>
     Ok(r.get(&format!("{}.attn.{}", p.prefix, NAMES[part]), &[e, columns])?)
 }
 
-/// `ln_q(query) @ Wq.T + bq`: `[queries, E]`, in f64.
+/// Computes `ln_q(query) @ Wq.T + bq`, `[queries, E]`, in f64.
 fn project_queries(r: &TensorReader, p: &Pooler<'_>) -> Result<Vec<f32>, ExportError> {
     let (prefix, e, queries) = (p.prefix, p.embed_dim, p.queries);
     let query = r.get(&format!("{prefix}.query"), &[queries, e])?;

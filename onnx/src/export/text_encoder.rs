@@ -1,25 +1,26 @@
 //! `text_encoder.onnx`: `ids` i64 `[N, T]`, padded with 0 -> `text_features` f32 `[N, E]`.
 //!
-//! CoCa: the CLS embedding is appended last, always at the position after the whole context, so a text may be given with any
-//! `T` up to the context length as long as at least one padding id follows its end (or `T` is the context length): what
-//! open_clip computes of the text padded to the context length comes out. Its released masks are kept: key 0 is always
+//! CoCa: the CLS embedding is appended last, always at the position after the whole context, so a text may have any `T` up
+//! to the context length if at least one padding id follows its end (or `T` is the context length); the result is that of
+//! open_clip for the text padded to the context length. The released masks are kept: key 0 is always
 //! visible, key i > 0 is visible where `ids[i - 1]` is not padding, for every query row.
 //!
-//! CLIP: the embedding is the end token's, the first of the largest ids, as open_clip takes it. The tower is causal, so
-//! nothing behind that token matters and any `T` that holds it will do.
+//! CLIP: the embedding is the end token's, the first of the largest ids, as in open_clip. The tower is causal, so nothing after
+//! that token matters and any `T` that includes it will do.
 
 use super::{
-    ExportError,
-    blocks::{Block, Stream, Tower},
+    blocks::{Block, Stream},
+    error::ExportError,
     graph::{Attr, DType, Dim, Value},
+    tower::Tower,
 };
 use crate::{
     checkpoint::{ModelConfig, TextPooling},
     model::IMAGES,
 };
 
-/// The blocks of the text tower, shared with a decoder that reads its output.
-pub fn block(c: &ModelConfig, layer: usize) -> Block {
+/// Returns a block of the text tower, shared with a decoder that reads its output.
+pub(super) fn block(c: &ModelConfig, layer: usize) -> Block {
     Block {
         prefix: format!("{}transformer.resblocks.{layer}", c.text.prefix),
         width: c.text.width,
@@ -29,28 +30,28 @@ pub fn block(c: &ModelConfig, layer: usize) -> Block {
     }
 }
 
-/// What all layers share. `L` is the number of tokens: `T + 1` with a CLS embedding, else `T`.
+/// Values that all layers read. `L` is the number of tokens: `T + 1` with a CLS embedding, else `T`.
 struct Sequence {
     /// `[N, L, W]` as a shape.
     tokens: Value,
     /// `[N, L, H * D]` as a shape.
     heads: Value,
-    /// Which key a query row may see, truth, `[N or 1, 1, L, L]`.
+    /// Which keys a query may attend to, bool `[N or 1, 1, L, L]`.
     mask: Value,
-    /// The row that is the embedding: an index on the token axis, the same for all texts, or one per text `[N]`.
+    /// The row that becomes the embedding.
     pooled: Pooled,
 }
 
-/// Which row of a text is its embedding.
+/// Which row of a text becomes its embedding.
 enum Pooled {
-    /// The last.
+    /// The last row.
     Last,
-    /// Row `[N]` of each text.
+    /// One index per text, `[N]`.
     At(Value),
 }
 
-/// Adds the whole graph.
-pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
+/// Builds the graph.
+pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
     let ids = t.g.input("ids", DType::I64, &[Dim::Named(IMAGES), Dim::Named("tokens")]);
     let (width, prefix) = (c.text.width, c.text.prefix);
     let x = match c.text.pooling {
@@ -66,7 +67,7 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
         x = t.mlp(&block(c, layer), &x)?;
     }
     let (x, _) = t.norm_stream(&format!("{prefix}ln_final"), &x, width)?;
-    let proj = t.tensor(&format!("{prefix}text_projection"), &[width, c.embed_dim])?;
+    let proj = t.checkpoint_weight(&format!("{prefix}text_projection"), &[width, c.embed_dim])?;
     let x = t.g.op("MatMul", &[&x, &proj], &[]);
     let x = t.cast_to_f32(&x);
     let output =
@@ -75,11 +76,12 @@ pub fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
     Ok(())
 }
 
-/// Token and position embeddings `[N, T, W]`; the checkpoint has `places` positions.
+/// Adds token and position embeddings, `[N, T, W]`; the checkpoint has `places` positions.
 fn embed(t: &mut Tower<'_>, c: &ModelConfig, ids: &Value, places: usize) -> Result<Value, ExportError> {
     let (width, prefix) = (c.text.width, c.text.prefix);
-    let embedding = t.tensor(&format!("{prefix}token_embedding.weight"), &[c.text.vocab_size, width])?;
-    let positions = t.tensor(&format!("{prefix}positional_embedding"), &[places, width])?;
+    let embedding =
+        t.checkpoint_weight(&format!("{prefix}token_embedding.weight"), &[c.text.vocab_size, width])?;
+    let positions = t.checkpoint_weight(&format!("{prefix}positional_embedding"), &[places, width])?;
     let x = t.g.op("Gather", &[&embedding, ids], &[]);
     let length = t.g.op("Shape", &[ids], &[("start", Attr::Int(1)), ("end", Attr::Int(2))]);
     let (zero, axis) = (t.g.ints(&[0]), t.g.ints(&[0]));
@@ -87,11 +89,11 @@ fn embed(t: &mut Tower<'_>, c: &ModelConfig, ids: &Value, places: usize) -> Resu
     Ok(t.g.op("Add", &[&x, &positions], &[]))
 }
 
-/// The same with the CLS embedding behind, `[N, T + 1, W]`.
+/// Adds token and position embeddings with the CLS embedding last, `[N, T + 1, W]`.
 fn embed_with_class(t: &mut Tower<'_>, c: &ModelConfig, ids: &Value) -> Result<Value, ExportError> {
     let (width, context) = (c.text.width, c.text.context_length);
     let x = embed(t, c, ids, context + 1)?;
-    let cls = t.made("text.cls_token", &[1, 1, width], |r| {
+    let cls = t.derived_weight("text.cls_token", &[1, 1, width], |r| {
         let cls = r.get("text.cls_emb", &[width])?;
         let positions = r.get("text.positional_embedding", &[context + 1, width])?;
         Ok(cls.iter().zip(&positions[context * width..]).map(|(c, p)| c + p).collect())
@@ -127,7 +129,7 @@ fn sequence(t: &mut Tower<'_>, c: &ModelConfig, ids: &Value, x: &Value) -> Seque
     Sequence { tokens, heads, mask, pooled }
 }
 
-/// `[L, L]` of truth: whether key (column) stands before or at query (row). `length` is `[1]`.
+/// Returns bool `[L, L]`: whether the key (column) is at or before the query (row). `length` is `[1]`.
 fn causal(t: &mut Tower<'_>, length: &Value) -> Value {
     let axis = t.g.ints(&[0]);
     let length = t.g.op("Squeeze", &[length, &axis], &[]);
@@ -139,7 +141,7 @@ fn causal(t: &mut Tower<'_>, length: &Value) -> Value {
     t.g.op("LessOrEqual", &[&columns, &rows], &[])
 }
 
-/// `[N, 1, 1, T + 1]` of truth: which key is no padding, by the released weights' shifted rule.
+/// Returns bool `[N, 1, 1, T + 1]`: which keys are not padding, by the released weights' shifted rule.
 fn visible_keys(t: &mut Tower<'_>, ids: &Value) -> Value {
     let pad = t.g.int(0);
     let is_pad = t.g.op("Equal", &[ids, &pad], &[]);
@@ -154,7 +156,7 @@ fn visible_keys(t: &mut Tower<'_>, ids: &Value) -> Value {
     t.g.op("Unsqueeze", &[&keys, &axes], &[])
 }
 
-/// `stream` is `[N * L, W]`; comes back so, or as `[N, W]` when only the embedding's row is wanted.
+/// Adds a self-attention; `stream` is `[N * L, W]`, and so is the result, or `[N, W]` with `pooled_only`.
 fn self_attention(
     t: &mut Tower<'_>,
     block: &Block,
@@ -197,7 +199,7 @@ fn self_attention(
     t.attention_out(block, &out, &residual, None)
 }
 
-/// `[N * L, W] -> [N, W]`: the embedding's row of every text.
+/// Selects the embedding's row of every text: `[N * L, W] -> [N, W]`.
 fn pooled_token(t: &mut Tower<'_>, x: &Value, sequence: &Sequence) -> Value {
     let x = t.g.op("Reshape", &[x, &sequence.tokens], &[]);
     match &sequence.pooled {
@@ -213,7 +215,7 @@ fn pooled_token(t: &mut Tower<'_>, x: &Value, sequence: &Sequence) -> Value {
     }
 }
 
-/// The embedding's row of the mask, `[N, 1, 1, L]`.
+/// Selects the embedding's row of the mask, `[N, 1, 1, L]`.
 fn pooled_mask(t: &mut Tower<'_>, sequence: &Sequence) -> Value {
     match &sequence.pooled {
         Pooled::Last => {

@@ -1,7 +1,7 @@
 //! The one weights file of an exported model: raw tensors, aligned, each stored once, referred to by every graph.
 //!
-//! ONNX's protobuf ends at 2 GB; external data does not. ONNX Runtime maps the file instead of copying it. Graphs that
-//! share tensors (the text tower serves both text encoder and decoder) share their bytes here.
+//! ONNX's protobuf is limited to 2 GB; external data is not. ONNX Runtime maps the file instead of copying it. Graphs that
+//! share tensors (the text tower is part of both text encoder and decoder) share their bytes here.
 
 use std::{
     collections::HashMap,
@@ -13,29 +13,29 @@ use std::{
 use half::f16;
 use sha2::{Digest, Sha256};
 
-use super::ExportError;
+use super::error::ExportError;
 use crate::model::Precision;
 
 /// File name inside the model's folder.
-pub const WEIGHTS_FILE: &str = "weights.bin";
+pub(super) const WEIGHTS_FILE: &str = "weights.bin";
 /// Alignment of every tensor, bytes: a cache line and a vector register.
 const ALIGN: u64 = 64;
 
-/// Where a tensor lies.
+/// Where a tensor is in the weights file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub(crate) struct Stored {
     /// Byte offset, a multiple of the element size.
-    pub offset: u64,
+    pub(super) offset: u64,
     /// Bytes.
-    pub len: u64,
+    pub(super) len: u64,
     /// Shape, row-major.
-    pub shape: Vec<usize>,
+    pub(super) shape: Vec<usize>,
 }
 
 impl Stored {
-    /// Rows `from..from + rows` of a matrix: the same bytes, no copy.
+    /// Returns rows `from..from + rows` of a matrix: the same bytes, not a copy.
     #[must_use]
-    pub fn rows(&self, from: usize, rows: usize) -> Self {
+    pub(super) fn rows(&self, from: usize, rows: usize) -> Self {
         let row = self.len / self.shape[0] as u64;
         let mut shape = self.shape.clone();
         shape[0] = rows;
@@ -44,7 +44,7 @@ impl Stored {
 }
 
 /// Writes tensors one after another.
-pub struct WeightsWriter {
+pub(super) struct WeightsWriter {
     path: PathBuf,
     out: BufWriter<File>,
     at: u64,
@@ -58,7 +58,7 @@ impl WeightsWriter {
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn create(dir: &Path, precision: Precision) -> Result<Self, ExportError> {
+    pub(super) fn create(dir: &Path, precision: Precision) -> Result<Self, ExportError> {
         let path = dir.join(WEIGHTS_FILE);
         let file = File::create(&path).map_err(|source| ExportError::Write { path: path.clone(), source })?;
         Ok(Self {
@@ -71,20 +71,25 @@ impl WeightsWriter {
         })
     }
 
-    /// The tensor of that name, if it was stored before.
+    /// Returns the tensor of that name, if it is stored.
     #[must_use]
-    pub fn find(&self, name: &str) -> Option<&Stored> {
+    pub(super) fn find(&self, name: &str) -> Option<&Stored> {
         self.stored.get(name)
     }
 
-    /// Stores `values` in the model's precision and remembers them under `name`.
+    /// Stores `values` in the model's precision under `name`.
     ///
     /// # Errors
     /// When the file cannot be written, or a value does not fit the precision.
-    pub fn store(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<Stored, ExportError> {
+    pub(super) fn store(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: &[f32],
+    ) -> Result<Stored, ExportError> {
         let mut bytes = Vec::with_capacity(values.len() * 4);
         match self.precision {
-            // int8 speaks of linear layers, see `store_i8`; the rest stays single.
+            // In int8 models only linear layers are quantised, see `store_i8`.
             Precision::Fp32 | Precision::Int8 => {
                 values.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()))
             }
@@ -105,7 +110,12 @@ impl WeightsWriter {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn store_i8(&mut self, name: &str, shape: &[usize], values: &[i8]) -> Result<Stored, ExportError> {
+    pub(super) fn store_i8(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: &[i8],
+    ) -> Result<Stored, ExportError> {
         let bytes: Vec<u8> = values.iter().map(|v| v.cast_unsigned()).collect();
         self.store_bytes(name, shape, &bytes)
     }
@@ -128,11 +138,11 @@ impl WeightsWriter {
         Ok(())
     }
 
-    /// Flushes to disk; returns size and SHA-256.
+    /// Flushes to disk; returns size and SHA-256 of the file.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn finish(mut self) -> Result<(u64, String), ExportError> {
+    pub(super) fn finish(mut self) -> Result<(u64, String), ExportError> {
         let io = |source| ExportError::Write { path: self.path.clone(), source };
         self.out.flush().map_err(io)?;
         self.out.get_ref().sync_all().map_err(io)?;

@@ -6,28 +6,29 @@ use ort::{
     value::{DynTensor, Tensor, TensorRef},
 };
 
-use super::{RuntimeError, SessionOptions, device::Memory, session};
+use super::{error::RuntimeError, memory::Memory, options::SessionOptions, session};
 use crate::model::{IMAGE_ENCODER_FILE, ModelFolder, cross_key, cross_value};
 
 /// What is computed once per image, for a batch of images.
+#[derive(Debug)]
 pub struct Encoded {
-    /// `N`, at least 1.
+    /// Number of images, `N`, at least 1.
     images: usize,
     /// L2-normalised embeddings, `[N, E]`.
     pub features: Vec<f32>,
-    /// Key and value of every multimodal layer, alternating, each `[N, Q, H * D]` in the model's precision, in the memory
-    /// that the session works in. None of a CLIP.
+    /// Keys and values of the multimodal layers, alternating, each `[N, Q, H * D]` in the model's precision, in the session's
+    /// memory. Empty for a CLIP.
     pub cross: Vec<DynTensor>,
 }
 
 impl Encoded {
-    /// Number of images, `N`.
+    /// Returns the number of images, `N`.
     #[must_use]
     pub fn images(&self) -> usize {
         self.images
     }
 
-    /// Embedding of image `index`, `[E]`.
+    /// Returns the embedding of image `index`, `[E]`.
     ///
     /// # Panics
     /// When there is no such image.
@@ -38,13 +39,14 @@ impl Encoded {
     }
 }
 
-/// The image tower, and a CoCa's pooler and cross-attention projections.
+/// The image tower, with a CoCa's pooler and cross-attention projections.
+#[derive(Debug)]
 pub struct ImageEncoder {
     session: Session,
     size: usize,
     embed_dim: usize,
     outputs: Vec<String>,
-    /// Where keys and values stay; none for the host's memory.
+    /// Memory that keys and values stay in; `None` for host memory.
     device: Option<(Memory, IoBinding)>,
 }
 
@@ -56,7 +58,7 @@ impl ImageEncoder {
     pub fn load(model: &ModelFolder, options: &SessionOptions) -> Result<Self, RuntimeError> {
         let layers = model.spec.dimensions.decoder.map_or(0, |d| d.decoder_layers);
         let session = session::create(model, IMAGE_ENCODER_FILE, options)?;
-        // A CLIP's features go to the host as they are.
+        // A CLIP's only output is features, which go to the host.
         let memory = options.memory().filter(|_| layers > 0);
         let failed = |source| RuntimeError::Session { path: model.path(IMAGE_ENCODER_FILE), source };
         let bound = |memory| Ok::<_, RuntimeError>((memory, session.create_binding().map_err(failed)?));
@@ -69,7 +71,7 @@ impl ImageEncoder {
         })
     }
 
-    /// Bytes of one image, `S * S * 3`.
+    /// Returns the bytes of one image, `S * S * 3`.
     #[must_use]
     pub fn image_bytes(&self) -> usize {
         self.size * self.size * 3
@@ -83,7 +85,10 @@ impl ImageEncoder {
         let each = self.image_bytes();
         let n = pixels.len() / each;
         if n == 0 || !pixels.len().is_multiple_of(each) {
-            return Err(RuntimeError::Input(format!("{} bytes are no whole images of {each}", pixels.len())));
+            return Err(RuntimeError::Input(format!(
+                "{} bytes are not a whole number of images of {each} bytes",
+                pixels.len()
+            )));
         }
         let failed = |source| RuntimeError::Run { graph: "image encoder", rows: n, source };
         if self.device.is_some() {
@@ -106,7 +111,7 @@ impl ImageEncoder {
         Ok(Encoded { images: n, features, cross })
     }
 
-    /// One upload of the pixels; keys and values stay on the device, features come back.
+    /// Encodes images with one upload of the pixels; keys and values stay on the device, features are copied to the host.
     fn encode_on_device(&mut self, pixels: &[u8], n: usize) -> ort::Result<Encoded> {
         let Some((memory, binding)) = &mut self.device else {
             return Err(ort::Error::new("the image encoder has no device"));
@@ -115,11 +120,11 @@ impl ImageEncoder {
         let mut input = Tensor::<u8>::new(&Allocator::default(), [n, self.size, self.size, 3])?;
         input.extract_tensor_mut().1.copy_from_slice(pixels);
         binding.bind_input("pixels", &input)?;
-        // Bound anew each time: an output that is bound once keeps its first shape.
+        // Bound for every call: an output keeps the shape of the call after it was bound.
         binding.bind_output_to_device("image_features", &Memory::Cpu.info()?)?;
-        let there = memory.info()?;
+        let device = memory.info()?;
         for name in &self.outputs {
-            binding.bind_output_to_device(name.as_str(), &there)?;
+            binding.bind_output_to_device(name.as_str(), &device)?;
         }
         binding.synchronize_inputs()?;
         let mut outputs = self.session.run_binding(binding)?;

@@ -7,9 +7,9 @@ use std::{
 
 use ort::environment::Environment;
 
-use super::RuntimeError;
+use super::error::RuntimeError;
 
-/// Environment variable that names the library file.
+/// Environment variable with the path of the library file.
 pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 
 const FILE_NAME: &str = "libonnxruntime.so";
@@ -17,13 +17,13 @@ const FILE_NAME: &str = "libonnxruntime.so";
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 static LOADED: OnceLock<PathBuf> = OnceLock::new();
 
-/// The process's ONNX Runtime environment, loading the library on the first call.
+/// Returns the process's ONNX Runtime environment; loads the library on the first call.
 ///
-/// Looks at `ORT_DYLIB_PATH`; without it beside the program, in `../lib` and `../onnxruntime/lib` relative to it, and
-/// then where the system keeps libraries.
+/// The library is `ORT_DYLIB_PATH`; without that variable it is searched next to the program, in `../lib` and
+/// `../onnxruntime/lib` relative to it, and where the system's loader searches.
 ///
 /// # Errors
-/// [`RuntimeError::Library`] with the places looked in.
+/// [`RuntimeError::Library`] with the paths tried.
 pub fn load_library() -> Result<Environment, RuntimeError> {
     let mut loaded = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(environment) = &*loaded {
@@ -32,7 +32,7 @@ pub fn load_library() -> Result<Environment, RuntimeError> {
     let candidates = candidates();
     let mut errors = Vec::new();
     for path in &candidates {
-        // A bare name is for the system's loader to find.
+        // A bare name is searched by the system's loader.
         if path.components().count() > 1 && !path.exists() {
             continue;
         }
@@ -43,7 +43,7 @@ pub fn load_library() -> Result<Environment, RuntimeError> {
                     .with_telemetry(false)
                     .build()
                     .map_err(|e| failure(&candidates, &e.to_string()))?;
-                // Its own progress is noise at our levels; warnings and errors come through.
+                // Its info messages are too detailed for ours.
                 environment.set_log_level(ort::logging::LogLevel::Warning);
                 tracing::debug!(library = %path.display(), "ONNX Runtime loaded");
                 *loaded = Some(environment.clone());
@@ -53,23 +53,22 @@ pub fn load_library() -> Result<Environment, RuntimeError> {
             Err(error) => errors.push(error.to_string()),
         }
     }
-    // The first place that had a file says more than the last that had none.
+    // The first path with a file is more informative than the last without.
     Err(failure(&candidates, errors.first().map_or("no library found", String::as_str)))
 }
 
-/// The file that was loaded; a bare name when the system's loader found it.
+/// Returns the path of the loaded file; a bare name if the system's loader found it.
 pub(super) fn loaded() -> PathBuf {
     LOADED.get().cloned().unwrap_or_else(|| PathBuf::from(FILE_NAME))
 }
 
-/// Version of the library that was loaded, as its file name has it.
+/// Returns the version of the loaded library, from its file name.
 pub(crate) fn loaded_version() -> Option<String> {
     let path = loaded();
     version(&path.canonicalize().unwrap_or(path))
 }
 
-/// The version in a library's file name, `libonnxruntime.so.1.31.1`. (ONNX Runtime tells it through a pointer that `ort` keeps
-/// to itself.)
+/// Returns the version in a library's file name, `libonnxruntime.so.1.31.1`. (`ort` does not expose ONNX Runtime's own.)
 pub(super) fn version(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     name.strip_prefix(FILE_NAME)?.strip_prefix('.').map(str::to_owned)
@@ -80,6 +79,7 @@ fn failure(candidates: &[PathBuf], what: &str) -> RuntimeError {
     RuntimeError::Library { what: what.to_owned(), places: places.join(", ") }
 }
 
+/// Returns the paths to try, in order.
 fn candidates() -> Vec<PathBuf> {
     if let Some(path) = std::env::var_os(LIBRARY_VARIABLE).filter(|v| !v.is_empty()) {
         return vec![PathBuf::from(path)];

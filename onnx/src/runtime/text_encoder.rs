@@ -4,24 +4,24 @@ use std::collections::BTreeMap;
 
 use ort::{session::Session, value::TensorRef};
 
-use super::{RuntimeError, SessionOptions, session};
+use super::{error::RuntimeError, options::SessionOptions, session};
 use crate::model::{Architecture, ModelFolder, TEXT_ENCODER_FILE};
 
-/// Texts are padded to a multiple of this, so that the padded length depends on the text alone and rows stay equal
-/// whatever their neighbours are.
+/// Texts are padded to a multiple of this, so that a text's padded length, and so its row, does not depend on other texts.
 const LENGTH_STEP: usize = 8;
-/// Most texts per call.
+/// Largest number of texts per call.
 const MAX_BATCH: usize = 64;
 
 /// The text tower.
+#[derive(Debug)]
 pub struct TextEncoder {
     session: Session,
     context: usize,
     pad: i64,
-    /// Padding that must follow a text: the released masks of CoCa show one padding id, a CLIP looks at none.
+    /// Padding ids that must follow a text: one for a CoCa, whose released masks show it, none for a CLIP.
     padding: usize,
     embed_dim: usize,
-    /// Most texts per call: [`MAX_BATCH`], and less after memory ran out.
+    /// Texts per call, at most: [`MAX_BATCH`], less after memory ran out.
     batch: usize,
 }
 
@@ -44,15 +44,14 @@ impl TextEncoder {
         })
     }
 
-    /// Width of a feature vector, `E`.
+    /// Returns the width of a feature vector, `E`.
     #[must_use]
     pub fn embed_dim(&self) -> usize {
         self.embed_dim
     }
 
-    /// Length that a text of `ids` ids is padded to.
-    #[must_use]
-    pub fn padded_length(&self, ids: usize) -> usize {
+    /// Returns the length that a text of `ids` ids is padded to.
+    fn padded_length(&self, ids: usize) -> usize {
         (ids + self.padding).next_multiple_of(LENGTH_STEP).min(self.context)
     }
 
@@ -82,7 +81,7 @@ impl TextEncoder {
                     Ok(()) => rest = later,
                     Err(error) if error.is_out_of_memory() && now.len() > 1 => {
                         self.batch = now.len() / 2;
-                        tracing::warn!(texts = self.batch, %error, "memory ran out; going on with half as many texts at a time");
+                        tracing::warn!(texts = self.batch, %error, "out of memory; halved the text encoder's batch");
                     }
                     Err(error) => return Err(error),
                 }

@@ -1,93 +1,39 @@
-//! Before the first sample of a run on a device: does it compute what the CPU computes?
+//! Checks, before a run on a device, that it computes what the CPU computes.
 //!
-//! A provider's kernels can be wrong without an error (CUDA once read a wrong length and wrote wrong captions), and nobody sees a
-//! wrong caption among a billion. So a few built-in pictures and ids go through the very graphs of the run, on the device and on the
-//! CPU, and the rows are compared. A pass is remembered, see [`SelfTestCache`].
+//! A provider's kernels can be wrong without an error (a CUDA kernel once read a wrong length, and captions were wrong). So a few
+//! built-in images and ids go through the graphs of the run, on the device and on the CPU, and the rows are compared. A passed
+//! test is cached, see [`SelfTestCache`].
 
-mod circumstances;
-mod exercise;
+mod cache;
+mod environment;
 mod inputs;
-mod judge;
-mod remembered;
+mod report;
+mod row_checks;
+mod workload;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
-use self::exercise::{CaptionerAnswers, Failure, ScorerAnswers};
 pub use self::{
-    circumstances::Circumstances, exercise::Graph, judge::GraphResult, remembered::SelfTestCache,
+    cache::SelfTestCache,
+    report::{SelfTestError, SelfTestReport},
+    row_checks::GraphResult,
+    workload::Graph,
+};
+use self::{
+    environment::TestEnvironment,
+    workload::{CaptionerOutputs, Failure, ScorerOutputs},
 };
 use crate::{
     model::ModelFolder,
     runtime::{RuntimeError, SessionOptions},
 };
 
-/// Why a run must not begin.
-#[derive(Debug, thiserror::Error)]
-pub enum SelfTestError {
-    /// The device computes something else than the CPU.
-    #[error(
-        "the self-test failed: on {place}, graph {graph} of model {model} does not compute what it computes on the CPU: {fault}; nothing was captioned, since captions would be wrong"
-    )]
-    Differs {
-        /// The model folder.
-        model: PathBuf,
-        /// Its graph.
-        graph: Graph,
-        /// Provider, GPU, versions of driver and runtime.
-        place: String,
-        /// What differs and by how much.
-        fault: String,
-    },
-    /// A graph does not run.
-    #[error(
-        "the self-test could not be made: on {place}, graph {graph} of model {model} does not run: {source}"
-    )]
-    Fails {
-        /// The model folder.
-        model: PathBuf,
-        /// Its graph.
-        graph: Graph,
-        /// Provider, GPU, versions of driver and runtime; the CPU where that side failed.
-        place: String,
-        /// What ONNX Runtime or the program reports.
-        source: Box<RuntimeError>,
-    },
-    /// ONNX Runtime cannot be loaded.
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
-}
-
-/// What a self-test that passed found.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SelfTestReport {
-    /// By graph.
-    pub results: Vec<GraphResult>,
-    /// How long it took.
-    pub took: Duration,
-}
-
-impl std::fmt::Display for SelfTestReport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for result in &self.results {
-            write!(f, "{}: {} rows", result.graph, result.rows)?;
-            if let Some(cosine) = result.cosine {
-                write!(f, ", smallest cosine {cosine:.6}")?;
-            }
-            f.write_str("; ")?;
-        }
-        write!(f, "{:.1} s", self.took.as_secs_f64())
-    }
-}
-
-/// How it is known that a device computes what the CPU does.
+/// When a device passed its self-test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passed {
-    /// Tested now.
+    /// It passed now.
     Now,
-    /// Tested by an earlier run under the same circumstances.
+    /// It passed in an earlier run in the same environment.
     Earlier,
 }
 
@@ -95,91 +41,90 @@ pub enum Passed {
 #[derive(Clone, Copy, Debug)]
 struct Models<'a> {
     captioner: &'a ModelFolder,
-    /// None where the captioner scores its own captions.
+    /// `None` if the captioner scores its own captions.
     scorer: Option<&'a ModelFolder>,
 }
 
 impl<'a> Models<'a> {
-    /// The model that scores.
+    /// Returns the model that scores.
     fn scoring(self) -> &'a ModelFolder {
         self.scorer.unwrap_or(self.captioner)
     }
 }
 
-/// Whether anything but the plain CPU computes, so that there is something to test.
+/// Returns whether there is a device to test.
 #[must_use]
 pub fn is_needed(options: &SessionOptions) -> bool {
     options.memory().is_some()
 }
 
-/// Tests the models on the device of `options`, unless that passed before under the same circumstances.
+/// Tests the models on the device of `options`, unless they passed before in the same environment.
 ///
 /// # Errors
-/// When the device computes something else than the CPU, or a graph does not run.
-pub fn pass(
+/// When the device's results differ from the CPU's, or a graph does not run.
+pub fn cached_self_test(
     captioner: &ModelFolder,
     scorer: Option<&ModelFolder>,
     options: &SessionOptions,
     cache: &SelfTestCache,
 ) -> Result<Passed, SelfTestError> {
-    let circumstances = Circumstances::of(captioner, scorer, options)?;
-    let can_be_remembered = circumstances.are_known(options);
-    if can_be_remembered && cache.contains(&circumstances) {
-        tracing::info!(place = circumstances.place(options), "self-test passed before; not repeated");
+    let environment = TestEnvironment::of(captioner, scorer, options)?;
+    let is_cacheable = environment.is_known(options);
+    if is_cacheable && cache.contains(&environment) {
+        tracing::info!(place = environment.place(options), "self-test passed in an earlier run; skipping it");
         return Ok(Passed::Earlier);
     }
     let models = Models { captioner, scorer };
-    let report = between(models, models, options, &circumstances.place(options))?;
-    tracing::info!(place = circumstances.place(options), result = %report, "self-test passed");
-    if can_be_remembered {
-        cache.remember(&circumstances, &report);
+    let report = compare_sides(models, models, options, &environment.place(options))?;
+    tracing::info!(place = environment.place(options), result = %report, "self-test passed");
+    if is_cacheable {
+        cache.store(&environment, &report);
     } else {
-        tracing::info!(
-            "the GPU's model or its driver's version is unknown, so the self-test is not remembered"
-        );
+        tracing::info!("the GPU's model or driver version is unknown; not caching the self-test");
     }
     Ok(Passed::Now)
 }
 
-/// Tests without remembering.
+/// Tests the models on the device of `options`, without a cache.
 ///
 /// # Errors
-/// As [`pass`].
+/// As for [`cached_self_test`].
 pub fn self_test(
     captioner: &ModelFolder,
     scorer: Option<&ModelFolder>,
     options: &SessionOptions,
 ) -> Result<SelfTestReport, SelfTestError> {
-    let place = Circumstances::of(captioner, scorer, options)?.place(options);
+    let place = TestEnvironment::of(captioner, scorer, options)?.place(options);
     let models = Models { captioner, scorer };
-    between(models, models, options, &place)
+    compare_sides(models, models, options, &place)
 }
 
-/// What one side computed.
-struct Side {
-    captioner: Result<CaptionerAnswers, Failure>,
-    scorer: Result<ScorerAnswers, Failure>,
+/// What one side, CPU or device, computed.
+struct SideOutputs {
+    captioner: Result<CaptionerOutputs, Failure>,
+    scorer: Result<ScorerOutputs, Failure>,
 }
 
-impl Side {
-    /// Runs everything; captioner and scorer side by side, since most of the time goes into loading.
+impl SideOutputs {
+    /// Runs all graphs; captioner and scorer concurrently, since most of the time is spent loading.
     fn run(models: Models<'_>, options: &SessionOptions, caption: bool) -> Self {
         let panicked = |graph| (graph, RuntimeError::Input("a thread panicked".into()));
         std::thread::scope(|scope| {
-            let scorer = scope.spawn(|| exercise::scorer(models.scoring(), options, models.scorer.is_some()));
+            let scorer =
+                scope.spawn(|| workload::run_scorer(models.scoring(), options, models.scorer.is_some()));
             Self {
-                captioner: exercise::captioner(models.captioner, options, caption),
+                captioner: workload::run_captioner(models.captioner, options, caption),
                 scorer: scorer.join().unwrap_or_else(|_| Err(panicked(Graph::ScorerTextEncoder))),
             }
         })
     }
 
-    /// Both answers, or the first failure in words.
-    fn answers(
+    /// Returns both outputs, or the first failure.
+    fn into_result(
         self,
         models: Models<'_>,
         place: &str,
-    ) -> Result<(CaptionerAnswers, ScorerAnswers), SelfTestError> {
+    ) -> Result<(CaptionerOutputs, ScorerOutputs), SelfTestError> {
         let fails = |model: &ModelFolder, (graph, source): Failure| SelfTestError::Fails {
             model: model.dir.clone(),
             graph,
@@ -191,8 +136,8 @@ impl Side {
     }
 }
 
-/// Compares models on the CPU with models on a device; a run gives the same folders for both.
-fn between(
+/// Compares models on the CPU with models on a device; both are the same folders except in tests.
+fn compare_sides(
     on_cpu: Models<'_>,
     on_device: Models<'_>,
     options: &SessionOptions,
@@ -201,17 +146,21 @@ fn between(
     let began = Instant::now();
     let plain = SessionOptions::on_cpu(options.threads);
     let (cpu, device) = std::thread::scope(|scope| {
-        let device = scope.spawn(|| Side::run(on_device, options, true));
-        let cpu = Side::run(on_cpu, &plain, false);
+        let device = scope.spawn(|| SideOutputs::run(on_device, options, true));
+        let cpu = SideOutputs::run(on_cpu, &plain, false);
         (cpu, device.join())
     });
     let device = device.map_err(|_| RuntimeError::Input("a thread of the self-test panicked".into()))?;
-    let (cpu_captioner, cpu_scorer) = cpu.answers(on_cpu, "the CPU, which the device is compared with")?;
-    let (captioner, scorer) = device.answers(on_device, place)?;
+    let (cpu_captioner, cpu_scorer) = cpu.into_result(on_cpu, "the CPU, as the reference")?;
+    let (captioner, scorer) = device.into_result(on_device, place)?;
     let spec = &on_device.captioner.spec;
     let width = spec.dimensions.embed_dim;
-    let mut results = judge::captioner(&cpu_captioner, &captioner, spec.special_ids, width);
-    results.extend(judge::scorer(&cpu_scorer, &scorer, on_device.scoring().spec.dimensions.embed_dim));
+    let mut results = row_checks::check_captioner(&cpu_captioner, &captioner, spec.special_ids, width);
+    results.extend(row_checks::check_scorer(
+        &cpu_scorer,
+        &scorer,
+        on_device.scoring().spec.dimensions.embed_dim,
+    ));
     let model = |graph| match graph {
         Graph::ScorerImageEncoder | Graph::ScorerTextEncoder => on_device.scoring(),
         Graph::ImageEncoder | Graph::Decoder | Graph::TokenSelection => on_device.captioner,
@@ -221,7 +170,7 @@ fn between(
             let model = model(graph).dir.clone();
             Err(SelfTestError::Differs { model, graph, place: place.to_owned(), fault })
         }
-        None => Ok(SelfTestReport { results, took: began.elapsed() }),
+        None => Ok(SelfTestReport { results, duration: began.elapsed() }),
     }
 }
 

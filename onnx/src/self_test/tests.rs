@@ -1,15 +1,18 @@
-//! The CPU stands in for the device: its memory, graphs and bindings, and a folder of its own with something wrong.
+//! The device is emulated on the CPU: its memory, graphs and bindings, with a model folder that has something wrong.
+
+use std::time::Duration;
 
 use super::*;
 use crate::{
-    Precision, export,
-    model::{DECODER_FILE, IMAGE_ENCODER_FILE, TEXT_ENCODER_FILE},
-    wrong_constants::{
+    Precision,
+    corrupt_models::{
         Constant, Exported, constants, edit_graph, lengthen_rows, rescale_attention, swap_cross,
     },
+    export,
+    model::{DECODER_FILE, IMAGE_ENCODER_FILE, TEXT_ENCODER_FILE},
 };
 
-const DEVICE: SessionOptions = SessionOptions { as_device: true, ..SessionOptions::on_cpu(1) };
+const DEVICE: SessionOptions = SessionOptions { emulate_device: true, ..SessionOptions::on_cpu(1) };
 
 /// A CLIP, exported into a temporary folder.
 fn clip() -> (tempfile::TempDir, ModelFolder) {
@@ -20,7 +23,7 @@ fn clip() -> (tempfile::TempDir, ModelFolder) {
 }
 
 #[test]
-fn a_right_device_passes_in_every_precision_and_shape() {
+fn correct_device_passes_in_every_precision_and_shape() {
     let (_dir, scorer) = clip();
     for name in ["square", "nopool", "odd", "legacy-2"] {
         for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
@@ -40,41 +43,41 @@ fn a_right_device_passes_in_every_precision_and_shape() {
     assert_eq!(graphs[4..], [Graph::ScorerImageEncoder, Graph::ScorerTextEncoder]);
 }
 
-/// What the device's side has wrong, and the graph that the error names.
+/// What is wrong on the device, and the graph that the error names.
 type Fault = (&'static str, Graph, Box<dyn Fn(&ModelFolder)>);
 
 fn faults() -> Vec<Fault> {
-    let spoil = |graph: &'static str, name: &'static str| -> Box<dyn Fn(&ModelFolder)> {
+    let corrupt = |graph: &'static str, name: &'static str| -> Box<dyn Fn(&ModelFolder)> {
         Box::new(move |model| {
             let all = constants(model, graph);
             let constant: &Constant = all.iter().find(|c| c.name.starts_with(name)).expect("the constant");
-            constant.spoil(model, constant.needed_row(model));
+            constant.corrupt(model, constant.needed_row(model));
         })
     };
     let edit = |change: fn(&mut crate::proto::GraphProto)| -> Box<dyn Fn(&ModelFolder)> {
         Box::new(move |model| edit_graph(model, DECODER_FILE, change))
     };
     vec![
-        ("scale, image", Graph::ImageEncoder, spoil(IMAGE_ENCODER_FILE, "visual.ln_post.weight")),
-        ("scale, decoder", Graph::Decoder, spoil(DECODER_FILE, "text_decoder.ln_final.weight")),
-        ("bias, text", Graph::ScorerTextEncoder, spoil(TEXT_ENCODER_FILE, "text.ln_final.weight")),
+        ("scale, image", Graph::ImageEncoder, corrupt(IMAGE_ENCODER_FILE, "visual.ln_post.weight")),
+        ("scale, decoder", Graph::Decoder, corrupt(DECODER_FILE, "text_decoder.ln_final.weight")),
+        ("bias, text", Graph::ScorerTextEncoder, corrupt(TEXT_ENCODER_FILE, "text.ln_final.weight")),
         ("keys and values", Graph::Decoder, edit(swap_cross)),
         ("attention's scale", Graph::Decoder, edit(|graph| rescale_attention(graph, 8.0))),
-        // The fault that CUDA had: right where all rows stand at the same position.
+        // The fault that a CUDA kernel had: correct if all rows are at the same position.
         ("rows at unlike positions", Graph::Decoder, edit(lengthen_rows)),
     ]
 }
 
 #[test]
-fn a_wrong_device_fails_with_a_sentence_that_names_everything() {
+fn wrong_device_fails_with_all_details() {
     for precision in [Precision::Fp32, Precision::Fp16] {
         let exported = Exported::new("square", precision);
         let right = Models { captioner: &exported.model, scorer: None };
         for (what, graph, fault) in faults() {
             let wrong = exported.changed(&*fault);
-            let place = Circumstances::of(&wrong, None, &DEVICE).expect("ONNX Runtime").place(&DEVICE);
+            let place = TestEnvironment::of(&wrong, None, &DEVICE).expect("ONNX Runtime").place(&DEVICE);
             let models = Models { captioner: &wrong, scorer: None };
-            let error = between(right, models, &DEVICE, &place).expect_err(what);
+            let error = compare_sides(right, models, &DEVICE, &place).expect_err(what);
             println!("{precision}, {what}: {error}");
             let SelfTestError::Differs { graph: named, .. } = &error else { panic!("{what}: {error}") };
             assert_eq!(*named, graph, "{precision}, {what}: {error}");
@@ -91,7 +94,7 @@ fn a_wrong_device_fails_with_a_sentence_that_names_everything() {
 }
 
 #[test]
-fn a_wrong_scorer_is_named() {
+fn wrong_scorer_is_named() {
     let (dir, scorer) = clip();
     let exported = Exported::new("square", Precision::Fp16);
     let other = dir.path().join("other");
@@ -102,47 +105,49 @@ fn a_wrong_scorer_is_named() {
     }
     let wrong = ModelFolder::open(&other).expect("a model");
     let all = constants(&wrong, IMAGE_ENCODER_FILE);
-    all.iter().find(|c| c.name.ends_with("ln_post.weight")).expect("a scale").spoil(&wrong, 0);
+    all.iter().find(|c| c.name.ends_with("ln_post.weight")).expect("a scale").corrupt(&wrong, 0);
     let models = |scorer| Models { captioner: &exported.model, scorer: Some(scorer) };
-    let error = between(models(&scorer), models(&wrong), &DEVICE, "a device").expect_err("wrong");
+    let error = compare_sides(models(&scorer), models(&wrong), &DEVICE, "a device").expect_err("wrong");
     let text = error.to_string();
     assert!(text.contains("(scorer)") && text.contains("other") && text.contains("a device"), "{text}");
 }
 
 #[test]
-fn a_graph_that_does_not_load_is_told() {
+fn graph_that_does_not_load_is_named() {
     let exported = Exported::new("square", Precision::Fp16);
     let broken = exported.changed(&|model| {
         std::fs::write(model.path(TEXT_ENCODER_FILE), b"no graph").expect("written");
     });
     let models = |captioner| Models { captioner, scorer: None };
-    let error = between(models(&exported.model), models(&broken), &DEVICE, "a device").expect_err("broken");
+    let error =
+        compare_sides(models(&exported.model), models(&broken), &DEVICE, "a device").expect_err("broken");
     assert!(matches!(error, SelfTestError::Fails { graph: Graph::ScorerTextEncoder, .. }), "{error}");
 }
 
 #[test]
-fn only_devices_need_it() {
+fn only_devices_need_a_self_test() {
     assert!(is_needed(&DEVICE) && !is_needed(&SessionOptions::on_cpu(4)));
 }
 
 #[test]
-fn a_pass_is_remembered_for_the_same_models_alone() {
+fn pass_is_cached_for_the_same_models_only() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let cache = SelfTestCache::at(dir.path());
     let exported = Exported::new("square", Precision::Fp16);
     let other = Exported::new("odd", Precision::Fp16);
-    let test =
-        |model: &Exported, cache: &SelfTestCache| pass(&model.model, None, &DEVICE, cache).expect("equal");
+    let test = |model: &Exported, cache: &SelfTestCache| {
+        cached_self_test(&model.model, None, &DEVICE, cache).expect("equal")
+    };
     assert_eq!(test(&exported, &cache), Passed::Now);
     assert_eq!(test(&exported, &cache), Passed::Earlier);
     assert_eq!(test(&other, &cache), Passed::Now);
-    // What is not ours to read counts as nothing.
+    // Files with other contents are ignored.
     for entry in std::fs::read_dir(dir.path().join("self-test")).expect("folder") {
         std::fs::write(entry.expect("file").path(), b"{}").expect("written");
     }
     assert_eq!(test(&exported, &cache), Passed::Now);
     assert_eq!(test(&exported, &cache), Passed::Earlier);
-    // A folder that cannot be made costs a test each time and nothing else.
+    // Without a cache folder the test is repeated.
     let file = dir.path().join("file");
     std::fs::write(&file, b"").expect("written");
     let unwritable = SelfTestCache::at(&file);
@@ -151,49 +156,49 @@ fn a_pass_is_remembered_for_the_same_models_alone() {
 }
 
 #[test]
-fn a_failure_is_not_remembered() {
+fn failure_is_not_cached() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let exported = Exported::new("square", Precision::Fp16);
     let broken = exported.changed(&|model| {
         std::fs::write(model.path(DECODER_FILE), b"no graph").expect("written");
     });
     let cache = SelfTestCache::at(dir.path());
-    assert!(pass(&broken, None, &DEVICE, &cache).is_err());
+    assert!(cached_self_test(&broken, None, &DEVICE, &cache).is_err());
     assert!(!dir.path().join("self-test").exists());
 }
 
 #[test]
-fn every_circumstance_counts() {
+fn every_change_of_environment_counts() {
     let exported = Exported::new("square", Precision::Fp16);
     let dir = tempfile::tempdir().expect("temporary folder");
     let cache = SelfTestCache::at(dir.path());
     let of =
-        |options: &SessionOptions| Circumstances::of(&exported.model, None, options).expect("ONNX Runtime");
-    let known = Circumstances {
+        |options: &SessionOptions| TestEnvironment::of(&exported.model, None, options).expect("ONNX Runtime");
+    let known = TestEnvironment {
         provider: "cuda".into(),
         driver: Some("580.95.05".into()),
         gpu: Some("NVIDIA H100".into()),
         ..of(&DEVICE)
     };
-    cache.remember(&known, &SelfTestReport { results: Vec::new(), took: Duration::ZERO });
+    cache.store(&known, &SelfTestReport { results: Vec::new(), duration: Duration::ZERO });
     assert!(cache.contains(&known));
     let text = |value: &str| Some(value.to_owned());
     for changed in [
-        Circumstances { models: vec!["other".into()], ..known.clone() },
-        Circumstances { version: "0.0.1".into(), ..known.clone() },
-        Circumstances { provider: "tensorrt".into(), ..known.clone() },
-        Circumstances { cuda_graphs: !known.cuda_graphs, ..known.clone() },
-        Circumstances { runtime: text("1.32.0"), ..known.clone() },
-        Circumstances { runtime_build: "another commit".into(), ..known.clone() },
-        Circumstances { driver: text("590.10"), ..known.clone() },
-        Circumstances { gpu: text("NVIDIA A10G"), ..known.clone() },
+        TestEnvironment { models: vec!["other".into()], ..known.clone() },
+        TestEnvironment { version: "0.0.1".into(), ..known.clone() },
+        TestEnvironment { provider: "tensorrt".into(), ..known.clone() },
+        TestEnvironment { cuda_graphs: !known.cuda_graphs, ..known.clone() },
+        TestEnvironment { runtime: text("1.32.0"), ..known.clone() },
+        TestEnvironment { runtime_build: "another commit".into(), ..known.clone() },
+        TestEnvironment { driver: text("590.10"), ..known.clone() },
+        TestEnvironment { gpu: text("NVIDIA A10G"), ..known.clone() },
     ] {
         assert!(!cache.contains(&changed), "{changed:?}");
     }
-    // On a GPU of which something is unknown nothing is remembered.
+    // Nothing is cached for a GPU of unknown model or driver.
     let gpu = SessionOptions { execution: crate::runtime::Execution::Cuda { device: 1 }, ..DEVICE };
-    assert!(known.are_known(&gpu) && !Circumstances { gpu: None, ..known.clone() }.are_known(&gpu));
-    assert!(!Circumstances { driver: None, ..known.clone() }.are_known(&gpu));
+    assert!(known.is_known(&gpu) && !TestEnvironment { gpu: None, ..known.clone() }.is_known(&gpu));
+    assert!(!TestEnvironment { driver: None, ..known.clone() }.is_known(&gpu));
     let place = known.place(&gpu);
     assert!(place.starts_with("cuda (GPU 1, NVIDIA H100, driver 580.95.05, ONNX Runtime "), "{place}");
 }

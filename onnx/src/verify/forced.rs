@@ -1,13 +1,13 @@
-//! Teacher forcing: given ids are read one after another, and the logits behind each are looked at.
+//! Teacher forcing: the decoder reads given ids, and the logits after each of them are examined.
 
-use super::compare::{standard_deviation, worst};
+use super::compare::{max_or_nan, standard_deviation};
 use crate::{
     model::{ModelFolder, SpecialIds},
     runtime::{Decoder, Encoded, RowUpdate, RuntimeError, SessionOptions},
 };
 
 /// A decoder with one image in every slot and one row per slot.
-pub struct ForcedDecoder {
+pub(crate) struct ForcedDecoder {
     decoder: Decoder,
     rows: usize,
     vocabulary: usize,
@@ -18,7 +18,7 @@ impl ForcedDecoder {
     ///
     /// # Errors
     /// As [`Decoder::load`] and [`Decoder::load_images`].
-    pub fn load(
+    pub(crate) fn load(
         model: &ModelFolder,
         options: &SessionOptions,
         length: usize,
@@ -31,12 +31,12 @@ impl ForcedDecoder {
         Ok(Self { decoder, rows, vocabulary: model.spec.dimensions.vocab_size })
     }
 
-    /// Reads `texts[i]` with image `i`, up to `positions` ids of it; `visit` gets row, position and logits `[V]` behind the id
-    /// that stands there.
+    /// Reads up to `positions` ids of `texts[i]` with image `i`; `visit` gets row, position and the logits `[V]` after the id at
+    /// that position.
     ///
     /// # Errors
     /// As [`Decoder::step`].
-    pub fn read(
+    pub(crate) fn read(
         &mut self,
         texts: &[Vec<i64>],
         positions: usize,
@@ -59,86 +59,86 @@ impl ForcedDecoder {
         Ok(())
     }
 
-    /// Reads captions and tells for each how the model would have chosen and scored its ids.
+    /// Reads captions; returns how the model ranks and scores the ids of each.
     ///
     /// # Errors
     /// As [`ForcedDecoder::read`].
-    pub fn judge_captions(
+    pub(crate) fn score_captions(
         &mut self,
         captions: &[Vec<i64>],
-        rules: &GenerationRules,
-    ) -> Result<Vec<ForcedCaption>, RuntimeError> {
-        // The last id is chosen and not read.
+        limits: &GenerationLimits,
+    ) -> Result<Vec<CaptionScore>, RuntimeError> {
+        // The last id is selected but not read.
         let read = |ids: &Vec<i64>| {
             let read = &ids[..ids.len().saturating_sub(1)];
-            std::iter::once(rules.special.start).chain(read.iter().copied()).collect::<Vec<i64>>()
+            std::iter::once(limits.special.start).chain(read.iter().copied()).collect::<Vec<i64>>()
         };
         let texts: Vec<Vec<i64>> = captions.iter().map(read).collect();
-        let mut forced = vec![ForcedCaption::default(); captions.len()];
+        let mut forced = vec![CaptionScore::default(); captions.len()];
         self.read(&texts, usize::MAX, |row, position, logits| {
             let Some(id) = captions[row].get(position) else { return };
-            forced[row].gap = worst(forced[row].gap, rules.gap(logits, *id, position));
+            forced[row].gap = max_or_nan(forced[row].gap, limits.gap(logits, *id, position));
             forced[row].log_probability += log_probability(logits, *id);
         })?;
         Ok(forced)
     }
 }
 
-/// What a model makes of a caption that it was given.
+/// How a model ranks and scores the ids of a given caption.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ForcedCaption {
-    /// How far below the best allowed logit the chosen ids' lie, at most; standard deviations of the row.
-    pub gap: f32,
+pub(crate) struct CaptionScore {
+    /// Largest distance of an id's logit below the best allowed one; standard deviations of the row.
+    pub(crate) gap: f32,
     /// Sum of the ids' log-probabilities over the whole vocabulary.
-    pub log_probability: f64,
+    pub(crate) log_probability: f64,
 }
 
-/// What a generation may not choose.
+/// Which ids a generation may select.
 #[derive(Clone, Copy, Debug)]
-pub struct GenerationRules {
+pub(crate) struct GenerationLimits {
     /// The model's special ids.
-    pub special: SpecialIds,
-    /// Fewest tokens before the end token.
-    pub min_tokens: usize,
-    /// Most tokens, end token included.
-    pub max_tokens: usize,
+    pub(crate) special: SpecialIds,
+    /// Smallest number of tokens before the end token.
+    pub(crate) min_tokens: usize,
+    /// Largest number of tokens, end token included.
+    pub(crate) max_tokens: usize,
 }
 
-impl GenerationRules {
-    /// Whether `id` may be generated behind `generated` others.
-    pub fn allows(&self, id: usize, generated: usize) -> bool {
+impl GenerationLimits {
+    /// Returns whether `id` may be generated after `generated` others.
+    pub(crate) fn allows(&self, id: usize, generated: usize) -> bool {
         let id = id as i64;
         id != self.special.pad && (id != self.special.end || generated >= self.min_tokens)
     }
 
-    /// How far the logit of `chosen` lies below the best allowed one, in standard deviations of the row: 0 when it is the best.
-    /// Infinite for an id that is not allowed.
-    pub fn gap(&self, logits: &[f32], chosen: i64, generated: usize) -> f32 {
-        // Where the length is reached, greedy decoding ends whatever the logits are.
-        if chosen == self.special.end && generated + 1 == self.max_tokens {
+    /// Returns the distance of the logit of `selected` below the best allowed one, in standard deviations of the row: 0 for the
+    /// best, infinity for an id that is not allowed.
+    pub(crate) fn gap(&self, logits: &[f32], selected: i64, generated: usize) -> f32 {
+        // At the maximal length, greedy generation ends whatever the logits are.
+        if selected == self.special.end && generated + 1 == self.max_tokens {
             return if logits.iter().all(|v| v.is_finite()) { 0.0 } else { f32::NAN };
         }
-        let Some(chosen) = usize::try_from(chosen).ok().filter(|id| self.allows(*id, generated)) else {
+        let Some(selected) = usize::try_from(selected).ok().filter(|id| self.allows(*id, generated)) else {
             return f32::INFINITY;
         };
         let allowed = logits.iter().enumerate().filter(|(id, _)| self.allows(*id, generated));
-        let best = allowed.map(|(_, logit)| *logit).fold(f32::NEG_INFINITY, worst);
-        match best - logits[chosen] {
+        let best = allowed.map(|(_, logit)| *logit).fold(f32::NEG_INFINITY, max_or_nan);
+        match best - logits[selected] {
             0.0 => 0.0,
             gap => gap / standard_deviation(logits),
         }
     }
 }
 
-/// Log-probability of `id` over the whole vocabulary, natural logarithm.
+/// Returns the log-probability of `id` over the whole vocabulary, natural logarithm.
 fn log_probability(logits: &[f32], id: i64) -> f64 {
-    let chosen = usize::try_from(id).ok().and_then(|id| logits.get(id)).map_or(f64::NAN, |v| f64::from(*v));
-    chosen - log_sum_of_exponentials(logits)
+    let selected = usize::try_from(id).ok().and_then(|id| logits.get(id)).map_or(f64::NAN, |v| f64::from(*v));
+    selected - log_sum_of_exponentials(logits)
 }
 
-/// `ln(sum(exp(logits)))`.
-pub fn log_sum_of_exponentials(logits: &[f32]) -> f64 {
-    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, worst));
+/// Returns `ln(sum(exp(logits)))`.
+pub(crate) fn log_sum_of_exponentials(logits: &[f32]) -> f64 {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, max_or_nan));
     largest + logits.iter().map(|v| (f64::from(*v) - largest).exp()).sum::<f64>().ln()
 }
 
@@ -146,25 +146,25 @@ pub fn log_sum_of_exponentials(logits: &[f32]) -> f64 {
 mod tests {
     use super::*;
 
-    const RULES: GenerationRules =
-        GenerationRules { special: SpecialIds { pad: 0, start: 3, end: 4 }, min_tokens: 1, max_tokens: 4 };
+    const LIMITS: GenerationLimits =
+        GenerationLimits { special: SpecialIds { pad: 0, start: 3, end: 4 }, min_tokens: 1, max_tokens: 4 };
 
     #[test]
-    fn gaps_are_measured_from_the_best_allowed_token() {
+    fn gap_is_measured_from_the_best_allowed_token() {
         let logits = [9.0, 1.0, 2.0, -1.0, 4.0];
         // The end token is the best, but not as the first one.
-        assert_eq!(RULES.gap(&logits, 2, 0), 0.0);
-        assert_eq!(RULES.gap(&logits, 4, 1), 0.0);
-        let gap = RULES.gap(&logits, 2, 1);
+        assert_eq!(LIMITS.gap(&logits, 2, 0), 0.0);
+        assert_eq!(LIMITS.gap(&logits, 4, 1), 0.0);
+        let gap = LIMITS.gap(&logits, 2, 1);
         assert!((gap - 2.0 / standard_deviation(&logits)).abs() < 1e-6 && gap > 0.0);
-        assert!(RULES.gap(&logits, 0, 1).is_infinite() && RULES.gap(&logits, 4, 0).is_infinite());
-        assert_eq!(RULES.gap(&logits, 4, 3), 0.0);
+        assert!(LIMITS.gap(&logits, 0, 1).is_infinite() && LIMITS.gap(&logits, 4, 0).is_infinite());
+        assert_eq!(LIMITS.gap(&logits, 4, 3), 0.0);
     }
 
     #[test]
-    fn a_row_with_nan_has_no_gap() {
+    fn gap_of_a_row_with_nan_is_nan() {
         let logits = [0.0, 1.0, f32::NAN, 0.5, 0.0];
-        assert!(RULES.gap(&logits, 1, 1).is_nan() && RULES.gap(&logits, 4, 3).is_nan());
+        assert!(LIMITS.gap(&logits, 1, 1).is_nan() && LIMITS.gap(&logits, 4, 3).is_nan());
         assert!(log_sum_of_exponentials(&logits).is_nan());
     }
 

@@ -1,4 +1,4 @@
-//! Reads a golden: a safetensors file of inputs and of what open_clip computed from them, and the JSON file beside it.
+//! Reads a golden: a safetensors file of inputs and of what open_clip computed from them, and the JSON file next to it.
 //!
 //! Everything that a comparison relies on (types, shapes, ids within the vocabulary) is checked here, once.
 
@@ -7,10 +7,10 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use super::VerifyError;
+use super::report::VerifyError;
 use crate::{caption::BeamSettings, model::ModelFolder};
 
-/// Settings beside the tensors. `seq_len` and `min_seq_len` count the start token; a CLIP's golden has neither.
+/// Settings in the JSON file. `seq_len` and `min_seq_len` count the start token; a CLIP's golden has neither.
 #[derive(Deserialize)]
 struct Settings {
     sot: i64,
@@ -30,74 +30,74 @@ fn default_beams() -> usize {
 
 /// How the golden's captions were generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Generation {
-    /// Most generated tokens, end token included; 0 where the golden has no captions.
-    pub max_tokens: usize,
-    /// Fewest tokens before the end token.
-    pub min_tokens: usize,
+pub(super) struct Generation {
+    /// Largest number of generated tokens, end token included; 0 if the golden has no captions.
+    pub(super) max_tokens: usize,
+    /// Smallest number of tokens before the end token.
+    pub(super) min_tokens: usize,
     /// Beams of the beam search.
-    pub beams: usize,
+    pub(super) beams: usize,
 }
 
 /// Logits of teacher forcing.
-pub struct GoldenLogits {
+pub(super) struct GoldenLogits {
     /// Positions per text, `R`.
-    pub positions: usize,
+    pub(super) positions: usize,
     /// `[N, R, V]`.
-    pub values: Vec<f32>,
+    pub(super) values: Vec<f32>,
 }
 
-/// The captions that beam search chose.
-pub struct GoldenBeams {
-    /// Ids behind the start token, up to and including the end token, where there is one.
-    pub ids: Vec<Vec<i64>>,
+/// The captions of a beam search.
+pub(super) struct GoldenBeams {
+    /// Ids after the start token, up to and including the end token, if there is one.
+    pub(super) ids: Vec<Vec<i64>>,
     /// Sum of log-probabilities divided by the number of ids, one per caption.
-    pub scores: Vec<f32>,
+    pub(super) scores: Vec<f32>,
 }
 
 /// A golden that fits the model.
-pub struct Golden {
+pub(super) struct Golden {
     /// Images, `N`.
-    pub count: usize,
+    pub(super) count: usize,
     /// Pixels, u8 RGB `[N, S, S, 3]`.
-    pub images: Vec<u8>,
-    /// Ids of every text with start and end token and without padding behind them.
-    pub texts: Vec<Vec<i64>>,
+    pub(super) images: Vec<u8>,
+    /// Ids of every text with start and end token, without padding.
+    pub(super) texts: Vec<Vec<i64>>,
     /// `[N, E]`, L2-normalised.
-    pub image_features: Vec<f32>,
+    pub(super) image_features: Vec<f32>,
     /// `[texts, E]`, L2-normalised.
-    pub text_features: Vec<f32>,
-    /// Of a CoCa.
-    pub logits: Option<GoldenLogits>,
-    /// Ids behind the start token, up to and including the end token.
-    pub greedy: Option<Vec<Vec<i64>>>,
-    /// Beam search's.
-    pub beam: Option<GoldenBeams>,
-    /// Whether it has image tokens, which no graph puts out.
-    pub has_image_tokens: bool,
+    pub(super) text_features: Vec<f32>,
+    /// Logits, for a CoCa.
+    pub(super) logits: Option<GoldenLogits>,
+    /// Greedy captions: ids after the start token, up to and including the end token.
+    pub(super) greedy: Option<Vec<Vec<i64>>>,
+    /// Captions of a beam search.
+    pub(super) beam: Option<GoldenBeams>,
+    /// Whether the golden has image tokens, which are no graph's output.
+    pub(super) has_image_tokens: bool,
     /// How captions were generated.
-    pub generation: Generation,
+    pub(super) generation: Generation,
 }
 
 impl Golden {
-    /// Reads `path` and the JSON file of the same name beside it.
+    /// Reads `path` and the JSON file of the same name.
     ///
     /// # Errors
-    /// A file that cannot be read, a tensor that is missing or does not fit the model, other special ids.
-    pub fn read(path: &Path, model: &ModelFolder) -> Result<Self, VerifyError> {
+    /// When a file cannot be read, a tensor is missing or does not fit the model, or special ids differ.
+    pub(super) fn read(path: &Path, model: &ModelFolder) -> Result<Self, VerifyError> {
         let unusable =
             |path: &Path, what: String| VerifyError::Golden { path: path.display().to_string(), what };
         let data = std::fs::read(path).map_err(|e| unusable(path, e.to_string()))?;
         let file = SafeTensors::deserialize(&data).map_err(|e| unusable(path, e.to_string()))?;
         let json = path.with_extension("json");
         let text = std::fs::read(&json)
-            .map_err(|e| unusable(&json, format!("{e}; it holds the ids and lengths")))?;
+            .map_err(|e| unusable(&json, format!("{e}; the file must hold ids and lengths")))?;
         let settings: Settings = serde_json::from_slice(&text).map_err(|e| unusable(&json, e.to_string()))?;
         Tensors { file, settings, model }.golden().map_err(|what| unusable(path, what))
     }
 }
 
-/// An open file and what its tensors must fit. Errors are texts without the file's name.
+/// An open file and the model that its tensors must fit. Errors do not name the file.
 struct Tensors<'a> {
     file: SafeTensors<'a>,
     settings: Settings,
@@ -119,7 +119,7 @@ impl Tensors<'_> {
         let count = shape[0];
         let texts = self.texts()?;
         if count == 0 || texts.is_empty() {
-            return Err("no images or no texts: nothing could be compared".into());
+            return Err("there are no images or no texts to compare".into());
         }
         let floats = |name, rows| Ok::<_, String>(self.floats(name, &[Some(rows), Some(width)])?.1);
         let mut golden = Golden {
@@ -144,7 +144,7 @@ impl Tensors<'_> {
         Ok(golden)
     }
 
-    /// What only a model with a decoder computes.
+    /// Adds what only a model with a decoder computes.
     fn add_captions(&self, golden: &mut Golden) -> Result<(), String> {
         let (count, d) = (golden.count, &self.model.spec.dimensions);
         if golden.texts.len() != count {
@@ -179,7 +179,7 @@ impl Tensors<'_> {
         self.file.names().contains(&name)
     }
 
-    /// A tensor of the expected type and shape; `None` is any size.
+    /// Reads a tensor of the expected type and shape; `None` is any size.
     fn tensor(
         &self,
         name: &str,
@@ -207,7 +207,7 @@ impl Tensors<'_> {
         Ok((shape, bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
 
-    /// Rows of ids within the vocabulary.
+    /// Reads rows of ids and checks that they are within the vocabulary.
     fn ids(&self, name: &str, rows: Option<usize>) -> Result<Vec<Vec<i64>>, String> {
         let (shape, bytes) = self.tensor(name, Dtype::I64, &[rows, None])?;
         let ids: Vec<i64> = bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
@@ -221,7 +221,7 @@ impl Tensors<'_> {
         Ok(ids.chunks_exact(shape[1]).map(<[i64]>::to_vec).collect())
     }
 
-    /// Up to and including the end token.
+    /// Truncates ids after the end token.
     fn up_to_end(&self, ids: &[i64]) -> Vec<i64> {
         let end = ids.iter().position(|id| *id == self.settings.eos).map_or(ids.len(), |at| at + 1);
         ids[..end].to_vec()
@@ -236,7 +236,7 @@ impl Tensors<'_> {
         }
     }
 
-    /// Generated captions: what stands behind the start token.
+    /// Reads generated captions without their start token.
     fn captions(&self, name: &str, count: usize) -> Result<Vec<Vec<i64>>, String> {
         let (s, context) = (&self.settings, self.model.spec.dimensions.context_length);
         if !(2..=context).contains(&s.seq_len) || s.min_seq_len >= s.seq_len {

@@ -1,10 +1,10 @@
-//! A right export passes; one with a single wrong constant does not, in any precision.
+//! A correct export passes; one with a single wrong constant fails, in every precision.
 
 use super::*;
 use crate::{
     Precision,
+    corrupt_models::{Constant, Exported, case, constants, edit_graph, rescale_attention, swap_cross},
     model::{DECODER_FILE, IMAGE_ENCODER_FILE, TEXT_ENCODER_FILE},
-    wrong_constants::{Constant, Exported, case, constants, edit_graph, rescale_attention, swap_cross},
 };
 
 const CASE: &str = "square";
@@ -15,7 +15,7 @@ fn checks(model: &ModelFolder) -> Vec<Check> {
 }
 
 fn failed(checks: &[Check]) -> Vec<&'static str> {
-    checks.iter().filter(|c| c.outcome == Outcome::Fail).map(|c| c.tensor).collect()
+    checks.iter().filter(|c| c.status == CheckStatus::Fail).map(|c| c.tensor).collect()
 }
 
 /// The first constant whose name begins so.
@@ -34,14 +34,14 @@ fn reverse_rows(model: &ModelFolder, constant: &Constant, of: std::ops::Range<us
     });
 }
 
-/// What is made wrong, and how.
+/// What is wrong, and how it is made wrong.
 type Fault = (&'static str, Box<dyn Fn(&ModelFolder)>);
 
 fn faults() -> Vec<Fault> {
-    let spoil = |graph: &'static str, name: &'static str| -> Box<dyn Fn(&ModelFolder)> {
+    let corrupt = |graph: &'static str, name: &'static str| -> Box<dyn Fn(&ModelFolder)> {
         Box::new(move |model| {
             let constant = constant(model, graph, name);
-            constant.spoil(model, constant.needed_row(model));
+            constant.corrupt(model, constant.needed_row(model));
         })
     };
     let reverse = |graph: &'static str,
@@ -51,14 +51,14 @@ fn faults() -> Vec<Fault> {
         Box::new(move |model| reverse_rows(model, &constant(model, graph, name), rows.clone()))
     };
     vec![
-        ("weight row, image", spoil(IMAGE_ENCODER_FILE, "visual.transformer.resblocks.0.attn.v_weight")),
-        ("weight row, decoder", spoil(DECODER_FILE, "text_decoder.cross_attn.0.mlp.c_fc.weight")),
-        ("scale, image", spoil(IMAGE_ENCODER_FILE, "visual.ln_post.weight")),
-        ("scale, decoder", spoil(DECODER_FILE, "text_decoder.ln_final.weight")),
-        ("bias, image", spoil(IMAGE_ENCODER_FILE, "visual.ln_post.bias")),
-        ("bias, text", spoil(TEXT_ENCODER_FILE, "text.ln_final.bias")),
-        ("bias, decoder", spoil(DECODER_FILE, "text_decoder.ln_final.bias")),
-        ("embedding of one word", spoil(DECODER_FILE, "text.token_embedding.weight")),
+        ("weight row, image", corrupt(IMAGE_ENCODER_FILE, "visual.transformer.resblocks.0.attn.v_weight")),
+        ("weight row, decoder", corrupt(DECODER_FILE, "text_decoder.cross_attn.0.mlp.c_fc.weight")),
+        ("scale, image", corrupt(IMAGE_ENCODER_FILE, "visual.ln_post.weight")),
+        ("scale, decoder", corrupt(DECODER_FILE, "text_decoder.ln_final.weight")),
+        ("bias, image", corrupt(IMAGE_ENCODER_FILE, "visual.ln_post.bias")),
+        ("bias, text", corrupt(TEXT_ENCODER_FILE, "text.ln_final.bias")),
+        ("bias, decoder", corrupt(DECODER_FILE, "text_decoder.ln_final.bias")),
+        ("embedding of one word", corrupt(DECODER_FILE, "text.token_embedding.weight")),
         ("positions, image", reverse(IMAGE_ENCODER_FILE, "visual.patch_positions", 0..16)),
         ("positions, text", reverse(DECODER_FILE, "text.positional_embedding", 1..3)),
         ("keys and values", Box::new(|model| edit_graph(model, DECODER_FILE, swap_cross))),
@@ -85,17 +85,17 @@ fn one_wrong_constant_fails_in_every_precision() {
 
 /// int8 has constants of its own.
 #[test]
-fn a_wrong_scale_of_quantised_weights_fails() {
+fn wrong_scale_of_quantised_weights_fails() {
     let exported = Exported::new(CASE, Precision::Int8);
     let name = "text_decoder.cross_attn.0.mlp.c_proj.weight.scale";
-    let report = checks(&exported.changed(&|model| constant(model, DECODER_FILE, name).spoil(model, 0)));
+    let report = checks(&exported.changed(&|model| constant(model, DECODER_FILE, name).corrupt(model, 0)));
     assert!(failed(&report).contains(&"logits"), "{report:#?}");
 }
 
 /// Every third constant of all graphs, one row or vector wrong at a time. Keys' biases shift all of a query's scores alike,
 /// which softmax does not see, and `no_shift` is zero.
 #[test]
-fn fp16_notices_constants_everywhere() {
+fn fp16_detects_wrong_constants_everywhere() {
     let exported = Exported::new(CASE, Precision::Fp16);
     let no_effect = |name: &str| {
         name.ends_with("k_bias") || name.starts_with("cross_key_0.bias") || name.ends_with("no_shift")
@@ -104,15 +104,15 @@ fn fp16_notices_constants_everywhere() {
     let all = all.iter().flat_map(|graph| constants(&exported.model, graph));
     let some: Vec<Constant> = all.filter(|c| !no_effect(&c.name)).step_by(3).collect();
     assert!(some.len() > 30, "{}", some.len());
-    let unnoticed = some.iter().filter(|constant| {
-        let wrong = exported.changed(&|model| constant.spoil(model, constant.needed_row(model)));
+    let undetected = some.iter().filter(|constant| {
+        let wrong = exported.changed(&|model| constant.corrupt(model, constant.needed_row(model)));
         passed(&checks(&wrong))
     });
-    assert_eq!(unnoticed.map(|c| c.name.as_str()).collect::<Vec<_>>(), Vec::<&str>::new());
+    assert_eq!(undetected.map(|c| c.name.as_str()).collect::<Vec<_>>(), Vec::<&str>::new());
 }
 
 #[test]
-fn nan_fails_every_tensor_that_it_reaches() {
+fn nan_fails_every_tensor_it_reaches() {
     for precision in [Precision::Fp32, Precision::Fp16] {
         let exported = Exported::new(CASE, precision);
         let nan = |graph: &'static str, name: &'static str, at: usize| {
@@ -131,7 +131,7 @@ fn nan_fails_every_tensor_that_it_reaches() {
 }
 
 #[test]
-fn nothing_compared_is_no_success() {
+fn comparing_nothing_does_not_pass() {
     assert!(!passed(&[]));
-    assert!(!passed(&[unchecked("greedy", "the golden has none")]));
+    assert!(!passed(&[Check::unchecked("greedy", "not in the golden")]));
 }

@@ -1,6 +1,6 @@
 //! Every configuration key of `recaption`, once: its name, type, unit, range, default and meaning.
 //!
-//! A section is what the file says, one field per key. The reference table, the JSON schema and the help texts of flags are
+//! A section mirrors the configuration file, one field per key. The reference table, the JSON schema and the help texts of flags are
 //! generated from here; what the sections mean together is decided in [`RunConfig::build`](super::RunConfig::build).
 
 mod captioner;

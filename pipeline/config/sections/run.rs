@@ -61,7 +61,7 @@ section! {
     pub struct StoreSection {
         /// Retries of a request after a transient failure.
         #[schemars(range(min = 0, max = 100))]
-        pub retries: u32 = StoreSettings::default().retries,
+        pub retries: u32 = StoreSettings::default().retry.retries,
         /// Timeout of a store's response, and of the next bytes of one.
         #[schemars(range(min = 0.1, max = 3600.0), extend("x-unit" = "seconds"))]
         pub timeout_seconds: f64 = StoreSettings::default().timeout.as_secs_f64(),

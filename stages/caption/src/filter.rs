@@ -48,14 +48,10 @@ impl Filter {
 }
 
 fn reject(row: CaptionRow, caption: Candidate, reason: RejectReason, detail: String) -> SampleOutcome {
-    SampleOutcome::Reject(Box::new(Reject {
-        key: row.key,
-        reason,
-        detail,
-        caption: Some(caption.text),
-        similarity: Some(caption.similarity.get()),
-        org_caption: row.org_caption,
-    }))
+    let reject = Reject::new(row.key, reason, detail)
+        .with_caption(caption.text, Some(caption.similarity.get()))
+        .with_org_caption(row.org_caption);
+    SampleOutcome::Reject(Box::new(reject))
 }
 
 #[cfg(test)]

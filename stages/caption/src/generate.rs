@@ -126,7 +126,7 @@ impl<'a> GenerateStage<'a> {
                 // Nothing to do but wait: first finish what is half done.
                 neighbours.flush()?;
             }
-            match neighbours.next(self.generator.room(), idle) {
+            match neighbours.next(self.generator.free_slots(), idle) {
                 Next::Batch(batch) => self.waiting.push_back(batch),
                 Next::Nothing if !idle => break,
                 Next::End if !idle => break,
@@ -141,7 +141,7 @@ impl<'a> GenerateStage<'a> {
     /// Gives slots to encoded images, as many as there are.
     fn place_waiting(&mut self) -> Result<(), Stop> {
         while let Some(batch) = self.waiting.front_mut() {
-            let count = self.generator.room().min(batch.samples.len());
+            let count = self.generator.free_slots().min(batch.samples.len());
             if count == 0 {
                 break;
             }
@@ -199,7 +199,7 @@ impl<'a> GenerateStage<'a> {
     /// Halves the slots and takes back the images in flight, also those that are encoded: they hold memory too. `false` when
     /// there is but one slot.
     fn halve(&mut self, error: &super::CaptionError) -> bool {
-        let Some(tickets) = self.generator.halve() else { return false };
+        let Some(tickets) = self.generator.halve_slots() else { return false };
         tracing::warn!(
             images = self.generator.max_slots(),
             %error,

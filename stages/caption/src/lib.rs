@@ -106,13 +106,12 @@ pub struct CaptionWorkerSettings {
 }
 
 fn model_error(sample: PreparedSample, error: &dyn std::fmt::Display) -> SampleResult {
-    let reject = Reject {
-        key: sample.key,
-        reason: RejectReason::ModelError,
-        detail: error.to_string(),
-        caption: None,
-        similarity: None,
-        org_caption: sample.org_caption,
-    };
+    let reject = Reject::new(sample.key, RejectReason::ModelError, error.to_string())
+        .with_org_caption(sample.org_caption);
     SampleResult::rejected(sample.shard, sample.index, reject)
 }
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -172,7 +172,7 @@ impl Scorer {
                 let similarity = Similarity::new(dot(image, features))
                     .ok_or_else(|| ScoreError::NotANumber(job.key.clone()))?;
                 judgement.similarities.push(similarity);
-                judgement.cut += u64::from(ids.cut);
+                judgement.cut += u64::from(ids.truncated);
                 if self.keep_features {
                     judgement.features.extend_from_slice(features);
                 }

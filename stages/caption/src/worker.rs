@@ -10,7 +10,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use recaption_onnx::{
-    caption::{BatchEncoder, Generator},
+    caption::{BatchEncoder, Generator, SlotDecoder},
     model::ModelFolder,
     runtime::SessionOptions,
     tokenizer::Tokenizer,
@@ -69,6 +69,13 @@ impl CaptionWorker {
             encode_batch: options.execution.encode_batch(),
             overlaps: options.is_on_device(),
         })
+    }
+
+    /// Replaces the decoder by what `wrap` makes of it: tests inject failures with it.
+    #[must_use]
+    pub fn map_decoder(mut self, wrap: impl FnOnce(Box<dyn SlotDecoder>) -> Box<dyn SlotDecoder>) -> Self {
+        self.generator = self.generator.map_decoder(wrap);
+        self
     }
 
     /// Works until no more images come and everything in flight is done. `emit` may block; `false` from it ends the captioner.

@@ -28,6 +28,7 @@ impl<S> Default for Layers<S> {
 }
 
 /// One value on its way into the layers.
+#[derive(Clone, Copy)]
 struct SourcedValue<'a> {
     section: &'a str,
     key: &'a str,
@@ -161,10 +162,13 @@ impl<S: Settings> Layers<S> {
         let (section, key_name) = name.split_once('.').unwrap_or((name, ""));
         let layer = SourcedValue { section, key: key_name, value: &value, origin };
         // Types of their own are checked by their deserialiser; for all others this finds nothing more.
-        Figment::from(&layer)
+        Figment::from(layer)
             .extract::<S>()
-            .map_err(|error| invalid(format!("{}: {}", key.kind, error.kind)))?;
-        self.figment = std::mem::take(&mut self.figment).merge(&layer);
+            .map_err(|error| invalid(format!("{}: {}", key.kind, in_words(&error.kind))))?;
+        // The library merges tables and keeps the origin of an array's first layer; here a value replaces the one before it
+        // whole, with a scalar in between.
+        let nothing = SourcedValue { value: &Value::Boolean(false), ..layer };
+        self.figment = std::mem::take(&mut self.figment).merge(nothing).merge(layer);
         Ok(())
     }
 
@@ -268,6 +272,16 @@ impl<S: Settings> Layers<S> {
             lines.push(String::new());
         }
         lines.join("\n")
+    }
+}
+
+/// What a deserialiser found wrong.
+fn in_words(kind: &figment2::error::Kind) -> String {
+    match kind {
+        figment2::error::Kind::UnknownField(name, known) => {
+            format!("unknown key `{name}`, known are {}", known.join(", "))
+        }
+        other => other.to_string(),
     }
 }
 

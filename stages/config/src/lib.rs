@@ -48,3 +48,8 @@ pub mod derive {
     pub use schemars;
     pub use serde;
 }
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -96,6 +96,10 @@ fn later_layers_win_and_keep_their_origin() {
     assert_eq!((work.threads, work.ratio, work.care, work.limit), (7, 1.0, Care::Low, None));
     assert_eq!(all.origin("work.threads"), "--set work.threads=7");
     assert_eq!(all.origin("work.ratio"), "job.toml");
+    all.add_toml("[io]\npair = [0.1, 0.2]\n", "job.toml").expect("two numbers");
+    all.add_assignment("io.pair=[0.3, 0.4]").expect("two numbers");
+    assert_eq!(all.extract_partial().expect("valid").io.pair, [0.3, 0.4]);
+    assert_eq!(all.origin("io.pair"), "--set io.pair=[0.3, 0.4]");
     assert_eq!((all.origin("work.care"), all.is_set("work.care")), ("`work.care` (default)".into(), false));
 }
 

@@ -42,3 +42,8 @@ impl Pair {
 
 #[cfg(test)]
 mod tests;
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -1,38 +1,35 @@
 //! Random numbers that depend on a seed alone: shuffling, crops, initial weights.
 
-/// SplitMix64 (Steele, Lea and Flood 2014).
+use recaption_schemas::SplitMix64;
+
+/// Random numbers of a seed and a purpose.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(SplitMix64);
 
 impl Random {
     /// Of a seed and what it is for: different `stream`s of one seed have nothing in common.
     #[must_use]
     pub fn new(seed: u64, stream: &[u64]) -> Self {
-        let mut random = Self(seed);
+        let mut random = SplitMix64::new(seed);
         for part in stream {
-            random.0 = random.bits().wrapping_add(*part);
+            random = SplitMix64::new(random.next_u64().wrapping_add(*part));
         }
-        random
+        Self(random)
     }
 
     /// The next 64 bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next_u64()
     }
 
     /// In [0, 1).
     pub fn fraction(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
+        self.0.next_fraction()
     }
 
     /// In 0..n; 0 for n = 0.
     pub fn below(&mut self, n: usize) -> usize {
-        // The high half of a product: even for any n that a list can have.
-        ((u128::from(self.bits()) * n as u128) >> 64) as usize
+        self.0.next_below(n)
     }
 
     /// Standard normal (Box and Muller 1958).

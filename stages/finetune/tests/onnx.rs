@@ -20,7 +20,7 @@ use recaption_onnx::{
     checkpoint::Init,
     export,
     runtime::SessionOptions,
-    verify::{Outcome, verify},
+    verify::{CheckStatus, verify},
 };
 use serde_json::{Value, json};
 
@@ -104,9 +104,10 @@ fn agrees(dir: &Path, name: &str, config: &Value) {
         export(&checkpoint, &dir.join(format!("{name}-onnx")), Precision::Fp32).expect("an export");
     let checks = verify(&exported, &golden, &SessionOptions::on_cpu(1)).expect("a comparison");
     for check in &checks {
-        println!("{name}: {:?} {}: {}", check.outcome, check.tensor, check.detail);
+        println!("{name}: {:?} {}: {}", check.status, check.tensor, check.detail);
     }
-    let passed: Vec<&str> = checks.iter().filter(|c| c.outcome == Outcome::Pass).map(|c| c.tensor).collect();
+    let passed: Vec<&str> =
+        checks.iter().filter(|c| c.status == CheckStatus::Pass).map(|c| c.tensor).collect();
     assert_eq!(passed, ["image_features", "text_features", "logits"], "{name}: {checks:?}");
     let logits = largest(&golden, "logits");
     assert!(logits > 1.0, "{name}: logits of at most {logits} prove little");

@@ -29,3 +29,8 @@ pub mod tar;
 pub mod webdataset;
 
 pub use setting_names::SettingNames;
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

@@ -16,7 +16,7 @@ use object_store::{
     Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload, path::Path,
 };
 use recaption_input::{read::InputFormat, shards::list_shards};
-use recaption_store::{Dataset, ErrorKind, Hub, HubSettings, StoreKind, StoreSettings, Stores};
+use recaption_store::{Dataset, ErrorKind, Hub, HubSettings, RetryPolicy, StoreKind, StoreSettings, Stores};
 use url::Url;
 
 const TOKEN: &str = "hf_very_secret";
@@ -227,10 +227,8 @@ fn usual() -> HubAnswers {
 
 fn settings() -> StoreSettings {
     StoreSettings {
-        retries: 3,
+        retry: RetryPolicy::new(3, Duration::from_millis(2), Duration::from_millis(10)),
         timeout: Duration::from_secs(5),
-        first_pause: Duration::from_millis(2),
-        longest_pause: Duration::from_millis(10),
         ..StoreSettings::default()
     }
 }

@@ -28,3 +28,8 @@ pub use previous_rows::{PreviousOutcome, PreviousRows, RetryDecision};
 pub use read::{Closed, ReadCounters, ReadError, ReadItem, ReadSink, ReadStop, ShardContents, ShardEvent};
 pub use result::{Embeddings, SampleOutcome, SampleResult};
 pub use sample::Sample;
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;

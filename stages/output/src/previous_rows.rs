@@ -1,22 +1,22 @@
-//! Reads what an earlier run made of a shard, for a retry.
+//! Reads the rows that an earlier run made of a shard, for a retry.
 
 use arrow_array::{Array, RecordBatch, cast::AsArray};
 use recaption_messages::PreviousRows;
 use recaption_schemas::{PartInfo, RejectReason, ShardCommit};
 use recaption_store::Location;
 
-use crate::select::{PartReader, SelectError};
+use crate::part_reader::{PartReader, ReadPartError};
 
 /// Reads keys and reasons of the rows of `commit`'s parts in `output`. Rejects for one of the `retried` reasons are processed
 /// again.
 ///
 /// # Errors
-/// When a part cannot be read or does not match its commit record.
+/// Returns an error when a part cannot be read or does not match its commit record.
 pub async fn read_previous_rows(
     output: &Location,
     commit: &ShardCommit,
     retried: &[RejectReason],
-) -> Result<PreviousRows, SelectError> {
+) -> Result<PreviousRows, ReadPartError> {
     let captions = columns(output, &commit.captions, &["key"]).await?;
     let rejects = columns(output, &commit.rejects, &["key", "reason"]).await?;
     let keys = captions.iter().flat_map(|batch| texts(batch, 0));
@@ -28,7 +28,7 @@ async fn columns(
     output: &Location,
     part: &PartInfo,
     names: &[&str],
-) -> Result<Vec<RecordBatch>, SelectError> {
+) -> Result<Vec<RecordBatch>, ReadPartError> {
     let mut reader = PartReader::open(output.child(&part.path), part, Some(names)).await?;
     let mut batches = Vec::new();
     while let Some(batch) = reader.next().await? {

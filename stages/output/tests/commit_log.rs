@@ -1,11 +1,11 @@
-//! Commit records where answers are lost and where workers meet.
+//! Commit records under lost responses and concurrent workers.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
-use recaption_output::commits::{Attempt, CommitError, CommitLog, CommitResult, RecordName};
+use recaption_output::commits::{CommitError, CommitLog, CommitRequest, CommitResult, RecordName};
 use recaption_schemas::{COMMIT_FORMAT, Counts, PartInfo, ShardCommit, ShardId, part_name, sha256_hex};
 use recaption_store::{Location, Stores};
 
@@ -27,7 +27,7 @@ fn output() -> (Arc<dyn ObjectStore>, Location) {
     (memory, location)
 }
 
-/// A record of parts with these bytes.
+/// Returns a record of parts with these bytes.
 fn commit(captions: &[u8], rejected: u64) -> ShardCommit {
     let part = |table: &str, bytes: &[u8]| PartInfo {
         path: format!("{table}/{}", part_name(id().as_str(), &sha256_hex(bytes)[..16])),
@@ -70,24 +70,25 @@ fn record() -> String {
 }
 
 #[tokio::test]
-async fn a_record_that_is_there_and_says_the_same_is_this_one() {
+async fn an_existing_record_of_equal_content_is_this_one() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     put_parts(&store, &one, b"a").await;
-    let attempt = Attempt::first(id.as_str(), &one);
-    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::Created);
-    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::AlreadyExists);
+    let request = CommitRequest::first(id.as_str(), &one);
+    assert_eq!(commit_log.commit(&request, || false).await.expect("memory"), CommitResult::Created);
+    assert_eq!(commit_log.commit(&request, || false).await.expect("memory"), CommitResult::AlreadyExists);
 }
 
 #[tokio::test]
-async fn who_comes_second_takes_his_parts_away_but_for_those_that_the_record_names() {
+async fn the_second_worker_deletes_its_own_parts() {
     let (store, out) = output();
     let (commit_log, id) = (CommitLog::new(out), id());
     let (theirs, ours) = (commit(b"theirs", 1), commit(b"ours", 1));
     put_parts(&store, &theirs, b"theirs").await;
-    commit_log.commit(&Attempt::first(id.as_str(), &theirs), || false).await.expect("memory");
+    commit_log.commit(&CommitRequest::first(id.as_str(), &theirs), || false).await.expect("memory");
     put_parts(&store, &ours, b"ours").await;
-    let second = commit_log.commit(&Attempt::first(id.as_str(), &ours), || false).await.expect("memory");
+    let second =
+        commit_log.commit(&CommitRequest::first(id.as_str(), &ours), || false).await.expect("memory");
     assert_eq!(second, CommitResult::CommittedByOther);
     assert_eq!(commit_log.find(id.as_str(), &name()).await.expect("memory"), Some(theirs.clone()));
     assert!(!is_there(&store, &ours.captions.path).await, "a plain reader would see rows twice");
@@ -95,67 +96,71 @@ async fn who_comes_second_takes_his_parts_away_but_for_those_that_the_record_nam
 }
 
 #[tokio::test]
-async fn a_record_that_is_no_record_is_told_by_name_and_replaced() {
+async fn unusable_records_are_named_and_replaced() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     let other = ShardCommit { shard: "s3://bucket/other.tar".into(), ..one.clone() };
     let other = serde_json::to_vec(&other).expect("JSON");
-    for (bytes, fault) in [(&b"{ half"[..], "no commit record"), (&other[..], "another shard")] {
+    for (bytes, fault) in [(&b"{ half"[..], "not a commit record"), (&other[..], "another shard")] {
         put(&store, &record(), bytes).await;
         put_parts(&store, &one, b"a").await;
-        let mut survey = commit_log.survey().await.expect("memory");
-        let all: Vec<_> = survey.records().map(|(_, standing)| standing.clone()).collect();
-        assert!(all[0].fault.as_ref().is_some_and(|f| f.contains(fault)), "{all:?}");
-        let mut attempt = Attempt::first(id.as_str(), &one);
-        // Known before or not.
+        let mut survey = commit_log.scan().await.expect("memory");
+        let all: Vec<_> = survey.records().map(|(_, record)| record.clone()).collect();
+        assert!(all[0].problem.as_ref().is_some_and(|f| f.contains(fault)), "{all:?}");
+        let mut request = CommitRequest::first(id.as_str(), &one);
+        // Whether a scan found it before or not.
         let found = survey.take(URL, &name());
-        attempt.expects = found.expects.as_ref();
-        assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::Created);
+        request.replaces = found.replaces.as_ref();
+        assert_eq!(commit_log.commit(&request, || false).await.expect("memory"), CommitResult::Created);
         assert_eq!(commit_log.find(id.as_str(), &name()).await.expect("memory"), Some(one.clone()));
     }
 }
 
 #[tokio::test]
-async fn what_a_record_promises_is_looked_at() {
+async fn missing_and_changed_parts_are_found() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     put_parts(&store, &one, b"a").await;
-    commit_log.commit(&Attempt::first(id.as_str(), &one), || false).await.expect("memory");
-    assert!(commit_log.survey().await.expect("memory").done(URL, &name()).is_some());
+    commit_log.commit(&CommitRequest::first(id.as_str(), &one), || false).await.expect("memory");
+    assert!(commit_log.scan().await.expect("memory").done(URL, &name()).is_some());
     put(&store, &one.captions.path, b"longer").await;
-    let mut survey = commit_log.survey().await.expect("memory");
+    let mut survey = commit_log.scan().await.expect("memory");
     assert!(survey.done(URL, &name()).is_none());
     let found = survey.take(URL, &name());
-    let fault = found.expects.as_ref().and_then(|standing| standing.fault.clone());
-    assert!(fault.as_ref().is_some_and(|f| f.contains("has 6 bytes, the record says 1")), "{fault:?}");
+    let problem = found.replaces.as_ref().and_then(|record| record.problem.clone());
+    assert!(problem.as_ref().is_some_and(|f| f.contains("has 6 bytes instead of 1")), "{problem:?}");
     store.delete(&Path::from(format!("out/{}", one.rejects.path))).await.expect("memory");
     put(&store, &one.captions.path, b"a").await;
-    let fault = commit_log.survey().await.expect("memory").take(URL, &name()).expects.and_then(|s| s.fault);
-    assert!(fault.as_ref().is_some_and(|f| f.contains("is missing")), "{fault:?}");
-    // Done again, the new record takes the place of the old one, and of no other.
+    let problem =
+        commit_log.scan().await.expect("memory").take(URL, &name()).replaces.and_then(|s| s.problem);
+    assert!(problem.as_ref().is_some_and(|f| f.contains("is missing")), "{problem:?}");
+    // When the shard is redone, the new record replaces the old one and no other.
     let again = commit(b"again", 1);
     put_parts(&store, &again, b"again").await;
-    let attempt = Attempt { expects: found.expects.as_ref(), ..Attempt::first(id.as_str(), &again) };
-    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::Created);
+    let request =
+        CommitRequest { replaces: found.replaces.as_ref(), ..CommitRequest::first(id.as_str(), &again) };
+    assert_eq!(commit_log.commit(&request, || false).await.expect("memory"), CommitResult::Created);
     let late = commit(b"late", 1);
     put_parts(&store, &late, b"late").await;
-    let attempt = Attempt { expects: found.expects.as_ref(), ..Attempt::first(id.as_str(), &late) };
-    assert_eq!(commit_log.commit(&attempt, || false).await.expect("memory"), CommitResult::CommittedByOther);
+    let request =
+        CommitRequest { replaces: found.replaces.as_ref(), ..CommitRequest::first(id.as_str(), &late) };
+    assert_eq!(commit_log.commit(&request, || false).await.expect("memory"), CommitResult::CommittedByOther);
     assert_eq!(commit_log.find(id.as_str(), &name()).await.expect("memory"), Some(again));
 }
 
 #[tokio::test]
-async fn a_part_that_goes_while_its_record_is_put_takes_the_record_with_it() {
+async fn records_of_parts_deleted_meanwhile_are_withdrawn() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     put(&store, &one.captions.path, b"a").await;
-    let error = commit_log.commit(&Attempt::first(id.as_str(), &one), || true).await.expect_err("no rejects");
-    assert!(error.to_string().contains("something removes files"), "{error}");
+    let error =
+        commit_log.commit(&CommitRequest::first(id.as_str(), &one), || true).await.expect_err("no rejects");
+    assert!(error.to_string().contains("another program deletes files"), "{error}");
     assert!(!is_there(&store, &record()).await);
 }
 
 #[tokio::test]
-async fn the_first_commit_claims_the_output_and_another_configuration_commits_nothing() {
+async fn the_first_commit_fixes_the_configuration() {
     let (store, out) = output();
     let commit_log = CommitLog::new(out);
     let configuration = |value: &str| [("a.b".to_owned(), value.to_owned())].into();
@@ -164,61 +169,64 @@ async fn the_first_commit_claims_the_output_and_another_configuration_commits_no
     let overwriting = commit_log.committer(configuration("3"), true).await.expect("memory");
     let begun = one.begin().await.expect("memory");
     let refused = two.begin().await.expect_err("claimed");
-    assert!(matches!(&refused, CommitError::Other(claim) if claim.configuration["a.b"] == "1"), "{refused}");
-    // What was claimed after the user had looked is not replaced either.
-    assert!(matches!(overwriting.begin().await, Err(CommitError::Other(_))));
+    assert!(
+        matches!(&refused, CommitError::ConfigurationMismatch(claim) if claim.configuration["a.b"] == "1"),
+        "{refused}"
+    );
+    // A configuration that was written after planning is not replaced either.
+    assert!(matches!(overwriting.begin().await, Err(CommitError::ConfigurationMismatch(_))));
     let overwriting = commit_log.committer(configuration("3"), true).await.expect("memory");
     overwriting.begin().await.expect("replaced");
-    assert!(matches!(one.begin().await, Err(CommitError::Other(_))), "the old job ends");
-    // One that had looked before it was frozen finds out when it wakes.
+    assert!(matches!(one.begin().await, Err(CommitError::ConfigurationMismatch(_))), "the old job ends");
+    // A worker that was frozen after its check finds out when it continues.
     let (commit, id) = (commit(b"a", 1), id());
     put_parts(&store, &commit, b"a").await;
     let begun = begun.earlier(std::time::Duration::from_secs(3600));
-    let woken = one.commit(&Attempt::first(id.as_str(), &commit), begun).await;
-    assert!(matches!(woken, Err(CommitError::Other(_))));
+    let woken = one.commit(&CommitRequest::first(id.as_str(), &commit), begun).await;
+    assert!(matches!(woken, Err(CommitError::ConfigurationMismatch(_))));
     assert!(!is_there(&store, &record()).await && !is_there(&store, &commit.captions.path).await);
 }
 
 #[tokio::test]
-async fn a_shard_that_is_removed_leaves_nothing_and_one_that_was_done_again_stays() {
+async fn deleted_shards_leave_nothing_and_recommitted_ones_stay() {
     let (store, out) = output();
     let (commit_log, one, id) = (CommitLog::new(out), commit(b"a", 1), id());
     let all = async || {
-        let mut survey = commit_log.survey().await.expect("memory");
+        let mut survey = commit_log.scan().await.expect("memory");
         let records = survey.take_records().into_iter();
-        let with_parts = records.map(|(shard, standing)| {
+        let with_parts = records.map(|(shard, record)| {
             let parts = survey.parts_of(&shard).to_vec();
-            (shard, (standing, parts))
+            (shard, (record, parts))
         });
         with_parts.collect::<BTreeMap<_, _>>()
     };
     put_parts(&store, &one, b"a").await;
-    commit_log.commit(&Attempt::first(id.as_str(), &one), || false).await.expect("memory");
+    commit_log.commit(&CommitRequest::first(id.as_str(), &one), || false).await.expect("memory");
     let before = all().await;
-    // Another worker did it again after this was decided.
+    // Another worker committed the shard again after this was decided.
     let again = ShardCommit { fingerprint: "89ab-4567".into(), ..commit(b"b", 1) };
     put_parts(&store, &again, b"b").await;
-    commit_log.commit(&Attempt::first(id.as_str(), &again), || false).await.expect("memory");
-    commit_log.remove_shards(&before).await.expect("memory");
+    commit_log.commit(&CommitRequest::first(id.as_str(), &again), || false).await.expect("memory");
+    commit_log.delete_shards(&before).await.expect("memory");
     assert_eq!(commit_log.list().await.expect("memory")[id.as_str()].len(), 2);
     assert!(is_there(&store, &one.captions.path).await);
 
-    commit_log.remove_shards(&all().await).await.expect("memory");
+    commit_log.delete_shards(&all().await).await.expect("memory");
     let objects = store.list_with_delimiter(Some(&Path::from("out"))).await.expect("memory");
     assert!(objects.objects.is_empty() && objects.common_prefixes.is_empty(), "{objects:?}");
 
-    // A run that dies in between leaves a note of what it was about.
+    // A run that dies in between leaves a pending deletion.
     put_parts(&store, &one, b"a").await;
     put(&store, &format!("_recaption/removals/{id}.json"), b"{}").await;
-    assert_eq!(commit_log.removals().await.expect("memory"), [id.as_str()]);
-    let survey = commit_log.survey().await.expect("memory");
-    commit_log.finish_removal(id.as_str(), survey.parts_of(id.as_str())).await.expect("memory");
+    assert_eq!(commit_log.pending_deletions().await.expect("memory"), [id.as_str()]);
+    let survey = commit_log.scan().await.expect("memory");
+    commit_log.finish_deletion(id.as_str(), survey.parts_of(id.as_str())).await.expect("memory");
     let objects = store.list_with_delimiter(Some(&Path::from("out"))).await.expect("memory");
     assert!(objects.objects.is_empty() && objects.common_prefixes.is_empty(), "{objects:?}");
 }
 
 #[tokio::test]
-async fn outputs_of_older_versions_are_continued_under_the_names_that_they_have() {
+async fn outputs_of_old_versions_keep_their_names() {
     let (store, out) = output();
     let commit_log = CommitLog::new(out);
     let old = ShardId::old_from_url(URL);
@@ -228,13 +236,17 @@ async fn outputs_of_older_versions_are_continued_under_the_names_that_they_have(
     put_parts(&store, &one, b"r").await;
     let bytes = serde_json::to_vec(&one).expect("JSON");
     put(&store, &format!("_recaption/shards/{old}.{}.json", name().fingerprint()), &bytes).await;
-    let mut survey = commit_log.survey().await.expect("memory");
+    let mut survey = commit_log.scan().await.expect("memory");
     assert!(survey.done(URL, &name()).is_some());
-    // Changed, it gets new names, and nothing stays under the old ones.
+    // When it changed, it gets new names, and nothing stays under the old ones.
     let changed = RecordName { input: "9999".into(), ..name() };
     let found = survey.take(URL, &changed);
-    assert_eq!((found.done.is_none(), found.stale.len(), found.orphans.len()), (true, 1, 2), "{found:?}");
-    commit_log.clear(&found.stale, &found.orphans, None).await.expect("memory");
+    assert_eq!(
+        (found.done.is_none(), found.stale_records.len(), found.orphaned_parts.len()),
+        (true, 1, 2),
+        "{found:?}"
+    );
+    commit_log.delete_stale(&found.stale_records, &found.orphaned_parts, None).await.expect("memory");
     let left = store.list_with_delimiter(Some(&Path::from("out/captions"))).await.expect("memory");
     assert!(left.objects.is_empty());
     assert!(commit_log.list().await.expect("memory").is_empty());

@@ -1,34 +1,43 @@
 //! AWS's shared files, which object_store does not read: profiles with keys, a region and an endpoint.
+//!
+//! What is read, and what is not (the decision and its reasons: `docs/src/decisions/0046-aws-profiles.md`):
+//!
+//! | | |
+//! |---|---|
+//! | files | `AWS_SHARED_CREDENTIALS_FILE` or `~/.aws/credentials`, `AWS_CONFIG_FILE` or `~/.aws/config` |
+//! | profile | `AWS_PROFILE`, else `default`; the credentials file takes precedence |
+//! | keys | `aws_access_key_id`, `aws_secret_access_key`, `aws_session_token`, `region`, `endpoint_url` |
+//! | not read | `role_arn`, `source_profile`, SSO, `credential_process`, `services` sections: a named profile that needs one is an error that says how to export its credentials |
+//! | precedence | the environment's own credentials, region and endpoint are kept |
+//! | renewal | none: credentials with a session token are used until they expire |
 
 use std::{collections::HashMap, path::PathBuf};
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 
-/// Finds a variable of the environment.
-type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+use crate::environment::Variable;
 
-/// Variables that say by themselves whose credentials are used.
-const CREDENTIALS: [&str; 4] = [
+/// Variables that select credentials by themselves.
+const CREDENTIAL_VARIABLES: [&str; 4] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 ];
 
-/// Settings of a profile that need a program or a browser, or further requests.
-const NOT_KEYS: [&str; 6] =
+/// Keys of a profile that need a program, a browser or further requests.
+const UNSUPPORTED_KEYS: [&str; 6] =
     ["credential_process", "role_arn", "sso_session", "sso_start_url", "sso_account_id", "login_session"];
 
 type Section = HashMap<String, String>;
 
-/// Adds to `builder` what the shared files say and the environment does not: keys, session token, region and endpoint of
-/// the profile `AWS_PROFILE` (else `default`) in `AWS_SHARED_CREDENTIALS_FILE` (else `~/.aws/credentials`) and
-/// `AWS_CONFIG_FILE` (else `~/.aws/config`), and the endpoint in `AWS_ENDPOINT_URL_S3`.
+/// Adds to `builder` the keys, session token, region and endpoint of the selected profile where the environment has none, and
+/// the endpoint in `AWS_ENDPOINT_URL_S3`.
 ///
 /// # Errors
-/// A profile that is named but not there, or has no keys but another way to come by them; a file that was named but
-/// cannot be read. Without anything secret.
-pub fn apply(builder: AmazonS3Builder, lookup: Lookup<'_>) -> Result<AmazonS3Builder, String> {
+/// Returns an error for a named profile that does not exist or needs an unsupported source of credentials, half a key pair,
+/// and a named file that cannot be read. No error holds a secret.
+pub(crate) fn apply(builder: AmazonS3Builder, lookup: Variable<'_>) -> Result<AmazonS3Builder, String> {
     let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
     let any = |names: &[&str]| names.iter().any(|name| set(name).is_some());
     let mut builder = builder;
@@ -37,7 +46,7 @@ pub fn apply(builder: AmazonS3Builder, lookup: Lookup<'_>) -> Result<AmazonS3Bui
     if let Some(endpoint) = endpoint {
         builder = builder.with_config(AmazonS3ConfigKey::Endpoint, endpoint);
     }
-    if any(&CREDENTIALS) {
+    if any(&CREDENTIAL_VARIABLES) {
         return Ok(builder);
     }
     let named = set("AWS_PROFILE");
@@ -58,16 +67,20 @@ pub fn apply(builder: AmazonS3Builder, lookup: Lookup<'_>) -> Result<AmazonS3Bui
             }
         }
         (None, None) => {
-            // Without the environment's word for it, the machine's own credentials may be meant.
+            // Without AWS_PROFILE the machine's own credentials may be meant.
             if let (Some(name), Some(other)) =
-                (&named, NOT_KEYS.iter().find(|key| profile.contains_key(**key)))
+                (&named, UNSUPPORTED_KEYS.iter().find(|key| profile.contains_key(**key)))
             {
                 return Err(format!(
-                    "the AWS profile `{name}` (AWS_PROFILE) has no keys but `{other}`, which is not known here: {EXPORT}"
+                    "the AWS profile `{name}` (AWS_PROFILE) has no access key but `{other}`, which is not supported: {EXPORT}"
                 ));
             }
         }
-        _ => return Err(format!("the AWS profile `{name}` has half a key pair; it needs both halves")),
+        _ => {
+            return Err(format!(
+                "the AWS profile `{name}` needs both aws_access_key_id and aws_secret_access_key"
+            ));
+        }
     }
     if let Some(region) = profile.get("region").filter(|_| !any(&["AWS_REGION", "AWS_DEFAULT_REGION"])) {
         builder = builder.with_region(region);
@@ -78,12 +91,12 @@ pub fn apply(builder: AmazonS3Builder, lookup: Lookup<'_>) -> Result<AmazonS3Bui
     Ok(builder)
 }
 
-/// What to do where the files do not help.
+/// What to do about a profile that cannot be used.
 const EXPORT: &str = "put credentials into the environment, for example by `eval \"$(aws configure export-credentials \
                       --profile NAME --format env)\"`";
 
-/// Both files' settings of a profile; the credentials file wins.
-fn profile(name: &str, set: Lookup<'_>) -> Result<Option<Section>, String> {
+/// Returns a profile's settings from both files. The credentials file takes precedence.
+fn profile(name: &str, set: Variable<'_>) -> Result<Option<Section>, String> {
     let config = sections(&text("AWS_CONFIG_FILE", "config", set)?, in_config);
     let credentials = sections(&text("AWS_SHARED_CREDENTIALS_FILE", "credentials", set)?, in_credentials);
     match (config.get(name), credentials.get(name)) {
@@ -96,20 +109,20 @@ fn profile(name: &str, set: Lookup<'_>) -> Result<Option<Section>, String> {
     }
 }
 
-/// The profile of a section in the config file, where also other things have sections.
+/// Returns the profile of a section in the config file, which has other sections too.
 fn in_config(title: &str) -> Option<&str> {
     if title == "default" { Some(title) } else { title.strip_prefix("profile ").map(str::trim) }
 }
 
-/// The profile of a section in the credentials file.
+/// Returns the profile of a section in the credentials file.
 fn in_credentials(title: &str) -> Option<&str> {
     Some(title)
 }
 
-/// A shared file's text; nothing where there is none.
-fn text(variable: &str, usual: &str, set: Lookup<'_>) -> Result<String, String> {
+/// Returns the text of a shared file, empty where there is none.
+fn text(variable: &str, default: &str, set: Variable<'_>) -> Result<String, String> {
     let named = set(variable).map(PathBuf::from);
-    let home = || set("HOME").map(|home| PathBuf::from(home).join(".aws").join(usual));
+    let home = || set("HOME").map(|home| PathBuf::from(home).join(".aws").join(default));
     let Some(path) = named.clone().or_else(home) else { return Ok(String::new()) };
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(text),
@@ -120,12 +133,12 @@ fn text(variable: &str, usual: &str, set: Lookup<'_>) -> Result<String, String> 
     }
 }
 
-/// The sections of such a file by profile; `profile_of` knows which sections are profiles.
+/// Returns the sections of a shared file by profile. `profile_of` returns the profile of a section's title, if it is one.
 fn sections(text: &str, profile_of: fn(&str) -> Option<&str>) -> HashMap<String, Section> {
     let mut sections: HashMap<String, Section> = HashMap::new();
     let mut current = None;
     for line in text.lines() {
-        // Indented lines belong to the setting before: those are of other services.
+        // Indented lines belong to the setting before them, which is of another service.
         let nested = line.starts_with([' ', '\t']);
         let line = line.trim();
         if line.is_empty() || line.starts_with(['#', ';']) {
@@ -158,7 +171,7 @@ mod tests {
         endpoint_url = https://s3.work.example\ns3 =\n  region = nested\n[profile login]\nsso_session = company\n\
         [sso-session company]\nregion = nowhere\n[profile empty]\n";
 
-    /// What `apply` makes of an environment: key, secret, token, region, endpoint.
+    /// Returns what `apply` sets for an environment: key, secret, token, region, endpoint.
     fn applied(set: &[(&str, &str)]) -> Result<[Option<String>; 5], String> {
         let folder = tempfile::tempdir().expect("folder");
         let files = folder.path().join(".aws");
@@ -180,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn profiles_give_what_the_environment_does_not() {
+    fn profiles_add_what_the_environment_lacks() {
         for (set, expected) in [
             (vec![], ["AKDEFAULT", "secret/default==", "", "eu-west-1", ""]),
             (
@@ -201,8 +214,10 @@ mod tests {
     }
 
     #[test]
-    fn profiles_that_do_not_help_say_what_to_do() {
-        for (profile, word) in [("none", "neither"), ("login", "`sso_session`"), ("half", "half a key")] {
+    fn unusable_profiles_say_what_to_do() {
+        for (profile, word) in
+            [("none", "neither"), ("login", "`sso_session`"), ("half", "both aws_access_key_id")]
+        {
             let error = applied(&[("AWS_PROFILE", profile)]).expect_err(profile);
             assert!(error.contains(&format!("`{profile}`")) && error.contains(word), "{error}");
             assert!(profile == "half" || error.contains("export-credentials"), "{error}");

@@ -1,4 +1,4 @@
-//! Clients of the clouds and of web servers, made from a URL and the environment.
+//! Clients of the clouds and of web servers, built from a URL and the environment.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,119 +15,187 @@ use percent_encoding::percent_decode_str;
 use recaption_schemas::redact_url;
 use url::Url;
 
-use super::{aws_profile, listing::ReadableListings, settings::StoreSettings};
+use crate::{StoreError, StoreSettings, aws_profile, environment::Variable, listing::FilteredListings};
 
-/// TLS needs a provider of cryptography, chosen once per process.
+/// Installs the process's cryptography for TLS. Later calls change nothing.
 pub fn install_crypto() {
     // A later call finds it installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// Finds a variable of the environment.
-pub type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
-/// Makes a client.
-pub type Build = fn(&Url, &StoreSettings, Variable<'_>) -> object_store::Result<Arc<dyn ObjectStore>>;
+/// Builds a client.
+pub(crate) type Build = fn(&Url, &StoreSettings, Variable<'_>) -> Result<Arc<dyn ObjectStore>, BuildError>;
 
-/// What a whole request may take, its body included. Long bodies are read on where they stopped.
-const WHOLE_REQUEST: &str = "300 seconds";
+/// Why a client cannot be built.
+#[derive(Debug)]
+pub(crate) enum BuildError {
+    /// The environment's settings cannot be used; says what to do.
+    Settings(String),
+    /// object_store's own error.
+    Store(object_store::Error),
+}
 
-/// The same of web servers.
-const WHOLE_WEB_REQUEST: Duration = Duration::from_secs(300);
-/// Until a connection to a web server stands.
-const CONNECTING: Duration = Duration::from_secs(5);
+impl BuildError {
+    /// Adds the store's URL, which must be redacted.
+    pub(crate) fn at(self, url: String) -> StoreError {
+        match self {
+            Self::Settings(what) => StoreError::Url { url, what },
+            Self::Store(source) => StoreError::Store { url, source },
+        }
+    }
+}
 
-/// Attempts that the clients make by themselves, where a status tells them to.
-fn retries(settings: &StoreSettings) -> RetryConfig {
+impl From<object_store::Error> for BuildError {
+    fn from(error: object_store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Longest duration of a whole request, body included. Longer bodies are resumed where they stopped.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+/// Longest wait for a connection to a web server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The timeout of a cloud's client: that of `name` in the environment, else [`REQUEST_TIMEOUT`].
+fn request_timeout(variable: Variable<'_>, name: &str) -> String {
+    variable(name).unwrap_or_else(|| format!("{} seconds", REQUEST_TIMEOUT.as_secs()))
+}
+
+/// The retries that object_store's clients make by themselves, where a status asks for it.
+fn client_retries(settings: &StoreSettings) -> RetryConfig {
     RetryConfig {
-        max_retries: settings.retries as usize,
+        max_retries: settings.retry.retries as usize,
         backoff: BackoffConfig {
-            init_backoff: settings.first_pause,
-            max_backoff: settings.longest_pause,
+            init_backoff: settings.retry.first_backoff,
+            max_backoff: settings.retry.max_backoff,
             ..BackoffConfig::default()
         },
         ..RetryConfig::default()
     }
 }
 
-/// S3 and its kin.
-pub fn s3(
+/// Refuses an unencrypted endpoint unless `allowed` says otherwise: object_store would fail at every request, without
+/// saying why.
+fn check_endpoint(endpoint: Option<&str>, allowed: Option<&str>, name: &str) -> Result<(), BuildError> {
+    let Some(endpoint) =
+        endpoint.filter(|endpoint| endpoint.trim().to_ascii_lowercase().starts_with("http://"))
+    else {
+        return Ok(());
+    };
+    let allowed = allowed.unwrap_or_default().to_ascii_lowercase();
+    if matches!(allowed.as_str(), "1" | "true" | "on" | "yes" | "y") {
+        return Ok(());
+    }
+    let endpoint = redact_url(endpoint);
+    Err(BuildError::Settings(format!(
+        "the endpoint {endpoint} is not encrypted; set {name}=true to allow http"
+    )))
+}
+
+/// Builds a client of S3 or a compatible store.
+///
+/// # Errors
+/// Returns an error for an unusable AWS profile, an `http://` endpoint without `AWS_ALLOW_HTTP`, or settings that
+/// object_store refuses.
+pub(crate) fn s3(
     url: &Url,
     settings: &StoreSettings,
     variable: Variable<'_>,
-) -> object_store::Result<Arc<dyn ObjectStore>> {
+) -> Result<Arc<dyn ObjectStore>, BuildError> {
     let builder = aws_profile::apply(AmazonS3Builder::from_env(), variable).map_err(|what| {
         object_store::Error::Unauthenticated { path: redact_url(url.as_str()), source: what.into() }
     })?;
-    let builder = builder.with_url(url.as_str()).with_retry(retries(settings));
-    let builder = builder.with_http_connector(ReadableListings::default());
+    let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
+        .iter()
+        .find_map(|key| builder.get_config_value(key));
+    let allowed = builder.get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
+    check_endpoint(endpoint.as_deref(), allowed.as_deref(), "AWS_ALLOW_HTTP")?;
+    let builder = builder.with_url(url.as_str()).with_retry(client_retries(settings));
+    let builder = builder.with_http_connector(FilteredListings::default());
     let key = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
-    let timeout = variable("AWS_TIMEOUT").unwrap_or_else(|| WHOLE_REQUEST.to_owned());
-    Ok(Arc::new(builder.with_config(key, timeout).build()?))
+    Ok(Arc::new(builder.with_config(key, request_timeout(variable, "AWS_TIMEOUT")).build()?))
 }
 
-/// Google Cloud Storage.
-pub fn gcs(
+/// Builds a client of Google Cloud Storage.
+///
+/// # Errors
+/// Returns an error for settings that object_store refuses.
+pub(crate) fn gcs(
     url: &Url,
     settings: &StoreSettings,
     variable: Variable<'_>,
-) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
-    let builder = builder.with_http_connector(ReadableListings::default());
+) -> Result<Arc<dyn ObjectStore>, BuildError> {
+    let builder =
+        GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(client_retries(settings));
+    let builder = builder.with_http_connector(FilteredListings::default());
     let key = GoogleConfigKey::Client(ClientConfigKey::Timeout);
-    let timeout = variable("GOOGLE_TIMEOUT").unwrap_or_else(|| WHOLE_REQUEST.to_owned());
-    Ok(Arc::new(builder.with_config(key, timeout).build()?))
+    Ok(Arc::new(builder.with_config(key, request_timeout(variable, "GOOGLE_TIMEOUT")).build()?))
 }
 
-/// Azure's blobs.
-pub fn azure(
+/// Builds a client of Azure Blob Storage.
+///
+/// # Errors
+/// Returns an error for an `http://` endpoint without `AZURE_ALLOW_HTTP`, or settings that object_store refuses.
+pub(crate) fn azure(
     url: &Url,
     settings: &StoreSettings,
     variable: Variable<'_>,
-) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retries(settings));
-    let builder = builder.with_http_connector(ReadableListings::default());
+) -> Result<Arc<dyn ObjectStore>, BuildError> {
+    let builder = MicrosoftAzureBuilder::from_env();
+    let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+    let emulated = builder.get_config_value(&AzureConfigKey::UseEmulator);
+    let allowed = builder.get_config_value(&AzureConfigKey::Client(ClientConfigKey::AllowHttp));
+    // The emulator is asked without encryption anyway.
+    if emulated.as_deref() != Some("true") {
+        check_endpoint(endpoint.as_deref(), allowed.as_deref(), "AZURE_ALLOW_HTTP")?;
+    }
+    let builder = builder.with_url(url.as_str()).with_retry(client_retries(settings));
+    let builder = builder.with_http_connector(FilteredListings::default());
     let key = AzureConfigKey::Client(ClientConfigKey::Timeout);
-    let timeout = variable("AZURE_TIMEOUT").unwrap_or_else(|| WHOLE_REQUEST.to_owned());
-    Ok(Arc::new(builder.with_config(key, timeout).build()?))
+    Ok(Arc::new(builder.with_config(key, request_timeout(variable, "AZURE_TIMEOUT")).build()?))
 }
 
-/// A web server.
-pub fn http(
+/// Builds a client of a web server.
+///
+/// # Errors
+/// Returns an error when no HTTP client can be built.
+pub(crate) fn http(
     url: &Url,
     settings: &StoreSettings,
     _: Variable<'_>,
-) -> object_store::Result<Arc<dyn ObjectStore>> {
+) -> Result<Arc<dyn ObjectStore>, BuildError> {
     // A query (a presigned URL's signature) stays on the base: the client only adds the path.
     let mut base = url.clone();
     base.set_path("");
     let mut headers = HeaderMap::new();
     if let Some(authorization) = basic_authorization(url) {
-        // User info has no place in a request's address, and the client would not make a header of it.
+        // User info has no place in a request's URL, and the client would not make a header of it.
         let cleared = base.set_username("").and_then(|()| base.set_password(None));
-        debug_assert!(cleared.is_ok(), "http addresses may have user info, so it can be cleared");
+        debug_assert!(cleared.is_ok(), "http URLs may have user info, so it can be cleared");
         headers.insert("authorization", authorization);
     }
     let options = ClientOptions::new().with_allow_http(true);
     let builder = HttpBuilder::new()
         .with_url(base.as_str())
         .with_client_options(options)
-        .with_http_connector(Discreet { headers });
-    Ok(Arc::new(builder.with_retry(retries(settings)).build()?))
+        .with_http_connector(NoRefererConnector { headers });
+    Ok(Arc::new(builder.with_retry(client_retries(settings)).build()?))
 }
 
-/// Connects to web servers; tells none of them, after a redirect, what another was asked, which may hold a signature.
+/// Connects to web servers without a `Referer` header: after a redirect it would tell one server the URL of another, which
+/// may hold a signature.
 #[derive(Debug)]
-struct Discreet {
+struct NoRefererConnector {
     headers: HeaderMap,
 }
 
-impl HttpConnector for Discreet {
+impl HttpConnector for NoRefererConnector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = reqwest::Client::builder()
             .referer(false)
             .http1_only()
-            .timeout(WHOLE_WEB_REQUEST)
-            .connect_timeout(CONNECTING)
+            .timeout(REQUEST_TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("recaption/", env!("CARGO_PKG_VERSION")))
             .default_headers(self.headers.clone())
             .no_gzip()
@@ -141,7 +209,7 @@ impl HttpConnector for Discreet {
     }
 }
 
-/// The header that user info stands for (RFC 7617), where there is user info.
+/// Returns the header that a URL's user info stands for (RFC 7617), if there is user info.
 fn basic_authorization(url: &Url) -> Option<HeaderValue> {
     if url.username().is_empty() && url.password().is_none() {
         return None;
@@ -152,4 +220,31 @@ fn basic_authorization(url: &Url) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(credentials))).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unencrypted_endpoints_name_the_variable_that_allows_them() {
+        let check = |endpoint, allowed| check_endpoint(endpoint, allowed, "AWS_ALLOW_HTTP");
+        for (endpoint, allowed) in [
+            (None, None),
+            (Some("https://s3.example"), Some("false")),
+            (Some("http://127.0.0.1:9000"), Some("TRUE")),
+            (Some("http://127.0.0.1:9000"), Some("1")),
+        ] {
+            assert!(check(endpoint, allowed).is_ok(), "{endpoint:?} {allowed:?}");
+        }
+        for allowed in [None, Some("false"), Some("0"), Some("")] {
+            let error = check(Some("HTTP://user:secret@127.0.0.1:9000"), allowed).expect_err("refused");
+            let error = error.at("s3://bucket/in".into()).to_string();
+            assert!(
+                error.starts_with("s3://bucket/in: the endpoint") && error.contains("AWS_ALLOW_HTTP=true"),
+                "{error}"
+            );
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
 }

@@ -5,13 +5,13 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Location, StoreError};
 
-/// Reads a small JSON document, if there is one.
+/// Reads a small JSON document. Returns `None` where there is none.
 ///
 /// # Errors
-/// When it cannot be read or parsed.
-pub async fn read_json<T: DeserializeOwned>(place: &Location) -> Result<Option<T>, StoreError> {
-    let store_error = |source| StoreError::Store { url: place.url(), source };
-    let bytes = match place.store.get(&place.path).await {
+/// Returns an error when the document cannot be read or parsed.
+pub async fn read_json<T: DeserializeOwned>(location: &Location) -> Result<Option<T>, StoreError> {
+    let store_error = |source| StoreError::Store { url: location.url(), source };
+    let bytes = match location.store.get(&location.path).await {
         Ok(got) => got.bytes().await.map_err(store_error)?,
         Err(object_store::Error::NotFound { .. }) => return Ok(None),
         Err(source) => return Err(store_error(source)),
@@ -19,26 +19,26 @@ pub async fn read_json<T: DeserializeOwned>(place: &Location) -> Result<Option<T
     let parsed = serde_json::from_slice(&bytes);
     parsed
         .map(Some)
-        .map_err(|e| StoreError::Record { url: place.url(), what: format!("malformed record: {e}") })
+        .map_err(|e| StoreError::Record { url: location.url(), what: format!("malformed record: {e}") })
 }
 
-/// Writes a small JSON document.
+/// Writes a small JSON document; an existing one is replaced.
 ///
 /// # Errors
-/// When the store refuses.
-pub async fn write_json(place: &Location, value: &impl Serialize) -> Result<(), StoreError> {
-    let payload = PutPayload::from(to_json(place, value)?);
-    let put = place.store.put(&place.path, payload).await;
-    put.map(drop).map_err(|source| StoreError::Store { url: place.url(), source })
+/// Returns an error when the store fails.
+pub async fn write_json(location: &Location, value: &impl Serialize) -> Result<(), StoreError> {
+    let payload = PutPayload::from(to_json(location, value)?);
+    let put = location.store.put(&location.path, payload).await;
+    put.map(drop).map_err(|source| StoreError::Store { url: location.url(), source })
 }
 
-/// Serialises `value`, indented and with a final newline. `place` is named in errors.
+/// Serialises `value`, indented and with a final newline. `location` is named in errors.
 ///
 /// # Errors
-/// When `value` has no JSON form.
-pub fn to_json(place: &Location, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+/// Returns an error when `value` has no JSON form.
+pub fn to_json(location: &Location, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     let mut bytes = serde_json::to_vec_pretty(value)
-        .map_err(|e| StoreError::Record { url: place.url(), what: e.to_string() })?;
+        .map_err(|e| StoreError::Record { url: location.url(), what: e.to_string() })?;
     bytes.push(b'\n');
     Ok(bytes)
 }

@@ -1,69 +1,69 @@
-//! An object that at most one holder has: put on the condition that nothing else was put since.
+//! A lease: an object that at most one process holds, put on the condition that nothing else was put since.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use object_store::{Error, ObjectStoreExt, PutMode, PutResult, UpdateVersion, path::Path};
 
-use super::{Location, StoreError};
+use crate::{Location, StoreError};
 
-/// Requests for a lease that others want too.
-const ATTEMPTS: u32 = 4;
+/// Conditional puts before a contended lease counts as held.
+const MAX_PUTS: u32 = 4;
 
-/// Why a lease is not had.
+/// Why a lease cannot be acquired or renewed.
 #[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
-    /// Another holder has it; this is what it wrote.
-    #[error("another run holds the lock")]
-    Taken(Vec<u8>),
-    /// The store.
+pub(crate) enum LeaseError {
+    /// Another process holds it. The bytes are the content that it wrote, empty where it is unknown.
+    #[error("another process holds the lease")]
+    Held(Vec<u8>),
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// A lease that is held. What its object holds is the caller's business; every write of one holder must differ from those
-/// of others.
-pub struct Lease {
-    place: Location,
+/// A lease that is held. Its content is the caller's; every write must differ from those of other processes.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    location: Location,
     version: UpdateVersion,
     content: Vec<u8>,
 }
 
 impl Lease {
-    /// Takes the lease at `place`, where nobody has it or `is_past` says so of what is there and of its age, by the store's own
-    /// clock: no machine's is believed.
+    /// Acquires the lease at `location` if it is free, or if `is_expired` accepts its content and its age. The age is
+    /// measured by the store's clock; no machine's clock is trusted.
     ///
     /// # Errors
-    /// [`LeaseError::Taken`], or a store that refuses or knows no conditions.
-    pub async fn take(
-        place: &Location,
+    /// Returns [`LeaseError::Held`], or an error of a store that fails or has no conditional puts.
+    pub(crate) async fn acquire(
+        location: &Location,
         content: Vec<u8>,
-        is_past: impl Fn(&[u8], TimeDelta) -> bool,
+        is_expired: impl Fn(&[u8], TimeDelta) -> bool,
     ) -> Result<Self, LeaseError> {
-        let store_error = |source| StoreError::Store { url: place.url(), source };
+        let store_error = |source| StoreError::Store { url: location.url(), source };
         let held = |result: PutResult| Self {
-            place: place.clone(),
+            location: location.clone(),
             version: UpdateVersion::from(result),
             content: content.clone(),
         };
         let mut mode = PutMode::Create;
-        for _ in 0..ATTEMPTS {
-            match place.store.put_opts(&place.path, content.clone().into(), mode.into()).await {
+        for _ in 0..MAX_PUTS {
+            match location.store.put_opts(&location.path, content.clone().into(), mode.into()).await {
                 Ok(result) => return Ok(held(result)),
                 Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
                 Err(source) => return Err(store_error(source).into()),
             }
-            mode = match place.store.get(&place.path).await {
+            mode = match location.store.get(&location.path).await {
                 Ok(got) => {
                     let version =
                         UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
                     let put = got.meta.last_modified;
-                    let there = got.bytes().await.map_err(store_error)?;
-                    if there == content {
-                        // Our own, whose answer was lost.
-                        return Ok(Self { place: place.clone(), version, content });
+                    let existing = got.bytes().await.map_err(store_error)?;
+                    if existing == content {
+                        // This process's own put, whose response was lost.
+                        return Ok(Self { location: location.clone(), version, content });
                     }
-                    let age = now(place).await? - put;
-                    if !is_past(&there, age) {
-                        return Err(LeaseError::Taken(there.to_vec()));
+                    let age = store_time(location).await? - put;
+                    if !is_expired(&existing, age) {
+                        return Err(LeaseError::Held(existing.to_vec()));
                     }
                     PutMode::Update(version)
                 }
@@ -71,27 +71,27 @@ impl Lease {
                 Err(source) => return Err(store_error(source).into()),
             };
         }
-        Err(LeaseError::Taken(Vec::new()))
+        Err(LeaseError::Held(Vec::new()))
     }
 
-    /// Writes anew, where nobody else did since.
+    /// Writes new content on the condition that no other process wrote since.
     ///
     /// # Errors
-    /// [`LeaseError::Taken`] when somebody did; a store that refuses.
-    pub async fn renew(&mut self, content: Vec<u8>) -> Result<(), LeaseError> {
-        let place = &self.place;
-        let store_error = |source| StoreError::Store { url: place.url(), source };
+    /// Returns [`LeaseError::Held`] when another process did, or an error of the store.
+    pub(crate) async fn renew(&mut self, content: Vec<u8>) -> Result<(), LeaseError> {
+        let location = &self.location;
+        let store_error = |source| StoreError::Store { url: location.url(), source };
         let mode = PutMode::Update(self.version.clone());
-        match place.store.put_opts(&place.path, content.clone().into(), mode.into()).await {
+        match location.store.put_opts(&location.path, content.clone().into(), mode.into()).await {
             Ok(result) => self.version = UpdateVersion::from(result),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotFound { .. }) => {
-                let got = place.store.get(&place.path).await.map_err(store_error)?;
+                let got = location.store.get(&location.path).await.map_err(store_error)?;
                 let version =
                     UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
-                let there = got.bytes().await.map_err(store_error)?;
-                // This write or the one before it, whose answers were lost.
-                if there != content && there != self.content {
-                    return Err(LeaseError::Taken(there.to_vec()));
+                let existing = got.bytes().await.map_err(store_error)?;
+                // This write or the one before it, whose responses were lost.
+                if existing != content && existing != self.content {
+                    return Err(LeaseError::Held(existing.to_vec()));
                 }
                 self.version = version;
             }
@@ -102,8 +102,8 @@ impl Lease {
     }
 }
 
-/// The store's time: that of an object which is put for it.
-async fn now(beside: &Location) -> Result<DateTime<Utc>, StoreError> {
+/// Returns the store's time: the modification time of an object that is put for it.
+async fn store_time(beside: &Location) -> Result<DateTime<Utc>, StoreError> {
     let mut folder: Vec<_> = beside.path.parts().collect();
     folder.pop();
     let path = Path::from_iter(folder).join(format!("clock-{:016x}", fastrand::u64(..)));

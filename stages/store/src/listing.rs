@@ -1,7 +1,7 @@
-//! Listings of buckets that hold keys which no path can name: `a//b`, `a/./b`, control characters.
+//! Listings of buckets without the keys that no path can name: `a//b`, `a/./b`, control characters.
 //!
-//! object_store refuses a whole page of a listing for one such key. Here they are taken out of the answer, with a warning that
-//! counts them, before it is read.
+//! object_store refuses a whole page of a listing for one such key. Here they are removed from the response before it is
+//! parsed, with a warning that counts them.
 
 use std::borrow::Cow;
 
@@ -15,17 +15,17 @@ use object_store::{
     path::Path,
 };
 
-/// Elements of a listing, with the element of each that holds its key: of S3 and Google Cloud Storage, then of Azure.
+/// Elements of a listing, each with its element that holds the key: of S3 and Google Cloud Storage, then of Azure.
 const ENTRIES: [(&str, &str); 4] =
     [("Contents", "Key"), ("CommonPrefixes", "Prefix"), ("Blob", "Name"), ("BlobPrefix", "Name")];
 
-/// Makes clients whose listings are readable whatever their keys.
+/// Makes HTTP clients whose listings hold only keys that a path can name.
 #[derive(Debug, Default)]
-pub struct ReadableListings {
+pub(crate) struct FilteredListings {
     inner: ReqwestConnector,
 }
 
-impl HttpConnector for ReadableListings {
+impl HttpConnector for FilteredListings {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(Client { inner: self.inner.connect(options)? }))
     }
@@ -49,14 +49,14 @@ impl HttpService for Client {
         }
         let (head, body) = response.into_parts();
         let bytes = body.bytes().await?;
-        Ok(HttpResponse::from_parts(head, HttpResponseBody::from(readable(bytes))))
+        Ok(HttpResponse::from_parts(head, HttpResponseBody::from(remove_invalid_keys(bytes))))
     }
 }
 
-/// A listing without the entries that no path can name.
-fn readable(listing: Bytes) -> Bytes {
+/// Returns a listing without the entries whose keys no path can name.
+fn remove_invalid_keys(listing: Bytes) -> Bytes {
     let Ok(text) = std::str::from_utf8(&listing) else { return listing };
-    let (mut kept, mut left_out, mut first) = (String::new(), 0, None);
+    let (mut kept, mut skipped, mut first) = (String::new(), 0, None);
     for (entry, name) in ENTRIES {
         let source = if kept.is_empty() { text.to_owned() } else { std::mem::take(&mut kept) };
         let (open, close) = (format!("<{entry}>"), format!("</{entry}>"));
@@ -66,7 +66,7 @@ fn readable(listing: Bytes) -> Bytes {
             kept.push_str(&rest[..at]);
             let key = key_of(&rest[at..end], name);
             if key.as_deref().is_some_and(|key| Path::parse(key).is_err()) {
-                left_out += 1;
+                skipped += 1;
                 first = first.or(key.map(Cow::into_owned));
             } else {
                 kept.push_str(&rest[at..end]);
@@ -76,11 +76,11 @@ fn readable(listing: Bytes) -> Bytes {
         kept.push_str(rest);
     }
     let Some(first) = first else { return listing };
-    tracing::warn!(keys = left_out, first, "keys that no path can name are left out of a listing");
+    tracing::warn!(keys = skipped, first, "skipped invalid keys in a bucket listing");
     kept.into()
 }
 
-/// The key of an entry.
+/// Returns the key of an entry, with its character references resolved.
 fn key_of<'a>(entry: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let (_, rest) = entry.split_once(&format!("<{name}>"))?;
     let (key, _) = rest.split_once(&format!("</{name}>"))?;
@@ -91,15 +91,15 @@ fn key_of<'a>(entry: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let mut rest = key;
     while let Some((before, after)) = rest.split_once('&') {
         text.push_str(before);
-        let (word, after) = after.split_once(';')?;
-        text.push(match word {
+        let (reference, after) = after.split_once(';')?;
+        text.push(match reference {
             "amp" => '&',
             "lt" => '<',
             "gt" => '>',
             "quot" => '"',
             "apos" => '\'',
             _ => {
-                let digits = word.strip_prefix('#')?;
+                let digits = reference.strip_prefix('#')?;
                 let number = match digits.strip_prefix(['x', 'X']) {
                     Some(hex) => u32::from_str_radix(hex, 16).ok()?,
                     None => digits.parse().ok()?,
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_that_no_path_can_name_are_left_out_and_nothing_else_changes() {
+    fn only_invalid_keys_are_removed_from_listings() {
         let entry = |key: &str| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>");
         let prefix = |key: &str| format!("<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>");
         let listing = |keys: &[&str], prefixes: &[&str]| {
@@ -129,11 +129,11 @@ mod tests {
             )
         };
         let whole = listing(&["a/b.tar", "a&amp;b", "dir/"], &["a/c/"]);
-        assert_eq!(readable(whole.clone().into()), whole);
+        assert_eq!(remove_invalid_keys(whole.clone().into()), whole);
         let bad = listing(&["a/b.tar", "a//b.jpg", "a&amp;b", "a/&#9;", "a/../b", "dir/"], &["a//", "a/c/"]);
-        assert_eq!(readable(bad.into()), whole);
+        assert_eq!(remove_invalid_keys(bad.into()), whole);
         let azure = "<Blobs><Blob><Name>a//b</Name></Blob><Blob><Name>a/b</Name></Blob></Blobs>";
-        assert_eq!(readable(azure.into()), "<Blobs><Blob><Name>a/b</Name></Blob></Blobs>");
-        assert_eq!(readable("no listing".into()), "no listing");
+        assert_eq!(remove_invalid_keys(azure.into()), "<Blobs><Blob><Name>a/b</Name></Blob></Blobs>");
+        assert_eq!(remove_invalid_keys("no listing".into()), "no listing");
     }
 }

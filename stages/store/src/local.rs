@@ -1,13 +1,13 @@
-//! This machine's file system, in which anything may lie.
+//! This machine's file system, whatever its entries are called.
 //!
-//! [`LocalFileSystem`] knows names that are text without control characters, and a listing of it ends at the first entry that
-//! it cannot list. Here every name has a path ([`path_text`] writes what is no text), and what cannot be listed is left out
-//! with one warning for a listing: links that lead in a circle or nowhere, folders that may not be read, pipes and devices.
+//! [`LocalFileSystem`] supports names that are text without control characters, and its listing ends at the first entry that
+//! it cannot list. Here every name has a path ([`path_text`] escapes what is not text), and entries that cannot be listed are
+//! skipped, with one warning per listing: circular and dangling links, unreadable folders, pipes and devices.
 
 use std::{
     ffi::OsString,
     fmt,
-    fs::{self, File, Metadata},
+    fs::{self, File, Metadata, OpenOptions},
     io::ErrorKind,
     os::unix::{
         ffi::{OsStrExt, OsStringExt},
@@ -26,51 +26,51 @@ use object_store::{
 };
 use recaption_schemas::{name_bytes, path_text};
 
-/// Entries of one listing that are named when they are left out.
-const NAMED: usize = 3;
+/// Skipped entries of one listing that the warning names.
+const MAX_EXAMPLES: usize = 3;
 
 /// This machine's file system.
 #[derive(Debug)]
-pub struct LocalStore {
+pub(crate) struct LocalStore {
     inner: Arc<LocalFileSystem>,
 }
 
 impl LocalStore {
-    /// All of it. Written files are synced: a commit record must not outlive its parts when the power fails.
-    pub fn new() -> Self {
+    /// Returns the whole file system. Written files are synced: a commit record must not outlive its parts when the power fails.
+    pub(crate) fn new() -> Self {
         let inner = LocalFileSystem::new().with_automatic_cleanup(false).with_fsync(true);
         Self { inner: Arc::new(inner) }
     }
 
-    /// The place of an absolute path without `.` and `..`.
+    /// Returns the store's path of an absolute path without `.` and `..`.
     ///
     /// # Errors
-    /// What object_store's paths cannot hold.
-    pub fn path_of(path: &FsPath) -> std::result::Result<Path, object_store::path::Error> {
+    /// Returns an error for a path that object_store cannot represent.
+    pub(crate) fn path_of(path: &FsPath) -> std::result::Result<Path, object_store::path::Error> {
         let parts: Vec<String> = path
             .components()
             .filter_map(|part| match part {
-                std::path::Component::Normal(name) => Some(part_text(name.as_bytes())),
+                std::path::Component::Normal(name) => Some(path_segment(name.as_bytes())),
                 _ => None,
             })
             .collect();
         Path::parse(parts.join("/"))
     }
 
-    /// Whether object_store's own store finds a place by its name.
+    /// Refuses names that [`LocalFileSystem`] does not support. `what` is the operation, in errors.
     fn check_plain(location: &Path, what: &str) -> Result<()> {
         if is_plain(location) {
             return Ok(());
         }
-        let source = format!("names that are not plain text are read and never {what}");
+        let source = format!("names that are not plain text cannot be {what}");
         Err(Error::NotSupported { source: source.into() })
     }
 }
 
-/// A part of a path for a name.
-fn part_text(name: &[u8]) -> String {
+/// Returns the path segment of a name.
+fn path_segment(name: &[u8]) -> String {
     let text = path_text(name);
-    // object_store takes a name that ends so for an upload under way.
+    // object_store takes a name with such an end for an upload in flight.
     match text.split_once('#') {
         Some((before, number)) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => {
             format!("{before}\\x23{number}")
@@ -79,17 +79,19 @@ fn part_text(name: &[u8]) -> String {
     }
 }
 
+/// Returns whether a path is the name itself, without escapes.
 fn is_plain(location: &Path) -> bool {
     name_bytes(location.as_ref()) == location.as_ref().as_bytes()
 }
 
+/// Returns the path on this machine, with escapes resolved.
 fn file_path(location: &Path) -> PathBuf {
     let mut path = PathBuf::from("/");
     path.extend(location.parts().map(|part| OsString::from_vec(name_bytes(part.as_ref()))));
     path
 }
 
-/// As object_store describes files.
+/// Returns a file's metadata as [`LocalFileSystem`] does.
 fn describe(location: Path, metadata: &Metadata) -> ObjectMeta {
     let modified = metadata.modified().unwrap_or(std::time::UNIX_EPOCH);
     let micros = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros();
@@ -116,31 +118,33 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work).await.map_err(Error::from)?
 }
 
-/// What a listing found.
+/// A listing.
 #[derive(Default)]
 struct Walk {
     files: Vec<ObjectMeta>,
     folders: Vec<Path>,
-    /// Entries that are left out.
-    left_out: u64,
-    first: Vec<String>,
+    /// Number of skipped entries.
+    skipped: u64,
+    /// The first skipped entries, with the reason.
+    examples: Vec<String>,
 }
 
-/// A folder to be listed, and the identities of those around it.
-struct Folder {
+/// A folder to be listed.
+struct PendingFolder {
     path: PathBuf,
     location: Path,
-    around: Vec<(u64, u64)>,
+    /// Device and inode of the folder and of those above it.
+    ancestors: Vec<(u64, u64)>,
 }
 
 impl Walk {
-    /// Lists a folder, and those below on demand.
-    fn list(location: &Path, deep: bool) -> Result<Self> {
+    /// Lists a folder, and those below it if `recursive`.
+    fn list(location: &Path, recursive: bool) -> Result<Self> {
         let path = file_path(location);
         let mut walk = Self::default();
-        let around = fs::metadata(&path).map(|metadata| vec![(metadata.dev(), metadata.ino())]);
-        let around = around.unwrap_or_default();
-        let mut open = vec![Folder { path: path.clone(), location: location.clone(), around }];
+        let ancestors = fs::metadata(&path).map(|metadata| vec![(metadata.dev(), metadata.ino())]);
+        let ancestors = ancestors.unwrap_or_default();
+        let mut open = vec![PendingFolder { path: path.clone(), location: location.clone(), ancestors }];
         while let Some(folder) = open.pop() {
             let entries = match fs::read_dir(&folder.path) {
                 Ok(entries) => entries,
@@ -149,63 +153,86 @@ impl Walk {
                     _ => return Err(error_of(location, error)),
                 },
                 Err(error) => {
-                    walk.leave_out(&folder.location, &error);
+                    walk.skip(&folder.location, &error);
                     continue;
                 }
             };
             for entry in entries {
                 match entry {
-                    Ok(entry) => walk.entry(&folder, &entry.file_name(), deep, &mut open),
-                    Err(error) => walk.leave_out(&folder.location, &error),
+                    Ok(entry) => walk.entry(&folder, &entry.file_name(), recursive, &mut open),
+                    Err(error) => walk.skip(&folder.location, &error),
                 }
             }
         }
-        if walk.left_out > 0 {
+        if walk.skipped > 0 {
             tracing::warn!(
                 folder = %path.display(),
-                entries = walk.left_out,
-                first = walk.first.join("; "),
-                "entries that cannot be listed are left out"
+                entries = walk.skipped,
+                first = walk.examples.join("; "),
+                "skipped entries that cannot be listed"
             );
         }
         Ok(walk)
     }
 
-    fn entry(&mut self, folder: &Folder, name: &std::ffi::OsStr, deep: bool, open: &mut Vec<Folder>) {
+    fn entry(
+        &mut self,
+        folder: &PendingFolder,
+        name: &std::ffi::OsStr,
+        recursive: bool,
+        open: &mut Vec<PendingFolder>,
+    ) {
         let path = folder.path.join(name);
-        let part = part_text(name.as_bytes());
-        let Ok(location) = Path::parse(format!("{}/{part}", folder.location)) else {
-            return self.leave_out(&folder.location, &format!("{part} is no name"));
+        let segment = path_segment(name.as_bytes());
+        let Ok(location) = Path::parse(format!("{}/{segment}", folder.location)) else {
+            return self.skip(&folder.location, &format!("{segment} is not a valid name"));
         };
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => return,
-            Err(error) => return self.leave_out(&location, &error),
+            Err(error) => return self.skip(&location, &error),
         };
         if metadata.is_file() {
             self.files.push(describe(location, &metadata));
         } else if metadata.is_dir() {
             let identity = (metadata.dev(), metadata.ino());
-            if folder.around.contains(&identity) {
-                return self.leave_out(&location, &"a link to a folder around it");
+            if folder.ancestors.contains(&identity) {
+                return self.skip(&location, &"a link to a folder above it");
             }
-            if deep {
-                let around = folder.around.iter().copied().chain([identity]).collect();
-                open.push(Folder { path, location, around });
+            if recursive {
+                let ancestors = folder.ancestors.iter().copied().chain([identity]).collect();
+                open.push(PendingFolder { path, location, ancestors });
             } else {
                 self.folders.push(location);
             }
         } else {
-            self.leave_out(&location, &"neither a file nor a folder");
+            self.skip(&location, &"neither a file nor a folder");
         }
     }
 
-    fn leave_out(&mut self, location: &Path, why: &dyn fmt::Display) {
-        self.left_out += 1;
-        if self.first.len() < NAMED {
-            self.first.push(format!("{location}: {why}"));
+    fn skip(&mut self, location: &Path, why: &dyn fmt::Display) {
+        self.skipped += 1;
+        if self.examples.len() < MAX_EXAMPLES {
+            self.examples.push(format!("{location}: {why}"));
         }
     }
+}
+
+/// Opens or creates a file that is to be locked; never one behind a link.
+///
+/// # Errors
+/// Returns an error when the file system fails, or the path is a link, a folder or a device.
+pub fn open_lock_file(path: &FsPath) -> std::io::Result<File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    if let Ok(meta) = path.symlink_metadata()
+        && !meta.is_file()
+    {
+        let what = "it is a link or not a regular file; move it away";
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, what));
+    }
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 #[async_trait]
@@ -309,7 +336,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn any_name_is_listed_and_read_and_what_cannot_be_is_left_out() {
+    async fn any_file_name_is_listed_and_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().canonicalize().expect("a path");
         let names: [&[u8]; 6] = [b"caf\xe9.jpg", b"caf\xe8.jpg", b"a\tb", b"a\nb#12", b"x\\x41", b"plain"];
@@ -321,8 +348,8 @@ mod tests {
         {
             std::os::unix::fs::symlink(target, root.join("sub").join(link)).expect("a link");
         }
-        let (store, place) = (LocalStore::new(), LocalStore::path_of(&root).expect("a place"));
-        let found: Vec<ObjectMeta> = store.list(Some(&place)).try_collect().await.expect("a listing");
+        let (store, root_path) = (LocalStore::new(), LocalStore::path_of(&root).expect("a path"));
+        let found: Vec<ObjectMeta> = store.list(Some(&root_path)).try_collect().await.expect("a listing");
         assert_eq!(found.len(), names.len() + 1, "{found:#?}");
         for meta in &found {
             let read = store.get(&meta.location).await.expect("it is there").bytes().await.expect("bytes");
@@ -334,10 +361,10 @@ mod tests {
             let described = store.head(&meta.location).await.expect("it is there");
             assert_eq!((&described.e_tag, described.size), (&meta.e_tag, meta.size));
         }
-        let level = store.list_with_delimiter(Some(&place)).await.expect("a level");
+        let level = store.list_with_delimiter(Some(&root_path)).await.expect("a level");
         assert_eq!((level.common_prefixes.len(), level.objects.len()), (1, 0));
         let odd = found.iter().find(|meta| !is_plain(&meta.location)).expect("an odd name");
         assert!(store.put(&odd.location, "x".into()).await.is_err(), "odd names are not written");
-        assert!(store.list(Some(&place.clone().join("gone"))).next().await.is_none());
+        assert!(store.list(Some(&root_path.clone().join("gone"))).next().await.is_none());
     }
 }

@@ -1,30 +1,26 @@
-//! How stores are spoken to.
+//! Settings of requests to stores.
 
 use std::time::Duration;
 
-/// Further attempts and waiting times.
+use crate::RetryPolicy;
+
+/// Further attempts, timeouts and the least throughput of requests to a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
-    /// Further attempts since the last that went well; bytes that arrive count as well.
-    pub retries: u32,
-    /// Time in which an answer, or the next bytes of one, are due.
+    /// Further attempts since the last progress. Bytes that arrive are progress.
+    pub retry: RetryPolicy,
+    /// Longest wait for a response, or for the next bytes of a body.
     pub timeout: Duration,
-    /// Least throughput of an object that is read, over as long as an answer may take; slower is as good as silent.
+    /// Least throughput of a body, in bytes per second, measured over `timeout`. A slower body counts as a timeout.
     pub min_bytes_per_second: u64,
-    /// Longest pause before the second attempt; every later one may be twice as long. The pause is a random share of it.
-    pub first_pause: Duration,
-    /// Longest pause of all.
-    pub longest_pause: Duration,
 }
 
 impl Default for StoreSettings {
     fn default() -> Self {
         Self {
-            retries: 8,
+            retry: RetryPolicy::new(8, Duration::from_millis(200), Duration::from_secs(15)),
             timeout: Duration::from_secs(30),
             min_bytes_per_second: 1024,
-            first_pause: Duration::from_millis(200),
-            longest_pause: Duration::from_secs(15),
         }
     }
 }

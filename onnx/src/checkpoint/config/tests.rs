@@ -1,9 +1,9 @@
-//! The configuration's promises: open_clip 3.3.0's defaults, and every unsupported option named in the error.
+//! open_clip 3.3.0's defaults, and an error that names the key for every unsupported option.
 
 use recaption_schemas::{Interpolation, ResizeMode};
 use serde_json::json;
 
-use super::*;
+use super::{section::Parsed, *};
 
 /// A configuration with everything that has no default, small.
 fn base() -> Value {
@@ -36,7 +36,7 @@ fn error(config: &Value) -> String {
 }
 
 /// Asserts that setting `path` fails with a message that names the key.
-fn refused(path: &str, value: Value) {
+fn expect_error_naming(path: &str, value: Value) {
     let message = error(&with(path, value.clone()));
     let key = path.rsplit('/').next().expect("a key");
     assert!(message.contains(key), "{path} = {value}: {message}");
@@ -44,7 +44,7 @@ fn refused(path: &str, value: Value) {
 }
 
 #[test]
-fn the_base_is_read_as_written() {
+fn base_is_parsed_as_written() {
     let config = parse(&base()).expect("valid");
     assert_eq!(
         config.vision,
@@ -66,7 +66,7 @@ fn the_base_is_read_as_written() {
 }
 
 /// `CLIPVisionCfg()`, `CLIPTextCfg()`, `MultimodalCfg()` and `PreprocessCfg()` of open_clip 3.3.0, written out.
-fn spelt_out() -> Value {
+fn explicit_defaults() -> Value {
     // Shared by all three towers.
     let blocks = [
         ("ls_init_value", Value::Null),
@@ -130,20 +130,20 @@ fn made_consistent(mut config: Value) -> Value {
 }
 
 #[test]
-fn every_default_is_open_clips_and_every_key_is_known() {
-    let spelt = parse(&made_consistent(spelt_out())).expect("all keys known");
+fn defaults_are_open_clips_and_every_key_is_known() {
+    let explicit = parse(&made_consistent(explicit_defaults())).expect("all keys known");
     let bare =
         json!({"model_cfg": {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}, "multimodal_cfg": {}}});
-    assert_eq!(parse(&made_consistent(bare)).expect("all defaults"), spelt);
-    assert_eq!(spelt.vision.heads, 12);
+    assert_eq!(parse(&made_consistent(bare)).expect("all defaults"), explicit);
+    assert_eq!(explicit.vision.heads, 12);
     assert_eq!(
-        (spelt.text.context_length, spelt.text.vocab_size, spelt.decoder.map(|d| d.layers)),
+        (explicit.text.context_length, explicit.text.vocab_size, explicit.decoder.map(|d| d.layers)),
         (77, 49408, Some(12))
     );
 }
 
 #[test]
-fn null_stands_for_the_default() {
+fn null_is_the_default() {
     let mut config = base();
     for section in ["vision_cfg", "text_cfg", "multimodal_cfg"] {
         let Value::Object(map) = &mut config["model_cfg"][section] else { panic!("an object") };
@@ -156,69 +156,69 @@ fn null_stands_for_the_default() {
 }
 
 #[test]
-fn custom_blocks_are_refused_in_every_tower() {
+fn custom_blocks_are_rejected_in_every_tower() {
     for section in ["vision_cfg", "text_cfg", "multimodal_cfg"] {
         for key in
             ["qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"]
         {
-            refused(&format!("{section}/{key}"), true.into());
+            expect_error_naming(&format!("{section}/{key}"), true.into());
         }
-        refused(&format!("{section}/block_type"), "custom".into());
-        refused(&format!("{section}/act_kwargs"), json!({"approximate": "tanh"}));
-        refused(&format!("{section}/norm_kwargs"), json!({"eps": 1e-6}));
+        expect_error_naming(&format!("{section}/block_type"), "custom".into());
+        expect_error_naming(&format!("{section}/act_kwargs"), json!({"approximate": "tanh"}));
+        expect_error_naming(&format!("{section}/norm_kwargs"), json!({"eps": 1e-6}));
         assert!(parse(&with(&format!("{section}/block_type"), "default".into())).is_ok());
     }
 }
 
 #[test]
-fn other_image_towers_are_refused() {
-    refused("vision_cfg/timm_model_name", "vit_medium_patch16_gap_256".into());
-    refused("vision_cfg/layers", json!([3, 4, 6, 3]));
-    refused("vision_cfg/attentional_pool", "parallel".into());
-    refused("vision_cfg/attentional_pool", "cascade".into());
-    refused("vision_cfg/pool_type", "avg".into());
-    refused("vision_cfg/pool_type", "none".into());
-    refused("vision_cfg/final_ln_after_pool", true.into());
-    refused("vision_cfg/pos_embed_type", "none".into());
-    refused("vision_cfg/image_size", json!([48, 64]));
-    refused("vision_cfg/patch_size", json!([8, 16]));
-    refused("vision_cfg/image_size", json!([48]));
+fn other_image_towers_are_expect_error_naming() {
+    expect_error_naming("vision_cfg/timm_model_name", "vit_medium_patch16_gap_256".into());
+    expect_error_naming("vision_cfg/layers", json!([3, 4, 6, 3]));
+    expect_error_naming("vision_cfg/attentional_pool", "parallel".into());
+    expect_error_naming("vision_cfg/attentional_pool", "cascade".into());
+    expect_error_naming("vision_cfg/pool_type", "avg".into());
+    expect_error_naming("vision_cfg/pool_type", "none".into());
+    expect_error_naming("vision_cfg/final_ln_after_pool", true.into());
+    expect_error_naming("vision_cfg/pos_embed_type", "none".into());
+    expect_error_naming("vision_cfg/image_size", json!([48, 64]));
+    expect_error_naming("vision_cfg/patch_size", json!([8, 16]));
+    expect_error_naming("vision_cfg/image_size", json!([48]));
 }
 
 #[test]
-fn other_text_towers_are_refused() {
-    refused("text_cfg/hf_model_name", "roberta-base".into());
-    refused("multimodal_cfg/hf_model_name", "roberta-base".into());
-    refused("text_cfg/proj_bias", true.into());
-    refused("text_cfg/proj_type", "none".into());
-    refused("text_cfg/no_causal_mask", true.into());
-    refused("text_cfg/final_ln_after_pool", true.into());
-    refused("text_cfg/pad_id", 1.into());
-    refused("pad_id", 1.into());
-    refused("nonscalar_logit_scale", true.into());
-    refused("text_cfg/embed_cls", false.into());
+fn other_text_towers_are_expect_error_naming() {
+    expect_error_naming("text_cfg/hf_model_name", "roberta-base".into());
+    expect_error_naming("multimodal_cfg/hf_model_name", "roberta-base".into());
+    expect_error_naming("text_cfg/proj_bias", true.into());
+    expect_error_naming("text_cfg/proj_type", "none".into());
+    expect_error_naming("text_cfg/no_causal_mask", true.into());
+    expect_error_naming("text_cfg/final_ln_after_pool", true.into());
+    expect_error_naming("text_cfg/pad_id", 1.into());
+    expect_error_naming("pad_id", 1.into());
+    expect_error_naming("nonscalar_logit_scale", true.into());
+    expect_error_naming("text_cfg/embed_cls", false.into());
     let mut missing = base();
     missing["model_cfg"]["text_cfg"].as_object_mut().expect("an object").remove("embed_cls");
     assert!(error(&missing).contains("embed_cls"));
 }
 
 #[test]
-fn unknown_keys_are_refused_with_their_section() {
+fn unknown_keys_are_rejected_with_their_section() {
     for section in ["vision_cfg", "text_cfg", "multimodal_cfg"] {
         let message = error(&with(&format!("{section}/rotary"), true.into()));
         assert!(message.contains(&format!("{section}.rotary")), "{message}");
     }
     // Keys are known where open_clip has them, and nowhere else.
-    refused("text_cfg/head_width", 64.into());
-    refused("vision_cfg/heads", 4.into());
-    refused("flux_capacitor", 1.into());
-    refused("/preprocess_cfg/crop_pct", 0.9.into());
-    refused("/training", json!({}));
-    refused("/recaption", json!({"captions": 1}));
+    expect_error_naming("text_cfg/head_width", 64.into());
+    expect_error_naming("vision_cfg/heads", 4.into());
+    expect_error_naming("flux_capacitor", 1.into());
+    expect_error_naming("/preprocess_cfg/crop_pct", 0.9.into());
+    expect_error_naming("/training", json!({}));
+    expect_error_naming("/recaption", json!({"captions": 1}));
 }
 
 #[test]
-fn what_is_no_model_says_so() {
+fn other_json_is_rejected() {
     let bare = error(&base()["model_cfg"]);
     assert!(bare.contains("bare model configuration"), "{bare}");
     for section in ["vision_cfg", "text_cfg"] {
@@ -234,31 +234,31 @@ fn what_is_no_model_says_so() {
 }
 
 #[test]
-fn numbers_out_of_range_are_refused() {
+fn numbers_out_of_range_are_expect_error_naming() {
     for value in [json!(0), json!(-1), json!(1.5), json!("4"), json!(1_u64 << 40), json!(true), json!([])] {
-        refused("vision_cfg/width", value.clone());
-        refused("text_cfg/heads", value.clone());
-        refused("multimodal_cfg/layers", value.clone());
-        refused("vision_cfg/patch_size", value.clone());
-        refused("embed_dim", value);
+        expect_error_naming("vision_cfg/width", value.clone());
+        expect_error_naming("text_cfg/heads", value.clone());
+        expect_error_naming("multimodal_cfg/layers", value.clone());
+        expect_error_naming("vision_cfg/patch_size", value.clone());
+        expect_error_naming("embed_dim", value);
     }
-    refused("vision_cfg/image_size", json!([1_u64 << 40, 1_u64 << 40]));
-    refused("vision_cfg/mlp_ratio", "4".into());
-    refused("vision_cfg/mlp_ratio", 0.into());
-    refused("text_cfg/mlp_ratio", (-1.0).into());
-    refused("text_cfg/mlp_ratio", 1e300.into());
-    refused("text_cfg/ls_init_value", "1e-5".into());
-    refused("text_cfg/ls_init_value", 1e300.into());
-    refused("init_logit_scale", "2.66".into());
-    refused("init_logit_bias", true.into());
-    refused("quick_gelu", 1.into());
+    expect_error_naming("vision_cfg/image_size", json!([1_u64 << 40, 1_u64 << 40]));
+    expect_error_naming("vision_cfg/mlp_ratio", "4".into());
+    expect_error_naming("vision_cfg/mlp_ratio", 0.into());
+    expect_error_naming("text_cfg/mlp_ratio", (-1.0).into());
+    expect_error_naming("text_cfg/mlp_ratio", 1e300.into());
+    expect_error_naming("text_cfg/ls_init_value", "1e-5".into());
+    expect_error_naming("text_cfg/ls_init_value", 1e300.into());
+    expect_error_naming("init_logit_scale", "2.66".into());
+    expect_error_naming("init_logit_bias", true.into());
+    expect_error_naming("quick_gelu", 1.into());
     let mut missing = base();
     missing["model_cfg"].as_object_mut().expect("an object").remove("embed_dim");
     assert!(error(&missing).contains("embed_dim"));
 }
 
 #[test]
-fn contradictions_between_sections_are_told() {
+fn contradictions_between_sections_are_named() {
     let cases = [
         ("text_cfg/width", json!(128), "text_cfg.width 128 differs from multimodal_cfg.width 64"),
         ("embed_dim", json!(128), "image tokens are 128 wide, multimodal_cfg.width is 64"),
@@ -283,7 +283,7 @@ fn contradictions_between_sections_are_told() {
 }
 
 #[test]
-fn preprocessing_is_read_or_refused() {
+fn preprocessing_is_read_or_expect_error_naming() {
     let preprocess =
         |key: &str, value: Value| parse(&with(&format!("/preprocess_cfg/{key}"), value)).expect("valid");
     assert_eq!(
@@ -301,22 +301,22 @@ fn preprocessing_is_read_or_refused() {
     assert_eq!(preprocess("mean", json!([0.5, 0.5, 0.5])).normalisation.mean, [0.5; 3]);
     assert_eq!(preprocess("std", json!([1, 1, 1])).normalisation.std, [1.0; 3]);
 
-    refused("/preprocess_cfg/mode", "BGR".into());
-    refused("/preprocess_cfg/size", 224.into());
-    refused("/preprocess_cfg/size", json!([48, 64]));
-    refused("/preprocess_cfg/interpolation", "random".into());
-    refused("/preprocess_cfg/resize_mode", "stretch".into());
-    refused("/preprocess_cfg/fill_color", 256.into());
-    refused("/preprocess_cfg/fill_color", json!([0, 0, 0]));
-    refused("/preprocess_cfg/mean", json!([0.5]));
-    refused("/preprocess_cfg/mean", 0.5.into());
-    refused("/preprocess_cfg/mean", json!(["a", "b", "c"]));
-    refused("/preprocess_cfg/std", json!([0.5, 0.0, 0.5]));
+    expect_error_naming("/preprocess_cfg/mode", "BGR".into());
+    expect_error_naming("/preprocess_cfg/size", 224.into());
+    expect_error_naming("/preprocess_cfg/size", json!([48, 64]));
+    expect_error_naming("/preprocess_cfg/interpolation", "random".into());
+    expect_error_naming("/preprocess_cfg/resize_mode", "stretch".into());
+    expect_error_naming("/preprocess_cfg/fill_color", 256.into());
+    expect_error_naming("/preprocess_cfg/fill_color", json!([0, 0, 0]));
+    expect_error_naming("/preprocess_cfg/mean", json!([0.5]));
+    expect_error_naming("/preprocess_cfg/mean", 0.5.into());
+    expect_error_naming("/preprocess_cfg/mean", json!(["a", "b", "c"]));
+    expect_error_naming("/preprocess_cfg/std", json!([0.5, 0.0, 0.5]));
     assert!(error(&with("/preprocess_cfg", 7.into())).contains("preprocess_cfg"));
 }
 
 #[test]
-fn the_decoders_own_quirks_are_kept() {
+fn decoder_ignores_keys_as_open_clip_does() {
     let plain = parse(&base()).expect("valid");
     // Neither reaches the decoder in open_clip: its MLP is 4 times wider, its vocabulary is the text tower's.
     for (key, value) in
@@ -337,7 +337,7 @@ fn the_decoders_own_quirks_are_kept() {
 
 /// `model_configs/coca_*.json` of open_clip 3.3.0.
 #[test]
-fn open_clips_own_configurations() {
+fn open_clips_model_configurations_are_parsed() {
     let vit = |layers: usize, width: usize, patch: usize| json!({"image_size": 224, "layers": layers, "width": width, "patch_size": patch, "attentional_pool": true, "attn_pooler_heads": 8, "output_tokens": true});
     let text = |width: usize, heads: usize| json!({"context_length": 76, "vocab_size": 49408, "width": width, "heads": heads, "layers": 12, "embed_cls": true, "output_tokens": true});
     let decoder = |width: usize, heads: usize| json!({"context_length": 76, "vocab_size": 49408, "width": width, "heads": heads, "layers": 12, "attn_pooler_heads": heads});
@@ -389,7 +389,7 @@ fn clip_with(path: &str, value: Value) -> Value {
 }
 
 #[test]
-fn a_clip_is_what_has_no_multimodal_cfg() {
+fn model_without_multimodal_cfg_is_a_clip() {
     let config = parse(&clip()).expect("valid");
     assert_eq!((config.decoder, config.vision.pooler), (None, None));
     assert_eq!((config.text.pooling, config.text.prefix), (TextPooling::EndToken, "text."));
@@ -402,14 +402,14 @@ fn a_clip_is_what_has_no_multimodal_cfg() {
         assert_eq!(parse(&custom), Ok(config));
     }
     // Every key with open_clip's own default.
-    let mut spelt = spelt_out();
-    spelt["model_cfg"].as_object_mut().expect("an object").remove("multimodal_cfg");
+    let mut explicit = explicit_defaults();
+    explicit["model_cfg"].as_object_mut().expect("an object").remove("multimodal_cfg");
     let bare = json!({"model_cfg": {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}});
-    assert_eq!(parse(&spelt).expect("all keys known"), parse(&bare).expect("all defaults"));
+    assert_eq!(parse(&explicit).expect("all keys known"), parse(&bare).expect("all defaults"));
 }
 
 #[test]
-fn other_clips_are_refused() {
+fn other_clips_are_expect_error_naming() {
     for (path, value) in [
         ("vision_cfg/attentional_pool", json!(true)),
         ("vision_cfg/pool_type", "avg".into()),

@@ -1,13 +1,15 @@
-//! `vision_cfg`, `text_cfg` and `multimodal_cfg`: the towers' sizes, and the options that only have a default.
+//! `vision_cfg`, `text_cfg` and `multimodal_cfg`: the towers' sizes, and options that must have their default values.
 
 use serde_json::{Map, Value};
 
 use super::{
-    DecoderConfig, MultimodalInput, Parsed, PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
-    section::Section,
+    section::{Parsed, Section},
+    types::{
+        DecoderConfig, MultimodalInput, PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
+    },
 };
 
-/// Keys that may only have their default value, with it.
+/// Returns keys of custom blocks that must have their default values.
 fn custom_block_defaults() -> Vec<(&'static str, Vec<Value>)> {
     let off = || vec![Value::Bool(false)];
     vec![
@@ -35,17 +37,18 @@ const VISION_SKIP: &[&str] = &[
     "timm_drop_path",
 ];
 
+/// Parses `vision_cfg`.
 pub(super) fn parse_vision(s: Section<'_>, has_decoder: bool) -> Parsed<VisionConfig> {
     s.skip(VISION_SKIP);
-    s.defaults(&custom_block_defaults())?;
-    s.defaults(&[
+    s.require(&custom_block_defaults())?;
+    s.require(&[
         ("timm_model_name", vec!["".into()]),
         ("pos_embed_type", vec!["learnable".into(), "sin_cos_2d".into()]),
         ("pool_type", vec!["tok".into()]),
         ("final_ln_after_pool", vec![false.into()]),
     ])?;
     if let Some(v @ Value::Array(_)) = s.get("layers") {
-        return Err(s.bad("layers", v, "a whole number (a list means a ResNet)"));
+        return Err(s.unsupported("layers", v, "a whole number (a list means a ResNet)"));
     }
     let width = s.size("width", Some(768))?;
     let head_width = s.size("head_width", Some(64))?;
@@ -55,7 +58,7 @@ pub(super) fn parse_vision(s: Section<'_>, has_decoder: bool) -> Parsed<VisionCo
             None
         }
         Some(v @ Value::Bool(true)) if !has_decoder => {
-            return Err(s.bad("attentional_pool", v, "false (in a CLIP; poolers are CoCa's)"));
+            return Err(s.unsupported("attentional_pool", v, "false (in a CLIP; poolers are CoCa's)"));
         }
         Some(Value::Bool(true)) => Some(PoolerConfig {
             kind: PoolerKind::Released,
@@ -63,10 +66,10 @@ pub(super) fn parse_vision(s: Section<'_>, has_decoder: bool) -> Parsed<VisionCo
             heads: s.size("attn_pooler_heads", Some(8))?,
         }),
         Some(v) => {
-            return Err(s.bad(
+            return Err(s.unsupported(
                 "attentional_pool",
                 v,
-                "true or false (string-valued poolers are unfinished in open_clip; ours are named by `recaption.pooler`)",
+                "true or false (string-valued poolers are unfinished in open_clip; set `recaption.pooler` instead)",
             ));
         }
     };
@@ -79,22 +82,23 @@ pub(super) fn parse_vision(s: Section<'_>, has_decoder: bool) -> Parsed<VisionCo
         mlp_width: s.mlp_width(width)?,
         pooler,
         ln_pre: !s.flag("no_ln_pre", false)?,
-        layer_scale: s.single("ls_init_value")?,
+        layer_scale: s.optional_f32("ls_init_value")?,
     };
     s.finish()?;
     Ok(config)
 }
 
+/// Parses `text_cfg`.
 pub(super) fn parse_text(s: Section<'_>, has_decoder: bool) -> Parsed<TextConfig> {
     if let Some(v) = s.get("hf_model_name") {
-        return Err(s.bad(
+        return Err(s.unsupported(
             "hf_model_name",
             v,
             "none (text towers from Hugging Face transformers have other graphs)",
         ));
     }
-    s.defaults(&custom_block_defaults())?;
-    s.defaults(&[
+    s.require(&custom_block_defaults())?;
+    s.require(&[
         ("pad_id", vec![0.into()]),
         ("no_causal_mask", vec![false.into()]),
         ("final_ln_after_pool", vec![false.into()]),
@@ -111,7 +115,7 @@ pub(super) fn parse_text(s: Section<'_>, has_decoder: bool) -> Parsed<TextConfig
         heads: s.size("heads", Some(8))?,
         layers: s.size("layers", Some(12))?,
         mlp_width: s.mlp_width(width)?,
-        layer_scale: s.single("ls_init_value")?,
+        layer_scale: s.optional_f32("ls_init_value")?,
         pooling,
         prefix: "text.",
     };
@@ -121,7 +125,7 @@ pub(super) fn parse_text(s: Section<'_>, has_decoder: bool) -> Parsed<TextConfig
 
 fn coca_pooling(s: &Section<'_>) -> Parsed<TextPooling> {
     s.skip(&["hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"]);
-    // With a CLS embedding, pool_type and eos_id are not looked at.
+    // With a CLS embedding, pool_type and eos_id are not used.
     s.skip(&["eos_id", "pool_type"]);
     if !s.flag("embed_cls", false)? {
         return Err("`text_cfg.embed_cls` must be true: a CoCa's text embedding is its CLS token".into());
@@ -130,8 +134,8 @@ fn coca_pooling(s: &Section<'_>) -> Parsed<TextPooling> {
 }
 
 fn clip_pooling(s: &Section<'_>) -> Parsed<TextPooling> {
-    // Other tokenizers and cleanings give other ids, and nothing would say so afterwards.
-    s.defaults(&[
+    // Other tokenizers and text cleaning give other ids, which nothing would detect later.
+    s.require(&[
         ("hf_tokenizer_name", vec![Value::Null]),
         ("tokenizer_mode", vec![Value::Null]),
         ("tokenizer_kwargs", vec![Value::Null, Value::Object(Map::new())]),
@@ -142,12 +146,13 @@ fn clip_pooling(s: &Section<'_>) -> Parsed<TextPooling> {
     Ok(TextPooling::EndToken)
 }
 
+/// Parses `multimodal_cfg`.
 pub(super) fn parse_decoder(
     s: Section<'_>,
     text_context: usize,
     input: MultimodalInput,
 ) -> Parsed<DecoderConfig> {
-    s.defaults(&custom_block_defaults())?;
+    s.require(&custom_block_defaults())?;
     // open_clip reads none of these for the decoder: `mlp_ratio` is always 4, `vocab_size` is the text tower's.
     s.skip(&[
         "mlp_ratio",
@@ -175,7 +180,7 @@ pub(super) fn parse_decoder(
         "hf_proj_type",
     ]);
     s.skip(&["hf_pooler_type"]);
-    s.defaults(&[("hf_model_name", vec![])])?;
+    s.require(&[("hf_model_name", vec![])])?;
     let context_length = s.size("context_length", Some(77))?;
     if context_length < text_context - 1 {
         return Err(format!(
@@ -188,7 +193,7 @@ pub(super) fn parse_decoder(
         layers: s.size("layers", Some(12))?,
         context_length,
         input,
-        layer_scale: s.single("ls_init_value")?,
+        layer_scale: s.optional_f32("ls_init_value")?,
     };
     s.finish()?;
     Ok(config)

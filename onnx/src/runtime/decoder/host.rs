@@ -1,4 +1,4 @@
-//! A decoder's tensors in the host's memory, reached by plain slices.
+//! A decoder's tensors in host memory, accessed as slices.
 
 use half::f16;
 use ort::{
@@ -6,15 +6,15 @@ use ort::{
     value::{DynTensor, PrimitiveTensorElementType, Tensor, TensorElementType},
 };
 
-/// A zeroed i64 tensor `[rows, 1]` in memory that ONNX Runtime allocated, so that it can be bound and rewritten.
-pub fn ids(rows: usize) -> ort::Result<Tensor<i64>> {
+/// Returns a zeroed i64 tensor `[rows, 1]` in memory of ONNX Runtime, so that it can be bound and rewritten.
+pub(super) fn ids(rows: usize) -> ort::Result<Tensor<i64>> {
     let mut ids = Tensor::<i64>::new(&Allocator::default(), [rows, 1])?;
     ids.extract_tensor_mut().1.fill(0);
     Ok(ids)
 }
 
-/// A tensor that takes over the slots in `keep`, of so many rows each, from `old`, and is zero in the rest.
-pub fn tensor(
+/// Returns a tensor that takes over the slots in `keep`, of `rows` rows each, from `old`; the rest is zero.
+pub(super) fn tensor(
     allocator: &Allocator,
     (kind, shape): (TensorElementType, &[usize]),
     old: Option<DynTensor>,
@@ -31,7 +31,7 @@ pub fn tensor(
     Ok(tensor)
 }
 
-/// Takes over the rows of the slots in `keep`.
+/// Copies the rows of the slots in `keep`.
 fn keep_rows(to: &mut DynTensor, from: &DynTensor, keep: &[usize], rows: usize) -> ort::Result<()> {
     for (slot, kept) in keep.iter().enumerate() {
         for row in 0..rows {
@@ -42,7 +42,7 @@ fn keep_rows(to: &mut DynTensor, from: &DynTensor, keep: &[usize], rows: usize) 
 }
 
 /// Copies the first `length` positions of all heads of a row `[H, L, D]` to another one, for every `(from, to, length)`.
-pub fn copy_prefixes(cache: &mut DynTensor, copies: &[(usize, usize, usize)]) -> ort::Result<()> {
+pub(super) fn copy_prefixes(cache: &mut DynTensor, copies: &[(usize, usize, usize)]) -> ort::Result<()> {
     match cache.data_type() {
         TensorElementType::Float16 => copy_prefixes_of::<f16>(cache, copies),
         _ => copy_prefixes_of::<f32>(cache, copies),
@@ -65,7 +65,12 @@ fn copy_prefixes_of<T: PrimitiveTensorElementType + Copy>(
 }
 
 /// Copies row `from_row` of `from` into row `to_row` of `to`; both `[_, ...]` with equal rest.
-pub fn copy_row(to: &mut DynTensor, to_row: usize, from: &DynTensor, from_row: usize) -> ort::Result<()> {
+pub(super) fn copy_row(
+    to: &mut DynTensor,
+    to_row: usize,
+    from: &DynTensor,
+    from_row: usize,
+) -> ort::Result<()> {
     match from.data_type() {
         TensorElementType::Float16 => copy_row_of::<f16>(to, to_row, from, from_row),
         _ => copy_row_of::<f32>(to, to_row, from, from_row),

@@ -1,43 +1,44 @@
-//! CUDA graphs: a step whose shapes and addresses stay the same is captured once and replayed, which saves the launches.
+//! CUDA graphs: a step whose shapes and addresses stay the same is captured once and replayed, which saves kernel launches.
 //!
-//! Slots are allocated in powers of two and keep their addresses until their number changes. A step is captured once so many
-//! were run over the same slots that it pays; ONNX Runtime then runs it some times more, which is harmless: a step writes the
-//! same positions of the caches. Captured steps cannot be given back, so their number is bounded.
+//! Slots are allocated in powers of two and keep their addresses until their number changes. A step is captured after enough
+//! steps over the same slots; ONNX Runtime then runs it several times, which is harmless: a step writes the same positions of
+//! the caches. Captured steps cannot be freed, so their number is bounded.
 
 use ort::session::{IoBinding, RunOptions, Session};
 
-/// ONNX Runtime's run option: the number of a captured graph, -1 to neither capture nor replay.
+/// ONNX Runtime's run option for the number of a captured graph, -1 to neither capture nor replay.
 const GRAPH_ID: &str = "gpu_graph_id";
 /// Steps over the same slots before one is captured.
 const STEPS_BEFORE_CAPTURE: usize = 4;
-/// Most captured steps of one decoder.
+/// Largest number of captured steps per decoder.
 const MAX_CAPTURES: usize = 16;
 
-/// Which steps are captured and replayed.
-pub struct Replay {
-    on: bool,
+/// Decides which steps are captured and replayed.
+#[derive(Debug)]
+pub(super) struct Replay {
+    enabled: bool,
     /// Steps since the slots' addresses changed.
     steps: usize,
     captures: usize,
 }
 
 impl Replay {
-    /// `on` says that the session was made for it.
-    pub fn new(on: bool) -> Self {
-        Self { on, steps: 0, captures: 0 }
+    /// Starts without captured steps; `enabled` means that the session was created for CUDA graphs.
+    pub(super) fn new(enabled: bool) -> Self {
+        Self { enabled, steps: 0, captures: 0 }
     }
 
-    /// Whether the session captures at all.
-    pub fn is_on(&self) -> bool {
-        self.on
+    /// Returns whether steps are captured at all.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.enabled
     }
 
-    /// The slots have new addresses: what was captured is of no use any more.
-    pub fn restart(&mut self) {
+    /// Starts over after the slots' addresses changed, which invalidates captured steps.
+    pub(super) fn restart(&mut self) {
         self.steps = 0;
     }
 
-    /// The number of the captured graph that the next step is, or -1.
+    /// Returns the number of the captured graph that the next step uses, or -1.
     fn next_id(&mut self) -> i64 {
         self.steps += 1;
         if self.steps == STEPS_BEFORE_CAPTURE + 1 {
@@ -48,8 +49,8 @@ impl Replay {
     }
 
     /// Runs one step.
-    pub fn run(&mut self, session: &mut Session, binding: &IoBinding) -> ort::Result<()> {
-        if !self.on {
+    pub(super) fn run(&mut self, session: &mut Session, binding: &IoBinding) -> ort::Result<()> {
+        if !self.enabled {
             return session.run_binding(binding).map(drop);
         }
         let mut options = RunOptions::new()?;

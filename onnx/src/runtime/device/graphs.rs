@@ -1,28 +1,25 @@
-//! The graphs that move tensors, built in memory.
+//! The graphs that copy tensors, built in memory.
 //!
-//! An output that is bound to the memory of its input is written in place, without a copy of the rest.
+//! An output that is bound to the memory of its input is written in place, without copying the rest.
 
-use super::{CacheShape, CrossShape};
+use super::shapes::{CacheShape, CrossShape};
 use crate::export::graph::{Attr, DType, Dim, GraphBuilder, Value};
 
-/// Operator set of graphs that are built at run time: old enough that every provider has kernels for it.
-pub const OPSET: i64 = 17;
-
-/// Input name of tensor `i` that is written into.
-pub fn to(i: usize) -> String {
+/// Returns the input name of tensor `i` that is written into.
+pub(super) fn target_name(i: usize) -> String {
     format!("to_{i}")
 }
-/// Input name of tensor `i` that is read.
-pub fn from(i: usize) -> String {
+/// Returns the input name of tensor `i` that is read.
+pub(super) fn source_name(i: usize) -> String {
     format!("from_{i}")
 }
-/// Output name of tensor `i`, which is the memory of [`to`].
-pub fn moved(i: usize) -> String {
-    format!("moved_{i}")
+/// Returns the output name of tensor `i`, which is bound to the memory of [`target_name`].
+pub(super) fn copied_name(i: usize) -> String {
+    format!("copied_{i}")
 }
 
-/// `gathered[i] = from[rows[i]]`, for any rank.
-pub fn gather(dtype: DType) -> GraphBuilder {
+/// Builds `gathered[i] = from[rows[i]]`, for any rank.
+pub(super) fn gather(dtype: DType) -> GraphBuilder {
     let mut g = GraphBuilder::new("gather");
     let from = g.input_of_any_shape("from", dtype);
     let rows = g.input("rows", DType::I64, &[Dim::Named("n")]);
@@ -31,32 +28,33 @@ pub fn gather(dtype: DType) -> GraphBuilder {
     g
 }
 
-/// `to_i[to_rows[j]] = from_i[j]` for `tensors` tensors `[_, tokens, width]`, in place; with `chosen`,
+/// Builds `to_i[to_rows[j]] = from_i[j]` for `tensors` tensors `[_, tokens, width]`, in place; with `selected`,
 /// `to_i[to_rows[j]] = from_i[from_rows[j]]`.
 ///
-/// ScatterElements gives every element a thread, neighbours to neighbours, so a copy runs at the memory's speed; ScatterND
-/// gives every index tuple a thread, which took 30 times as long as a copy on an H100.
-pub fn load(dtype: DType, cross: CrossShape, chosen: bool) -> GraphBuilder {
+/// ScatterElements uses a thread per element, with adjacent addresses, so a copy runs at the memory's speed; ScatterND uses
+/// a thread per index tuple, which took 30 times as long as a copy on an H100.
+pub(super) fn load(dtype: DType, cross: CrossShape, selected: bool) -> GraphBuilder {
     let mut g = GraphBuilder::new("load");
     let to_rows = g.input("to_rows", DType::I64, &[Dim::Named("n")]);
-    let from_rows = chosen.then(|| g.input("from_rows", DType::I64, &[Dim::Named("n")]));
+    let from_rows = selected.then(|| g.input("from_rows", DType::I64, &[Dim::Named("n")]));
     let rest = g.ints(&[cross.tokens as i64, cross.width as i64]);
     let index = element_index(&mut g, &to_rows, &[-1, 1, 1], &[&rest]);
     for i in 0..cross.tensors {
-        let [target, source] = [to(i), from(i)].map(|name| g.input_of_any_shape(&name, dtype));
+        let [target, source] =
+            [target_name(i), source_name(i)].map(|name| g.input_of_any_shape(&name, dtype));
         let rows = match &from_rows {
             Some(from_rows) => g.op("Gather", &[&source, from_rows], &[("axis", Attr::Int(0))]),
             None => source,
         };
-        let moved = g.declare_output_of_any_shape(&moved(i), dtype);
-        g.op_into("ScatterElements", &[&target, &index, &rows], &moved, &[("axis", Attr::Int(0))]);
+        let copied = g.declare_output_of_any_shape(&copied_name(i), dtype);
+        g.op_into("ScatterElements", &[&target, &index, &rows], &copied, &[("axis", Attr::Int(0))]);
     }
     g
 }
 
-/// `to_i[to_rows[j], :, ..length] = to_i[from_rows[j], :, ..length]` for caches `[R, heads, L, size]`, in place. `length` is
-/// `[1]`, in host memory.
-pub fn copy(dtype: DType, caches: &[CacheShape]) -> GraphBuilder {
+/// Builds `to_i[to_rows[j], :, ..length] = to_i[from_rows[j], :, ..length]` for caches `[R, heads, L, size]`, in place.
+/// `length` is `[1]`, in host memory.
+pub(super) fn copy(dtype: DType, caches: &[CacheShape]) -> GraphBuilder {
     let mut g = GraphBuilder::new("copy");
     let [from_rows, to_rows] =
         ["from_rows", "to_rows"].map(|name| g.input(name, DType::I64, &[Dim::Named("n")]));
@@ -73,16 +71,17 @@ pub fn copy(dtype: DType, caches: &[CacheShape]) -> GraphBuilder {
                 index
             }
         };
-        let cache = g.input_of_any_shape(&to(i), dtype);
+        let cache = g.input_of_any_shape(&target_name(i), dtype);
         let rows = g.op("Gather", &[&cache, &from_rows], &[("axis", Attr::Int(0))]);
         let rows = g.op("Slice", &[&rows, &start, &length, &axis], &[]);
-        let moved = g.declare_output_of_any_shape(&moved(i), dtype);
-        g.op_into("ScatterElements", &[&cache, &index, &rows], &moved, &[("axis", Attr::Int(0))]);
+        let copied = g.declare_output_of_any_shape(&copied_name(i), dtype);
+        g.op_into("ScatterElements", &[&cache, &index, &rows], &copied, &[("axis", Attr::Int(0))]);
     }
     g
 }
 
-/// The row of every element to be written, i32 `[n, rest..]`, from rows `[n]`; `column` is `[-1, 1, ..]` of that rank.
+/// Returns the row of every element to be written, i32 `[n, rest..]`, from rows `[n]`; `column` is `[-1, 1, ..]` of that
+/// rank.
 fn element_index(g: &mut GraphBuilder, rows: &Value, column: &[i64], rest: &[&Value]) -> Value {
     let count = g.op("Shape", &[rows], &[]);
     let dims: Vec<&Value> = std::iter::once(&count).chain(rest.iter().copied()).collect();
@@ -91,96 +90,4 @@ fn element_index(g: &mut GraphBuilder, rows: &Value, column: &[i64], rest: &[&Va
     let rows = g.op("Reshape", &[rows, &column], &[]);
     let rows = g.op("Cast", &[&rows], &[("to", Attr::Int(DType::I32.code().into()))]);
     g.op("Expand", &[&rows, &shape], &[])
-}
-
-#[cfg(test)]
-mod tests {
-    use ort::value::{DynTensor, Tensor};
-
-    use super::super::{CacheShape, CrossShape, Memory, Movers};
-    use crate::{
-        export::graph::DType,
-        runtime::{SessionOptions, load_library},
-    };
-
-    fn tensor(shape: &[usize], first: f32) -> DynTensor {
-        let count = shape.iter().product::<usize>();
-        let mut tensor =
-            Tensor::<f32>::new(&ort::memory::Allocator::default(), shape.to_vec()).expect("tensor");
-        tensor.extract_tensor_mut().1.iter_mut().zip(0..count).for_each(|(v, i)| *v = first + i as f32);
-        tensor.upcast()
-    }
-
-    fn values(tensor: &DynTensor) -> Vec<f32> {
-        tensor.try_extract_tensor::<f32>().expect("f32").1.to_vec()
-    }
-
-    fn movers() -> Movers {
-        load_library().expect("ONNX Runtime");
-        let cache = |heads, size| CacheShape { heads, size };
-        let caches = vec![cache(2, 2), cache(2, 2), cache(1, 4), cache(1, 4)];
-        let cross = CrossShape { tensors: 2, tokens: 2, width: 2 };
-        Movers::load(Memory::Cpu, &SessionOptions::on_cpu(1), DType::F32, cross, caches).expect("graphs")
-    }
-
-    #[test]
-    fn rows_are_gathered_and_zeros_spread() {
-        let mut movers = movers();
-        let allocator = movers.allocator().expect("allocator");
-        let old = tensor(&[3, 2], 0.0);
-        let new = movers.gathered(&allocator, &old, [2, 0, 0, 1].into_iter()).expect("gathered");
-        assert_eq!(values(&new), [4.0, 5.0, 0.0, 1.0, 0.0, 1.0, 2.0, 3.0]);
-        let zeros = movers.zeros(&allocator, &[2, 1, 2, 2]).expect("zeros");
-        assert_eq!((values(&zeros), zeros.shape().to_vec()), (vec![0.0; 8], vec![2, 1, 2, 2]));
-    }
-
-    #[test]
-    fn images_are_loaded_in_place() {
-        let mut movers = movers();
-        let mut to = [tensor(&[3, 2, 2], 0.0), tensor(&[3, 2, 2], 100.0)];
-        let addresses = to.each_ref().map(DynTensor::data_ptr);
-        let from = [tensor(&[2, 2, 2], 1000.0), tensor(&[2, 2, 2], 2000.0)];
-        movers.load_rows(&mut to, &from, &[(2, 0), (0, 1)]).expect("loaded");
-        assert_eq!(
-            values(&to[0]),
-            [1004.0, 1005.0, 1006.0, 1007.0, 4.0, 5.0, 6.0, 7.0, 1000.0, 1001.0, 1002.0, 1003.0]
-        );
-        assert_eq!(values(&to[1])[..5], [2004.0, 2005.0, 2006.0, 2007.0, 104.0]);
-        movers.load_rows(&mut to, &from, &[(1, 0), (2, 1)]).expect("all rows, in their order");
-        let all: Vec<f32> = (1000..1008).map(|v| v as f32).collect();
-        assert_eq!(values(&to[0])[4..], all);
-        assert_eq!(to.each_ref().map(DynTensor::data_ptr), addresses);
-    }
-
-    #[test]
-    fn more_images_than_one_copy_takes_are_loaded() {
-        let mut movers = movers();
-        let count = super::super::LOAD_BATCH + 3;
-        let mut to = [tensor(&[count, 2, 2], 0.0), tensor(&[count, 2, 2], 0.0)];
-        let from = [tensor(&[count, 2, 2], 5000.0), tensor(&[count, 2, 2], 9000.0)];
-        let reversed: Vec<(usize, usize)> = (0..count).map(|i| (count - 1 - i, i)).collect();
-        movers.load_rows(&mut to, &from, &reversed).expect("loaded");
-        assert_eq!(values(&to[0])[..4], values(&from[0])[4 * (count - 1)..]);
-        assert_eq!(values(&to[1])[4 * (count - 1)..], values(&from[1])[..4]);
-    }
-
-    #[test]
-    fn the_first_positions_of_a_row_are_copied_in_place() {
-        let mut movers = movers();
-        // [R, H, L, D]: positions 0 and 1 of 3, of both heads, from row 1 to row 0.
-        let mut caches = [
-            tensor(&[2, 2, 3, 2], 0.0),
-            tensor(&[2, 2, 3, 2], 50.0),
-            tensor(&[2, 1, 3, 4], 0.0),
-            tensor(&[2, 1, 3, 4], 50.0),
-        ];
-        movers.copy_rows(&mut caches, &[(1, 0)], 2).expect("copied");
-        let wide: Vec<f32> =
-            [12, 13, 14, 15, 4, 5, 18, 19, 20, 21, 10, 11].iter().map(|v| *v as f32).collect();
-        assert_eq!(values(&caches[0])[..12], wide);
-        assert_eq!(values(&caches[0])[12..], (12..24).map(|v| v as f32).collect::<Vec<_>>());
-        let narrow: Vec<f32> = (12..20).chain(8..12).map(|v| v as f32).collect();
-        assert_eq!(values(&caches[2])[..12], narrow);
-        assert_eq!(values(&caches[3])[0], 62.0);
-    }
 }

@@ -1,18 +1,26 @@
-//! Which GPUs of a machine are asked for.
+//! Which GPUs of a machine are used.
 
 use std::{fmt, str::FromStr};
 
-/// Numbers of GPUs.
+/// GPUs, by number.
+///
+/// ```
+/// use recaption_onnx::runtime::Devices;
+///
+/// assert_eq!("0,2".parse(), Ok(Devices::Numbered(vec![0, 2])));
+/// assert_eq!("all".parse(), Ok(Devices::All));
+/// assert!("0,0".parse::<Devices>().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Devices {
-    /// These, at least one, each once.
+    /// These numbers: at least one, without repetition.
     Numbered(Vec<u32>),
-    /// All that CUDA shows, see `CUDA_VISIBLE_DEVICES`.
+    /// All GPUs that are visible to CUDA, see `CUDA_VISIBLE_DEVICES`.
     All,
 }
 
 impl Devices {
-    /// The first one.
+    /// Returns the number of the first GPU.
     #[must_use]
     pub fn first(&self) -> u32 {
         match self {
@@ -31,7 +39,7 @@ impl Default for Devices {
 impl FromStr for Devices {
     type Err = String;
 
-    /// `all`, or numbers with commas between: `0,1,3`.
+    /// Parses `all`, or numbers separated by commas: `0,1,3`.
     fn from_str(text: &str) -> Result<Self, String> {
         if text.trim() == "all" {
             return Ok(Self::All);
@@ -40,7 +48,7 @@ impl FromStr for Devices {
         let numbers =
             numbers.ok_or_else(|| format!("`{text}` is neither `all` nor numbers such as 0 or 0,1,2"))?;
         match numbers.iter().enumerate().find(|(i, number)| numbers[..*i].contains(number)) {
-            Some((_, twice)) => Err(format!("`{text}` names GPU {twice} twice")),
+            Some((_, twice)) => Err(format!("`{text}` lists GPU {twice} twice")),
             None => Ok(Self::Numbered(numbers)),
         }
     }
@@ -63,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_numbers_or_all() {
+    fn devices_parse_and_display() {
         for (text, devices) in [
             ("0", Devices::Numbered(vec![0])),
             ("0, 1,3", Devices::Numbered(vec![0, 1, 3])),

@@ -1,7 +1,7 @@
-//! Options of TensorRT, which compiles image encoders. What it rejects, CUDA takes.
+//! Options of TensorRT, which compiles image encoders; nodes that it rejects run on CUDA.
 //!
-//! Engines and timings are kept between runs, in a folder per model and GPU. These options were never tried on a GPU: what
-//! is tested is that they are what ONNX Runtime's documentation asks for.
+//! Engines and timings are cached between runs, in a folder per model and GPU. The options follow ONNX Runtime's
+//! documentation; they have not been tested on a GPU.
 
 use std::path::{Path, PathBuf};
 
@@ -9,19 +9,19 @@ use ort::ep::{ArbitrarilyConfigurableExecutionProvider, ExecutionProviderDispatc
 
 use crate::{
     model::{ModelFolder, Precision},
-    runtime::RuntimeError,
+    runtime::error::RuntimeError,
 };
 
 /// Environment variable that names the cache folder.
-pub const CACHE_VARIABLE: &str = "RECAPTION_CACHE";
-/// Memory that TensorRT may use while it tries kernels, bytes.
+const CACHE_VARIABLE: &str = "RECAPTION_CACHE";
+/// Bytes of memory that TensorRT may use while it times kernels.
 const WORKSPACE: u64 = 8 << 30;
 /// Hexadecimal digits of the model's digest in the cache folder's name.
 const DIGEST_DIGITS: usize = 16;
 
-/// What TensorRT needs to know of a model and a GPU.
+/// TensorRT's options for a model's image encoder on a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(in crate::runtime) struct TensorRtOptions {
     device: u32,
     side: u32,
     batch: usize,
@@ -29,36 +29,34 @@ pub struct Settings {
     cache: PathBuf,
 }
 
-impl Settings {
-    /// For the image encoder of `model`, with at most `batch` images at a time.
-    pub fn of(model: &ModelFolder, device: u32, batch: usize) -> Self {
+impl TensorRtOptions {
+    /// Returns the options for the image encoder of `model`, with at most `batch` images per call.
+    pub(in crate::runtime) fn new(model: &ModelFolder, device: u32, batch: usize) -> Self {
         let digest = &model.digest[..DIGEST_DIGITS.min(model.digest.len())];
         Self {
             device,
             side: model.spec.image_size,
             batch,
             fp16: model.spec.precision == Precision::Fp16,
-            cache: cache_root(|name| std::env::var_os(name).map(PathBuf::from))
-                .join("tensorrt")
-                .join(format!("{digest}-{}", device_name(device))),
+            cache: cache_root().join("tensorrt").join(format!("{digest}-{}", device_name(device))),
         }
     }
 
-    /// Makes the cache folder: TensorRT would go without a cache and compile at every start.
+    /// Creates the cache folder; without it TensorRT would compile at every start.
     ///
     /// # Errors
-    /// When it cannot be made.
-    pub fn prepare(&self) -> Result<(), RuntimeError> {
+    /// When it cannot be created.
+    pub(in crate::runtime) fn create_cache(&self) -> Result<(), RuntimeError> {
         std::fs::create_dir_all(&self.cache).map_err(|error| {
             RuntimeError::Input(format!(
-                "TensorRT's cache {} cannot be made: {error}; set {CACHE_VARIABLE} to a folder that can be written",
+                "cannot create TensorRT's cache {}: {error}; set {CACHE_VARIABLE} to a writable folder",
                 self.cache.display()
             ))
         })
     }
 
-    /// Names and values as ONNX Runtime takes them.
-    pub fn options(&self) -> Vec<(&'static str, String)> {
+    /// Returns the options as ONNX Runtime takes them.
+    fn options(&self) -> Vec<(&'static str, String)> {
         let shape = |n: usize| format!("pixels:{n}x{0}x{0}x3", self.side);
         let yes = || "1".to_owned();
         let cache = self.cache.display().to_string();
@@ -73,13 +71,13 @@ impl Settings {
             ("trt_engine_cache_path", cache.clone()),
             ("trt_timing_cache_enable", yes()),
             ("trt_timing_cache_path", cache),
-            // LayerNorm's sums leave the range of half precision.
+            // LayerNorm's sums exceed the range of half precision.
             ("trt_layer_norm_fp32_fallback", yes()),
         ]
     }
 
-    /// The provider; failing is an error.
-    pub fn provider(&self) -> ExecutionProviderDispatch {
+    /// Returns the provider; a failure to register it is an error.
+    pub(in crate::runtime) fn provider(&self) -> ExecutionProviderDispatch {
         let options = self.options();
         options
             .iter()
@@ -89,8 +87,14 @@ impl Settings {
     }
 }
 
-/// `RECAPTION_CACHE`, else `XDG_CACHE_HOME/recaption`, else `~/.cache/recaption`, else a folder among temporary files.
-pub fn cache_root(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+/// Returns the folder for files that are kept between runs: `RECAPTION_CACHE`, else `XDG_CACHE_HOME/recaption`, else
+/// `~/.cache/recaption`, else a folder in the temporary directory.
+pub(crate) fn cache_root() -> PathBuf {
+    cache_root_from(|name| std::env::var_os(name).map(PathBuf::from))
+}
+
+/// Returns the cache folder for the given environment variables, see [`cache_root`].
+fn cache_root_from(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     let variable = |name| variable(name).filter(|path| path.is_absolute() || name == CACHE_VARIABLE);
     variable(CACHE_VARIABLE)
         .filter(|path| !path.as_os_str().is_empty())
@@ -99,9 +103,9 @@ pub fn cache_root(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
         .unwrap_or_else(|| std::env::temp_dir().join("recaption"))
 }
 
-/// The GPU's model, since engines are made for one: `nvidia-h100-80gb-hbm3`; its number where the driver does not tell.
+/// Returns the GPU's model, since engines depend on it: `nvidia-h100-80gb-hbm3`; its number where the model is unknown.
 fn device_name(device: u32) -> String {
-    // Where the variable renumbers the cards, it says more than the driver's list.
+    // The variable renumbers the GPUs, so that the driver's list does not apply.
     if let Ok(visible) = std::env::var("CUDA_VISIBLE_DEVICES") {
         let safe = visible.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' });
         return format!("gpu{device}-of-{}", safe.collect::<String>());
@@ -109,6 +113,7 @@ fn device_name(device: u32) -> String {
     gpu_model(Path::new("/proc/driver/nvidia/gpus"), device).unwrap_or_else(|| format!("gpu{device}"))
 }
 
+/// Returns the model of a GPU from the driver's folder, in lower case with dashes.
 fn gpu_model(gpus: &Path, device: u32) -> Option<String> {
     let mut folders: Vec<PathBuf> =
         std::fs::read_dir(gpus).ok()?.flatten().map(|entry| entry.path()).collect();
@@ -125,8 +130,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_are_those_of_the_documentation() {
-        let settings = Settings {
+    fn options_match_the_documentation() {
+        let settings = TensorRtOptions {
             device: 2,
             side: 224,
             batch: 64,
@@ -151,19 +156,19 @@ mod tests {
             assert_eq!(value(&format!("trt_{cache}_cache_path")), "/c/tensorrt/ab-h100");
         }
         assert_eq!(value("trt_max_workspace_size"), (8_u64 << 30).to_string());
-        let fp32 = Settings { fp16: false, ..settings };
+        let fp32 = TensorRtOptions { fp16: false, ..settings };
         assert!(fp32.options().contains(&("trt_fp16_enable", "0".to_owned())));
     }
 
-    /// Where ONNX Runtime has no TensorRT, or its libraries are missing, asking for it is an error and not another provider.
+    /// Where ONNX Runtime has no TensorRT, or its libraries are missing.
     #[test]
-    fn without_tensorrt_its_provider_is_an_error() {
+    fn missing_tensorrt_is_an_error() {
         let environment = crate::runtime::load_library().expect("ONNX Runtime");
         if ort::util::preload_dylib("libnvinfer.so.10").is_ok() {
             return;
         }
         let cache = std::env::temp_dir();
-        let settings = Settings { device: 0, side: 32, batch: 4, fp16: true, cache };
+        let settings = TensorRtOptions { device: 0, side: 32, batch: 4, fp16: true, cache };
         let builder = ort::session::Session::builder(&environment).expect("a builder");
         let error =
             builder.with_execution_providers([settings.provider()]).err().expect("no TensorRT").to_string();
@@ -172,9 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_follows_the_variables() {
+    fn cache_folder_follows_the_environment() {
         let root = |set: &[(&str, &str)]| {
-            cache_root(|name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v)))
+            cache_root_from(|name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v)))
         };
         let all = [(CACHE_VARIABLE, "mine"), ("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/a")];
         assert_eq!(root(&all), Path::new("mine"));
@@ -186,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn engines_of_unlike_gpus_lie_apart() {
+    fn gpu_models_name_the_cache() {
         let dir = tempfile::tempdir().expect("temporary folder");
         for (slot, model) in [("0000:02:00.0", "NVIDIA H100 80GB HBM3"), ("0000:01:00.0", "NVIDIA A10G")] {
             let folder = dir.path().join(slot);

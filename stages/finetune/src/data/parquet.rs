@@ -1,7 +1,7 @@
 //! A finished run's captions, with the images it embedded, as training data.
 
 use arrow_array::{Array, BinaryArray, RecordBatch, StringArray, StructArray, cast::AsArray};
-use recaption_output::{commits::CommitLog, select::PartReader};
+use recaption_output::{PartReader, commits::CommitLog};
 use recaption_schemas::PartInfo;
 use recaption_store::{Location, Stores};
 use tokio::sync::mpsc;

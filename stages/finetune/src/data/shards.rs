@@ -11,7 +11,7 @@ use recaption_messages::{
     ByteBudget, ReadCounters, ReadError, ReadItem, ReadSink, ReadStop, Sample, SampleOutcome,
 };
 use recaption_schemas::{FailureClass, sha256_hex};
-use recaption_store::Stores;
+use recaption_store::{RetryPolicy, Stores};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -24,10 +24,8 @@ const QUEUE: usize = 64;
 /// Bytes that the waiting samples of one shard hold: a budget of its own each, or the shards that are read ahead would take
 /// what the first one waits for.
 const SHARD_BYTES: usize = 64 << 20;
-/// Attempts at a shard whose transport fails.
-const ATTEMPTS: u32 = 4;
-/// Pause before the second attempt; it doubles.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Further attempts at a shard whose transport fails.
+const SHARD_RETRIES: RetryPolicy = RetryPolicy::new(3, Duration::from_secs(2), Duration::from_secs(8));
 
 /// What the inputs are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -212,18 +210,19 @@ impl Inputs {
         shard: &ShardRef,
         to: &mpsc::Sender<Item>,
     ) -> Result<(), String> {
-        let (mut next, mut pause) = (0, PAUSE);
-        for attempt in 1.. {
-            match self.read_tar(number, shard, &mut next, to).await {
-                Err(error) if error.class == FailureClass::Transport && attempt < ATTEMPTS => {
-                    tracing::warn!("{error}; attempt {attempt} of {ATTEMPTS}");
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                }
-                end => return end.map_err(|error| error.to_string()),
-            }
+        let (mut next, mut budget) = (0, SHARD_RETRIES.budget());
+        loop {
+            let error = match self.read_tar(number, shard, &mut next, to).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let transport = error.class == FailureClass::Transport;
+            let Some(pause) = transport.then(|| budget.next_pause(None)).flatten() else {
+                return Err(error.to_string());
+            };
+            tracing::warn!(%error, attempts_left = budget.left(), "shard cannot be read; retrying");
+            tokio::time::sleep(pause).await;
         }
-        Ok(())
     }
 
     /// Hands on the samples from position `next` on, and counts it up.

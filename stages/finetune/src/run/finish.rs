@@ -10,7 +10,7 @@ use recaption_onnx::{
     export,
     model::SpecialIds,
     runtime::SessionOptions,
-    verify::{Check, Outcome, verify},
+    verify::{Check, CheckStatus, verify},
 };
 use safetensors::View;
 
@@ -74,7 +74,7 @@ pub fn finish(run: Run<'_>) -> anyhow::Result<Finished> {
             write_golden(&golden, &coca, &few, &device)?;
             let checks = verify(&exported, &golden, &SessionOptions::default())
                 .context("the trained model is saved and exported, but could not be verified")?;
-            let failed = checks.iter().any(|check| check.outcome == Outcome::Fail);
+            let failed = checks.iter().any(|check| check.status == CheckStatus::Fail);
             let told: Vec<String> = checks.iter().map(tell).collect();
             anyhow::ensure!(
                 !failed,
@@ -92,10 +92,10 @@ pub fn finish(run: Run<'_>) -> anyhow::Result<Finished> {
 }
 
 fn tell(check: &Check) -> String {
-    let word = match check.outcome {
-        Outcome::Pass => "ok",
-        Outcome::Fail => "FAIL",
-        Outcome::Unchecked => "unchecked",
+    let word = match check.status {
+        CheckStatus::Pass => "ok",
+        CheckStatus::Fail => "FAIL",
+        CheckStatus::Unchecked => "unchecked",
     };
     format!("{word} {}: {}", check.tensor, check.detail)
 }

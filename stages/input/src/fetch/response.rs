@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use recaption_schemas::RejectReason;
 use reqwest::{Response, header::LOCATION};
 use url::Url;
@@ -110,16 +109,6 @@ pub(super) fn redirect(from: &Url, response: &Response) -> Attempt {
     }
 }
 
-/// Parses `Retry-After`: seconds, or a date; a date that has passed is a pause of zero.
-pub(super) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
-    let value = value.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = DateTime::parse_from_rfc2822(value).ok()?;
-    Some((date.to_utc() - now).to_std().unwrap_or(Duration::ZERO))
-}
-
 /// Returns the outcome of a request that got no response.
 pub(super) fn transport_error(error: &reqwest::Error) -> Attempt {
     let mut what = error.to_string();
@@ -139,19 +128,4 @@ pub(super) fn transport_error(error: &reqwest::Error) -> Attempt {
         what = "no answer in time".into();
     }
     Attempt::Retry { error: what, after: None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = DateTime::parse_from_rfc3339("2026-03-01T10:00:00Z").expect("a time").to_utc();
-        let after = |value| retry_after(value, now).map(|pause| pause.as_secs());
-        assert_eq!(after(" 7 "), Some(7));
-        assert_eq!(after("Sun, 01 Mar 2026 10:00:20 GMT"), Some(20));
-        assert_eq!(after("Sun, 01 Mar 2026 09:00:00 GMT"), Some(0), "a date that has passed");
-        assert_eq!(after("Sunday"), None);
-    }
 }

@@ -47,7 +47,7 @@ impl FetchRow {
 }
 
 fn reject(key: String, reason: RejectReason, detail: String, caption: Option<OriginalCaption>) -> Reject {
-    Reject { key, reason, detail, caption: None, similarity: None, org_caption: caption.map(String::from) }
+    Reject::new(key, reason, detail).with_org_caption(caption)
 }
 
 /// A fetched sample, or the position and the reject of a row whose image cannot be fetched.

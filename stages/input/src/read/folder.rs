@@ -99,7 +99,7 @@ async fn find_images(context: ReadContext<'_>, files: &FolderFiles) -> Result<Ve
         match found {
             Ok(true) => images.push(meta),
             Ok(false) => others += 1,
-            Err(error) if ErrorKind::of_one(&error) => {
+            Err(error) if ErrorKind::is_of_one_object(&error) => {
                 context.counts.update(|counts| counts.ignore(UNREADABLE, 1));
                 tracing::warn!(file = %meta.location, error = user_message(&error), "skipped a file that cannot be read");
             }
@@ -174,7 +174,7 @@ async fn read_files(context: ReadContext<'_>, planned: PlannedSample) -> Result<
     } else {
         match get(context, &image).await {
             Ok(bytes) => MemberData::Bytes(bytes),
-            Err(error) if ErrorKind::of_one(&error) => {
+            Err(error) if ErrorKind::is_of_one_object(&error) => {
                 let detail = format!("the file cannot be read: {}", user_message(&error));
                 return Ok(ReadFile::Unreadable { key, detail });
             }
@@ -197,7 +197,7 @@ async fn read_text(context: ReadContext<'_>, meta: Option<ObjectMeta>) -> Result
     } else {
         match get(context, &meta).await {
             Ok(bytes) => return Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(error) if ErrorKind::of_one(&error) => user_message(&error),
+            Err(error) if ErrorKind::is_of_one_object(&error) => user_message(&error),
             Err(error) => return Err(context.store_error(&error)),
         }
     };

@@ -50,7 +50,7 @@ async fn download(
             let parsed = tokio::task::spawn_blocking(move || parse(bytes, kind)).await;
             parsed.map_err(|e| context.data_error(&format!("cannot parse {url}: {e}")))?
         }
-        Err(error) if ErrorKind::of_one(&error) => {
+        Err(error) if ErrorKind::is_of_one_object(&error) => {
             let mut metadata = Metadata::default();
             metadata.count_malformed("the file", &user_message(&error));
             metadata

@@ -25,10 +25,12 @@ pub enum ListError {
         looked_for: &'static str,
     },
     /// No shard can be looked up.
-    #[error("none of the {shards} input shards can be found; the first: {error}")]
+    #[error("none of the {shards} input shards can be found; the first, {url}: {error}")]
     AllUnavailable {
         /// Number of shards.
         shards: usize,
+        /// URL of the first shard, redacted.
+        url: String,
         /// Error of the first shard.
         error: String,
     },

@@ -46,9 +46,9 @@ pub async fn list_shards(
             shards.push(shard);
         }
     }
-    match shards.first().and_then(ShardRef::lookup_error) {
-        Some(first) if shards.iter().all(|shard| shard.lookup_error().is_some()) => {
-            Err(ListError::AllUnavailable { shards: shards.len(), error: first.message.clone() })
+    match shards.first().and_then(|shard| Some((shard.url.clone(), shard.lookup_error()?))) {
+        Some((url, first)) if shards.iter().all(|shard| shard.lookup_error().is_some()) => {
+            Err(ListError::AllUnavailable { shards: shards.len(), url, error: first.message.clone() })
         }
         _ => Ok(shards),
     }

@@ -1,111 +1,125 @@
-//! What the records of a large output say, gathered in one object: in a bucket each record would be a request, at every run.
-//! Believed only where a record's entity tag is the one that was read; what is missing or another's is read as ever.
+//! A cache of all commit records of a large output in one object: in a bucket each record would be a request in every run.
+//! An entry is used only if the record's entity tag is unchanged; any other record is read.
 
 use std::{collections::HashMap, io::Read};
 
-use object_store::{Error, ObjectStoreExt};
+use object_store::ObjectStoreExt;
+use recaption_store::{Location, StoreError, StoreKind};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CommitLog,
-    survey::{Facts, Sum},
+    log::{CommitLog, read_bytes},
+    record::RecordSummary,
 };
-use recaption_store::{Location, StoreError, StoreKind};
+use crate::{digest::ContentDigest, layout::INVENTORY};
 
-/// Place of the inventory below the output.
-const PLACE: &str = "_recaption/inventory.json.zst";
 /// Records from which on an inventory is worth a request.
-pub(super) const MANY: usize = 1000;
-/// Records that are read one by one before the inventory is written anew.
-const NEWS: usize = 500;
-/// Level of zstd.
-const LEVEL: i32 = 3;
-/// Largest inventory, unpacked bytes: five million records.
+pub(super) const MIN_RECORDS: usize = 1000;
+/// Records that are read one by one before the inventory is written again.
+pub(super) const MIN_NEW_RECORDS: usize = 500;
+/// Compression level of zstd.
+const ZSTD_LEVEL: i32 = 3;
+/// Largest inventory, decompressed, in bytes: five million records.
 const MAX_BYTES: u64 = 4 << 30;
 
-/// One record.
+/// One record. The names in JSON are those of earlier versions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
-    /// Its file's name.
-    pub record: String,
+    /// The record's file name.
+    pub(super) record: String,
     /// Its entity tag.
-    pub tag: String,
-    /// Sum of its bytes.
-    pub sum: Sum,
-    /// What it says.
-    pub facts: Facts,
+    pub(super) tag: String,
+    /// Digest of its bytes.
+    #[serde(rename = "sum")]
+    pub(super) digest: ContentDigest,
+    /// Its content.
+    #[serde(rename = "facts")]
+    pub(super) summary: RecordSummary,
 }
 
-/// What is known of records, by the names of their files.
+/// The entries by the file names of their records.
 #[derive(Default)]
 pub(super) struct Inventory {
-    known: HashMap<String, Entry>,
+    entries: HashMap<String, Entry>,
 }
 
 impl Inventory {
-    /// Takes what is known of a record.
-    pub fn take(&mut self, record: &str, tag: Option<&str>) -> Option<Entry> {
-        let entry = self.known.remove(record)?;
+    /// Removes and returns a record's entry if the record's entity tag is unchanged.
+    pub(super) fn take(&mut self, record: &str, tag: Option<&str>) -> Option<Entry> {
+        let entry = self.entries.remove(record)?;
         (tag == Some(entry.tag.as_str())).then_some(entry)
     }
 }
 
 impl CommitLog {
-    fn inventory_place(&self) -> Location {
-        self.out.child(PLACE)
+    fn inventory_location(&self) -> Location {
+        self.out.child(INVENTORY)
     }
 
-    /// The inventory, where there may be one; one that cannot be read is none.
+    /// Reads the inventory of an output with this many records. It is empty for small outputs and file systems, and where
+    /// it cannot be read.
     pub(super) async fn inventory(&self, records: usize) -> Inventory {
-        if records < MANY || self.out.kind == StoreKind::Local {
+        if records < MIN_RECORDS || self.out.kind == StoreKind::Local {
             return Inventory::default();
         }
         match self.read_inventory().await {
             Ok(inventory) => inventory,
             Err(error) => {
-                tracing::debug!(%error, "the inventory of records cannot be read; each record is");
+                tracing::debug!(%error, "inventory not readable; reading every record");
                 Inventory::default()
             }
         }
     }
 
     async fn read_inventory(&self) -> Result<Inventory, StoreError> {
-        let place = self.inventory_place();
-        let failed = |source| StoreError::Store { url: place.url(), source };
-        let packed = match place.store.get(&place.path).await {
-            Ok(got) => got.bytes().await.map_err(failed)?,
-            Err(Error::NotFound { .. }) => return Ok(Inventory::default()),
-            Err(source) => return Err(failed(source)),
-        };
-        let url = place.url();
-        let unpacked = tokio::task::spawn_blocking(move || {
+        let location = self.inventory_location();
+        let Some(packed) = read_bytes(&location).await? else { return Ok(Inventory::default()) };
+        let url = location.url();
+        let decompressed = tokio::task::spawn_blocking(move || {
             let bad =
                 |e: &dyn std::fmt::Display| StoreError::Record { url: url.clone(), what: e.to_string() };
             let decoder = zstd::Decoder::new(packed.as_ref()).map_err(|e| bad(&e))?;
             let mut text = String::new();
             decoder.take(MAX_BYTES).read_to_string(&mut text).map_err(|e| bad(&e))?;
             let entries = text.lines().map(serde_json::from_str::<Entry>);
-            let known = entries.map(|entry| entry.map(|entry| (entry.record.clone(), entry)));
-            Ok(Inventory { known: known.collect::<Result<_, _>>().map_err(|e| bad(&e))? })
+            let entries = entries.map(|entry| entry.map(|entry| (entry.record.clone(), entry)));
+            Ok(Inventory { entries: entries.collect::<Result<_, _>>().map_err(|e| bad(&e))? })
         });
-        unpacked.await.map_err(|e| StoreError::Record { url: place.url(), what: e.to_string() })?
+        decompressed.await.map_err(|e| StoreError::Record { url: location.url(), what: e.to_string() })?
     }
 
-    /// Writes the inventory anew, where many records were read one by one. That it cannot be written costs the next run time,
-    /// and no more.
-    pub(super) async fn write_inventory(&self, entries: Vec<Entry>, news: usize) {
-        if news < NEWS || entries.len() < MANY || self.out.kind == StoreKind::Local {
+    /// Writes the inventory if `new` records, read one by one, are many. A failed write costs the next run time, nothing
+    /// else.
+    pub(super) async fn write_inventory(&self, entries: Vec<Entry>, new: usize) {
+        if new < MIN_NEW_RECORDS || entries.len() < MIN_RECORDS || self.out.kind == StoreKind::Local {
             return;
         }
-        let place = self.inventory_place();
+        let location = self.inventory_location();
         let packed = tokio::task::spawn_blocking(move || {
             let lines = entries.iter().filter_map(|entry| serde_json::to_string(entry).ok());
             let text: String = lines.flat_map(|line| [line, "\n".to_owned()]).collect();
-            zstd::encode_all(text.as_bytes(), LEVEL)
+            zstd::encode_all(text.as_bytes(), ZSTD_LEVEL)
         });
         let Ok(Ok(packed)) = packed.await else { return };
-        if let Err(error) = place.store.put(&place.path, packed.into()).await {
-            tracing::debug!(%error, "the inventory of records cannot be written");
+        if let Err(error) = location.store.put(&location.path, packed.into()).await {
+            tracing::debug!(%error, "inventory not written");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As versions before 0.2 wrote it.
+    const LINE: &str = r#"{"record":"a.b-c.json","tag":"t","sum":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,7],"facts":{"shard":"s3://b/0.tar","fingerprint":"b-c","counts":COUNTS,"damaged":null,"captions":{"path":"captions/p","rows":1,"bytes":2,"sha256":null},"rejects":{"path":"rejects/p","rows":0,"bytes":2,"sha256":null},"settings":{}}}"#;
+
+    #[test]
+    fn inventories_of_earlier_versions_are_read() {
+        let counts = serde_json::to_string(&recaption_schemas::Counts::default()).expect("counts");
+        let entry: Entry = serde_json::from_str(&LINE.replace("COUNTS", &counts)).expect("an entry");
+        assert_eq!((entry.digest[31], entry.summary.captions.rows), (7, 1));
+        let mut inventory = Inventory { entries: [(entry.record.clone(), entry)].into() };
+        assert!(inventory.take("a.b-c.json", Some("other")).is_none(), "the record changed");
     }
 }

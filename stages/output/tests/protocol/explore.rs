@@ -1,9 +1,9 @@
-//! Explores what workers may do to each other.
+//! Explores all interleavings of workers.
 //!
-//! A worker is a function from the answers that it got to its next request: it is run from its beginning with the answers of
-//! its history, and each history is run once. So a state is the store and the workers' histories, and states that are reached
-//! on many ways are looked at once. From each state every worker may take its next step, or have its answer lost, or be
-//! killed and begin anew; one that is not chosen is frozen.
+//! A worker is a function from the responses that it got to its next request: it is run from its start with the responses of
+//! its history, and each history is run once. So a state is the store and the workers' histories, and a state that is reached
+//! in several ways is checked once. From each state every worker may take its next step, lose the response to it, or be
+//! killed and restarted; one that is not chosen is frozen.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,62 +15,62 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::store::{Answer, Desk, ModelStore, Objects, Request};
+use super::store::{ModelStore, Objects, Request, RequestQueue, Response};
 
 /// A program that a worker runs.
 pub type Program = Rc<dyn Fn(Arc<ModelStore>) -> Pin<Box<dyn Future<Output = ()>>>>;
 
-/// What a worker does next.
+/// A worker's next step.
 #[derive(Clone, Debug)]
 enum Next {
-    Asks(Request),
+    Requests(Request),
     Ended,
 }
 
-/// The answers that a worker got, the latest first.
+/// The responses that a worker got, the latest first.
 struct History {
-    answer: Answer,
+    response: Response,
     before: Option<Rc<History>>,
 }
 
 #[derive(Clone)]
 struct Worker {
     program: usize,
-    /// How often it was killed.
+    /// Number of restarts.
     life: u32,
     history: Option<Rc<History>>,
-    /// Of program, life and history.
+    /// Hash of program, life and history.
     hash: u64,
-    /// Whether its last request was one that changes something.
-    has_just_changed: bool,
+    /// Whether its last request was a write.
+    has_just_written: bool,
 }
 
 #[derive(Clone)]
 struct State {
     objects: Objects,
     workers: Vec<Worker>,
-    kills: u32,
-    losses: u32,
+    restarts: u32,
+    lost_responses: u32,
 }
 
-/// What an exploration has seen.
+/// The result of an exploration.
 #[derive(Debug, Default)]
-pub struct Explored {
-    /// States, each looked at once.
+pub struct Exploration {
+    /// Number of distinct states.
     pub states: usize,
-    /// Steps from state to state.
+    /// Number of steps between states.
     pub steps: usize,
-    /// The first state in which something is wrong, with what.
+    /// The first problem, with the state in which it was found.
     pub fault: Option<String>,
 }
 
-/// What may happen beside the workers' own steps.
+/// Faults that may happen beside the workers' own steps.
 #[derive(Clone, Copy)]
-pub struct Mishaps {
-    /// Workers that are killed and begin anew.
-    pub kills: u32,
-    /// Answers that are lost.
-    pub losses: u32,
+pub struct FaultBudget {
+    /// Workers that are killed and restarted.
+    pub restarts: u32,
+    /// Responses that are lost.
+    pub lost_responses: u32,
 }
 
 fn hash_of(value: &impl Hash) -> u64 {
@@ -79,17 +79,17 @@ fn hash_of(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// Programs by number and life: a worker that begins anew may do other things than before.
+/// Explores programs by number and life: a restarted worker may do other things than before.
 pub struct Explorer<'a> {
     programs: &'a dyn Fn(usize, u32) -> Program,
-    /// What is wrong with a store when everybody is dead.
+    /// Returns the problem of a store when all workers are dead.
     check: &'a dyn Fn(&Objects) -> Option<String>,
     next: HashMap<u64, Next>,
     checked: HashMap<u64, bool>,
 }
 
 impl<'a> Explorer<'a> {
-    /// Of these programs; `check` is asked for every store that comes up.
+    /// Returns an explorer of these programs. `check` is called for every distinct store.
     pub fn new(
         programs: &'a dyn Fn(usize, u32) -> Program,
         check: &'a dyn Fn(&Objects) -> Option<String>,
@@ -98,75 +98,81 @@ impl<'a> Explorer<'a> {
     }
 
     fn begin(program: usize, life: u32) -> Worker {
-        Worker { program, life, history: None, hash: hash_of(&(program, life)), has_just_changed: false }
+        Worker { program, life, history: None, hash: hash_of(&(program, life)), has_just_written: false }
     }
 
-    fn start(objects: &Objects, workers: usize, mishaps: Mishaps) -> State {
+    fn start(objects: &Objects, workers: usize, faults: FaultBudget) -> State {
         State {
             objects: objects.clone(),
             workers: (0..workers).map(|n| Self::begin(n, 0)).collect(),
-            kills: mishaps.kills,
-            losses: mishaps.losses,
+            restarts: faults.restarts,
+            lost_responses: faults.lost_responses,
         }
     }
 
-    /// All states that can be reached, up to `most`.
-    pub fn exhaust(&mut self, objects: &Objects, workers: usize, mishaps: Mishaps, most: usize) -> Explored {
-        let mut explored = Explored::default();
-        let (mut seen, mut open) = (HashSet::new(), vec![Self::start(objects, workers, mishaps)]);
+    /// Explores all reachable states, at most `most`.
+    pub fn explore_all(
+        &mut self,
+        objects: &Objects,
+        workers: usize,
+        faults: FaultBudget,
+        most: usize,
+    ) -> Exploration {
+        let mut exploration = Exploration::default();
+        let (mut seen, mut open) = (HashSet::new(), vec![Self::start(objects, workers, faults)]);
         while let Some(state) = open.pop() {
             if !seen.insert(Self::key(&state)) {
                 continue;
             }
-            explored.states += 1;
-            assert!(explored.states <= most, "more than {most} states: the model has become too large");
+            exploration.states += 1;
+            assert!(exploration.states <= most, "more than {most} states: the model has become too large");
             if let Some(fault) = self.fault(&state.objects) {
-                explored.fault = Some(self.tell(&state, &fault));
-                return explored;
+                exploration.fault = Some(self.describe(&state, &fault));
+                return exploration;
             }
             let after = self.steps(&state);
-            explored.steps += after.len();
+            exploration.steps += after.len();
             open.extend(after);
         }
-        explored
+        exploration
     }
 
-    /// `walks` ways of chance, each to its end.
-    pub fn wander(
+    /// Follows `walks` random paths, each to its end.
+    pub fn random_walks(
         &mut self,
         objects: &Objects,
         workers: usize,
-        mishaps: Mishaps,
+        faults: FaultBudget,
         (walks, seed): (usize, u64),
-    ) -> Explored {
-        let mut dice = fastrand::Rng::with_seed(seed);
-        let mut explored = Explored::default();
+    ) -> Exploration {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut exploration = Exploration::default();
         let mut seen = HashSet::new();
         for _ in 0..walks {
-            let mut state = Self::start(objects, workers, mishaps);
+            let mut state = Self::start(objects, workers, faults);
             loop {
-                explored.states += usize::from(seen.insert(Self::key(&state)));
+                exploration.states += usize::from(seen.insert(Self::key(&state)));
                 if let Some(fault) = self.fault(&state.objects) {
-                    explored.fault = Some(self.tell(&state, &fault));
-                    return explored;
+                    exploration.fault = Some(self.describe(&state, &fault));
+                    return exploration;
                 }
                 let mut after = self.steps(&state);
                 if after.is_empty() {
                     break;
                 }
-                explored.steps += 1;
-                // Mishaps are rare, but for those there are ways enough.
+                exploration.steps += 1;
+                // Faults are rare, so that most paths get far.
                 let plain = after.len().min(state.workers.len());
-                let range = if dice.f64() < 0.9 { plain } else { after.len() };
-                state = after.swap_remove(dice.usize(..range));
+                let range = if random.f64() < 0.9 { plain } else { after.len() };
+                state = after.swap_remove(random.usize(..range));
             }
         }
-        explored
+        exploration
     }
 
     fn key(state: &State) -> u64 {
         let hashes: Vec<u64> = state.workers.iter().map(|worker| worker.hash).collect();
-        hash_of(&(&state.objects, hashes, state.kills, state.losses))
+        hash_of(&(&state.objects, hashes, state.restarts, state.lost_responses))
     }
 
     fn fault(&mut self, objects: &Objects) -> Option<String> {
@@ -179,102 +185,102 @@ impl<'a> Explorer<'a> {
         fault
     }
 
-    /// The states after this one; first each worker's own step.
+    /// Returns the states after this one; those without a fault come first.
     fn steps(&mut self, state: &State) -> Vec<State> {
-        let (mut after, mut mishaps) = (Vec::new(), Vec::new());
+        let (mut after, mut faults) = (Vec::new(), Vec::new());
         for at in 0..state.workers.len() {
-            let Next::Asks(request) = self.next(&state.workers[at]) else { continue };
+            let Next::Requests(request) = self.next(&state.workers[at]) else { continue };
             let mut done = state.clone();
-            let answer = request.apply(&mut done.objects);
-            if state.losses > 0 && request.changes() {
+            let response = request.apply(&mut done.objects);
+            if state.lost_responses > 0 && request.is_write() {
                 let mut lost = done.clone();
-                lost.losses -= 1;
-                Self::answer(&mut lost.workers[at], Answer::Lost, true);
-                mishaps.push(lost);
+                lost.lost_responses -= 1;
+                Self::record_response(&mut lost.workers[at], Response::Lost, true);
+                faults.push(lost);
             }
-            Self::answer(&mut done.workers[at], answer, request.changes());
+            Self::record_response(&mut done.workers[at], response, request.is_write());
             after.push(done);
-            // Reading leaves nothing, so who is killed after it might as well have been killed before.
-            if state.kills > 0 && state.workers[at].has_just_changed {
+            // A read leaves nothing, so a kill after it equals one before it.
+            if state.restarts > 0 && state.workers[at].has_just_written {
                 let mut killed = state.clone();
-                killed.kills -= 1;
+                killed.restarts -= 1;
                 let Worker { program, life, .. } = killed.workers[at];
                 killed.workers[at] = Self::begin(program, life + 1);
-                mishaps.push(killed);
+                faults.push(killed);
             }
         }
-        after.extend(mishaps);
+        after.extend(faults);
         after
     }
 
-    fn answer(worker: &mut Worker, answer: Answer, has_changed: bool) {
-        worker.has_just_changed = has_changed;
-        worker.hash = hash_of(&(worker.hash, &answer));
-        worker.history = Some(Rc::new(History { answer, before: worker.history.take() }));
+    fn record_response(worker: &mut Worker, response: Response, has_changed: bool) {
+        worker.has_just_written = has_changed;
+        worker.hash = hash_of(&(worker.hash, &response));
+        worker.history = Some(Rc::new(History { response, before: worker.history.take() }));
     }
 
     fn next(&mut self, worker: &Worker) -> Next {
         if let Some(next) = self.next.get(&worker.hash) {
             return next.clone();
         }
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         let mut at = worker.history.as_ref();
         while let Some(history) = at {
-            answers.push(history.answer.clone());
+            responses.push(history.response.clone());
             at = history.before.as_ref();
         }
-        answers.reverse();
-        let next = run(&(self.programs)(worker.program, worker.life), answers);
+        responses.reverse();
+        let next = run(&(self.programs)(worker.program, worker.life), responses);
         self.next.insert(worker.hash, next.clone());
         next
     }
 
-    fn tell(&self, state: &State, fault: &str) -> String {
-        let mut told = format!("{fault}\nstore: {:?}\n", state.objects.keys().collect::<Vec<_>>());
+    fn describe(&self, state: &State, fault: &str) -> String {
+        let mut text = format!("{fault}\nstore: {:?}\n", state.objects.keys().collect::<Vec<_>>());
         for worker in &state.workers {
-            let mut answers = Vec::new();
+            let mut responses = Vec::new();
             let mut at = worker.history.as_ref();
             while let Some(history) = at {
-                answers.push(&history.answer);
+                responses.push(&history.response);
                 at = history.before.as_ref();
             }
-            told.push_str(&format!(
-                "worker {} life {}: {} answers, then {:?}\n",
+            text.push_str(&format!(
+                "worker {} life {}: {} responses, then {:?}\n",
                 worker.program,
                 worker.life,
-                answers.len(),
+                responses.len(),
                 self.next.get(&worker.hash)
             ));
         }
-        told
+        text
     }
 }
 
-/// Runs a program with these answers, up to its next request.
-fn run(program: &Program, answers: Vec<Answer>) -> Next {
-    let desk = Desk::default();
-    let mut future = program(Arc::new(ModelStore { desk: desk.clone() }));
+/// Runs a program with these responses, up to its next request.
+fn run(program: &Program, responses: Vec<Response>) -> Next {
+    let queue = RequestQueue::default();
+    let mut future = program(Arc::new(ModelStore { queue: queue.clone() }));
     let mut cx = Context::from_waker(Waker::noop());
-    let mut answers = answers.into_iter();
+    let mut responses = responses.into_iter();
     loop {
         if let Poll::Ready(()) = future.as_mut().poll(&mut cx) {
             return Next::Ended;
         }
-        let request = desk.oldest().expect("a worker that waits, waits for an answer");
-        match answers.next() {
-            Some(answer) => desk.answer(answer),
-            None => return Next::Asks(request),
+        let request = queue.oldest().expect("a waiting worker has a request");
+        match responses.next() {
+            Some(response) => queue.response(response),
+            None => return Next::Requests(request),
         }
     }
 }
 
 /// Runs a program alone, to its end.
 pub fn run_alone(program: &Program, objects: &mut Objects) {
-    let desk = Desk::default();
-    let mut future = program(Arc::new(ModelStore { desk: desk.clone() }));
+    let queue = RequestQueue::default();
+    let mut future = program(Arc::new(ModelStore { queue: queue.clone() }));
     let mut cx = Context::from_waker(Waker::noop());
     while future.as_mut().poll(&mut cx).is_pending() {
-        let request = desk.oldest().expect("a worker that waits, waits for an answer");
-        desk.answer(request.apply(objects));
+        let request = queue.oldest().expect("a waiting worker has a request");
+        queue.response(request.apply(objects));
     }
 }

@@ -1,5 +1,5 @@
-//! Commits as they were before 0.2: parts of one name for everybody, records that are revoked before parts are replaced, and a
-//! record that takes another's place. Kept to show that the exploration finds what was wrong with it.
+//! The commit protocol of versions before 0.2: parts of one name for all attempts, records that are deleted before parts are
+//! replaced, and a last record that wins. It is kept to show that the exploration finds its faults.
 
 use std::{future::Future, pin::Pin, rc::Rc, sync::Arc};
 
@@ -19,7 +19,7 @@ fn record(configuration: &str) -> String {
     format!("out/_recaption/shards/0.1-{configuration}.json")
 }
 
-/// A worker of the old protocol, one shard.
+/// A worker of the old protocol with one shard.
 pub fn program(configuration: &'static str, who: u32, overwrite: bool) -> Program {
     Rc::new(move |store| -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(async move {
@@ -75,14 +75,15 @@ async fn work(
     Ok(())
 }
 
-/// A record whose parts are others, when everybody is dead: its planner looked at names of records alone, and did nothing.
-pub fn fault_of(objects: &Objects) -> Option<String> {
+/// Returns a part that does not match its record when all workers are dead: the old planner compared record names only, so
+/// it would not repair it.
+pub fn problem_of(objects: &Objects) -> Option<String> {
     for (path, bytes) in objects.iter().filter(|(path, _)| path.starts_with("out/_recaption/shards/")) {
         let says: Value = serde_json::from_slice(bytes).expect("a record");
         for part in [CAPTIONS, REJECTS] {
             let sum = objects.get(part).map(|bytes| sha256_hex(bytes));
             if sum.as_deref() != says[part].as_str() {
-                return Some(format!("{path} stands, and {part} is not what its record says"));
+                return Some(format!("{path} stands, and {part} does not match its record"));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A store in memory of which every request waits until the explorer answers it.
+//! A store in memory whose every request waits until the explorer responds to it.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use object_store::{
 };
 use recaption_schemas::sha256_hex;
 
-/// What lies in the store.
+/// The objects of the store.
 pub type Objects = BTreeMap<String, Arc<[u8]>>;
 
 /// A request.
@@ -29,102 +29,102 @@ pub enum Request {
     Get(String),
     Delete(String),
     List(String),
-    /// On the condition that there is none.
+    /// Conditional: there is no such object.
     Create(String, Vec<u8>),
-    /// On the condition that there is one with this entity tag.
+    /// Conditional: the object has this entity tag.
     Update(String, Vec<u8>, String),
     Put(String, Vec<u8>),
 }
 
-/// Its answer.
+/// The response to a request.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
-pub enum Answer {
+pub enum Response {
     Done,
     Refused,
     Missing,
     Object(Arc<[u8]>),
     Names(Vec<(String, u64)>),
-    /// The request was carried out, and nobody knows.
+    /// The request was carried out, but its response was lost.
     Lost,
 }
 
 impl Request {
-    /// Carries it out.
-    pub fn apply(&self, objects: &mut Objects) -> Answer {
+    /// Carries out the request.
+    pub fn apply(&self, objects: &mut Objects) -> Response {
         match self {
             Self::Get(path) => {
-                objects.get(path).map_or(Answer::Missing, |there| Answer::Object(Arc::clone(there)))
+                objects.get(path).map_or(Response::Missing, |there| Response::Object(Arc::clone(there)))
             }
-            Self::Delete(path) => objects.remove(path).map_or(Answer::Missing, |_| Answer::Done),
+            Self::Delete(path) => objects.remove(path).map_or(Response::Missing, |_| Response::Done),
             Self::List(prefix) => {
                 let below = objects.iter().filter(|(path, _)| path.starts_with(&format!("{prefix}/")));
-                Answer::Names(below.map(|(path, there)| (path.clone(), there.len() as u64)).collect())
+                Response::Names(below.map(|(path, there)| (path.clone(), there.len() as u64)).collect())
             }
-            Self::Create(path, _) if objects.contains_key(path) => Answer::Refused,
+            Self::Create(path, _) if objects.contains_key(path) => Response::Refused,
             Self::Update(path, _, tag) if objects.get(path).is_none_or(|there| tag_of(there) != *tag) => {
-                Answer::Refused
+                Response::Refused
             }
             Self::Create(path, bytes) | Self::Update(path, bytes, _) | Self::Put(path, bytes) => {
                 objects.insert(path.clone(), bytes.as_slice().into());
-                Answer::Done
+                Response::Done
             }
         }
     }
 
-    /// Whether the answer may be lost in a way that matters.
-    pub fn changes(&self) -> bool {
+    /// Returns whether the request is a write, of which a lost response matters.
+    pub fn is_write(&self) -> bool {
         !matches!(self, Self::Get(_) | Self::List(_))
     }
 }
 
-/// S3's entity tags are of the content.
+/// Returns an entity tag, which as in S3 depends on the content.
 fn tag_of(bytes: &[u8]) -> String {
     sha256_hex(bytes)[..16].to_owned()
 }
 
 struct Slot {
     request: Option<Request>,
-    answer: Option<Answer>,
+    response: Option<Response>,
     waker: Option<Waker>,
 }
 
-/// Requests under way, the oldest first.
+/// Requests in flight, the oldest first.
 #[derive(Clone, Default)]
-pub struct Desk(Arc<Mutex<Vec<Arc<Mutex<Slot>>>>>);
+pub struct RequestQueue(Arc<Mutex<Vec<Arc<Mutex<Slot>>>>>);
 
-impl Desk {
-    /// The oldest request without an answer.
+impl RequestQueue {
+    /// Returns the oldest request without a response.
     pub fn oldest(&self) -> Option<Request> {
-        let desk = self.0.lock().expect("one thread");
-        desk.first().and_then(|slot| slot.lock().expect("one thread").request.clone())
+        let queue = self.0.lock().expect("one thread");
+        queue.first().and_then(|slot| slot.lock().expect("one thread").request.clone())
     }
 
-    /// Answers it.
-    pub fn answer(&self, answer: Answer) {
+    /// Responds to it.
+    pub fn response(&self, response: Response) {
         let slot = self.0.lock().expect("one thread").remove(0);
         let mut slot = slot.lock().expect("one thread");
-        slot.answer = Some(answer);
+        slot.response = Some(response);
         if let Some(waker) = slot.waker.take() {
             waker.wake();
         }
     }
 
-    fn ask(&self, request: Request) -> Asked {
-        let slot = Arc::new(Mutex::new(Slot { request: Some(request), answer: None, waker: None }));
+    fn ask(&self, request: Request) -> PendingResponse {
+        let slot = Arc::new(Mutex::new(Slot { request: Some(request), response: None, waker: None }));
         self.0.lock().expect("one thread").push(Arc::clone(&slot));
-        Asked(slot)
+        PendingResponse(slot)
     }
 }
 
-struct Asked(Arc<Mutex<Slot>>);
+struct PendingResponse(Arc<Mutex<Slot>>);
 
-impl Future for Asked {
-    type Output = Answer;
+impl Future for PendingResponse {
+    type Output = Response;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         let mut slot = self.0.lock().expect("one thread");
-        match slot.answer.take() {
-            Some(answer) => Poll::Ready(answer),
+        match slot.response.take() {
+            Some(response) => Poll::Ready(response),
             None => {
                 slot.waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -133,18 +133,18 @@ impl Future for Asked {
     }
 }
 
-/// The store as one worker sees it. Takes another attempt when an answer is lost, as every store of a run does.
+/// The store as one worker sees it. It retries when a response is lost, as every store of a run does.
 #[derive(Clone)]
 pub struct ModelStore {
-    pub desk: Desk,
+    pub queue: RequestQueue,
 }
 
 impl ModelStore {
-    async fn ask(&self, request: Request) -> Answer {
+    async fn ask(&self, request: Request) -> Response {
         loop {
-            match self.desk.ask(request.clone()).await {
-                Answer::Lost => {}
-                answer => return answer,
+            match self.queue.ask(request.clone()).await {
+                Response::Lost => {}
+                response => return response,
             }
         }
     }
@@ -183,7 +183,7 @@ impl ObjectStore for ModelStore {
             }
         };
         match self.ask(request).await {
-            Answer::Done => Ok(PutResult { e_tag, version: None, extensions: Default::default() }),
+            Response::Done => Ok(PutResult { e_tag, version: None, extensions: Default::default() }),
             _ if is_update => Err(Error::Precondition { path, source: "model".into() }),
             _ => Err(Error::AlreadyExists { path, source: "model".into() }),
         }
@@ -194,7 +194,7 @@ impl ObjectStore for ModelStore {
     }
 
     async fn get_opts(&self, location: &Path, _: GetOptions) -> Result<GetResult> {
-        let Answer::Object(there) = self.ask(Request::Get(location.to_string())).await else {
+        let Response::Object(there) = self.ask(Request::Get(location.to_string())).await else {
             return Err(missing(location));
         };
         let range: Range<u64> = 0..there.len() as u64;
@@ -216,7 +216,7 @@ impl ObjectStore for ModelStore {
                 async move {
                     let location = location?;
                     match store.ask(Request::Delete(location.to_string())).await {
-                        Answer::Done => Ok(location),
+                        Response::Done => Ok(location),
                         _ => Err(missing(&location)),
                     }
                 }
@@ -227,7 +227,7 @@ impl ObjectStore for ModelStore {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let (store, prefix) = (self.clone(), prefix.map(ToString::to_string).unwrap_or_default());
         let names = async move {
-            let Answer::Names(names) = store.ask(Request::List(prefix)).await else { return Vec::new() };
+            let Response::Names(names) = store.ask(Request::List(prefix)).await else { return Vec::new() };
             names.into_iter().map(|(path, size)| Ok(meta(Path::from(path), size, None))).collect()
         };
         names.map(stream::iter).flatten_stream().boxed()

@@ -1,11 +1,11 @@
-//! A worker of the model: a run's plan in a few lines, and the program's own commits.
+//! A worker of the model: a run's plan in a few lines, and the program's own commit code.
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use object_store::ObjectStoreExt;
 use recaption_output::commits::{
-    Attempt, Begun, CommitError, CommitLog, CommitResult, Committer, RecordName, ShardState, Standing,
-    configuration_fingerprint,
+    CommitError, CommitLog, CommitRequest, CommitResult, CommitStart, Committer, ExistingPart,
+    ExistingRecord, RecordName, ShardState, configuration_fingerprint,
 };
 use recaption_schemas::{COMMIT_FORMAT, Counts, PartInfo, ShardCommit, ShardId, part_name, sha256_hex};
 use recaption_store::{Location, StoreError, Stores};
@@ -15,16 +15,16 @@ use super::{
     store::{ModelStore, Objects},
 };
 
-/// What a worker is asked to do.
+/// The command of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// What is not done.
+    /// `run`: shards that are not done.
     Run,
-    /// The same, whatever configuration there was.
+    /// `run --overwrite`: the same, whatever configuration the output has.
     Overwrite,
-    /// What is done, once more: rows that stay go on in the new parts.
+    /// `retry`: shards that are done, whose kept rows are copied to new parts.
     Retry,
-    /// What is not done, and away with what is no input.
+    /// `run --retire`: shards that are not done; others are deleted.
     Retire,
 }
 
@@ -32,8 +32,8 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
     Same,
-    /// As of lists of addresses, whose servers answer as they like.
-    OfChance,
+    /// They differ, as those of URL lists whose servers respond differently.
+    Random,
 }
 
 /// A command.
@@ -69,29 +69,29 @@ fn output(store: Arc<ModelStore>) -> Location {
     place
 }
 
-/// The program of a job; `who` tells attempts apart.
+/// Returns the program of a job. `who` identifies the attempt.
 pub fn program(job: &Job, who: u32) -> Program {
     let job = *job;
     Rc::new(move |store| -> Pin<Box<dyn Future<Output = ()>>> {
         let out = output(store);
         Box::pin(async move {
-            // However it ends, what counts is what it leaves.
+            // Only the objects that it leaves count.
             let _ = work(&out, &job, who).await;
         })
     })
 }
 
-/// As the program's plan (`pipeline/run/plan.rs`) and the end of its runs.
+/// Plans and processes as `pipeline/run/plan.rs` and `pipeline/run/job.rs` do.
 async fn work(out: &Location, job: &Job, who: u32) -> Result<(), CommitError> {
     let commit_log = CommitLog::new(out.clone());
-    let mut survey = commit_log.survey().await?;
+    let mut survey = commit_log.scan().await?;
     let (name, configuration) = (job.name(), job.configuration());
     if job.kind != Kind::Overwrite {
-        let others = match commit_log.claim().await? {
+        let others = match commit_log.configuration().await? {
             Some(claim) => claim.fingerprint != name.configuration,
-            None => {
-                survey.records().any(|(_, s)| s.facts.is_some() && s.name.configuration != name.configuration)
-            }
+            None => survey
+                .records()
+                .any(|(_, s)| s.summary.is_some() && s.name.configuration != name.configuration),
         };
         if others {
             return Ok(());
@@ -106,57 +106,53 @@ async fn work(out: &Location, job: &Job, who: u32) -> Result<(), CommitError> {
             None => todo.push((*url, found, None)),
         }
     }
-    let mut strangers = BTreeMap::new();
-    let mut records: Vec<(String, Vec<Standing>)> = survey.take_records().into_iter().collect();
+    let mut foreign = BTreeMap::new();
+    let mut records: Vec<(String, Vec<ExistingRecord>)> = survey.take_records().into_iter().collect();
     records.sort_by(|a, b| a.0.cmp(&b.0));
     for (shard, standing) in records {
         let parts = survey.parts_of(&shard).to_vec();
-        strangers.insert(shard, (standing, parts));
+        foreign.insert(shard, (standing, parts));
     }
     let committer = commit_log.committer(configuration, job.kind == Kind::Overwrite).await?;
-    // As if no other worker were known to live: frozen ones are taken for dead.
+    // As if no other worker were known to live: frozen ones count as dead.
     for found in &leftovers {
-        commit_log.clear(&found.stale, &found.orphans, None).await?;
+        commit_log.delete_stale(&found.stale_records, &found.orphaned_parts, None).await?;
     }
     for (url, found, former) in todo {
         match shard(out, &committer, (job, url, who), found, former).await {
-            // The shard failed, others go on.
+            // The shard failed; others continue.
             Err(CommitError::Store(_)) => {}
             other => drop(other?),
         }
     }
     if job.kind == Kind::Retire {
-        commit_log.remove_shards(&strangers).await?;
+        commit_log.delete_shards(&foreign).await?;
     }
     Ok(())
 }
 
-/// As `pipeline/run/shard_writer.rs` ends a shard.
+/// Commits a shard as `pipeline/run/shard_writer.rs` does.
 async fn shard(
     out: &Location,
     committer: &Committer,
     (job, url, who): (&Job, &str, u32),
     found: ShardState,
-    done: Option<Standing>,
+    done: Option<ExistingRecord>,
 ) -> Result<CommitResult, CommitError> {
     let id = ShardId::from_url(url);
-    let ShardState { mut expects, stale, mut orphans, .. } = found;
-    let mut former = None;
+    let ShardState { mut replaces, stale_records, mut orphaned_parts, .. } = found;
+    let mut previous = None;
     if let Some(standing) = done {
-        former = committer.commit_log.find(&standing.file, &standing.name).await?;
-        for part in standing.facts.iter().flat_map(|facts| facts.parts()) {
+        previous = committer.commit_log.find(&standing.file, &standing.name).await?;
+        for part in standing.summary.iter().flat_map(|facts| facts.parts()) {
             let modified = chrono::DateTime::UNIX_EPOCH;
-            orphans.push(recaption_output::commits::Seen {
-                path: part.path.clone(),
-                bytes: part.bytes,
-                modified,
-            });
+            orphaned_parts.push(ExistingPart { path: part.path.clone(), bytes: part.bytes, modified });
         }
-        expects = Some(standing);
+        replaces = Some(standing);
     }
-    // Frozen for an hour at any step: nothing is known to be fast.
+    // As if frozen for an hour at any step: every commit is slow.
     committer.begin().await?;
-    let begun = Begun::now().earlier(Duration::from_secs(3600));
+    let start = CommitStart::now().earlier(Duration::from_secs(3600));
     let who = if job.rows == Rows::Same { 0 } else { who };
     let rows = format!("{url} {} {} {who}", job.configuration, job.input);
     let commit = ShardCommit {
@@ -173,18 +169,18 @@ async fn shard(
         rejects: put(out, "rejects", &id, (&rows, &job.name())).await?,
         settings: BTreeMap::new(),
     };
-    let attempt = Attempt {
+    let request = CommitRequest {
         shard: id.as_str(),
         commit: &commit,
-        expects: expects.as_ref(),
-        former: former.as_ref(),
-        stale: &stale,
-        orphans: &orphans,
+        replaces: replaces.as_ref(),
+        previous: previous.as_ref(),
+        stale_records: &stale_records,
+        orphaned_parts: &orphaned_parts,
     };
-    committer.commit(&attempt, begun).await
+    committer.commit(&request, start).await
 }
 
-/// As `stages/output/src/write.rs` names a part.
+/// Puts a part with the name that `stages/output/src/part_writer.rs` gives it.
 async fn put(
     out: &Location,
     table: &str,
@@ -211,9 +207,9 @@ fn parts(objects: &Objects) -> Vec<&String> {
     objects.keys().filter(is_part).collect()
 }
 
-/// What is wrong with a store: a part that is not what a record beside it says, at any moment; and when everybody is dead and
-/// `last` was given, whatever is not every row once.
-pub fn fault_of(objects: &Objects, last: &Job) -> Option<String> {
+/// Returns the problem of a store: a part that does not match its record, at any moment; and after the command `last`, when all
+/// workers are dead, any row that is missing or doubled.
+pub fn problem_of(objects: &Objects, last: &Job) -> Option<String> {
     if let Some(fault) = wrong_part(objects, false) {
         return Some(fault);
     }
@@ -222,13 +218,13 @@ pub fn fault_of(objects: &Objects, last: &Job) -> Option<String> {
     wrong_part(&after, true).or_else(|| incomplete(&after, last))
 }
 
-/// A part that is not what its record says; one that is missing too, where nobody is at work.
+/// Returns a part that does not match its record, or, when no worker is active, is missing.
 fn wrong_part(objects: &Objects, also_missing: bool) -> Option<String> {
     for (path, commit) in records(objects) {
         for part in [&commit.captions, &commit.rejects] {
             match objects.get(&format!("out/{}", part.path)) {
                 Some(bytes) if Some(sha256_hex(bytes)) != part.sha256 => {
-                    return Some(format!("{} is not what its record says", part.path));
+                    return Some(format!("{} does not match its record", part.path));
                 }
                 None if also_missing => return Some(format!("{path}: {} is missing", part.path)),
                 _ => {}

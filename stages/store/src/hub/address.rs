@@ -1,4 +1,4 @@
-//! What is asked of the hub and where it is: a dataset by URL, the endpoint, the token.
+//! A dataset by URL, and the hub's endpoint and token.
 
 use std::{fmt, path::PathBuf};
 
@@ -6,30 +6,30 @@ use object_store::{HeaderValue, path::Path};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
-/// What a revision keeps of itself in a canonical URL.
-const REVISION: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+/// Characters of a revision that a canonical URL escapes.
+const REVISION_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Where the hub is if nobody says otherwise.
-const ENDPOINT: &str = "https://huggingface.co";
+/// The hub's endpoint without `HF_ENDPOINT`.
+const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// A dataset on the hub, and which revision of it.
+/// A dataset on the hub at a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
-    /// `ORG/NAME`, or `NAME` alone for the few of old.
+    /// `ORG/NAME`, or `NAME` alone for a few old datasets.
     name: String,
-    /// A branch, tag or commit; the branch `main` where there is none.
+    /// A branch, tag or commit; `main` if absent.
     revision: Option<String>,
 }
 
 impl Dataset {
-    /// The dataset and the path in it that `hf://datasets/ORG/NAME[@REVISION]/PATH` names.
+    /// Parses `hf://datasets/ORG/NAME[@REVISION]/PATH` into the dataset and the path in it.
     ///
-    /// A name without organisation is understood where nothing follows, or where its revision does; otherwise two
-    /// parts are always an organisation and a name. A revision's slashes are written `%2F`, but for `refs/pr/N` and
-    /// `refs/convert/NAME`, which may stand as they are.
+    /// A name without organisation is accepted where nothing or a revision follows it; otherwise the first two parts are
+    /// an organisation and a name. Slashes of a revision are written `%2F`, except in `refs/pr/N` and
+    /// `refs/convert/NAME`, which may be written as they are.
     ///
     /// # Errors
-    /// Says what is wrong; without anything that may be secret.
+    /// Returns what is wrong, without anything that may be secret.
     pub fn parse(url: &Url) -> Result<(Self, Path), String> {
         let host = url.host_str().unwrap_or_default();
         if host != "datasets"
@@ -67,7 +67,7 @@ impl Dataset {
             !part.is_empty() && !part.starts_with('.') && part.chars().all(known)
         };
         if !name.split('/').all(legal) {
-            return Err(format!("`{name}` is no name of a dataset"));
+            return Err(format!("`{name}` is not a valid dataset name"));
         }
         let revision = match revision {
             None => None,
@@ -79,58 +79,58 @@ impl Dataset {
                 Some(revision.into_owned())
             }
         };
-        // So that its canonical URLs name it again: `NAME/PATH` would be an organisation and a name.
+        // A canonical URL must parse to the same dataset: `NAME/PATH` would be an organisation and a name.
         let revision = revision.or_else(|| (!name.contains('/')).then(|| "main".to_owned()));
         let path =
             Path::from_url_path(rest.join("/")).map_err(|e| format!("the path cannot be used: {e}"))?;
         Ok((Self { name, revision }, path))
     }
 
-    /// `ORG/NAME`, in parts.
+    /// Returns the parts of `ORG/NAME`.
     pub(super) fn parts(&self) -> impl Iterator<Item = &str> {
         self.name.split('/')
     }
 
-    /// The branch, tag or commit.
+    /// Returns the branch, tag or commit.
     #[must_use]
     pub fn revision(&self) -> &str {
         self.revision.as_deref().unwrap_or("main")
     }
 }
 
-/// The beginning of all its canonical URLs: `hf://datasets/ORG/NAME[@REVISION]`.
+/// Writes the prefix of all its canonical URLs: `hf://datasets/ORG/NAME[@REVISION]`.
 impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "hf://datasets/{}", self.name)?;
         match &self.revision {
-            Some(revision) => write!(f, "@{}", utf8_percent_encode(revision, REVISION)),
+            Some(revision) => write!(f, "@{}", utf8_percent_encode(revision, REVISION_ESCAPES)),
             None => Ok(()),
         }
     }
 }
 
-/// Where the hub is and who asks it.
+/// The hub's endpoint and the token to use there.
 #[derive(Clone)]
 pub struct HubSettings {
-    /// Its address.
+    /// Base of all URLs.
     pub(super) endpoint: Url,
-    /// The `Authorization` header, marked as secret.
+    /// The `Authorization` header, marked as sensitive.
     pub(super) authorization: Option<HeaderValue>,
 }
 
 impl HubSettings {
-    /// From an environment: `HF_ENDPOINT`, and `HF_TOKEN`, else the file `HF_TOKEN_PATH`, else `token` in `HF_HOME`,
-    /// in `XDG_CACHE_HOME/huggingface` or in `~/.cache/huggingface`.
+    /// Reads the settings from an environment: `HF_ENDPOINT`, and the token in `HF_TOKEN`, else in the file
+    /// `HF_TOKEN_PATH`, else in the file `token` in `HF_HOME`, `XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface`.
     ///
     /// # Errors
-    /// An endpoint that is no address of a web server, a token file that was named but cannot be read, a token that
-    /// cannot be sent.
+    /// Returns an error for an endpoint that is not an http(s) URL, a named token file that cannot be read, and a token
+    /// that no header can hold.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let lookup = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
-        let text = lookup("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into());
-        let endpoint = Url::parse(text.trim()).map_err(|e| format!("HF_ENDPOINT is no address: {e}"))?;
+        let text = lookup("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.into());
+        let endpoint = Url::parse(text.trim()).map_err(|e| format!("HF_ENDPOINT is not a URL: {e}"))?;
         if !matches!(endpoint.scheme(), "http" | "https") || endpoint.query().is_some() {
-            return Err("HF_ENDPOINT is no address of a web server (http or https)".into());
+            return Err("HF_ENDPOINT is not the URL of a web server (http or https)".into());
         }
         if !endpoint.username().is_empty() || endpoint.password().is_some() {
             return Err("HF_ENDPOINT may hold no user and password; set HF_TOKEN".into());
@@ -145,7 +145,7 @@ impl HubSettings {
         Ok(Self { endpoint, authorization })
     }
 
-    /// The token, to be taken out of what others say.
+    /// Returns the token, to be redacted from texts.
     pub(super) fn token(&self) -> Option<&str> {
         self.authorization.as_ref()?.to_str().ok()?.strip_prefix("Bearer ")
     }
@@ -171,12 +171,12 @@ fn token_file(lookup: &impl Fn(&str) -> Option<String>) -> Result<Option<String>
 
 fn bearer(token: &str) -> Result<HeaderValue, String> {
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-        .map_err(|_| "the token of the Hugging Face hub (HF_TOKEN) holds what no token may hold")?;
+        .map_err(|_| "the Hugging Face token (HF_TOKEN) has characters that no token may have")?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// Without the token.
+/// Hides the token.
 impl fmt::Debug for HubSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let token = if self.authorization.is_some() { "a token" } else { "no token" };
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_name_a_dataset_a_revision_and_a_path() {
+    fn urls_parse_to_dataset_revision_and_path() {
         for (text, dataset, path) in [
             ("hf://datasets/o/n", "hf://datasets/o/n", ""),
             ("hf://datasets/o/n/a%20b/0.tar", "hf://datasets/o/n", "a b/0.tar"),
@@ -208,12 +208,12 @@ mod tests {
         ] {
             let got = parse(text).expect(text);
             assert_eq!(got, (dataset.to_owned(), path.to_owned()), "{text}");
-            assert_eq!(parse(&got.0).expect(text).0, got.0, "{text}: canonical URLs stay");
+            assert_eq!(parse(&got.0).expect(text).0, got.0, "{text}: canonical URLs are stable");
         }
     }
 
     #[test]
-    fn what_is_no_dataset_is_an_error() {
+    fn urls_of_other_things_are_errors() {
         for text in [
             "hf://models/o/n/x",
             "hf://datasets",
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_come_from_variable_or_file_and_are_not_shown() {
+    fn tokens_come_from_variable_or_file_and_stay_hidden() {
         let folder = tempfile::tempdir().expect("folder");
         let file = folder.path().join("token");
         std::fs::write(&file, "hf_file\n").expect("file");

@@ -1,7 +1,8 @@
-//! Requests to the hub: redirects by hand, because the token is for the hub alone; a few attempts; errors in words.
+//! Requests to the hub. Redirects are followed here, because the token is for the hub alone.
 
-use std::{error::Error as _, io, time::Duration};
+use std::{error::Error as _, io};
 
+use chrono::Utc;
 use object_store::{Error, HeaderMap, Result};
 use recaption_schemas::redact_text;
 use reqwest::{
@@ -14,55 +15,58 @@ use reqwest::{
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::{HubSettings, STORE};
-use crate::{ErrorKind, StoreSettings, install_crypto};
+use super::address::HubSettings;
+use crate::{ErrorKind, StoreSettings, install_crypto, parse_retry_after};
 
+/// The store's name in errors.
+const STORE: &str = "Hugging Face hub";
 /// Most redirects of one request.
-const REDIRECTS: usize = 5;
-/// Most further attempts where an answer or a listing's page does not come; what is read is also tried again above.
-const ATTEMPTS: u32 = 4;
-/// Most bytes of an answer that is a list.
-const LONGEST_LIST: usize = 64 << 20;
-/// Most characters of the hub's own words.
-const MOST_WORDS: usize = 300;
+const MAX_REDIRECTS: usize = 5;
+/// Most further attempts after a transient status or a broken listing. Bodies are retried by the store above.
+const MAX_RETRIES: u32 = 4;
+/// Largest JSON response, in bytes.
+const MAX_JSON_BYTES: usize = 64 << 20;
+/// Longest quotation of the hub's own error, in characters.
+const MAX_QUOTED_CHARS: usize = 300;
 
-/// One request.
-pub(super) struct Ask<'a> {
+/// A request.
+pub(super) struct HubRequest<'a> {
     /// GET or HEAD.
-    pub method: Method,
-    /// To where.
-    pub url: Url,
-    /// A `Range` header.
-    pub range: Option<String>,
-    /// Whether a redirect away from the hub is the answer.
-    pub stay: bool,
-    /// What is asked for, in errors.
-    pub place: &'a str,
+    pub(super) method: Method,
+    /// The URL, on the hub.
+    pub(super) url: Url,
+    /// Value of the `Range` header.
+    pub(super) range: Option<String>,
+    /// Whether a redirect to another server is returned instead of followed.
+    pub(super) stop_at_redirect: bool,
+    /// The object's canonical URL, for errors.
+    pub(super) object: &'a str,
 }
 
-/// What came of it.
-pub(super) struct Answer {
+/// A response, after redirects.
+pub(super) struct HubResponse {
     /// The last response.
-    pub response: Response,
-    /// Whether the hub itself gave it.
-    pub own: bool,
-    /// What the hub said of the object on the way.
-    pub linked: Linked,
+    pub(super) response: Response,
+    /// Whether it came from the hub itself.
+    pub(super) from_hub: bool,
+    /// What the hub's own responses say about the object.
+    pub(super) object: ObjectHeaders,
 }
 
-/// What the hub says of an object, wherever its bytes are.
+/// The hub's headers about an object, whichever server has its bytes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Linked {
-    /// Without quotes and `W/`.
-    pub e_tag: Option<String>,
-    /// Bytes.
-    pub size: Option<u64>,
+pub(super) struct ObjectHeaders {
+    /// Entity tag, without quotes and `W/`.
+    pub(super) e_tag: Option<String>,
+    /// Size in bytes.
+    pub(super) size: Option<u64>,
 }
 
-impl Linked {
-    fn learn(&mut self, headers: &HeaderMap, last: bool) {
+impl ObjectHeaders {
+    /// Adds the headers of a response; `is_last` unless it is a redirect.
+    fn update(&mut self, headers: &HeaderMap, is_last: bool) {
         // The entity tag of a redirect is that of the redirect.
-        let own = if last { header(headers, ETAG.as_str()) } else { None };
+        let own = if is_last { header(headers, ETAG.as_str()) } else { None };
         let e_tag = header(headers, "x-linked-etag").or_else(|| own.filter(|_| self.e_tag.is_none()));
         if let Some(e_tag) = e_tag {
             let bare = e_tag.trim().trim_start_matches("W/").trim_matches('"');
@@ -72,19 +76,20 @@ impl Linked {
     }
 }
 
-impl Answer {
-    /// A header's text.
-    pub fn header(&self, name: &str) -> Option<&str> {
+impl HubResponse {
+    /// Returns a header's text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         header(self.response.headers(), name)
     }
 
-    /// What a body that is complete has.
-    pub fn length(&self) -> Option<u64> {
+    /// Returns the length of the body in bytes.
+    pub(super) fn length(&self) -> Option<u64> {
         self.header(CONTENT_LENGTH.as_str())?.parse().ok()
     }
 
-    /// `Content-Range`: first byte, byte after the last, bytes of the whole.
-    pub fn content_range(&self) -> Option<(u64, u64, u64)> {
+    /// Returns `Content-Range` as first byte, end (exclusive) and size of the whole object; `0, 0, size` of a range that
+    /// cannot be satisfied.
+    pub(super) fn content_range(&self) -> Option<(u64, u64, u64)> {
         let range = self.header(CONTENT_RANGE.as_str())?.trim().strip_prefix("bytes ")?;
         let (bytes, size) = range.split_once('/')?;
         let size = size.parse().ok()?;
@@ -101,16 +106,19 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Asks the hub.
-pub(super) struct Asker {
+/// An HTTP client of the hub.
+pub(super) struct HubClient {
     client: Client,
     hub: HubSettings,
     settings: StoreSettings,
 }
 
-impl Asker {
-    /// With these settings; nothing is asked yet.
-    pub fn new(hub: HubSettings, settings: StoreSettings) -> Result<Self> {
+impl HubClient {
+    /// Returns a client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// Returns an error when TLS cannot be set up.
+    pub(super) fn new(hub: HubSettings, settings: StoreSettings) -> Result<Self> {
         install_crypto();
         let client = Client::builder()
             .redirect(Policy::none())
@@ -120,178 +128,182 @@ impl Asker {
             .read_timeout(settings.timeout)
             .user_agent(concat!("recaption/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| broken(&error))?;
+            .map_err(|error| transport_error(&error))?;
         Ok(Self { client, hub, settings })
     }
 
-    /// An address below the endpoint.
-    pub fn url<'a>(&self, parts: impl IntoIterator<Item = &'a str>) -> Result<Url> {
+    /// Returns the URL of a path below the endpoint.
+    pub(super) fn url<'a>(&self, parts: impl IntoIterator<Item = &'a str>) -> Result<Url> {
         let mut url = self.hub.endpoint.clone();
         url.path_segments_mut().map_err(|()| generic("Invalid HF_ENDPOINT"))?.pop_if_empty().extend(parts);
         Ok(url)
     }
 
-    /// Whether it is the hub's own address: the same scheme, host and port.
-    pub fn is_own(&self, url: &Url) -> bool {
+    /// Returns whether a URL is the hub's own: the same scheme, host and port.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
         url.origin() == self.hub.endpoint.origin()
     }
 
-    /// The answer to a request, whatever its status, after a few attempts where another may go better.
-    pub async fn send(&self, ask: &Ask<'_>) -> Result<Answer> {
-        let mut pause = self.settings.first_pause;
-        let mut left = ATTEMPTS.min(self.settings.retries);
+    /// Returns the response to a request, whatever its status, after a few attempts where its status is transient.
+    pub(super) async fn send(&self, request: &HubRequest<'_>) -> Result<HubResponse> {
+        let mut budget = self.settings.retry.at_most(MAX_RETRIES).budget();
         loop {
-            let answer = self.once(ask).await?;
-            let status = answer.response.status();
-            // The bytes' address is good for a while only: the hub gives a new one.
-            let expired = !answer.own && status == StatusCode::FORBIDDEN;
+            let response = self.send_once(request).await?;
+            let status = response.response.status();
+            // The signed URL of the bytes expires: the hub redirects to a new one.
+            let expired = !response.from_hub && status == StatusCode::FORBIDDEN;
             let is_retryable = matches!(status.as_u16(), 408 | 425 | 429 | 500..) && status.as_u16() != 507;
-            if left == 0 || !(is_retryable || expired) {
-                return Ok(answer);
+            if !(is_retryable || expired) {
+                return Ok(response);
             }
-            left -= 1;
-            let told = answer.header(RETRY_AFTER.as_str()).and_then(|seconds| seconds.parse().ok());
-            let wait = told.map_or_else(|| pause.mul_f64(fastrand::f64()), Duration::from_secs);
-            pause = (pause * 2).min(self.settings.longest_pause);
+            let retry_after = response.header(RETRY_AFTER.as_str());
+            let retry_after = retry_after.and_then(|value| parse_retry_after(value, Utc::now()));
+            let Some(pause) = budget.next_pause(retry_after) else { return Ok(response) };
             tracing::debug!(
-                place = ask.place,
+                object = request.object,
                 status = status.as_u16(),
-                "the hub did not answer well; trying again"
+                "hub request failed; retrying"
             );
-            tokio::time::sleep(wait.min(self.settings.longest_pause)).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
-    /// One attempt, along its redirects.
-    async fn once(&self, ask: &Ask<'_>) -> Result<Answer> {
-        let (mut url, mut linked, mut own) = (ask.url.clone(), Linked::default(), true);
-        for _ in 0..=REDIRECTS {
-            // Whoever was sent away does not come back with the token.
+    /// Sends a request once and follows its redirects.
+    async fn send_once(&self, request: &HubRequest<'_>) -> Result<HubResponse> {
+        let (mut url, mut object, mut own) = (request.url.clone(), ObjectHeaders::default(), true);
+        for _ in 0..=MAX_REDIRECTS {
+            // After a redirect to another server the token is not sent any more, even back to the hub.
             own = own && self.is_own(&url);
-            let mut request = self.client.request(ask.method.clone(), url.clone());
-            request = request.header(ACCEPT_ENCODING, "identity");
-            if let Some(range) = &ask.range {
-                request = request.header(RANGE, range);
+            let mut builder = self.client.request(request.method.clone(), url.clone());
+            builder = builder.header(ACCEPT_ENCODING, "identity");
+            if let Some(range) = &request.range {
+                builder = builder.header(RANGE, range);
             }
             if let Some(authorization) = self.hub.authorization.as_ref().filter(|_| own) {
-                request = request.header(AUTHORIZATION, authorization.clone());
+                builder = builder.header(AUTHORIZATION, authorization.clone());
             }
-            let response = request.send().await.map_err(|error| broken(&error))?;
+            let response = builder.send().await.map_err(|error| transport_error(&error))?;
             let target =
                 header(response.headers(), LOCATION.as_str()).filter(|_| response.status().is_redirection());
             if own {
-                linked.learn(response.headers(), target.is_none());
+                object.update(response.headers(), target.is_none());
             }
-            let Some(target) = target else { return Ok(Answer { response, own, linked }) };
-            let next = url.join(target).map_err(|_| invalid("it redirects to what is no address"))?;
+            let Some(target) = target else { return Ok(HubResponse { response, from_hub: own, object }) };
+            let next = url.join(target).map_err(|_| invalid_response("redirect to an invalid URL"))?;
             let safe = match next.scheme() {
                 "https" => true,
                 "http" => self.hub.endpoint.scheme() == "http",
                 _ => false,
             };
             if !safe {
-                return Err(invalid("it redirects to an address that is not https"));
+                return Err(invalid_response("redirect to a URL that is not https"));
             }
-            if ask.stay && !self.is_own(&next) {
-                return Ok(Answer { response, own, linked });
+            if request.stop_at_redirect && !self.is_own(&next) {
+                return Ok(HubResponse { response, from_hub: own, object });
             }
             url = next;
         }
-        Err(invalid(&format!("it redirects more than {REDIRECTS} times")))
+        Err(invalid_response(&format!("redirects more than {MAX_REDIRECTS} times")))
     }
 
-    /// An answer that is JSON, with its headers; tried again where the connection breaks, as nobody above does it for
-    /// listings.
-    pub async fn json<T: DeserializeOwned>(&self, url: Url, place: &str) -> Result<(T, HeaderMap)> {
-        let mut left = ATTEMPTS.min(self.settings.retries);
+    /// Returns a JSON response and its headers. Broken connections are retried here, as listings have no store above that
+    /// does.
+    pub(super) async fn json<T: DeserializeOwned>(&self, url: Url, object: &str) -> Result<(T, HeaderMap)> {
+        let mut budget = self.settings.retry.at_most(MAX_RETRIES).budget();
         loop {
-            match self.json_once(url.clone(), place).await {
-                Err(error) if left > 0 && ErrorKind::of(&error) == ErrorKind::Transient => {
-                    left -= 1;
-                    tracing::debug!(place, error = crate::user_message(&error), "asking the hub again");
-                    tokio::time::sleep(self.settings.first_pause.mul_f64(fastrand::f64())).await;
-                }
-                other => return other,
-            }
+            let error = match self.json_once(url.clone(), object).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            let transient = ErrorKind::of(&error) == ErrorKind::Transient;
+            let Some(pause) = transient.then(|| budget.next_pause(None)).flatten() else { return Err(error) };
+            tracing::debug!(object, error = crate::user_message(&error), "hub request failed; retrying");
+            tokio::time::sleep(pause).await;
         }
     }
 
-    async fn json_once<T: DeserializeOwned>(&self, url: Url, place: &str) -> Result<(T, HeaderMap)> {
-        let ask = Ask { method: Method::GET, url, range: None, stay: false, place };
-        let mut answer = self.send(&ask).await?;
-        if answer.response.status() != StatusCode::OK {
-            return Err(self.refused(&answer, place));
+    async fn json_once<T: DeserializeOwned>(&self, url: Url, object: &str) -> Result<(T, HeaderMap)> {
+        let request = HubRequest { method: Method::GET, url, range: None, stop_at_redirect: false, object };
+        let mut response = self.send(&request).await?;
+        if response.response.status() != StatusCode::OK {
+            return Err(self.status_error(&response, object));
         }
         let mut body = Vec::new();
-        while let Some(bytes) = answer.response.chunk().await.map_err(|error| broken(&error))? {
-            if body.len() + bytes.len() > LONGEST_LIST {
-                return Err(invalid("its list is too long"));
+        while let Some(bytes) = response.response.chunk().await.map_err(|error| transport_error(&error))? {
+            if body.len() + bytes.len() > MAX_JSON_BYTES {
+                return Err(invalid_response("its JSON is too large"));
             }
             body.extend_from_slice(&bytes);
         }
-        // Where it breaks off, the connection did; what else is wrong stays wrong.
+        // A truncated document is a broken connection; any other error is permanent.
         let value = serde_json::from_slice(&body).map_err(|error| match error.is_eof() {
-            true => io_error(io::ErrorKind::UnexpectedEof, "the hub's answer is cut short".into()),
-            false => invalid(&error.to_string()),
+            true => io_error(io::ErrorKind::UnexpectedEof, "the hub's response is truncated".into()),
+            false => invalid_response(&error.to_string()),
         })?;
-        Ok((value, answer.response.headers().clone()))
+        Ok((value, response.response.headers().clone()))
     }
 
-    /// What a status means.
-    pub fn refused(&self, answer: &Answer, place: &str) -> Error {
-        let (status, path) = (answer.response.status(), place.to_owned());
-        let said = self.said(answer);
-        let token = match (&self.hub.authorization, answer.own) {
-            (_, false) => "the server that holds the bytes refuses; the token of HF_TOKEN is not for it".to_owned(),
-            (None, true) => "the dataset is gated or private, or there is none: accept its conditions on its page, \
-                             and set HF_TOKEN to a token that may read it"
-                .to_owned(),
-            (Some(_), true) => "the dataset is gated or private, or there is none, and the token of HF_TOKEN (or of the \
-                                token file) may not read it: accept the conditions on its page, and check the token"
-                .to_owned(),
+    /// Returns the error for a response with an unexpected status.
+    pub(super) fn status_error(&self, response: &HubResponse, object: &str) -> Error {
+        let (status, path) = (response.response.status(), object.to_owned());
+        let detail = self.error_detail(response);
+        let token = match (&self.hub.authorization, response.from_hub) {
+            (_, false) => {
+                "the server that has the bytes refused the request; HF_TOKEN is not sent to it".to_owned()
+            }
+            (None, true) => {
+                "the dataset is gated, private or does not exist: accept its conditions on its page, and set \
+                             HF_TOKEN to a token that may read it"
+                    .to_owned()
+            }
+            (Some(_), true) => {
+                "the dataset is gated, private or does not exist, and the token of HF_TOKEN (or of the token \
+                                file) may not read it: accept the conditions on its page, and check the token"
+                    .to_owned()
+            }
         };
         match status.as_u16() {
-            401 => Error::Unauthenticated { path, source: format!("{token}{said} (401)").into() },
-            403 => Error::PermissionDenied { path, source: format!("{token}{said} (403)").into() },
+            401 => Error::Unauthenticated { path, source: format!("{token}{detail} (401)").into() },
+            403 => Error::PermissionDenied { path, source: format!("{token}{detail} (403)").into() },
             404 | 410 => {
-                Error::NotFound { path, source: format!("the hub knows none{said} ({status})").into() }
+                Error::NotFound { path, source: format!("not found on the hub{detail} ({status})").into() }
             }
-            _ => generic(&format!("{place}: the hub answers with status code: {status}{said}")),
+            _ => generic(&format!("{object}: the hub's response has status code: {status}{detail}")),
         }
     }
 
-    /// The hub's own user_message, without the token, should it quote it.
-    fn said(&self, answer: &Answer) -> String {
-        let Some(text) = answer.header("x-error-message").filter(|_| answer.own) else {
+    /// Returns the hub's own error message with the token redacted, empty if there is none.
+    fn error_detail(&self, response: &HubResponse) -> String {
+        let Some(text) = response.header("x-error-message").filter(|_| response.from_hub) else {
             return String::new();
         };
         let mut text = redact_text(text);
         if let Some(token) = self.hub.token() {
             text = text.replace(token, "***");
         }
-        format!("; it says: {}", text.chars().take(MOST_WORDS).collect::<String>())
+        format!(": {}", text.chars().take(MAX_QUOTED_CHARS).collect::<String>())
     }
 }
 
-/// An error of the hub's that has no kind of its own.
+/// Returns an error of the hub that has no variant of its own.
 pub(super) fn generic(what: &str) -> Error {
     Error::Generic { store: STORE, source: what.into() }
 }
 
-/// An answer that another attempt would get again.
-pub(super) fn invalid(what: &str) -> Error {
-    generic(&format!("Invalid answer of the hub: {what}"))
+/// Returns the error for a response that breaks the hub's protocol. It is permanent: see [`ErrorKind::of`].
+pub(super) fn invalid_response(what: &str) -> Error {
+    generic(&format!("Invalid response of the hub: {what}"))
 }
 
 fn io_error(kind: io::ErrorKind, what: String) -> Error {
     Error::Generic { store: STORE, source: Box::new(std::io::Error::new(kind, what)) }
 }
 
-/// A connection that broke, as an error of input and output; without addresses, which may hold a signature.
-pub(super) fn broken(error: &reqwest::Error) -> Error {
+/// Returns the error for a broken connection as an input or output error, without URLs, which may hold a signature.
+pub(super) fn transport_error(error: &reqwest::Error) -> Error {
     let mut kind = if error.is_timeout() { io::ErrorKind::TimedOut } else { io::ErrorKind::ConnectionReset };
     let mut text =
-        String::from(if error.is_timeout() { "no answer in time" } else { "the connection broke" });
+        String::from(if error.is_timeout() { "no response in time" } else { "the connection broke" });
     let mut cause = error.source();
     while let Some(at) = cause {
         let more = redact_text(&at.to_string());
@@ -299,7 +311,7 @@ pub(super) fn broken(error: &reqwest::Error) -> Error {
             text = format!("{text}: {more}");
         }
         if let Some(error) = at.downcast_ref::<std::io::Error>() {
-            // A certificate that is not trusted stays so; names that are not found now may be found later.
+            // An untrusted certificate stays untrusted; a name that is not found now may be found later.
             match error.kind() {
                 io::ErrorKind::InvalidData => kind = io::ErrorKind::InvalidData,
                 known if ErrorKind::of_io(error) == ErrorKind::Transient => kind = known,

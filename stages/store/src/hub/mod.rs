@@ -1,7 +1,8 @@
-//! The Hugging Face hub's datasets as a store that can be read: `hf://datasets/ORG/NAME[@REVISION]/PATH`.
+//! Datasets on the Hugging Face hub as a read-only store: `hf://datasets/ORG/NAME[@REVISION]/PATH`.
 //!
-//! A revision is looked up once, at the first request: everything read through one [`Hub`] is of one commit. Listings and
-//! addresses come from the hub; the bytes most often from elsewhere, to where it redirects, without the token.
+//! A revision is resolved to its commit once, at the first request: everything read through one [`Hub`] is of that commit.
+//! Listings and URLs come from the hub; the bytes most often from the CDN that it redirects to, without the token. Why this
+//! is no library's client: `docs/src/decisions/0045-hub-client.md`.
 
 mod address;
 mod client;
@@ -23,15 +24,12 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 pub use address::{Dataset, HubSettings};
-use client::{Answer, Ask, Asker, Linked, broken, generic, invalid};
+use client::{HubClient, HubRequest, HubResponse, ObjectHeaders, generic, invalid_response, transport_error};
 
-use super::StoreSettings;
-
-/// The name in errors.
-const STORE: &str = "Hugging Face hub";
+use crate::StoreSettings;
 
 /// Entries of one page of a listing.
-const PAGE: &str = "1000";
+const PAGE_SIZE: &str = "1000";
 
 /// A dataset's files at one commit. Cheap to clone.
 #[derive(Clone)]
@@ -41,18 +39,18 @@ pub struct Hub {
 
 struct Inner {
     dataset: Dataset,
-    asker: Asker,
-    /// Name of the commit, once it is known.
+    client: HubClient,
+    /// The commit's hash, once it is resolved.
     commit: OnceCell<String>,
 }
 
-/// What the hub says of a revision.
+/// The hub's JSON of a revision.
 #[derive(Deserialize)]
 struct Revision {
     sha: String,
 }
 
-/// What a listing says of a file or folder.
+/// A listing's JSON of a file or folder.
 #[derive(Deserialize)]
 struct Entry {
     #[serde(rename = "type")]
@@ -64,7 +62,7 @@ struct Entry {
     lfs: Option<Lfs>,
 }
 
-/// What it says of a file that git holds a pointer to.
+/// A listing's JSON of a file in Git LFS.
 #[derive(Deserialize)]
 struct Lfs {
     oid: String,
@@ -82,82 +80,86 @@ impl Entry {
     }
 }
 
-/// The time of change is not known without many more requests; entity tags tell changes.
+/// Returns an object's metadata. The modification time would take many more requests; entity tags identify versions.
 fn meta(location: Path, size: u64, e_tag: Option<String>) -> ObjectMeta {
     ObjectMeta { location, last_modified: DateTime::UNIX_EPOCH, size, e_tag, version: None }
 }
 
 impl Hub {
-    /// The dataset's files; nothing is asked yet.
+    /// Returns the dataset's files; nothing is requested yet.
     ///
     /// # Errors
-    /// When no connection can be made ready.
+    /// Returns an error when TLS cannot be set up.
     pub fn new(dataset: Dataset, hub: HubSettings, settings: StoreSettings) -> Result<Self> {
-        let asker = Asker::new(hub, settings)?;
-        Ok(Self { inner: Arc::new(Inner { dataset, asker, commit: OnceCell::new() }) })
+        let client = HubClient::new(hub, settings)?;
+        Ok(Self { inner: Arc::new(Inner { dataset, client, commit: OnceCell::new() }) })
     }
 }
 
 impl Inner {
-    fn place(&self, path: &Path) -> String {
+    /// Returns the canonical URL of a path.
+    fn url(&self, path: &Path) -> String {
         format!("{}/{path}", self.dataset)
     }
 
-    /// The commit that the revision names, looked up once.
+    /// Returns the hash of the revision's commit, resolved once.
     async fn commit(&self) -> Result<&str> {
-        let ask = || async {
+        let resolve = || async {
             let what = ["revision", self.dataset.revision()];
             let url =
-                self.asker.url(["api", "datasets"].into_iter().chain(self.dataset.parts()).chain(what))?;
-            let place = self.dataset.to_string();
-            let (revision, _) = self.asker.json::<Revision>(url, &place).await?;
+                self.client.url(["api", "datasets"].into_iter().chain(self.dataset.parts()).chain(what))?;
+            let dataset = self.dataset.to_string();
+            let (revision, _) = self.client.json::<Revision>(url, &dataset).await?;
             if revision.sha.is_empty() || !revision.sha.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                return Err(invalid("its commit is none"));
+                return Err(invalid_response("the revision's commit is not a hash"));
             }
-            tracing::debug!(dataset = place, commit = revision.sha, "the hub's revision");
+            tracing::debug!(dataset, commit = revision.sha, "resolved hub revision");
             Ok(revision.sha)
         };
-        Ok(self.commit.get_or_try_init(ask).await?)
+        Ok(self.commit.get_or_try_init(resolve).await?)
     }
 
+    /// Returns the URL of a listing's first page.
     async fn tree(&self, folder: &Path, recursive: bool) -> Result<Url> {
         let (name, commit) = (self.dataset.parts(), self.commit().await?);
         let parts = ["api", "datasets"].into_iter().chain(name).chain(["tree", commit]);
         let mut url =
-            self.asker.url(parts.chain(folder.as_ref().split('/').filter(|part| !part.is_empty())))?;
+            self.client.url(parts.chain(folder.as_ref().split('/').filter(|part| !part.is_empty())))?;
         let mut query = url.query_pairs_mut();
-        query.append_pair("recursive", if recursive { "true" } else { "false" }).append_pair("limit", PAGE);
+        query
+            .append_pair("recursive", if recursive { "true" } else { "false" })
+            .append_pair("limit", PAGE_SIZE);
         drop(query);
         Ok(url)
     }
 
-    /// One page of a listing, and where the next one is.
+    /// Returns one page of a listing and the URL of the next one.
     async fn page(&self, url: Url, folder: &Path, first: bool) -> Result<(Vec<Entry>, Option<Url>)> {
-        let (entries, headers) = match self.asker.json(url.clone(), &self.place(folder)).await {
-            // The commit exists, so what is not there is the folder; no other store has empty ones either. A further page
-            // that is not there is a listing that broke: what came so far is not all.
+        let (entries, headers) = match self.client.json(url.clone(), &self.url(folder)).await {
+            // The commit exists, so the folder does not; no other store lists missing folders as errors either. A missing
+            // further page is a broken listing.
             Err(Error::NotFound { .. }) if first => return Ok((Vec::new(), None)),
             other => other?,
         };
         let Some(next) = next_link(&headers) else { return Ok((entries, None)) };
-        let next = url.join(next).map_err(|_| invalid("its next page has no address"))?;
-        if !self.asker.is_own(&next) {
+        let next = url.join(next).map_err(|_| invalid_response("the URL of the next page is invalid"))?;
+        if !self.client.is_own(&next) {
             let host = next.host_str().unwrap_or_default();
-            return Err(invalid(&format!("the next page of its listing is on {host}")));
+            return Err(invalid_response(&format!("the next page is on another server, {host}")));
         }
         if next == url {
-            return Err(invalid("a page of its listing is followed by itself"));
+            return Err(invalid_response("a page links to itself"));
         }
         Ok((entries, Some(next)))
     }
 
-    /// The page of a recursive listing that `at` speaks of.
+    /// Returns the page of a recursive listing at a cursor, and the next cursor.
     async fn next_page(
         &self,
         folder: &Path,
-        at: Option<Cursor>,
+        cursor: Option<Cursor>,
     ) -> Result<Option<(Vec<Entry>, Option<Cursor>)>> {
-        let (url, first) = match at {
+        let (url, first) = match cursor {
             None => return Ok(None),
             Some(Cursor::First) => (self.tree(folder, true).await?, true),
             Some(Cursor::Page(url)) => (url, false),
@@ -166,95 +168,99 @@ impl Inner {
         Ok(Some((entries, next.map(Cursor::Page))))
     }
 
+    /// Returns the URL of a file's bytes.
     async fn resolve(&self, path: &Path) -> Result<Url> {
         let (name, commit) = (self.dataset.parts(), self.commit().await?);
         let parts = ["datasets"].into_iter().chain(name).chain(["resolve", commit]);
-        self.asker.url(parts.chain(path.as_ref().split('/')))
+        self.client.url(parts.chain(path.as_ref().split('/')))
     }
 
-    /// Size and entity tag. The server that holds the bytes is asked only where the hub does not know the size.
+    /// Returns size and entity tag. The CDN is asked only if the hub does not know the size.
     async fn head(&self, path: &Path) -> Result<ObjectMeta> {
-        let place = self.place(path);
+        let object = self.url(path);
         let url = self.resolve(path).await?;
-        let ask = Ask { method: Method::HEAD, url, range: None, stay: true, place: &place };
-        let answer = self.asker.send(&ask).await?;
-        let status = answer.response.status();
+        let request =
+            HubRequest { method: Method::HEAD, url, range: None, stop_at_redirect: true, object: &object };
+        let response = self.client.send(&request).await?;
+        let status = response.response.status();
         if !status.is_success() && !status.is_redirection() && status != StatusCode::METHOD_NOT_ALLOWED {
-            return Err(self.asker.refused(&answer, &place));
+            return Err(self.client.status_error(&response, &object));
         }
-        let size = answer.linked.size.or_else(|| answer.length().filter(|_| status == StatusCode::OK));
+        let size = response.object.size.or_else(|| response.length().filter(|_| status == StatusCode::OK));
         if let Some(size) = size {
-            return Ok(meta(path.clone(), size, answer.linked.e_tag));
+            return Ok(meta(path.clone(), size, response.object.e_tag));
         }
         let range = Some(GetRange::Bounded(0..1).to_string());
-        let ask = Ask { method: Method::GET, range, stay: false, ..ask };
-        let answer = self.asker.send(&ask).await?;
-        let size = match answer.response.status().as_u16() {
-            200 => answer.length(),
-            // No byte of an empty file can be had.
-            206 | 416 => answer.content_range().map(|(_, _, size)| size),
-            _ => return Err(self.asker.refused(&answer, &place)),
+        let request = HubRequest { method: Method::GET, range, stop_at_redirect: false, ..request };
+        let response = self.client.send(&request).await?;
+        let size = match response.response.status().as_u16() {
+            200 => response.length(),
+            // An empty file has no range.
+            206 | 416 => response.content_range().map(|(_, _, size)| size),
+            _ => return Err(self.client.status_error(&response, &object)),
         };
-        let size = size.ok_or_else(|| invalid("it does not say how large the object is"))?;
-        Ok(meta(path.clone(), size, answer.linked.e_tag))
+        let size = size.ok_or_else(|| invalid_response("the object's size is missing"))?;
+        Ok(meta(path.clone(), size, response.object.e_tag))
     }
 
+    /// Requests an object, or a range of it.
     async fn get(&self, path: &Path, options: &GetOptions) -> Result<(ObjectMeta, Range<u64>, Response)> {
-        let place = self.place(path);
+        let object = self.url(path);
         if let Some(range) = &options.range {
             range.is_valid().map_err(|error| generic(&format!("Invalid range: {error}")))?;
         }
         let range = options.range.as_ref().map(ToString::to_string);
-        let ask =
-            Ask { method: Method::GET, url: self.resolve(path).await?, range, stay: false, place: &place };
-        let answer = self.asker.send(&ask).await?;
-        let (size, range) = match answer.response.status() {
+        let url = self.resolve(path).await?;
+        let request =
+            HubRequest { method: Method::GET, url, range, stop_at_redirect: false, object: &object };
+        let response = self.client.send(&request).await?;
+        let (size, range) = match response.response.status() {
             StatusCode::PARTIAL_CONTENT if options.range.is_some() => {
                 let (first, end, size) =
-                    answer.content_range().ok_or_else(|| invalid("a part without its range"))?;
+                    response.content_range().ok_or_else(|| invalid_response("Content-Range is missing"))?;
                 (size, first..end)
             }
             StatusCode::OK => {
-                let size = answer.length().or(answer.linked.size);
-                let size = size.ok_or_else(|| invalid("it does not say how large the object is"))?;
+                let size = response.length().or(response.object.size);
+                let size = size.ok_or_else(|| invalid_response("the object's size is missing"))?;
                 (size, 0..size)
             }
-            _ => return Err(self.asker.refused(&answer, &place)),
+            _ => return Err(self.client.status_error(&response, &object)),
         };
         if let Some(wanted) = &options.range {
             let wanted =
                 wanted.as_range(size).map_err(|error| generic(&format!("Invalid range: {error}")))?;
-            if wanted != range && answer.response.status() == StatusCode::OK {
-                // In these user_message, because whoever reads on passes over what he has then.
+            if wanted != range && response.response.status() == StatusCode::OK {
+                // In the words of object_store: a resumed body then skips what it has.
                 return Err(Error::NotSupported {
                     source: "Received non-partial response when range requested".into(),
                 });
             }
             if wanted != range {
-                return Err(invalid("another range than asked for"));
+                return Err(invalid_response("a range that was not requested"));
             }
         }
-        let Answer { response, linked: Linked { e_tag, .. }, .. } = answer;
+        let HubResponse { response, object: ObjectHeaders { e_tag, .. }, .. } = response;
         Ok((meta(path.clone(), size, e_tag), range, response))
     }
 
-    /// Whether the object is as the caller wants it.
+    /// Checks the caller's preconditions.
     fn check(options: &GetOptions, meta: &ObjectMeta) -> Result<()> {
         match meta.e_tag {
             Some(_) => options.check_preconditions(meta),
-            // Of one commit nothing changes.
+            // Nothing changes within a commit.
             None => Ok(()),
         }
     }
 }
 
-/// Where a listing goes on.
+/// The position of a listing.
 enum Cursor {
     First,
     Page(Url),
 }
 
-/// The address in `Link: <...>; rel="next"`.
+/// Returns the URL in `Link: <...>; rel="next"`.
 fn next_link(headers: &HeaderMap) -> Option<&str> {
     headers.get_all(LINK).into_iter().filter_map(|value| value.to_str().ok()).find_map(|mut rest| {
         loop {
@@ -269,9 +275,7 @@ fn next_link(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn read_only<T>() -> Result<T> {
-    Err(Error::NotSupported {
-        source: "the Hugging Face hub is read only here; write to another store".into(),
-    })
+    Err(Error::NotSupported { source: "the Hugging Face hub is read only; write to another store".into() })
 }
 
 #[async_trait]
@@ -313,10 +317,10 @@ impl ObjectStore for Hub {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let (inner, folder) = (Arc::clone(&self.inner), prefix.cloned().unwrap_or_default());
         let below = folder.clone();
-        let pages = futures::stream::try_unfold(Some(Cursor::First), move |at| {
+        let pages = futures::stream::try_unfold(Some(Cursor::First), move |cursor| {
             let (inner, folder) = (Arc::clone(&inner), folder.clone());
             async move {
-                let page = inner.next_page(&folder, at).await?;
+                let page = inner.next_page(&folder, cursor).await?;
                 let page =
                     page.map(|(entries, next)| (futures::stream::iter(entries.into_iter().map(Ok)), next));
                 Result::<_, Error>::Ok(page)
@@ -327,7 +331,7 @@ impl ObjectStore for Hub {
             .try_filter_map(|entry: Entry| async move {
                 Ok(if entry.kind == "file" { Some(entry.meta()?) } else { None })
             })
-            // A hub that lists what was not asked for is not believed.
+            // Entries outside of the requested folder are dropped.
             .try_filter(move |meta| futures::future::ready(meta.location.prefix_matches(&below)))
             .boxed()
     }
@@ -356,14 +360,14 @@ impl ObjectStore for Hub {
     }
 }
 
-/// The bytes as they come. Fused: of an object without bytes object_store asks for more after the end.
+/// Returns a response's body. Fused: object_store polls the stream of an empty object after its end.
 fn body(response: Response) -> BoxStream<'static, Result<Bytes>> {
     futures::stream::unfold(Some(response), |response| async {
         let mut response = response?;
         match response.chunk().await {
             Ok(Some(bytes)) => Some((Ok(bytes), Some(response))),
             Ok(None) => None,
-            Err(error) => Some((Err(broken(&error)), None)),
+            Err(error) => Some((Err(transport_error(&error)), None)),
         }
     })
     .fuse()

@@ -10,6 +10,7 @@ use std::{
 use bytes::BytesMut;
 use chrono::Utc;
 use recaption_schemas::redact_text;
+use recaption_store::{RetryPolicy, parse_retry_after};
 use reqwest::{
     Client, Response, StatusCode,
     dns::Resolve,
@@ -22,17 +23,15 @@ use url::{Host, Url};
 use super::{
     address::is_public,
     resolve::{PublicResolver, SystemResolver},
-    response::{Attempt, FetchError, Fetched, parse, redirect, retry_after, transport_error},
+    response::{Attempt, FetchError, Fetched, parse, redirect, transport_error},
     robots,
     settings::FetchSettings,
 };
 
-/// Longest `Retry-After` that is obeyed.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
-/// Longest pause before the second attempt; it doubles with every further one, up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// Longest pause before any attempt.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Longest pause before the second attempt.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// Longest pause before any attempt, also where a server asks for more with `Retry-After`.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// Time after which an idle connection is closed. Lists name many hosts with one image each, whose connections would use up
 /// the file descriptors of the process.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -110,7 +109,8 @@ impl Fetcher {
     /// See [`FetchError`]. Messages hold neither query nor user info of a URL.
     pub async fn fetch(&self, url: &str) -> Result<Fetched, FetchError> {
         let mut url = parse(url)?;
-        let (mut attempts, mut redirects, mut pause) = (0, 0, FIRST_PAUSE);
+        let mut budget = RetryPolicy::new(self.settings.retries, FIRST_BACKOFF, MAX_BACKOFF).budget();
+        let (mut attempts, mut redirects) = (0, 0);
         loop {
             match self.attempt(&url).await {
                 Attempt::Done(fetched) => return Ok(fetched),
@@ -124,13 +124,10 @@ impl Fetcher {
                 }
                 Attempt::Retry { error, after } => {
                     attempts += 1;
-                    if attempts > self.settings.retries {
+                    let Some(pause) = budget.next_pause(after) else {
                         return Err(FetchError::Failed { what: redact_text(&error), attempts });
-                    }
-                    let jitter = pause.mul_f64(fastrand::f64());
-                    tokio::time::sleep(after.map_or(jitter, |after| after.min(MAX_RETRY_AFTER))).await;
-                    // Bounded: with `Retry-After: 0` it would double without end.
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    };
+                    tokio::time::sleep(pause).await;
                 }
             }
         }
@@ -160,7 +157,7 @@ impl Fetcher {
             let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             return Attempt::Retry {
                 error: format!("status {status}"),
-                after: after.and_then(|value| retry_after(value, Utc::now())),
+                after: after.and_then(|value| parse_retry_after(value, Utc::now())),
             };
         }
         if !status.is_success() {

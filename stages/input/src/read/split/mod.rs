@@ -23,16 +23,14 @@ use crate::{
     format::{InputFormat, ListKind, is_parquet_name},
     shards::{ListError, ListPart, LookupError, ShardRef, ShardSource},
 };
-use recaption_store::{Folder, Location, StoreKind, read_json, write_json};
+use recaption_store::{Folder, Location, RetryPolicy, StoreKind, read_json, write_json};
 
 /// Folder in the output for the parts of lists in text.
 pub const LISTS: &str = "_recaption/lists";
 /// Lists examined at the same time.
 const CONCURRENT_LISTS: usize = 16;
-/// Attempts at a list, beyond the retries of its store: as many as a run makes at a shard.
-const ATTEMPTS: u32 = 3;
-/// Pause between them.
-const PAUSE: Duration = Duration::from_secs(5);
+/// Further attempts at a list, beyond the retries of its store: as many as a run makes at a shard.
+const EXAMINE_RETRIES: RetryPolicy = RetryPolicy::new(2, Duration::from_secs(10), Duration::from_secs(10));
 
 /// Splits long lists.
 #[derive(Clone, Copy, Debug)]
@@ -240,16 +238,15 @@ impl Splitter<'_> {
             counts: &counts,
             sink: &sink,
         };
-        let mut attempts = ATTEMPTS;
+        let mut budget = EXAMINE_RETRIES.budget();
         loop {
-            attempts -= 1;
-            match examine(context).await {
-                Err(error) if error.is_retryable && attempts > 0 => {
-                    tracing::warn!(%error, "examining a list failed; retrying");
-                    tokio::time::sleep(PAUSE).await;
-                }
+            let error = match examine(context).await {
+                Err(error) if error.is_retryable => error,
                 result => return result,
-            }
+            };
+            let Some(pause) = budget.next_pause(None) else { return Err(error) };
+            tracing::warn!(%error, "examining a list failed; retrying");
+            tokio::time::sleep(pause).await;
         }
     }
 

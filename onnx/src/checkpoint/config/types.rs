@@ -1,0 +1,219 @@
+//! The configuration of a model as the rest of the crate reads it.
+
+use recaption_schemas::Preprocess;
+
+/// Activation of the MLPs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * Phi(x)`, with the exact erf.
+    Gelu,
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
+}
+
+/// Mean and standard deviation per channel, RGB, of pixels scaled to [0, 1].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Normalisation {
+    /// Mean.
+    pub mean: [f64; 3],
+    /// Standard deviation, > 0.
+    pub std: [f64; 3],
+}
+
+/// The attentional pooler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolerConfig {
+    /// How queries become caption tokens and the image embedding.
+    pub kind: PoolerKind,
+    /// Queries of `attn_pool`: caption tokens, except for the first one of a [`PoolerKind::Released`].
+    pub queries: usize,
+    /// Attention heads, also of the contrastive pooler.
+    pub heads: usize,
+}
+
+impl PoolerConfig {
+    /// Returns the number of queries that yield caption tokens.
+    #[must_use]
+    pub fn caption_tokens(&self) -> usize {
+        match self.kind {
+            PoolerKind::Released => self.queries - 1,
+            PoolerKind::Parallel | PoolerKind::Cascade => self.queries,
+        }
+    }
+}
+
+/// The image tower.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VisionConfig {
+    /// Side of the input, pixels.
+    pub image_size: usize,
+    /// Side of a patch, pixels.
+    pub patch_size: usize,
+    /// Width of the tokens.
+    pub width: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of the MLP.
+    pub mlp_width: usize,
+    /// The pooler, or none (`coca_base`).
+    pub pooler: Option<PoolerConfig>,
+    /// Whether `ln_pre` exists.
+    pub ln_pre: bool,
+    /// Initial value of LayerScale's factors (`ls_init_value`), if the blocks have LayerScale.
+    pub layer_scale: Option<f32>,
+}
+
+impl VisionConfig {
+    /// Returns the number of patches per side; a remainder of pixels is ignored, as in the convolution.
+    #[must_use]
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+}
+
+/// Which token's output is the text embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextPooling {
+    /// A learnt token after the context (`embed_cls`): CoCa.
+    ClassToken,
+    /// The end token, the largest id of a text (`pool_type = "argmax"`): CLIP.
+    EndToken,
+}
+
+/// The unimodal text tower.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TextConfig {
+    /// Longest text, ids with start and end.
+    pub context_length: usize,
+    /// Vocabulary.
+    pub vocab_size: usize,
+    /// Width of the tokens.
+    pub width: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Width of the MLP.
+    pub mlp_width: usize,
+    /// Initial value of LayerScale's factors (`ls_init_value`), if the blocks have LayerScale.
+    pub layer_scale: Option<f32>,
+    /// Which token's output is the embedding.
+    pub pooling: TextPooling,
+    /// Prefix of its tensors' names: `text.`, or empty in a CLIP without `custom_text`.
+    pub prefix: &'static str,
+}
+
+/// The multimodal decoder: as many self-attention blocks as cross-attention blocks. Its MLP is always 4 times as wide.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DecoderConfig {
+    /// Width of the tokens; the text tower's and the caption tokens' width too.
+    pub width: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Pairs of blocks.
+    pub layers: usize,
+    /// Longest text, ids with start and end.
+    pub context_length: usize,
+    /// What the decoder reads of the text.
+    pub input: MultimodalInput,
+    /// Initial value of LayerScale's factors (`ls_init_value`), if the blocks have LayerScale.
+    pub layer_scale: Option<f32>,
+}
+
+/// A CoCa or a CLIP.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// Width of the shared embedding.
+    pub embed_dim: usize,
+    /// Image tower.
+    pub vision: VisionConfig,
+    /// Text tower.
+    pub text: TextConfig,
+    /// Multimodal decoder; `None` for a CLIP.
+    pub decoder: Option<DecoderConfig>,
+    /// Activation of all towers.
+    pub activation: Activation,
+    /// Initial value of `logit_scale`, a natural logarithm; used in training only.
+    pub init_logit_scale: f32,
+    /// Initial value of `logit_bias`, if the model has one; used in training only.
+    pub init_logit_bias: Option<f32>,
+    /// How images are resized.
+    pub preprocess: Preprocess,
+    /// How pixels are normalised.
+    pub normalisation: Normalisation,
+}
+
+/// How the image's tokens become the caption tokens and the image embedding. All poolers normalise queries and keys; `E` is
+/// the shared width.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PoolerKind {
+    /// One pooler, as in the released weights: its first query yields the embedding, the others caption tokens.
+    #[default]
+    Released,
+    /// All queries of `attn_pool` yield caption tokens. `attn_pool_contrastive`, with one query, attends to the same tokens of
+    /// the image tower.
+    Parallel,
+    /// Like [`PoolerKind::Parallel`], but `attn_pool_contrastive` attends to `attn_pool`'s output `[queries, E]`, before any
+    /// `ln_post`.
+    Cascade,
+}
+
+/// What the multimodal decoder reads of a text, `[T, W]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MultimodalInput {
+    /// The text tower's output tokens, not normalised, as in the paper and in every released checkpoint.
+    #[default]
+    Unimodal,
+    /// Token plus position embeddings, like the text tower itself.
+    Embeddings,
+}
+
+pub(super) const POOLERS: [(&str, PoolerKind); 3] = [
+    ("released", PoolerKind::Released),
+    ("parallel", PoolerKind::Parallel),
+    ("cascade", PoolerKind::Cascade),
+];
+pub(super) const INPUTS: [(&str, MultimodalInput); 2] =
+    [("unimodal", MultimodalInput::Unimodal), ("embeddings", MultimodalInput::Embeddings)];
+
+impl PoolerKind {
+    /// Returns the name in `recaption.pooler`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        name_of(&POOLERS, self)
+    }
+}
+
+impl MultimodalInput {
+    /// Returns the name in `recaption.multimodal_input`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        name_of(&INPUTS, self)
+    }
+}
+
+fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], wanted: T) -> &'static str {
+    names.iter().find(|(_, value)| *value == wanted).map_or("", |(name, _)| name)
+}
+
+impl ModelConfig {
+    /// Returns the number of tokens that the decoder cross-attends to.
+    #[must_use]
+    pub fn image_tokens(&self) -> usize {
+        match self.vision.pooler {
+            Some(pooler) => pooler.caption_tokens(),
+            None => self.vision.grid() * self.vision.grid(),
+        }
+    }
+
+    /// Returns the number of text tower layers that the decoder's graph runs: none if it reads embeddings.
+    #[must_use]
+    pub fn decoding_text_layers(&self) -> usize {
+        match self.decoder.map(|d| d.input) {
+            Some(MultimodalInput::Unimodal) => self.text.layers,
+            Some(MultimodalInput::Embeddings) | None => 0,
+        }
+    }
+}

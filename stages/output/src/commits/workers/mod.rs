@@ -1,0 +1,112 @@
+//! Divides the shards of an output among its workers.
+//!
+//! A worker claims a shard by an object that names the worker, and rewrites its own heartbeat object as long as it lives.
+//! Claims save work, nothing else: a shard that two workers process is still committed once. A worker counts as dead when the
+//! store's times of its heartbeat and of the reader's own are too far apart, or when its heartbeat did not change for that
+//! long; on a file system at once when the kernel's lock on its file is free. No other machine's clock is trusted.
+
+mod claims;
+mod peers;
+
+use std::{sync::Arc, time::Duration};
+
+use recaption_store::{Location, StoreError};
+
+use claims::Claims;
+use peers::Peers;
+
+pub use claims::ClaimAttempt;
+
+/// Heartbeats within the duration after which a worker counts as dead.
+const HEARTBEATS: u32 = 4;
+/// Longest time between two heartbeats.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// This worker among the workers of an output.
+#[derive(Debug)]
+pub struct Workers {
+    peers: Arc<Peers>,
+    claims: Claims,
+    heartbeat: tokio::task::JoinHandle<()>,
+}
+
+impl Workers {
+    /// Joins the workers of the output at `out`. A worker without heartbeat for `lease` counts as dead. Must come before
+    /// the output's records are listed.
+    ///
+    /// # Errors
+    /// Returns an error when the output cannot be written.
+    pub async fn join(out: &Location, lease: Duration) -> Result<Self, StoreError> {
+        let peers = Arc::new(Peers::join(out, lease)?);
+        peers.send_heartbeat().await?;
+        peers.refresh().await?;
+        let sender = Arc::clone(&peers);
+        let heartbeat = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep((lease / HEARTBEATS).min(MAX_HEARTBEAT)).await;
+                let beat = async {
+                    sender.send_heartbeat().await?;
+                    sender.refresh().await
+                };
+                if let Err(error) = beat.await {
+                    tracing::debug!(%error, "heartbeat failed; other workers may take this one for dead");
+                }
+            }
+        });
+        Ok(Self { claims: Claims::new(Arc::clone(&peers)), peers, heartbeat })
+    }
+
+    /// Returns whether another worker lives.
+    #[must_use]
+    pub fn has_others(&self) -> bool {
+        self.peers.has_others()
+    }
+
+    /// Reports progress to the other workers, from now on: any number that grows while this worker makes progress.
+    pub fn report_progress(&self, progress: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.peers.report_progress(Box::new(progress));
+    }
+
+    /// Claims a shard unless a living worker has it. Where the store fails the shard is processed: claims are not locks.
+    pub async fn claim(&self, shard: &str) -> ClaimAttempt {
+        match self.claims.claim(shard).await {
+            Ok(attempt) => attempt,
+            Err(error) => {
+                tracing::debug!(shard, %error, "shard cannot be claimed; processing it anyway");
+                ClaimAttempt::Inherited
+            }
+        }
+    }
+
+    /// Claims a shard for a worker that has nothing else to do: also one of a living worker without progress.
+    pub async fn claim_or_take_over(&self, shard: &str) -> ClaimAttempt {
+        match self.claims.claim_or_take_over(shard).await {
+            Ok(attempt) => attempt,
+            Err(error) => {
+                tracing::debug!(shard, %error, "shard cannot be claimed; processing it anyway");
+                ClaimAttempt::Inherited
+            }
+        }
+    }
+
+    /// Releases the claim of a shard that is not done.
+    pub async fn release(&self, shard: &str) {
+        if let Err(error) = self.claims.release(shard).await {
+            tracing::debug!(shard, %error, "claim not released");
+        }
+    }
+
+    /// Leaves the workers. The last worker deletes all claims: until then another may not know what this one did.
+    pub async fn leave(self) {
+        self.heartbeat.abort();
+        if let Err(error) = self.claims.leave().await {
+            tracing::debug!(%error, "claims and heartbeat not deleted");
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.heartbeat.abort();
+    }
+}

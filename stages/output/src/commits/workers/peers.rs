@@ -1,0 +1,202 @@
+//! Heartbeats: this worker's own, and what those of the other workers tell.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    fs::File,
+    io::{Seek, Write},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use object_store::ObjectStoreExt;
+use recaption_store::{Location, StoreError, StoreKind, open_lock_file};
+use serde::Deserialize;
+
+use crate::layout::WORKERS;
+
+/// Time without progress after which a living worker's shards are processed by idle workers too.
+const STUCK_AFTER: Duration = Duration::from_secs(8);
+/// Shortest time between two listings of the workers.
+const MIN_REFRESH: Duration = Duration::from_millis(250);
+
+/// The content of a heartbeat.
+#[derive(Deserialize)]
+struct Heartbeat {
+    progress: String,
+}
+
+/// Returns a number that grows while this worker makes progress.
+pub(super) type Progress = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// Another worker.
+struct Peer {
+    /// Time of its last heartbeat, by the store's clock.
+    modified: DateTime<Utc>,
+    /// When `modified` was first seen, by this machine's clock.
+    since: Instant,
+    is_alive: bool,
+    /// Its last known progress, and when that was first seen.
+    progress: Option<(String, Instant)>,
+}
+
+#[derive(Default)]
+struct Known {
+    peers: HashMap<String, Peer>,
+    refreshed: Option<Instant>,
+}
+
+/// The workers of an output, as this one sees them.
+pub(super) struct Peers {
+    pub(super) out: Location,
+    /// This worker's id.
+    pub(super) id: String,
+    lease: Duration,
+    known: Mutex<Known>,
+    progress: Mutex<Option<Progress>>,
+    /// On a file system: this worker's heartbeat file, with the kernel's lock.
+    file: Option<Mutex<File>>,
+}
+
+impl Peers {
+    /// Chooses an id and, on a file system, locks the heartbeat file.
+    pub(super) fn join(out: &Location, lease: Duration) -> Result<Self, StoreError> {
+        let id = format!("{:08x}-{:016x}", std::process::id(), fastrand::u64(..));
+        let file = match out.kind {
+            StoreKind::Local => Some(Mutex::new(locked(&heartbeat_location(out, &id))?)),
+            _ => None,
+        };
+        let (known, progress) = (Mutex::default(), Mutex::default());
+        Ok(Self { out: out.clone(), id, lease, known, progress, file })
+    }
+
+    pub(super) fn is_local(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Returns where this worker's heartbeat is.
+    pub(super) fn own_heartbeat(&self) -> Location {
+        heartbeat_location(&self.out, &self.id)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn has_others(&self) -> bool {
+        self.known().peers.values().any(|peer| peer.is_alive)
+    }
+
+    pub(super) fn report_progress(&self, progress: Progress) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+    }
+
+    fn current_progress(&self) -> u64 {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.as_ref().map_or(0, |progress| progress())
+    }
+
+    /// Writes this worker's heartbeat.
+    pub(super) async fn send_heartbeat(&self) -> Result<(), StoreError> {
+        let location = self.own_heartbeat();
+        let progress = self.current_progress();
+        // Of constant length: on a file system it overwrites the last one.
+        let nonce = fastrand::u32(1_000_000_000..2_000_000_000);
+        let text =
+            format!("{{\"worker\":\"{}\",\"progress\":\"{progress:020}\",\"nonce\":{nonce}}}\n", self.id);
+        let Some(file) = &self.file else {
+            let put = location.store.put(&location.path, text.into_bytes().into()).await;
+            return put.map(drop).map_err(|source| StoreError::Store { url: location.url(), source });
+        };
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = file.rewind().and_then(|()| file.write_all(text.as_bytes()));
+        written.map_err(|e| StoreError::Record { url: location.url(), what: e.to_string() })
+    }
+
+    /// Lists the heartbeats and decides which workers live.
+    pub(super) async fn refresh(&self) -> Result<(), StoreError> {
+        let metas = self.out.child(WORKERS).list().await?;
+        let listed: HashMap<String, DateTime<Utc>> = metas
+            .iter()
+            .filter_map(|m| Some((m.location.filename()?.strip_suffix(".json")?.to_owned(), m.last_modified)))
+            .collect();
+        let own = listed.get(&self.id).copied();
+        let lease = TimeDelta::from_std(self.lease).unwrap_or(TimeDelta::MAX);
+        let mut known = self.known();
+        known.peers.retain(|id, _| listed.contains_key(id));
+        for (id, modified) in listed.into_iter().filter(|(id, _)| *id != self.id) {
+            let new = Peer { modified, since: Instant::now(), is_alive: true, progress: None };
+            let peer = known.peers.entry(id.clone()).or_insert(new);
+            if peer.modified != modified {
+                (peer.modified, peer.since) = (modified, Instant::now());
+            }
+            let expired = own.is_some_and(|own| own - modified > lease) || peer.since.elapsed() > self.lease;
+            peer.is_alive = !expired && !self.is_unlocked(&id);
+        }
+        known.refreshed = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Returns whether a worker's file is not locked: its process has ended.
+    fn is_unlocked(&self, id: &str) -> bool {
+        if self.file.is_none() {
+            return false;
+        }
+        let path = heartbeat_location(&self.out, id).local_path();
+        File::open(path).is_ok_and(|file| file.try_lock_shared().is_ok())
+    }
+
+    pub(super) async fn is_alive(&self, id: &str) -> Result<bool, StoreError> {
+        let last_known = || {
+            let known = self.known();
+            let fresh = known.refreshed.is_some_and(|at| at.elapsed() < MIN_REFRESH);
+            (known.peers.get(id).map(|peer| peer.is_alive), fresh)
+        };
+        match last_known() {
+            // The kernel's lock tells at once.
+            (Some(true), _) => Ok(!self.is_unlocked(id)),
+            (Some(false), true) => Ok(false),
+            // An unknown worker may have joined since the last listing.
+            _ => {
+                self.refresh().await?;
+                Ok(last_known().0.unwrap_or(false))
+            }
+        }
+    }
+
+    /// Returns whether a living worker was seen without progress for [`STUCK_AFTER`].
+    pub(super) async fn is_stuck(&self, id: &str) -> Result<bool, StoreError> {
+        let location = heartbeat_location(&self.out, id);
+        let Ok(Some(heartbeat)) = recaption_store::read_json::<Heartbeat>(&location).await else {
+            return Ok(false);
+        };
+        let mut known = self.known();
+        let Some(peer) = known.peers.get_mut(id) else { return Ok(false) };
+        match &peer.progress {
+            Some((progress, since)) if *progress == heartbeat.progress => Ok(since.elapsed() > STUCK_AFTER),
+            _ => {
+                peer.progress = Some((heartbeat.progress, Instant::now()));
+                Ok(false)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").field("out", &self.out).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+fn heartbeat_location(out: &Location, id: &str) -> Location {
+    out.child(WORKERS).child(&format!("{id}.json"))
+}
+
+/// Opens and locks a worker's heartbeat file. Other workers lock it for a moment to see whether it is alive.
+fn locked(location: &Location) -> Result<File, StoreError> {
+    let failed = |e: std::io::Error| StoreError::Record { url: location.url(), what: e.to_string() };
+    let file = open_lock_file(&location.local_path()).map_err(failed)?;
+    file.lock().map_err(failed)?;
+    Ok(file)
+}

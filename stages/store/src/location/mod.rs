@@ -1,0 +1,176 @@
+//! A path in a store, and what can be done with it: listings, URLs, deletion.
+
+use std::{
+    path::{Path as FsPath, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::TryStreamExt;
+use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
+use url::Url;
+
+use crate::{ErrorKind, RetryPolicy, StoreError, user_message};
+
+/// Further attempts at a listing that ends early. Pages have no attempts of their own: a listing starts over.
+const LIST_RETRIES: RetryPolicy = RetryPolicy::new(4, Duration::from_secs(1), Duration::from_secs(1));
+/// Most objects of one listing: some gigabytes of memory, and 10,000 requests.
+const MAX_LISTED: usize = 10_000_000;
+/// Time for a listing of one level, whose pages object_store collects itself.
+const LEVEL_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The kind of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// This machine's file system.
+    Local,
+    /// A bucket or container. It can be listed and written.
+    Bucket,
+    /// A web server. It can be neither listed nor written.
+    Http,
+    /// A dataset on the Hugging Face hub. It can be listed, not written.
+    Hub,
+}
+
+/// Identity of a folder within this process: the address of its store, and its path.
+pub type Folder = (usize, Path);
+
+/// A path in a store. Cheap to clone.
+#[derive(Clone)]
+pub struct Location {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The path within it.
+    pub path: Path,
+    /// The kind of the store.
+    pub kind: StoreKind,
+    /// Prefix of every canonical URL in this store, redacted, without a final slash: `s3://bucket`.
+    pub(crate) base: String,
+}
+
+impl Location {
+    /// Returns the canonical URL of a path in this store, without secrets.
+    #[must_use]
+    pub fn url_of(&self, path: &Path) -> String {
+        format!("{}/{path}", self.base)
+    }
+
+    /// Returns this location's canonical URL, without secrets.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_of(&self.path)
+    }
+
+    /// Returns the identity of the folder that holds this location.
+    #[must_use]
+    pub fn folder(&self) -> Folder {
+        let mut parts: Vec<_> = self.path.parts().collect();
+        parts.pop();
+        (Arc::as_ptr(&self.store).addr(), Path::from_iter(parts))
+    }
+
+    /// Lists all objects below this location, in no order. Returns none where there is no such folder. A listing that
+    /// ends early starts over.
+    ///
+    /// # Errors
+    /// Returns an error when the store fails for good, or lists more than 10 million objects.
+    pub async fn list(&self) -> Result<Vec<ObjectMeta>, StoreError> {
+        let mut budget = LIST_RETRIES.budget();
+        loop {
+            let error = match self.list_bounded(MAX_LISTED).await {
+                Ok(metas) => return Ok(metas),
+                Err(Error::NotFound { .. }) if self.kind == StoreKind::Local => return Ok(Vec::new()),
+                Err(error) => error,
+            };
+            let transient = ErrorKind::of(&error) == ErrorKind::Transient;
+            let Some(pause) = transient.then(|| budget.next_pause(None)).flatten() else {
+                return Err(StoreError::Store { url: self.url(), source: error });
+            };
+            tracing::warn!(folder = self.url(), error = user_message(&error), "listing failed; retrying");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Lists at most `max` objects below this location. A store that repeats its first page is an error: its listing
+    /// would never end.
+    async fn list_bounded(&self, max: usize) -> Result<Vec<ObjectMeta>, Error> {
+        let failed = |what: String| Error::Generic { store: "listing", source: what.into() };
+        let mut listing = self.store.list(Some(&self.path));
+        let mut metas: Vec<ObjectMeta> = Vec::new();
+        while let Some(meta) = listing.try_next().await? {
+            if metas.first().is_some_and(|first| first.location == meta.location) {
+                return Err(failed(format!(
+                    "the listing starts over with {} after {} objects: the store's paging is broken",
+                    meta.location,
+                    metas.len()
+                )));
+            }
+            if metas.len() == max {
+                return Err(failed(format!(
+                    "the folder has more than {max} objects: name a folder below it"
+                )));
+            }
+            metas.push(meta);
+        }
+        Ok(metas)
+    }
+
+    /// Returns the path on this machine of a location in [`StoreKind::Local`].
+    #[must_use]
+    pub fn local_path(&self) -> PathBuf {
+        // object_store escapes a few characters in paths of local files.
+        let file = Url::parse(&format!("file:///{}", self.path)).ok().and_then(|url| url.to_file_path().ok());
+        file.unwrap_or_else(|| FsPath::new("/").join(self.path.as_ref()))
+    }
+
+    /// Lists one level: the folders and objects directly in this location. Returns none where there is no such folder.
+    ///
+    /// # Errors
+    /// Returns an error when the store fails for good, or does not end the listing within 600 seconds.
+    pub async fn list_level(&self) -> Result<(Vec<Path>, Vec<ObjectMeta>), StoreError> {
+        let listing = self.store.list_with_delimiter(Some(&self.path));
+        match tokio::time::timeout(LEVEL_TIMEOUT, listing).await {
+            Ok(Ok(level)) => Ok((level.common_prefixes, level.objects)),
+            Ok(Err(Error::NotFound { .. })) => Ok((Vec::new(), Vec::new())),
+            Ok(Err(source)) => Err(StoreError::Store { url: self.url(), source }),
+            Err(_) => {
+                let what = format!("the listing did not end within {} s", LEVEL_TIMEOUT.as_secs());
+                Err(StoreError::Url { url: self.url(), what })
+            }
+        }
+    }
+
+    /// Deletes the object. A missing object is no error.
+    ///
+    /// # Errors
+    /// Returns an error when the store fails for good.
+    pub async fn delete(&self) -> Result<(), StoreError> {
+        match self.store.delete(&self.path).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(StoreError::Store { url: self.url(), source }),
+        }
+    }
+
+    /// Returns another path in the same store.
+    #[must_use]
+    pub fn at(&self, path: Path) -> Self {
+        Self { path, ..self.clone() }
+    }
+
+    /// Returns a path below this one. `name` may hold slashes.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Self {
+        // `join` takes one part; a name with slashes is several.
+        let path = name.split('/').fold(self.path.clone(), |path, part| path.join(part));
+        self.at(path)
+    }
+}
+
+impl std::fmt::Debug for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Location({})", self.url())
+    }
+}
+
+#[cfg(test)]
+mod tests;

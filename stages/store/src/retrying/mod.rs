@@ -1,0 +1,228 @@
+//! A store that retries transient failures, and resumes a body where its connection broke.
+//!
+//! It is around every other store. The cloud clients retry by themselves what a status asks for; here is the rest: broken and
+//! silent connections, truncated responses, and an object's bytes from the one at which they stopped. An object that
+//! changed meanwhile is an error, never a mixture.
+
+mod attempts;
+mod body;
+mod versions;
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::{
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
+};
+
+use self::{
+    attempts::{Attempts, io_error},
+    body::ResumableBody,
+};
+use crate::StoreSettings;
+
+pub use versions::is_unversioned;
+
+/// Largest object, in bytes, that is read whole before it is returned, as records are: whatever fails, it can be requested
+/// again.
+const SMALL_OBJECT: u64 = 64 << 10;
+/// Objects deleted by one request.
+const MAX_DELETES: usize = 1000;
+/// Least throughput of an upload in bytes per second. It extends the timeout of a response.
+const MIN_UPLOAD_RATE: u64 = 64 << 10;
+
+/// A store that retries transient failures. Cheap to clone.
+#[derive(Clone)]
+pub struct RetryingStore(Attempts);
+
+impl RetryingStore {
+    /// Returns a store around `inner` that counts its further attempts in `retried`.
+    #[must_use]
+    pub fn new(inner: Arc<dyn ObjectStore>, settings: StoreSettings, retried: Arc<AtomicU64>) -> Self {
+        Self(Attempts { inner, settings, retried })
+    }
+
+    fn timeout(&self) -> Duration {
+        self.0.settings.timeout
+    }
+
+    /// Gets an object whose body is resumed where it breaks.
+    async fn get_resumable(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let (path, wanted) = (location.clone(), options.clone());
+        let got = self
+            .0
+            .run("reading", location, self.timeout(), move |store| {
+                let (path, wanted) = (path.clone(), wanted.clone());
+                async move { store.get_opts(&path, wanted).await }.boxed()
+            })
+            .await?;
+        let GetResultPayload::Stream(stream) = got.payload else { return Ok(got) };
+        if options.head {
+            return Ok(GetResult { payload: GetResultPayload::Stream(stream), ..got });
+        }
+        let object = (got.meta.clone(), got.range.clone());
+        let body = ResumableBody::new(self.0.clone(), location.clone(), options, object, stream);
+        Ok(GetResult { payload: GetResultPayload::Stream(body.into_stream()), ..got })
+    }
+
+    async fn delete_one(&self, location: Path) -> Result<Path> {
+        let path = location.clone();
+        let delete = move |inner: Arc<dyn ObjectStore>| {
+            let path = path.clone();
+            async move {
+                let one = futures::stream::iter([Ok(path.clone())]).boxed();
+                inner.delete_stream(one).next().await.unwrap_or(Ok(path))
+            }
+            .boxed()
+        };
+        self.0.run("deleting", &location, self.timeout(), delete).await
+    }
+
+    /// Deletes objects by one request where the store can; those that fail get attempts of their own.
+    async fn delete_batch(&self, batch: Vec<Result<Path>>) -> Vec<Result<Path>> {
+        let mut results: Vec<Result<Path>> = Vec::with_capacity(batch.len());
+        let mut paths = Vec::with_capacity(batch.len());
+        for location in batch {
+            match location {
+                Ok(path) => paths.push(path),
+                Err(error) => results.push(Err(error)),
+            }
+        }
+        let mut first = Vec::new();
+        if paths.len() > 1 {
+            let all = futures::stream::iter(paths.clone().into_iter().map(Ok)).boxed();
+            let deleted = self.0.inner.delete_stream(all).collect::<Vec<_>>();
+            first = tokio::time::timeout(self.timeout(), deleted).await.unwrap_or_default();
+        }
+        let done: HashSet<Path> = first.into_iter().filter_map(Result::ok).collect();
+        for path in paths {
+            results.push(if done.contains(&path) { Ok(path) } else { self.delete_one(path).await });
+        }
+        results
+    }
+}
+
+#[async_trait]
+impl ObjectStore for RetryingStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let upload = Duration::from_secs(payload.content_length() as u64 / MIN_UPLOAD_RATE);
+        // After a conditional put whose response is lost, the next attempt fails because the object exists: the caller
+        // must compare it with its own.
+        let path = location.clone();
+        self.0
+            .run("writing", location, self.timeout() + upload, move |store| {
+                let (path, payload, opts) = (path.clone(), payload.clone(), opts.clone());
+                async move { store.put_opts(&path, payload, opts).await }.boxed()
+            })
+            .await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let path = location.clone();
+        self.0
+            .run("starting an upload", location, self.timeout(), move |store| {
+                let (path, opts) = (path.clone(), opts.clone());
+                async move { store.put_multipart_opts(&path, opts).await }.boxed()
+            })
+            .await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let mut budget = self.0.budget();
+        loop {
+            let got = self.get_resumable(location, options.clone()).await?;
+            let small = options.range.is_none() && !options.head && got.meta.size <= SMALL_OBJECT;
+            if !small || !matches!(got.payload, GetResultPayload::Stream(_)) {
+                return Ok(got);
+            }
+            let GetResult { payload, meta, range, attributes, extensions } = got;
+            let GetResultPayload::Stream(stream) = payload else {
+                return Ok(GetResult { payload, meta, range, attributes, extensions });
+            };
+            let pieces: Result<Vec<Bytes>> = stream.try_collect().await;
+            match pieces {
+                Ok(pieces) => {
+                    let stream = futures::stream::iter(pieces.into_iter().map(Ok)).boxed();
+                    let payload = GetResultPayload::Stream(stream);
+                    return Ok(GetResult { payload, meta, range, attributes, extensions });
+                }
+                // A server that announced more bytes than there are refuses the rest.
+                Err(error) if error.to_string().contains("416 Range Not Satisfiable") => {
+                    let error = io_error(std::io::ErrorKind::UnexpectedEof, error.to_string());
+                    self.0.pause(&mut budget, "reading", location, error).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let store = self.clone();
+        locations
+            .ready_chunks(MAX_DELETES)
+            .then(move |batch| {
+                let store = store.clone();
+                async move { futures::stream::iter(store.delete_batch(batch).await) }
+            })
+            .flatten()
+            .boxed()
+    }
+
+    /// Lists as the inner store does: [`crate::Location::list`] starts over where a listing breaks.
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.0.inner.list(prefix)
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.0.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let prefix = prefix.cloned();
+        let shown = prefix.clone().unwrap_or_default();
+        self.0
+            .run("listing", &shown, self.timeout(), move |store| {
+                let prefix = prefix.clone();
+                async move { store.list_with_delimiter(prefix.as_ref()).await }.boxed()
+            })
+            .await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        let (source, to) = (from.clone(), to.clone());
+        self.0
+            .run("copying", from, self.timeout(), move |store| {
+                let (source, to, options) = (source.clone(), to.clone(), options.clone());
+                async move { store.copy_opts(&source, &to, options).await }.boxed()
+            })
+            .await
+    }
+}
+
+impl fmt::Debug for RetryingStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RetryingStore({:?})", self.0.inner)
+    }
+}
+
+impl fmt::Display for RetryingStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.inner.fmt(f)
+    }
+}
