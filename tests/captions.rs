@@ -320,7 +320,7 @@ fn columns_in_use_are_logged_once_per_format() {
     let list = place.write("l.csv", "Address,URL,ALT_TEXT\nx,ftp://a,b\n");
     let output = place.run_all(&[place.path("t"), place.path("f"), list], "out").ends(0);
     for line in [
-        "image=.jpg caption=.txt meta=.json left=.cls",
+        "image=.jpg caption=.txt meta=.json ignored=.cls",
         "image=.jpg caption=none meta=none metadata files=0",
         "url=URL caption=ALT_TEXT key=row number meta=Address",
     ] {

@@ -188,6 +188,8 @@ fn local_network_is_never_requested() {
         assert_eq!(reject.reason, "url_refused", "{reject:?}");
         assert!(!reject.detail.contains("secret"), "{reject:?}");
     }
+    let names_setting = |row: &&output::Rejected| row.detail.contains("set fetch.allow_private = true");
+    assert_eq!(rows.rejects.iter().filter(names_setting).count(), 6, "all but the one with user info");
     assert!(server.asked().is_empty(), "{:?}", server.asked());
 }
 

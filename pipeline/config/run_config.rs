@@ -278,6 +278,7 @@ fn fetcher(section: FetchSection, max_bytes: u64, layers: &Layers) -> Result<Fet
         per_host: section.per_host,
         user_agent: section.user_agent,
         allow_private: section.allow_private,
+        allow_private_setting: "fetch.allow_private",
         opt_out: section.opt_out.0,
         ..FetchSettings::default()
     };

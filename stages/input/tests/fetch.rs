@@ -85,7 +85,8 @@ async fn names_of_local_addresses_are_refused() {
     assert_eq!(error.reason(), RejectReason::UrlRefused);
     assert_eq!(
         error.to_string(),
-        "`images.example` leads to 127.0.0.1, which is not an address of the public internet"
+        "`images.example` leads to 127.0.0.1, which is not an address of the public internet; set \
+         allow_private = true to fetch from it"
     );
     assert_eq!(asked.load(SeqCst), 0, "nobody connected");
     // The same name with leave: the address that was judged is the one that is asked.

@@ -11,10 +11,13 @@ use super::address::is_public;
 
 /// A name that resolves to an address outside the public internet.
 #[derive(Debug, thiserror::Error)]
-#[error("`{name}` leads to {address}, which is not an address of the public internet")]
+#[error(
+    "`{name}` leads to {address}, which is not an address of the public internet; set {setting} = true to fetch from it"
+)]
 pub(super) struct Forbidden {
     name: String,
     address: IpAddr,
+    setting: &'static str,
 }
 
 /// Resolves names to checked addresses only. The client connects to these, without a second lookup between check and
@@ -24,17 +27,19 @@ pub(super) struct PublicResolver {
     pub(super) inner: Arc<dyn Resolve>,
     /// Whether the check is off.
     pub(super) allow_private: bool,
+    /// Name of that setting in errors.
+    pub(super) setting: &'static str,
 }
 
 impl Resolve for PublicResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (text, allow_private) = (name.as_str().to_owned(), self.allow_private);
+        let (text, allow_private, setting) = (name.as_str().to_owned(), self.allow_private, self.setting);
         let resolving = self.inner.resolve(name);
         Box::pin(async move {
             let found: Vec<SocketAddr> = resolving.await?.collect();
             // One such address among others is refused too: it is an attack and not a mirror.
             match found.iter().find(|address| !allow_private && !is_public(address.ip())) {
-                Some(address) => Err(Forbidden { name: text, address: address.ip() }.into()),
+                Some(address) => Err(Forbidden { name: text, address: address.ip(), setting }.into()),
                 None => Ok(Box::new(found.into_iter()) as Addrs),
             }
         })

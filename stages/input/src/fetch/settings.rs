@@ -19,6 +19,8 @@ pub struct FetchSettings {
     pub user_agent: String,
     /// Whether addresses outside the public internet may be fetched.
     pub allow_private: bool,
+    /// Name under which the caller configures `allow_private`, for messages.
+    pub allow_private_setting: &'static str,
     /// Directives of `X-Robots-Tag` that opt an image out.
     pub opt_out: Vec<String>,
     /// Redirects followed for one image.
@@ -35,6 +37,7 @@ impl Default for FetchSettings {
             per_host: 8,
             user_agent: concat!("recaption/", env!("CARGO_PKG_VERSION")).to_owned(),
             allow_private: false,
+            allow_private_setting: "allow_private",
             opt_out: ["noai", "noimageai", "noindex", "noimageindex"].map(str::to_owned).to_vec(),
             max_redirects: 5,
         }

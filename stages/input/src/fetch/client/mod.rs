@@ -72,7 +72,11 @@ impl Fetcher {
     /// As [`Fetcher::new`].
     pub fn with_resolver(settings: FetchSettings, resolver: Arc<dyn Resolve>) -> Result<Self, String> {
         recaption_store::install_crypto();
-        let resolver = PublicResolver { inner: resolver, allow_private: settings.allow_private };
+        let resolver = PublicResolver {
+            inner: resolver,
+            allow_private: settings.allow_private,
+            setting: settings.allow_private_setting,
+        };
         let client = Client::builder()
             .user_agent(&settings.user_agent)
             .no_proxy()
@@ -210,7 +214,10 @@ impl Fetcher {
         };
         match literal {
             Some(address) if !self.settings.allow_private && !is_public(address) => {
-                Err(FetchError::Refused(format!("{address} is not an address of the public internet")))
+                let setting = self.settings.allow_private_setting;
+                Err(FetchError::Refused(format!(
+                    "{address} is not an address of the public internet; set {setting} = true to fetch from it"
+                )))
             }
             _ => Ok(()),
         }
