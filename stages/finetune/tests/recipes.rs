@@ -4,30 +4,30 @@
 
 mod common;
 
-use common::Story;
+use common::Workspace;
 
 #[test]
 fn plain_string_names_the_shards() {
-    let story = Story::new();
-    let shards = format!("data.train={}", story.path("train/*.tar").display());
-    story.call("out", &[&shards, "optimizer.steps=4"]).ends(0);
-    assert_eq!(story.train_lines("out").last().expect("a line")["step"], 4);
+    let workspace = Workspace::new();
+    let shards = format!("data.train={}", workspace.path("train/*.tar").display());
+    workspace.call("out", &[&shards, "optimizer.steps=4"]).ends(0);
+    assert_eq!(workspace.train_lines("out").last().expect("a line")["step"], 4);
 }
 
 #[test]
 fn warmup_that_never_ends_is_a_warning() {
-    let story = Story::new();
+    let workspace = Workspace::new();
     let words = "optimizer.warmup_steps leaves no step at the full learning rate";
-    story.call("out", &["optimizer.steps=4", "optimizer.warmup_steps=4"]).ends(0).warns(words);
-    story.call("other", &["optimizer.steps=4", "optimizer.warmup_steps=3"]).ends(0).keeps_quiet_about(words);
+    workspace.call("out", &["optimizer.steps=4", "optimizer.warmup_steps=4"]).ends(0).warns(words);
+    workspace.call("other", &["optimizer.steps=4", "optimizer.warmup_steps=3"]).ends(0).keeps_quiet_about(words);
 }
 
 #[test]
 fn automatic_device_continues_a_run_on_the_named_one() {
-    let story = Story::new();
+    let workspace = Workspace::new();
     let device = if cfg!(feature = "cuda") { "run.device=cuda" } else { "run.device=cpu" };
-    story.call("out", &["optimizer.steps=4", device]).ends(0);
+    workspace.call("out", &["optimizer.steps=4", device]).ends(0);
     // The same checkpoints: neither `auto` nor the precision that it means is another recipe.
     let precision = if cfg!(feature = "cuda") { "run.precision=fp32" } else { "run.precision=auto" };
-    story.call("out", &["optimizer.steps=4", "run.device=auto", precision]).ends(0);
+    workspace.call("out", &["optimizer.steps=4", "run.device=auto", precision]).ends(0);
 }
