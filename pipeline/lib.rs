@@ -1,6 +1,6 @@
 //! Recaption: image shards in, captions out. This crate is the program: command line, configuration, wiring.
 //!
-//! The data's way and who owns which part of it stand in `docs/src/architecture.md`. What a run does is in [`mod@run`], what a second
+//! Crates and data flow are described in `docs/src/architecture.md`. What a run does is in [`mod@run`], what a second
 //! pass over its output does in [`mod@filter`], how
 //! good captions are in [`mod@evaluate`]; the stages are the crates below `stages/`, the models in `recaption_onnx`, the output's types in `recaption_schemas`.
 

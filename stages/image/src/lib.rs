@@ -51,3 +51,8 @@ pub use pixels::{ModelInputs, Pixels, Prepared};
 pub use prepare::{RETAINED_BYTES, panics, prepare, prepare_all, prepare_region, prepare_rgb};
 pub use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
 pub use sample::{ModelPixels, PrepareSettings, decode_for_models, prepare_sample, reason_of};
+
+/// The example of the README, which the documentation tests run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeExample;
