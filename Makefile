@@ -65,6 +65,7 @@ scenes-base scenes-ssc scenes-dsc: $(ONNXRUNTIME)
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --release --workspace --all-targets -- -D warnings
+	$(PYTHON) scripts/check_structure.py
 	$(PYTHON) scripts/check_dependencies.py
 
 # Builds the API documentation; broken links are errors.

@@ -177,7 +177,7 @@ fn measure(
     let captions = std::sync::atomic::AtomicU32::new(0);
     worker.run(&ImageQueue::new(input), |_| {
         captions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        true
+        Ok(())
     })?;
     let model_seconds = (cpu_seconds()? - before) / f64::from(captions.into_inner());
 

@@ -13,7 +13,11 @@ use crate::{
 ///
 /// # Errors
 /// As [`run::run`], and when the runtime cannot be started.
-pub fn run_to_end(config: &RunConfig, options: RunOptions, reporter: Reporter) -> anyhow::Result<RunReport> {
+pub(crate) fn run_to_end(
+    config: &RunConfig,
+    options: RunOptions,
+    reporter: Reporter,
+) -> anyhow::Result<RunReport> {
     on_runtime(async {
         let stop = Arc::new(Stop::default());
         run::install_signal_handlers(&stop).context("cannot install signal handlers")?;
@@ -25,7 +29,7 @@ pub fn run_to_end(config: &RunConfig, options: RunOptions, reporter: Reporter) -
 ///
 /// # Errors
 /// Those of `work`, and when the runtime cannot be started.
-pub fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(crate) fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

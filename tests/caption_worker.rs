@@ -12,7 +12,7 @@ use recaption_caption::{
     scorer::{ScoreImage, ScoreJob, Scorer},
 };
 use recaption_image::{DecodeOptions, prepare};
-use recaption_messages::{PreparedSample, SampleOutcome, SampleResult};
+use recaption_messages::{Closed, PreparedSample, SampleOutcome, SampleResult};
 use recaption_onnx::{
     ModelFolder,
     caption::{BeamSettings, CaptionSettings, SampleSettings, SlotDecoder, Strategy},
@@ -126,11 +126,13 @@ fn samples(folder: &ModelFolder) -> Vec<PreparedSample> {
 }
 
 /// Notes outcomes; none may come twice.
-fn collect(found: &Mutex<BTreeMap<u64, SampleOutcome>>) -> impl Fn(SampleResult) -> bool + Sync {
+fn collect(
+    found: &Mutex<BTreeMap<u64, SampleOutcome>>,
+) -> impl Fn(SampleResult) -> Result<(), Closed> + Sync {
     |finished: SampleResult| {
         let twice = found.lock().expect("outcomes").insert(finished.index, finished.outcome).is_some();
         assert!(!twice, "{} came out twice", finished.index);
-        true
+        Ok(())
     }
 }
 

@@ -188,7 +188,7 @@ mod breaking {
 
     /// Where a body breaks.
     #[derive(Clone, Copy, Debug)]
-    pub enum At {
+    pub(crate) enum At {
         /// In the middle, after which the object is another one.
         MiddleOfAnother,
         /// Behind the last byte, as clients do that ask for the rest where there is none.
@@ -196,7 +196,7 @@ mod breaking {
     }
 
     #[derive(Debug)]
-    pub struct Breaking {
+    pub(crate) struct Breaking {
         pub inner: Arc<dyn ObjectStore>,
         pub path: Path,
         pub at: At,

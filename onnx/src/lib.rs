@@ -17,8 +17,6 @@
 //! [`mod@verify`], [`mod@self_test`] and [`caption_comparison`] check that results are right. Nothing here is asynchronous or
 //! reads from object stores; a caller owns a model on a thread of its own.
 
-#![warn(unreachable_pub, missing_debug_implementations, clippy::self_named_module_files)]
-
 // `unsafe` is denied workspace-wide; only `runtime::assignment` allows it.
 
 pub mod bundled;

@@ -18,7 +18,7 @@ use crate::{
 /// Recaptions image datasets with a CoCa on ONNX Runtime.
 #[derive(Debug, Parser)]
 #[command(name = "recaption", version, about, arg_required_else_help = true)]
-pub struct Args {
+pub(super) struct Args {
     /// Format of log lines, which go to stderr; by default text on a terminal and JSON otherwise.
     #[arg(long, global = true, value_name = "FORMAT")]
     pub log_format: Option<FormatArg>,
@@ -32,7 +32,7 @@ pub struct Args {
 
 /// The command.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Draw scenes, caption them with the bundled captioners, and show the captions beside the alt texts.
     Demo(DemoArgs),
     /// Write webdataset shards of drawn scenes, whose exact captions are known.
@@ -67,7 +67,7 @@ pub enum Command {
 
 /// `recaption demo`.
 #[derive(Debug, clap::Args)]
-pub struct DemoArgs {
+pub(super) struct DemoArgs {
     /// Folder of the shards, models, outputs and the report page.
     #[arg(long, default_value = "recaption-demo")]
     pub dir: PathBuf,
@@ -81,7 +81,7 @@ pub struct DemoArgs {
 
 /// Texts of scenes.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum TextArg {
+pub(super) enum TextArg {
     /// Like alt texts of the web; a quarter does not describe the image.
     Alt,
     /// The main subject: "an orange star".
@@ -92,7 +92,7 @@ pub enum TextArg {
 
 /// `recaption scenes`. The same arguments write the same bytes.
 #[derive(Debug, clap::Args)]
-pub struct ScenesArgs {
+pub(super) struct ScenesArgs {
     /// Folder of the shards, `00000.tar` and so on; an earlier shard of scenes there is replaced.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -115,7 +115,7 @@ pub struct ScenesArgs {
 
 /// Precision of exported weights.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum PrecisionArg {
+pub(super) enum PrecisionArg {
     /// Single precision.
     Fp32,
     /// Half precision, for GPUs.
@@ -126,7 +126,7 @@ pub enum PrecisionArg {
 
 /// `recaption export`.
 #[derive(Debug, clap::Args)]
-pub struct ExportArgs {
+pub(super) struct ExportArgs {
     /// Directory with open_clip_config.json, open_clip_model.safetensors and tokenizer.json.
     #[arg(long, value_name = "DIR")]
     pub checkpoint: PathBuf,
@@ -140,7 +140,7 @@ pub struct ExportArgs {
 
 /// `recaption verify`.
 #[derive(Debug, clap::Args)]
-pub struct VerifyArgs {
+pub(super) struct VerifyArgs {
     /// Model folder.
     pub model: PathBuf,
     /// Reference tensors, NAME.safetensors, with their settings in NAME.json beside it.
@@ -151,7 +151,7 @@ pub struct VerifyArgs {
 
 /// `recaption caption`.
 #[derive(Debug, clap::Args)]
-pub struct CaptionArgs {
+pub(super) struct CaptionArgs {
     /// Model folder.
     pub model: String,
     #[arg(long, value_name = "MODEL", help = help("model.scorer"))]
@@ -168,7 +168,7 @@ pub struct CaptionArgs {
 
 /// `recaption eval`.
 #[derive(Debug, clap::Args)]
-pub struct EvalArgs {
+pub(super) struct EvalArgs {
     /// Model folder.
     pub model: String,
     /// Shards with reference captions: URLs, paths, ranges, globs, folders.
@@ -186,7 +186,7 @@ pub struct EvalArgs {
 /// A column of similarities.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 #[value(rename_all = "snake_case")]
-pub enum ScoreArg {
+pub(super) enum ScoreArg {
     /// Of image and chosen caption.
     Similarity,
     /// Of image and original caption; rows without one are never selected.
@@ -196,7 +196,7 @@ pub enum ScoreArg {
 /// The threshold of `recaption filter`: exactly one of these.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-pub struct CutArgs {
+pub(super) struct CutArgs {
     /// Keep this fraction of the rows that have a score, rounded up; ties with the last of them are kept too.
     #[arg(long, value_name = "FRACTION")]
     pub keep_top: Option<Fraction>,
@@ -207,7 +207,7 @@ pub struct CutArgs {
 
 /// `recaption filter`. Reads no images, loads no model, and never changes the output that it reads.
 #[derive(Debug, clap::Args)]
-pub struct FilterArgs {
+pub(super) struct FilterArgs {
     /// Output of `recaption run`, or of an earlier `recaption filter`: folder or bucket prefix.
     #[arg(value_name = "OUT")]
     pub output: String,
@@ -235,14 +235,14 @@ fn similarity(text: &str) -> Result<f32, String> {
 
 /// `recaption inspect`.
 #[derive(Debug, clap::Args)]
-pub struct InspectArgs {
+pub(super) struct InspectArgs {
     /// Model folder or output.
     pub path: String,
 }
 
 /// `recaption status`.
 #[derive(Debug, clap::Args)]
-pub struct StatusArgs {
+pub(super) struct StatusArgs {
     /// Output of `recaption run`: folder or bucket prefix.
     #[arg(value_name = "OUT")]
     pub output: String,
@@ -253,7 +253,7 @@ pub struct StatusArgs {
 
 /// `recaption config`.
 #[derive(Debug, clap::Args)]
-pub struct ConfigArgs {
+pub(super) struct ConfigArgs {
     /// What to print.
     #[command(subcommand)]
     pub command: ConfigCommand,
@@ -261,7 +261,7 @@ pub struct ConfigArgs {
 
 /// What `recaption config` prints.
 #[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
+pub(super) enum ConfigCommand {
     /// Print all keys with default, range and meaning, as Markdown.
     Reference,
     /// Print the JSON schema (draft 2020-12) of a configuration file.

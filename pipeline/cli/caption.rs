@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Captions files. One that cannot be read is reported, and the others are captioned.
-pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let mut layers = Layers::default();
     layers.add_process_environment()?;
     for assignment in &args.set {
@@ -76,7 +76,7 @@ pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
             // Nothing is retried here.
             SampleOutcome::Kept(_) => {}
         }
-        true
+        Ok(())
     })?;
     let lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
     lines.values().for_each(|line| print(line));

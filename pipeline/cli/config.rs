@@ -4,7 +4,7 @@ use super::args::ConfigCommand;
 use crate::{config, run::ExitCode, terminal::print};
 
 /// Prints the reference, the schema, or the effective values.
-pub fn print_config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
+pub(super) fn print_config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
     match command {
         ConfigCommand::Reference => print(&config::reference()),
         ConfigCommand::Schema => {

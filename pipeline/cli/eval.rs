@@ -13,7 +13,7 @@ use crate::{
 use crate::{runtime::on_runtime, terminal::print};
 
 /// Measures and prints.
-pub fn eval(args: &EvalArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
+pub(super) fn eval(args: &EvalArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     let mut layers = Layers::default();
     layers.add_process_environment()?;
     for assignment in &args.set {

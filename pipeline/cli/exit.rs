@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Returns code 2 for bad arguments and configuration, 1 for every other error.
-pub fn exit_code_of(error: &anyhow::Error) -> ExitCode {
+pub(super) fn exit_code_of(error: &anyhow::Error) -> ExitCode {
     let usage = error.chain().any(|cause| {
         cause.is::<ConfigError>()
             || cause.is::<Mismatch>()

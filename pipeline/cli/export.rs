@@ -6,7 +6,7 @@ use super::args::{ExportArgs, PrecisionArg};
 use crate::{run::ExitCode, terminal::print};
 
 /// Exports a checkpoint and prints what was made.
-pub fn export_model(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn export_model(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let precision = match args.precision {
         PrecisionArg::Fp32 => Precision::Fp32,
         PrecisionArg::Fp16 => Precision::Fp16,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Runs the pass and prints its report.
-pub fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
+pub(super) fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     let cutoff = match (args.cut.keep_top, args.cut.min_similarity) {
         (Some(share), _) => Cutoff::KeepTop(share),
         (None, least) => Cutoff::AtLeast(least.context("neither --keep-top nor --min-similarity")?),

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, bail};
 
 /// The word on the command line.
-pub const WORD: &str = "finetune";
+pub(super) const WORD: &str = "finetune";
 /// The program.
 const PROGRAM: &str = "recaption-finetune";
 
@@ -23,7 +23,7 @@ const PROGRAM: &str = "recaption-finetune";
 ///
 /// # Errors
 /// When it is not found, or cannot be started.
-pub fn hand_over(arguments: &[OsString]) -> anyhow::Result<std::convert::Infallible> {
+pub(super) fn hand_over(arguments: &[OsString]) -> anyhow::Result<std::convert::Infallible> {
     let own = env::current_exe().context("cannot find the folder of this program")?;
     let own_folder = own.parent().unwrap_or(Path::new("/"));
     let path = env::var_os("PATH").unwrap_or_default();

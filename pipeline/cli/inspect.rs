@@ -16,7 +16,7 @@ use crate::{config, run::ExitCode, terminal::print};
 const CONCURRENCY: usize = 32;
 
 /// Describes a model folder, else an output.
-pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     if !args.path.contains("://") && Path::new(&args.path).join(MODEL_FILE).is_file() {
         return model(Path::new(&args.path));
     }

@@ -11,7 +11,7 @@ use crate::terminal::BARS;
 
 /// `--log-format`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum FormatArg {
+pub(super) enum FormatArg {
     /// Lines for people.
     Text,
     /// One JSON object a line.
@@ -20,7 +20,7 @@ pub enum FormatArg {
 
 /// `--log-level`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum LevelArg {
+pub(super) enum LevelArg {
     /// Errors only.
     Error,
     /// And warnings.
@@ -35,7 +35,7 @@ pub enum LevelArg {
 
 /// The format in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     /// Lines for people.
     Text,
     /// One JSON object a line.
@@ -58,7 +58,7 @@ impl Write for AboveBars {
 
 /// Installs the logger; returns the format of reports on stdout. Without `--log-format`, logs are text where stderr is a
 /// terminal, and reports are text where stdout or stderr is one; JSON otherwise.
-pub fn init(chosen: Option<FormatArg>, level: LevelArg) -> Format {
+pub(super) fn init(chosen: Option<FormatArg>, level: LevelArg) -> Format {
     let terminal = io::stderr().is_terminal();
     let format = match chosen {
         Some(FormatArg::Text) => Format::Text,
@@ -104,7 +104,7 @@ pub fn init(chosen: Option<FormatArg>, level: LevelArg) -> Format {
 }
 
 /// Reports the error that ends the program, with its causes.
-pub fn report(format: Format, error: &anyhow::Error) {
+pub(super) fn report(format: Format, error: &anyhow::Error) {
     let text = with_causes(error);
     match format {
         Format::Text => {

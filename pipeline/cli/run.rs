@@ -9,13 +9,17 @@ use crate::{
 };
 
 /// Runs the configured job.
-pub fn run_job(args: &RunArgs, format: Format) -> anyhow::Result<ExitCode> {
+pub(super) fn run_job(args: &RunArgs, format: Format) -> anyhow::Result<ExitCode> {
     let config = RunConfig::build(&args.layers()?)?;
     finish_run(&config, args.options(), format)
 }
 
 /// Runs a job and prints its report.
-pub fn finish_run(config: &RunConfig, options: RunOptions, format: Format) -> anyhow::Result<ExitCode> {
+pub(super) fn finish_run(
+    config: &RunConfig,
+    options: RunOptions,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
     let report = match run_to_end(config, options, Reporter::Auto) {
         Err(error) if error.is::<LockedOut>() => {
             tracing::info!("{error}");

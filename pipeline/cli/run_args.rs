@@ -18,7 +18,7 @@ const INPUT_SUFFIXES: &[&str] = &[
 
 /// Where the model runs.
 #[derive(Debug, Default, clap::Args)]
-pub struct ProviderArgs {
+pub(super) struct ProviderArgs {
     #[arg(long, value_name = "PROVIDER", help = help("model.provider"))]
     pub provider: Option<String>,
     #[arg(long, value_name = "N", help = help("model.device"))]
@@ -30,7 +30,7 @@ impl ProviderArgs {
     ///
     /// # Errors
     /// A value that the key does not take.
-    pub fn add_to(&self, layers: &mut Layers) -> Result<(), ConfigError> {
+    pub(super) fn add_to(&self, layers: &mut Layers) -> Result<(), ConfigError> {
         set(layers, "model.provider", self.provider.as_ref(), "--provider")?;
         set(layers, "model.device", self.device.as_ref(), "--device")
     }
@@ -38,7 +38,7 @@ impl ProviderArgs {
 
 /// `recaption run`. Flags override the environment, which overrides the file.
 #[derive(Debug, Default, clap::Args)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     /// Configuration file, TOML. `recaption config reference` lists its keys.
     #[arg(value_name = "CONFIG.toml")]
     pub config: Option<PathBuf>,
@@ -80,7 +80,7 @@ pub struct RunArgs {
 
 /// `recaption retry`: configured as the last run over the same output was.
 #[derive(Debug, clap::Args)]
-pub struct RetryArgs {
+pub(super) struct RetryArgs {
     /// Output of `recaption run`: folder or bucket prefix.
     #[arg(value_name = "OUT")]
     pub output: String,
@@ -97,7 +97,7 @@ pub struct RetryArgs {
 
 impl RunArgs {
     /// How the run treats what is there.
-    pub fn options(&self) -> RunOptions {
+    pub(super) fn options(&self) -> RunOptions {
         RunOptions {
             overwrite: self.overwrite,
             since: self.since,
@@ -111,7 +111,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// A file that is no configuration, an unknown key, a value that the key does not take.
-    pub fn layers(&self) -> Result<Layers, ConfigError> {
+    pub(super) fn layers(&self) -> Result<Layers, ConfigError> {
         let mut layers = Layers::default();
         if let Some(path) = &self.config {
             check_positionals(path, &self.surplus)?;
@@ -134,7 +134,7 @@ impl RunArgs {
 }
 
 /// Sets a key from a flag that may not be there.
-pub fn set<T: Clone + Into<Value>>(
+pub(super) fn set<T: Clone + Into<Value>>(
     layers: &mut Layers,
     key: &str,
     value: Option<&T>,
@@ -144,7 +144,7 @@ pub fn set<T: Clone + Into<Value>>(
 }
 
 /// Sets the shards from `--input`, if it was given.
-pub fn set_inputs(layers: &mut Layers, patterns: &[String]) -> Result<(), ConfigError> {
+pub(super) fn set_inputs(layers: &mut Layers, patterns: &[String]) -> Result<(), ConfigError> {
     if patterns.is_empty() {
         return Ok(());
     }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Writes the shards and prints one line.
-pub fn scenes(args: &ScenesArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn scenes(args: &ScenesArgs) -> anyhow::Result<ExitCode> {
     let ScenesArgs { out, shards, samples, first, seed, caption } = args;
     // Both are at most MAX_SHARDS: no overflow.
     let numbers = *first..first + shards;

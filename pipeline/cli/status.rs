@@ -18,7 +18,7 @@ use crate::{
 use crate::{runtime::on_runtime, terminal::print};
 
 /// Describes what is done, pending and failed.
-pub fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
+pub(super) fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     let mut stores = environment_stores()?;
     let output = stores.locate(&args.output)?;
     let found = on_runtime(async {
@@ -33,7 +33,7 @@ pub fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result<ExitCo
 }
 
 /// Runs what failed once more, configured as the last run was.
-pub fn retry(args: &RetryArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
+pub(super) fn retry(args: &RetryArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     // Looked up before the directory changes.
     let output = environment_stores()?.locate(&args.output)?;
     let last = on_runtime(LastRun::of(&output))?;

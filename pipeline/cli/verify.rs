@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Compares a model with reference tensors and prints a line for each.
-pub fn verify_model(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn verify_model(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let model = ModelFolder::open(&args.model)?;
     let mut layers = Layers::default();
     args.provider.add_to(&mut layers)?;

@@ -26,7 +26,7 @@ fn workers() -> usize {
 ///
 /// # Errors
 /// The first error of `work`.
-pub async fn for_each_shard<T, W>(
+pub(super) async fn for_each_shard<T, W>(
     doing: &str,
     count: usize,
     work: impl Fn(usize) -> W,

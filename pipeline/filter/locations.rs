@@ -10,7 +10,7 @@ use crate::config::ConfigError;
 ///
 /// # Errors
 /// When one of them cannot be used, or one lies inside the other: the source is never written to.
-pub fn open_locations(stores: &mut Stores, job: &FilterJob) -> anyhow::Result<(Location, Location)> {
+pub(super) fn open_locations(stores: &mut Stores, job: &FilterJob) -> anyhow::Result<(Location, Location)> {
     let source = stores.locate(&job.source)?;
     if source.kind == StoreKind::Http {
         let what = "a web server cannot be listed, and the shards of an output are found by listing";

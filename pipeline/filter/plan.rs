@@ -19,7 +19,7 @@ use crate::{config::ConfigError, run::refuse_others};
 const TABLES: [&str; 2] = ["captions", "rejects"];
 
 /// The shards of a pass.
-pub struct Plan {
+pub(super) struct Plan {
     /// To be copied.
     pub todo: Arc<Vec<CopyTask>>,
     /// Shards that an earlier attempt copied.
@@ -38,7 +38,7 @@ impl Plan {
     /// # Errors
     /// When the place holds another dataset and `overwrite` is off ([`Mismatch`] or [`ConfigError`]), or files that are
     /// none of ours; errors of the store.
-    pub async fn make(
+    pub(super) async fn make(
         source: &SourceDataset,
         output: &Location,
         commit_log: &CommitLog,
@@ -84,7 +84,7 @@ impl Plan {
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn clear(&self, output: &Location, commit_log: &CommitLog) -> anyhow::Result<()> {
+    pub(super) async fn clear(&self, output: &Location, commit_log: &CommitLog) -> anyhow::Result<()> {
         for found in &self.leftovers {
             commit_log.delete_stale(&found.stale_records, &found.orphaned_parts, None).await?;
         }

@@ -5,7 +5,7 @@ use recaption_store::Location;
 use serde::Serialize;
 
 /// The record, written last: a filtered dataset without one is incomplete.
-pub const FILTER_RECORD: &str = "_recaption/filter.json";
+pub(crate) const FILTER_RECORD: &str = "_recaption/filter.json";
 
 /// Where the source's rows went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

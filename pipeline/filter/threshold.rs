@@ -12,7 +12,7 @@ use super::{concurrency::for_each_shard, job::FilterJob};
 ///
 /// # Errors
 /// When the source cannot be read, or changes between the two readings.
-pub async fn find_threshold(
+pub(super) async fn find_threshold(
     source: &SourceDataset,
     job: &FilterJob,
 ) -> anyhow::Result<(Option<f32>, CopyCounts)> {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use crossbeam_channel::Receiver;
 use recaption_caption::{CaptionError, CaptionWorker, CaptionWorkerSettings, ImageQueue};
-use recaption_messages::{PreparedSample, SampleResult, ShardEvent};
+use recaption_messages::{Closed, PreparedSample, SampleResult, ShardEvent};
 use recaption_onnx::runtime::{Execution, SessionOptions};
 use tokio::sync::mpsc;
 
@@ -44,7 +44,7 @@ fn copies_and_threads(config: &RunConfig, model: &RunModel, execution: Execution
 ///
 /// # Errors
 /// When the models can be loaded on none.
-pub async fn start_captioners(
+pub(super) async fn start_captioners(
     context: RunContext<'_>,
     mut settings: CaptionWorkerSettings,
     state: &Arc<RunState>,
@@ -101,7 +101,10 @@ fn caption_all(
     let device = &devices.all()[number];
     let emit = |result: SampleResult| {
         device.images.fetch_add(1, Relaxed);
-        !state.stop.is_aborted() && events.blocking_send(ShardEvent::Sample(Box::new(result))).is_ok()
+        if state.stop.is_aborted() {
+            return Err(Closed);
+        }
+        events.blocking_send(ShardEvent::Sample(Box::new(result))).map_err(|_| Closed)
     };
     let Err(failure) = captioner.run(queue, emit) else { return };
     match leave_out(devices, device, failure.error) {

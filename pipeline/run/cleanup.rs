@@ -19,7 +19,7 @@ const LEFTOVER_AGE: TimeDelta = TimeDelta::hours(1);
 
 /// Removes files that unfinished attempts left of shards that are done: a reader of the folders would see rows twice. Files that
 /// may belong to another worker's attempt stay.
-pub async fn clear_leftovers(
+pub(super) async fn clear_leftovers(
     commit_log: &CommitLog,
     plan: &Plan,
     workers: Option<&Workers>,
@@ -48,7 +48,7 @@ pub async fn clear_leftovers(
 }
 
 /// Finishes deletions that earlier runs began: rows of shards without a record, except shards that will be processed.
-pub async fn finish_deletions(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
+pub(super) async fn finish_deletions(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
     let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
     for (shard, parts) in &plan.removals {
         if inputs.contains(shard.as_str()) || plan.orphans.contains_key(shard) {
@@ -62,7 +62,7 @@ pub async fn finish_deletions(commit_log: &CommitLog, plan: &Plan) -> anyhow::Re
 }
 
 /// Removes parts beyond the end of a list that became shorter, once all its current parts are done.
-pub async fn clear_superseded(
+pub(super) async fn clear_superseded(
     commit_log: &CommitLog,
     plan: &Plan,
     results: &[ShardResult],
@@ -84,7 +84,7 @@ pub async fn clear_superseded(
 }
 
 /// Removes shards that are no longer among the inputs.
-pub async fn retire(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
+pub(super) async fn retire(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
     commit_log.delete_shards(&plan.orphans).await?;
     let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
     let is_input = |shard: &str| {

@@ -117,7 +117,7 @@ impl OpenShard {
 }
 
 /// Sorts sample results by shard and position.
-pub struct Collector {
+pub(super) struct Collector {
     output: Arc<Output>,
     tasks: Arc<Vec<Task>>,
     /// Of each shard the first one of the same object: parts of a list are one input.
@@ -134,7 +134,7 @@ pub struct Collector {
 impl Collector {
     /// An empty collector.
     #[must_use]
-    pub fn new(output: Arc<Output>, tasks: Arc<Vec<Task>>, guard: FailureGuard) -> Self {
+    pub(super) fn new(output: Arc<Output>, tasks: Arc<Vec<Task>>, guard: FailureGuard) -> Self {
         let mut firsts = HashMap::new();
         let inputs = tasks.iter().enumerate();
         let inputs =
@@ -156,7 +156,7 @@ impl Collector {
     /// # Errors
     /// When rows do not fit the schema, which is a defect and not bad data, or when so many samples failed that something
     /// is wrong with the run.
-    pub async fn take(&mut self, event: ShardEvent) -> anyhow::Result<()> {
+    pub(super) async fn take(&mut self, event: ShardEvent) -> anyhow::Result<()> {
         match event {
             ShardEvent::Begun { shard, permit } => self.begin(shard, permit),
             ShardEvent::Sample(result) => {
@@ -242,7 +242,7 @@ impl Collector {
     }
 
     /// Shards that ended since the last call.
-    pub fn ended(&mut self) -> Vec<ShardResult> {
+    pub(super) fn ended(&mut self) -> Vec<ShardResult> {
         let mut ended = std::mem::take(&mut self.early);
         while let Some(result) = self.writers.try_join_next() {
             ended.extend(self.joined(result));
@@ -251,7 +251,7 @@ impl Collector {
     }
 
     /// Waits for the uploads of complete shards; shards that are not complete are abandoned.
-    pub async fn finish(mut self) -> Vec<ShardResult> {
+    pub(super) async fn finish(mut self) -> Vec<ShardResult> {
         self.open.clear();
         let mut ended = std::mem::take(&mut self.early);
         while let Some(result) = self.writers.join_next().await {

@@ -13,7 +13,7 @@ use super::{
 use crate::config::RunConfig;
 
 /// What captioning needs, whatever happens to the captions: configuration, models, devices, the stop signal and progress.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct RunContext<'a> {
     /// The validated configuration.
     pub config: &'a RunConfig,
@@ -28,7 +28,7 @@ pub struct RunContext<'a> {
 }
 
 /// State of one pass over shards, shared by the threads and tasks of all stages.
-pub struct RunState {
+pub(crate) struct RunState {
     /// All shards that have a number.
     pub(super) shards: Vec<ShardRef>,
     pub(super) queue: ShardQueue,
@@ -46,7 +46,7 @@ pub struct RunState {
 impl RunState {
     /// Creates the state of a pass over `shards` with at most `window` of them open, and `budget` bytes of images in flight.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         context: RunContext<'_>,
         (shards, queue): (Vec<ShardRef>, ShardQueue),
         claims: Option<WorkerClaims>,
@@ -65,7 +65,7 @@ impl RunState {
     }
 
     /// Ends the run. The first error is the one that is reported.
-    pub fn fail(&self, error: anyhow::Error) {
+    pub(crate) fn fail(&self, error: anyhow::Error) {
         self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.stop.abort();
     }

@@ -17,7 +17,7 @@ use super::context::RunState;
 const DECODES_PER_THREAD: usize = 2;
 
 /// The decoding threads, and where their results go.
-pub struct Decoders {
+pub(super) struct Decoders {
     state: Arc<RunState>,
     pool: rayon::ThreadPool,
     settings: Arc<PrepareSettings>,
@@ -30,7 +30,7 @@ impl Decoders {
     ///
     /// # Errors
     /// When the operating system starts none.
-    pub fn start(
+    pub(super) fn start(
         state: &Arc<RunState>,
         threads: usize,
         settings: PrepareSettings,
@@ -48,7 +48,7 @@ impl Decoders {
     }
 
     /// Decodes all samples, until their channel is closed.
-    pub async fn run(self, mut samples: mpsc::Receiver<Sample>) {
+    pub(super) async fn run(self, mut samples: mpsc::Receiver<Sample>) {
         let most = self.pool.current_num_threads() * DECODES_PER_THREAD;
         let in_flight = Arc::new(Semaphore::new(most));
         while let Some(sample) = samples.recv().await {

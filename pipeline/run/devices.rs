@@ -12,6 +12,7 @@ use recaption_onnx::runtime::Execution;
 use serde::Serialize;
 
 /// One device of a run.
+#[derive(Debug)]
 pub struct Device {
     /// Execution provider and GPU number.
     pub execution: Execution,
@@ -22,6 +23,7 @@ pub struct Device {
 }
 
 /// All devices of a run.
+#[derive(Debug)]
 pub struct Devices {
     all: Vec<Device>,
     started: Instant,

@@ -11,21 +11,21 @@ use super::progress::Progress;
 const EVENT_QUEUE: usize = 256;
 
 /// The receiving end of the queue.
-pub struct Events {
+pub(crate) struct Events {
     receiver: mpsc::Receiver<ShardEvent>,
     progress: Arc<Progress>,
 }
 
 /// Creates the queue. Every sample that ends is counted in `progress` when its event is received.
 #[must_use]
-pub fn events(progress: &Arc<Progress>) -> (mpsc::Sender<ShardEvent>, Events) {
+pub(super) fn events(progress: &Arc<Progress>) -> (mpsc::Sender<ShardEvent>, Events) {
     let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
     (sender, Events { receiver, progress: Arc::clone(progress) })
 }
 
 impl Events {
     /// Receives the next event; `None` once all senders are gone.
-    pub async fn recv(&mut self) -> Option<ShardEvent> {
+    pub(crate) async fn recv(&mut self) -> Option<ShardEvent> {
         let event = self.receiver.recv().await?;
         let progress = &self.progress;
         progress.write_queue.store(self.receiver.len(), Relaxed);

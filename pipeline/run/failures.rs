@@ -10,7 +10,12 @@ use super::{
 };
 
 /// Adds results to the report and brings the failure records of the output up to date.
-pub async fn remember(commit_log: &CommitLog, plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
+pub(super) async fn remember(
+    commit_log: &CommitLog,
+    plan: &Plan,
+    results: &[ShardResult],
+    report: &mut RunReport,
+) {
     let earlier: std::collections::HashSet<String> = match commit_log.failures().await {
         Ok(names) => names.into_iter().collect(),
         Err(error) => {

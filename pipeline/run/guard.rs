@@ -15,7 +15,7 @@ const MIN_SAMPLES: u64 = 1000;
      with the inputs, the model or the connection to them. Committed shards stay; after a repair `recaption retry` redoes those \
      with transient failures, and a larger run.max_failure_ratio (1 is off) continues as it is"
 )]
-pub struct TooManyFailures {
+pub(super) struct TooManyFailures {
     failed: u64,
     ended: u64,
     limit: f64,
@@ -37,7 +37,7 @@ impl Tally {
 
 /// Counts samples that failed in decoding, transport or a model; never those that a filter rejects.
 #[derive(Debug)]
-pub struct FailureGuard {
+pub(super) struct FailureGuard {
     limit: f64,
     all: Tally,
     shards: HashMap<usize, Tally>,
@@ -47,7 +47,7 @@ pub struct FailureGuard {
 impl FailureGuard {
     /// Allows this share of failed samples, 0 to 1.
     #[must_use]
-    pub fn new(limit: f64) -> Self {
+    pub(super) fn new(limit: f64) -> Self {
         Self { limit, all: Tally::default(), shards: HashMap::new(), reasons: BTreeMap::new() }
     }
 
@@ -55,7 +55,7 @@ impl FailureGuard {
     ///
     /// # Errors
     /// When enough samples ended, too many of them failed, and not in one shard alone.
-    pub fn count(&mut self, shard: usize, outcome: &SampleOutcome) -> Result<(), TooManyFailures> {
+    pub(super) fn count(&mut self, shard: usize, outcome: &SampleOutcome) -> Result<(), TooManyFailures> {
         let failure = match outcome {
             SampleOutcome::Reject(reject) if reject.reason.is_failure() => Some(reject.reason),
             _ => None,

@@ -11,6 +11,7 @@ use recaption_schemas::Preprocess;
 use crate::config::{ConfigError, RunConfig};
 
 /// The models of a run with the settings that depend on them.
+#[derive(Debug)]
 pub struct RunModel {
     /// The captioner.
     pub folder: ModelFolder,

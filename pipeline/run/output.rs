@@ -10,7 +10,7 @@ use super::{model::RunModel, plan::Settings};
 use crate::config::RunConfig;
 
 /// The output of a run.
-pub struct Output {
+pub(super) struct Output {
     /// Where it is.
     pub location: Location,
     /// Commits its shards; knows the keys that change rows.
@@ -30,7 +30,12 @@ pub struct Output {
 impl Output {
     /// Describes the output of a run with this configuration and these models.
     #[must_use]
-    pub fn new(config: &RunConfig, model: &RunModel, location: &Location, committer: Committer) -> Arc<Self> {
+    pub(super) fn new(
+        config: &RunConfig,
+        model: &RunModel,
+        location: &Location,
+        committer: Committer,
+    ) -> Arc<Self> {
         let decode = generation_parameters(config, &committer);
         Arc::new(Self {
             location: location.clone(),
@@ -45,7 +50,7 @@ impl Output {
 
     /// Key-value metadata of every part.
     #[must_use]
-    pub fn metadata(&self) -> HashMap<String, String> {
+    pub(super) fn metadata(&self) -> HashMap<String, String> {
         let always: [(&str, &str); 3] = [
             (metadata_keys::SCHEMA_VERSION, CAPTION_SCHEMA_VERSION),
             (metadata_keys::MODEL, &self.model),

@@ -27,7 +27,7 @@ const MIN_CAPTION_QUEUE: usize = 8;
 const SHARD_WINDOW: usize = 64;
 
 /// What is read, and what results carry.
-pub struct StreamRequest {
+pub(crate) struct StreamRequest {
     /// All shards that have a number.
     pub shards: Vec<ShardRef>,
     /// Numbers of the shards to read, in the order in which they are begun.
@@ -42,7 +42,7 @@ pub struct StreamRequest {
 ///
 /// # Errors
 /// When the models cannot be loaded or fail, a stage breaks down, or `consume` fails.
-pub async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
+pub(crate) async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     context: RunContext<'_>,
     request: StreamRequest,
     consume: impl FnOnce(Arc<RunState>, Events) -> F,

@@ -29,6 +29,7 @@ pub struct Mismatch {
 }
 
 /// One shard to process.
+#[derive(Debug)]
 pub struct Task {
     /// The input.
     pub shard: ShardRef,
@@ -53,6 +54,7 @@ impl Task {
 }
 
 /// Rows that stay.
+#[derive(Debug)]
 pub struct Keep {
     /// The record of them.
     pub commit: Box<ShardCommit>,
@@ -69,6 +71,7 @@ struct Done {
 }
 
 /// The shards of a run.
+#[derive(Debug)]
 pub struct Plan {
     /// Shards to process, in input order.
     pub todo: Arc<Vec<Task>>,
@@ -180,7 +183,7 @@ impl Plan {
 ///
 /// # Errors
 /// [`Mismatch`], or errors of the store.
-pub async fn refuse_others(
+pub(crate) async fn refuse_others(
     survey: &OutputScan,
     commit_log: &CommitLog,
     (fingerprint, configuration): (&str, &BTreeMap<String, String>),
@@ -199,7 +202,7 @@ pub async fn refuse_others(
 }
 
 /// Turns a failed claim or commit into the error that ends the program.
-pub fn unclaimed(error: CommitError, configuration: &BTreeMap<String, String>) -> anyhow::Error {
+pub(crate) fn unclaimed(error: CommitError, configuration: &BTreeMap<String, String>) -> anyhow::Error {
     match error {
         CommitError::ConfigurationMismatch(claim) => {
             Mismatch { differences: differences(&claim.configuration, configuration) }.into()
@@ -247,10 +250,10 @@ fn split_off_stale_parts(
 }
 
 /// Shards without an input, with their records and parts.
-pub type Orphans = BTreeMap<String, (Vec<ExistingRecord>, Vec<ExistingPart>)>;
+pub(super) type Orphans = BTreeMap<String, (Vec<ExistingRecord>, Vec<ExistingPart>)>;
 
 /// Settings that are no row keys and yet make rejects, with their values.
-pub type Settings = BTreeMap<String, String>;
+pub(super) type Settings = BTreeMap<String, String>;
 
 /// Commit records read at the same time.
 const RECORDS_AT_ONCE: usize = 64;

@@ -23,7 +23,7 @@ const REDRAW: Duration = Duration::from_millis(200);
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Counters of a run, written by all stages and read by the reporter.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Progress {
     /// Shards to be done.
     pub shards: usize,
@@ -91,6 +91,7 @@ pub enum Reporter {
 }
 
 /// Shows progress until it is dropped.
+#[derive(Debug)]
 pub struct ProgressHandle {
     task: Option<tokio::task::JoinHandle<()>>,
     bar: Option<ProgressBar>,

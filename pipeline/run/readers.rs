@@ -54,7 +54,7 @@ async fn next(state: &RunState) -> Next {
 }
 
 /// Runs one reader until no shard is left, the run stops, or the collector is gone.
-pub async fn read_all(
+pub(super) async fn read_all(
     state: Arc<RunState>,
     settings: Arc<ReadSettings>,
     sink: ReadSink,

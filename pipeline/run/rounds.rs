@@ -28,7 +28,7 @@ const ROUND_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a run writes: the plan's shards, into an output that other workers may share.
 #[derive(Clone, Copy)]
-pub struct Job<'a> {
+pub(super) struct Job<'a> {
     /// The shards to process.
     pub plan: &'a Plan,
     /// Where their rows go.
@@ -41,7 +41,7 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// When the models cannot be loaded or fail, or a stage breaks down. Shards that fail are results, not errors.
-pub async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow::Result<Vec<ShardResult>> {
+pub(super) async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow::Result<Vec<ShardResult>> {
     let (stop, progress) = (context.stop, context.progress);
     let mut begin: Vec<usize> = (0..job.plan.todo.len()).collect();
     if job.workers.as_ref().is_some_and(|workers| workers.has_others()) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Numbers of shards, in the order in which they are begun.
-pub struct ShardQueue {
+pub(crate) struct ShardQueue {
     waiting: Mutex<VecDeque<usize>>,
     /// Claimed by other workers when it was their turn.
     deferred: Mutex<VecDeque<usize>>,
@@ -19,19 +19,19 @@ pub struct ShardQueue {
 impl ShardQueue {
     /// Creates a queue of all of `shards`.
     #[must_use]
-    pub fn new(shards: impl IntoIterator<Item = usize>) -> Self {
+    pub(crate) fn new(shards: impl IntoIterator<Item = usize>) -> Self {
         let waiting = Mutex::new(shards.into_iter().collect());
         Self { waiting, deferred: Mutex::default(), shuffled: AtomicBool::new(false) }
     }
 
     /// Takes the next shard.
-    pub fn take(&self) -> Option<usize> {
+    pub(crate) fn take(&self) -> Option<usize> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
     /// Shuffles what is left, once: called when other workers turn out to process the same shards, since workers that started
     /// together would otherwise want every shard at the same time.
-    pub fn shuffle_remaining(&self) {
+    pub(crate) fn shuffle_remaining(&self) {
         if self.shuffled.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -40,12 +40,12 @@ impl ShardQueue {
     }
 
     /// Defers a shard that another worker claims.
-    pub fn defer(&self, shard: usize) {
+    pub(crate) fn defer(&self, shard: usize) {
         self.deferred.lock().unwrap_or_else(PoisonError::into_inner).push_back(shard);
     }
 
     /// Takes the next deferred shard.
-    pub fn take_deferred(&self) -> Option<usize> {
+    pub(crate) fn take_deferred(&self) -> Option<usize> {
         self.deferred.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 }

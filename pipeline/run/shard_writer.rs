@@ -22,7 +22,7 @@ use super::plan::{Settings, Task, differences};
 
 /// Why a shard failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardFailure {
+pub(super) struct ShardFailure {
     /// Data or transport.
     pub class: FailureClass,
     /// What happened.
@@ -59,7 +59,7 @@ impl ShardFailure {
     }
 
     /// A shard that could not be read.
-    pub fn of_input(error: &ReadError) -> Self {
+    pub(super) fn of_input(error: &ReadError) -> Self {
         Self {
             class: error.class,
             error: error.to_string(),
@@ -71,7 +71,7 @@ impl ShardFailure {
 }
 
 /// How a shard was committed.
-pub enum ShardOutcome {
+pub(super) enum ShardOutcome {
     /// By this worker.
     Committed {
         /// Its record.
@@ -86,7 +86,7 @@ pub enum ShardOutcome {
 }
 
 /// How a shard ended.
-pub struct ShardResult {
+pub(super) struct ShardResult {
     /// Number within the run.
     pub shard: usize,
     /// Its commit record, or why there is none.
@@ -95,7 +95,7 @@ pub struct ShardResult {
 
 /// A table of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Table {
+pub(super) enum Table {
     /// `captions/`.
     Captions,
     /// `rejects/`.
@@ -103,7 +103,7 @@ pub enum Table {
 }
 
 /// To a shard's own task.
-pub enum ToPart {
+pub(super) enum ToPart {
     /// New rows.
     Rows(Table, RecordBatch),
     /// The earlier part's next rows stay.
@@ -221,7 +221,7 @@ impl Parts {
 }
 
 /// Writes one shard: uploads both parts, makes them visible, commits, and deletes what is obsolete.
-pub async fn write_shard(
+pub(super) async fn write_shard(
     output: &Output,
     task: &Task,
     mut batches: mpsc::Receiver<ToPart>,

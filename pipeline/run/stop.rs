@@ -23,7 +23,7 @@ enum Level {
 }
 
 /// A request to stop, shared by all stages.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Stop {
     level: AtomicU8,
     changed: Notify,

@@ -17,12 +17,12 @@ use tokio::sync::Mutex;
 use super::plan::Task;
 
 /// Least pause between two looks at shards that other workers claim.
-pub const CLAIM_POLL: Duration = Duration::from_millis(500);
+pub(super) const CLAIM_POLL: Duration = Duration::from_millis(500);
 /// A listing of the commit records is reused for this many times the time that it took.
 const LISTING_SHARE: u32 = 20;
 
 /// The shards of a run as other workers see them.
-pub struct WorkerClaims {
+pub(crate) struct WorkerClaims {
     commit_log: CommitLog,
     output: Location,
     tasks: Arc<Vec<Task>>,
@@ -41,7 +41,7 @@ struct ListedRecords {
 impl WorkerClaims {
     /// Creates the view of the shards of `tasks`.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         commit_log: CommitLog,
         output: Location,
         tasks: Arc<Vec<Task>>,
@@ -51,7 +51,7 @@ impl WorkerClaims {
     }
 
     /// Claims a shard for this worker.
-    pub async fn claim(&self, shard: usize) -> ClaimAttempt {
+    pub(crate) async fn claim(&self, shard: usize) -> ClaimAttempt {
         match (&self.workers, self.tasks.get(shard)) {
             (Some(workers), Some(task)) => workers.claim(task.shard.id.as_str()).await,
             _ => ClaimAttempt::Inherited,
@@ -59,7 +59,7 @@ impl WorkerClaims {
     }
 
     /// Claims a shard that another worker claimed, for a reader that has nothing else to do.
-    pub async fn claim_late(&self, shard: usize) -> ClaimAttempt {
+    pub(crate) async fn claim_late(&self, shard: usize) -> ClaimAttempt {
         match (&self.workers, self.tasks.get(shard)) {
             (Some(workers), Some(task)) => workers.claim_or_take_over(task.shard.id.as_str()).await,
             _ => ClaimAttempt::Inherited,
@@ -67,7 +67,7 @@ impl WorkerClaims {
     }
 
     /// Releases the claim on a shard that failed.
-    pub async fn release(&self, shard: usize) {
+    pub(crate) async fn release(&self, shard: usize) {
         if let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) {
             workers.release(task.shard.id.as_str()).await;
         }
@@ -75,7 +75,7 @@ impl WorkerClaims {
 
     /// Returns whether another worker committed a shard after this run was planned. A shard whose record cannot be read counts
     /// as not committed.
-    pub async fn is_committed(&self, shard: usize) -> bool {
+    pub(crate) async fn is_committed(&self, shard: usize) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
         match self.commit_log.digest(task.shard.id.as_str(), &task.name).await {
             // A shard that is processed in spite of its record is done once there is another record.
@@ -85,7 +85,7 @@ impl WorkerClaims {
     }
 
     /// As [`WorkerClaims::is_committed`], from a listing of all records that is refreshed now and then.
-    pub async fn is_listed(&self, shard: usize) -> bool {
+    pub(crate) async fn is_listed(&self, shard: usize) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
         if task.replaces.is_some() {
             return self.is_committed(shard).await;
@@ -105,7 +105,7 @@ impl WorkerClaims {
     ///
     /// # Errors
     /// When the earlier rows cannot be read.
-    pub async fn previous_rows(&self, shard: usize) -> Result<Option<PreviousRows>, ReadError> {
+    pub(crate) async fn previous_rows(&self, shard: usize) -> Result<Option<PreviousRows>, ReadError> {
         let Some((task, keep)) = self.tasks.get(shard).and_then(|task| Some((task, task.keep.as_ref()?)))
         else {
             return Ok(None);

@@ -29,21 +29,21 @@ const AZURE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
 /// A folder or bucket.
-pub struct Bucket {
+pub(crate) struct Bucket {
     base: String,
     env: Vec<(&'static str, String)>,
     client: Arc<dyn ObjectStore>,
     runtime: Runtime,
     /// The server, where there is one.
-    pub service: Option<Service>,
+    pub(crate) service: Option<Service>,
     /// The stub, where it is one.
-    pub gcs: Option<Stub>,
+    pub(crate) gcs: Option<Stub>,
     _folder: Option<TempDir>,
 }
 
 impl Bucket {
     /// A folder of this machine.
-    pub fn local() -> Self {
+    pub(crate) fn local() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let client = LocalFileSystem::new_with_prefix(folder.path()).expect("a folder");
         let base = folder.path().display().to_string();
@@ -51,7 +51,7 @@ impl Bucket {
     }
 
     /// S3 as moto has it.
-    pub fn moto() -> Self {
+    pub(crate) fn moto() -> Self {
         let service = Service::moto();
         let bucket = Self::s3(service.port());
         assert_eq!(request(service.port(), "PUT", &format!("/{NAME}"), &[]).ok(), Some(200), "a bucket");
@@ -59,7 +59,7 @@ impl Bucket {
     }
 
     /// S3 as s3s-fs has it: signatures are checked.
-    pub fn s3s() -> Self {
+    pub(crate) fn s3s() -> Self {
         let service = Service::s3s("tests", "tests-secret");
         fs::create_dir(service.path("root").join(NAME)).expect("a bucket");
         let bucket = Self::s3(service.port());
@@ -67,7 +67,7 @@ impl Bucket {
     }
 
     /// The bucket of a server of S3 that someone else started.
-    pub fn s3(port: u16) -> Self {
+    pub(crate) fn s3(port: u16) -> Self {
         let env = vec![
             ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}")),
             ("AWS_ACCESS_KEY_ID", "tests".to_owned()),
@@ -84,7 +84,7 @@ impl Bucket {
     }
 
     /// Azure as azurite has it.
-    pub fn azurite() -> Self {
+    pub(crate) fn azurite() -> Self {
         let service = Service::azurite();
         let env = vec![
             ("AZURE_STORAGE_ACCOUNT_NAME", AZURE_ACCOUNT.to_owned()),
@@ -102,7 +102,7 @@ impl Bucket {
     }
 
     /// Google Cloud Storage as the stub has it.
-    pub fn gcs() -> Self {
+    pub(crate) fn gcs() -> Self {
         let stub = Stub::start();
         let account = serde_json::json!({
             "gcs_base_url": format!("http://127.0.0.1:{}", stub.port()),
@@ -124,17 +124,17 @@ impl Bucket {
     }
 
     /// How the program calls a place in it.
-    pub fn url(&self, key: &str) -> String {
+    pub(crate) fn url(&self, key: &str) -> String {
         format!("{}/{key}", self.base)
     }
 
     /// `recaption run` with the bundled captioner over the shards in the folder `input`, into `output`, both in here.
-    pub fn run(&self, input: &str, output: &str) -> Call {
+    pub(crate) fn run(&self, input: &str, output: &str) -> Call {
         self.run_into(input, &self.url(output))
     }
 
     /// As [`Self::run`], into any output.
-    pub fn run_into(&self, input: &str, output: &str) -> Call {
+    pub(crate) fn run_into(&self, input: &str, output: &str) -> Call {
         let mut call = recaption().arg("run").arg("--model").arg(model());
         for (name, value) in &self.env {
             call = call.env(name, value);
@@ -143,21 +143,21 @@ impl Bucket {
     }
 
     /// Writes an object.
-    pub fn put(&self, key: &str, bytes: Vec<u8>) {
+    pub(crate) fn put(&self, key: &str, bytes: Vec<u8>) {
         let path = ObjectPath::from(key);
         let put = self.client.put(&path, bytes.into());
         self.runtime.block_on(put).unwrap_or_else(|e| panic!("{key} cannot be written: {e}"));
     }
 
     /// Reads an object.
-    pub fn get(&self, key: &str) -> Vec<u8> {
+    pub(crate) fn get(&self, key: &str) -> Vec<u8> {
         let path = ObjectPath::from(key);
         let get = async { self.client.get(&path).await?.bytes().await };
         self.runtime.block_on(get).unwrap_or_else(|e| panic!("{key} cannot be read: {e}")).to_vec()
     }
 
     /// All keys below a folder, in order.
-    pub fn list(&self, folder: &str) -> Vec<String> {
+    pub(crate) fn list(&self, folder: &str) -> Vec<String> {
         let path = ObjectPath::from(folder);
         let listing = self.client.list(Some(&path)).map_ok(|meta| meta.location.to_string());
         let listed: object_store::Result<Vec<String>> = self.runtime.block_on(listing.try_collect());
@@ -167,14 +167,14 @@ impl Bucket {
     }
 
     /// The commit records of an output.
-    pub fn records(&self, output: &str) -> Vec<String> {
+    pub(crate) fn records(&self, output: &str) -> Vec<String> {
         self.list(&format!("{output}/_recaption/shards"))
     }
 
     /// Every row of an output, after all the checks of [`output::read`]. Shards go by their file's name: their URLs differ
     /// from store to store, and nothing else may.
     #[track_caller]
-    pub fn rows(&self, output: &str) -> Rows {
+    pub(crate) fn rows(&self, output: &str) -> Rows {
         let copy = tempfile::tempdir().expect("a temporary folder");
         for key in self.list(output) {
             let name = key.strip_prefix(output).expect("below the output").trim_start_matches('/');

@@ -7,17 +7,17 @@ use std::{
 };
 
 /// The repository.
-pub fn repository() -> &'static Path {
+pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A document, by its path from the repository's root.
-pub fn text(page: &str) -> String {
+pub(crate) fn text(page: &str) -> String {
     fs::read_to_string(repository().join(page)).unwrap_or_else(|e| panic!("{page}: {e}"))
 }
 
 /// All Markdown files of the repository, by their paths from its root, sorted.
-pub fn pages() -> Vec<String> {
+pub(crate) fn pages() -> Vec<String> {
     let mut found = BTreeSet::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
@@ -40,21 +40,21 @@ pub fn pages() -> Vec<String> {
 
 /// A fenced block: ```` ```language,key=value ````.
 #[derive(Clone, Debug)]
-pub struct Block {
+pub(crate) struct Block {
     /// Page and line of the fence.
-    pub place: String,
+    pub(crate) place: String,
     /// `sh`, `toml` and so on.
-    pub language: String,
+    pub(crate) language: String,
     /// What is missing here: `gpu`, `download`, `build`, `root`, `finetune`.
-    pub needs: Option<String>,
+    pub(crate) needs: Option<String>,
     /// The name under which the block is stored before later ones run.
-    pub file: Option<String>,
+    pub(crate) file: Option<String>,
     /// Its lines.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// The blocks of a page, in order.
-pub fn blocks(page: &str) -> Vec<Block> {
+pub(crate) fn blocks(page: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
     for (number, line) in text(page).lines().enumerate() {
@@ -93,18 +93,18 @@ pub fn blocks(page: &str) -> Vec<Block> {
 
 /// A call of the program in a shell block: subcommand and long flags.
 #[derive(Debug)]
-pub struct Invocation {
+pub(crate) struct Invocation {
     /// `run`, `export`; empty for `recaption --version`.
-    pub subcommand: String,
+    pub(crate) subcommand: String,
     /// `--model` and so on.
-    pub flags: Vec<String>,
+    pub(crate) flags: Vec<String>,
 }
 
 /// Flags with a value that may stand before the subcommand.
 const GLOBAL_FLAGS: &[&str] = &["--log-format", "--log-level"];
 
 /// Calls of `recaption` in a shell script. Quoted operators would be taken for operators; no block has any.
-pub fn invocations(script: &str) -> Vec<Invocation> {
+pub(crate) fn invocations(script: &str) -> Vec<Invocation> {
     let joined = script.replace("\\\n", " ");
     let mut found = Vec::new();
     for line in joined.lines() {
@@ -153,7 +153,7 @@ fn prose(page: &str) -> String {
 }
 
 /// Targets of the page's links and images that lead to files of the repository.
-pub fn links(page: &str) -> Vec<String> {
+pub(crate) fn links(page: &str) -> Vec<String> {
     let prose = prose(page);
     let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let local = targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"));
@@ -161,7 +161,7 @@ pub fn links(page: &str) -> Vec<String> {
 }
 
 /// Anchors of the page's headings, as GitHub and mdBook make them.
-pub fn anchors(page: &str) -> BTreeSet<String> {
+pub(crate) fn anchors(page: &str) -> BTreeSet<String> {
     let mut fenced = false;
     let mut anchors = BTreeSet::new();
     for line in text(page).lines() {
@@ -178,7 +178,7 @@ pub fn anchors(page: &str) -> BTreeSet<String> {
 }
 
 /// Paths of the repository in inline code: `scripts/fault_soak.py`, without patterns and placeholders.
-pub fn paths_in_code(page: &str) -> Vec<String> {
+pub(crate) fn paths_in_code(page: &str) -> Vec<String> {
     const FOLDERS: &[&str] = &[
         "scripts",
         "tests",

@@ -23,20 +23,20 @@ use super::Dice;
 
 /// How often, and how long silence lasts.
 #[derive(Clone, Copy)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// Share of requests that fail, 0 to 1.
-    pub rate: f64,
+    pub(crate) rate: f64,
     /// A silence, longer than whoever waits is patient.
-    pub silence: Duration,
+    pub(crate) silence: Duration,
     /// Seed.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// From how many writes on every further one is refused, and how.
-    pub refusal: Option<(u64, Refusal)>,
+    pub(crate) refusal: Option<(u64, Refusal)>,
 }
 
 /// What will not pass.
 #[derive(Clone, Copy)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// No room is left.
     Full,
     /// The credentials do not allow it.
@@ -52,22 +52,22 @@ struct State {
 
 /// Counts and dice, shared by all stores that [`Flaky::around`] makes.
 #[derive(Clone)]
-pub struct Flaky(Arc<State>);
+pub(crate) struct Flaky(Arc<State>);
 
 impl Flaky {
     /// Nothing has failed yet.
-    pub fn new(faults: Faults) -> Self {
+    pub(crate) fn new(faults: Faults) -> Self {
         let dice = Mutex::new(Dice::new(faults.seed));
         Self(Arc::new(State { dice, counts: Mutex::default(), faults, writes: AtomicU64::new(0) }))
     }
 
     /// A store that fails around one that does not.
-    pub fn around(&self, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+    pub(crate) fn around(&self, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
         Arc::new(FlakyStore { inner, flaky: self.clone() })
     }
 
     /// Faults so far, by kind.
-    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
         self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -97,7 +97,7 @@ impl Flaky {
     }
 
     /// Writes so far.
-    pub fn writes(&self) -> u64 {
+    pub(crate) fn writes(&self) -> u64 {
         self.0.writes.load(Relaxed)
     }
 

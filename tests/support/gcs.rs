@@ -21,17 +21,17 @@ const MOST: usize = 64 << 20;
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// GET, PUT and so on.
-    pub method: String,
+    pub(crate) method: String,
     /// Bucket and key.
-    pub path: String,
+    pub(crate) path: String,
     /// What follows the question mark.
-    pub query: BTreeMap<String, String>,
+    pub(crate) query: BTreeMap<String, String>,
     /// `x-goog-if-generation-match`.
-    pub generation_match: Option<String>,
+    pub(crate) generation_match: Option<String>,
     /// The answer's status.
-    pub status: u16,
+    pub(crate) status: u16,
 }
 
 #[derive(Clone)]
@@ -53,14 +53,14 @@ struct State {
 
 /// The stub, as long as the test program lives.
 #[derive(Clone)]
-pub struct Stub {
+pub(crate) struct Stub {
     port: u16,
     state: Arc<Mutex<State>>,
 }
 
 impl Stub {
     /// An empty one on a free port.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let stub = Self { port, state: Arc::default() };
@@ -76,27 +76,27 @@ impl Stub {
     }
 
     /// Its port on 127.0.0.1.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// All requests so far.
-    pub fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.state().asked.clone()
     }
 
     /// Uploads in pieces that were neither completed nor given up.
-    pub fn open_uploads(&self) -> usize {
+    pub(crate) fn open_uploads(&self) -> usize {
         self.state().uploads.len()
     }
 
     /// The answer to the next completion of an upload is lost; the object is there.
-    pub fn lose_the_next_completion(&self) {
+    pub(crate) fn lose_the_next_completion(&self) {
         self.state().lose_completion = true;
     }
 
     /// Answers to writes of objects whose names end so come later, after the write.
-    pub fn hold_back_answers(&self, ending: &'static str, by: Duration) {
+    pub(crate) fn hold_back_answers(&self, ending: &'static str, by: Duration) {
         self.state().held_back = Some((ending, by));
     }
 

@@ -6,15 +6,15 @@
 
 #![allow(dead_code, reason = "every story takes what it needs")]
 
-pub mod bucket;
-pub mod documents;
-pub mod flaky;
-pub mod gcs;
-pub mod output;
-pub mod program;
-pub mod server;
-pub mod services;
-pub mod shards;
+pub(crate) mod bucket;
+pub(crate) mod documents;
+pub(crate) mod flaky;
+pub(crate) mod gcs;
+pub(crate) mod output;
+pub(crate) mod program;
+pub(crate) mod server;
+pub(crate) mod services;
+pub(crate) mod shards;
 
 use std::{
     collections::BTreeMap,
@@ -44,43 +44,43 @@ fn captioner() -> &'static (PathBuf, PathBuf) {
 }
 
 /// The bundled captioner as open_clip would publish it.
-pub fn checkpoint() -> &'static Path {
+pub(crate) fn checkpoint() -> &'static Path {
     &captioner().0
 }
 
 /// The bundled captioner, exported.
-pub fn model() -> &'static Path {
+pub(crate) fn model() -> &'static Path {
     &captioner().1
 }
 
 /// A file of `tests/data`.
-pub fn data(name: &str) -> PathBuf {
+pub(crate) fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
 /// A folder of one story's own, gone when the story ends.
-pub struct Place {
+pub(crate) struct Place {
     dir: TempDir,
 }
 
 impl Place {
     /// An empty one.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().expect("a temporary folder") }
     }
 
     /// The folder itself.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.dir.path()
     }
 
     /// A path in it.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Writes a file, with the folders above it.
-    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("below the folder")).expect("folders can be made");
         fs::write(&path, bytes).expect("files can be written");
@@ -88,7 +88,7 @@ impl Place {
     }
 
     /// Draws `shards` shards of `scenes` scenes each into the folder `name`.
-    pub fn draw(&self, name: &str, shards: u32, scenes: u32) -> PathBuf {
+    pub(crate) fn draw(&self, name: &str, shards: u32, scenes: u32) -> PathBuf {
         for shard in 0..shards {
             self.write(&format!("{name}/{shard:05}.tar"), shards::scenes(shard, scenes));
         }
@@ -96,12 +96,12 @@ impl Place {
     }
 
     /// `recaption run` with the bundled captioner over `input`, into `output` below this folder.
-    pub fn run(&self, input: impl AsRef<Path>, output: &str) -> Call {
+    pub(crate) fn run(&self, input: impl AsRef<Path>, output: &str) -> Call {
         self.run_all(&[input], output)
     }
 
     /// As [`Self::run`], over several inputs.
-    pub fn run_all(&self, inputs: &[impl AsRef<Path>], output: &str) -> Call {
+    pub(crate) fn run_all(&self, inputs: &[impl AsRef<Path>], output: &str) -> Call {
         let mut call = recaption().dir(self.root()).arg("run").arg("--model").arg(model());
         for input in inputs {
             call = call.arg("--input").arg(input.as_ref());
@@ -111,7 +111,7 @@ impl Place {
 }
 
 /// Every file below `root`, by its path from there, with the time of its last change.
-pub fn files_below(root: &Path) -> BTreeMap<PathBuf, SystemTime> {
+pub(crate) fn files_below(root: &Path) -> BTreeMap<PathBuf, SystemTime> {
     let mut found = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -130,16 +130,16 @@ pub fn files_below(root: &Path) -> BTreeMap<PathBuf, SystemTime> {
 }
 
 /// The story's dice: the same seed throws the same numbers (SplitMix64).
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
     /// Dice that begin with `seed`.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The next number.
-    pub fn throw(&mut self) -> u64 {
+    pub(crate) fn throw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -148,12 +148,12 @@ impl Dice {
     }
 
     /// A fraction, 0 to 1, without 1.
-    pub fn fraction(&mut self) -> f64 {
+    pub(crate) fn fraction(&mut self) -> f64 {
         (self.throw() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// `length` bytes of noise.
-    pub fn noise(&mut self, length: usize) -> Vec<u8> {
+    pub(crate) fn noise(&mut self, length: usize) -> Vec<u8> {
         (0..length).map(|_| self.throw() as u8).collect()
     }
 }

@@ -17,11 +17,11 @@ use serde_json::Value;
 
 /// A number of which every bit counts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bits(pub u32);
+pub(crate) struct Bits(pub u32);
 
 impl Bits {
     /// As a number.
-    pub fn get(self) -> f32 {
+    pub(crate) fn get(self) -> f32 {
         f32::from_bits(self.0)
     }
 }
@@ -34,46 +34,46 @@ impl fmt::Debug for Bits {
 
 /// A row of `captions/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caption {
-    pub key: String,
-    pub shard: String,
-    pub caption: String,
-    pub similarity: Bits,
-    pub org_caption: Option<String>,
-    pub org_similarity: Option<Bits>,
-    pub candidates: Vec<(String, Bits, Bits)>,
-    pub itm: Option<Bits>,
-    pub width: i32,
-    pub height: i32,
+pub(crate) struct Caption {
+    pub(crate) key: String,
+    pub(crate) shard: String,
+    pub(crate) caption: String,
+    pub(crate) similarity: Bits,
+    pub(crate) org_caption: Option<String>,
+    pub(crate) org_similarity: Option<Bits>,
+    pub(crate) candidates: Vec<(String, Bits, Bits)>,
+    pub(crate) itm: Option<Bits>,
+    pub(crate) width: i32,
+    pub(crate) height: i32,
     pub sha256: String,
-    pub url: Option<String>,
-    pub meta: Option<String>,
-    pub image: Option<(Vec<u8>, String)>,
+    pub(crate) url: Option<String>,
+    pub(crate) meta: Option<String>,
+    pub(crate) image: Option<(Vec<u8>, String)>,
 }
 
 /// A row of `rejects/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    pub key: String,
-    pub shard: String,
-    pub reason: String,
-    pub detail: String,
-    pub caption: Option<String>,
-    pub similarity: Option<Bits>,
-    pub org_caption: Option<String>,
+pub(crate) struct Rejected {
+    pub(crate) key: String,
+    pub(crate) shard: String,
+    pub(crate) reason: String,
+    pub(crate) detail: String,
+    pub(crate) caption: Option<String>,
+    pub(crate) similarity: Option<Bits>,
+    pub(crate) org_caption: Option<String>,
 }
 
 /// An output: rows in the order of part names and rows.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rows {
-    pub captions: Vec<Caption>,
-    pub rejects: Vec<Rejected>,
+pub(crate) struct Rows {
+    pub(crate) captions: Vec<Caption>,
+    pub(crate) rejects: Vec<Rejected>,
 }
 
 /// Everything in `output` that counts: parts that a commit record vouches for. Fails on a part without a record, on a
 /// record whose part has another number of rows, and on accounts that do not balance.
 #[track_caller]
-pub fn read(output: &Path) -> Rows {
+pub(crate) fn read(output: &Path) -> Rows {
     let commits = commits(output);
     let promised: BTreeSet<PathBuf> = commits
         .iter()
@@ -108,7 +108,7 @@ pub fn read(output: &Path) -> Rows {
 }
 
 /// The commit records, by the shard's URL.
-pub fn commits(output: &Path) -> Vec<ShardCommit> {
+pub(crate) fn commits(output: &Path) -> Vec<ShardCommit> {
     let mut commits: Vec<ShardCommit> =
         listed(&output.join("_recaption/shards"), "json").iter().map(|path| read_json(path)).collect();
     commits.sort_by(|a, b| a.shard.cmp(&b.shard));
@@ -116,39 +116,39 @@ pub fn commits(output: &Path) -> Vec<ShardCommit> {
 }
 
 /// The records of all runs, the oldest first.
-pub fn runs(output: &Path) -> Vec<Value> {
+pub(crate) fn runs(output: &Path) -> Vec<Value> {
     listed(&output.join("_recaption/runs"), "json").iter().map(|path| read_json(path)).collect()
 }
 
 /// The commit record of the shard whose file has this name.
 #[track_caller]
-pub fn commit_of(output: &Path, file: &str) -> ShardCommit {
+pub(crate) fn commit_of(output: &Path, file: &str) -> ShardCommit {
     let mut found = commits(output).into_iter().filter(|commit| commit.shard.ends_with(&format!("/{file}")));
     found.next().unwrap_or_else(|| panic!("no commit record of {file} in {}", output.display()))
 }
 
 /// All parts, whether a commit record knows them or not.
-pub fn parts(output: &Path) -> Vec<PathBuf> {
+pub(crate) fn parts(output: &Path) -> Vec<PathBuf> {
     let mut parts = listed(&output.join("captions"), "parquet");
     parts.extend(listed(&output.join("rejects"), "parquet"));
     parts
 }
 
 /// The bytes of all parts, by file name.
-pub fn part_bytes(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn part_bytes(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let name = |path: &Path| path.strip_prefix(output).expect("below the output").to_owned();
     parts(output).iter().map(|path| (name(path), fs::read(path).expect("a part can be read"))).collect()
 }
 
 /// The rows of one captions part.
 #[track_caller]
-pub fn read_captions(part: &Path) -> Vec<Caption> {
+pub(crate) fn read_captions(part: &Path) -> Vec<Caption> {
     batches(part).iter().flat_map(captions_of).collect()
 }
 
 /// The rows of one rejects part.
 #[track_caller]
-pub fn read_rejects(part: &Path) -> Vec<Rejected> {
+pub(crate) fn read_rejects(part: &Path) -> Vec<Rejected> {
     batches(part).iter().flat_map(rejects_of).collect()
 }
 

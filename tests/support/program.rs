@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// The program, not called yet.
-pub fn recaption() -> Call {
+pub(crate) fn recaption() -> Call {
     let mut command = Command::new(env!("CARGO_BIN_EXE_recaption"));
     // What a developer has set for runs of his own must not reach the tests'.
     for (name, _) in std::env::vars_os() {
@@ -25,43 +25,43 @@ pub fn recaption() -> Call {
 }
 
 /// A call in the making.
-pub struct Call {
+pub(crate) struct Call {
     command: Command,
 }
 
 impl Call {
     /// Adds an argument.
-    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);
         self
     }
 
     /// Adds arguments.
-    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+    pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.command.args(args);
         self
     }
 
     /// Adds `--set key=value`.
-    pub fn set(self, assignment: &str) -> Self {
+    pub(crate) fn set(self, assignment: &str) -> Self {
         self.arg("--set").arg(assignment)
     }
 
     /// Sets an environment variable.
-    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
     }
 
     /// Works in `dir`.
-    pub fn dir(mut self, dir: &Path) -> Self {
+    pub(crate) fn dir(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);
         self
     }
 
     /// Runs it to its end, which must be this exit code.
     #[track_caller]
-    pub fn ends(mut self, code: i32) -> Said {
+    pub(crate) fn ends(mut self, code: i32) -> Said {
         let began = Instant::now();
         let output = self.command.stdin(Stdio::null()).output().expect("the program starts");
         let said = Said::new(&self.command, output, began.elapsed());
@@ -70,7 +70,7 @@ impl Call {
     }
 
     /// Starts it.
-    pub fn start(mut self) -> Running {
+    pub(crate) fn start(mut self) -> Running {
         let child = self
             .command
             .stdin(Stdio::null())
@@ -83,7 +83,7 @@ impl Call {
 }
 
 /// A call under way.
-pub struct Running {
+pub(crate) struct Running {
     command: Command,
     child: Child,
     began: Instant,
@@ -91,43 +91,43 @@ pub struct Running {
 
 impl Running {
     /// Its process id.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Whether it has not ended yet.
-    pub fn is_alive(&mut self) -> bool {
+    pub(crate) fn is_alive(&mut self) -> bool {
         self.child.try_wait().expect("a child can be asked").is_none()
     }
 
     /// `kill -9`.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("a child can be killed");
     }
 
     /// `kill -INT`, as Ctrl-C sends it.
-    pub fn interrupt(&self) {
+    pub(crate) fn interrupt(&self) {
         let status = Command::new("kill").arg("-INT").arg(self.id().to_string()).status();
         assert!(status.expect("`kill` starts").success(), "`kill -INT` failed");
     }
 
     /// Waits for its end. Streams are read only then: for calls that say less than a pipe holds.
-    pub fn wait(self) -> Said {
+    pub(crate) fn wait(self) -> Said {
         let output = self.child.wait_with_output().expect("a child can be waited for");
         Said::new(&self.command, output, self.began.elapsed())
     }
 }
 
 /// How a call ended, and what it said.
-pub struct Said {
+pub(crate) struct Said {
     /// The exit status.
-    pub status: ExitStatus,
+    pub(crate) status: ExitStatus,
     /// Data.
-    pub stdout: String,
+    pub(crate) stdout: String,
     /// Logs.
-    pub stderr: String,
+    pub(crate) stderr: String,
     /// From start to end.
-    pub took: Duration,
+    pub(crate) took: Duration,
     story: String,
 }
 
@@ -169,27 +169,27 @@ impl Said {
 
     /// Fails with the whole story where `holds` is false.
     #[track_caller]
-    pub fn check(&self, holds: bool, expected: &str) {
+    pub(crate) fn check(&self, holds: bool, expected: &str) {
         assert!(holds, "{expected}, but:\n{}", self.story);
     }
 
     /// Stderr must contain this.
     #[track_caller]
-    pub fn warns(&self, words: &str) -> &Self {
+    pub(crate) fn warns(&self, words: &str) -> &Self {
         self.check(self.stderr.contains(words), &format!("stderr was expected to hold {words:?}"));
         self
     }
 
     /// Stdout must contain this.
     #[track_caller]
-    pub fn prints(&self, words: &str) -> &Self {
+    pub(crate) fn prints(&self, words: &str) -> &Self {
         self.check(self.stdout.contains(words), &format!("stdout was expected to hold {words:?}"));
         self
     }
 
     /// Neither stream may contain this.
     #[track_caller]
-    pub fn never_says(&self, words: &str) -> &Self {
+    pub(crate) fn never_says(&self, words: &str) -> &Self {
         let silent = !self.stdout.contains(words) && !self.stderr.contains(words);
         self.check(silent, &format!("neither stream was expected to hold {words:?}"));
         self
@@ -197,7 +197,7 @@ impl Said {
 
     /// Stderr line by line, each of which must be one JSON object.
     #[track_caller]
-    pub fn log(&self) -> Vec<Value> {
+    pub(crate) fn log(&self) -> Vec<Value> {
         let parsed =
             self.stderr.lines().map(|line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object));
         let lines: Option<Vec<Value>> = parsed.collect();
@@ -207,7 +207,7 @@ impl Said {
 
     /// Stdout as one JSON document: the report of a run that logs JSON.
     #[track_caller]
-    pub fn report(&self) -> Value {
+    pub(crate) fn report(&self) -> Value {
         let report = serde_json::from_str(&self.stdout);
         self.check(report.is_ok(), "stdout was expected to be one JSON document");
         report.unwrap_or_default()

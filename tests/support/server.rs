@@ -13,7 +13,7 @@ use std::{
 
 /// What a server does with a path.
 #[derive(Clone)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Hands out these bytes.
     File(Vec<u8>),
     /// Hands them out, but refuses HEAD, as a presigned GET does.
@@ -33,7 +33,7 @@ pub enum Answer {
 }
 
 /// `n`, to be counted down.
-pub fn times(n: u64) -> Arc<AtomicU64> {
+pub(crate) fn times(n: u64) -> Arc<AtomicU64> {
     Arc::new(AtomicU64::new(n))
 }
 
@@ -43,24 +43,24 @@ fn count_down(left: &AtomicU64) -> bool {
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// GET or HEAD.
-    pub method: String,
+    pub(crate) method: String,
     /// Path and query.
-    pub target: String,
+    pub(crate) target: String,
     /// The `Authorization` header.
-    pub authorization: Option<String>,
+    pub(crate) authorization: Option<String>,
 }
 
 /// A server on this machine, as long as the test program lives.
-pub struct Server {
+pub(crate) struct Server {
     port: u16,
     asked: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Server {
     /// Serves `answers` by path; 404 for everything else.
-    pub fn start(answers: HashMap<String, Answer>) -> Self {
+    pub(crate) fn start(answers: HashMap<String, Answer>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -76,12 +76,12 @@ impl Server {
     }
 
     /// Its port on 127.0.0.1.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// All requests so far.
-    pub fn asked(&self) -> Vec<Request> {
+    pub(crate) fn asked(&self) -> Vec<Request> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const PORTS: usize = 5;
 
 /// A server that runs, with a folder of its own.
-pub struct Service {
+pub(crate) struct Service {
     child: Child,
     port: u16,
     dir: TempDir,
@@ -27,7 +27,7 @@ pub struct Service {
 
 impl Service {
     /// Starts what `command` makes of a port and a folder, and waits until it answers HTTP.
-    pub fn start(command: impl Fn(u16, &Path) -> Command) -> Self {
+    pub(crate) fn start(command: impl Fn(u16, &Path) -> Command) -> Self {
         let mut said = String::new();
         for _ in 0..PORTS {
             let dir = tempfile::tempdir().expect("a temporary folder");
@@ -51,7 +51,7 @@ impl Service {
     }
 
     /// moto: S3 without signatures.
-    pub fn moto() -> Self {
+    pub(crate) fn moto() -> Self {
         Self::start(|port, dir| {
             let mut command = Command::new(python("moto_server"));
             command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).current_dir(dir);
@@ -60,7 +60,7 @@ impl Service {
     }
 
     /// s3s-fs: S3 with signatures, over the service's folder.
-    pub fn s3s(access_key: &str, secret_key: &str) -> Self {
+    pub(crate) fn s3s(access_key: &str, secret_key: &str) -> Self {
         Self::start(|port, dir| {
             let root = dir.join("root");
             fs::create_dir(&root).expect("folders can be made");
@@ -72,7 +72,7 @@ impl Service {
     }
 
     /// azurite: Azure's blobs, in memory.
-    pub fn azurite() -> Self {
+    pub(crate) fn azurite() -> Self {
         Self::start(|port, dir| {
             let script = "azurite/node_modules/azurite/dist/src/blob/main.js";
             let mut command = Command::new("node");
@@ -91,7 +91,7 @@ impl Service {
 
     /// mitmproxy before the server at `target`, with the mistakes of `faults.py`; `settings` are the script's own. What
     /// it did comes to [`Service::path`]`("journal.jsonl")`.
-    pub fn faults(target: u16, settings: &[(&str, String)]) -> Self {
+    pub(crate) fn faults(target: u16, settings: &[(&str, String)]) -> Self {
         Self::start(|port, dir| {
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/faults.py");
             let mut command = Command::new(python("mitmdump"));
@@ -107,12 +107,12 @@ impl Service {
     }
 
     /// Its port on 127.0.0.1.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// A path in its folder.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -131,7 +131,7 @@ impl Service {
     }
 
     /// What it said.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log.txt")).unwrap_or_default()
     }
 }
@@ -145,12 +145,17 @@ impl Drop for Service {
 }
 
 /// One request without a body; the answer's status.
-pub fn request(port: u16, method: &str, target: &str, headers: &[(&str, &str)]) -> std::io::Result<u16> {
+pub(crate) fn request(
+    port: u16,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> std::io::Result<u16> {
     ask(port, method, target, headers).map(|(status, _)| status)
 }
 
 /// One request without a body; the answer's status and all of its text.
-pub fn ask(
+pub(crate) fn ask(
     port: u16,
     method: &str,
     target: &str,

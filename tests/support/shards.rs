@@ -11,10 +11,10 @@ use recaption::scenes;
 use tar::{Builder, EntryType, Header};
 
 /// Seed of all scenes in the stories.
-pub const SEED: u64 = 20_231_019;
+pub(crate) const SEED: u64 = 20_231_019;
 
 /// A shard of scenes; drawing takes a millisecond a scene, so each is drawn once.
-pub fn scenes(shard: u32, count: u32) -> Vec<u8> {
+pub(crate) fn scenes(shard: u32, count: u32) -> Vec<u8> {
     type Drawn = HashMap<(u32, u32), Vec<u8>>;
     static DRAWN: Mutex<Option<Drawn>> = Mutex::new(None);
     let mut drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -27,25 +27,25 @@ pub fn scenes(shard: u32, count: u32) -> Vec<u8> {
 }
 
 /// The picture of scene `n`, which no shard of [`scenes`] holds.
-pub fn picture(n: u64) -> RgbImage {
+pub(crate) fn picture(n: u64) -> RgbImage {
     let (scene, _) = scenes::sample(SEED + 1, n);
     scenes::draw(&scene, scenes::IMAGE_SIZE)
 }
 
 /// That picture as a file.
-pub fn encoded(n: u64, format: ImageFormat) -> Vec<u8> {
+pub(crate) fn encoded(n: u64, format: ImageFormat) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());
     DynamicImage::ImageRgb8(picture(n)).write_to(&mut file, format).expect("pictures can be encoded");
     file.into_inner()
 }
 
 /// That picture as a JPEG.
-pub fn jpeg(n: u64) -> Vec<u8> {
+pub(crate) fn jpeg(n: u64) -> Vec<u8> {
     encoded(n, ImageFormat::Jpeg)
 }
 
 /// A JPEG whose header claims another size.
-pub fn jpeg_claiming(n: u64, width: u16, height: u16) -> Vec<u8> {
+pub(crate) fn jpeg_claiming(n: u64, width: u16, height: u16) -> Vec<u8> {
     let mut bytes = jpeg(n);
     let frame =
         bytes.windows(2).position(|pair| matches!(pair, [0xFF, 0xC0..=0xC2])).expect("a frame header");
@@ -56,28 +56,28 @@ pub fn jpeg_claiming(n: u64, width: u16, height: u16) -> Vec<u8> {
 }
 
 /// A tar in the making.
-pub struct Pack {
+pub(crate) struct Pack {
     tar: Builder<Vec<u8>>,
 }
 
 impl Pack {
     /// An empty one.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { tar: Builder::new(Vec::new()) }
     }
 
     /// Adds a file. The name goes in as it is: `..`, absolute, whatever the header holds.
-    pub fn file(self, name: &str, bytes: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn file(self, name: &str, bytes: impl AsRef<[u8]>) -> Self {
         self.member(name, EntryType::Regular, bytes.as_ref())
     }
 
     /// Adds a directory.
-    pub fn directory(self, name: &str) -> Self {
+    pub(crate) fn directory(self, name: &str) -> Self {
         self.member(name, EntryType::Directory, b"")
     }
 
     /// Adds a file with a name as GNU tar writes long ones.
-    pub fn gnu_long_file(mut self, name: &str, bytes: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn gnu_long_file(mut self, name: &str, bytes: impl AsRef<[u8]>) -> Self {
         assert!(name.len() > 100, "a shorter name would not be a long one");
         let bytes = bytes.as_ref();
         let mut header = Header::new_gnu();
@@ -88,13 +88,13 @@ impl Pack {
     }
 
     /// Adds a file whose name is in a PAX header; the tar header beneath has another.
-    pub fn pax_file(mut self, name: &str, bytes: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn pax_file(mut self, name: &str, bytes: impl AsRef<[u8]>) -> Self {
         self.tar.append_pax_extensions([("path", name.as_bytes())]).expect("PAX records can be packed");
         self.file("superseded.bin", bytes)
     }
 
     /// Adds a hard or symbolic link.
-    pub fn link(mut self, name: &str, kind: EntryType, target: &str) -> Self {
+    pub(crate) fn link(mut self, name: &str, kind: EntryType, target: &str) -> Self {
         let mut header = header(name, kind, 0);
         header.set_link_name_literal(target).expect("a short target");
         header.set_cksum();
@@ -110,7 +110,7 @@ impl Pack {
     }
 
     /// The whole archive.
-    pub fn close(self) -> Vec<u8> {
+    pub(crate) fn close(self) -> Vec<u8> {
         self.tar.into_inner().expect("an archive can be closed")
     }
 }

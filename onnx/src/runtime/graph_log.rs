@@ -69,7 +69,7 @@ pub(super) fn log_assignment(
         return;
     }
     if execution == Execution::Cpu {
-        tracing::info!(graph, provider = summary.providers, nodes = summary.nodes, "graph loaded");
+        tracing::debug!(graph, provider = summary.providers, nodes = summary.nodes, "graph loaded");
         return;
     }
     tracing::info!(

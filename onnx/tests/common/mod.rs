@@ -2,8 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
-pub mod random;
-pub mod reference;
+pub(crate) mod random;
+pub(crate) mod reference;
 
 use std::{
     collections::BTreeMap,
@@ -13,22 +13,22 @@ use std::{
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 /// A reference case made by open_clip.
-pub fn case(name: &str) -> PathBuf {
+pub(crate) fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/coca").join(name)
 }
 
 /// A CLIP made by open_clip.
-pub fn clip_case(name: &str) -> PathBuf {
+pub(crate) fn clip_case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/clip").join(name)
 }
 
 /// The bundled captioner's checkpoint.
-pub fn bundled() -> PathBuf {
+pub(crate) fn bundled() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/coca-scenes-base")
 }
 
 /// A temporary folder with a copy of a checkpoint in `checkpoint`.
-pub fn copy_of(checkpoint: &Path) -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn copy_of(checkpoint: &Path) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("temporary folder");
     let copy = dir.path().join("checkpoint");
     std::fs::create_dir(&copy).expect("folder");
@@ -39,20 +39,20 @@ pub fn copy_of(checkpoint: &Path) -> (tempfile::TempDir, PathBuf) {
 }
 
 /// One tensor: dtype, shape and little-endian bytes.
-pub type Tensor = (Dtype, Vec<usize>, Vec<u8>);
+pub(crate) type Tensor = (Dtype, Vec<usize>, Vec<u8>);
 
 /// The tensors of a file, to be changed and written again.
-pub struct Weights(pub BTreeMap<String, Tensor>);
+pub(crate) struct Weights(pub BTreeMap<String, Tensor>);
 
 impl Weights {
-    pub fn read(path: &Path) -> Self {
+    pub(crate) fn read(path: &Path) -> Self {
         let bytes = std::fs::read(path).expect("readable");
         let file = SafeTensors::deserialize(&bytes).expect("safetensors");
         let owned = |view: TensorView<'_>| (view.dtype(), view.shape().to_vec(), view.data().to_vec());
         Self(file.iter().map(|(name, view)| (name.to_owned(), owned(view))).collect())
     }
 
-    pub fn write(&self, path: &Path) {
+    pub(crate) fn write(&self, path: &Path) {
         let views = self.0.iter().map(|(name, (dtype, shape, bytes))| {
             (name, TensorView::new(*dtype, shape.clone(), bytes).expect("consistent tensor"))
         });
@@ -60,31 +60,31 @@ impl Weights {
     }
 
     /// Writes `value` into element `at` of a tensor.
-    pub fn poke(&mut self, name: &str, at: usize, value: f32) {
+    pub(crate) fn poke(&mut self, name: &str, at: usize, value: f32) {
         let (dtype, _, bytes) = self.0.get_mut(name).expect("the tensor");
         assert_eq!(*dtype, Dtype::F32);
         bytes[4 * at..4 * at + 4].copy_from_slice(&value.to_le_bytes());
     }
 
-    pub fn f32(&self, name: &str) -> Vec<f32> {
+    pub(crate) fn f32(&self, name: &str) -> Vec<f32> {
         let (dtype, _, bytes) = &self.0[name];
         assert_eq!(*dtype, Dtype::F32, "{name}");
         bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
 
-    pub fn i64(&self, name: &str) -> Vec<i64> {
+    pub(crate) fn i64(&self, name: &str) -> Vec<i64> {
         let (dtype, _, bytes) = &self.0[name];
         assert_eq!(*dtype, Dtype::I64, "{name}");
         bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()
     }
 
-    pub fn u8(&self, name: &str) -> &[u8] {
+    pub(crate) fn u8(&self, name: &str) -> &[u8] {
         assert_eq!(self.0[name].0, Dtype::U8, "{name}");
         &self.0[name].2
     }
 
     /// All tensors in another floating-point type.
-    pub fn convert(&mut self, to: Dtype) {
+    pub(crate) fn convert(&mut self, to: Dtype) {
         for (dtype, _, bytes) in self.0.values_mut() {
             assert_eq!(*dtype, Dtype::F32);
             let values = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));

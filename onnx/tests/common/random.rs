@@ -7,10 +7,10 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
 /// `recaption.pooler` and `recaption.multimodal_input`.
-pub type Wiring = (&'static str, &'static str);
+pub(crate) type Wiring = (&'static str, &'static str);
 
 /// All of them.
-pub const WIRINGS: [Wiring; 6] = [
+pub(crate) const WIRINGS: [Wiring; 6] = [
     ("released", "unimodal"),
     ("parallel", "unimodal"),
     ("cascade", "unimodal"),
@@ -21,7 +21,7 @@ pub const WIRINGS: [Wiring; 6] = [
 
 /// A configuration of 16 wide embeddings and two layers everywhere; an image tower of `vision_width` 16 has packed poolers.
 /// Poolers' heads are 4 wide, which the exporter pads.
-pub fn config((pooler, input): Wiring, vision_width: usize) -> Value {
+pub(crate) fn config((pooler, input): Wiring, vision_width: usize) -> Value {
     json!({
         "model_cfg": {
             "embed_dim": 16,
@@ -36,7 +36,7 @@ pub fn config((pooler, input): Wiring, vision_width: usize) -> Value {
 }
 
 /// Normal numbers by Box and Muller over a linear congruential generator.
-pub struct Normal(pub u64);
+pub(crate) struct Normal(pub u64);
 
 impl Normal {
     fn uniform(&mut self) -> f64 {
@@ -44,7 +44,7 @@ impl Normal {
         ((self.0 >> 33) as f64 + 0.5) / (1_u64 << 31) as f64
     }
 
-    pub fn next(&mut self) -> f64 {
+    pub(crate) fn next(&mut self) -> f64 {
         let radius = (-2.0 * self.uniform().ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
@@ -52,7 +52,7 @@ impl Normal {
 
 /// Writes `config` and weights for it into `dir`. Every number is moved off its beginning, so that no gain is one and no
 /// bias nothing: a tensor that a graph forgets shows.
-pub fn write_checkpoint(dir: &Path, config: &Value, seed: u64) {
+pub(crate) fn write_checkpoint(dir: &Path, config: &Value, seed: u64) {
     let text = config.to_string();
     let parsed = ModelConfig::parse(&text).expect("a valid configuration");
     let mut normal = Normal(seed);

@@ -6,19 +6,19 @@ use std::{collections::HashMap, path::Path};
 use recaption_onnx::checkpoint::{Activation, Checkpoint, ModelConfig, MultimodalInput, PoolerKind};
 
 /// Tokens, `[count][width]`.
-pub type Rows = Vec<Vec<f64>>;
+pub(crate) type Rows = Vec<Vec<f64>>;
 
 /// torch's default, which open_clip uses throughout.
 const EPSILON: f64 = 1e-5;
 
 /// The model.
-pub struct Reference {
+pub(crate) struct Reference {
     pub config: ModelConfig,
     tensors: HashMap<String, Vec<f64>>,
 }
 
 /// What the model makes of an image.
-pub struct Image {
+pub(crate) struct Image {
     /// L2-normalised, `[E]`.
     pub features: Vec<f64>,
     /// What the decoder attends to, `[Q][E]`.
@@ -84,7 +84,7 @@ fn attention(q: &Rows, k: &Rows, v: &Rows, heads: usize, visible: &dyn Fn(usize,
 }
 
 impl Reference {
-    pub fn open(dir: &Path) -> Self {
+    pub(crate) fn open(dir: &Path) -> Self {
         let checkpoint = Checkpoint::open(dir).expect("a checkpoint");
         let read = |name: &str| {
             let shape = checkpoint.tensors.shape(name).expect("the tensor");
@@ -218,7 +218,7 @@ impl Reference {
     }
 
     /// Of u8 `[S, S, 3]`.
-    pub fn image(&self, pixels: &[u8]) -> Image {
+    pub(crate) fn image(&self, pixels: &[u8]) -> Image {
         const OWN: &str = "visual.attn_pool_contrastive";
         let x = self.tower(pixels);
         let post = |rows: &Rows| self.layer_norm("visual.ln_post", rows);
@@ -261,7 +261,7 @@ impl Reference {
 
     /// `[E]`, L2-normalised, of a text without padding. As open_clip does it: padded to the whole context, the class token
     /// behind, and a padding mask that is shifted by one.
-    pub fn text(&self, ids: &[i64]) -> Vec<f64> {
+    pub(crate) fn text(&self, ids: &[i64]) -> Vec<f64> {
         let (context, width) = (self.config.text.context_length, self.config.text.width);
         let mut padded = ids.to_vec();
         padded.resize(context, 0);
@@ -274,7 +274,7 @@ impl Reference {
     }
 
     /// Logits `[T][V]` after every one of `ids`, which hold no padding.
-    pub fn logits(&self, image: &Image, ids: &[i64]) -> Rows {
+    pub(crate) fn logits(&self, image: &Image, ids: &[i64]) -> Rows {
         let d = self.config.decoder.expect("a decoder");
         let causal = |query: usize, key: usize| key <= query;
         let mut x = self.embeddings(ids);

@@ -23,7 +23,6 @@
 //! Text rules and thresholds need no model: see [`rules::TextRules`] and [`filter::Filter`].
 
 #![forbid(unsafe_code)]
-#![warn(unreachable_pub, missing_debug_implementations)]
 
 mod encode;
 mod error;

@@ -24,6 +24,7 @@ macro_rules! section {
         $($(#[$field_meta:meta])* pub $field:ident: $type:ty = $default:expr,)*
     }) => {
         $(#[$meta])*
+        #[allow(unreachable_pub, reason = "a section may be private to its crate")]
         #[derive(
             Clone, Debug, PartialEq,
             $crate::derive::serde::Serialize, $crate::derive::serde::Deserialize, $crate::derive::schemars::JsonSchema,

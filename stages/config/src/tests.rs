@@ -9,7 +9,7 @@ use crate::{Description, Layers, Settings, TextList, section};
 /// How much care is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Care {
+pub(crate) enum Care {
     /// Little.
     Low,
     /// Much.

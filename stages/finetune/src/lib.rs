@@ -9,7 +9,6 @@
 //! `recaption_image`. [`run::train`] is the whole training; everything below it can be used alone (see `examples/`).
 
 #![forbid(unsafe_code)]
-#![warn(unreachable_pub, missing_debug_implementations)]
 
 pub mod batch;
 pub mod config;

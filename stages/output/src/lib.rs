@@ -13,7 +13,6 @@
 //! Nothing here reads images, knows a model or the program's configuration.
 
 #![forbid(unsafe_code)]
-#![warn(unreachable_pub, missing_debug_implementations)]
 
 pub mod commits;
 mod digest;

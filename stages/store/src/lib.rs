@@ -19,7 +19,6 @@
 //! Nothing here knows the program's configuration, or what an output holds.
 
 #![forbid(unsafe_code)]
-#![warn(unreachable_pub, missing_debug_implementations)]
 
 mod aws_profile;
 mod clients;

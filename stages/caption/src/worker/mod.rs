@@ -6,7 +6,7 @@ mod threaded;
 
 use std::fmt;
 
-use recaption_messages::SampleResult;
+use recaption_messages::{Closed, SampleResult};
 use recaption_onnx::{
     caption::{BatchEncoder, Generator, SlotDecoder},
     model::ModelFolder,
@@ -81,7 +81,7 @@ impl CaptionWorker {
 
     /// Captions images until no more come and none is in flight.
     ///
-    /// `emit` takes each result and may block; when it returns `false`, the worker ends and drops what is in flight. It is
+    /// `emit` takes each result and may block; when it fails, the run is over: the worker ends and drops what is in flight. It is
     /// called from several threads where the worker has several. Results come in any order.
     ///
     /// # Errors
@@ -89,11 +89,11 @@ impl CaptionWorker {
     pub fn run(
         self,
         input: &ImageQueue,
-        emit: impl Fn(SampleResult) -> bool + Sync,
+        emit: impl Fn(SampleResult) -> Result<(), Closed> + Sync,
     ) -> Result<(), CaptionFailure> {
         let emit = |result: SampleResult| {
             input.mark_finished();
-            if emit(result) { Ok(()) } else { Err(Interruption::Closed(Vec::new())) }
+            emit(result).map_err(|Closed| Interruption::Closed(Vec::new()))
         };
         let result = if self.is_threaded {
             threaded::run(self.models, input, &emit)

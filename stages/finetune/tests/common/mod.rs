@@ -17,18 +17,18 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Returns the bundled captioner's directory, whose tokenizer the tests use.
-pub fn bundled() -> PathBuf {
+pub(crate) fn bundled() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../onnx/models/coca-scenes-base")
 }
 
 /// Returns a path in the repository's `tests/data`.
-pub fn data(name: &str) -> PathBuf {
+pub(crate) fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(name)
 }
 
 /// Returns the configuration of a CoCa of four patches and `layers` blocks per tower, for the bundled tokenizer; a step of eight
 /// samples takes milliseconds.
-pub fn small(layers: usize) -> Value {
+pub(crate) fn small(layers: usize) -> Value {
     json!({
         "model_cfg": {
             "embed_dim": 32,
@@ -43,7 +43,7 @@ pub fn small(layers: usize) -> Value {
 }
 
 /// Writes `config`, the bundled tokenizer and random weights into `dir`.
-pub fn write_model(dir: &Path, config: &Value) {
+pub(crate) fn write_model(dir: &Path, config: &Value) {
     fs::create_dir_all(dir).expect("folders can be made");
     fs::write(dir.join("open_clip_config.json"), config.to_string()).expect("files can be written");
     fs::copy(bundled().join("tokenizer.json"), dir.join("tokenizer.json")).expect("a tokenizer");
@@ -51,10 +51,10 @@ pub fn write_model(dir: &Path, config: &Value) {
 }
 
 /// A member of a shard built by hand: name and content.
-pub type Member = (String, Vec<u8>);
+pub(crate) type Member = (String, Vec<u8>);
 
 /// Builds a tar of these members.
-pub fn tar(members: &[Member]) -> Vec<u8> {
+pub(crate) fn tar(members: &[Member]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, content) in members {
         let mut header = tar::Header::new_ustar();
@@ -66,7 +66,7 @@ pub fn tar(members: &[Member]) -> Vec<u8> {
 }
 
 /// Returns the members of shard `number` of scenes.
-pub fn members(number: u32, samples: u32) -> Vec<Member> {
+pub(crate) fn members(number: u32, samples: u32) -> Vec<Member> {
     let shard =
         write_shard(Vec::new(), 1, number, samples, TextKind::Descriptive).expect("scenes can be drawn");
     let mut archive = tar::Archive::new(shard.as_slice());
@@ -81,16 +81,16 @@ pub fn members(number: u32, samples: u32) -> Vec<Member> {
 }
 
 /// A folder of one test, with a model, shards to train on, a held-out shard, and a recipe.
-pub struct Workspace {
+pub(crate) struct Workspace {
     dir: TempDir,
 }
 
 /// Number of samples in the shards to train on: 10 in each of three.
-pub const SAMPLES: u32 = 30;
+pub(crate) const SAMPLES: u32 = 30;
 
 impl Workspace {
     /// Creates everything that a run needs: `start/`, `train/00000.tar` to `00002.tar`, `held-out/00009.tar`, `recipe.toml`.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let workspace = Self { dir: tempfile::tempdir().expect("a temporary folder") };
         write_model(&workspace.path("start"), &small(2));
         for shard in 0..3 {
@@ -129,12 +129,12 @@ log_every = 1
     }
 
     /// Returns a path in the folder.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Writes a file, with the folders above it.
-    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("below the folder")).expect("folders can be made");
         fs::write(&path, bytes).expect("files can be written");
@@ -142,24 +142,24 @@ log_every = 1
     }
 
     /// Draws shard `number` of scenes into the folder `name`.
-    pub fn draw(&self, name: &str, number: u32, samples: u32) {
+    pub(crate) fn draw(&self, name: &str, number: u32, samples: u32) {
         let shard =
             write_shard(Vec::new(), 1, number, samples, TextKind::Descriptive).expect("scenes can be drawn");
         self.write(&format!("{name}/{number:05}.tar"), shard);
     }
 
     /// Returns `--set`'s value for shards below this folder.
-    pub fn shards(&self, key: &str, pattern: &str) -> String {
+    pub(crate) fn shards(&self, key: &str, pattern: &str) -> String {
         format!("{key}=[\"{}\"]", self.path(pattern).display())
     }
 
     /// Returns the setting that makes a run validate.
-    pub fn validated(&self) -> String {
+    pub(crate) fn validated(&self) -> String {
         self.shards("data.validation", "held-out/*.tar")
     }
 
     /// Returns a call of the program with the recipe, writing into the folder `out`.
-    pub fn call(&self, out: &str, changes: &[&str]) -> Call {
+    pub(crate) fn call(&self, out: &str, changes: &[&str]) -> Call {
         let mut words = vec![self.path("recipe.toml").display().to_string()];
         words.extend(["--out".into(), self.path(out).display().to_string()]);
         words.extend(changes.iter().flat_map(|change| ["--set".to_owned(), (*change).to_owned()]));
@@ -167,13 +167,13 @@ log_every = 1
     }
 
     /// Reads a file of the folder.
-    pub fn read(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
         let path = self.path(name);
         fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
     /// Reads `metrics.jsonl` without the values that depend on the clock.
-    pub fn metrics(&self, out: &str) -> String {
+    pub(crate) fn metrics(&self, out: &str) -> String {
         let text = String::from_utf8(self.read(&format!("{out}/metrics.jsonl"))).expect("text");
         let timeless = |line: &str| match line.split_once("\"samples_per_second\":") {
             Some((before, rest)) => format!("{before}{}\n", rest.split_once(',').map_or("", |(_, r)| r)),
@@ -183,21 +183,21 @@ log_every = 1
     }
 
     /// Reads the training lines of `metrics.jsonl`.
-    pub fn train_lines(&self, out: &str) -> Vec<Value> {
+    pub(crate) fn train_lines(&self, out: &str) -> Vec<Value> {
         let text = String::from_utf8(self.read(&format!("{out}/metrics.jsonl"))).expect("text");
         let lines = text.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON"));
         lines.filter_map(|mut line| line.get_mut("train").map(Value::take)).collect()
     }
 
     /// Reads contrastive and caption losses by line.
-    pub fn losses(&self, out: &str) -> Vec<[f64; 2]> {
+    pub(crate) fn losses(&self, out: &str) -> Vec<[f64; 2]> {
         let number = |line: &Value, key: &str| line[key].as_f64().expect("a number");
         let lines = self.train_lines(out);
         lines.iter().map(|l| [number(l, "contrastive_loss"), number(l, "caption_loss")]).collect()
     }
 
     /// Lists the names in a folder, sorted.
-    pub fn names(&self, folder: &str) -> Vec<String> {
+    pub(crate) fn names(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(folder)).into_iter().flatten();
         let mut names: Vec<String> =
             entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
@@ -206,14 +206,14 @@ log_every = 1
     }
 
     /// Reads the weights of a finished run.
-    pub fn weights(&self, out: &str) -> Vec<u8> {
+    pub(crate) fn weights(&self, out: &str) -> Vec<u8> {
         self.read(&format!("{out}/model/open_clip_model.safetensors"))
     }
 }
 
 /// Asserts that two runs wrote the same lines, to the last digit.
 #[track_caller]
-pub fn same_numbers(one: &str, other: &str) {
+pub(crate) fn same_numbers(one: &str, other: &str) {
     for (one, other) in one.lines().zip(other.lines()) {
         assert!(one == other, "two runs, two lines:\n{one}\n{other}");
     }
@@ -222,7 +222,7 @@ pub fn same_numbers(one: &str, other: &str) {
 
 /// A call of the program that is not started yet.
 #[derive(Clone)]
-pub struct Call {
+pub(crate) struct Call {
     words: Vec<String>,
     limit: Option<u64>,
 }
@@ -230,14 +230,14 @@ pub struct Call {
 impl Call {
     /// Adds an argument.
     #[must_use]
-    pub fn arg(mut self, word: &str) -> Self {
+    pub(crate) fn arg(mut self, word: &str) -> Self {
         self.words.push(word.to_owned());
         self
     }
 
     /// Limits every file to this many blocks of 1024 bytes, as on a full disk.
     #[must_use]
-    pub fn limit(mut self, blocks: u64) -> Self {
+    pub(crate) fn limit(mut self, blocks: u64) -> Self {
         self.limit = Some(blocks);
         self
     }
@@ -259,13 +259,13 @@ impl Call {
 
     /// Runs the program and asserts its exit code.
     #[track_caller]
-    pub fn ends(&self, code: i32) -> Ended {
+    pub(crate) fn ends(&self, code: i32) -> Ended {
         let output = self.command().output().expect("the program starts");
         Ended::of(&self.words, &output).ends(code)
     }
 
     /// Starts the program and sends `signal` once `moment` returns true.
-    pub fn signal(&self, signal: &str, moment: impl Fn() -> bool) -> Ended {
+    pub(crate) fn signal(&self, signal: &str, moment: impl Fn() -> bool) -> Ended {
         let mut command = self.command();
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         while child.try_wait().expect("a child").is_none() && !moment() {
@@ -281,11 +281,11 @@ impl Call {
 
 /// Exit code and output of a call.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     words: Vec<String>,
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ended {
@@ -301,7 +301,7 @@ impl Ended {
 
     /// Fails with command and output unless `right`.
     #[track_caller]
-    pub fn check(&self, right: bool, what: &str) {
+    pub(crate) fn check(&self, right: bool, what: &str) {
         assert!(
             right,
             "{what}\n$ recaption-finetune {}\ncode {:?}\nstdout:\n{}\nstderr:\n{}",
@@ -314,28 +314,28 @@ impl Ended {
 
     /// Asserts the exit code.
     #[track_caller]
-    pub fn ends(self, code: i32) -> Self {
+    pub(crate) fn ends(self, code: i32) -> Self {
         self.check(self.code == Some(code), &format!("expected exit code {code}"));
         self
     }
 
     /// Asserts that stderr holds `words`.
     #[track_caller]
-    pub fn warns(&self, words: &str) -> &Self {
+    pub(crate) fn warns(&self, words: &str) -> &Self {
         self.check(self.stderr.contains(words), &format!("expected on stderr: {words}"));
         self
     }
 
     /// Asserts that stderr lacks `words`.
     #[track_caller]
-    pub fn never_warns(&self, words: &str) -> &Self {
+    pub(crate) fn never_warns(&self, words: &str) -> &Self {
         self.check(!self.stderr.contains(words), &format!("not expected on stderr: {words}"));
         self
     }
 
     /// Asserts that stdout holds `words`.
     #[track_caller]
-    pub fn prints(&self, words: &str) -> &Self {
+    pub(crate) fn prints(&self, words: &str) -> &Self {
         self.check(self.stdout.contains(words), &format!("expected on stdout: {words}"));
         self
     }

@@ -18,7 +18,7 @@ use std::{
 use super::store::{ModelStore, Objects, Request, RequestQueue, Response};
 
 /// A program that a worker runs.
-pub type Program = Rc<dyn Fn(Arc<ModelStore>) -> Pin<Box<dyn Future<Output = ()>>>>;
+pub(crate) type Program = Rc<dyn Fn(Arc<ModelStore>) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// A worker's next step.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ struct State {
 
 /// The result of an exploration.
 #[derive(Debug, Default)]
-pub struct Exploration {
+pub(crate) struct Exploration {
     /// Number of distinct states.
     pub states: usize,
     /// Number of steps between states.
@@ -66,7 +66,7 @@ pub struct Exploration {
 
 /// Faults that may happen beside the workers' own steps.
 #[derive(Clone, Copy)]
-pub struct FaultBudget {
+pub(crate) struct FaultBudget {
     /// Workers that are killed and restarted.
     pub restarts: u32,
     /// Responses that are lost.
@@ -80,7 +80,7 @@ fn hash_of(value: &impl Hash) -> u64 {
 }
 
 /// Explores programs by number and life: a restarted worker may do other things than before.
-pub struct Explorer<'a> {
+pub(crate) struct Explorer<'a> {
     programs: &'a dyn Fn(usize, u32) -> Program,
     /// Returns the problem of a store when all workers are dead.
     check: &'a dyn Fn(&Objects) -> Option<String>,
@@ -90,7 +90,7 @@ pub struct Explorer<'a> {
 
 impl<'a> Explorer<'a> {
     /// Returns an explorer of these programs. `check` is called for every distinct store.
-    pub fn new(
+    pub(crate) fn new(
         programs: &'a dyn Fn(usize, u32) -> Program,
         check: &'a dyn Fn(&Objects) -> Option<String>,
     ) -> Self {
@@ -111,7 +111,7 @@ impl<'a> Explorer<'a> {
     }
 
     /// Explores all reachable states, at most `most`.
-    pub fn explore_all(
+    pub(crate) fn explore_all(
         &mut self,
         objects: &Objects,
         workers: usize,
@@ -138,7 +138,7 @@ impl<'a> Explorer<'a> {
     }
 
     /// Follows `walks` random paths, each to its end.
-    pub fn random_walks(
+    pub(crate) fn random_walks(
         &mut self,
         objects: &Objects,
         workers: usize,
@@ -275,7 +275,7 @@ fn run(program: &Program, responses: Vec<Response>) -> Next {
 }
 
 /// Runs a program alone, to its end.
-pub fn run_alone(program: &Program, objects: &mut Objects) {
+pub(crate) fn run_alone(program: &Program, objects: &mut Objects) {
     let queue = RequestQueue::default();
     let mut future = program(Arc::new(ModelStore { queue: queue.clone() }));
     let mut cx = Context::from_waker(Waker::noop());

@@ -20,7 +20,7 @@ fn record(configuration: &str) -> String {
 }
 
 /// A worker of the old protocol with one shard.
-pub fn program(configuration: &'static str, who: u32, overwrite: bool) -> Program {
+pub(crate) fn program(configuration: &'static str, who: u32, overwrite: bool) -> Program {
     Rc::new(move |store| -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(async move {
             let _ = work(store, configuration, who, overwrite).await;
@@ -77,7 +77,7 @@ async fn work(
 
 /// Returns a part that does not match its record when all workers are dead: the old planner compared record names only, so
 /// it would not repair it.
-pub fn problem_of(objects: &Objects) -> Option<String> {
+pub(crate) fn problem_of(objects: &Objects) -> Option<String> {
     for (path, bytes) in objects.iter().filter(|(path, _)| path.starts_with("out/_recaption/shards/")) {
         let says: Value = serde_json::from_slice(bytes).expect("a record");
         for part in [CAPTIONS, REJECTS] {

@@ -21,11 +21,11 @@ use object_store::{
 use recaption_schemas::sha256_hex;
 
 /// The objects of the store.
-pub type Objects = BTreeMap<String, Arc<[u8]>>;
+pub(crate) type Objects = BTreeMap<String, Arc<[u8]>>;
 
 /// A request.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
-pub enum Request {
+pub(crate) enum Request {
     Get(String),
     Delete(String),
     List(String),
@@ -38,7 +38,7 @@ pub enum Request {
 
 /// The response to a request.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
-pub enum Response {
+pub(crate) enum Response {
     Done,
     Refused,
     Missing,
@@ -50,7 +50,7 @@ pub enum Response {
 
 impl Request {
     /// Carries out the request.
-    pub fn apply(&self, objects: &mut Objects) -> Response {
+    pub(crate) fn apply(&self, objects: &mut Objects) -> Response {
         match self {
             Self::Get(path) => {
                 objects.get(path).map_or(Response::Missing, |there| Response::Object(Arc::clone(there)))
@@ -72,7 +72,7 @@ impl Request {
     }
 
     /// Returns whether the request is a write, of which a lost response matters.
-    pub fn is_write(&self) -> bool {
+    pub(crate) fn is_write(&self) -> bool {
         !matches!(self, Self::Get(_) | Self::List(_))
     }
 }
@@ -90,17 +90,17 @@ struct Slot {
 
 /// Requests in flight, the oldest first.
 #[derive(Clone, Default)]
-pub struct RequestQueue(Arc<Mutex<Vec<Arc<Mutex<Slot>>>>>);
+pub(crate) struct RequestQueue(Arc<Mutex<Vec<Arc<Mutex<Slot>>>>>);
 
 impl RequestQueue {
     /// Returns the oldest request without a response.
-    pub fn oldest(&self) -> Option<Request> {
+    pub(crate) fn oldest(&self) -> Option<Request> {
         let queue = self.0.lock().expect("one thread");
         queue.first().and_then(|slot| slot.lock().expect("one thread").request.clone())
     }
 
     /// Responds to it.
-    pub fn response(&self, response: Response) {
+    pub(crate) fn response(&self, response: Response) {
         let slot = self.0.lock().expect("one thread").remove(0);
         let mut slot = slot.lock().expect("one thread");
         slot.response = Some(response);
@@ -135,7 +135,7 @@ impl Future for PendingResponse {
 
 /// The store as one worker sees it. It retries when a response is lost, as every store of a run does.
 #[derive(Clone)]
-pub struct ModelStore {
+pub(crate) struct ModelStore {
     pub queue: RequestQueue,
 }
 

@@ -17,7 +17,7 @@ use super::{
 
 /// The command of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// `run`: shards that are not done.
     Run,
     /// `run --overwrite`: the same, whatever configuration the output has.
@@ -30,7 +30,7 @@ pub enum Kind {
 
 /// Whether two attempts give the same rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
+pub(crate) enum Rows {
     Same,
     /// They differ, as those of URL lists whose servers respond differently.
     Random,
@@ -38,7 +38,7 @@ pub enum Rows {
 
 /// A command.
 #[derive(Clone, Copy, Debug)]
-pub struct Job {
+pub(crate) struct Job {
     pub kind: Kind,
     pub configuration: &'static str,
     pub shards: &'static [&'static str],
@@ -70,7 +70,7 @@ fn output(store: Arc<ModelStore>) -> Location {
 }
 
 /// Returns the program of a job. `who` identifies the attempt.
-pub fn program(job: &Job, who: u32) -> Program {
+pub(crate) fn program(job: &Job, who: u32) -> Program {
     let job = *job;
     Rc::new(move |store| -> Pin<Box<dyn Future<Output = ()>>> {
         let out = output(store);
@@ -209,7 +209,7 @@ fn parts(objects: &Objects) -> Vec<&String> {
 
 /// Returns the problem of a store: a part that does not match its record, at any moment; and after the command `last`, when all
 /// workers are dead, any row that is missing or doubled.
-pub fn problem_of(objects: &Objects, last: &Job) -> Option<String> {
+pub(crate) fn problem_of(objects: &Objects, last: &Job) -> Option<String> {
     if let Some(fault) = wrong_part(objects, false) {
         return Some(fault);
     }
