@@ -4,7 +4,7 @@
     make bench-open-clip
 
 Installs open_clip 3.3.0 with transformers 4.48.3 and torch into target/bench-open-clip on the first call (several GB). Weights are
-random (open_clip leaves a projection uninitialised, so all are drawn anew, as the reference cases do). Greedy: 30 generated
+random (open_clip leaves a projection uninitialised, so all are initialised, as the reference cases do). Greedy: 30 generated
 tokens, ids compared with open_clip's. Beams: open_clip 3.3.0 adds raw logits where Hugging Face adds log-probabilities, so
 only the time is compared; ids are checked by the reference cases. Both sides use all cores; ours as many copies of the model
 as `recaption run` would. Turns are interleaved, ratios are medians of the ratios of neighbouring turns.

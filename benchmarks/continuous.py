@@ -3,7 +3,7 @@
     target/bench-venv/bin/python benchmarks/continuous.py [--images 4096] [--slots 32] [--rounds 5]
 
 Static: a batch is decoded until its longest caption ends, as `generate` functions do, and finished rows are computed on. "Freed":
-a batch too, but half of its rows is given up whenever half of them ended. Continuous: a finished row is replaced by the next image. The same
+a batch too, but half of its rows are dropped whenever half of them ended. Continuous: a finished row is replaced by the next image. The same
 captions come out of all three; turns are interleaved, ratios are medians. Pictures are the demo's scenes. Needs Pillow; `make bench`
 installs it and runs this.
 """

@@ -49,7 +49,7 @@ def check_share(folder, by, share):
     assert report["rows"]["selected"] == kept, (report, kept)
     if threshold is not None:
         assert np.float32(report["threshold"]) == threshold, (report, threshold)
-        # The threshold as the record tells it, in 64 bits, keeps the same rows in SQL.
+        # The threshold of the record, in 64 bits, keeps the same rows in SQL.
         query = f"SELECT * FROM '{OUT}/captions/*.parquet' WHERE {by} >= {report['threshold']!r}::DOUBLE ORDER BY shard, key"
         assert rows(new) == duckdb.sql(query).fetchall(), f"{new}: other rows than DuckDB's"
     cut = len(rows(OUT)) - kept

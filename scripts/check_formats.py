@@ -70,7 +70,7 @@ def main() -> None:
     urls = pa.table({"url": [f"{base}/{k}.jpg" for k in samples], "caption": [p["txt"].decode() for p in samples.values()]})
     pq.write_table(urls, WORK / "urls.parquet")
 
-    # img2dataset numbers its samples; the address tells which is which.
+    # img2dataset numbers its samples; the URL identifies them.
     by_address = lambda row: row["url"].rsplit("/", 1)[1].removesuffix(".jpg")
     # Its parquet writer has no resizing of its own to switch off, but these bytes are left as they are.
     for form in ("webdataset", "parquet"):

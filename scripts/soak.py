@@ -21,7 +21,7 @@ SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=tests/20231019/us-east-1
 
 
 def in_venv() -> None:
-    """Goes on in the virtual environment that has pyarrow, after making it; installs what else is needed."""
+    """Continues in the virtual environment that has pyarrow, after making it; installs what else is needed."""
     if pathlib.Path(sys.prefix) != VENV:
         if not (VENV / "ready").exists():
             venv.create(VENV, with_pip=True, clear=True)
