@@ -26,7 +26,7 @@ fn one_changed_byte_is_refused_before_anything_is_begun() {
     let middle = weights.len() / 2;
     weights[middle] ^= 1;
     fs::write(copy.join("weights.bin"), weights).expect("written");
-    run("changed").ends(1).warns("weights.bin was changed since the export");
+    run("changed").ends(1).warns("weights.bin has changed since the export");
     assert!(!place.path("changed").join("captions").exists());
     recaption().arg("inspect").arg(&copy).ends(1).prints("CHANGED since the export");
 }

@@ -1,4 +1,4 @@
-//! Runs end, whatever they are given; what they say harms nobody.
+//! Runs end on any input, and their messages are harmless.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -161,7 +161,7 @@ fn versions_without_validators_are_never_mixed() {
 #[test]
 fn sigterm_works_while_planning_and_twice_at_once() {
     let place = Place::new();
-    // Nobody ever answers.
+    // No answer ever comes.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = silent.local_addr().expect("an address").port();
     let url = format!("http://127.0.0.1:{port}/a.tar");

@@ -106,7 +106,7 @@ fn record(out: &Path) -> Value {
     serde_json::from_slice(&bytes).expect("JSON")
 }
 
-/// Everything but the record, which tells the time.
+/// Everything but the record, which holds times.
 fn essence(out: &Path) -> BTreeMap<String, Vec<u8>> {
     files_below(out)
         .into_keys()

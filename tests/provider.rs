@@ -39,7 +39,7 @@ fn a_provider_that_is_not_there_is_an_error_that_says_what_to_do() {
     place.run(&input, "out").args(["--provider", "gpu"]).ends(2).warns("one of auto, cpu, cuda, tensorrt");
 }
 
-/// The record tells what computed; the keys that decide whether an output is continued do not.
+/// The record names the provider; the keys that decide whether an output is continued do not.
 #[test]
 fn auto_and_cpu_are_the_same_output() {
     let place = Place::new();
@@ -126,7 +126,7 @@ fn a_run_tests_its_device_once() {
     assert_eq!(written, [json!("passed"), json!("remembered"), json!("off")]);
 }
 
-/// Whether it is on changes no row: the output goes on.
+/// Whether it is on changes no row: the output is continued.
 #[test]
 fn the_self_test_can_be_switched_off() {
     let place = Place::new();

@@ -1,5 +1,5 @@
-//! The same command from cron: only what is new or changed is done, what is gone is told, one run at a time where that is
-//! asked for; and what an output lacks can be seen and tried again.
+//! The same command from cron: only new and changed shards are processed, missing inputs are reported, `--lock` allows one run
+//! at a time; `status` shows what is pending, and `retry` processes what failed.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 

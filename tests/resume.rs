@@ -235,7 +235,7 @@ fn ctrl_c_finishes_open_shards_and_resumes() {
     let done = commits(&out).len();
     assert_eq!((&report["interrupted"], &report["shards_done"]), (&json!(true), &json!(done)), "{report:#}");
     assert_eq!(report["shards_incomplete"], json!(12 - done), "{report:#}");
-    // In hand were more shards than the one that was committed: they were finished, not thrown away.
+    // More shards were in flight than the one that was committed: they were finished, not abandoned.
     assert!((2..12).contains(&done), "{done} of 12");
     output::read(&out);
 

@@ -152,7 +152,7 @@ fn unusable_scorers_and_captioners_are_errors() {
     run(&bare).warns("model.scorer").warns("has no tokenizer.json").warns("scripts/build_tokenizer.py");
     run(&data("clip/plain")).warns("is an open_clip checkpoint; export it first");
     run(&place.path("nowhere")).warns("recaption export");
-    let no_decoder = "judges captions and cannot write them";
+    let no_decoder = "scores captions but cannot generate them";
     let call = recaption().arg("run").arg("--model").arg(place.path("scorer")).arg("--input").arg(&input);
     call.arg("--output").arg(place.path("out")).ends(1).warns(no_decoder);
     let image = place.write("a.jpg", support::shards::jpeg(1));

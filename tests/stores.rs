@@ -139,7 +139,7 @@ fn locks_exclude_others_and_expire_with_a_dead_run(bucket: &Bucket) {
     assert_eq!(report["shards_incomplete"], json!(0), "{report:#}");
     assert_eq!(bucket.records("out").len(), 30);
     let report = run().ends(0).report();
-    assert_eq!(report["shards_skipped"], json!(30), "a lock that was given back holds nobody up: {report:#}");
+    assert_eq!(report["shards_skipped"], json!(30), "a released lock blocks no run: {report:#}");
 }
 
 fn two_workers_at_once_leave_every_row_once(bucket: &Bucket) {

@@ -23,7 +23,7 @@ pub struct ImageQueue {
     requeue: Option<Requeue>,
 }
 
-/// A channel for images that come back, and the count that tells whether any still can.
+/// A channel for images that come back, and a count of those that still can.
 #[derive(Clone, Debug)]
 struct Requeue {
     sender: Sender<PreparedSample>,

@@ -89,7 +89,7 @@ async fn names_of_local_addresses_are_refused() {
          allow_private = true to fetch from it"
     );
     assert_eq!(asked.load(SeqCst), 0, "nobody connected");
-    // The same name with leave: the address that was judged is the one that is asked.
+    // The same name with leave: the address that was checked is the one that is connected to.
     let fetcher = Fetcher::with_resolver(near(), Arc::new(Says(Mutex::new(vec![server])))).expect("a client");
     let fetched = fetcher.fetch(&format!("http://images.example:{}/x", server.port())).await.expect("bytes");
     assert_eq!((&fetched.bytes[..], asked.load(SeqCst)), (&b"ok"[..], 1));

@@ -6,7 +6,7 @@
 //! | [`PreparedSample`] | decoder | captioner (`recaption_caption`) |
 //! | [`ShardEvent`], with a [`SampleResult`] or [`ShardContents`] in it | reader, decoder, captioner | collector (`pipeline/run`) |
 //!
-//! [`ReadSink`] routes what the reader finds; [`ByteBudget`] bounds the image bytes that are in flight. [`PreviousRows`] tells a reader what an earlier run made of a
+//! [`ReadSink`] routes what the reader finds; [`ByteBudget`] bounds the image bytes that are in flight. [`PreviousRows`] says what an earlier run made of a
 //! sample. [`ImageFormat`] is here because the reader and the decoder must agree on what an image is.
 //!
 //! Stages depend on this crate and never on each other. There is no I/O here, and no thread.

@@ -49,7 +49,7 @@ pub struct ReadError {
     pub is_retryable: bool,
 }
 
-/// The receiver of a channel is gone: the run is over, and nobody takes more.
+/// The receiver of a channel is gone: the run is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the run is over")]
 pub struct Closed;
@@ -65,7 +65,7 @@ pub enum ReadStop {
     Failed(#[from] ReadError),
 }
 
-/// What the collector is told of a shard.
+/// An event of a shard, on its way to the collector.
 #[derive(Debug)]
 pub enum ShardEvent {
     /// A shard was begun. `permit` keeps its place in the window of open shards until it ends.

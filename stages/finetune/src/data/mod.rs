@@ -7,7 +7,7 @@
 //!
 //! The order depends on the seed alone. A window of bounded size is filled from shards in the epoch's order, shuffled and
 //! consumed while the next one is filled, so two are in memory. A [`Position`] is a place in that order, from which a resumed
-//! run goes on with the sample that it would have seen. Bad samples are counted by reason and never fatal; an epoch without
+//! run continues with the sample that it would have seen. Bad samples are counted by reason and never fatal; an epoch without
 //! one usable sample is.
 //!
 //! | stage | threads | queue |
