@@ -262,7 +262,9 @@ fn empty_outputs_stay_empty() {
     assert_eq!((parts(&place.path("top")).len(), commits(&place.path("top")).len()), (4, 2));
     assert_eq!(record(&place.path("top"))["threshold"], Value::Null);
     fs::create_dir(place.path("nothing")).expect("a folder");
-    filter(&place, "nothing", &["--keep-top", "0.3"], "no").ends(1).warns("no commit records here");
+    filter(&place, "nothing", &["--keep-top", "0.3"], "no")
+        .ends(1)
+        .warns("no commit records: not the output of a finished");
 }
 
 #[test]
@@ -343,10 +345,10 @@ fn overlapping_or_foreign_outputs_are_refused() {
         filter(&place, "out", &["--keep-top", "0.5"], to)
             .arg("--overwrite")
             .ends(2)
-            .warns("lie inside one another");
+            .warns("overlap; write the new dataset to a location outside");
     }
     std::os::unix::fs::symlink(place.path("out"), place.path("link")).expect("a link");
-    filter(&place, "out", &["--keep-top", "0.5"], "link").arg("--overwrite").ends(2).warns("lie inside");
+    filter(&place, "out", &["--keep-top", "0.5"], "link").arg("--overwrite").ends(2).warns("overlap; write");
     filter(&place, "out", &["--keep-top", "0.5"], "new").ends(0);
     let new = essence(&place.path("new"));
     // Another cut, another source, a run, foreign parts.

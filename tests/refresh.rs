@@ -121,7 +121,12 @@ fn status_lists_done_pending_and_failed_shards() {
     );
     let said = recaption().dir(place.root()).args(["--log-format", "text", "status", "out"]).ends(0);
     said.prints("2 done, 1 pending, 0 changed since, 1 failed").prints("bad.tar");
-    recaption().dir(place.root()).arg("status").arg("in").ends(1).warns("no output of `recaption run`");
+    recaption()
+        .dir(place.root())
+        .arg("status")
+        .arg("in")
+        .ends(1)
+        .warns("is not an output of `recaption run`");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use recaption_schemas::{printable, redact_text};
+use recaption_store::is_client_error;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -119,6 +120,10 @@ pub(super) fn report(format: Format, error: &anyhow::Error) {
 fn with_causes(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
+        // Its wrapper has put it into one line.
+        if !text.is_empty() && is_client_error(cause) {
+            break;
+        }
         let cause = cause.to_string();
         if text.is_empty() {
             text = cause;

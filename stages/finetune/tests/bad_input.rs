@@ -52,7 +52,7 @@ fn invalid_recipes_name_their_key() {
         ("data.crop={scale=[0.5,1.0],ratio=[-1.0,1.0]}", "data.crop"),
         (
             "model.freeze=[\"imag\"]",
-            "model.freeze: `imag`: known are image, pooler, text, decoder and temperature",
+            "model.freeze: `imag`: expected image, pooler, text, decoder or temperature",
         ),
         ("model.freeze=[\"pooler:2\"]", "pooler has no layers"),
         ("model.freeze=[\"image:x\"]", "`x` is not a number of layers"),

@@ -188,12 +188,12 @@ fn freeze_parses_known_parts() {
         good.parse::<Freeze>().unwrap_or_else(|e| panic!("{good}: {e}"));
     }
     for (bad, words) in [
-        ("", "known are"),
-        ("Image", "known are"),
-        ("visual", "known are"),
-        ("image:", "no number of layers"),
-        ("image:-1", "no number of layers"),
-        ("image:1:2", "no number of layers"),
+        ("", "expected image"),
+        ("Image", "expected image"),
+        ("visual", "expected image"),
+        ("image:", "not a number of layers"),
+        ("image:-1", "not a number of layers"),
+        ("image:1:2", "not a number of layers"),
         ("pooler:1", "has no layers"),
         ("temperature:0", "has no layers"),
     ] {

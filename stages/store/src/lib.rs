@@ -49,7 +49,7 @@ pub use json::{read_json, to_json, write_json};
 pub use local::open_lock_file;
 pub use location::{Folder, Location, StoreKind};
 pub use lock::{LockAttempt, LockError, RunLock, lock};
-pub use message::user_message;
+pub use message::{is_client_error, user_message};
 pub use retry::{RetryBudget, RetryPolicy, parse_retry_after};
 pub use retrying::{RetryingStore, is_unversioned};
 pub use settings::StoreSettings;

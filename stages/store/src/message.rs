@@ -8,6 +8,13 @@ use crate::ErrorKind;
 /// Longest detail of a message, in characters.
 const MAX_DETAIL_CHARS: usize = 300;
 
+/// Returns whether `error` is a store client's own, with URL, timing and XML in its text. Every error of this crate that wraps
+/// one prints its [`user_message`] instead.
+#[must_use]
+pub fn is_client_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<Error>()
+}
+
 /// Returns the error in one line: what to do if that is known, then the store's own detail without its URL, timings and
 /// XML. It holds no secret.
 #[must_use]
