@@ -9,11 +9,11 @@
 //!
 //! let pairs = [
 //!     EvalPair::new("a red star", &["a red star", "a star"]).expect("references"),
-//!     EvalPair::new("a dog", &["a small blue ring"]).expect("references"),
+//!     EvalPair::new("a brown dog", &["a blue ring"]).expect("references"),
 //! ];
 //! assert_eq!(rouge_l(&pairs)[0], 1.0);
 //! assert!(cider_d(&pairs)[0] > cider_d(&pairs)[1]);
-//! assert!((bleu(&pairs)[0] - 0.8).abs() < 1e-6, "4 of 5 words");
+//! assert!((bleu(&pairs)[0] - 4.0 / 6.0).abs() < 1e-6, "4 of 6 words");
 //! ```
 
 #![forbid(unsafe_code)]
