@@ -44,7 +44,8 @@ pub struct LockedOut {
 /// Runs the job and reports what happened, also when shards failed.
 ///
 /// # Errors
-/// Bad configuration ([`Mismatch`] among it), an unusable model, an output that cannot be listed, a model that fails.
+/// Bad configuration, an output of another configuration, an unusable model, an output that cannot be listed, a model that
+/// fails.
 pub async fn run(
     config: &RunConfig,
     options: RunOptions,

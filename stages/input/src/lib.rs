@@ -10,7 +10,7 @@
 //! | [`read`] | shards -> samples |
 //! | [`tar`], [`webdataset`] | bytes -> members -> samples |
 //! | [`lists`], [`fetch`] | lists of URLs -> rows -> images |
-//! | [`format`] | what an input is, by its name |
+//! | [`format`](mod@format) | what an input is, by its name |
 //! | [`columns`], [`captions`], `keys`, `json` | columns, captions, keys and metadata of any input |
 
 #![forbid(unsafe_code)]
