@@ -130,7 +130,10 @@ const BAR_LENGTH: u64 = 1000;
 
 fn new_bar() -> ProgressBar {
     let bar = BARS.add(ProgressBar::new(BAR_LENGTH));
-    if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} [{bar:20}] {percent:>3}% {wide_msg}") {
+    // The bar fills the line. The carriage return keeps the terminal's echo of Ctrl-C from wrapping into the next one, where a
+    // stale bar would stay.
+    if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} [{bar:20}] {percent:>3}% {wide_msg}\r")
+    {
         bar.set_style(style.progress_chars("=> "));
     }
     bar
