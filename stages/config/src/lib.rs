@@ -13,12 +13,11 @@
 //!
 //! # Why these libraries
 //!
-//! - `figment2` layers values and remembers the layer of each (`find_metadata`). With default features off it brings one small
-//!   crate. `config` keeps origins too but with twelve features and a lower-casing key model; `confique` has defaults and
-//!   documentation in its derive, but no origin of a value, no range, and no list of unknown keys.
+//! - `figment2` layers values and remembers the layer of each (`find_metadata`). Its sources were read. Of
+//!   `config` and `confique` only manifests and descriptions were: neither names ranges or a list of unknown keys.
 //! - `schemars` turns the sections into a JSON schema with documentation, defaults and ranges, which is also what our own
-//!   checks, reference table and help texts read. Validation against that schema by a general validator would bring more
-//!   crates than the rest together; the eight shapes of value that a key can have are checked in [`Kind`].
+//!   checks, reference table and help texts read. A general validator for that schema would be a further dependency; the eight
+//!   shapes of value that a key can have are checked in [`Kind`].
 //! - Own, because no library has it: the wording of errors, the nearest known key, and secrets of URLs left out of both.
 
 #![forbid(unsafe_code)]
