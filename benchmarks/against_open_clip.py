@@ -82,7 +82,7 @@ class Bench:
                 rows = [row[1 : row.index(peer["end"]) + 1] for row in peer["ids"]]
                 note = f"   {sum(a == b for a, b in zip(rows, self.ids(precision)))} of {len(rows)} captions equal to open_clip's"
             print(f"{'':<7} {precision:<10} {rate:>9.3f}/s {statistics.median(ratios[precision]):>7.1f}x{note}")
-            parts = ", ".join(f"{part} {100 * last[part + '_share']:.0f} %" for part in ("encode", "decode", "choose", "copy"))
+            parts = ", ".join(f"{part} {100 * last[part + '_share']:.0f} %" for part in ("encode", "decode", "select", "copy"))
             print(f"{'':<18} {last['copies']} copies; time: {parts}; encode {last['encode_images_per_second']:.1f} images/s alone, "
                   f"{last['step_ms']:.0f} ms per step of {last['rows_per_step']} rows")
         if len(self.precisions) == 2:

@@ -261,9 +261,9 @@ def parts(bench: Bench, timed: Timed) -> None:
     steps = found["steps"] / batches
     print(f"\nshare of the roofline per part, batch {batch}, nothing overlapped ({found['captions_per_second']:.1f} captions/s so)")
     print(f"{'part':<26} {'ms a batch':>11} {'of the time':>12} {'ms a step':>10} {'roofline ms':>12} {'share':>7}")
-    for part, name in (("encode", "encode"), ("decode", "decode"), ("choose", "choose tokens"), ("copy", "copy into slots")):
+    for part, name in (("encode", "encode"), ("decode", "decode"), ("select", "select tokens"), ("copy", "copy into slots")):
         time_of = found[f"{part}_share"] * spent / batches
-        per_step = time_of / steps if part in ("decode", "choose") else None
+        per_step = time_of / steps if part in ("decode", "select") else None
         bound = bounds.get(part) and bounds[part] * (steps if per_step is not None else 1)
         print(f"{name:<26} {time_of * 1e3:>11.2f} {found[f'{part}_share']:>12.1%} {number(per_step and per_step * 1e3, '.3f'):>10} "
               f"{number(bound and bound * 1e3, '.2f'):>12} {number(bound and time_of and bound / time_of, '.1%'):>7}")

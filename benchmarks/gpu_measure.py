@@ -53,13 +53,13 @@ def roofline(size: dict[str, float], batch: int, rates: dict[str, float], tokens
 
 
 def part_bounds(size: dict[str, float], batch: int, rates: dict[str, float], spec: dict) -> dict[str, float]:
-    """Seconds that each part takes at least: encoding and copying of a batch, decoding and choosing of a step."""
+    """Seconds that each part takes at least: encoding and copying of a batch, decoding and selecting of a step."""
     logits = batch * spec["dimensions"]["vocab_size"] * LOGIT
     return {
         "encode": encode_bound(size, batch, rates),
         "decode": step_bound(size, batch, rates),
         # All logits are read once.
-        "choose": logits / rates["bytes_per_second"],
+        "select": logits / rates["bytes_per_second"],
         # Keys and values are read once and written once.
         "copy": 2 * batch * size["cross_bytes"] / rates["bytes_per_second"],
     }
