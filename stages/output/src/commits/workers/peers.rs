@@ -36,7 +36,9 @@ struct Peer {
     modified: DateTime<Utc>,
     /// When `modified` was first seen, by this machine's clock.
     since: Instant,
-    is_alive: bool,
+    /// Whether its last heartbeat is too old. On a file system a worker that is not expired is dead all the same once its file
+    /// is not locked, which is looked up each time: a worker that joins creates its file a moment before it locks it.
+    is_expired: bool,
     /// Its last known progress, and when that was first seen.
     progress: Option<(String, Instant)>,
 }
@@ -85,7 +87,7 @@ impl Peers {
     }
 
     pub(super) fn has_others(&self) -> bool {
-        self.known().peers.values().any(|peer| peer.is_alive)
+        self.known().peers.iter().any(|(id, peer)| !peer.is_expired && !self.is_unlocked(id))
     }
 
     pub(super) fn report_progress(&self, progress: Progress) {
@@ -126,13 +128,13 @@ impl Peers {
         let mut known = self.known();
         known.peers.retain(|id, _| listed.contains_key(id));
         for (id, modified) in listed.into_iter().filter(|(id, _)| *id != self.id) {
-            let new = Peer { modified, since: Instant::now(), is_alive: true, progress: None };
-            let peer = known.peers.entry(id.clone()).or_insert(new);
+            let new = Peer { modified, since: Instant::now(), is_expired: false, progress: None };
+            let peer = known.peers.entry(id).or_insert(new);
             if peer.modified != modified {
                 (peer.modified, peer.since) = (modified, Instant::now());
             }
-            let expired = own.is_some_and(|own| own - modified > lease) || peer.since.elapsed() > self.lease;
-            peer.is_alive = !expired && !self.is_unlocked(&id);
+            peer.is_expired =
+                own.is_some_and(|own| own - modified > lease) || peer.since.elapsed() > self.lease;
         }
         known.refreshed = Some(Instant::now());
         Ok(())
@@ -151,18 +153,18 @@ impl Peers {
         let last_known = || {
             let known = self.known();
             let fresh = known.refreshed.is_some_and(|at| at.elapsed() < MIN_REFRESH);
-            (known.peers.get(id).map(|peer| peer.is_alive), fresh)
+            (known.peers.get(id).map(|peer| peer.is_expired), fresh)
         };
-        match last_known() {
-            // The kernel's lock tells at once.
-            (Some(true), _) => Ok(!self.is_unlocked(id)),
-            (Some(false), true) => Ok(false),
+        let is_expired = match last_known() {
+            (Some(false), _) => false,
+            (Some(true), true) => true,
             // An unknown worker may have joined since the last listing.
             _ => {
                 self.refresh().await?;
-                Ok(last_known().0.unwrap_or(false))
+                last_known().0.unwrap_or(true)
             }
-        }
+        };
+        Ok(!is_expired && !self.is_unlocked(id))
     }
 
     /// Returns whether a living worker was seen without progress for [`STUCK_AFTER`].
@@ -193,10 +195,41 @@ fn heartbeat_location(out: &Location, id: &str) -> Location {
     out.child(WORKERS).child(&format!("{id}.json"))
 }
 
-/// Opens and locks a worker's heartbeat file. Other workers lock it for a moment to see whether it is alive.
+/// Creates and locks a worker's heartbeat file. Other workers lock it for a moment to see whether it is alive, and the last
+/// one to leave deletes files that are not locked: a file that was deleted before it was locked is created again.
 fn locked(location: &Location) -> Result<File, StoreError> {
     let failed = |e: std::io::Error| StoreError::Record { url: location.url(), what: e.to_string() };
-    let file = open_lock_file(&location.local_path()).map_err(failed)?;
-    file.lock().map_err(failed)?;
-    Ok(file)
+    let path = location.local_path();
+    loop {
+        let file = open_lock_file(&path).map_err(failed)?;
+        file.lock().map_err(failed)?;
+        if path.try_exists().map_err(failed)? {
+            return Ok(file);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(60);
+
+    /// A worker that joins creates its file a moment before it locks it; whoever looks in between must not take it for dead
+    /// once it has joined.
+    #[tokio::test]
+    async fn workers_seen_before_their_lock_live_once_they_have_joined() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = Location::open(folder.path().to_str().expect("UTF-8")).await.expect("a location");
+        let first = Peers::join(&out, LEASE).expect("joins");
+        let joining = heartbeat_location(&out, "joining");
+        let file = open_lock_file(&joining.local_path()).expect("a file");
+        first.refresh().await.expect("listed");
+        assert!(!first.has_others(), "nobody else holds a lock");
+        file.lock().expect("locked");
+        assert!(first.is_alive("joining").await.expect("known"));
+        assert!(first.has_others());
+        drop(file);
+        assert!(!first.is_alive("joining").await.expect("known"));
+    }
 }
