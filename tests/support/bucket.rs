@@ -135,11 +135,13 @@ impl Bucket {
 
     /// As [`Self::run`], into any output.
     pub(crate) fn run_into(&self, input: &str, output: &str) -> Call {
-        let mut call = recaption().arg("run").arg("--model").arg(model());
-        for (name, value) in &self.env {
-            call = call.env(name, value);
-        }
+        let call = self.recaption().arg("run").arg("--model").arg(model());
         call.arg("--input").arg(format!("{}/", self.url(input))).arg("--output").arg(output)
+    }
+
+    /// The program with what it needs to reach this place.
+    pub(crate) fn recaption(&self) -> Call {
+        self.env.iter().fold(recaption(), |call, (name, value)| call.env(name, value))
     }
 
     /// Writes an object.
