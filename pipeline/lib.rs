@@ -12,6 +12,7 @@ pub mod demo;
 pub mod evaluate;
 pub mod filter;
 pub mod preview;
+pub(crate) mod report;
 pub mod run;
 pub(crate) mod runtime;
 pub mod scenes;
