@@ -53,7 +53,11 @@ impl Report {
         let mut html = String::new();
         let title = self.builder.source.title.replace('&', "&amp;").replace('<', "&lt;");
         write!(html, "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>")?;
-        write!(html, "<h1>{title}</h1><p>{} captions, seed {}</p>", self.builder.captions, self.builder.seed)?;
+        write!(
+            html,
+            "<h1>{title}</h1><p>{} captions, seed {}</p>",
+            self.builder.captions, self.builder.seed
+        )?;
         for (reason, count) in &self.builder.reasons {
             write!(html, "<p>{count} {reason}</p>")?;
         }
