@@ -8,13 +8,14 @@
 //! |---|---|
 //! | `places` | how the sample is spread over the shards |
 //! | `gather`, `samples` | results, by shard and position |
-//! | `record` | `preview.json` |
+//! | `result`, `record` | what a preview is, and `preview.json` |
 //! | `folder`, `text` | the preview's folder, and what is printed |
 
 mod folder;
 mod gather;
 mod places;
 mod record;
+mod result;
 mod samples;
 mod text;
 
@@ -26,18 +27,17 @@ use recaption_input::{
     shards::{ShardRef, list_shards},
 };
 use recaption_store::{Location, Stores};
-use serde::Serialize;
 
 pub use self::{
     record::{PREVIEW_FORMAT, PreviewRecord},
+    result::Preview,
     samples::{PreviewCaption, PreviewReject},
 };
 use crate::{
     config::RunConfig,
     report::{ReportBuilder, ReportSource},
     run::{
-        Devices, ExitCode, Progress, Reporter, RunContext, RunModel, Sampling, Stop, StreamRequest,
-        self_test, stream,
+        Devices, Progress, Reporter, RunContext, RunModel, Sampling, Stop, StreamRequest, self_test, stream,
     },
 };
 
@@ -55,34 +55,6 @@ pub struct PreviewOptions {
     pub seed: u64,
     /// Folder of the page and the record.
     pub dir: PathBuf,
-}
-
-/// A preview.
-#[derive(Clone, Debug, Serialize)]
-pub struct Preview {
-    /// What was measured.
-    #[serde(flatten)]
-    pub record: PreviewRecord,
-    /// Captioned samples, in the order of the input.
-    pub captions: Vec<PreviewCaption>,
-    /// Rejected samples, in the order of the input.
-    pub rejects: Vec<PreviewReject>,
-    /// Shards that are damaged, with the damage, by URL, redacted.
-    pub shards_damaged: BTreeMap<String, String>,
-    /// Path of the page.
-    pub page: PathBuf,
-}
-
-impl Preview {
-    /// Returns [`ExitCode::Incomplete`] if shards could not be read whole, else [`ExitCode::Done`].
-    #[must_use]
-    pub fn exit_code(&self) -> ExitCode {
-        if self.record.shards_failed.is_empty() && self.shards_damaged.is_empty() {
-            ExitCode::Done
-        } else {
-            ExitCode::Incomplete
-        }
-    }
 }
 
 /// Captions a sample and writes its page and record.

@@ -2,8 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use super::{Preview, PreviewCaption, PreviewRecord};
 use unicode_width::UnicodeWidthChar;
+
+use super::{record::PreviewRecord, result::Preview, samples::PreviewCaption};
 
 /// Columns of a terminal.
 const COLUMNS: usize = 80;

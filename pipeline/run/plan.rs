@@ -16,7 +16,7 @@ use recaption_output::commits::{
 };
 use recaption_schemas::{RejectReason, ShardCommit, ShardId};
 
-use super::{options::RunOptions, selection::share_of};
+use super::{options::RunOptions, selection::Selection};
 
 /// An output that was made with another configuration. Ends the program with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -121,10 +121,9 @@ impl Plan {
         let is_done = |shard: &ShardRef| survey.done(&shard.url, &name_of(shard)).is_some();
         let mut split = splitter.split(shards, is_done).await?;
         let inputs = names_of(&split);
-        let share = options.sample.map(|fraction| share_of(&split.shards, fraction, seed));
+        let selection = Selection::new(&split.shards, options, seed);
         let (mut todo, mut done, mut not_selected, mut repaired) = (Vec::new(), Vec::new(), 0, Vec::new());
-        // Objects of which some shards are not selected.
-        let mut incomplete: HashSet<String> = HashSet::new();
+        let mut incomplete = HashSet::new(); // objects of which some shards are not selected
         for shard in std::mem::take(&mut split.shards) {
             let name = name_of(&shard);
             let mut found = survey.take(&shard.url, &name);
@@ -135,10 +134,7 @@ impl Plan {
                 done.push(Done { shard, name, standing, found });
                 continue;
             }
-            let is_old = |since| shard.modified().is_some_and(|modified| modified < since);
-            if options.since.is_some_and(is_old)
-                || share.as_ref().is_some_and(|share| !share.contains(&shard.id))
-            {
+            if !selection.has(&shard) {
                 not_selected += 1;
                 incomplete.insert(shard.location.url());
                 continue;

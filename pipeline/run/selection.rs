@@ -5,9 +5,12 @@
 
 use std::collections::HashSet;
 
+use chrono::{DateTime, Utc};
 use recaption_input::shards::ShardRef;
 use recaption_output::second_pass::Fraction;
 use recaption_schemas::{ShardId, sha256_hex};
+
+use super::options::RunOptions;
 
 /// Hex digits of a digest that make a rank: 64 bits.
 const RANK_DIGITS: usize = 16;
@@ -18,8 +21,29 @@ pub(super) fn rank(seed: u64, shard: &ShardId) -> u64 {
     u64::from_str_radix(&digest[..RANK_DIGITS], 16).unwrap_or(0)
 }
 
+/// The shards that the options of a run select among all.
+pub(super) struct Selection {
+    since: Option<DateTime<Utc>>,
+    share: Option<HashSet<ShardId>>,
+}
+
+impl Selection {
+    /// Selects among the shards of a run, parts of lists included.
+    pub(super) fn new(shards: &[ShardRef], options: &RunOptions, seed: u64) -> Self {
+        let share = options.sample.map(|fraction| share_of(shards, fraction, seed));
+        Self { since: options.since, share }
+    }
+
+    /// Returns whether a shard is in the share of `--sample` and was modified since `--since`, as far as its store knows.
+    pub(super) fn has(&self, shard: &ShardRef) -> bool {
+        let is_old = |since| shard.modified().is_some_and(|modified| modified < since);
+        let is_in = |share: &HashSet<ShardId>| share.contains(&shard.id);
+        !self.since.is_some_and(is_old) && self.share.as_ref().is_none_or(is_in)
+    }
+}
+
 /// Returns the names of the shards that are this share: those below it in the seeded order, or else the first one.
-pub(super) fn share_of(shards: &[ShardRef], fraction: Fraction, seed: u64) -> HashSet<ShardId> {
+fn share_of(shards: &[ShardRef], fraction: Fraction, seed: u64) -> HashSet<ShardId> {
     let ids: Vec<&ShardId> = shards.iter().map(|shard| &shard.id).collect();
     choose(&ids, fraction, seed)
 }
