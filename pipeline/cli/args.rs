@@ -8,6 +8,7 @@ use recaption_output::second_pass::Fraction;
 
 use super::{
     logging::{FormatArg, LevelArg},
+    report::ReportArgs,
     run_args::{ProviderArgs, RetryArgs, RunArgs, SettingsArgs},
 };
 use crate::{
@@ -51,6 +52,8 @@ pub(super) enum Command {
     Retry(RetryArgs),
     /// Select the best rows of a finished output into a new dataset.
     Filter(FilterArgs),
+    /// Show an output as one HTML page: sample, statistics, rejects, and a threshold to choose.
+    Report(ReportArgs),
     /// Caption single images.
     Caption(CaptionArgs),
     /// Compare captions with the reference captions of shards: CIDEr-D, BLEU, ROUGE-L, retrieval, similarity.

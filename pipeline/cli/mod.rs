@@ -11,6 +11,7 @@ mod finetune;
 mod inspect;
 mod logging;
 mod preview;
+mod report;
 mod run;
 mod run_args;
 mod scenes;
@@ -65,6 +66,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Caption(args) => caption::caption(&args),
         Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),
+        Command::Report(args) => report::write_report(&args, format),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Config(args) => config::print_config(&args.command),
         Command::Finetune => match finetune::hand_over(passed)? {},

@@ -41,7 +41,7 @@ use crate::{
     },
 };
 
-/// Samples of a preview, unless it is told otherwise.
+/// Default number of samples.
 pub const DEFAULT_SAMPLES: u64 = 100;
 /// Most samples of a preview, whose images are in memory together.
 pub const MAX_SAMPLES: u64 = 5000;

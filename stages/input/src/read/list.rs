@@ -22,8 +22,8 @@ pub(super) async fn read(context: ReadContext<'_>, kind: ListKind) -> Result<Sha
     Ok(read_some(context, kind, None).await?.0)
 }
 
-/// Reads a list, or some of its rows; returns the number of all rows too. All rows are parsed, since only that tells their
-/// number and which keys are repeated, and those that are chosen are fetched at the end.
+/// Reads a list, or some of its rows; returns the number of all rows too. All rows are parsed, since numbers and repeated keys
+/// depend on those before; the chosen ones are fetched at the end.
 pub(super) async fn read_some(
     context: ReadContext<'_>,
     kind: ListKind,

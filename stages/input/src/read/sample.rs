@@ -5,10 +5,10 @@
 //! | tar | from a byte at each place, on to the next whole sample (see [`super::sample_archive`]) |
 //! | compressed tar, server without ranges | the first samples |
 //! | Parquet | the footer, then pages where the file has an index of them, else a tenth of the row groups |
-//! | list of URLs in text | the list, or its part, since only that tells row numbers |
+//! | list of URLs in text | the list, or its part, which row numbers depend on |
 //! | folder | the metadata files, and the files of the chosen samples |
 //!
-//! Samples are those of [`super::read_shard`], with the same keys, but for what only the rest of the shard tells: that a key of a
+//! Samples are those of [`super::read_shard`], with the same keys, but for what depends on the rest of the shard: that a key of a
 //! tar or a table occurred before, or that a tar is damaged elsewhere.
 
 use bytes::Bytes;
