@@ -135,7 +135,12 @@ impl Bucket {
 
     /// As [`Self::run`], into any output.
     pub(crate) fn run_into(&self, input: &str, output: &str) -> Call {
-        let call = self.recaption().arg("run").arg("--model").arg(model());
+        self.command("run", input, output)
+    }
+
+    /// As [`Self::run_into`], another command that is configured as a run.
+    pub(crate) fn command(&self, name: &str, input: &str, output: &str) -> Call {
+        let call = self.recaption().arg(name).arg("--model").arg(model());
         call.arg("--input").arg(format!("{}/", self.url(input))).arg("--output").arg(output)
     }
 

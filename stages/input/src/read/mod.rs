@@ -14,6 +14,7 @@
 //! | `raw_samples` | assembled samples -> samples or rejects |
 //! | `table` | rows of Parquet -> samples |
 //! | `list`, `fetch_queue` (with [`crate::lists`], [`crate::fetch`]) | URLs -> samples |
+//! | `sample` (with `sample_archive`, `places`) | some samples of a shard |
 //! | `split` | a long list -> parts, before anything is read |
 
 mod archive;
@@ -26,7 +27,10 @@ mod list;
 mod metadata;
 mod metadata_file;
 mod open;
+mod places;
 mod raw_samples;
+mod sample;
+mod sample_archive;
 mod settings;
 mod shard;
 mod sidecars;
@@ -37,6 +41,8 @@ mod table;
 pub use context::ReadRequest;
 pub use counts::UsageLog;
 pub use metadata::MetadataCache;
+pub use places::Places;
+pub use sample::{ShardSample, sample_shard};
 pub use settings::{ROWS_PER_SHARD, ReadSettings};
 pub use shard::read_shard;
 pub use split::{LISTS, Split, Splitter, StalePart};
