@@ -43,14 +43,16 @@ mod status;
 mod stop;
 mod worker_claims;
 
+pub(crate) use captioners::copies_and_threads;
 pub use context::RunContext;
 pub use devices::{DeviceReport, Devices};
 pub(crate) use events::Events;
 pub use job::{LockedOut, run, run_over};
+pub(crate) use job::{compare, refuse_output_among_inputs};
 pub use model::RunModel;
 pub use options::RunOptions;
 pub(crate) use pipeline::{StreamRequest, stream};
-pub use plan::{Mismatch, Plan};
+pub use plan::{DoneShard, Mismatch, Plan, Task};
 pub(crate) use plan::{refuse_others, unclaimed};
 pub use progress::{Progress, Reporter};
 pub use record::{ExitCode, RunReport};
