@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use recaption_messages::{ReadStop, ShardContents};
+use recaption_messages::{ReadError, ReadStop, ShardContents};
 use recaption_schemas::{FailureClass, InputCounts};
 
 use super::{
@@ -62,26 +62,41 @@ async fn read_any(context: ReadContext<'_>) -> Result<ShardContents, ReadStop> {
     }
 }
 
-async fn read_object(context: ReadContext<'_>) -> Result<ShardContents, ReadStop> {
+/// How an object is read.
+pub(super) enum ObjectReader {
+    /// As Parquet.
+    Table,
+    /// As a list of URLs in text.
+    List(ListKind),
+    /// As a tar, unless its first bytes are those of something else.
+    Archive,
+}
+
+/// Returns how an object is read, by its name and the configured format.
+pub(super) fn reader_of(context: ReadContext<'_>) -> Result<ObjectReader, ReadError> {
     let name = context.shard.name();
     match (context.settings.format, ListKind::of_name(name)) {
-        (InputFormat::Parquet, _) => unchanged(context, table::read(context)).await,
-        (InputFormat::Auto | InputFormat::UrlList, _) if is_parquet_name(name) => {
-            unchanged(context, table::read(context)).await
-        }
-        (InputFormat::Auto | InputFormat::UrlList, Some(kind)) => {
-            unchanged(context, list::read(context, kind)).await
-        }
+        (InputFormat::Parquet, _) => Ok(ObjectReader::Table),
+        (InputFormat::Auto | InputFormat::UrlList, _) if is_parquet_name(name) => Ok(ObjectReader::Table),
+        (InputFormat::Auto | InputFormat::UrlList, Some(kind)) => Ok(ObjectReader::List(kind)),
         (InputFormat::UrlList, None) => {
             let what = "the kind of list is unknown, since its name ends in none of .csv, .tsv, .jsonl, .txt, .parquet: \
                         rename it";
-            Err(context.data_error(what).into())
+            Err(context.data_error(what))
         }
         (InputFormat::Folder, _) => {
             let name = context.settings.setting_names.format;
-            Err(context.data_error(&format!("it is not a folder, which {name} = \"folder\" requires")).into())
+            Err(context.data_error(&format!("it is not a folder, which {name} = \"folder\" requires")))
         }
-        (InputFormat::Auto | InputFormat::Webdataset, _) => read_archive(context).await,
+        (InputFormat::Auto | InputFormat::Webdataset, _) => Ok(ObjectReader::Archive),
+    }
+}
+
+async fn read_object(context: ReadContext<'_>) -> Result<ShardContents, ReadStop> {
+    match reader_of(context)? {
+        ObjectReader::Table => unchanged(context, table::read(context)).await,
+        ObjectReader::List(kind) => unchanged(context, list::read(context, kind)).await,
+        ObjectReader::Archive => read_archive(context).await,
     }
 }
 

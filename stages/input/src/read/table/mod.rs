@@ -25,7 +25,7 @@ use crate::{
     lists::ListRow,
 };
 
-pub(super) use footer::{RowGroup, row_groups_of_list};
+pub(super) use footer::{RowGroup, count_rows, row_groups_of_list};
 pub(super) use json::json_of_row;
 
 /// Reads a Parquet file with image bytes, or a list of URLs or a part of one.
