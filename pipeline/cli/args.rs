@@ -8,6 +8,7 @@ use recaption_output::second_pass::Fraction;
 
 use super::{
     logging::{FormatArg, LevelArg},
+    plan::PlanArgs,
     run_args::{ProviderArgs, RetryArgs, RunArgs},
 };
 use crate::{
@@ -41,6 +42,8 @@ pub(super) enum Command {
     Export(ExportArgs),
     /// Compare an exported model with reference tensors.
     Verify(VerifyArgs),
+    /// Show what a run would do, take and cost, and all that would make it fail.
+    Plan(Box<PlanArgs>),
     /// Caption shards.
     Run(RunArgs),
     /// Show what of an output is done, pending and failed, and what was rejected.

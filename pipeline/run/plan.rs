@@ -71,7 +71,7 @@ struct Done {
 }
 
 /// A shard that is done, with what its record says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DoneShard {
     /// The input.
     pub shard: ShardRef,
