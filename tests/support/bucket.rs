@@ -135,7 +135,16 @@ impl Bucket {
 
     /// As [`Self::run`], into any output.
     pub(crate) fn run_into(&self, input: &str, output: &str) -> Call {
-        let mut call = recaption().arg("run").arg("--model").arg(model());
+        self.call("run", input, output)
+    }
+
+    /// `recaption plan` of what [`Self::run_into`] runs.
+    pub(crate) fn plan(&self, input: &str, output: &str) -> Call {
+        self.call("plan", input, output)
+    }
+
+    fn call(&self, command: &str, input: &str, output: &str) -> Call {
+        let mut call = recaption().arg(command).arg("--model").arg(model());
         for (name, value) in &self.env {
             call = call.env(name, value);
         }
