@@ -11,6 +11,7 @@ pub mod config;
 pub mod demo;
 pub mod evaluate;
 pub mod filter;
+pub mod plan;
 pub mod preview;
 pub(crate) mod report;
 pub mod run;

@@ -8,6 +8,7 @@ use recaption_output::second_pass::Fraction;
 
 use super::{
     logging::{FormatArg, LevelArg},
+    plan::PlanArgs,
     report::ReportArgs,
     run_args::{ProviderArgs, RetryArgs, RunArgs, SettingsArgs},
 };
@@ -44,6 +45,8 @@ pub(super) enum Command {
     Verify(VerifyArgs),
     /// Caption a sample of the shards, show it, and write nothing to the output.
     Preview(PreviewArgs),
+    /// Show what a run would do, take and cost, and all that would make it fail.
+    Plan(Box<PlanArgs>),
     /// Caption shards.
     Run(RunArgs),
     /// Show what of an output is done, pending and failed, and what was rejected.

@@ -10,6 +10,7 @@ mod filter;
 mod finetune;
 mod inspect;
 mod logging;
+mod plan;
 mod preview;
 mod report;
 mod run;
@@ -60,6 +61,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Export(args) => export::export_model(&args),
         Command::Verify(args) => verify::verify_model(&args),
         Command::Preview(args) => preview::preview(&args, format),
+        Command::Plan(args) => plan::plan_run(&args, format),
         Command::Run(args) => run::run_job(&args, format),
         Command::Status(args) => status::show(&args, format),
         Command::Retry(args) => status::retry(&args, format),

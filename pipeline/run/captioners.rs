@@ -28,7 +28,11 @@ const COPIES_BYTES: u64 = 4 << 30;
 
 /// Copies of the models per device and threads of each, using every core once. On a GPU one copy keeps the card busy, and what
 /// is left to its threads is arithmetic on shapes.
-fn copies_and_threads(config: &RunConfig, model: &RunModel, execution: Execution) -> (usize, usize) {
+pub(crate) fn copies_and_threads(
+    config: &RunConfig,
+    model: &RunModel,
+    execution: Execution,
+) -> (usize, usize) {
     if execution.is_gpu() {
         return (config.model.sessions.unwrap_or(1), 1);
     }

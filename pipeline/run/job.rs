@@ -6,9 +6,12 @@ use std::{
 };
 
 use anyhow::Context;
-use recaption_input::{read::Splitter, shards::list_shards};
+use recaption_input::{
+    read::Splitter,
+    shards::{ShardRef, list_shards},
+};
 use recaption_output::{
-    commits::{CommitLog, Workers},
+    commits::{CommitLog, OutputScan, Workers},
     layout::RUN_LOCK,
     open_output,
 };
@@ -158,7 +161,10 @@ async fn run_unlocked(
 }
 
 /// Rejects an output that is also an input folder: its parts would be read as input by the next run.
-fn refuse_output_among_inputs(
+///
+/// # Errors
+/// [`ConfigError`] that names the output.
+pub(crate) fn refuse_output_among_inputs(
     stores: &mut Stores,
     config: &RunConfig,
     output: &Location,
@@ -185,13 +191,9 @@ async fn plan(
     // Concurrently: in a bucket each takes a request per thousand shards.
     let listing = list_shards(stores, &config.input.shards, config.input.read.format);
     let (shards, survey, removals) = tokio::join!(listing, commit_log.scan(), commit_log.pending_deletions());
-    let scorer = model.scorer.as_ref().map(|scorer| scorer.digest.as_str());
-    let keys = config.row_keys(&model.folder.digest, scorer, model.settings.max_tokens);
     let splitter = Splitter { settings: &config.input.read, output, can_write: true };
-    let settings = config.reject_settings();
     let found = (survey?, &*removals?);
-    let options = (&options, config.resources.seed);
-    let plan = Plan::make(shards?, found, (commit_log, splitter), (keys, &settings), options).await?;
+    let plan = compare(shards?, found, (commit_log, splitter), (config, model), &options).await?;
     tracing::info!(
         shards = plan.todo.len() + plan.done.len(),
         done = plan.done.len(),
@@ -200,6 +202,22 @@ async fn plan(
         "planned"
     );
     Ok(plan)
+}
+
+/// Compares shards with what was found in the output. `recaption plan` calls it too, with a splitter that may not write.
+///
+/// # Errors
+/// As [`Plan::make`].
+pub(crate) async fn compare(
+    shards: Vec<ShardRef>,
+    found: (OutputScan, &[String]),
+    (commit_log, splitter): (&CommitLog, Splitter<'_>),
+    (config, model): (&RunConfig, &RunModel),
+    options: &RunOptions,
+) -> anyhow::Result<Plan> {
+    let (keys, settings) = (model.row_keys(config), config.reject_settings());
+    let options = (options, config.resources.seed);
+    Plan::make(shards, found, (commit_log, splitter), (keys, &settings), options).await
 }
 
 /// A captioner that scores its own captions prefers what it tends to generate.

@@ -24,7 +24,7 @@ use super::{
 /// Samples waiting between readers and decoders.
 const SAMPLE_QUEUE: usize = 64;
 /// Prepared samples waiting for the captioners, at least; a full batch may wait.
-const MIN_CAPTION_QUEUE: usize = 8;
+pub(crate) const MIN_CAPTION_QUEUE: usize = 8;
 /// Shards read but not yet committed, at most. Small shards need many to keep the models busy.
 const SHARD_WINDOW: usize = 64;
 

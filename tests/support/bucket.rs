@@ -138,6 +138,11 @@ impl Bucket {
         self.command("run", input, output)
     }
 
+    /// `recaption plan` of what [`Self::run_into`] runs.
+    pub(crate) fn plan(&self, input: &str, output: &str) -> Call {
+        self.command("plan", input, output)
+    }
+
     /// As [`Self::run_into`], another command that is configured as a run.
     pub(crate) fn command(&self, name: &str, input: &str, output: &str) -> Call {
         let call = self.recaption().arg(name).arg("--model").arg(model());

@@ -24,7 +24,7 @@ mod previous_rows;
 pub mod second_pass;
 
 pub use digest::{ContentDigest, digest_of, object_digest};
-pub use location::{open_output, overlap};
+pub use location::{locate_output, open_output, overlap};
 pub use part_reader::{PartReader, ReadPartError};
 pub use part_writer::{PartTarget, PartWriter, ROW_GROUP_BYTES, WriteError, WrittenPart};
 pub use previous_rows::read_previous_rows;

@@ -14,6 +14,7 @@
 //! | `retry`, `retrying` | the retry policy, and the store that applies it |
 //! | `error`, `error_kind`, `message` | what an error means, and its text for people |
 //! | `lease`, `lock` | one run at a time over an output |
+//! | `probe` | whether a location can be written, and on conditions |
 //! | `conditional`, `json` | conditional puts where a store lacks them, small documents |
 //!
 //! Nothing here knows the program's configuration, or what an output holds.
@@ -34,6 +35,7 @@ mod local;
 mod location;
 mod lock;
 mod message;
+mod probe;
 mod retry;
 mod retrying;
 mod settings;
@@ -48,8 +50,9 @@ pub use hub::{Dataset, Hub, HubSettings};
 pub use json::{read_json, to_json, write_json};
 pub use local::open_lock_file;
 pub use location::{Folder, Location, StoreKind};
-pub use lock::{LockAttempt, LockError, RunLock, lock};
+pub use lock::{LockAttempt, LockError, RunLock, lock, lock_holder};
 pub use message::{is_client_error, user_message};
+pub use probe::probe_writes;
 pub use retry::{RetryBudget, RetryPolicy, parse_retry_after};
 pub use retrying::{RetryingStore, is_unversioned};
 pub use settings::StoreSettings;
