@@ -128,16 +128,15 @@ async fn run_unlocked(
         let executions = model.resolve(config)?;
         report.self_test = self_test(config, &model, &executions).await?;
         let devices = Arc::new(Devices::new(&executions));
-        let progress = Arc::new(Progress::new(&plan).on(&devices));
+        let progress = Arc::new(Progress::new(&plan).on(&devices).writing(&described.meter));
         if let Some(workers) = workers {
             let progress = Arc::clone(&progress);
-            workers
-                .report_progress(move || progress.finished.load(Relaxed) + progress.read.bytes.load(Relaxed));
+            workers.report_progress(move || progress.outcomes.finished() + progress.read.bytes.load(Relaxed));
         }
         let _bar = reporter.start(&progress);
         let context = RunContext { config, model: &model, devices: &devices, stop, progress: &progress };
         let results = run_rounds(context, Job { plan: &plan, output: &described, workers }).await;
-        report.computed_by(&devices);
+        report.computed_by(&devices, &progress);
         results?
     };
     failures::remember(&commit_log, &plan, &results, &mut report).await;

@@ -52,7 +52,10 @@ pub use options::RunOptions;
 pub(crate) use pipeline::{StreamRequest, stream};
 pub use plan::{Mismatch, Plan};
 pub(crate) use plan::{refuse_others, unclaimed};
-pub use progress::{Progress, Reporter};
+pub use progress::{
+    DecodeCounters, Outcomes, Progress, ProgressHandle, QueueGauge, Reading, Reporter, Stage, StageReading,
+    StageReport, WriteMeter,
+};
 pub use record::{ExitCode, RunReport};
 pub use self_test::{SelfTest, self_test, self_test_with};
 pub use status::{LastRun, Status, status};
