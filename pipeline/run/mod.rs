@@ -46,6 +46,7 @@ mod worker_claims;
 pub use context::RunContext;
 pub use devices::{DeviceReport, Devices};
 pub(crate) use events::Events;
+pub(crate) use job::run_monitored;
 pub use job::{LockedOut, run, run_over};
 pub use model::RunModel;
 pub use options::RunOptions;
