@@ -2,7 +2,7 @@
 //!
 //! Crates and data flow are described in `docs/src/architecture.md`. What a run does is in [`mod@run`], what a second
 //! pass over its output does in [`mod@filter`], how
-//! good captions are in [`mod@evaluate`]; the stages are the crates below `stages/`, the models in `recaption_onnx`, the output's types in `recaption_schemas`.
+//! good captions are in [`mod@evaluate`], what a run shows Prometheus in [`mod@metrics`]; the stages are the crates below `stages/`, the models in `recaption_onnx`, the output's types in `recaption_schemas`.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ pub mod config;
 pub mod demo;
 pub mod evaluate;
 pub mod filter;
+pub mod metrics;
 pub mod plan;
 pub mod preview;
 pub(crate) mod report;

@@ -290,6 +290,8 @@ pub(super) enum ConfigCommand {
     Reference,
     /// Print the JSON schema (draft 2020-12) of a configuration file.
     Schema,
+    /// Print the metrics of a run, as Markdown.
+    Metrics,
     /// Print the effective value of every key, and where each was set.
     Show(Box<RunArgs>),
 }

@@ -97,6 +97,15 @@ pub struct ResourceConfig {
     pub claim_lease: Option<Duration>,
 }
 
+/// Who may watch a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MonitoringConfig {
+    /// Host and port at which metrics are served.
+    pub address: Option<String>,
+    /// File that takes the metrics when the run ends.
+    pub file: Option<PathBuf>,
+}
+
 /// The validated configuration of `recaption run`.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
@@ -112,6 +121,8 @@ pub struct RunConfig {
     pub output: OutputConfig,
     /// `[run]`
     pub resources: ResourceConfig,
+    /// Metrics, of `[run]`
+    pub monitoring: MonitoringConfig,
     /// `[store]`
     pub stores: StoreSettings,
     /// What was set, for the record of the run.
@@ -150,6 +161,7 @@ impl RunConfig {
             model: model(settings.model, layers),
             output: OutputConfig { url: settings.output.url, embed_images: settings.output.images.into() },
             resources: resources(&settings.run),
+            monitoring: monitoring(&settings.run, layers)?,
             stores: stores(&settings.store),
             explicit_settings: layers.describe(),
         })
@@ -207,6 +219,24 @@ fn resources(section: &RunSection) -> ResourceConfig {
         lock_seconds: section.lock_seconds,
         claim_lease: claim_lease.map(Duration::from_secs),
     }
+}
+
+fn monitoring(section: &RunSection, layers: &Layers) -> Result<MonitoringConfig, ConfigError> {
+    let (address, file) = (&section.metrics_addr, &section.metrics_file);
+    let is_address = address.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+        !host.is_empty() && !is_bare_ipv6 && port.parse::<u16>().is_ok()
+    });
+    if !address.is_empty() && !is_address {
+        let what = format!("`{address}` is not HOST:PORT, as 127.0.0.1:9464 or [::1]:9464 is");
+        return Err(layers.error("run.metrics_addr", what));
+    }
+    if !file.is_empty() && !file.ends_with(".prom") {
+        let what = format!("`{file}` does not end in .prom, and node exporter reads no other files");
+        return Err(layers.error("run.metrics_file", what));
+    }
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    Ok(MonitoringConfig { address: given(address), file: given(file).map(PathBuf::from) })
 }
 
 fn decode_options(section: &InputSection) -> DecodeOptions {

@@ -51,6 +51,7 @@ pub(crate) use captioners::copies_and_threads;
 pub use context::RunContext;
 pub use devices::{DeviceReport, Devices};
 pub(crate) use events::Events;
+pub(crate) use job::run_monitored;
 pub use job::{LockedOut, run, run_over};
 pub(crate) use job::{compare, refuse_output_among_inputs};
 pub use model::RunModel;
@@ -58,7 +59,10 @@ pub use options::RunOptions;
 pub(crate) use pipeline::{MIN_CAPTION_QUEUE, StreamRequest, stream};
 pub use plan::{DoneShard, Mismatch, Plan, Task};
 pub(crate) use plan::{differences, refuse_others, unclaimed};
-pub use progress::{Progress, Reporter};
+pub use progress::{
+    DecodeCounters, Outcomes, Progress, ProgressHandle, QueueGauge, Reading, Reporter, Stage, StageReading,
+    StageReport, WriteMeter,
+};
 pub use record::{ExitCode, RunReport};
 pub(crate) use sampling::Sampling;
 pub use self_test::{SelfTest, self_test, self_test_with};

@@ -6,7 +6,7 @@ use recaption_output::commits::Committer;
 use recaption_schemas::{CAPTION_SCHEMA_VERSION, metadata_keys};
 use recaption_store::Location;
 
-use super::{model::RunModel, plan::Settings};
+use super::{model::RunModel, plan::Settings, progress::WriteMeter};
 use crate::config::RunConfig;
 
 /// The output of a run.
@@ -25,6 +25,8 @@ pub(super) struct Output {
     pub decode: String,
     /// Whether rows carry the stored image.
     pub embed: bool,
+    /// Counts what is written.
+    pub meter: Arc<WriteMeter>,
 }
 
 impl Output {
@@ -45,6 +47,7 @@ impl Output {
             scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
             decode: decode.to_string(),
             embed: config.output.embed_images,
+            meter: Arc::default(),
         })
     }
 

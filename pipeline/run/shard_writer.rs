@@ -227,6 +227,7 @@ pub(super) async fn write_shard(
     mut batches: mpsc::Receiver<ToPart>,
 ) -> Result<ShardOutcome, ShardFailure> {
     let url = &task.shard.url;
+    let _open = output.meter.open();
     let unwritten = |e: PartError| match e {
         PartError::Write(e) => ShardFailure::of_output(url, e.kind(), &e),
         PartError::Earlier(e) => ShardFailure::of_output(url, ErrorKind::Exhausted, &e),
@@ -254,6 +255,7 @@ async fn finish(
     damaged: Option<Damage>,
 ) -> Result<ShardOutcome, ShardFailure> {
     let (url, id) = (&task.shard.url, &task.shard.id);
+    let committing = output.meter.commit();
     let unwritten = |e: WriteError| ShardFailure::of_output(url, e.kind(), &e);
     let begun = match output.committer.begin().await {
         Ok(begun) => begun,
@@ -300,7 +302,10 @@ async fn finish(
     let committed = output.committer.commit(&request, begun).await;
     Ok(match committed.map_err(|e| refused(output, url, e))? {
         CommitResult::CommittedByOther => ShardOutcome::ProcessedTwice,
-        committed => ShardOutcome::Committed { commit: Box::new(commit), committed },
+        committed => {
+            committing.done(commit.captions.bytes + commit.rejects.bytes);
+            ShardOutcome::Committed { commit: Box::new(commit), committed }
+        }
     })
 }
 

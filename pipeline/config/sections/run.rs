@@ -53,6 +53,12 @@ section! {
         /// Claim lease: seconds until the shards of a worker that stopped renewing its claim go to others; 0 turns claims off.
         #[schemars(range(min = 0, max = 86_400), extend("x-unit" = "seconds"))]
         pub claim_seconds: u64 = DEFAULT_CLAIM_SECONDS,
+        /// Address, `HOST:PORT`, at which the run serves metrics for Prometheus, at `/metrics`.
+        #[schemars(extend("x-default" = "none", "x-flag" = "--metrics-addr HOST:PORT"))]
+        pub metrics_addr: String = String::new(),
+        /// File, `*.prom`, that takes the run's metrics when it ends, for node exporter's textfile collector.
+        #[schemars(extend("x-default" = "none", "x-flag" = "--metrics-file PATH"))]
+        pub metrics_file: String = String::new(),
     }
 }
 

@@ -11,7 +11,7 @@
 //! | `clients`, `aws_profile`, `listing` | clients of the clouds and of web servers |
 //! | `local` | the file system |
 //! | `hub` | datasets on the Hugging Face hub |
-//! | `retry`, `retrying` | the retry policy, and the store that applies it |
+//! | `retry`, `retrying`, `counters` | the retry policy, the store that applies it, and counts of its requests |
 //! | `error`, `error_kind`, `message` | what an error means, and its text for people |
 //! | `lease`, `lock` | one run at a time over an output |
 //! | `probe` | whether a location can be written, and on conditions |
@@ -24,6 +24,7 @@
 mod aws_profile;
 mod clients;
 mod conditional;
+mod counters;
 mod environment;
 mod error;
 mod error_kind;
@@ -43,6 +44,7 @@ mod stores;
 
 pub use clients::install_crypto;
 pub use conditional::lacks_conditional_put;
+pub use counters::{StoreCounters, StoreOperation};
 pub use environment::EnvLookup;
 pub use error::StoreError;
 pub use error_kind::ErrorKind;

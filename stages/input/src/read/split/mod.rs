@@ -234,6 +234,7 @@ impl Splitter<'_> {
             budget: &budget,
             bytes_read: &counters.bytes,
             samples_read: &counters.samples,
+            clock: &counters.clock,
             previous: None,
             counts: &counts,
             sink: &sink,

@@ -87,7 +87,11 @@ impl Peers {
     }
 
     pub(super) fn has_others(&self) -> bool {
-        self.known().peers.iter().any(|(id, peer)| !peer.is_expired && !self.is_unlocked(id))
+        self.others() > 0
+    }
+
+    pub(super) fn others(&self) -> usize {
+        self.known().peers.iter().filter(|(id, peer)| !peer.is_expired && !self.is_unlocked(id)).count()
     }
 
     pub(super) fn report_progress(&self, progress: Progress) {
