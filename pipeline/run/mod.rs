@@ -41,6 +41,7 @@ mod shard_queue;
 mod shard_writer;
 mod status;
 mod stop;
+mod webdataset_part;
 mod worker_claims;
 
 pub use context::RunContext;

@@ -206,7 +206,7 @@ fn invalid_of(survey: &OutputScan) -> Vec<String> {
 async fn compare_sums(output: &Location, survey: &OutputScan) -> anyhow::Result<Vec<String>> {
     let parts = survey.records().filter(|(_, standing)| standing.is_valid()).flat_map(|(_, standing)| {
         let of_record =
-            move |facts: &RecordSummary| facts.parts().map(|part| (standing.path(), part.clone()));
+            move |facts: &RecordSummary| facts.parts().map(move |part| (standing.path(), part.clone()));
         standing.summary.iter().flat_map(of_record).collect::<Vec<_>>()
     });
     let compared = stream::iter(parts.collect::<Vec<_>>()).map(|(record, part)| async move {
