@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use recaption_output::second_pass::Fraction;
 
 use super::{
+    convert::ConvertArgs,
     logging::{FormatArg, LevelArg},
     run_args::{ProviderArgs, RetryArgs, RunArgs},
 };
@@ -49,6 +50,8 @@ pub(super) enum Command {
     Retry(RetryArgs),
     /// Select the best rows of a finished output into a new dataset.
     Filter(FilterArgs),
+    /// Turn a finished output into what trainers load: webdataset, sidecars, Hugging Face folders, Parquet.
+    Convert(ConvertArgs),
     /// Caption single images.
     Caption(CaptionArgs),
     /// Compare captions with the reference captions of shards: CIDEr-D, BLEU, ROUGE-L, retrieval, similarity.

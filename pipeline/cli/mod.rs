@@ -3,6 +3,7 @@
 mod args;
 mod caption;
 mod config;
+mod convert;
 mod eval;
 mod exit;
 mod export;
@@ -63,6 +64,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Caption(args) => caption::caption(&args),
         Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),
+        Command::Convert(args) => convert::convert(&args, format),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Config(args) => config::print_config(&args.command),
         Command::Finetune => match finetune::hand_over(passed)? {},
