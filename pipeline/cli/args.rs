@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use recaption_output::second_pass::Fraction;
 
 use super::{
+    convert::ConvertArgs,
     logging::{FormatArg, LevelArg},
     plan::PlanArgs,
     report::ReportArgs,
@@ -57,6 +58,8 @@ pub(super) enum Command {
     Filter(FilterArgs),
     /// Show an output as one HTML page: sample, statistics, rejects, and a threshold to choose.
     Report(ReportArgs),
+    /// Turn a finished output into what trainers load: webdataset, sidecars, Hugging Face folders, Parquet.
+    Convert(ConvertArgs),
     /// Caption single images.
     Caption(CaptionArgs),
     /// Compare captions with the reference captions of shards: CIDEr-D, BLEU, ROUGE-L, retrieval, similarity.

@@ -3,6 +3,7 @@
 mod args;
 mod caption;
 mod config;
+mod convert;
 mod eval;
 mod exit;
 mod export;
@@ -69,6 +70,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),
         Command::Report(args) => report::write_report(&args, format),
+        Command::Convert(args) => convert::convert(&args, format),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Config(args) => config::print_config(&args.command),
         Command::Finetune => match finetune::hand_over(passed)? {},

@@ -14,13 +14,14 @@ use recaption_input::{
     read::{Columns, ReadSettings},
 };
 use recaption_onnx::runtime::{Devices, Execution, Provider};
+use recaption_schemas::Blend;
 use recaption_store::{RetryPolicy, StoreSettings};
 
 use super::{
     CaptionConfig, Layers,
     sections::{
-        AUTO_COLUMN, FetchSection, InputSection, ModelSection, RulesSection, RunSection, Settings,
-        StoreSection,
+        AUTO_COLUMN, BlendSection, FetchSection, InputSection, ModelSection, OutputFormatName, OutputSection,
+        RulesSection, RunSection, Settings, StoreSection,
     },
 };
 
@@ -74,6 +75,18 @@ pub struct OutputConfig {
     pub url: String,
     /// Whether rows carry the stored image.
     pub embed_images: bool,
+    /// Whether a webdataset is written beside the tables.
+    pub webdataset: bool,
+    /// The blend of synthetic and original captions in the `text` column, if there is one.
+    pub blend: Option<Blend>,
+}
+
+impl OutputConfig {
+    /// Returns whether stored images are needed for the output.
+    #[must_use]
+    pub fn carries_images(&self) -> bool {
+        self.embed_images || self.webdataset
+    }
 }
 
 /// Seed, threads, memory and leases of a run.
@@ -159,7 +172,7 @@ impl RunConfig {
                 read: Arc::new(read_settings(settings.input, settings.fetch, settings.run.seed, layers)?),
             },
             model: model(settings.model, layers),
-            output: OutputConfig { url: settings.output.url, embed_images: settings.output.images.into() },
+            output: output(settings.output, &settings.blend, settings.run.seed, layers)?,
             resources: resources(&settings.run),
             monitoring: monitoring(&settings.run, layers)?,
             stores: stores(&settings.store),
@@ -204,6 +217,27 @@ fn model(section: ModelSection, layers: &Layers) -> ModelConfig {
         cuda_graphs: section.cuda_graphs,
         sessions: Some(section.sessions).filter(|n| *n > 0),
     }
+}
+
+fn output(
+    section: OutputSection,
+    blend: &BlendSection,
+    seed: u64,
+    layers: &Layers,
+) -> Result<OutputConfig, ConfigError> {
+    let webdataset = match section.format {
+        OutputFormatName::Parquet => false,
+        OutputFormatName::Webdataset => true,
+        other @ (OutputFormatName::Sidecar | OutputFormatName::Hf) => {
+            let what = format!(
+                "a run writes no format \"{0}\"; write Parquet and use `recaption convert OUT --to {0}`",
+                other.as_str()
+            );
+            return Err(layers.error("output.format", what));
+        }
+    };
+    let blend = blend.synthetic.and_then(|synthetic| Blend::new(synthetic, seed));
+    Ok(OutputConfig { url: section.url, embed_images: section.images.into(), webdataset, blend })
 }
 
 fn resources(section: &RunSection) -> ResourceConfig {

@@ -45,6 +45,7 @@ mod shard_queue;
 mod shard_writer;
 mod status;
 mod stop;
+mod webdataset_part;
 mod worker_claims;
 
 pub(crate) use captioners::copies_and_threads;

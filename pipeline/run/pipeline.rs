@@ -109,7 +109,7 @@ fn prepare_settings(context: RunContext<'_>) -> PrepareSettings {
         preprocess: context.model.folder.spec.preprocessing,
         scorer: context.model.scorer_preprocessing(),
         decode: context.config.input.decode,
-        keep_stored: context.config.output.embed_images,
+        keep_stored: context.config.output.carries_images(),
     }
 }
 
@@ -120,7 +120,7 @@ fn worker_settings(context: RunContext<'_>, keep_features: bool) -> CaptionWorke
         seed: config.resources.seed,
         keep_prompt: config.caption.keep_prompt,
         filter: config.filter.clone(),
-        embed_images: config.output.embed_images,
+        embed_images: config.output.carries_images(),
         keep_features,
     }
 }

@@ -22,8 +22,17 @@ section! {
         pub url: String = String::new(),
         /// Whether rows carry the stored image.
         pub images: ImagesName = ImagesName::None,
-        /// Format of the output.
+        /// Format of the output: `parquet`, or `webdataset` to write tars of images and texts too; `recaption convert` makes others.
         pub format: OutputFormatName = OutputFormatName::Parquet,
+    }
+}
+
+section! {
+    /// `[blend]`
+    pub struct BlendSection {
+        /// Adds the column `text`: the synthetic caption with this probability, drawn by seed, shard and key, else the original one; DALL·E 3 used 0.95.
+        #[schemars(range(min = 0.0, max = 1.0), extend("x-default" = "off"))]
+        pub synthetic: Option<f64> = None,
     }
 }
 
