@@ -11,6 +11,7 @@ pub mod config;
 pub mod demo;
 pub mod evaluate;
 pub mod filter;
+pub(crate) mod pull;
 pub mod run;
 pub(crate) mod runtime;
 pub mod scenes;

@@ -10,6 +10,7 @@ mod filter;
 mod finetune;
 mod inspect;
 mod logging;
+mod pull;
 mod run;
 mod run_args;
 mod scenes;
@@ -55,6 +56,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
     match command {
         Command::Demo(args) => demo::demo(&args.dir, args.scenes, args.seed),
         Command::Scenes(args) => scenes::scenes(&args),
+        Command::Pull(args) => pull::pull_model(&args),
         Command::Export(args) => export::export_model(&args),
         Command::Verify(args) => verify::verify_model(&args),
         Command::Run(args) => run::run_job(&args, format),

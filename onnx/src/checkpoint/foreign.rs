@@ -12,7 +12,9 @@ const MAX_NAME_CHARS: usize = 40;
 /// Returns what `dir` is, and what to do, if that can be told.
 pub(super) fn describe(dir: &Path) -> Option<String> {
     if dir.is_file() {
-        return Some("a file; expected the directory that holds open_clip_config.json and the weights".into());
+        return Some(
+            "a file; expected the directory that holds open_clip_config.json and the weights".into(),
+        );
     }
     if dir.join(MODEL_FILE).is_file() {
         return Some("a model folder, which is exported already: use it as --model".into());

@@ -47,19 +47,26 @@ impl Checkpoint {
     /// # Errors
     /// When a file is missing, an option is unsupported, or the tensor directory is malformed.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
-        let path = dir.join(Self::CONFIG);
-        let text = std::fs::read_to_string(&path).map_err(|source| match foreign::describe(dir) {
-            Some(what) => CheckpointError::Foreign { path: dir.to_owned(), what },
-            None => CheckpointError::Io { path: path.clone(), source },
-        })?;
-        let mut config =
-            ModelConfig::parse(&text).map_err(|what| CheckpointError::Config { path: path.clone(), what })?;
+        let mut config = Self::read_config(dir)?;
         let tensors = TensorReader::open(&Self::weights(dir))?;
         // The tensors of a CLIP without `custom_text` have no prefix; open_clip loads such weights either way.
         if config.decoder.is_none() && tensors.contains("positional_embedding") {
             config.text.prefix = "";
         }
         Ok(Self { dir: dir.to_owned(), config, tensors })
+    }
+
+    /// Reads the configuration in `dir`; weights need not be there.
+    ///
+    /// # Errors
+    /// When it is missing, or an option is unsupported.
+    pub fn read_config(dir: &Path) -> Result<ModelConfig, CheckpointError> {
+        let path = dir.join(Self::CONFIG);
+        let text = std::fs::read_to_string(&path).map_err(|source| match foreign::describe(dir) {
+            Some(what) => CheckpointError::Foreign { path: dir.to_owned(), what },
+            None => CheckpointError::Io { path: path.clone(), source },
+        })?;
+        ModelConfig::parse(&text).map_err(|what| CheckpointError::Config { path, what })
     }
 
     /// Returns the path of the weights in `dir`: the safetensors file, or else torch's where it is there.

@@ -95,7 +95,13 @@ impl TensorReader {
             .map_err(|_| bad(format!("{size} bytes are neither a safetensors nor a torch file")))?;
         if torch_zip::is_torch_file(&prefix) {
             let entries = torch_zip::read_entries(&file, size, &prefix).map_err(bad)?;
-            return Ok(Self { path: path.to_owned(), file, entries, metadata: None, used: RefCell::default() });
+            return Ok(Self {
+                path: path.to_owned(),
+                file,
+                entries,
+                metadata: None,
+                used: RefCell::default(),
+            });
         }
         let header = u64::from_le_bytes(prefix);
         if header > MAX_HEADER || header + 8 > size {

@@ -26,8 +26,13 @@ pub fn from_merges(merges: Vec<&str>) -> Result<Vec<u8>, String> {
     let letters = alphabet();
     let ends = letters.iter().map(|letter| format!("{letter}{WORD_END}"));
     let made = merges.iter().map(|[left, right]| format!("{left}{right}"));
-    let entries: Vec<String> =
-        letters.iter().map(char::to_string).chain(ends).chain(made).chain(SPECIALS.map(str::to_owned)).collect();
+    let entries: Vec<String> = letters
+        .iter()
+        .map(char::to_string)
+        .chain(ends)
+        .chain(made)
+        .chain(SPECIALS.map(str::to_owned))
+        .collect();
     to_json(&entries, &merges)
 }
 
@@ -74,7 +79,8 @@ fn pairs<'a>(lines: Vec<&'a str>) -> Result<Vec<[&'a str; 2]>, String> {
 fn alphabet() -> Vec<char> {
     let is_printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let printable = (0..=u8::MAX).filter(is_printable).map(char::from);
-    let others = (0x100..).filter_map(char::from_u32).take((0..=u8::MAX).filter(|byte| !is_printable(byte)).count());
+    let others =
+        (0x100..).filter_map(char::from_u32).take((0..=u8::MAX).filter(|byte| !is_printable(byte)).count());
     printable.chain(others).collect()
 }
 
@@ -84,20 +90,26 @@ fn to_json(entries: &[String], merges: &[[&str; 2]]) -> Result<Vec<u8>, String> 
         return Err("an entry is there twice".into());
     }
     let missing = |entry: &str| !known.contains(entry);
-    if let Some(letter) = alphabet().iter().find(|c| missing(&c.to_string()) || missing(&format!("{c}{WORD_END}"))) {
-        return Err(format!("`{letter}` or `{letter}{WORD_END}` is missing: only CLIP's kind of vocabulary is built without Python"));
+    if let Some(letter) =
+        alphabet().iter().find(|c| missing(&c.to_string()) || missing(&format!("{c}{WORD_END}")))
+    {
+        return Err(format!(
+            "`{letter}` or `{letter}{WORD_END}` is missing: only CLIP's kind of vocabulary is built without Python"
+        ));
     }
-    if let Some([left, right]) = merges.iter().find(|[l, r]| missing(l) || missing(r) || missing(&format!("{l}{r}"))) {
+    if let Some([left, right]) =
+        merges.iter().find(|[l, r]| missing(l) || missing(r) || missing(&format!("{l}{r}")))
+    {
         return Err(format!("the merge `{left} {right}` is not of the vocabulary"));
     }
     let start = entries.len() - SPECIALS.len();
-    let special = |name: &str, id: usize| {
-        json!({"id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
-    };
-    let ids: Map<String, Value> = entries.iter().enumerate().map(|(id, entry)| (entry.clone(), id.into())).collect();
+    let special = |name: &str, id: usize| json!({"id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let ids: Map<String, Value> =
+        entries.iter().enumerate().map(|(id, entry)| (entry.clone(), id.into())).collect();
     // The character of the byte 32.
     let space = "\u{120}";
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let byte_level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     let tokenizer = json!({
         "version": "1.0",
         "truncation": null,

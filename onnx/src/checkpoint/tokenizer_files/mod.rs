@@ -80,12 +80,17 @@ fn optional(path: &PathBuf) -> Result<Option<Vec<u8>>, CheckpointError> {
 fn names_tokenizer(dir: &Path) -> bool {
     let config = std::fs::read(dir.join(Checkpoint::CONFIG)).ok();
     let config: Option<serde_json::Value> = config.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    config.is_some_and(|c| c.pointer("/model_cfg/text_cfg/hf_tokenizer_name").is_some_and(|name| !name.is_null()))
+    config.is_some_and(|c| {
+        c.pointer("/model_cfg/text_cfg/hf_tokenizer_name").is_some_and(|name| !name.is_null())
+    })
 }
 
 fn gunzip(bytes: &[u8]) -> Result<String, String> {
     let mut out = Vec::new();
-    GzDecoder::new(bytes).take(MAX_BYTES).read_to_end(&mut out).map_err(|e| format!("cannot be decompressed: {e}"))?;
+    GzDecoder::new(bytes)
+        .take(MAX_BYTES)
+        .read_to_end(&mut out)
+        .map_err(|e| format!("cannot be decompressed: {e}"))?;
     utf8(out)
 }
 

@@ -86,7 +86,8 @@ impl<'a> Archive<'a> {
     pub(super) fn pickle_prefix(&self) -> Result<&str, String> {
         let mut prefixes = self.places.keys().filter_map(|name| {
             let prefix = name.strip_suffix("data.pkl")?;
-            (prefix.is_empty() || (prefix.ends_with('/') && prefix.matches('/').count() == 1)).then_some(prefix)
+            (prefix.is_empty() || (prefix.ends_with('/') && prefix.matches('/').count() == 1))
+                .then_some(prefix)
         });
         let (Some(prefix), None) = (prefixes.next(), prefixes.next()) else {
             return Err("a zip file without exactly one data.pkl: it was not written by torch.save".into());
@@ -253,7 +254,8 @@ fn data_place(file: &File, entry: &Listed, end: u64) -> Result<Place, String> {
 
 /// Refuses a file whose entries share bytes.
 fn refuse_overlaps(places: &BTreeMap<String, (Place, u32)>) -> Result<(), String> {
-    let mut sorted: Vec<(&str, Place)> = places.iter().map(|(name, (place, _))| (name.as_str(), *place)).collect();
+    let mut sorted: Vec<(&str, Place)> =
+        places.iter().map(|(name, (place, _))| (name.as_str(), *place)).collect();
     sorted.sort_by_key(|(_, place)| (place.start, place.len));
     for pair in sorted.windows(2) {
         if pair[0].1.start + pair[0].1.len > pair[1].1.start {

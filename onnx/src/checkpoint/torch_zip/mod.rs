@@ -28,7 +28,8 @@ pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 /// Largest pickle that is read, bytes; a large model's has some hundred kilobytes.
 const MAX_PICKLE: u64 = 16 << 20;
 /// How torch before 1.6 began its files: a pickled number.
-const OLD_MAGIC: &[u8] = &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+const OLD_MAGIC: &[u8] =
+    &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// Returns whether a file begins as one of torch's formats does, the old one included.
 pub(super) fn is_torch_file(start: &[u8]) -> bool {
@@ -50,7 +51,10 @@ pub(super) fn read_entries(file: &File, size: u64, start: &[u8]) -> Result<BTree
     if let Some(order) = archive.read_small(&format!("{prefix}byteorder"))?
         && order != b"little"
     {
-        return Err("its numbers are big-endian, which is not supported: save it again on a little-endian machine".into());
+        return Err(
+            "its numbers are big-endian, which is not supported: save it again on a little-endian machine"
+                .into(),
+        );
     }
     let bytes = archive.read(&format!("{prefix}data.pkl"), MAX_PICKLE)?;
     let pickle = Pickle::parse(&bytes).map_err(|error| error.to_string())?;

@@ -114,8 +114,15 @@ impl<'a> Pickle<'a> {
             storages: Vec::new(),
             tensors: Vec::new(),
         };
-        let mut machine =
-            Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), copied: 0, values };
+        let mut machine = Machine {
+            bytes,
+            at: 0,
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            copied: 0,
+            values,
+        };
         while !machine.step()? {}
         machine.values.root = machine.pop()?;
         Ok(machine.values)
@@ -312,8 +319,7 @@ impl<'a> Machine<'a> {
                 self.values.sequences[list].extend(items);
             }
             0x85..=0x87 => {
-                let mut items: Vec<_> =
-                    (0x85..=instruction).map(|_| self.pop()).collect::<Result<_, _>>()?;
+                let mut items: Vec<_> = (0x85..=instruction).map(|_| self.pop()).collect::<Result<_, _>>()?;
                 items.reverse();
                 self.push_sequence(items);
             }
@@ -428,7 +434,13 @@ impl<'a> Machine<'a> {
             }
             (
                 Global::Tensor,
-                [Value::Storage(storage), Value::Int(offset), Value::Sequence(shape), Value::Sequence(strides), ..],
+                [
+                    Value::Storage(storage),
+                    Value::Int(offset),
+                    Value::Sequence(shape),
+                    Value::Sequence(strides),
+                    ..,
+                ],
             ) => {
                 let tensor = self.tensor(*storage, *offset, *shape, *strides)?;
                 self.values.tensors.push(tensor);
@@ -451,7 +463,8 @@ impl<'a> Machine<'a> {
             let items = Some(&self.values.sequences[index]).filter(|items| items.len() <= MAX_DIMENSIONS)?;
             items.iter().map(item).collect()
         };
-        let wrong = || self.malformed("a tensor's offset, shape or strides are no whole numbers, or too many");
+        let wrong =
+            || self.malformed("a tensor's offset, shape or strides are no whole numbers, or too many");
         let offset = u64::try_from(offset).map_err(|_| wrong())?;
         let (shape, strides) = numbers(shape).zip(numbers(strides)).ok_or_else(wrong)?;
         if shape.len() != strides.len() {

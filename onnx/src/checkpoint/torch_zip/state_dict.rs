@@ -62,9 +62,15 @@ fn find<'p, 'a>(pickle: &'p Pickle<'a>) -> Result<&'p [(Value<'a>, Value<'a>)], 
 }
 
 /// Checks that a tensor lies within its storage and that within its file.
-fn entry(tensor: &Tensor, storage: &Storage<'_>, place: Option<Place>, file_size: u64) -> Result<Entry, String> {
+fn entry(
+    tensor: &Tensor,
+    storage: &Storage<'_>,
+    place: Option<Place>,
+    file_size: u64,
+) -> Result<Entry, String> {
     let size = (storage.dtype.bitsize() / 8) as u64;
-    let place = place.ok_or_else(|| format!("needs the zip entry `data/{}`, which is missing", storage.key))?;
+    let place =
+        place.ok_or_else(|| format!("needs the zip entry `data/{}`, which is missing", storage.key))?;
     let stored = storage.count.checked_mul(size).filter(|bytes| *bytes <= place.len);
     let stored = stored.ok_or_else(|| {
         format!("needs {} values of {size} bytes, but its storage has {} bytes", storage.count, place.len)
@@ -76,7 +82,12 @@ fn entry(tensor: &Tensor, storage: &Storage<'_>, place: Option<Place>, file_size
         Some(0)
     } else {
         let far = |at: u64, (side, stride): (&u64, &u64)| (side - 1).checked_mul(*stride)?.checked_add(at);
-        tensor.shape.iter().zip(&tensor.strides).try_fold(tensor.offset, far).and_then(|last| last.checked_add(1))
+        tensor
+            .shape
+            .iter()
+            .zip(&tensor.strides)
+            .try_fold(tensor.offset, far)
+            .and_then(|last| last.checked_add(1))
     };
     if reach.and_then(|end| end.checked_mul(size)).is_none_or(|end| end > stored) {
         return Err(format!(

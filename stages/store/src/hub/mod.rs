@@ -26,8 +26,8 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 pub use address::{Dataset, HubSettings};
-pub use models::{FileChoice, HubModel, HubModels, PullError, PullProgress, PulledFile, PulledModel};
 use client::{HubClient, HubRequest, HubResponse, ObjectHeaders, generic, invalid_response, transport_error};
+pub use models::{FileChoice, HubModel, HubModels, PullError, PullProgress, PulledFile, PulledModel};
 
 use crate::StoreSettings;
 

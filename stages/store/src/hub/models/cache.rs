@@ -17,7 +17,7 @@ use std::{
 
 use object_store::Error;
 
-use super::{FileChoice, PulledFile, PulledModel, PullError, name::HubModel, name::is_commit};
+use super::{FileChoice, PullError, PulledFile, PulledModel, name::HubModel, name::is_commit};
 use crate::hub::address::cache_home;
 
 /// Folder of the locks.
@@ -39,7 +39,9 @@ impl HubCache {
         };
         let root = named.map(expand).or_else(|| Some(cache_home(&set)?.join("hub")));
         let root = root.ok_or_else(|| {
-            PullError::Settings("no folder for downloaded models: set HF_HOME, HF_HUB_CACHE or HOME".to_owned())
+            PullError::Settings(
+                "no folder for downloaded models: set HF_HOME, HF_HUB_CACHE or HOME".to_owned(),
+            )
         })?;
         Ok(Self { root })
     }
@@ -155,7 +157,8 @@ impl CachedModel {
 /// Makes a file beside its place and renames it.
 fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), PullError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let partial = path.with_file_name(format!(".{name}.{}.{:08x}.tmp", std::process::id(), fastrand::u32(..)));
+    let partial =
+        path.with_file_name(format!(".{name}.{}.{:08x}.tmp", std::process::id(), fastrand::u32(..)));
     let made = make(&partial).and_then(|()| fs::rename(&partial, path));
     made.map_err(|source| {
         // The first error is the one to report.

@@ -89,7 +89,9 @@ impl HubModels {
                 Err(error) => error,
             };
             let is_transient = ErrorKind::of(&error) == ErrorKind::Transient;
-            let Some(pause) = is_transient.then(|| budget.next_pause(None)).flatten() else { return Err(error) };
+            let Some(pause) = is_transient.then(|| budget.next_pause(None)).flatten() else {
+                return Err(error);
+            };
             tokio::time::sleep(pause).await;
         }
     }
@@ -121,7 +123,9 @@ impl HubModels {
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
-                Err(TryLockError::Error(source)) => return Err(disk(&cached.blob(&job.announced.e_tag))(source)),
+                Err(TryLockError::Error(source)) => {
+                    return Err(disk(&cached.blob(&job.announced.e_tag))(source));
+                }
                 Err(TryLockError::WouldBlock) => {}
             }
             if std::mem::take(&mut is_first) {
@@ -162,7 +166,11 @@ impl HubModels {
             let Some(pause) = is_transient.then(|| budget.next_pause(None)).flatten() else {
                 return Err(PullError::Hub { model: job.object.clone(), source: error });
             };
-            tracing::debug!(file = job.object, error = crate::user_message(&error), "download interrupted; resuming");
+            tracing::debug!(
+                file = job.object,
+                error = crate::user_message(&error),
+                "download interrupted; resuming"
+            );
             tokio::time::sleep(pause).await;
         }
         partial.finish(job, blob)
@@ -212,7 +220,9 @@ impl HubModels {
                 Err(invalid_response("the file changed while it was downloaded"))
             }
             StatusCode::OK => match response.length() {
-                Some(length) if length != size => Err(invalid_response("the file has another size than announced")),
+                Some(length) if length != size => {
+                    Err(invalid_response("the file has another size than announced"))
+                }
                 _ => Ok(from == 0),
             },
             StatusCode::PARTIAL_CONTENT => match response.content_range() {

@@ -44,7 +44,9 @@ pub enum PullError {
         what: String,
     },
     /// The cache lacks the model, and there is no connection.
-    #[error("{model} is not in the cache {cache}, and {why}; run `recaption pull {name}` where there is a connection")]
+    #[error(
+        "{model} is not in the cache {cache}, and {why}; run `recaption pull {name}` where there is a connection"
+    )]
     Offline {
         /// The model.
         model: String,
@@ -78,7 +80,8 @@ fn listed(present: &[String]) -> String {
     if present.is_empty() {
         return "; it has no files".to_owned();
     }
-    let shown: Vec<String> = present.iter().take(MAX_LISTED).map(|name| name.escape_debug().to_string()).collect();
+    let shown: Vec<String> =
+        present.iter().take(MAX_LISTED).map(|name| name.escape_debug().to_string()).collect();
     let more = if present.len() > MAX_LISTED { " and more" } else { "" };
     format!("; it has {}{more}", shown.join(", "))
 }
@@ -89,7 +92,9 @@ fn disk_advice(error: &std::io::Error) -> &'static str {
         Kind::StorageFull | Kind::QuotaExceeded => {
             "; make room or set HF_HUB_CACHE to another disk, then run the same command again: it goes on where it stopped"
         }
-        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => "; set HF_HUB_CACHE to a folder that can be written",
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => {
+            "; set HF_HUB_CACHE to a folder that can be written"
+        }
         _ => "",
     }
 }

@@ -108,10 +108,14 @@ impl HubModels {
     ///
     /// # Errors
     /// Returns an error for settings that cannot be used, and where no cache folder can be told.
-    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>, settings: StoreSettings) -> Result<Self, PullError> {
+    pub fn from_lookup(
+        lookup: impl Fn(&str) -> Option<String>,
+        settings: StoreSettings,
+    ) -> Result<Self, PullError> {
         let hub = HubSettings::from_lookup(&lookup).map_err(PullError::Settings)?;
         let cache = HubCache::from_lookup(&lookup)?;
-        let is_true = |name: &str| lookup(name).map(|v| TRUE_VALUES.contains(&v.trim().to_uppercase().as_str()));
+        let is_true =
+            |name: &str| lookup(name).map(|v| TRUE_VALUES.contains(&v.trim().to_uppercase().as_str()));
         let offline = is_true("HF_HUB_OFFLINE").unwrap_or(false);
         let client = HubClient::new(hub, settings)
             .map_err(|source| PullError::Hub { model: "hf://".to_owned(), source })?;
@@ -138,7 +142,9 @@ impl HubModels {
         }
         if name::is_commit(model.revision())
             && let Some(found) = cached.snapshot(model.revision(), choices)
-            && choices.iter().all(|choice| choice.files(|file| found.files.iter().any(|f| f.name == file)).is_some())
+            && choices
+                .iter()
+                .all(|choice| choice.files(|file| found.files.iter().any(|f| f.name == file)).is_some())
         {
             return Ok(found);
         }
@@ -146,18 +152,18 @@ impl HubModels {
             Ok(revision) => revision,
             Err(error) => return self.without_hub(model, &cached, choices, error),
         };
-        let mut files = Vec::new();
+        // All are chosen before the first is downloaded.
+        let mut chosen = Vec::new();
         for choice in choices {
-            let exists = |file: &str| revision.siblings.iter().any(|sibling| sibling.rfilename == file);
-            let Some(form) = choice.files(exists) else {
-                if choice.is_required {
-                    return Err(self.missing(model, choice, &revision));
-                }
-                continue;
-            };
-            for file in form {
-                files.push(self.file(model, &cached, &revision.sha, file, progress).await?);
+            match choice.files(|file| revision.siblings.iter().any(|sibling| sibling.rfilename == file)) {
+                Some(form) => chosen.extend(form),
+                None if choice.is_required => return Err(missing(model, choice, &revision)),
+                None => {}
             }
+        }
+        let mut files = Vec::new();
+        for file in chosen {
+            files.push(self.file(model, &cached, &revision.sha, file, progress).await?);
         }
         cached.write_ref(model.revision(), &revision.sha)?;
         Ok(PulledModel { dir: cached.snapshot_dir(&revision.sha), commit: revision.sha, files })
@@ -195,13 +201,13 @@ impl HubModels {
             None => Err(self.cache.offline_error(model, Some(&error))),
         }
     }
+}
 
-    fn missing(&self, model: &HubModel, choice: &FileChoice, revision: &Revision) -> PullError {
-        let forms: Vec<String> = choice.forms.iter().map(|form| form.join(" with ")).collect();
-        PullError::MissingFile {
-            model: model.to_string(),
-            wanted: forms.join(" or "),
-            present: revision.siblings.iter().map(|sibling| sibling.rfilename.clone()).collect(),
-        }
+fn missing(model: &HubModel, choice: &FileChoice, revision: &Revision) -> PullError {
+    let forms: Vec<String> = choice.forms.iter().map(|form| form.join(" with ")).collect();
+    PullError::MissingFile {
+        model: model.to_string(),
+        wanted: forms.join(" or "),
+        present: revision.siblings.iter().map(|sibling| sibling.rfilename.clone()).collect(),
     }
 }

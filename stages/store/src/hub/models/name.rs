@@ -35,9 +35,18 @@ impl HubModel {
     /// Returns what is wrong in a URL, and what to write instead.
     pub fn parse_url(text: &str) -> Result<Option<Self>, String> {
         if let Some(name) = text.strip_prefix(OPEN_CLIP_SCHEME) {
-            return Err(format!("`{text}` is open_clip's way to name a model; write {SCHEME}{}", name.trim_matches('/')));
+            return Err(format!(
+                "`{text}` is open_clip's way to name a model; write {SCHEME}{}",
+                name.trim_matches('/')
+            ));
         }
         text.starts_with(SCHEME).then(|| text.parse()).transpose()
+    }
+
+    /// Returns the same model at a commit.
+    #[must_use]
+    pub fn at_commit(&self, commit: &str) -> Self {
+        Self { name: self.name.clone(), revision: Some(commit.to_owned()) }
     }
 
     /// Returns organisation and name.
@@ -73,7 +82,9 @@ impl FromStr for HubModel {
             None => (bare.trim_end_matches('/'), None),
         };
         match name.split('/').collect::<Vec<_>>().as_slice() {
-            [kind, ..] if OTHER_KINDS.contains(kind) => Err(format!("{usage}; this names one of the hub's {kind}")),
+            [kind, ..] if OTHER_KINDS.contains(kind) => {
+                Err(format!("{usage}; this names one of the hub's {kind}"))
+            }
             [organisation, model] if is_valid_name(organisation) && is_valid_name(model) => {
                 Ok(Self { name: name.to_owned(), revision })
             }
