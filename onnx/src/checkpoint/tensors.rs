@@ -186,6 +186,12 @@ impl TensorReader {
         Ok(values)
     }
 
+    /// Returns the bytes of a tensor's numbers, row-major.
+    #[cfg(test)]
+    pub(super) fn bytes(&self, name: &str) -> std::io::Result<Vec<u8>> {
+        self.entries[name].read(&self.file)
+    }
+
     fn missing(&self, name: &str, shape: &[usize]) -> CheckpointError {
         let last = name.rsplit('.').next().unwrap_or(name);
         let hint =
