@@ -16,6 +16,7 @@ pub mod filter;
 pub mod metrics;
 pub mod plan;
 pub mod preview;
+pub(crate) mod pull;
 pub(crate) mod report;
 pub mod run;
 pub(crate) mod runtime;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use recaption_output::second_pass::Fraction;
+use recaption_store::HubModel;
 
 use super::{
     convert::ConvertArgs,
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     config::help,
+    pull::CheckpointSource,
     scenes::{MAX_SAMPLES, MAX_SHARDS},
 };
 
@@ -40,6 +42,8 @@ pub(super) enum Command {
     Demo(DemoArgs),
     /// Write webdataset shards of drawn scenes, whose exact captions are known.
     Scenes(ScenesArgs),
+    /// Download an open_clip checkpoint from the Hugging Face hub.
+    Pull(PullArgs),
     /// Turn an open_clip checkpoint into ONNX graphs.
     Export(ExportArgs),
     /// Compare an exported model with reference tensors.
@@ -64,7 +68,7 @@ pub(super) enum Command {
     Caption(CaptionArgs),
     /// Compare captions with the reference captions of shards: CIDEr-D, BLEU, ROUGE-L, retrieval, similarity.
     Eval(EvalArgs),
-    /// Describe a model folder or an output.
+    /// Describe a model folder, a checkpoint or an output.
     Inspect(InspectArgs),
     /// Print the reference of all configuration keys, their JSON schema, or the effective values of a file.
     Config(ConfigArgs),
@@ -154,15 +158,27 @@ pub(super) enum PrecisionArg {
 /// `recaption export`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportArgs {
-    /// Directory with open_clip_config.json, open_clip_model.safetensors and tokenizer.json.
-    #[arg(long, value_name = "DIR")]
-    pub checkpoint: PathBuf,
+    /// Directory with open_clip_config.json, the weights (open_clip_model.safetensors or open_clip_pytorch_model.bin) and the
+    /// tokenizer, or hf://ORG/NAME[@REVISION], which is downloaded.
+    #[arg(long, value_name = "DIR|hf://ORG/NAME", value_parser = CheckpointSource::parse)]
+    pub checkpoint: CheckpointSource,
     /// Model folder to write; replaces an older export.
     #[arg(long, value_name = "MODEL")]
     pub out: PathBuf,
     /// Precision of weights and arithmetic.
     #[arg(long, default_value = "fp32")]
     pub precision: PrecisionArg,
+}
+
+/// `recaption pull`. Files go to the cache that huggingface_hub uses too, and are not downloaded twice.
+#[derive(Debug, clap::Args)]
+pub(super) struct PullArgs {
+    /// Model on the hub; the revision is a branch, tag or commit.
+    #[arg(value_name = "ORG/NAME[@REVISION]")]
+    pub model: HubModel,
+    /// Also write the files to this directory.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 /// `recaption verify`.
@@ -263,7 +279,7 @@ fn similarity(text: &str) -> Result<f32, String> {
 /// `recaption inspect`.
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
-    /// Model folder or output.
+    /// Model folder, checkpoint (directory or hf://ORG/NAME[@REVISION]) or output.
     pub path: String,
 }
 

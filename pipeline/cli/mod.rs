@@ -13,6 +13,7 @@ mod inspect;
 mod logging;
 mod plan;
 mod preview;
+mod pull;
 mod report;
 mod run;
 mod run_args;
@@ -59,6 +60,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
     match command {
         Command::Demo(args) => demo::demo(&args.dir, args.scenes, args.seed),
         Command::Scenes(args) => scenes::scenes(&args),
+        Command::Pull(args) => pull::pull_model(&args),
         Command::Export(args) => export::export_model(&args),
         Command::Verify(args) => verify::verify_model(&args),
         Command::Preview(args) => preview::preview(&args, format),
