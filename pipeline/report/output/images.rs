@@ -20,8 +20,8 @@ use recaption_store::{Location, Stores};
 use tokio::sync::mpsc;
 
 use super::{
-    ReportJob,
     details::{ImageHint, ImageHints},
+    job::ReportJob,
 };
 use crate::{
     config::RunConfig,
