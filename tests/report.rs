@@ -526,5 +526,9 @@ fn page_works_in_a_browser() {
     assert_eq!(met["reasons"]["reason:corrupt_image"], json!("5 of 5 shown"));
     assert_eq!(met["reasons"]["reason:caption_rule"], json!("8 of 8 shown"));
     assert!(met["images"].as_array().expect("images").iter().all(|shown| shown == &json!(true)));
+    // Without scripts, totals and tables.
+    assert_eq!(met["noScript"]["hidden"], json!(true));
+    assert!(met["noScript"]["rows"].as_u64() > Some(100), "{}", met["noScript"]);
+    assert!(met["noScript"]["totals"].as_str().is_some_and(|text| text.contains("408")));
     assert_eq!(met["elements"].as_array().map(Vec::len), Some(2), "{}", met["elements"]);
 }
