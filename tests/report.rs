@@ -61,12 +61,8 @@ fn shard(out: &Path, url: &str, rows: &[CaptionRow], rejects: &[Reject]) {
     runtime.block_on(async {
         let location = Stores::default().locate(&out.to_string_lossy()).expect("a path");
         let id = ShardId::from_url(url);
-        let target = |table| PartTarget {
-            output: &location,
-            table,
-            shard: id.as_str(),
-            fingerprint: "0123-4567",
-        };
+        let target =
+            |table| PartTarget { output: &location, table, shard: id.as_str(), fingerprint: "0123-4567" };
         let embed = rows.iter().any(|row| row.image.is_some());
         let schema = Arc::new(caption_schema(embed, [].into()));
         let mut part = PartWriter::new(target("captions"), Arc::clone(&schema)).expect("a part");
@@ -151,7 +147,8 @@ impl Page {
             }
             cells
         };
-        let found = rows.map(text).any(|row| row.len() >= cells.len() && row.iter().zip(cells).all(|(a, b)| a == b));
+        let found =
+            rows.map(text).any(|row| row.len() >= cells.len() && row.iter().zip(cells).all(|(a, b)| a == b));
         assert!(found, "no row begins with {cells:?}");
     }
 }
@@ -169,21 +166,21 @@ fn report(place: &Place, out: &str, arguments: &[&str]) -> (Said, Page) {
 fn vocabulary_rows(count: usize) -> Vec<CaptionRow> {
     let mut dice = Dice::new(11);
     let words = ["red", "dog", "ball", "tree", "green", "house"];
-    let mut word = |dice: &mut Dice| words[dice.throw() as usize % words.len()];
+    let word = |dice: &mut Dice| words[dice.throw() as usize % words.len()];
     (0..count)
         .map(|n| {
             let caption = format!("a photo of {} {}", word(&mut dice), word(&mut dice));
             let original = format!("{} {n}", word(&mut dice));
             let similarity = (dice.fraction() * 0.6 - 0.1) as f32;
-            let original = (!n.is_multiple_of(4)).then_some((original.as_str(), (dice.fraction() * 0.5) as f32));
+            let original =
+                (!n.is_multiple_of(4)).then_some((original.as_str(), (dice.fraction() * 0.5) as f32));
             row(&format!("{n:05}"), &caption, similarity, original)
         })
         .collect()
 }
 
-#[test]
-fn statistics_are_those_of_all_rows() {
-    let place = Place::new();
+/// An output of two shards with 1,500 captions and 9 rejects; returns the rows.
+fn vocabulary_output(place: &Place) -> Vec<CaptionRow> {
     let rows = vocabulary_rows(1500);
     let reject = |n: usize| {
         let reason = if n.is_multiple_of(3) { RejectReason::CorruptImage } else { RejectReason::CaptionRule };
@@ -192,6 +189,13 @@ fn statistics_are_those_of_all_rows() {
     let rejects: Vec<Reject> = (0..9).map(reject).collect();
     shard(&place.path("out"), SHARD, &rows[..700], &rejects);
     shard(&place.path("out"), "s3://nowhere/00001.tar", &rows[700..], &[]);
+    rows
+}
+
+#[test]
+fn thresholds_and_sample_are_those_of_the_rows() {
+    let place = Place::new();
+    let rows = vocabulary_output(&place);
     let (said, page) = report(&place, "out", &["--samples", "50", "--seed", "3"]);
     said.prints("rows      1500 captions, 9 rejects").prints("sample    50 captions, 0 with an image");
 
@@ -202,7 +206,11 @@ fn statistics_are_those_of_all_rows() {
         let kept = |scores: &mut dyn Iterator<Item = f32>| {
             scores.filter(|score| *score >= threshold as f32).count() as u64
         };
-        assert_eq!(page.at_least("similarity", threshold), kept(&mut rows.iter().map(similarity)), "{threshold}");
+        assert_eq!(
+            page.at_least("similarity", threshold),
+            kept(&mut rows.iter().map(similarity)),
+            "{threshold}"
+        );
         let mut originals = rows.iter().filter_map(|row| row.org_similarity.map(Similarity::get));
         assert_eq!(page.at_least("org_similarity", threshold), kept(&mut originals), "{threshold}");
     }
@@ -215,7 +223,25 @@ fn statistics_are_those_of_all_rows() {
     assert_eq!(filtered["rows"]["selected"], json!(selected));
     assert_eq!(page.data["scores"]["org_similarity"]["missing"], json!(375));
 
-    // Words, openings, repetitions, sizes, rejects.
+    // The sample is of the rows, with candidates.
+    assert_eq!((page.samples().len(), page.data["rejects"].as_array().map(Vec::len)), (50, Some(9)));
+    for sample in page.samples() {
+        let row = rows.iter().find(|row| sample["k"] == json!(row.key)).expect("a row of the output");
+        assert_eq!(sample["c"], json!(row.candidates.chosen().text));
+        assert_eq!(sample["v"].as_f64().map(|n| n as f32), Some(similarity(row)));
+        assert_eq!(sample["o"], row.org_caption.as_ref().map_or(Value::Null, |text| json!(text)));
+        let candidates: Vec<Value> = row.candidates.as_slice().iter().map(|one| json!(one.text)).collect();
+        let shown: Vec<Value> =
+            sample["n"].as_array().expect("a list").iter().map(|one| one[0].clone()).collect();
+        assert_eq!(shown, candidates);
+    }
+}
+
+#[test]
+fn tables_count_all_rows() {
+    let place = Place::new();
+    let rows = vocabulary_output(&place);
+    let (_, page) = report(&place, "out", &["--samples", "5"]);
     let captions: Vec<&str> = rows.iter().map(|row| row.candidates.chosen().text.as_str()).collect();
     let mut with_word = BTreeMap::<&str, usize>::new();
     let mut openings = BTreeMap::<String, usize>::new();
@@ -238,20 +264,7 @@ fn statistics_are_those_of_all_rows() {
     page.has_row(&["caption_rule", "6", "66.7 %", "0.4 %"]);
     page.has_row(&["corrupt_image", "3", "33.3 %", "0.2 %"]);
     assert!(page.html.contains("what happened to 3"), "examples of rejects");
-    page.html.contains("digest-of-the-model").then_some(()).expect("digests");
-
-    // The sample is of the rows, with candidates.
-    assert_eq!((page.samples().len(), page.data["rejects"].as_array().map(Vec::len)), (50, Some(9)));
-    for sample in page.samples() {
-        let row = rows.iter().find(|row| sample["k"] == json!(row.key)).expect("a row of the output");
-        assert_eq!(sample["c"], json!(row.candidates.chosen().text));
-        assert_eq!(sample["v"].as_f64().map(|n| n as f32), Some(similarity(row)));
-        assert_eq!(sample["o"], row.org_caption.as_ref().map_or(Value::Null, |text| json!(text)));
-        let candidates: Vec<Value> = row.candidates.as_slice().iter().map(|one| json!(one.text)).collect();
-        let shown: Vec<Value> =
-            sample["n"].as_array().expect("a list").iter().map(|one| one[0].clone()).collect();
-        assert_eq!(shown, candidates);
-    }
+    assert!(page.html.contains("digest-of-the-model"), "digests");
 }
 
 #[test]
@@ -286,8 +299,14 @@ fn hostile_output(place: &Place) {
         .enumerate()
         .map(|(n, text)| row(&format!("{text}{n}"), text, 0.2 + n as f32 / 100.0, Some((text, 0.1))))
         .collect();
-    let reject = |text: &&str| Reject::new(*text, RejectReason::CaptionRule, *text).with_caption(*text, Some(0.1));
-    shard(&place.path("out"), "s3://nowhere/<b>'\".tar", &rows, &HOSTILE.iter().map(reject).collect::<Vec<_>>());
+    let reject =
+        |text: &&str| Reject::new(*text, RejectReason::CaptionRule, *text).with_caption(*text, Some(0.1));
+    shard(
+        &place.path("out"),
+        "s3://nowhere/<b>'\".tar",
+        &rows,
+        &HOSTILE.iter().map(reject).collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -334,7 +353,8 @@ fn page_stays_below_20_mb() {
     let (_, page) = report(&place, "out", &["--samples", "4000"]);
     assert!(page.html.len() < 20_000_000, "{} bytes", page.html.len());
     let shown = page.samples().iter().filter(|one| one["i"].is_string()).count();
-    let left_out = page.samples().iter().filter(|one| one["m"].as_str().is_some_and(|m| m.contains("no room")));
+    let left_out =
+        page.samples().iter().filter(|one| one["m"].as_str().is_some_and(|m| m.contains("no room")));
     assert!(shown > 100 && shown + left_out.count() == 900, "{shown} images");
 }
 
@@ -348,7 +368,10 @@ fn images_come_from_rows_or_inputs_and_are_verified() {
     }
     let tar = place.write("in/00000.tar", pack.close());
     place.write("folder/0.jpg", &images[0]);
-    let with_image = |n: usize| CaptionRow { sha256: sha256_hex(&images[n]), ..row(&n.to_string(), "a caption", 0.3, None) };
+    let with_image = |n: usize| CaptionRow {
+        sha256: sha256_hex(&images[n]),
+        ..row(&n.to_string(), "a caption", 0.3, None)
+    };
     let mut rows: Vec<CaptionRow> = (0..5).map(with_image).collect();
     // Not the input's image any more.
     rows[4].sha256 = sha256_hex(b"another image");
@@ -360,18 +383,37 @@ fn images_come_from_rows_or_inputs_and_are_verified() {
     let (said, page) = report(&place, "out", &[]);
     said.prints("sample    8 captions, 5 with an image");
     let reason = |page: &Page, key: &str, shard: &str| {
-        let found = |one: &&Value| one["k"] == json!(key) && one["s"].as_str().is_some_and(|s| s.contains(shard));
+        let found =
+            |one: &&Value| one["k"] == json!(key) && one["s"].as_str().is_some_and(|s| s.contains(shard));
         let sample = page.samples().iter().find(found).expect("a sample");
         sample["m"].as_str().unwrap_or_default().to_owned()
     };
     assert!(reason(&page, "4", "00000.tar").contains("its SHA-256 differs"));
-    assert!(reason(&page, "gone", "gone.tar").contains("cannot be found") || reason(&page, "gone", "gone.tar").contains("cannot be read"));
+    assert!(
+        reason(&page, "gone", "gone.tar").contains("cannot be found")
+            || reason(&page, "gone", "gone.tar").contains("cannot be read")
+    );
     assert!(reason(&page, "listed", "list.csv").contains("--fetch"));
 
     let (said, page) = report(&place, "out", &["--image-bytes", "1"]);
     said.check(!said.stdout.contains("5 with an image"), "fewer images were expected");
     assert!(page.samples().iter().any(|one| one["m"].as_str().is_some_and(|m| m.contains("--image-bytes"))));
     report(&place, "out", &["--no-images"]).0.prints("8 captions, 0 with an image");
+
+    // An address of this machine is refused, as in a run.
+    let url = Some("http://127.0.0.1:9/x.jpg".to_owned());
+    shard(
+        &place.path("urls"),
+        "file:///nowhere/urls.csv#part=1",
+        &[CaptionRow { url, ..with_image(0) }],
+        &[],
+    );
+    let (_, page) = report(&place, "urls", &["--fetch"]);
+    assert!(
+        reason(&page, "0", "urls.csv").contains("the image cannot be fetched"),
+        "{}",
+        page.data["samples"]
+    );
 
     // Without its inputs the report is the same but for the images.
     fs::remove_dir_all(place.path("in")).expect("the input");
@@ -440,6 +482,39 @@ fn browser() -> Option<(PathBuf, PathBuf)> {
     }
 }
 
+/// Checks what slider, typed thresholds and the choice of the score did.
+fn check_threshold(met: &Value, rows: &[CaptionRow], thresholds: [&str; 2]) {
+    // The slider by keyboard: 20 steps of 0.001.
+    let number =
+        |state: &Value| state["value"].as_str().and_then(|v| v.parse::<i64>().ok()).expect("a number");
+    assert_eq!(number(&met["after"]) - number(&met["before"]), 20);
+    assert_ne!(met["after"]["share"], met["before"]["share"]);
+    assert_ne!(met["after"]["command"], met["before"]["command"]);
+    let reached = met["reached"].to_string();
+    assert!(
+        ["threshold-number", "by", "copy"].iter().all(|id| reached.contains(&format!("\"{id}\""))),
+        "{reached}"
+    );
+    // Typed thresholds keep what a count of the rows does.
+    let scores: Vec<f32> = rows
+        .iter()
+        .map(|row| row.candidates.chosen().similarity.get())
+        .chain((0..HOSTILE.len()).map(|n| 0.2 + n as f32 / 100.0))
+        .collect();
+    for (typed, threshold) in met["typed"].as_array().expect("states").iter().zip(thresholds) {
+        let least: f64 = threshold.parse().expect("a number");
+        let kept = scores.iter().filter(|score| **score >= least as f32).count();
+        assert_eq!(typed["count"], json!(format!("{kept} of 408 captions")));
+        assert_eq!(
+            typed["command"],
+            json!(format!("recaption filter out --min-similarity {threshold} --to out-above-{threshold}"))
+        );
+        assert_eq!((&typed["above"], &typed["below"]), (&json!(4), &json!(4)));
+    }
+    let command = met["originals"]["command"].as_str().expect("a command");
+    assert!(command.contains(" --by org_similarity "), "{command}");
+}
+
 #[test]
 fn page_works_in_a_browser() {
     let Some((modules, chromium)) = browser() else { return };
@@ -466,33 +541,13 @@ fn page_works_in_a_browser() {
     for view in met["views"].as_array().expect("views") {
         let name = format!("{} px, {}", view["width"], view["scheme"]);
         assert_eq!(view["violations"], json!([]), "{name}");
+        assert!(view["passes"].as_u64() > Some(20), "{name}: axe looked at too little");
         assert_eq!((&view["console"], &view["requests"]), (&json!([]), &json!([])), "{name}");
         assert!(view["overflow"].as_i64().expect("pixels") <= 0, "{name}: {view}");
     }
     assert_eq!((&met["met"]["console"], &met["met"]["requests"]), (&json!([]), &json!([])));
     assert_ne!(met["views"][0]["background"], met["views"][1]["background"], "light and dark are the same");
-    // The slider by keyboard: 20 steps of 0.001.
-    let number = |state: &Value| state["value"].as_str().and_then(|v| v.parse::<i64>().ok()).expect("a number");
-    assert_eq!(number(&met["after"]) - number(&met["before"]), 20);
-    assert_ne!(met["after"]["share"], met["before"]["share"]);
-    assert_ne!(met["after"]["command"], met["before"]["command"]);
-    let reached = met["reached"].to_string();
-    assert!(["threshold-number", "by", "copy"].iter().all(|id| reached.contains(&format!("\"{id}\""))), "{reached}");
-    // Typed thresholds keep what a count of the rows does.
-    let scores: Vec<f32> = rows
-        .iter()
-        .map(|row| row.candidates.chosen().similarity.get())
-        .chain((0..HOSTILE.len()).map(|n| 0.2 + n as f32 / 100.0))
-        .collect();
-    for (typed, threshold) in met["typed"].as_array().expect("states").iter().zip(thresholds) {
-        let least: f64 = threshold.parse().expect("a number");
-        let kept = scores.iter().filter(|score| **score >= least as f32).count();
-        assert_eq!(typed["count"], json!(format!("{kept} of 408 captions")));
-        assert_eq!(typed["command"], json!(format!("recaption filter out --min-similarity {threshold} --to out-above-{threshold}")));
-        assert_eq!((&typed["above"], &typed["below"]), (&json!(4), &json!(4)));
-    }
-    let command = met["originals"]["command"].as_str().expect("a command");
-    assert!(command.contains(" --by org_similarity "), "{command}");
+    check_threshold(&met, &rows, thresholds);
     // Filters.
     assert_eq!(met["all"], json!({"shown": "24 of 300 shown", "cards": 24}));
     let cards = met["filtered"]["cards"].as_array().expect("cards");
@@ -502,5 +557,9 @@ fn page_works_in_a_browser() {
     assert_eq!(met["reasons"]["reason:corrupt_image"], json!("5 of 5 shown"));
     assert_eq!(met["reasons"]["reason:caption_rule"], json!("8 of 8 shown"));
     assert!(met["images"].as_array().expect("images").iter().all(|shown| shown == &json!(true)));
+    // Without scripts, totals and tables.
+    assert_eq!(met["noScript"]["hidden"], json!(true));
+    assert!(met["noScript"]["rows"].as_u64() > Some(100), "{}", met["noScript"]);
+    assert!(met["noScript"]["totals"].as_str().is_some_and(|text| text.contains("408")));
     assert_eq!(met["elements"].as_array().map(Vec::len), Some(2), "{}", met["elements"]);
 }
