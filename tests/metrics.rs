@@ -152,7 +152,7 @@ fn metrics_during_and_after_a_run_count_what_it_reports() {
     let mut silent = None;
     let mut running = place
         .run("in", "out")
-        .args(["--log-format", "json", "--min-similarity", "0.3", "--metrics-file", "run.prom"])
+        .args(["--log-format", "json", "--min-similarity", "0.6", "--metrics-file", "run.prom"])
         .arg("--metrics-addr")
         .arg(format!("127.0.0.1:{port}"))
         .start();
