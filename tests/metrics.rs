@@ -85,8 +85,8 @@ fn check_labels(labels: &str) {
     if labels.is_empty() {
         return;
     }
-    let inner = labels.strip_prefix('{').and_then(|l| l.strip_suffix('}')).expect("labels in braces");
-    for pair in inner.split("\",").map(|pair| pair.trim_end_matches('"')) {
+    let inner = labels.strip_prefix('{').and_then(|l| l.strip_suffix("\"}")).expect("labels in braces");
+    for pair in inner.split("\",") {
         let (name, value) = pair.split_once("=\"").unwrap_or_else(|| panic!("{labels}"));
         assert!(!name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{labels}");
         assert!(!value.contains(['"', '\n']), "{labels}");
@@ -269,7 +269,8 @@ fn impossible_places_are_refused() {
 fn file_is_written_after_success_failure_and_nothing_to_do() {
     let place = Place::new();
     place.draw("in", 2, 3);
-    let run = |input: &str| place.run(input, "out").args(["--metrics-file", "run.prom"]);
+    let run =
+        |input: &str| place.run(input, "out").args(["--log-format", "text", "--metrics-file", "run.prom"]);
     let last = |name: &str| file(&place).get(&of_output(&place, &format!("recaption_last_{name}")));
 
     run("no-such-*.tar").ends(2);
