@@ -54,6 +54,7 @@ pages_with_commands! {
     commands_of_filtering_run: "docs/src/filtering.md",
     commands_of_fine_tuning_run: "docs/src/fine-tuning.md",
     commands_of_inputs_run: "docs/src/inputs.md",
+    commands_of_monitoring_run: "docs/src/monitoring.md",
     commands_of_operations_run: "docs/src/operations.md",
     commands_of_output_run: "docs/src/output.md",
     commands_of_preview_run: "docs/src/preview.md",
