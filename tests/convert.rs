@@ -69,7 +69,8 @@ async fn made_shard(out: &Path, url: &str, rows: u32) {
             image: None,
         });
     }
-    let target = |table| PartTarget { output: &location, table, shard: id.as_str(), fingerprint: "0123-4567" };
+    let target =
+        |table| PartTarget { output: &location, table, shard: id.as_str(), fingerprint: "0123-4567" };
     let mut part = PartWriter::new(target("captions"), schema).expect("a part");
     part.write(table.finish().expect("rows")).await.expect("written");
     let captions = part.finish().await.expect("uploaded").info();
@@ -135,7 +136,8 @@ fn batches(file: &Path) -> Vec<RecordBatch> {
 
 /// A column of strings of all Parquet files of a folder, in their order.
 fn strings(folder: &Path, column: &str) -> Vec<String> {
-    let names = files_below(folder).into_keys().filter(|name| name.extension().is_some_and(|e| e == "parquet"));
+    let names =
+        files_below(folder).into_keys().filter(|name| name.extension().is_some_and(|e| e == "parquet"));
     let batches = names.flat_map(|name| batches(&folder.join(name)));
     let values = batches.flat_map(|batch| {
         let column: StringArray = batch.column_by_name(column).expect("a column").as_string().clone();
@@ -173,7 +175,10 @@ fn webdataset_has_every_row_with_its_image_and_both_captions() {
         let of = |name: &str| json[name].as_str().expect("a string").to_owned();
         let row = &rows[&(of("shard"), of("key"))];
         assert_eq!(sha256_hex(&sample["jpg"]), row.sha256);
-        assert_eq!((of("caption"), json["org_caption"].as_str()), (row.caption.clone(), row.org_caption.as_deref()));
+        assert_eq!(
+            (of("caption"), json["org_caption"].as_str()),
+            (row.caption.clone(), row.org_caption.as_deref())
+        );
         assert_eq!(json["similarity"].as_f64().expect("a number") as f32, row.similarity.get());
         assert_eq!(String::from_utf8_lossy(&sample["txt"]), row.caption);
     }
@@ -211,7 +216,9 @@ fn embedded_images_and_input_shards_give_the_same_bytes() {
     let said = convert(&place, "plain", "webdataset", &["--out", "c"]).ends(3);
     assert_eq!((&said.report()["samples"], &said.report()["missing"]), (&0.into(), &20.into()));
     place.draw("other", 1, 1);
-    convert(&place, "plain", "hf", &["--out", "d", "--input", "other"]).ends(3).prints("is not among the shards");
+    convert(&place, "plain", "hf", &["--out", "d", "--input", "other"])
+        .ends(3)
+        .prints("is not among the shards");
     fs::create_dir(&input).expect("a folder");
     for shard in ["00000.tar", "00001.tar"] {
         fs::copy(place.path("moved").join(shard), input.join(shard)).expect("a shard");
@@ -362,7 +369,9 @@ fn other_targets_and_incomplete_outputs_are_refused() {
     convert(&place, "out", "webdataset", &[]).ends(2).warns("--out");
     convert(&place, "out", "sidecar", &[]).ends(2).warns("is no folder of images");
     convert(&place, "out", "webdataset", &["--out", "a"]).ends(0);
-    convert(&place, "out", "webdataset", &["--out", "a", "--rows-per-shard", "2"]).ends(2).warns("--overwrite");
+    convert(&place, "out", "webdataset", &["--out", "a", "--rows-per-shard", "2"])
+        .ends(2)
+        .warns("--overwrite");
     convert(&place, "out", "hf", &["--out", "a"]).ends(2).warns("holds another conversion");
     convert(&place, "out", "hf", &["--out", "a", "--overwrite"]).ends(0);
     let left = contents(&place.path("a"));
@@ -376,7 +385,9 @@ fn other_targets_and_incomplete_outputs_are_refused() {
     assert_eq!(samples(&place.path("b/000000.tar")).len(), 4);
     made_output(&place.path("unfinished"), 1, 1);
     fs::remove_dir_all(place.path("unfinished/_recaption/runs")).expect("records");
-    convert(&place, "unfinished", "parquet", &["--out", "c"]).ends(2).warns("no run over this output has ended");
+    convert(&place, "unfinished", "parquet", &["--out", "c"])
+        .ends(2)
+        .warns("no run over this output has ended");
 }
 
 #[test]
@@ -424,7 +435,11 @@ fn run_writes_the_blend_that_convert_draws() {
     let blended = |name: &str| place.run(&input, name).set("blend.synthetic=0.5").set("run.seed=3");
     blended("a").arg("--threads").arg("1").ends(0);
     blended("b").arg("--batch-size").arg("3").ends(0);
-    assert_eq!(part_bytes(&place.path("a")), part_bytes(&place.path("b")), "workers and order change nothing");
+    assert_eq!(
+        part_bytes(&place.path("a")),
+        part_bytes(&place.path("b")),
+        "workers and order change nothing"
+    );
     let texts = strings(&place.path("a/captions"), "text");
     let rows = output::read(&place.path("a")).captions;
     let mut synthetic = 0;
@@ -438,7 +453,12 @@ fn run_writes_the_blend_that_convert_draws() {
     assert_eq!(strings(&place.path("p"), "text"), texts);
 
     // It changes rows: another share is another output. The second pass copies the column, and conversions take it.
-    place.run(&input, "a").set("blend.synthetic=0.6").set("run.seed=3").ends(2).warns("`blend.synthetic` was 0.5, is 0.6");
+    place
+        .run(&input, "a")
+        .set("blend.synthetic=0.6")
+        .set("run.seed=3")
+        .ends(2)
+        .warns("`blend.synthetic` was 0.5, is 0.6");
     recaption().dir(place.root()).args(["filter", "a", "--min-similarity", "-1", "--to", "f"]).ends(0);
     assert_eq!(strings(&place.path("f/captions"), "text"), texts);
     convert(&place, "f", "parquet", &["--out", "l", "--columns", "laion"]).ends(0);
@@ -457,7 +477,11 @@ fn run_writes_a_webdataset_beside_the_tables() {
     let (a, b) = (place.path("a"), place.path("b"));
     let tars = |out: &Path| contents(&out.join("webdataset"));
     assert_eq!((tars(&a).len(), tars(&a)), (3, tars(&b)), "bytes depend on the samples alone");
-    assert_eq!(output::read(&a).captions, output::read(&place.path("plain")).captions, "no row changes by it");
+    assert_eq!(
+        output::read(&a).captions,
+        output::read(&place.path("plain")).captions,
+        "no row changes by it"
+    );
     assert!(output::read(&a).captions.iter().all(|row| row.image.is_none()), "tables are without images");
     let all: Vec<(String, Sample)> = commits(&a)
         .iter()
@@ -488,7 +512,11 @@ fn run_writes_a_webdataset_beside_the_tables() {
     run("a").set("caption.max_tokens=4").arg("--overwrite").ends(0);
     assert_eq!(tars(&a).len(), 3);
     assert!(!part.exists());
-    place.run(&input, "a").set("caption.max_tokens=4").ends(2).warns("`output.format` was webdataset, is unset");
+    place
+        .run(&input, "a")
+        .set("caption.max_tokens=4")
+        .ends(2)
+        .warns("`output.format` was webdataset, is unset");
     recaption().dir(place.root()).args(["filter", "b", "--min-similarity", "-1", "--to", "f"]).ends(0);
     assert!(commits(&place.path("f")).iter().all(|commit| commit.webdataset.is_none()));
     convert(&place, "f", "webdataset", &["--out", "again"]).ends(0);
