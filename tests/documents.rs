@@ -60,6 +60,7 @@ pages_with_commands! {
     commands_of_preview_run: "docs/src/preview.md",
     commands_of_quickstart_run: "docs/src/quickstart.md",
     commands_of_report_run: "docs/src/report.md",
+    commands_of_trainers_run: "docs/src/trainers.md",
     commands_of_troubleshooting_run: "docs/src/troubleshooting.md",
     commands_of_verification_run: "docs/src/verification.md",
 }
