@@ -45,18 +45,25 @@ mod shard_queue;
 mod shard_writer;
 mod status;
 mod stop;
+mod webdataset_part;
 mod worker_claims;
 
+pub(crate) use captioners::copies_and_threads;
 pub use context::RunContext;
 pub use devices::{DeviceReport, Devices};
 pub(crate) use events::Events;
+pub(crate) use job::run_monitored;
 pub use job::{LockedOut, run, run_over};
+pub(crate) use job::{compare, refuse_output_among_inputs};
 pub use model::RunModel;
 pub use options::RunOptions;
-pub(crate) use pipeline::{StreamRequest, stream};
-pub use plan::{Mismatch, Plan};
-pub(crate) use plan::{refuse_others, unclaimed};
-pub use progress::{Progress, Reporter};
+pub(crate) use pipeline::{MIN_CAPTION_QUEUE, StreamRequest, stream};
+pub use plan::{DoneShard, Mismatch, Plan, Task};
+pub(crate) use plan::{differences, refuse_others, unclaimed};
+pub use progress::{
+    DecodeCounters, Outcomes, Progress, ProgressHandle, QueueGauge, Reading, Reporter, Stage, StageReading,
+    StageReport, WriteMeter,
+};
 pub use record::{ExitCode, RunReport};
 pub(crate) use sampling::Sampling;
 pub use self_test::{SelfTest, self_test, self_test_with};

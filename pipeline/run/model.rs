@@ -1,6 +1,6 @@
 //! The models of a run, opened and fitted to its settings.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
 use recaption_onnx::{
@@ -27,41 +27,25 @@ impl RunModel {
     /// # Errors
     /// When a folder is unusable, has no tokenizer, or cannot do what is configured.
     pub fn open(config: &RunConfig) -> anyhow::Result<Self> {
-        let folder = open_folder(&config.model.captioner)?;
-        folder.decoder()?;
-        let scorer = config.model.scorer.as_deref().map(open_folder).transpose().context("model.scorer")?;
+        Self::open_all(config).map_err(|mut errors| errors.swap_remove(0))
+    }
+
+    /// As [`RunModel::open`], with an error for each model that cannot be used.
+    ///
+    /// # Errors
+    /// At least one error.
+    pub(crate) fn open_all(config: &RunConfig) -> Result<Self, Vec<anyhow::Error>> {
+        let captioner = open_captioner(config);
+        let scorer = config.model.scorer.as_deref().map(open_folder).transpose().context("model.scorer");
+        let (folder, scorer) = match (captioner, scorer) {
+            (Ok(folder), Ok(scorer)) => (folder, scorer),
+            (captioner, scorer) => {
+                return Err([captioner.err(), scorer.err()].into_iter().flatten().collect());
+            }
+        };
         // A scorer that is the captioner itself is dropped: it would compute the same features twice.
         let scorer = scorer.filter(|scorer| scorer.digest != folder.digest);
-        let prompt = prompt_ids(&folder, &config.caption.prompt)?;
-        let most = (folder.spec.dimensions.context_length - 1).saturating_sub(prompt.len());
-        let max_tokens = config.caption.max_tokens.unwrap_or(most);
-        if max_tokens > most {
-            let after = if prompt.is_empty() { "" } else { " after this prompt" };
-            let what = format!(
-                "`caption.max_tokens` = {max_tokens}: this model generates at most {most} tokens{after}"
-            );
-            return Err(unfit(what));
-        }
-        if config.caption.min_tokens >= max_tokens {
-            return Err(unfit(format!(
-                "`caption.min_tokens` = {} leaves no room below max_tokens = {max_tokens}",
-                config.caption.min_tokens
-            )));
-        }
-        let settings = CaptionSettings {
-            strategy: config.caption.strategy,
-            candidates: config.caption.candidates,
-            prompt,
-            max_tokens,
-            min_tokens: config.caption.min_tokens,
-            max_slots: config.batch_size(Execution::Cpu),
-            cache_bytes: config.resources.cache_bytes,
-        };
-        settings.validate()?;
-        for key in &config.caption.ignored {
-            let strategy = config.caption.strategy_name();
-            tracing::warn!("`{key}` is set, but caption.strategy = {strategy} does not look at it");
-        }
+        let settings = caption_settings(config, &folder).map_err(|error| vec![error])?;
         Ok(Self { folder, scorer, settings })
     }
 
@@ -70,9 +54,17 @@ impl RunModel {
     /// # Errors
     /// When the provider that was asked for, or ONNX Runtime itself, is not there.
     pub fn resolve(&mut self, config: &RunConfig) -> anyhow::Result<Vec<Execution>> {
-        let models: Vec<&ModelFolder> = std::iter::once(&self.folder).chain(&self.scorer).collect();
-        // Rows carry the model's digest: they must be its rows.
-        for model in &models {
+        self.verify_files()?;
+        self.find_executions(config)
+    }
+
+    /// Compares the models' files with the digests that the export wrote: rows carry the model's digest, so they must be its
+    /// rows. Reads all files.
+    ///
+    /// # Errors
+    /// When a file has changed or cannot be read.
+    pub(crate) fn verify_files(&self) -> anyhow::Result<()> {
+        for model in self.folders() {
             let changed = model.spec.files.iter().zip(model.unchanged()?).find(|(_, whole)| !whole);
             if let Some((file, _)) = changed {
                 anyhow::bail!(
@@ -82,11 +74,31 @@ impl RunModel {
                 );
             }
         }
+        Ok(())
+    }
+
+    /// As [`RunModel::resolve`], without a look at the models' files.
+    ///
+    /// # Errors
+    /// As [`RunModel::resolve`].
+    pub(crate) fn find_executions(&mut self, config: &RunConfig) -> anyhow::Result<Vec<Execution>> {
+        let models: Vec<&ModelFolder> = self.folders().collect();
         let executions = Execution::resolve_all(config.model.provider, &config.model.devices, &models)?;
         config.model.refuse_unwanted_cpu(&executions)?;
         // All of one kind, at least one.
         self.settings.max_slots = executions.first().map_or(0, |execution| config.batch_size(*execution));
         Ok(executions)
+    }
+
+    /// Returns the captioner, and the scorer if there is one.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &ModelFolder> {
+        std::iter::once(&self.folder).chain(&self.scorer)
+    }
+
+    /// Returns the keys that change rows, with their values.
+    pub(crate) fn row_keys(&self, config: &RunConfig) -> BTreeMap<String, String> {
+        let scorer = self.scorer.as_ref().map(|scorer| scorer.digest.as_str());
+        config.row_keys(&self.folder.digest, scorer, self.settings.max_tokens)
     }
 
     /// Returns the name of the captioner's folder.
@@ -109,6 +121,47 @@ impl RunModel {
         let preprocessing = self.scorer.as_ref().map(|scorer| scorer.spec.preprocessing);
         preprocessing.filter(|wanted| *wanted != self.folder.spec.preprocessing)
     }
+}
+
+/// Opens the captioner, which must be able to generate captions.
+fn open_captioner(config: &RunConfig) -> anyhow::Result<ModelFolder> {
+    let folder = open_folder(&config.model.captioner)?;
+    folder.decoder()?;
+    Ok(folder)
+}
+
+/// Adapts the settings to the captioner.
+fn caption_settings(config: &RunConfig, folder: &ModelFolder) -> anyhow::Result<CaptionSettings> {
+    let prompt = prompt_ids(folder, &config.caption.prompt)?;
+    let most = (folder.spec.dimensions.context_length - 1).saturating_sub(prompt.len());
+    let max_tokens = config.caption.max_tokens.unwrap_or(most);
+    if max_tokens > most {
+        let after = if prompt.is_empty() { "" } else { " after this prompt" };
+        let what =
+            format!("`caption.max_tokens` = {max_tokens}: this model generates at most {most} tokens{after}");
+        return Err(unfit(what));
+    }
+    if config.caption.min_tokens >= max_tokens {
+        return Err(unfit(format!(
+            "`caption.min_tokens` = {} leaves no room below max_tokens = {max_tokens}",
+            config.caption.min_tokens
+        )));
+    }
+    let settings = CaptionSettings {
+        strategy: config.caption.strategy,
+        candidates: config.caption.candidates,
+        prompt,
+        max_tokens,
+        min_tokens: config.caption.min_tokens,
+        max_slots: config.batch_size(Execution::Cpu),
+        cache_bytes: config.resources.cache_bytes,
+    };
+    settings.validate()?;
+    for key in &config.caption.ignored {
+        let strategy = config.caption.strategy_name();
+        tracing::warn!("`{key}` is set, but caption.strategy = {strategy} does not look at it");
+    }
+    Ok(settings)
 }
 
 /// An error about a setting that does not suit the model.
@@ -155,6 +208,13 @@ fn prompt_ids(folder: &ModelFolder, text: &str) -> anyhow::Result<Vec<i64>> {
 }
 
 fn open_folder(dir: &Path) -> anyhow::Result<ModelFolder> {
+    if dir.starts_with("hf:") {
+        anyhow::bail!(
+            "{} is a checkpoint on the hub; export it first: recaption export --checkpoint {} --out MODEL",
+            dir.display(),
+            dir.display()
+        );
+    }
     if !dir.join("model.json").exists() && dir.join(Checkpoint::CONFIG).exists() {
         anyhow::bail!(
             "{} is an open_clip checkpoint; export it first: recaption export --checkpoint {} --out MODEL",

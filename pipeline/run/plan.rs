@@ -70,6 +70,29 @@ struct Done {
     found: ShardState,
 }
 
+/// A shard that is done, with what its record says.
+#[derive(Clone, Debug)]
+pub struct DoneShard {
+    /// The input.
+    pub shard: ShardRef,
+    /// Samples that were read.
+    pub samples: u64,
+    /// Bytes of both parts.
+    pub part_bytes: u64,
+}
+
+impl DoneShard {
+    fn new(done: &Done) -> Self {
+        let summary = done.standing.summary.as_ref();
+        let parts = summary.iter().flat_map(|summary| summary.parts());
+        Self {
+            shard: done.shard.clone(),
+            samples: summary.map_or(0, |summary| summary.counts.read),
+            part_bytes: parts.map(|part| part.bytes).sum(),
+        }
+    }
+}
+
 /// The shards of a run.
 #[derive(Debug)]
 pub struct Plan {
@@ -77,6 +100,8 @@ pub struct Plan {
     pub todo: Arc<Vec<Task>>,
     /// Shards that are done.
     pub done: Vec<ShardId>,
+    /// The same shards, with what their records say.
+    pub done_shards: Vec<DoneShard>,
     /// Records and parts that unfinished attempts left of shards that are done.
     pub leftovers: Vec<ShardState>,
     /// Shards of the output that are no longer among the inputs.
@@ -151,6 +176,7 @@ impl Plan {
         }
         let (retries, done) = select_retries(done, commit_log, (settings, options)).await?;
         todo.extend(retries);
+        let done_shards = done.iter().map(DoneShard::new).collect();
         let (done, leftovers) = done.into_iter().map(|done| (done.shard.id, done.found)).unzip();
         let (superseded, orphans) = split_off_stale_parts(&mut survey, &split, &incomplete);
         let with_parts = |shards: &[String]| {
@@ -160,6 +186,7 @@ impl Plan {
         Ok(Self {
             todo: Arc::new(todo),
             done,
+            done_shards,
             leftovers,
             orphans,
             superseded,

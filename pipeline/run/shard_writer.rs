@@ -5,10 +5,12 @@
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 use recaption_messages::ReadError;
 use recaption_output::{
     PartReader, PartTarget, PartWriter, ReadPartError, WriteError,
     commits::{CommitError, CommitRequest, CommitResult},
+    layout::WEBDATASET,
 };
 use recaption_schemas::{
     COMMIT_FORMAT, Counts, Damage, FailureClass, PartInfo, RejectReason, ShardCommit, caption_schema,
@@ -19,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::output::Output;
 use super::plan::{Settings, Task, differences};
+use super::webdataset_part::{WebdatasetError, WebdatasetPart};
 
 /// Why a shard failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +135,15 @@ enum PartError {
     Earlier(ReadPartError),
 }
 
+impl From<WebdatasetError> for PartError {
+    fn from(error: WebdatasetError) -> Self {
+        match error {
+            WebdatasetError::Write(error) => Self::Write(error),
+            WebdatasetError::Read(error) => Self::Earlier(error),
+        }
+    }
+}
+
 impl Part {
     async fn write(&mut self, rows: RecordBatch) -> Result<(), PartError> {
         self.writer.write(rows).await.map_err(PartError::Write)
@@ -161,10 +173,13 @@ impl Part {
     }
 }
 
-/// Both parts of a shard.
+/// All parts of a shard.
 struct Parts {
     captions: Part,
     rejects: Part,
+    webdataset: Option<WebdatasetPart>,
+    /// The schema of the captions part: rows may carry images that it does not have.
+    schema: SchemaRef,
 }
 
 impl Parts {
@@ -174,17 +189,27 @@ impl Parts {
         let begin = |table, schema| {
             let (shard, fingerprint) = (task.shard.id.as_str(), fingerprint.as_str());
             let target = PartTarget { output: &output.location, table, shard, fingerprint };
-            PartWriter::new(target, Arc::new(schema)).map_err(PartError::Write)
+            PartWriter::new(target, schema).map_err(PartError::Write)
         };
-        let captions = begin("captions", caption_schema(output.embed, metadata.clone()))?;
-        let rejects = begin("rejects", reject_schema(metadata))?;
+        let schema = Arc::new(caption_schema(output.embed, metadata.clone()));
+        let captions = begin("captions", Arc::clone(&schema))?;
+        let rejects = begin("rejects", Arc::new(reject_schema(metadata)))?;
         let earlier = async |info: Option<&PartInfo>| {
             let Some(info) = info else { return Ok(None) };
             let reader = PartReader::open(output.location.child(&info.path), info, None).await;
             reader.map(|reader| Some(Earlier { reader, rest: None })).map_err(PartError::Earlier)
         };
         let keep = task.keep.as_ref().map(|keep| &keep.commit);
+        let webdataset = if output.webdataset {
+            let (shard, fingerprint) = (task.shard.id.as_str(), fingerprint.as_str());
+            let target = PartTarget { output: &output.location, table: WEBDATASET, shard, fingerprint };
+            Some(WebdatasetPart::open(target, keep.and_then(|commit| commit.webdataset.as_ref())).await?)
+        } else {
+            None
+        };
         Ok(Self {
+            webdataset,
+            schema,
             captions: Part { writer: captions, earlier: earlier(keep.map(|commit| &commit.captions)).await? },
             rejects: Part { writer: rejects, earlier: earlier(keep.map(|commit| &commit.rejects)).await? },
         })
@@ -204,8 +229,8 @@ impl Parts {
     ) -> Result<Option<(Counts, Option<Damage>)>, PartError> {
         loop {
             match batches.recv().await {
-                Some(ToPart::Rows(table, batch)) => self.of(table).write(batch).await?,
-                Some(ToPart::Keep(table, rows)) => self.of(table).copy(rows, true).await?,
+                Some(ToPart::Rows(table, batch)) => self.write(table, batch).await?,
+                Some(ToPart::Keep(table, rows)) => self.keep(table, rows).await?,
                 Some(ToPart::Drop(table)) => self.of(table).copy(1, false).await?,
                 Some(ToPart::End(counts, damage)) => return Ok(Some((counts, damage))),
                 None => return Ok(None),
@@ -213,10 +238,65 @@ impl Parts {
         }
     }
 
+    /// Writes new rows.
+    async fn write(&mut self, table: Table, batch: RecordBatch) -> Result<(), PartError> {
+        let mut batch = batch;
+        if table == Table::Captions
+            && let Some(webdataset) = &mut self.webdataset
+        {
+            webdataset.write(&batch).await?;
+            // The image is the last column, and the captions part may be without it.
+            let columns = batch.columns().iter().take(self.schema.fields().len()).cloned().collect();
+            let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns);
+            batch = rows.map_err(|e| {
+                let what = format!("internal error: {e}");
+                PartError::Earlier(ReadPartError::Invalid { part: "captions".to_owned(), what })
+            })?;
+        }
+        self.of(table).write(batch).await
+    }
+
+    /// Copies the next rows of an earlier part.
+    async fn keep(&mut self, table: Table, rows: u64) -> Result<(), PartError> {
+        if table == Table::Captions
+            && let Some(webdataset) = &mut self.webdataset
+        {
+            webdataset.keep(rows).await?;
+        }
+        self.of(table).copy(rows, true).await
+    }
+
+    /// Completes all parts and makes them visible. After an error none is.
+    async fn finish(self, output: &Output) -> Result<(PartInfo, PartInfo, Option<PartInfo>), WriteError> {
+        let mut visible = Vec::new();
+        let finished = async {
+            let captions = self.captions.writer.finish().await?.info();
+            visible.push(captions.path.clone());
+            let rejects = self.rejects.writer.finish().await?.info();
+            visible.push(rejects.path.clone());
+            let webdataset = match self.webdataset {
+                Some(part) => Some(part.finish().await?.info()),
+                None => None,
+            };
+            Ok((captions, rejects, webdataset))
+        };
+        let finished = finished.await;
+        if finished.is_err() {
+            // A part of a shard must not stay. What cannot be removed now is removed by the next run.
+            for path in visible {
+                let _ = output.location.child(&path).delete().await;
+            }
+        }
+        finished
+    }
+
     /// Aborts the uploads; nothing becomes visible.
     async fn abort(self) {
         self.captions.writer.abort().await;
         self.rejects.writer.abort().await;
+        if let Some(webdataset) = self.webdataset {
+            webdataset.abort().await;
+        }
     }
 }
 
@@ -227,6 +307,7 @@ pub(super) async fn write_shard(
     mut batches: mpsc::Receiver<ToPart>,
 ) -> Result<ShardOutcome, ShardFailure> {
     let url = &task.shard.url;
+    let _open = output.meter.open();
     let unwritten = |e: PartError| match e {
         PartError::Write(e) => ShardFailure::of_output(url, e.kind(), &e),
         PartError::Earlier(e) => ShardFailure::of_output(url, ErrorKind::Exhausted, &e),
@@ -254,6 +335,7 @@ async fn finish(
     damaged: Option<Damage>,
 ) -> Result<ShardOutcome, ShardFailure> {
     let (url, id) = (&task.shard.url, &task.shard.id);
+    let committing = output.meter.commit();
     let unwritten = |e: WriteError| ShardFailure::of_output(url, e.kind(), &e);
     let begun = match output.committer.begin().await {
         Ok(begun) => begun,
@@ -262,17 +344,13 @@ async fn finish(
             return Err(refused(output, url, error));
         }
     };
-    let captions = parts.captions.writer.finish().await.map_err(unwritten)?.info();
-    let rejects = match parts.rejects.writer.finish().await {
-        Ok(written) => written.info(),
-        Err(error) => {
-            // Half of a shard must not stay. What cannot be removed now is removed by the next run.
-            let _ = output.location.child(&captions.path).delete().await;
-            return Err(unwritten(error));
-        }
-    };
-    if !counts.balanced() || counts.captioned != captions.rows || counts.rejected != rejects.rows {
-        let what = format!("internal error: row counts do not match: {counts:?}, {captions:?}, {rejects:?}");
+    let (captions, rejects, webdataset) = parts.finish(output).await.map_err(unwritten)?;
+    let samples = webdataset.as_ref().map_or(counts.captioned, |part| part.rows);
+    let is_complete = [captions.rows, samples] == [counts.captioned; 2] && rejects.rows == counts.rejected;
+    if !counts.balanced() || !is_complete {
+        let what = format!(
+            "internal error: row counts do not match: {counts:?}, {captions:?}, {rejects:?}, {webdataset:?}"
+        );
         return Err(ShardFailure::of_output(url, ErrorKind::Exhausted, &what));
     }
     let commit = ShardCommit {
@@ -288,6 +366,7 @@ async fn finish(
         damaged,
         captions,
         rejects,
+        webdataset,
     };
     let request = CommitRequest {
         shard: id.as_str(),
@@ -300,7 +379,10 @@ async fn finish(
     let committed = output.committer.commit(&request, begun).await;
     Ok(match committed.map_err(|e| refused(output, url, e))? {
         CommitResult::CommittedByOther => ShardOutcome::ProcessedTwice,
-        committed => ShardOutcome::Committed { commit: Box::new(commit), committed },
+        committed => {
+            committing.done(commit.captions.bytes + commit.rejects.bytes);
+            ShardOutcome::Committed { commit: Box::new(commit), committed }
+        }
     })
 }
 

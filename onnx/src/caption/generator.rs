@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use super::{
-    capacity::fitting_slots,
+    capacity::SlotMemory,
     context::RowContext,
     generated::{Admission, Generated, Timings},
     settings::{CaptionSettings, Strategy},
@@ -22,9 +22,6 @@ use crate::{
     model::{ModelFolder, SpecialIds},
     runtime::{Decoder, Encoded, Logits, RowUpdate, RuntimeError, SessionOptions},
 };
-
-/// Encoded batches that are in memory while all slots of a device are occupied: one waits while the next is encoded.
-const DEVICE_ENCODED_BATCHES: u64 = 2;
 
 /// The first positions of a row's caches that are copied to another row: `(from, to, length)`.
 type CacheCopy = (usize, usize, usize);
@@ -65,9 +62,15 @@ impl Generator {
                 "the prompt contains id {id}, which this model reads as padding (`!` in CLIP's vocabulary): remove it"
             )));
         }
+        let max_slots = SlotMemory::of(model, options, &settings)?.slots;
+        if max_slots < settings.max_slots {
+            tracing::info!(
+                images = max_slots,
+                requested = settings.max_slots,
+                "cache_bytes holds fewer images than batch_size"
+            );
+        }
         let decoder = Decoder::load(model, options, settings.cache_length(), settings.rows_per_image())?;
-        let batches = if options.memory().is_some() { DEVICE_ENCODED_BATCHES } else { 1 };
-        let max_slots = fitting_slots(&decoder, &settings, options.execution.encode_batch(), batches)?;
         let selection = match settings.strategy {
             Strategy::Greedy => TokenSelection::Best(1),
             // Enough remain even if half of them are end tokens.

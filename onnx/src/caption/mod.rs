@@ -19,6 +19,7 @@ mod slot;
 mod slot_decoder;
 mod token_selection;
 
+pub use capacity::SlotMemory;
 pub use captioner::Captioner;
 pub use encoder::BatchEncoder;
 pub use generated::{Admission, Generated, GeneratedTokens, Timings};

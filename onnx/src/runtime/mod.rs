@@ -17,6 +17,7 @@ mod provider;
 mod session;
 mod text_encoder;
 
+pub(crate) use decoder::SlotBytes;
 pub use decoder::{Decoder, Logits, RowUpdate};
 pub use error::RuntimeError;
 pub use execution::Execution;

@@ -18,9 +18,20 @@ const STALE_UPLOAD: Duration = Duration::from_secs(3600);
 /// deleted.
 ///
 /// # Errors
-/// Returns an error for a URL that names no usable location, a store that cannot be written, and stale uploads that cannot
-/// be deleted.
+/// Returns an error as [`locate_output`] does, and for stale uploads that cannot be deleted.
 pub fn open_output(stores: &mut Stores, url: &str) -> Result<Location, StoreError> {
+    let output = locate_output(stores, url)?;
+    if output.kind == StoreKind::Local {
+        delete_stale_uploads(&output)?;
+    }
+    Ok(output)
+}
+
+/// Returns the location of an output, and changes nothing there.
+///
+/// # Errors
+/// Returns an error for a URL that names no usable location, and for a store that cannot be written.
+pub fn locate_output(stores: &mut Stores, url: &str) -> Result<Location, StoreError> {
     let output = stores.locate(url)?;
     let read_only = |what: &str| StoreError::Record { url: output.url(), what: what.to_owned() };
     match output.kind {
@@ -32,8 +43,7 @@ pub fn open_output(stores: &mut Stores, url: &str) -> Result<Location, StoreErro
                 "the output cannot be on the Hugging Face hub, which cannot be written to",
             ));
         }
-        StoreKind::Local => delete_stale_uploads(&output)?,
-        StoreKind::Bucket => {}
+        StoreKind::Local | StoreKind::Bucket => {}
     }
     Ok(output)
 }

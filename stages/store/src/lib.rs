@@ -10,10 +10,11 @@
 //! | `stores`, `location`, `environment` | URL -> open store and path |
 //! | `clients`, `aws_profile`, `listing` | clients of the clouds and of web servers |
 //! | `local` | the file system |
-//! | `hub` | datasets on the Hugging Face hub |
-//! | `retry`, `retrying` | the retry policy, and the store that applies it |
+//! | `hub` | datasets on the Hugging Face hub, and its models in a local cache |
+//! | `retry`, `retrying`, `counters` | the retry policy, the store that applies it, and counts of its requests |
 //! | `error`, `error_kind`, `message` | what an error means, and its text for people |
 //! | `lease`, `lock` | one run at a time over an output |
+//! | `probe` | whether a location can be written, and on conditions |
 //! | `conditional`, `json` | conditional puts where a store lacks them, small documents |
 //!
 //! Nothing here knows the program's configuration, or what an output holds.
@@ -23,6 +24,7 @@
 mod aws_profile;
 mod clients;
 mod conditional;
+mod counters;
 mod environment;
 mod error;
 mod error_kind;
@@ -34,6 +36,7 @@ mod local;
 mod location;
 mod lock;
 mod message;
+mod probe;
 mod retry;
 mod retrying;
 mod settings;
@@ -41,15 +44,20 @@ mod stores;
 
 pub use clients::install_crypto;
 pub use conditional::lacks_conditional_put;
+pub use counters::{StoreCounters, StoreOperation};
 pub use environment::EnvLookup;
 pub use error::StoreError;
 pub use error_kind::ErrorKind;
-pub use hub::{Dataset, Hub, HubSettings};
+pub use hub::{
+    Dataset, FileChoice, Hub, HubModel, HubModels, HubSettings, PullError, PullProgress, PulledFile,
+    PulledModel,
+};
 pub use json::{read_json, to_json, write_json};
 pub use local::open_lock_file;
 pub use location::{Folder, Location, StoreKind};
-pub use lock::{LockAttempt, LockError, RunLock, lock};
+pub use lock::{LockAttempt, LockError, RunLock, lock, lock_holder};
 pub use message::{is_client_error, user_message};
+pub use probe::probe_writes;
 pub use retry::{RetryBudget, RetryPolicy, parse_retry_after};
 pub use retrying::{RetryingStore, is_unversioned};
 pub use settings::StoreSettings;

@@ -114,6 +114,37 @@ pub async fn lock(location: &Location, lease: Duration) -> Result<LockAttempt, L
     }
 }
 
+/// Returns who holds the lock at `location`, if anyone does, without acquiring it. In a bucket its expiry is compared with this
+/// machine's clock.
+///
+/// # Errors
+/// Returns an error when the file system or the store cannot be read.
+pub async fn lock_holder(location: &Location) -> Result<Option<String>, LockError> {
+    if location.kind == StoreKind::Local {
+        return holder_of_file(location).map_err(|source| LockError::File { url: location.url(), source });
+    }
+    let holder = crate::read_json::<Holder>(location).await?;
+    Ok(holder.filter(|holder| holder.expires.is_some_and(|end| end > Utc::now())).map(|h| h.description()))
+}
+
+fn holder_of_file(location: &Location) -> std::io::Result<Option<String>> {
+    let mut file = match File::open(location.local_path()) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => {
+            let mut content = Vec::new();
+            // The holder may be about to write it.
+            let _ = file.read_to_end(&mut content);
+            Ok(Some(Holder::described(&content)))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 fn lock_file(location: &Location) -> std::io::Result<LockAttempt> {
     let mut file = open_lock_file(&location.local_path())?;
     match file.try_lock() {
@@ -216,7 +247,10 @@ mod tests {
             }
             LockAttempt::Acquired(_) => panic!("two locks on one file"),
         }
+        let holder = lock_holder(&location).await.expect("an answer").expect("it is held");
+        assert!(holder.starts_with(&format!("process {} since", std::process::id())), "{holder}");
         drop(first);
+        assert_eq!(lock_holder(&location).await.expect("an answer"), None);
         assert!(matches!(lock(&location, Duration::ZERO).await, Ok(LockAttempt::Acquired(_))));
     }
 
@@ -229,7 +263,9 @@ mod tests {
         };
         let second = lock(&location, Duration::from_secs(60)).await.expect("an answer");
         assert!(matches!(second, LockAttempt::HeldBy { .. }), "{second:?}");
+        assert!(lock_holder(&location).await.expect("an answer").is_some());
         first.release().await;
+        assert_eq!(lock_holder(&location).await.expect("an answer"), None);
         assert!(matches!(lock(&location, Duration::from_secs(60)).await, Ok(LockAttempt::Acquired(_))));
     }
 

@@ -46,6 +46,15 @@ pub enum Logits<'a> {
     Device(&'a Tensor<f32>),
 }
 
+/// Bytes that images take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotBytes {
+    /// One slot: self-attention caches, cross-attention keys and values, logits.
+    pub(crate) slot: usize,
+    /// One image's cross-attention keys and values.
+    pub(crate) cross: usize,
+}
+
 /// The decoder and its slots.
 #[derive(Debug)]
 pub struct Decoder {
@@ -70,18 +79,11 @@ impl Decoder {
         cache_length: usize,
         rows_per_slot: usize,
     ) -> Result<Self, RuntimeError> {
-        let dimensions = model.decoder()?;
-        let context = model.spec.dimensions.context_length;
-        if cache_length == 0 || cache_length >= context || rows_per_slot == 0 {
-            return Err(RuntimeError::Input(format!(
-                "{cache_length} tokens of prompt and caption are out of range: this model takes 1 to {} together",
-                context - 1
-            )));
-        }
+        let shape = SlotShape::of(model, cache_length, rows_per_slot)?;
         let (session, replays) = session::create_for_replay(model, DECODER_FILE, options)?;
         let dtype = DType::of(model.spec.precision);
         let copies = |memory| {
-            let (cross, caches) = copy_shapes(&dimensions);
+            let (cross, caches) = copy_shapes(&shape.dimensions);
             DeviceCopyGraphs::load(memory, options, dtype, cross, caches)
         };
         Ok(Self {
@@ -90,15 +92,22 @@ impl Decoder {
             options: *options,
             session,
             replay: Replay::new(replays),
-            shape: SlotShape {
-                dimensions,
-                vocab_size: model.spec.dimensions.vocab_size,
-                precision: model.spec.precision,
-                cache_length,
-                rows_per_slot,
-            },
+            shape,
             buffers: None,
         })
+    }
+
+    /// Returns what slots of a model would hold, without loading it, for rows as in [`Decoder::load`].
+    ///
+    /// # Errors
+    /// As [`Decoder::load`], when rows do not fit the model.
+    pub(crate) fn slot_bytes_of(
+        model: &ModelFolder,
+        cache_length: usize,
+        rows_per_slot: usize,
+    ) -> Result<SlotBytes, RuntimeError> {
+        let shape = SlotShape::of(model, cache_length, rows_per_slot)?;
+        Ok(SlotBytes { slot: shape.slot_bytes(), cross: shape.cross_bytes() })
     }
 
     /// Returns the number of slots.

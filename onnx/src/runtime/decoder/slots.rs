@@ -9,7 +9,7 @@ use ort::{
 use super::{device, host};
 use crate::{
     model::{
-        DecoderDimensions, Precision, cross_key, cross_value, past_key, past_value, present_key,
+        DecoderDimensions, ModelFolder, Precision, cross_key, cross_value, past_key, past_value, present_key,
         present_value,
     },
     runtime::{device::DeviceCopyGraphs, error::RuntimeError},
@@ -34,6 +34,27 @@ pub(super) struct SlotShape {
 }
 
 impl SlotShape {
+    /// Returns the shape for rows that read at most `cache_length` tokens.
+    ///
+    /// # Errors
+    /// When the model has no decoder, or `cache_length` does not fit it.
+    pub(super) fn of(
+        model: &ModelFolder,
+        cache_length: usize,
+        rows_per_slot: usize,
+    ) -> Result<Self, RuntimeError> {
+        let dimensions = model.decoder()?;
+        let context = model.spec.dimensions.context_length;
+        if cache_length == 0 || cache_length >= context || rows_per_slot == 0 {
+            return Err(RuntimeError::Input(format!(
+                "{cache_length} tokens of prompt and caption are out of range: this model takes 1 to {} together",
+                context - 1
+            )));
+        }
+        let (vocab_size, precision) = (model.spec.dimensions.vocab_size, model.spec.precision);
+        Ok(Self { dimensions, vocab_size, precision, cache_length, rows_per_slot })
+    }
+
     /// Returns the bytes that one slot holds: self-attention caches, cross-attention keys and values, logits.
     pub(super) fn slot_bytes(&self) -> usize {
         let d = &self.dimensions;

@@ -103,7 +103,10 @@ async fn metadata_of(
 }
 
 /// Returns the files that are images, by their name or else by their first bytes.
-async fn find_images(context: ReadContext<'_>, files: &FolderFiles) -> Result<Vec<ObjectMeta>, ReadError> {
+pub(super) async fn find_images(
+    context: ReadContext<'_>,
+    files: &FolderFiles,
+) -> Result<Vec<ObjectMeta>, ReadError> {
     let (mut images, mut others) = (Vec::new(), 0);
     let candidates: Vec<(FileRole, ObjectMeta)> =
         files.files.iter().filter(|(role, _)| *role != FileRole::Sidecar).cloned().collect();

@@ -14,11 +14,13 @@
 //! | `raw_samples` | assembled samples -> samples or rejects |
 //! | `table` | rows of Parquet -> samples |
 //! | `list`, `fetch_queue` (with [`crate::lists`], [`crate::fetch`]) | URLs -> samples |
+//! | `count` | the number of a shard's samples, without reading it |
 //! | `sample` (with `sample_archive`, `places`) | some samples of a shard |
 //! | `split` | a long list -> parts, before anything is read |
 
 mod archive;
 mod context;
+mod count;
 mod counts;
 mod decompress;
 mod fetch_queue;
@@ -39,6 +41,7 @@ mod split;
 mod table;
 
 pub use context::ReadRequest;
+pub use count::{CountMethod, SampleCount, count_samples};
 pub use counts::UsageLog;
 pub use metadata::MetadataCache;
 pub use places::Places;

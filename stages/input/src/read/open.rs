@@ -62,6 +62,14 @@ pub(super) async fn next(
     Ok(piece)
 }
 
+/// Opens a whole shard.
+///
+/// # Errors
+/// Those of the store.
+pub(super) async fn open_whole(context: ReadContext<'_>) -> Result<ByteStream, ReadError> {
+    open(context.shard, None).await.map_err(|e| context.store_error(&e))
+}
+
 /// Opens a range of a shard.
 ///
 /// # Errors

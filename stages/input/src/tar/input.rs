@@ -36,6 +36,13 @@ impl Input {
         self.received += chunk.len() as u64;
     }
 
+    /// Counts bytes as received and consumed that nobody read. There must be no chunks.
+    pub(super) fn jump(&mut self, bytes: u64) {
+        debug_assert!(self.chunks.is_empty() && self.partial.is_empty());
+        self.received += bytes;
+        self.offset += bytes;
+    }
+
     /// Drops the chunks.
     pub(super) fn clear(&mut self) {
         self.chunks.clear();

@@ -145,6 +145,16 @@ impl TarParser {
         }
     }
 
+    /// Skips up to `max` bytes of a member that is not kept, without seeing them, and returns how many. Only after
+    /// [`Self::next_member`] returned `None`: the parser then stands at the end of its input.
+    pub(crate) fn jump(&mut self, max: u64) -> u64 {
+        let State::SkipMember { left, .. } = &mut self.state else { return 0 };
+        let skipped = (*left).min(max);
+        *left -= skipped;
+        self.input.jump(skipped);
+        skipped
+    }
+
     /// Returns the number of bytes consumed so far.
     pub fn offset(&self) -> u64 {
         self.input.offset()

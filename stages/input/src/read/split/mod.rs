@@ -245,6 +245,7 @@ impl Splitter<'_> {
             budget: &budget,
             bytes_read: read,
             samples_read: &counters.samples,
+            clock: &counters.clock,
             previous: None,
             counts: &counts,
             sink: &sink,

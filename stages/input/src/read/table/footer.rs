@@ -64,14 +64,41 @@ pub(super) async fn open(context: ReadContext<'_>, index: PageIndexPolicy) -> Re
 pub(in crate::read) async fn row_groups_of_list(
     context: ReadContext<'_>,
 ) -> Result<Option<Vec<RowGroup>>, ReadError> {
-    let OpenTable { metadata, roles, mask } = open(context, PageIndexPolicy::Skip).await?;
-    let group = |group: &RowGroupMetaData| {
-        let columns = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
-        let bytes = columns.map(|(_, column)| u64::try_from(column.compressed_size()).unwrap_or(0));
-        let bytes = bytes.fold(0, u64::saturating_add);
-        RowGroup { rows: u64::try_from(group.num_rows()).unwrap_or(0), bytes }
-    };
-    Ok((!roles.has_image()).then(|| metadata.row_groups().iter().map(group).collect()))
+    let table = open(context, PageIndexPolicy::Skip).await?;
+    Ok((!table.roles.has_image()).then(|| table.row_groups().collect()))
+}
+
+impl OpenTable {
+    fn row_groups(&self) -> impl Iterator<Item = RowGroup> {
+        self.metadata.row_groups().iter().map(|group| {
+            let columns = group.columns().iter().enumerate();
+            let read = columns.filter(|(leaf, _)| self.mask.leaf_included(*leaf));
+            let bytes = read.map(|(_, column)| u64::try_from(column.compressed_size()).unwrap_or(0));
+            let bytes = bytes.fold(0, u64::saturating_add);
+            RowGroup { rows: u64::try_from(group.num_rows()).unwrap_or(0), bytes }
+        })
+    }
+}
+
+/// Counts the rows of a table.
+pub(in crate::read) async fn count_rows(context: ReadContext<'_>) -> Result<TableRows, ReadError> {
+    let table = open(context, PageIndexPolicy::Skip).await?;
+    Ok(TableRows {
+        rows: table.row_groups().map(|group| group.rows).fold(0, u64::saturating_add),
+        largest_group_bytes: table.row_groups().map(|group| group.bytes).max().unwrap_or(0),
+        has_images: table.roles.has_image(),
+    })
+}
+
+/// The rows of a table.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::read) struct TableRows {
+    /// Number of rows.
+    pub(in crate::read) rows: u64,
+    /// Compressed bytes of the largest row group, of the columns that are read.
+    pub(in crate::read) largest_group_bytes: u64,
+    /// Whether the rows hold images; otherwise they hold URLs.
+    pub(in crate::read) has_images: bool,
 }
 
 /// A row group of a list.

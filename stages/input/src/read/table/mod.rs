@@ -27,7 +27,7 @@ use crate::{
     lists::ListRow,
 };
 
-pub(super) use footer::{RowGroup, row_groups_of_list};
+pub(super) use footer::{RowGroup, count_rows, row_groups_of_list};
 pub(super) use json::json_of_row;
 pub(super) use sample::read_some;
 

@@ -1,0 +1,120 @@
+//! `recaption plan`: what a run would do, take and cost, and everything that would make it fail, before it begins.
+//!
+//! It is the dry run: models are opened, hardware is resolved, inputs are listed and compared with the output by the functions
+//! of [`mod@crate::run`], so that plan and run cannot disagree. Problems are collected, not reported one at a time. The only thing
+//! written is a small object in the output, which is deleted.
+//!
+//! | file | what |
+//! |---|---|
+//! | `problem` | problems and notes |
+//! | `models`, `output`, `inputs` | what a run needs, checked |
+//! | `work`, `images` | what is done and pending |
+//! | `memory`, `machine` | what a run takes, and what there is |
+//! | `forecast` | hours and cost |
+//! | `report`, `text` | the result |
+
+mod forecast;
+mod images;
+mod inputs;
+mod machine;
+mod memory;
+mod models;
+mod output;
+mod problem;
+mod report;
+mod text;
+mod work;
+
+use recaption_store::Stores;
+
+use self::{
+    forecast::forecast,
+    images::count_images,
+    inputs::list_inputs,
+    memory::{disk_of, memory_of, slots_of},
+    models::Models,
+    output::find_output,
+    problem::Findings,
+    work::{Place, Work, find_work},
+};
+pub use self::{
+    forecast::{Cost, Forecast, ForecastRequest, WorkersHours},
+    images::{ImageSource, Images},
+    machine::MachineMemory,
+    memory::{Disk, Memory, MemoryUse},
+    models::Compute,
+    problem::{Problem, Subject},
+    report::{ByteCounts, PlanReport, ShardCounts},
+    work::Redo,
+};
+use crate::{
+    config::{ConfigError, RunConfig},
+    run::RunOptions,
+};
+
+/// What is planned.
+#[derive(Debug)]
+pub struct PlanJob<'a> {
+    /// The configuration. Model, input and output may be missing, if `missing` says so.
+    pub config: &'a RunConfig,
+    /// Errors of required keys that are not set.
+    pub missing: Vec<ConfigError>,
+    /// How the run would treat what is there.
+    pub options: RunOptions,
+    /// What is known about rate and price.
+    pub forecast: ForecastRequest,
+}
+
+/// Plans a run. What would make it fail is in the report.
+pub async fn plan(job: PlanJob<'_>) -> PlanReport {
+    let stores = Stores::new(job.config.stores);
+    plan_over(stores, job).await
+}
+
+/// As [`plan`], over given stores.
+pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
+    let PlanJob { config, missing, options, forecast: request } = job;
+    let mut findings = Findings::default();
+    for error in missing {
+        findings.add(Subject::Configuration, error.origin, error.what, "set it");
+    }
+    let models = Models::find(config, &mut findings).await;
+    let output = find_output(&mut stores, config, &mut findings).await;
+    let shards = list_inputs(&mut stores, config, &mut findings).await;
+    let place = Place { stores: &mut stores, output: output.as_ref(), config, options: &options };
+    let work = find_work(place, models.model.as_ref(), shards, &mut findings).await;
+    let images = count_images(&work, &config.input.read, &mut findings).await;
+    let slots = slots_of(config, &models, &mut findings);
+    let compute = models.compute(config, slots.map(|slots| slots.slots));
+    let memory = memory_of(config, &models, slots, (&work, &images), &mut findings);
+    let disk = disk_of(config, output.as_ref(), (&work, &images), &mut findings);
+    let known = (work.configuration.as_ref(), compute.as_ref());
+    let forecast = forecast(&request, (&images, work.pending.len()), known, &mut findings);
+    let Findings { problems, notes } = findings;
+    PlanReport {
+        output: output.map(|output| output.url()).unwrap_or_default(),
+        is_ready: problems.is_empty(),
+        shards: shards_of(&work),
+        bytes: bytes_of(&work),
+        images,
+        redo: work.redo,
+        compute,
+        memory,
+        disk,
+        forecast,
+        notes,
+        problems,
+    }
+}
+
+fn shards_of(work: &Work) -> ShardCounts {
+    let (done, pending) = (work.done.len(), work.pending.len());
+    let (not_selected, orphaned) = (work.not_selected, work.orphaned);
+    ShardCounts { total: done + pending, done, pending, not_selected, orphaned }
+}
+
+fn bytes_of(work: &Work) -> ByteCounts {
+    let done = work.done.iter().map(|done| done.shard.bytes()).fold(0, u64::saturating_add);
+    let pending = work.pending.iter().map(|pending| pending.shard.bytes()).fold(0, u64::saturating_add);
+    ByteCounts { total: done.saturating_add(pending), done, pending }
+}
