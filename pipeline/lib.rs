@@ -13,6 +13,7 @@ pub mod evaluate;
 pub mod filter;
 pub mod plan;
 pub mod preview;
+pub(crate) mod report;
 pub mod run;
 pub(crate) mod runtime;
 pub mod scenes;

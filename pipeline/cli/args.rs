@@ -9,7 +9,8 @@ use recaption_output::second_pass::Fraction;
 use super::{
     logging::{FormatArg, LevelArg},
     plan::PlanArgs,
-    run_args::{ProviderArgs, RetryArgs, RunArgs},
+    report::ReportArgs,
+    run_args::{ProviderArgs, RetryArgs, RunArgs, SettingsArgs},
 };
 use crate::{
     config::help,
@@ -42,6 +43,8 @@ pub(super) enum Command {
     Export(ExportArgs),
     /// Compare an exported model with reference tensors.
     Verify(VerifyArgs),
+    /// Caption a sample of the shards, show it, and write nothing to the output.
+    Preview(PreviewArgs),
     /// Show what a run would do, take and cost, and all that would make it fail.
     Plan(Box<PlanArgs>),
     /// Caption shards.
@@ -52,6 +55,8 @@ pub(super) enum Command {
     Retry(RetryArgs),
     /// Select the best rows of a finished output into a new dataset.
     Filter(FilterArgs),
+    /// Show an output as one HTML page: sample, statistics, rejects, and a threshold to choose.
+    Report(ReportArgs),
     /// Caption single images.
     Caption(CaptionArgs),
     /// Compare captions with the reference captions of shards: CIDEr-D, BLEU, ROUGE-L, retrieval, similarity.
@@ -80,6 +85,22 @@ pub(super) struct DemoArgs {
     /// Seed of the scenes.
     #[arg(long, default_value_t = crate::demo::DEFAULT_SEED)]
     pub seed: u64,
+}
+
+/// `recaption preview`. Configured as a run.
+#[derive(Debug, clap::Args)]
+pub(super) struct PreviewArgs {
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    /// Number of samples, spread over all shards.
+    #[arg(long, value_name = "N", default_value_t = crate::preview::DEFAULT_SAMPLES, value_parser = clap::value_parser!(u64).range(1..=crate::preview::MAX_SAMPLES))]
+    pub samples: u64,
+    /// Folder of the page and of preview.json; an earlier preview there is replaced.
+    #[arg(long, default_value = "recaption-preview")]
+    pub dir: PathBuf,
+    /// Seed of the sample; by default run.seed.
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
 }
 
 /// Texts of scenes.

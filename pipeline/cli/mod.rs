@@ -11,6 +11,8 @@ mod finetune;
 mod inspect;
 mod logging;
 mod plan;
+mod preview;
+mod report;
 mod run;
 mod run_args;
 mod scenes;
@@ -59,12 +61,14 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Export(args) => export::export_model(&args),
         Command::Verify(args) => verify::verify_model(&args),
         Command::Plan(args) => plan::plan_run(&args, format),
+        Command::Preview(args) => preview::preview(&args, format),
         Command::Run(args) => run::run_job(&args, format),
         Command::Status(args) => status::show(&args, format),
         Command::Retry(args) => status::retry(&args, format),
         Command::Caption(args) => caption::caption(&args),
         Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),
+        Command::Report(args) => report::write_report(&args, format),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Config(args) => config::print_config(&args.command),
         Command::Finetune => match finetune::hand_over(passed)? {},

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use recaption_output::second_pass::Fraction;
 use toml::Value;
 
 use crate::{
@@ -36,9 +37,9 @@ impl ProviderArgs {
     }
 }
 
-/// `recaption run`. Flags override the environment, which overrides the file.
+/// The configuration of a run. Flags override the environment, which overrides the file.
 #[derive(Debug, Default, clap::Args)]
-pub(super) struct RunArgs {
+pub(super) struct SettingsArgs {
     /// Configuration file, TOML. `recaption config reference` lists its keys.
     #[arg(value_name = "CONFIG.toml")]
     pub config: Option<PathBuf>,
@@ -64,6 +65,13 @@ pub(super) struct RunArgs {
     /// Sets any configuration key; the value is TOML, or else a string. May be repeated.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
+}
+
+/// `recaption run`.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub settings: SettingsArgs,
     /// Replace an output that was made with another configuration.
     #[arg(long)]
     pub overwrite: bool,
@@ -76,6 +84,12 @@ pub(super) struct RunArgs {
     /// Exit with code 0 at once while another run with --lock holds the lock of the same output.
     #[arg(long)]
     pub lock: bool,
+    /// Begin shards, in an order by run.seed, until N samples were read; the same command continues with the next shards.
+    #[arg(long, value_name = "N", conflicts_with = "overwrite", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Process this share of the shards, chosen by run.seed; a larger share includes a smaller one.
+    #[arg(long, value_name = "FRACTION", conflicts_with = "overwrite")]
+    pub sample: Option<Fraction>,
 }
 
 /// `recaption retry`: configured as the last run over the same output was.
@@ -104,9 +118,21 @@ impl RunArgs {
             retire: self.retire,
             lock: self.lock,
             retry: false,
+            limit: self.limit,
+            sample: self.sample,
         }
     }
 
+    /// Reads all layers.
+    ///
+    /// # Errors
+    /// As [`SettingsArgs::layers`].
+    pub(super) fn layers(&self) -> Result<Layers, ConfigError> {
+        self.settings.layers()
+    }
+}
+
+impl SettingsArgs {
     /// Reads all layers: file, environment, flags. A flag of its own wins over `--set`.
     ///
     /// # Errors

@@ -39,8 +39,14 @@ pub async fn evaluate(
     let progress = Arc::new(Progress::of_shards(&shards).on(&devices));
     let urls: Vec<String> = shards.iter().map(|shard| shard.url.clone()).collect();
     let bar = reporter.start(&progress);
-    let request =
-        StreamRequest { begin: (0..shards.len()).collect(), shards, claims: None, keep_features: true };
+    let request = StreamRequest {
+        begin: (0..shards.len()).collect(),
+        shards,
+        claims: None,
+        keep_features: true,
+        sampling: None,
+        limit: None,
+    };
     let context = RunContext { config, model: &model, devices: &devices, stop, progress: &progress };
     let gathered = stream(context, request, |_, events| gather::gather(events, urls)).await?;
     drop(bar);

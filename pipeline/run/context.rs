@@ -7,8 +7,8 @@ use recaption_messages::ByteBudget;
 use tokio::sync::Semaphore;
 
 use super::{
-    devices::Devices, model::RunModel, progress::Progress, shard_queue::ShardQueue, stop::Stop,
-    worker_claims::WorkerClaims,
+    devices::Devices, model::RunModel, progress::Progress, read_limit::ReadLimit, sampling::Sampling,
+    shard_queue::ShardQueue, stop::Stop, worker_claims::WorkerClaims,
 };
 use crate::config::RunConfig;
 
@@ -34,6 +34,10 @@ pub(crate) struct RunState {
     pub(super) queue: ShardQueue,
     /// Which shards other workers claim or have done; `None` where nothing is committed.
     pub(super) claims: Option<WorkerClaims>,
+    /// Where only some samples of each shard are read, which.
+    pub(super) sampling: Option<Arc<Sampling>>,
+    /// Where reading ends after some samples, when.
+    pub(super) limit: Option<ReadLimit>,
     pub(super) stop: Arc<Stop>,
     pub(super) progress: Arc<Progress>,
     /// Places for open shards.
@@ -50,12 +54,15 @@ impl RunState {
         context: RunContext<'_>,
         (shards, queue): (Vec<ShardRef>, ShardQueue),
         claims: Option<WorkerClaims>,
+        (sampling, limit): (Option<Arc<Sampling>>, Option<ReadLimit>),
         window: usize,
     ) -> Self {
         Self {
             shards,
             queue,
             claims,
+            sampling,
+            limit,
             stop: Arc::clone(context.stop),
             progress: Arc::clone(context.progress),
             window: Arc::new(Semaphore::new(window)),
@@ -84,6 +91,8 @@ impl RunState {
             shards: Vec::new(),
             queue,
             claims: None,
+            sampling: None,
+            limit: None,
             stop: Arc::default(),
             progress: Arc::default(),
             window: Arc::new(Semaphore::new(window)),

@@ -28,7 +28,7 @@ use super::{
     plan::Plan,
     progress::{Progress, Reporter},
     record::RunReport,
-    rounds::{Job, run_rounds},
+    rounds::{Job, Rounds, run_rounds},
     self_test::self_test,
     stop::Stop,
 };
@@ -122,8 +122,8 @@ async fn run_unlocked(
     let mut report = RunReport::begin(config, &model, &output, &plan);
     report.leftovers_removed = clear_leftovers(&commit_log, &plan, workers.as_deref()).await?;
     finish_deletions(&commit_log, &plan).await.context("an interrupted deletion cannot be finished")?;
-    let results = if plan.todo.is_empty() {
-        Vec::new()
+    let Rounds { results, not_begun } = if plan.todo.is_empty() {
+        Rounds::default()
     } else {
         if model.is_circular() {
             warn_circular();
@@ -139,10 +139,12 @@ async fn run_unlocked(
         }
         let _bar = reporter.start(&progress);
         let context = RunContext { config, model: &model, devices: &devices, stop, progress: &progress };
-        let results = run_rounds(context, Job { plan: &plan, output: &described, workers }).await;
+        let job = Job { plan: &plan, output: &described, workers, limit: options.limit };
+        let rounds = run_rounds(context, job).await;
         report.computed_by(&devices);
-        results?
+        rounds?
     };
+    report.leave_out(not_begun);
     failures::remember(&commit_log, &plan, &results, &mut report).await;
     clear_superseded(&commit_log, &plan, &results)
         .await
@@ -214,6 +216,7 @@ pub(crate) async fn compare(
     options: &RunOptions,
 ) -> anyhow::Result<Plan> {
     let (keys, settings) = (model.row_keys(config), config.reject_settings());
+    let options = (options, config.resources.seed);
     Plan::make(shards, found, (commit_log, splitter), (keys, &settings), options).await
 }
 

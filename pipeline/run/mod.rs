@@ -15,6 +15,7 @@
 //! | `rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
 //! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer` | the stages, in the order of the data flow |
 //! | `shard_queue`, `worker_claims` | which shard is next, given what other workers do |
+//! | `selection`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
 //! | `record`, `failures`, `status`, `progress` | what is reported |
 
 mod captioners;
@@ -33,9 +34,12 @@ mod output;
 mod pipeline;
 mod plan;
 mod progress;
+mod read_limit;
 mod readers;
 mod record;
 mod rounds;
+mod sampling;
+mod selection;
 mod self_test;
 mod shard_queue;
 mod shard_writer;
@@ -56,6 +60,7 @@ pub use plan::{DoneShard, Mismatch, Plan, Task};
 pub(crate) use plan::{differences, refuse_others, unclaimed};
 pub use progress::{Progress, Reporter};
 pub use record::{ExitCode, RunReport};
+pub(crate) use sampling::Sampling;
 pub use self_test::{SelfTest, self_test, self_test_with};
 pub use status::{LastRun, Status, status};
 pub use stop::{Stop, install_signal_handlers};

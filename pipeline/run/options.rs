@@ -1,6 +1,7 @@
 //! How a run treats what is already there.
 
 use chrono::{DateTime, Utc};
+use recaption_output::second_pass::Fraction;
 
 /// Options of a run that are no configuration: they may differ from run to run over one output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,4 +16,8 @@ pub struct RunOptions {
     pub lock: bool,
     /// Processes only what failed: shards, and shards with samples that were rejected for a transient reason.
     pub retry: bool,
+    /// Begins shards, in a seeded order, until this many samples were read.
+    pub limit: Option<u64>,
+    /// Processes this share of the shards, chosen by seed.
+    pub sample: Option<Fraction>,
 }

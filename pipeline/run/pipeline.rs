@@ -14,7 +14,9 @@ use super::{
     context::{RunContext, RunState},
     decoders::Decoders,
     events::{Events, events},
+    read_limit::ReadLimit,
     readers::read_all,
+    sampling::Sampling,
     shard_queue::ShardQueue,
     worker_claims::WorkerClaims,
 };
@@ -36,6 +38,10 @@ pub(crate) struct StreamRequest {
     pub claims: Option<WorkerClaims>,
     /// Whether results carry the scorer's features.
     pub keep_features: bool,
+    /// Which samples of the shards are read; `None` reads all.
+    pub sampling: Option<Arc<Sampling>>,
+    /// After how many samples no further shard is begun; `None` begins all.
+    pub limit: Option<u64>,
 }
 
 /// Reads, decodes and captions shards. Everything that happens reaches `consume`, which ends when the events end.
@@ -51,7 +57,8 @@ pub(crate) async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     let settings = worker_settings(context, request.keep_features);
     let window = SHARD_WINDOW.max(config.input.concurrent_shards);
     let to_read = (request.shards, ShardQueue::new(request.begin));
-    let state = Arc::new(RunState::new(context, to_read, request.claims, window));
+    let parts = (request.sampling, request.limit.map(ReadLimit::new));
+    let state = Arc::new(RunState::new(context, to_read, request.claims, parts, window));
     let (to_collector, events) = events(context.progress);
     let (to_captioners, prepared) =
         crossbeam_channel::bounded(model.settings.max_slots.max(MIN_CAPTION_QUEUE));

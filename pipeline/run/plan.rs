@@ -16,7 +16,7 @@ use recaption_output::commits::{
 };
 use recaption_schemas::{RejectReason, ShardCommit, ShardId};
 
-use super::options::RunOptions;
+use super::{options::RunOptions, selection::Selection};
 
 /// An output that was made with another configuration. Ends the program with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +116,8 @@ pub struct Plan {
     pub removals: Vec<(String, Vec<ExistingPart>)>,
     /// Shards that are processed again because their record or a part was invalid, with the reason.
     pub repaired: Vec<String>,
-    /// Shards that are skipped because they did not change since `--since`, or have nothing to retry.
+    /// Shards that are skipped because they are not in the share of `--sample`, did not change since `--since`, or have nothing
+    /// to retry.
     pub not_selected: usize,
     /// Lists among the inputs; its shards are in the tasks.
     pub split: Split,
@@ -134,7 +135,7 @@ impl Plan {
         (mut survey, removals): (OutputScan, &[String]),
         (commit_log, splitter): (&CommitLog, Splitter<'_>),
         (configuration, settings): (BTreeMap<String, String>, &Settings),
-        options: &RunOptions,
+        (options, seed): (&RunOptions, u64),
     ) -> anyhow::Result<Self> {
         let fingerprint = configuration_fingerprint(&configuration);
         if !options.overwrite {
@@ -145,9 +146,9 @@ impl Plan {
         let is_done = |shard: &ShardRef| survey.done(&shard.url, &name_of(shard)).is_some();
         let mut split = splitter.split(shards, is_done).await?;
         let inputs = names_of(&split);
+        let selection = Selection::new(&split.shards, options, seed);
         let (mut todo, mut done, mut not_selected, mut repaired) = (Vec::new(), Vec::new(), 0, Vec::new());
-        // Objects of which some shards are not selected.
-        let mut incomplete: HashSet<String> = HashSet::new();
+        let mut incomplete = HashSet::new(); // objects of which some shards are not selected
         for shard in std::mem::take(&mut split.shards) {
             let name = name_of(&shard);
             let mut found = survey.take(&shard.url, &name);
@@ -158,7 +159,7 @@ impl Plan {
                 done.push(Done { shard, name, standing, found });
                 continue;
             }
-            if options.since.is_some_and(|since| shard.modified().is_some_and(|modified| modified < since)) {
+            if !selection.has(&shard) {
                 not_selected += 1;
                 incomplete.insert(shard.location.url());
                 continue;

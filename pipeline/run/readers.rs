@@ -7,7 +7,7 @@ use recaption_messages::{Closed, ReadSink, ReadStop, ShardContents, ShardEvent};
 use recaption_output::commits::ClaimAttempt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{context::RunState, worker_claims::CLAIM_POLL};
+use super::{context::RunState, read_limit::Turn, worker_claims::CLAIM_POLL};
 
 /// What a reader does next.
 enum Next {
@@ -53,6 +53,15 @@ async fn next(state: &RunState) -> Next {
     Next::Nothing
 }
 
+/// As [`next`], once it is this reader's turn where there is a limit; `None` once the limit is reached.
+async fn next_in_turn(state: &RunState) -> Option<(Next, Option<Turn>)> {
+    let turn = match &state.limit {
+        Some(limit) => Some(limit.turn().await?),
+        None => None,
+    };
+    Some((next(state).await, turn))
+}
+
 /// Runs one reader until no shard is left, the run stops, or the collector is gone.
 pub(super) async fn read_all(
     state: Arc<RunState>,
@@ -65,8 +74,9 @@ pub(super) async fn read_all(
         let next = tokio::select! {
             biased;
             () = state.stop.wait_requested() => return,
-            next = next(&state) => next,
+            next = next_in_turn(&state) => next,
         };
+        let Some((next, turn)) = next else { return };
         let event = match next {
             Next::Read(shard) => match read_one(&state, shard, &settings, &sink, &events).await {
                 Ok(event) => event,
@@ -78,6 +88,9 @@ pub(super) async fn read_all(
             }
             Next::Nothing => return,
         };
+        if let (Some(turn), ShardEvent::Read { contents, .. }) = (turn, &event) {
+            turn.end(contents.samples);
+        }
         if events.send(event).await.is_err() {
             return;
         }
@@ -129,7 +142,11 @@ async fn read(
         None => None,
     };
     let (budget, counters) = (&state.budget, &state.progress.read);
-    read_shard(ReadRequest { number, shard, settings, budget, counters, previous, sink }).await
+    let request = ReadRequest { number, shard, settings, budget, counters, previous, sink };
+    match &state.sampling {
+        Some(sampling) => sampling.read(request).await,
+        None => read_shard(request).await,
+    }
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ pub struct RunReport {
     pub leftovers_removed: usize,
     /// Shards committed by this run that could be read only in part.
     pub shards_damaged: Vec<String>,
-    /// Shards that were not selected: not modified since `--since`, or with nothing to retry.
+    /// Shards that were not selected: beyond `--limit` or `--sample`, not modified since `--since`, or with nothing to retry.
     pub shards_not_selected: usize,
     /// Shards of the output that are no longer among the inputs, by name.
     pub shards_orphaned: Vec<String>,
@@ -157,6 +157,12 @@ impl RunReport {
         }
     }
 
+    /// Counts shards that were not begun because of `--limit` as not selected.
+    pub fn leave_out(&mut self, shards: usize) {
+        self.planned = self.planned.saturating_sub(shards);
+        self.shards_not_selected += shards;
+    }
+
     /// Remembers what computed.
     pub fn computed_by(&mut self, devices: &Devices) {
         self.provider = devices.all().first().map(|device| device.execution.as_str());
@@ -212,7 +218,7 @@ impl RunReport {
         if self.shards_not_selected > 0 {
             writeln!(
                 f,
-                "note      {} shards were not selected (unchanged since --since, or nothing to retry)",
+                "note      {} shards not selected (--limit, --sample, --since, or nothing to retry)",
                 self.shards_not_selected
             )?;
         }

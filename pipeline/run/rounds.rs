@@ -17,6 +17,8 @@ use super::{
     output::Output,
     pipeline::{StreamRequest, stream},
     plan::{Mismatch, Plan},
+    read_limit::ReadLimit,
+    selection::rank,
     shard_writer::{ShardOutcome, ShardResult},
     worker_claims::WorkerClaims,
 };
@@ -35,21 +37,39 @@ pub(super) struct Job<'a> {
     pub output: &'a Arc<Output>,
     /// The other workers; `None` where claims are off, or the output cannot hold them.
     pub workers: &'a Option<Arc<Workers>>,
+    /// After how many samples no further shard is begun.
+    pub limit: Option<u64>,
+}
+
+/// How the rounds ended.
+#[derive(Default)]
+pub(super) struct Rounds {
+    /// Shards that ended.
+    pub results: Vec<ShardResult>,
+    /// Number of shards that were not begun because enough samples were read.
+    pub not_begun: usize,
 }
 
 /// Runs the plan to its end, or to the stop.
 ///
 /// # Errors
 /// When the models cannot be loaded or fail, or a stage breaks down. Shards that fail are results, not errors.
-pub(super) async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow::Result<Vec<ShardResult>> {
+pub(super) async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow::Result<Rounds> {
     let (stop, progress) = (context.stop, context.progress);
     let mut begin: Vec<usize> = (0..job.plan.todo.len()).collect();
-    if job.workers.as_ref().is_some_and(|workers| workers.has_others()) {
+    if job.limit.is_some() {
+        let seed = context.config.resources.seed;
+        begin.sort_by_key(|shard| rank(seed, &job.plan.todo[*shard].shard.id));
+    } else if job.workers.as_ref().is_some_and(|workers| workers.has_others()) {
         fastrand::shuffle(&mut begin);
     }
-    let mut results = Vec::new();
+    let Rounds { mut results, mut not_begun } = Rounds::default();
     for round in 1.. {
-        let round_results = run_round(context, job, begin).await?;
+        // Shards that failed were begun: they are retried whatever the limit.
+        let limit = job.limit.filter(|_| round == 1);
+        let Rounds { results: round_results, not_begun: left } =
+            run_round(context, Job { limit, ..job }, begin).await?;
+        not_begun += left;
         let is_retryable = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.is_retryable);
         let is_last = round == MAX_ROUNDS || stop.requested();
         let (retried, ended): (Vec<_>, Vec<_>) =
@@ -69,22 +89,19 @@ pub(super) async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow:
         progress.failed.fetch_sub(retried.len(), Relaxed);
         begin = retried.iter().map(|result| result.shard).collect();
     }
-    Ok(results)
+    Ok(Rounds { results, not_begun })
 }
 
 /// Runs the plan's shards of these numbers once.
-async fn run_round(
-    context: RunContext<'_>,
-    job: Job<'_>,
-    begin: Vec<usize>,
-) -> anyhow::Result<Vec<ShardResult>> {
-    let Job { plan, output, workers } = job;
+async fn run_round(context: RunContext<'_>, job: Job<'_>, begin: Vec<usize>) -> anyhow::Result<Rounds> {
+    let Job { plan, output, workers, limit } = job;
     let shards = plan.todo.iter().map(|task| task.shard.clone()).collect();
     let (commit_log, location) = (output.committer.commit_log.clone(), output.location.clone());
     let claims = WorkerClaims::new(commit_log, location, Arc::clone(&plan.todo), workers.clone());
     let guard = FailureGuard::new(context.config.resources.max_failure_ratio);
     let collector = Collector::new(Arc::clone(output), Arc::clone(&plan.todo), guard);
-    let request = StreamRequest { shards, begin, claims: Some(claims), keep_features: false };
+    let request =
+        StreamRequest { shards, begin, claims: Some(claims), keep_features: false, sampling: None, limit };
     stream(context, request, |state, events| collect(state, collector, events)).await
 }
 
@@ -92,7 +109,7 @@ async fn collect(
     state: Arc<RunState>,
     mut collector: Collector,
     mut events: Events,
-) -> anyhow::Result<Vec<ShardResult>> {
+) -> anyhow::Result<Rounds> {
     let mut results = Vec::new();
     while let Some(event) = events.recv().await {
         if let Err(error) = collector.take(event).await {
@@ -101,7 +118,8 @@ async fn collect(
         on_ended(&state, collector.ended(), &mut results).await;
     }
     on_ended(&state, collector.finish().await, &mut results).await;
-    Ok(results)
+    let is_limited = state.limit.as_ref().is_some_and(ReadLimit::is_reached);
+    Ok(Rounds { results, not_begun: if is_limited { state.queue.len() } else { 0 } })
 }
 
 /// Counts shards that ended, and ends the run where its output fails.

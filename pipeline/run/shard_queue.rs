@@ -39,6 +39,13 @@ impl ShardQueue {
         fastrand::shuffle(waiting.make_contiguous());
     }
 
+    /// Returns the number of shards that nobody has begun.
+    pub(crate) fn len(&self) -> usize {
+        let len =
+            |shards: &Mutex<VecDeque<usize>>| shards.lock().unwrap_or_else(PoisonError::into_inner).len();
+        len(&self.waiting) + len(&self.deferred)
+    }
+
     /// Defers a shard that another worker claims.
     pub(crate) fn defer(&self, shard: usize) {
         self.deferred.lock().unwrap_or_else(PoisonError::into_inner).push_back(shard);

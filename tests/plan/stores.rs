@@ -33,7 +33,7 @@ use super::{
 fn buckets_are_probed_and_left_as_they_were() {
     let bucket = Bucket::moto();
     (0..2).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 4)));
-    let planned = bucket.plan("in", &bucket.url("out")).ends(0).report();
+    let planned = bucket.command("plan", "in", &bucket.url("out")).ends(0).report();
     assert_eq!(
         (&planned["shards"]["pending"], &planned["images"]["pending"]),
         (&json!(2), &json!(8)),
@@ -42,15 +42,15 @@ fn buckets_are_probed_and_left_as_they_were() {
     assert!(bucket.list("out").is_empty(), "something was left");
     bucket.run("in", "out").ends(0);
     let before = bucket.list("out");
-    assert_eq!(bucket.plan("in", &bucket.url("out")).ends(0).report()["shards"]["done"], json!(2));
+    assert_eq!(bucket.command("plan", "in", &bucket.url("out")).ends(0).report()["shards"]["done"], json!(2));
     assert_eq!(bucket.list("out"), before);
 
     has_one_problem(
-        bucket.plan("in", "s3://nowhere/out"),
+        bucket.command("plan", "in", "s3://nowhere/out"),
         "output",
         &["no such bucket", "cannot be written"],
     );
-    let call = bucket.plan("in", &bucket.url("new")).arg("--input").arg("s3://nowhere/in/");
+    let call = bucket.command("plan", "in", &bucket.url("new")).arg("--input").arg("s3://nowhere/in/");
     let said = call.ends(2);
     let found = problems(&said);
     assert!(
@@ -73,7 +73,7 @@ fn buckets_without_permission_are_problems() {
     assert_eq!(request(service.port(), "PUT", "/shards", &[]).ok(), Some(200), "a bucket");
     let (place, bucket) = (Place::new(), Bucket::s3(service.port()));
     let input = place.draw("in", 1, 2);
-    let mut call = bucket.plan("in", &bucket.url("out"));
+    let mut call = bucket.command("plan", "in", &bucket.url("out"));
     call = call.arg("--input").arg(&input);
     let said = call.ends(2);
     let found = problems(&said);

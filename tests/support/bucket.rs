@@ -135,16 +135,12 @@ impl Bucket {
 
     /// As [`Self::run`], into any output.
     pub(crate) fn run_into(&self, input: &str, output: &str) -> Call {
-        self.call("run", input, output)
+        self.command("run", input, output)
     }
 
-    /// `recaption plan` of what [`Self::run_into`] runs.
-    pub(crate) fn plan(&self, input: &str, output: &str) -> Call {
-        self.call("plan", input, output)
-    }
-
-    fn call(&self, command: &str, input: &str, output: &str) -> Call {
-        let mut call = recaption().arg(command).arg("--model").arg(model());
+    /// As [`Self::run_into`], another command that is configured as a run.
+    pub(crate) fn command(&self, name: &str, input: &str, output: &str) -> Call {
+        let mut call = recaption().arg(name).arg("--model").arg(model());
         for (name, value) in &self.env {
             call = call.env(name, value);
         }

@@ -9,6 +9,7 @@ use parquet::{
     DecodeResult,
     arrow::{
         ProjectionMask,
+        arrow_reader::RowSelection,
         push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder},
     },
     errors::ParquetError,
@@ -71,18 +72,8 @@ impl PartReader {
         recorded: &PartInfo,
         columns: Option<&[&str]>,
     ) -> Result<Self, ReadPartError> {
-        let metadata = metadata(&location, recorded.bytes).await?;
+        let mut builder = builder(&location, recorded, PageIndexPolicy::Skip).await?;
         let failed = |e: &dyn std::fmt::Display| ReadPartError::invalid(&location, e);
-        let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
-        if rows != recorded.rows {
-            let what = format!(
-                "it has {rows} rows instead of {}; if a run writes to this output, try again when it has ended",
-                recorded.rows
-            );
-            return Err(failed(&what));
-        }
-        let mut builder =
-            ParquetPushDecoderBuilder::try_new_decoder(Arc::new(metadata)).map_err(|e| failed(&e))?;
         let schema = Arc::clone(builder.schema());
         if let Some(columns) = columns {
             if let Some(name) = columns.iter().find(|name| schema.index_of(name).is_err()) {
@@ -92,7 +83,32 @@ impl PartReader {
             builder = builder.with_projection(mask);
         }
         let decoder = builder.with_batch_size(BATCH_ROWS).build().map_err(|e| failed(&e))?;
-        Ok(Self { location, decoder: Some(decoder), schema, expected: rows, read: 0 })
+        Ok(Self { location, decoder: Some(decoder), schema, expected: recorded.rows, read: 0 })
+    }
+
+    /// Opens some rows of a part, by their positions in ascending order. Reads those of the `columns` that the part has, and
+    /// of these the pages that hold the rows.
+    ///
+    /// # Errors
+    /// Returns an error when the part does not exist, is not Parquet, or has another number of rows than recorded.
+    pub async fn open_rows(
+        location: Location,
+        recorded: &PartInfo,
+        columns: &[&str],
+        rows: &[u64],
+    ) -> Result<Self, ReadPartError> {
+        let builder = builder(&location, recorded, PageIndexPolicy::Optional).await?;
+        let failed = |e: &dyn std::fmt::Display| ReadPartError::invalid(&location, e);
+        let schema = Arc::clone(builder.schema());
+        let known = columns.iter().copied().filter(|name| schema.index_of(name).is_ok());
+        let mask = ProjectionMask::columns(builder.parquet_schema(), known);
+        let count = usize::try_from(recorded.rows).map_err(|e| failed(&e))?;
+        let rows: Vec<usize> =
+            rows.iter().filter_map(|row| usize::try_from(*row).ok()).filter(|row| *row < count).collect();
+        let selection = RowSelection::from_consecutive_ranges(rows.iter().map(|row| *row..row + 1), count);
+        let decoder = builder.with_projection(mask).with_row_selection(selection);
+        let decoder = decoder.with_batch_size(BATCH_ROWS).build().map_err(|e| failed(&e))?;
+        Ok(Self { location, decoder: Some(decoder), schema, expected: rows.len() as u64, read: 0 })
     }
 
     /// Returns the part's schema with all columns and the file's metadata.
@@ -147,10 +163,33 @@ impl std::fmt::Debug for PartReader {
     }
 }
 
-async fn metadata(location: &Location, bytes: u64) -> Result<ParquetMetaData, ReadPartError> {
+/// Reads a part's metadata, which must have the recorded number of rows.
+async fn builder(
+    location: &Location,
+    recorded: &PartInfo,
+    pages: PageIndexPolicy,
+) -> Result<ParquetPushDecoderBuilder, ReadPartError> {
+    let metadata = metadata(location, recorded.bytes, pages).await?;
+    let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0);
+    if rows != recorded.rows {
+        let what = format!(
+            "it has {rows} rows instead of {}; if a run writes to this output, try again when it has ended",
+            recorded.rows
+        );
+        return Err(ReadPartError::invalid(location, &what));
+    }
+    ParquetPushDecoderBuilder::try_new_decoder(Arc::new(metadata))
+        .map_err(|e| ReadPartError::invalid(location, &e))
+}
+
+async fn metadata(
+    location: &Location,
+    bytes: u64,
+    pages: PageIndexPolicy,
+) -> Result<ParquetMetaData, ReadPartError> {
     let failed = |e: ParquetError| ReadPartError::invalid(location, &e);
     let decoder = ParquetMetaDataPushDecoder::try_new(bytes).map_err(failed)?;
-    let mut decoder = decoder.with_page_index_policy(PageIndexPolicy::Skip);
+    let mut decoder = decoder.with_page_index_policy(pages);
     let footer = bytes.saturating_sub(FOOTER_BYTES)..bytes;
     let mut ranges = vec![footer];
     loop {

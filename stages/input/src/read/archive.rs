@@ -8,11 +8,11 @@ use super::{
     context::ReadContext,
     decompress::Decompressor,
     open::{self, ShardStart},
-    raw_samples::RawSamples,
+    raw_samples::{RawSamples, Selection},
 };
 use crate::{
     tar::{Cut, TarEnd, TarError, TarParser},
-    webdataset::{NameClass, Tail, split_name},
+    webdataset::{Assembler, NameClass, RawSample, Tail, split_name},
 };
 
 /// Returns the error of an empty shard.
@@ -25,9 +25,19 @@ pub(super) fn read_empty(context: ReadContext<'_>) -> Result<ShardContents, Read
 
 /// Reads an archive.
 pub(super) async fn read(context: ReadContext<'_>, start: ShardStart) -> Result<ShardContents, ReadStop> {
+    Ok(read_some(context, start, None).await?.0)
+}
+
+/// Reads an archive from its beginning, as far as a selection of its samples needs; returns the number of all its samples too,
+/// if it was read to its end.
+pub(super) async fn read_some(
+    context: ReadContext<'_>,
+    start: ShardStart,
+    selection: Option<Selection>,
+) -> Result<(ShardContents, Option<u64>), ReadStop> {
     let stream = Decompressor::detect(&start.bytes);
     let mut stream = stream.map_err(|e| context.data_error(&format!("cannot be unpacked: {e}")))?;
-    let mut archive = Archive::new(context, stream.is_compressed());
+    let mut archive = Archive::new(context, stream.is_compressed(), selection);
     let (mut piece, mut rest) = (Some(start.bytes), start.rest);
     while let Some(mut packed) = piece {
         archive.packed_bytes += packed.len() as u64;
@@ -41,6 +51,7 @@ pub(super) async fn read(context: ReadContext<'_>, start: ShardStart) -> Result<
                 Progress::MoreInput if archive.is_compressed => tokio::task::yield_now().await,
                 Progress::MoreInput => {}
                 Progress::Damaged => return archive.finish(None).await,
+                Progress::Enough => return Ok((ShardContents::whole(archive.samples.count), None)),
             }
         }
         piece = open::next(&mut rest, context).await?;
@@ -54,6 +65,7 @@ pub(super) async fn read(context: ReadContext<'_>, start: ShardStart) -> Result<
         match archive.push(bytes).await? {
             Progress::MoreInput => {}
             Progress::Damaged => return archive.finish(None).await,
+            Progress::Enough => return Ok((ShardContents::whole(archive.samples.count), None)),
         }
     }
     archive.finish_input().await
@@ -65,6 +77,8 @@ enum Progress {
     MoreInput,
     /// Nothing: the rest of the archive cannot be read.
     Damaged,
+    /// Nothing: no further sample is wanted.
+    Enough,
 }
 
 /// An archive that is being read.
@@ -78,12 +92,12 @@ struct Archive<'a> {
 }
 
 impl<'a> Archive<'a> {
-    fn new(context: ReadContext<'a>, is_compressed: bool) -> Self {
+    fn new(context: ReadContext<'a>, is_compressed: bool, selection: Option<Selection>) -> Self {
         let parser = TarParser::new(context.settings.tar);
         Self {
             context,
             parser,
-            samples: RawSamples::new(context),
+            samples: RawSamples::new(context).with_selection(selection),
             damage: None,
             is_compressed,
             packed_bytes: 0,
@@ -97,6 +111,9 @@ impl<'a> Archive<'a> {
                 Ok(Some(member)) => {
                     if let Some(raw) = self.samples.assembler.push(member) {
                         self.samples.send(raw).await?;
+                        if self.samples.is_enough() {
+                            return Ok(Progress::Enough);
+                        }
                     }
                 }
                 Ok(None) => return Ok(Progress::MoreInput),
@@ -116,7 +133,10 @@ impl<'a> Archive<'a> {
     }
 
     /// Ends an archive whose compressed stream is damaged or truncated. As in a truncated tar, the samples before that are kept.
-    async fn finish_undecompressed(mut self, error: &std::io::Error) -> Result<ShardContents, ReadStop> {
+    async fn finish_undecompressed(
+        mut self,
+        error: &std::io::Error,
+    ) -> Result<(ShardContents, Option<u64>), ReadStop> {
         let what = format!("the packed stream cannot be unpacked after {} bytes: {error}", self.packed_bytes);
         match self.parser.finish() {
             Ok(TarEnd::Truncated { offset, cut, .. }) => {
@@ -132,7 +152,7 @@ impl<'a> Archive<'a> {
     }
 
     /// Ends the archive at the end of its input.
-    async fn finish_input(mut self) -> Result<ShardContents, ReadStop> {
+    async fn finish_input(mut self) -> Result<(ShardContents, Option<u64>), ReadStop> {
         match self.parser.finish() {
             Ok(TarEnd::Clean { trailing, .. }) => {
                 if let Some(trailing) = trailing {
@@ -152,23 +172,14 @@ impl<'a> Archive<'a> {
     }
 
     /// Sends the last sample, and rejects the damaged tail if there is one.
-    async fn finish(mut self, cut: Option<&Cut>) -> Result<ShardContents, ReadStop> {
+    async fn finish(mut self, cut: Option<&Cut>) -> Result<(ShardContents, Option<u64>), ReadStop> {
         // Damage after the end marker does not concern the sample before it.
-        let tail = match &self.damage {
-            Some(_) if !self.parser.has_ended() => Tail::Damaged { cut_file: cut.and_then(Cut::file_name) },
-            _ => Tail::Complete,
-        };
-        let cut_key = cut.and_then(Cut::file_name).map(key_of);
-        let mut tail_key = cut_key.clone().unwrap_or_default();
-        if let Some(raw) = self.samples.assembler.finish(tail) {
-            // A sample with a truncated member or without an image belongs to the damaged tail. One with its image is kept: it
-            // lacks a sidecar at most, and the commit record has the position of the damage.
-            if raw.is_truncated && (cut_key.as_ref() == Some(&raw.key) || raw.image.is_none()) {
-                tail_key = raw.key;
-            } else {
-                self.samples.send(raw).await?;
-            }
+        let is_cut = self.damage.is_some() && !self.parser.has_ended();
+        let (last, tail_key) = last_sample(&mut self.samples.assembler, is_cut, cut);
+        if let Some(raw) = last {
+            self.samples.send(raw).await?;
         }
+        let left = self.samples.send_chosen().await?;
         if let Some(damage) = &self.damage {
             let size = self.context.shard.size();
             let place = if self.is_compressed {
@@ -187,7 +198,26 @@ impl<'a> Archive<'a> {
             self.context.reject_tail(index, tail_key, detail).await?;
         }
         self.samples.close();
-        Ok(ShardContents { damage: self.damage, ..ShardContents::whole(self.samples.count) })
+        let contents = ShardContents::whole(self.samples.count - left);
+        Ok((ShardContents { damage: self.damage, ..contents }, Some(self.samples.count)))
+    }
+}
+
+/// Ends the last sample of an archive, which may be cut there; returns it if it is kept, and the key of the archive's damaged
+/// tail. A sample with a truncated member or without an image belongs to the damaged tail. One with its image is kept: it lacks a
+/// sidecar at most, and the commit record has the position of the damage.
+pub(super) fn last_sample(
+    assembler: &mut Assembler,
+    is_cut: bool,
+    cut: Option<&Cut>,
+) -> (Option<RawSample>, String) {
+    let tail = if is_cut { Tail::Damaged { cut_file: cut.and_then(Cut::file_name) } } else { Tail::Complete };
+    let cut_key = cut.and_then(Cut::file_name).map(key_of);
+    match assembler.finish(tail) {
+        Some(raw) if raw.is_truncated && (cut_key.as_ref() == Some(&raw.key) || raw.image.is_none()) => {
+            (None, raw.key)
+        }
+        raw => (raw, cut_key.unwrap_or_default()),
     }
 }
 

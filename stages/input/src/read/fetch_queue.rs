@@ -9,7 +9,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::context::ReadContext;
 use crate::{
     fetch::{FetchPermit, FetchResult, FetchRow, Fetcher, fetch_row},
-    keys::{KeyAssigner, RowKey},
+    keys::{AssignedKey, KeyAssigner, RowKey},
     lists::ListRow,
 };
 
@@ -50,10 +50,20 @@ impl<'a> FetchQueue<'a> {
         Ok(())
     }
 
-    async fn push_row(&mut self, mut row: ListRow) -> Result<(), ReadStop> {
+    async fn push_row(&mut self, row: ListRow) -> Result<(), ReadStop> {
+        let key = self.assign_key(&row);
+        self.push_with_key(row, key).await
+    }
+
+    /// Counts the next row, and returns its key.
+    pub(super) fn assign_key(&mut self, row: &ListRow) -> AssignedKey {
         self.rows += 1;
         let first = self.context.shard.list_part().map_or(0, |part| part.rows.start);
-        let key = self.keys.assign(row.key.clone(), first + row.index);
+        self.keys.assign(row.key.clone(), first + row.index)
+    }
+
+    /// Begins to fetch a row that has its key, or rejects it if it is malformed.
+    pub(super) async fn push_with_key(&mut self, mut row: ListRow, key: AssignedKey) -> Result<(), ReadStop> {
         let captions = std::mem::take(&mut row.captions);
         let caption = self.context.settings.captions.pick(&key.key, &captions);
         self.context.counts.count_caption(caption.as_ref());

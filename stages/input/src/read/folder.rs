@@ -15,8 +15,8 @@ use object_store::{GetOptions, ObjectMeta};
 use recaption_schemas::{Reject, RejectReason, name_bytes, name_text};
 
 use super::{
-    context::ReadContext, metadata::Metadata, metadata_file::load_metadata, raw_samples::RawSamples,
-    sidecars::Sidecars,
+    context::ReadContext, metadata::Metadata, metadata_file::load_metadata, places::Places,
+    raw_samples::RawSamples, sidecars::Sidecars,
 };
 use crate::{
     shards::{FileRole, FolderFiles, is_image_file},
@@ -33,6 +33,15 @@ const UNREADABLE: &str = "cannot be read";
 
 /// Reads the images of a folder.
 pub(super) async fn read(context: ReadContext<'_>, files: &FolderFiles) -> Result<ShardContents, ReadStop> {
+    Ok(read_some(context, files, None).await?.0)
+}
+
+/// Reads the images of a folder, or those at some places; returns the number of all images too.
+pub(super) async fn read_some(
+    context: ReadContext<'_>,
+    files: &FolderFiles,
+    places: Option<&Places>,
+) -> Result<(ShardContents, u64), ReadStop> {
     for (reason, n) in &files.ignored {
         context.counts.update(|counts| counts.ignore(reason, *n));
     }
@@ -40,32 +49,36 @@ pub(super) async fn read(context: ReadContext<'_>, files: &FolderFiles) -> Resul
     let images = find_images(context, files).await?;
     let keys = keys(&images.iter().map(name_of).collect::<Vec<_>>());
     let mut sidecars = Sidecars::of_folder(files);
-    let planned: Vec<PlannedSample> = images
+    let mut planned: Vec<PlannedSample> = images
         .into_iter()
         .zip(keys)
-        .map(|(image, key)| {
+        .zip(0..)
+        .map(|((image, key), index)| {
             let (caption, json) = sidecars.of_image(name_of(&image));
-            PlannedSample { key: name_text(&name_bytes(&key)), image, caption, json }
+            PlannedSample { index, key: name_text(&name_bytes(&key)), image, caption, json }
         })
         .collect();
     sidecars.close(context, files.metadata.len());
+    let total = planned.len() as u64;
+    if let Some(places) = places {
+        let chosen = places.numbers_below(total);
+        planned.retain(|sample| chosen.contains(&sample.index));
+    }
     let mut samples = RawSamples::new(context);
     let mut fetched = stream::iter(planned).map(|planned| read_files(context, planned)).buffered(PREFETCH);
     while let Some(file) = fetched.next().await {
-        let index = samples.count;
         match file? {
             ReadFile::Sample(mut raw, name) => {
-                raw.index = index;
                 add_metadata(context, &mut raw, &name, &metadata);
                 samples.send(*raw).await?;
             }
-            ReadFile::Unreadable { key, detail } => {
+            ReadFile::Unreadable { index, key, detail } => {
                 samples.count += 1;
                 reject_unreadable(context, index, key, detail).await?;
             }
         }
     }
-    Ok(ShardContents::whole(samples.count))
+    Ok((ShardContents::whole(samples.count), total))
 }
 
 /// Returns a file's name, as its store has it.
@@ -155,6 +168,8 @@ fn keys(names: &[&str]) -> Vec<String> {
 
 /// An image and its sidecars.
 struct PlannedSample {
+    /// Position among the images of the folder.
+    index: u64,
     key: String,
     image: ObjectMeta,
     caption: Option<ObjectMeta>,
@@ -166,12 +181,12 @@ enum ReadFile {
     /// A sample, and the name of the image.
     Sample(Box<RawSample>, String),
     /// The store rejects the file: it is gone, or access is denied.
-    Unreadable { key: String, detail: String },
+    Unreadable { index: u64, key: String, detail: String },
 }
 
 /// Reads an image and its sidecars.
 async fn read_files(context: ReadContext<'_>, planned: PlannedSample) -> Result<ReadFile, ReadError> {
-    let PlannedSample { key, image, caption, json } = planned;
+    let PlannedSample { index, key, image, caption, json } = planned;
     let data = if image.size > context.settings.tar.max_member_bytes {
         MemberData::TooLarge { size: image.size }
     } else {
@@ -179,7 +194,7 @@ async fn read_files(context: ReadContext<'_>, planned: PlannedSample) -> Result<
             Ok(bytes) => MemberData::Bytes(bytes),
             Err(error) if ErrorKind::is_of_one_object(&error) => {
                 let detail = format!("the file cannot be read: {}", user_message(&error));
-                return Ok(ReadFile::Unreadable { key, detail });
+                return Ok(ReadFile::Unreadable { index, key, detail });
             }
             Err(error) => return Err(context.store_error(&error)),
         }
@@ -188,7 +203,7 @@ async fn read_files(context: ReadContext<'_>, planned: PlannedSample) -> Result<
     let caption = read_text(context, caption).await?;
     let json = read_text(context, json).await?;
     let image = Some(ImageMember { suffix: split_stem(&name).1, data });
-    let raw = RawSample { key, image, caption, json, ..RawSample::default() };
+    let raw = RawSample { index, key, image, caption, json, ..RawSample::default() };
     Ok(ReadFile::Sample(Box::new(raw), name))
 }
 

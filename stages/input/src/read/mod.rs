@@ -15,6 +15,7 @@
 //! | `table` | rows of Parquet -> samples |
 //! | `list`, `fetch_queue` (with [`crate::lists`], [`crate::fetch`]) | URLs -> samples |
 //! | `count` | the number of a shard's samples, without reading it |
+//! | `sample` (with `sample_archive`, `places`) | some samples of a shard |
 //! | `split` | a long list -> parts, before anything is read |
 
 mod archive;
@@ -28,7 +29,10 @@ mod list;
 mod metadata;
 mod metadata_file;
 mod open;
+mod places;
 mod raw_samples;
+mod sample;
+mod sample_archive;
 mod settings;
 mod shard;
 mod sidecars;
@@ -40,6 +44,8 @@ pub use context::ReadRequest;
 pub use count::{CountMethod, SampleCount, count_samples};
 pub use counts::UsageLog;
 pub use metadata::MetadataCache;
+pub use places::Places;
+pub use sample::{ShardSample, sample_shard};
 pub use settings::{ROWS_PER_SHARD, ReadSettings};
 pub use shard::read_shard;
 pub use split::{LISTS, Split, Splitter, StalePart};

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use recaption_messages::{ReadStop, Sample};
 use recaption_schemas::{OriginalCaption, Reject, RejectReason};
 
-use super::context::ReadContext;
+use super::{context::ReadContext, places::Reservoir};
 use crate::{
     captions::captions_and_url,
     json::Document,
@@ -23,18 +23,61 @@ pub(super) struct RawSamples<'a> {
     duplicates: u64,
     /// Number of samples with invalid JSON.
     invalid_json: u64,
+    /// Where only some samples are wanted, which.
+    selection: Option<Selection>,
+}
+
+/// Some samples of a shard.
+#[derive(Debug)]
+pub(super) enum Selection {
+    /// The first ones, this many.
+    First(u64),
+    /// Any, which are kept until the end of the shard.
+    Any(Reservoir<RawSample>),
 }
 
 impl<'a> RawSamples<'a> {
     /// Creates a shard's samples.
     pub(super) fn new(context: ReadContext<'a>) -> Self {
         let assembler = Assembler::with_preferred_images(context.settings.image_suffixes.clone());
-        Self { context, assembler, count: 0, duplicates: 0, invalid_json: 0 }
+        Self { context, assembler, count: 0, duplicates: 0, invalid_json: 0, selection: None }
     }
 
-    /// Sends a sample on, or rejects it.
+    /// Limits the samples to some.
+    pub(super) fn with_selection(self, selection: Option<Selection>) -> Self {
+        Self { selection, ..self }
+    }
+
+    /// Returns whether no further sample is wanted.
+    pub(super) fn is_enough(&self) -> bool {
+        matches!(self.selection, Some(Selection::First(most)) if self.count >= most)
+    }
+
+    /// Sends the samples on that were kept until the end of the shard; returns the number of those that are not wanted.
+    pub(super) async fn send_chosen(&mut self) -> Result<u64, ReadStop> {
+        let Some(Selection::Any(chosen)) = &mut self.selection else { return Ok(0) };
+        let chosen = chosen.take();
+        let left = self.count - chosen.len() as u64;
+        for raw in chosen {
+            self.send_one(raw).await?;
+        }
+        Ok(left)
+    }
+
+    /// Sends a sample on, or rejects it, unless it is not wanted.
     pub(super) async fn send(&mut self, raw: RawSample) -> Result<(), ReadStop> {
+        if self.is_enough() {
+            return Ok(());
+        }
         self.count += 1;
+        match &mut self.selection {
+            Some(Selection::Any(chosen)) => chosen.offer(raw),
+            _ => self.send_one(raw).await?,
+        }
+        Ok(())
+    }
+
+    async fn send_one(&mut self, raw: RawSample) -> Result<(), ReadStop> {
         self.duplicates += u64::from(raw.is_duplicate);
         let context = self.context;
         let (index, bytes) = (raw.index, raw.bytes_held());

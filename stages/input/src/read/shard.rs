@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     format::{InputFormat, ListKind, PARQUET_MAGIC, is_parquet_name},
-    shards::{ShardSource, VersionTag, content_digest},
+    shards::{LookupError, ShardSource, VersionTag, content_digest},
     tar::BLOCK_BYTES,
 };
 
@@ -53,32 +53,38 @@ pub async fn read_shard(request: ReadRequest<'_>) -> Result<ShardContents, ReadS
 /// Detects the format and reads the shard.
 async fn read_any(context: ReadContext<'_>) -> Result<ShardContents, ReadStop> {
     match &context.shard.source {
-        ShardSource::Unavailable { error, .. } => {
-            let class = if error.is_missing { FailureClass::Missing } else { FailureClass::Transport };
-            Err(context.error(&error.message, class).into())
-        }
+        ShardSource::Unavailable { error, .. } => Err(unavailable(context, error).into()),
         ShardSource::Folder { files, .. } => folder::read(context, files).await,
         ShardSource::Object(_) | ShardSource::ListPart { .. } => read_object(context).await,
     }
 }
 
-/// How an object is read.
-pub(super) enum ObjectReader {
+/// Returns the error of a shard that could not be looked up.
+pub(super) fn unavailable(context: ReadContext<'_>, error: &LookupError) -> ReadError {
+    let class = if error.is_missing { FailureClass::Missing } else { FailureClass::Transport };
+    context.error(&error.message, class)
+}
+
+/// How a shard that is one object is read.
+pub(super) enum ObjectFormat {
     /// As Parquet.
     Table,
     /// As a list of URLs in text.
     List(ListKind),
-    /// As a tar, unless its first bytes are those of something else.
+    /// As a tar, compressed or not, unless it begins as Parquet.
     Archive,
 }
 
-/// Returns how an object is read, by its name and the configured format.
-pub(super) fn reader_of(context: ReadContext<'_>) -> Result<ObjectReader, ReadError> {
+/// Returns how a shard that is one object is read, by its name and the settings.
+///
+/// # Errors
+/// When the settings do not fit the name.
+pub(super) fn object_format(context: ReadContext<'_>) -> Result<ObjectFormat, ReadError> {
     let name = context.shard.name();
     match (context.settings.format, ListKind::of_name(name)) {
-        (InputFormat::Parquet, _) => Ok(ObjectReader::Table),
-        (InputFormat::Auto | InputFormat::UrlList, _) if is_parquet_name(name) => Ok(ObjectReader::Table),
-        (InputFormat::Auto | InputFormat::UrlList, Some(kind)) => Ok(ObjectReader::List(kind)),
+        (InputFormat::Parquet, _) => Ok(ObjectFormat::Table),
+        (InputFormat::Auto | InputFormat::UrlList, _) if is_parquet_name(name) => Ok(ObjectFormat::Table),
+        (InputFormat::Auto | InputFormat::UrlList, Some(kind)) => Ok(ObjectFormat::List(kind)),
         (InputFormat::UrlList, None) => {
             let what = "the kind of list is unknown, since its name ends in none of .csv, .tsv, .jsonl, .txt, .parquet: \
                         rename it";
@@ -88,15 +94,15 @@ pub(super) fn reader_of(context: ReadContext<'_>) -> Result<ObjectReader, ReadEr
             let name = context.settings.setting_names.format;
             Err(context.data_error(&format!("it is not a folder, which {name} = \"folder\" requires")))
         }
-        (InputFormat::Auto | InputFormat::Webdataset, _) => Ok(ObjectReader::Archive),
+        (InputFormat::Auto | InputFormat::Webdataset, _) => Ok(ObjectFormat::Archive),
     }
 }
 
 async fn read_object(context: ReadContext<'_>) -> Result<ShardContents, ReadStop> {
-    match reader_of(context)? {
-        ObjectReader::Table => unchanged(context, table::read(context)).await,
-        ObjectReader::List(kind) => unchanged(context, list::read(context, kind)).await,
-        ObjectReader::Archive => read_archive(context).await,
+    match object_format(context)? {
+        ObjectFormat::Table => unchanged(context, table::read(context)).await,
+        ObjectFormat::List(kind) => unchanged(context, list::read(context, kind)).await,
+        ObjectFormat::Archive => read_archive(context).await,
     }
 }
 
@@ -106,13 +112,16 @@ async fn read_archive(context: ReadContext<'_>) -> Result<ShardContents, ReadSto
     if context.settings.format == InputFormat::Auto && start.bytes.starts_with(PARQUET_MAGIC) {
         return unchanged(context, table::read(context)).await;
     }
-    // The parser explains what is long enough for a header.
-    if start.bytes.len() < BLOCK_BYTES
-        && let Some(what) = sniff::not_a_tar(&start.bytes)
-    {
-        return Err(context.data_error(&what).into());
-    }
+    check_tar_start(context, &start.bytes)?;
     archive::read(context, start).await
+}
+
+/// Rejects what is too short for a tar header and known to be something else; the parser explains what is longer.
+pub(super) fn check_tar_start(context: ReadContext<'_>, start: &[u8]) -> Result<(), ReadError> {
+    match sniff::not_a_tar(start).filter(|_| start.len() < BLOCK_BYTES) {
+        Some(what) => Err(context.data_error(&what)),
+        None => Ok(()),
+    }
 }
 
 /// Reads a shard in several requests, and checks that all saw the same version. Requests cannot depend on a version that is

@@ -104,6 +104,20 @@ impl<'a> Header<'a> {
     }
 }
 
+/// Returns whether a block is a header without doubt, so that a reader may begin there: a valid checksum, size and type, and the
+/// magic of POSIX or GNU. (Headers of v7 have no magic, and are found only by reading from the archive's beginning.)
+#[must_use]
+pub fn is_header(block: &[u8; BLOCK_BYTES]) -> bool {
+    let has_magic = block[MAGIC].starts_with(b"ustar");
+    has_magic
+        && Header::decode(block).is_ok_and(|header| {
+            header.is_some_and(|header| {
+                let flag = header.type_flag();
+                header.size().is_ok() && (flag == 0 || flag.is_ascii_alphanumeric())
+            })
+        })
+}
+
 /// Returns whether another block of a GNU sparse map follows this one.
 pub(super) fn sparse_map_continues(block: &[u8; BLOCK_BYTES]) -> bool {
     block[GNU_MAP_IS_EXTENDED] != 0

@@ -26,7 +26,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-pub use header::{BLOCK_BYTES, HeaderError};
+pub use header::{BLOCK_BYTES, HeaderError, is_header};
 pub use parser::TarParser;
 pub use pax::PaxError;
 pub use sniff::LooksLike;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::TryStreamExt;
-use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
 use url::Url;
 
 use crate::{ErrorKind, RetryPolicy, StoreError, user_message};
@@ -49,6 +49,13 @@ pub struct Location {
 }
 
 impl Location {
+    /// Returns a location in an empty store in memory: a place where nothing is.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        let (store, base) = (Arc::new(InMemory::new()), "memory:/".to_owned());
+        Self { store, path: Path::default(), kind: StoreKind::Bucket, base }
+    }
+
     /// Returns the canonical URL of a path in this store, without secrets.
     #[must_use]
     pub fn url_of(&self, path: &Path) -> String {

@@ -9,7 +9,6 @@ mod list;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use recaption_messages::{ByteBudget, ReadCounters, ReadError, ReadSink};
-use recaption_schemas::FailureClass;
 use tokio::sync::mpsc;
 
 use super::{
@@ -18,7 +17,7 @@ use super::{
     folder,
     open::{self, ByteStream},
     settings::ReadSettings,
-    shard::{ObjectReader, reader_of},
+    shard::{ObjectFormat, object_format, unavailable},
     table,
 };
 use crate::shards::{FileRole, FolderFiles, ListPart, ShardRef, ShardSource};
@@ -83,16 +82,13 @@ pub async fn count_samples(shard: &ShardRef, settings: &ReadSettings) -> Result<
         sink: &sink,
     };
     match &shard.source {
-        ShardSource::Unavailable { error, .. } => {
-            let class = if error.is_missing { FailureClass::Missing } else { FailureClass::Transport };
-            Err(context.error(&error.message, class))
-        }
+        ShardSource::Unavailable { error, .. } => Err(unavailable(context, error)),
         ShardSource::ListPart { part, .. } => Ok(count_of_part(part)),
         ShardSource::Folder { files, .. } => count_folder(context, files).await,
-        ShardSource::Object(_) => match reader_of(context)? {
-            ObjectReader::Table => count_table(context).await,
-            ObjectReader::List(kind) => list::count(context, kind).await,
-            ObjectReader::Archive => archive::count(context).await,
+        ShardSource::Object(_) => match object_format(context)? {
+            ObjectFormat::Table => count_table(context).await,
+            ObjectFormat::List(kind) => list::count(context, kind).await,
+            ObjectFormat::Archive => archive::count(context).await,
         },
     }
 }

@@ -48,9 +48,9 @@ pub(super) fn builder(metadata: &Arc<ParquetMetaData>) -> Result<ParquetPushDeco
         .map_err(|e| format!("cannot read the Parquet file: {e}"))
 }
 
-/// Reads the footer and assigns the roles of the columns.
-pub(super) async fn open(context: ReadContext<'_>) -> Result<OpenTable, ReadError> {
-    let metadata = Arc::new(read_metadata(context).await?);
+/// Reads the footer, with the offsets of pages if they are wanted, and assigns the roles of the columns.
+pub(super) async fn open(context: ReadContext<'_>, index: PageIndexPolicy) -> Result<OpenTable, ReadError> {
+    let metadata = Arc::new(read_metadata(context, index).await?);
     let builder = builder(&metadata).map_err(|e| context.data_error(&e))?;
     let settings = context.settings;
     let roles = ColumnRoles::detect(builder.schema(), settings);
@@ -64,7 +64,7 @@ pub(super) async fn open(context: ReadContext<'_>) -> Result<OpenTable, ReadErro
 pub(in crate::read) async fn row_groups_of_list(
     context: ReadContext<'_>,
 ) -> Result<Option<Vec<RowGroup>>, ReadError> {
-    let table = open(context).await?;
+    let table = open(context, PageIndexPolicy::Skip).await?;
     Ok((!table.roles.has_image()).then(|| table.row_groups().collect()))
 }
 
@@ -82,7 +82,7 @@ impl OpenTable {
 
 /// Counts the rows of a table.
 pub(in crate::read) async fn count_rows(context: ReadContext<'_>) -> Result<TableRows, ReadError> {
-    let table = open(context).await?;
+    let table = open(context, PageIndexPolicy::Skip).await?;
     Ok(TableRows {
         rows: table.row_groups().map(|group| group.rows).fold(0, u64::saturating_add),
         largest_group_bytes: table.row_groups().map(|group| group.bytes).max().unwrap_or(0),
@@ -152,13 +152,16 @@ fn check_row_groups(
 }
 
 /// Reads the metadata of the file.
-async fn read_metadata(context: ReadContext<'_>) -> Result<ParquetMetaData, ReadError> {
+async fn read_metadata(
+    context: ReadContext<'_>,
+    index: PageIndexPolicy,
+) -> Result<ParquetMetaData, ReadError> {
     let size = context.shard.size();
     check_start(context).await?;
     let failed =
         |what: &dyn std::fmt::Display| context.data_error(&format!("cannot read the Parquet file: {what}"));
     let decoder = ParquetMetaDataPushDecoder::try_new(size).map_err(|e| failed(&e))?;
-    let mut decoder = decoder.with_page_index_policy(PageIndexPolicy::Skip);
+    let mut decoder = decoder.with_page_index_policy(PageIndexPolicy::Skip).with_offset_index_policy(index);
     let footer = size.saturating_sub(FOOTER_BYTES)..size;
     let mut ranges = vec![footer];
     loop {

@@ -9,8 +9,10 @@ mod columns;
 mod footer;
 mod json;
 mod row_groups;
+mod sample;
 
 use arrow_array::RecordBatch;
+use parquet::file::metadata::PageIndexPolicy;
 use recaption_messages::{ReadStop, Sample, ShardContents};
 use recaption_schemas::{Damage, OriginalCaption, Reject, RejectReason};
 
@@ -27,10 +29,11 @@ use crate::{
 
 pub(super) use footer::{RowGroup, count_rows, row_groups_of_list};
 pub(super) use json::json_of_row;
+pub(super) use sample::read_some;
 
 /// Reads a Parquet file with image bytes, or a list of URLs or a part of one.
 pub(super) async fn read(context: ReadContext<'_>) -> Result<ShardContents, ReadStop> {
-    let OpenTable { metadata, roles, mask } = open(context).await?;
+    let OpenTable { metadata, roles, mask } = open(context, PageIndexPolicy::Skip).await?;
     let kind = if roles.has_image() { "Parquet" } else { "Parquet list of URLs" };
     context.settings.usage_log.log(kind, &roles.describe());
     let selected = context.shard.list_part().map(|part| part.rows.clone());
@@ -50,8 +53,7 @@ async fn read_images(
     roles: ColumnRoles,
     rows: u64,
 ) -> Result<ShardContents, ReadStop> {
-    let keys = KeyAssigner::default();
-    let mut table = TableReader { context, roles, keys, samples: 0, invalid_json: 0 };
+    let mut table = TableReader::new(context, roles);
     let (mut damage, mut row) = (None, 0);
     while let Some(chunk) = reader.next().await? {
         match chunk {
@@ -83,15 +85,8 @@ async fn read_list(
         match queue.while_draining(reader.next()).await?? {
             None => break,
             Some(TableChunk::Rows(batch)) => {
-                let begin = queue.rows();
-                let rows = roles.rows(&batch).map_err(|e| context.data_error(&e))?.into_iter();
-                let rows = rows.zip(0..).map(|(values, at)| {
-                    let url = values.url.ok_or_else(|| "the row has no address".to_owned());
-                    let key = values.key.unwrap_or_else(|| RowKey::of_number(row + at));
-                    let (captions, meta) = (values.captions, values.meta);
-                    ListRow { index: begin + at, key, url, captions, meta }
-                });
-                let rows = rows.collect::<Vec<_>>();
+                let rows =
+                    list_rows(roles, &batch, (queue.rows(), row)).map_err(|e| context.data_error(&e))?;
                 row += rows.len() as u64;
                 queue.push_rows(rows).await?;
             }
@@ -108,6 +103,21 @@ async fn read_list(
     Ok(ShardContents { damage, ..queue.finish().await? })
 }
 
+/// Returns the rows of a batch of URLs. The first has this index, and is number `first` of the table.
+fn list_rows(
+    roles: &ColumnRoles,
+    batch: &RecordBatch,
+    (index, first): (u64, u64),
+) -> Result<Vec<ListRow>, String> {
+    let rows = roles.rows(batch)?.into_iter().zip(0..).map(|(values, at)| {
+        let url = values.url.ok_or_else(|| "the row has no address".to_owned());
+        let key = values.key.unwrap_or_else(|| RowKey::of_number(first + at));
+        let (captions, meta) = (values.captions, values.meta);
+        ListRow { index: index + at, key, url, captions, meta }
+    });
+    Ok(rows.collect())
+}
+
 /// A table of images that is being read.
 struct TableReader<'a> {
     context: ReadContext<'a>,
@@ -119,7 +129,11 @@ struct TableReader<'a> {
     invalid_json: u64,
 }
 
-impl TableReader<'_> {
+impl<'a> TableReader<'a> {
+    fn new(context: ReadContext<'a>, roles: ColumnRoles) -> Self {
+        Self { context, roles, keys: KeyAssigner::default(), samples: 0, invalid_json: 0 }
+    }
+
     /// Sends on the rows of a batch, or rejects them. The first row is number `first` of the table.
     async fn send_rows(&mut self, batch: &RecordBatch, first: u64) -> Result<(), ReadStop> {
         let rows = self.roles.rows(batch).map_err(|e| self.context.data_error(&e))?;

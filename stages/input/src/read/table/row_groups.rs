@@ -19,11 +19,12 @@ use crate::{keys::RowKey, read::context::ReadContext};
 const MAX_LOST_ROWS: u64 = 1 << 20;
 
 /// Some rows of a row group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RowRange {
-    group: usize,
+    pub(super) group: usize,
     /// Rows of the group before these.
-    offset: u64,
-    rows: u64,
+    pub(super) offset: u64,
+    pub(super) rows: u64,
 }
 
 /// Returns the row ranges that hold the rows `selected`, or all rows, and the number of all rows.

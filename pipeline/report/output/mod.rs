@@ -1,0 +1,133 @@
+//! `recaption report`: an output's rows -> [`ReportBuilder`] -> page.
+//!
+//! Every part is read once, in narrow columns, for the statistics; what else is shown is read for the sampled rows alone. Images come
+//! from the rows, or else from the inputs, which may be gone: then a page has the reason instead.
+//!
+//! | file | what |
+//! |---|---|
+//! | `parts` | commit records -> the parts that are read |
+//! | `facts` | what records say about the output |
+//! | `rows` | parts -> rows |
+//! | `details` | candidates and stored images of the sampled rows |
+//! | `images` | the sampled rows' images in the inputs |
+
+mod details;
+mod facts;
+mod images;
+mod parts;
+mod rows;
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::Context;
+use recaption_store::{StoreKind, StoreSettings, Stores};
+
+use self::{details::add_details, images::add_images, parts::parts_of, rows::read_rows};
+use super::builder::ReportBuilder;
+use crate::config::ConfigError;
+
+pub(crate) use images::DEFAULT_IMAGE_BYTES;
+
+/// What is reported, and where to.
+#[derive(Clone, Debug)]
+pub(crate) struct ReportJob {
+    /// The output: folder or bucket prefix.
+    pub(crate) output: String,
+    /// The file that is written.
+    pub(crate) file: PathBuf,
+    /// Captions in the sample.
+    pub(crate) samples: usize,
+    /// Seed of the sample.
+    pub(crate) seed: u64,
+    /// Whether images are shown.
+    pub(crate) images: bool,
+    /// Bytes of input shards that are read for images, at most.
+    pub(crate) image_bytes: u64,
+    /// Whether images of lists are fetched from their URLs.
+    pub(crate) fetch: bool,
+    /// Timeouts and retries.
+    pub(crate) stores: StoreSettings,
+}
+
+/// What was reported.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct ReportSummary {
+    /// The output.
+    output: String,
+    /// The file that was written.
+    file: String,
+    /// Its size.
+    bytes: usize,
+    /// Captions of the output.
+    captions: u64,
+    /// Rejects of the output.
+    rejects: u64,
+    /// Captions in the sample.
+    samples: usize,
+    /// Those with a thumbnail.
+    images: usize,
+    /// Seconds.
+    seconds: f64,
+}
+
+/// Writes the report of an output. Inputs that are gone are no error.
+///
+/// # Errors
+/// Returns an error when the output has no commit record or cannot be read, or the file cannot be written.
+pub(crate) async fn report(job: &ReportJob) -> anyhow::Result<ReportSummary> {
+    let began = Instant::now();
+    let mut stores = Stores::new(job.stores);
+    let output = stores.locate(&job.output)?;
+    if output.kind == StoreKind::Http {
+        let what = "a web server cannot be listed, and the shards of an output are found by listing";
+        return Err(ConfigError { origin: output.url(), what: what.to_owned() }.into());
+    }
+    let found = parts_of(&output).await?;
+    let source = facts::source(&job.output, &output, &found).await?;
+    let mut builder = ReportBuilder::with_samples(source, job.seed, job.samples);
+    read_rows(&output, &found.parts, &mut builder).await?;
+    let hints = add_details(&output, &found.parts, &mut builder, job.images).await?;
+    if job.images {
+        add_images(&mut stores, (job, &output), &hints, &mut builder).await;
+    }
+    let report = tokio::task::spawn_blocking(move || builder.finish()).await.context("a thumbnail failed")?;
+    let html = report.to_html()?;
+    write(&job.file, &html)?;
+    Ok(ReportSummary {
+        output: output.url(),
+        file: job.file.display().to_string(),
+        bytes: html.len(),
+        captions: report.statistics.captions,
+        rejects: report.statistics.rejects(),
+        samples: report.captions.len(),
+        images: report.captions.iter().filter(|sampled| sampled.has_image()).count(),
+        seconds: began.elapsed().as_secs_f64(),
+    })
+}
+
+/// Writes the file under another name first, so that an older report stays whole until it is replaced.
+fn write(file: &std::path::Path, html: &str) -> anyhow::Result<()> {
+    let failed = || format!("cannot write the report {}", file.display());
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        std::fs::create_dir_all(folder).with_context(failed)?;
+    }
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let staged = file.with_file_name(name);
+    let written = std::fs::write(&staged, html).and_then(|()| std::fs::rename(&staged, file));
+    if written.is_err() {
+        // The error is that of writing.
+        let _ = std::fs::remove_file(&staged);
+    }
+    written.with_context(failed)
+}
+
+impl std::fmt::Display for ReportSummary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "output    {}", self.output)?;
+        writeln!(f, "rows      {} captions, {} rejects", self.captions, self.rejects)?;
+        writeln!(f, "sample    {} captions, {} with an image", self.samples, self.images)?;
+        writeln!(f, "report    {} ({:.1} MB) in {:.1} s", self.file, self.bytes as f64 / 1e6, self.seconds)
+    }
+}
