@@ -57,6 +57,7 @@ pages_with_commands! {
     commands_of_monitoring_run: "docs/src/monitoring.md",
     commands_of_operations_run: "docs/src/operations.md",
     commands_of_output_run: "docs/src/output.md",
+    commands_of_plan_run: "docs/src/plan.md",
     commands_of_preview_run: "docs/src/preview.md",
     commands_of_quickstart_run: "docs/src/quickstart.md",
     commands_of_report_run: "docs/src/report.md",
