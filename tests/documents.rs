@@ -56,6 +56,7 @@ pages_with_commands! {
     commands_of_inputs_run: "docs/src/inputs.md",
     commands_of_operations_run: "docs/src/operations.md",
     commands_of_output_run: "docs/src/output.md",
+    commands_of_pull_run: "docs/src/pull.md",
     commands_of_quickstart_run: "docs/src/quickstart.md",
     commands_of_troubleshooting_run: "docs/src/troubleshooting.md",
     commands_of_verification_run: "docs/src/verification.md",
