@@ -59,6 +59,7 @@ pages_with_commands! {
     commands_of_output_run: "docs/src/output.md",
     commands_of_plan_run: "docs/src/plan.md",
     commands_of_preview_run: "docs/src/preview.md",
+    commands_of_pull_run: "docs/src/pull.md",
     commands_of_quickstart_run: "docs/src/quickstart.md",
     commands_of_report_run: "docs/src/report.md",
     commands_of_trainers_run: "docs/src/trainers.md",

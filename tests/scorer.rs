@@ -149,7 +149,7 @@ fn unusable_scorers_and_captioners_are_errors() {
     let bare: PathBuf = place.path("bare");
     export(&data("clip/plain"), &bare, Precision::Fp32).expect("export works without a tokenizer");
     let run = |scorer: &PathBuf| place.run(&input, "out").arg("--scorer").arg(scorer).ends(1);
-    run(&bare).warns("model.scorer").warns("has no tokenizer.json").warns("scripts/build_tokenizer.py");
+    run(&bare).warns("model.scorer").warns("has no tokenizer.json").warns("vocab.json and merges.txt");
     run(&data("clip/plain")).warns("is an open_clip checkpoint; export it first");
     run(&place.path("nowhere")).warns("recaption export");
     let no_decoder = "scores captions but cannot generate them";

@@ -20,7 +20,7 @@ use crate::{
 pub enum TokenizerError {
     /// The model has no tokenizer.
     #[error(
-        "model {0} has no tokenizer.json, so it cannot read or write text: put the checkpoint's tokenizer.json next to its weights and export again (for CLIP's vocabulary, `python scripts/build_tokenizer.py --out CHECKPOINT/tokenizer.json` builds it from open_clip's)"
+        "model {0} has no tokenizer.json, so it cannot read or write text: put the checkpoint's tokenizer.json, or its vocab.json and merges.txt, next to its weights and export again (a checkpoint with CLIP's vocabulary needs none: CLIP's tokenizer is built in)"
     )]
     Missing(PathBuf),
     /// The tokenizer cannot be loaded, fails, or does not fit the model.

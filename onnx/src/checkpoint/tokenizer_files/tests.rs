@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{build::from_vocabulary, clip, from_merges};
+use super::{CLIP_MERGES, MERGES, VOCABULARY, build::from_vocabulary, clip, from_merges, read};
+use crate::checkpoint::{Checkpoint, ModelConfig};
 
 /// SHA-256 of what `scripts/build_tokenizer.py` builds, as `json.dumps(.., sort_keys=True, separators=(",", ":"))`.
 const SCRIPT_SHA256: &str = "c90ae999a8dab31756dd554b80426db1d1982398690ab2464cdbe81ddddb3612";
@@ -68,6 +69,41 @@ fn ids_follow_merges_and_word_ends() {
     assert_eq!(ids, [515, 513, 512, 119 - 33, 514, 516]);
     assert_eq!(tokenizer.decode(&ids).expect("text"), "low lower");
 }
+
+#[test]
+fn files_of_a_checkpoint_come_before_the_bundled_vocabulary() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).expect("written");
+    let config = |size: usize, name: Value| {
+        let vision = json!({"image_size": 8, "patch_size": 4, "width": 64, "layers": 1});
+        let text = json!({"vocab_size": size, "hf_tokenizer_name": name});
+        let config = json!({"model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}});
+        write(Checkpoint::CONFIG, config.to_string().as_bytes());
+        let whole =
+            json!({"model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {"vocab_size": size}}});
+        let parsed = ModelConfig::parse(&whole.to_string()).expect("a configuration");
+        read(dir.path(), &parsed.text).expect("readable")
+    };
+    assert_eq!(config(512, Value::Null), None, "not CLIP's vocabulary");
+    assert_eq!(config(49_408, json!("roberta")), None, "another tokenizer is named");
+    assert_eq!(config(49_408, Value::Null), Some(clip().expect("CLIP's")));
+    let own = from_merges(vec!["l o", "lo w</w>"]).expect("a tokenizer");
+    let (vocabulary, merges) = files_of_transformers(&parsed(&own));
+    write(VOCABULARY, vocabulary.to_string().as_bytes());
+    assert_eq!(config(49_408, Value::Null), Some(clip().expect("CLIP's")), "half of a vocabulary is none");
+    write(MERGES, merges.as_bytes());
+    assert_eq!(parsed(&config(49_408, Value::Null).expect("built")), parsed(&own));
+    std::fs::remove_file(dir.path().join(VOCABULARY)).expect("removed");
+    write(CLIP_MERGES, b"no gzip");
+    let error = read(dir.path(), &ModelConfig::parse(CONFIG).expect("a configuration").text);
+    assert!(error.expect_err("damaged").to_string().contains("cannot be decompressed"));
+    write(Checkpoint::TOKENIZER, b"{}");
+    assert_eq!(config(512, Value::Null).as_deref(), Some(b"{}".as_slice()));
+}
+
+/// A CLIP's configuration.
+const CONFIG: &str =
+    r#"{"model_cfg": {"embed_dim": 8, "vision_cfg": {"width": 64, "layers": 1}, "text_cfg": {"layers": 1}}}"#;
 
 #[test]
 fn other_vocabularies_are_refused() {

@@ -30,6 +30,8 @@ pub(super) struct Place {
 pub(super) struct Archive<'a> {
     file: &'a File,
     places: BTreeMap<String, (Place, u32)>,
+    /// Names of entries that are not stored as they are.
+    compressed: Vec<String>,
 }
 
 /// An entry of the central directory.
@@ -38,6 +40,7 @@ struct Listed {
     header: u64,
     len: u64,
     crc: u32,
+    is_compressed: bool,
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -68,15 +71,19 @@ impl<'a> Archive<'a> {
         }
         let bytes = read_at(file, start, len)?;
         let listed = parse_directory(&bytes)?;
-        let mut places = BTreeMap::new();
+        let (mut places, mut compressed) = (BTreeMap::new(), Vec::new());
         for entry in listed {
+            if entry.is_compressed {
+                compressed.push(entry.name);
+                continue;
+            }
             let place = data_place(file, &entry, start)?;
             if places.insert(entry.name.clone(), (place, entry.crc)).is_some() {
                 return Err(format!("zip entry `{}` is there twice", entry.name));
             }
         }
         refuse_overlaps(&places)?;
-        Ok(Self { file, places })
+        Ok(Self { file, places, compressed })
     }
 
     /// Returns the folder that holds `data.pkl`, with a slash at its end, or nothing where there is none.
@@ -84,7 +91,8 @@ impl<'a> Archive<'a> {
     /// # Errors
     /// When no or several entries have that name, or the file is a TorchScript program.
     pub(super) fn pickle_prefix(&self) -> Result<&str, String> {
-        let mut prefixes = self.places.keys().filter_map(|name| {
+        let names = || self.places.keys().chain(&self.compressed).map(String::as_str);
+        let mut prefixes = names().filter_map(|name| {
             let prefix = name.strip_suffix("data.pkl")?;
             (prefix.is_empty() || (prefix.ends_with('/') && prefix.matches('/').count() == 1))
                 .then_some(prefix)
@@ -92,10 +100,16 @@ impl<'a> Archive<'a> {
         let (Some(prefix), None) = (prefixes.next(), prefixes.next()) else {
             return Err("a zip file without exactly one data.pkl: it was not written by torch.save".into());
         };
-        if self.places.contains_key(&format!("{prefix}constants.pkl")) {
+        if names().any(|name| name.strip_prefix(prefix) == Some("constants.pkl")) {
             return Err(
-                "a TorchScript program (torch.jit.save), not a file of weights: save its state_dict() with torch.save".into(),
+                "a TorchScript program (torch.jit.save), not a file of weights: save its state_dict() with torch.save"
+                    .into(),
             );
+        }
+        if let Some(name) = self.compressed.first() {
+            return Err(format!(
+                "zip entry `{name}` is compressed, which torch.save never does: load the file with torch and save it again"
+            ));
         }
         Ok(prefix)
     }
@@ -199,12 +213,8 @@ fn parse_listed(bytes: &[u8]) -> Result<(Option<Listed>, usize), String> {
     }
     let (crc, stored, len, header) = (long(16)?, long(20)?, long(24)?, long(42)?);
     let (len, stored, header) = with_zip64(extra, [len, stored, header])?;
-    if method != 0 || stored != len {
-        return Err(format!(
-            "zip entry `{name}` is compressed, which torch.save never does: load the file with torch and save it again"
-        ));
-    }
-    Ok((Some(Listed { name: name.to_owned(), header, len, crc }), taken))
+    let is_compressed = method != 0 || stored != len;
+    Ok((Some(Listed { name: name.to_owned(), header, len, crc, is_compressed }), taken))
 }
 
 /// Returns length, stored length and header position, each from the zip64 field where it does not fit 32 bits.

@@ -15,8 +15,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use object_store::Error;
-
 use super::{FileChoice, PullError, PulledFile, PulledModel, name::HubModel, name::is_commit};
 use crate::hub::address::cache_home;
 
@@ -52,15 +50,11 @@ impl HubCache {
         CachedModel { dir: self.root.join(&folder), locks: self.root.join(LOCKS).join(folder) }
     }
 
-    /// Returns the error of a model that is not here.
-    pub(super) fn offline_error(&self, model: &HubModel, error: Option<&Error>) -> PullError {
-        let why = match error {
-            None => "HF_HUB_OFFLINE is set".to_owned(),
-            Some(error) => format!("the hub cannot be reached ({})", crate::user_message(error)),
-        };
+    /// Returns the error of a model that is not here where the hub is not asked.
+    pub(super) fn offline_error(&self, model: &HubModel, why: &str) -> PullError {
         let model = model.to_string();
         let name = model.trim_start_matches("hf://").to_owned();
-        PullError::Offline { model, name, cache: self.root.clone(), why }
+        PullError::Offline { model, name, cache: self.root.clone(), why: why.to_owned() }
     }
 }
 

@@ -11,7 +11,7 @@ mod name;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::OnceLock};
 
 use object_store::Error;
 use serde::Deserialize;
@@ -92,12 +92,13 @@ pub struct HubModels {
     client: HubClient,
     cache: HubCache,
     settings: StoreSettings,
-    offline: bool,
+    /// Why the hub is not asked: the user's wish, or that it could not be reached a moment ago.
+    offline: OnceLock<String>,
 }
 
 impl std::fmt::Debug for HubModels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HubModels").field("offline", &self.offline).finish_non_exhaustive()
+        f.debug_struct("HubModels").field("offline", &self.offline.get()).finish_non_exhaustive()
     }
 }
 
@@ -116,7 +117,11 @@ impl HubModels {
         let cache = HubCache::from_lookup(&lookup)?;
         let is_true =
             |name: &str| lookup(name).map(|v| TRUE_VALUES.contains(&v.trim().to_uppercase().as_str()));
-        let offline = is_true("HF_HUB_OFFLINE").unwrap_or(false);
+        let is_offline = is_true("HF_HUB_OFFLINE").unwrap_or(false);
+        let offline = OnceLock::new();
+        if is_offline {
+            offline.get_or_init(|| "HF_HUB_OFFLINE is set".to_owned());
+        }
         let client = HubClient::new(hub, settings)
             .map_err(|source| PullError::Hub { model: "hf://".to_owned(), source })?;
         Ok(Self { client, cache, settings, offline })
@@ -135,10 +140,10 @@ impl HubModels {
         progress: &(dyn Fn(PullProgress<'_>) + Sync),
     ) -> Result<PulledModel, PullError> {
         let cached = self.cache.model(model);
-        if self.offline {
+        if let Some(why) = self.offline.get() {
             let commit = cached.commit(model.revision());
             let found = commit.and_then(|commit| cached.snapshot(&commit, choices));
-            return found.ok_or_else(|| self.cache.offline_error(model, None));
+            return found.ok_or_else(|| self.cache.offline_error(model, why));
         }
         if name::is_commit(model.revision())
             && let Some(found) = cached.snapshot(model.revision(), choices)
@@ -191,15 +196,13 @@ impl HubModels {
         if !ErrorKind::of(&error).is_retryable() {
             return Err(PullError::Hub { model: model.to_string(), source: error });
         }
+        let error = crate::user_message(&error);
+        let why = self.offline.get_or_init(|| format!("the hub cannot be reached ({error})"));
         let commit = cached.commit(model.revision());
-        match commit.and_then(|commit| cached.snapshot(&commit, choices)) {
-            Some(found) => {
-                let error = crate::user_message(&error);
-                tracing::warn!(%model, commit = found.commit, error, "hub cannot be reached; using the cached files");
-                Ok(found)
-            }
-            None => Err(self.cache.offline_error(model, Some(&error))),
-        }
+        let found = commit.and_then(|commit| cached.snapshot(&commit, choices));
+        let found = found.ok_or_else(|| self.cache.offline_error(model, why))?;
+        tracing::warn!(%model, commit = found.commit, error, "hub cannot be reached; using the cached files");
+        Ok(found)
     }
 }
 
