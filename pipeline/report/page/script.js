@@ -42,6 +42,8 @@
     }
     return box;
   };
+  // Without any image, cards have no room for one, and say why in a line.
+  const pictures = data.samples.some((row) => row.i);
   const candidates = (row) => {
     const details = make("details");
     details.append(make("summary", "", `${row.n.length} candidates`));
@@ -55,9 +57,9 @@
     return details;
   };
   const card = (row, compact) => {
-    const item = make("li", "card");
-    if (row.r === undefined) item.append(image(row));
-    else if (compact) return item;
+    const pictured = row.r === undefined && (compact ? row.i : pictures);
+    const item = make("li", pictured ? "card pictured" : "card");
+    if (pictured) item.append(image(row));
     const text = make("div", "text");
     if (row.r !== undefined) {
       text.append(make("p", "reason", row.r));
@@ -67,7 +69,8 @@
     if (row.o !== undefined) text.append(line("original", row.o, row.ov, false));
     if (!compact && row.n && row.n.length > 1) text.append(candidates(row));
     const size = row.w ? `, ${row.w} \u00d7 ${row.h}` : "";
-    if (!compact) text.append(quote("p", "where", `${row.k}${size}\n${row.s}`));
+    const missing = row.m && !pictured && !compact ? `\n${row.m}` : "";
+    if (!compact) text.append(quote("p", "where", `${row.k}${size}\n${row.s}${missing}`));
     item.append(text);
     return item;
   };
