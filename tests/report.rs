@@ -61,12 +61,8 @@ fn shard(out: &Path, url: &str, rows: &[CaptionRow], rejects: &[Reject]) {
     runtime.block_on(async {
         let location = Stores::default().locate(&out.to_string_lossy()).expect("a path");
         let id = ShardId::from_url(url);
-        let target = |table| PartTarget {
-            output: &location,
-            table,
-            shard: id.as_str(),
-            fingerprint: "0123-4567",
-        };
+        let target =
+            |table| PartTarget { output: &location, table, shard: id.as_str(), fingerprint: "0123-4567" };
         let embed = rows.iter().any(|row| row.image.is_some());
         let schema = Arc::new(caption_schema(embed, [].into()));
         let mut part = PartWriter::new(target("captions"), Arc::clone(&schema)).expect("a part");
@@ -151,7 +147,8 @@ impl Page {
             }
             cells
         };
-        let found = rows.map(text).any(|row| row.len() >= cells.len() && row.iter().zip(cells).all(|(a, b)| a == b));
+        let found =
+            rows.map(text).any(|row| row.len() >= cells.len() && row.iter().zip(cells).all(|(a, b)| a == b));
         assert!(found, "no row begins with {cells:?}");
     }
 }
@@ -175,7 +172,8 @@ fn vocabulary_rows(count: usize) -> Vec<CaptionRow> {
             let caption = format!("a photo of {} {}", word(&mut dice), word(&mut dice));
             let original = format!("{} {n}", word(&mut dice));
             let similarity = (dice.fraction() * 0.6 - 0.1) as f32;
-            let original = (!n.is_multiple_of(4)).then_some((original.as_str(), (dice.fraction() * 0.5) as f32));
+            let original =
+                (!n.is_multiple_of(4)).then_some((original.as_str(), (dice.fraction() * 0.5) as f32));
             row(&format!("{n:05}"), &caption, similarity, original)
         })
         .collect()
@@ -202,7 +200,11 @@ fn statistics_are_those_of_all_rows() {
         let kept = |scores: &mut dyn Iterator<Item = f32>| {
             scores.filter(|score| *score >= threshold as f32).count() as u64
         };
-        assert_eq!(page.at_least("similarity", threshold), kept(&mut rows.iter().map(similarity)), "{threshold}");
+        assert_eq!(
+            page.at_least("similarity", threshold),
+            kept(&mut rows.iter().map(similarity)),
+            "{threshold}"
+        );
         let mut originals = rows.iter().filter_map(|row| row.org_similarity.map(Similarity::get));
         assert_eq!(page.at_least("org_similarity", threshold), kept(&mut originals), "{threshold}");
     }
@@ -286,8 +288,14 @@ fn hostile_output(place: &Place) {
         .enumerate()
         .map(|(n, text)| row(&format!("{text}{n}"), text, 0.2 + n as f32 / 100.0, Some((text, 0.1))))
         .collect();
-    let reject = |text: &&str| Reject::new(*text, RejectReason::CaptionRule, *text).with_caption(*text, Some(0.1));
-    shard(&place.path("out"), "s3://nowhere/<b>'\".tar", &rows, &HOSTILE.iter().map(reject).collect::<Vec<_>>());
+    let reject =
+        |text: &&str| Reject::new(*text, RejectReason::CaptionRule, *text).with_caption(*text, Some(0.1));
+    shard(
+        &place.path("out"),
+        "s3://nowhere/<b>'\".tar",
+        &rows,
+        &HOSTILE.iter().map(reject).collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -334,7 +342,8 @@ fn page_stays_below_20_mb() {
     let (_, page) = report(&place, "out", &["--samples", "4000"]);
     assert!(page.html.len() < 20_000_000, "{} bytes", page.html.len());
     let shown = page.samples().iter().filter(|one| one["i"].is_string()).count();
-    let left_out = page.samples().iter().filter(|one| one["m"].as_str().is_some_and(|m| m.contains("no room")));
+    let left_out =
+        page.samples().iter().filter(|one| one["m"].as_str().is_some_and(|m| m.contains("no room")));
     assert!(shown > 100 && shown + left_out.count() == 900, "{shown} images");
 }
 
@@ -348,7 +357,10 @@ fn images_come_from_rows_or_inputs_and_are_verified() {
     }
     let tar = place.write("in/00000.tar", pack.close());
     place.write("folder/0.jpg", &images[0]);
-    let with_image = |n: usize| CaptionRow { sha256: sha256_hex(&images[n]), ..row(&n.to_string(), "a caption", 0.3, None) };
+    let with_image = |n: usize| CaptionRow {
+        sha256: sha256_hex(&images[n]),
+        ..row(&n.to_string(), "a caption", 0.3, None)
+    };
     let mut rows: Vec<CaptionRow> = (0..5).map(with_image).collect();
     // Not the input's image any more.
     rows[4].sha256 = sha256_hex(b"another image");
@@ -360,12 +372,16 @@ fn images_come_from_rows_or_inputs_and_are_verified() {
     let (said, page) = report(&place, "out", &[]);
     said.prints("sample    8 captions, 5 with an image");
     let reason = |page: &Page, key: &str, shard: &str| {
-        let found = |one: &&Value| one["k"] == json!(key) && one["s"].as_str().is_some_and(|s| s.contains(shard));
+        let found =
+            |one: &&Value| one["k"] == json!(key) && one["s"].as_str().is_some_and(|s| s.contains(shard));
         let sample = page.samples().iter().find(found).expect("a sample");
         sample["m"].as_str().unwrap_or_default().to_owned()
     };
     assert!(reason(&page, "4", "00000.tar").contains("its SHA-256 differs"));
-    assert!(reason(&page, "gone", "gone.tar").contains("cannot be found") || reason(&page, "gone", "gone.tar").contains("cannot be read"));
+    assert!(
+        reason(&page, "gone", "gone.tar").contains("cannot be found")
+            || reason(&page, "gone", "gone.tar").contains("cannot be read")
+    );
     assert!(reason(&page, "listed", "list.csv").contains("--fetch"));
 
     let (said, page) = report(&place, "out", &["--image-bytes", "1"]);
@@ -472,12 +488,16 @@ fn page_works_in_a_browser() {
     assert_eq!((&met["met"]["console"], &met["met"]["requests"]), (&json!([]), &json!([])));
     assert_ne!(met["views"][0]["background"], met["views"][1]["background"], "light and dark are the same");
     // The slider by keyboard: 20 steps of 0.001.
-    let number = |state: &Value| state["value"].as_str().and_then(|v| v.parse::<i64>().ok()).expect("a number");
+    let number =
+        |state: &Value| state["value"].as_str().and_then(|v| v.parse::<i64>().ok()).expect("a number");
     assert_eq!(number(&met["after"]) - number(&met["before"]), 20);
     assert_ne!(met["after"]["share"], met["before"]["share"]);
     assert_ne!(met["after"]["command"], met["before"]["command"]);
     let reached = met["reached"].to_string();
-    assert!(["threshold-number", "by", "copy"].iter().all(|id| reached.contains(&format!("\"{id}\""))), "{reached}");
+    assert!(
+        ["threshold-number", "by", "copy"].iter().all(|id| reached.contains(&format!("\"{id}\""))),
+        "{reached}"
+    );
     // Typed thresholds keep what a count of the rows does.
     let scores: Vec<f32> = rows
         .iter()
@@ -488,7 +508,10 @@ fn page_works_in_a_browser() {
         let least: f64 = threshold.parse().expect("a number");
         let kept = scores.iter().filter(|score| **score >= least as f32).count();
         assert_eq!(typed["count"], json!(format!("{kept} of 408 captions")));
-        assert_eq!(typed["command"], json!(format!("recaption filter out --min-similarity {threshold} --to out-above-{threshold}")));
+        assert_eq!(
+            typed["command"],
+            json!(format!("recaption filter out --min-similarity {threshold} --to out-above-{threshold}"))
+        );
         assert_eq!((&typed["above"], &typed["below"]), (&json!(4), &json!(4)));
     }
     let command = met["originals"]["command"].as_str().expect("a command");

@@ -179,10 +179,8 @@ impl Plan {
         let done_shards = done.iter().map(DoneShard::new).collect();
         let (done, leftovers) = done.into_iter().map(|done| (done.shard.id, done.found)).unzip();
         let (superseded, orphans) = split_off_stale_parts(&mut survey, &split, &incomplete);
-        let with_parts = |shards: &[String]| {
-            shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard).to_vec())).collect()
-        };
-        let (removals, strays) = (with_parts(removals), with_parts(&CommitLog::orphaned_shards(&survey)));
+        let removals = with_parts(&survey, removals);
+        let strays = with_parts(&survey, &CommitLog::orphaned_shards(&survey));
         Ok(Self {
             todo: Arc::new(todo),
             done,
@@ -237,6 +235,11 @@ pub(crate) fn unclaimed(error: CommitError, configuration: &BTreeMap<String, Str
         }
         CommitError::Store(error) => error.into(),
     }
+}
+
+/// Returns shards with their parts.
+fn with_parts(survey: &OutputScan, shards: &[String]) -> Vec<(String, Vec<ExistingPart>)> {
+    shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard).to_vec())).collect()
 }
 
 /// Names of all inputs, today's and those of versions before 0.2.
