@@ -91,6 +91,48 @@ fn numbers_are_those_of_the_run_that_follows() {
 }
 
 #[test]
+fn rows_of_parquet_are_counted_by_footers() {
+    let place = Place::new();
+    let input = place.draw("in", 2, 5);
+    place.run(&input, "embedded").set("output.images=embed").ends(0);
+    let tables = place.path("embedded/captions");
+    let planned = plan(&place, &tables, "out").ends(0).report();
+    let images = &planned["images"];
+    let [source] = &images["sources"].as_array().expect("a list")[..] else { panic!("{images:#}") };
+    assert_eq!(
+        *source,
+        json!({"source": "Parquet footers", "shards": 2, "images": 10, "is_estimate": false})
+    );
+    assert!(images["row_group_bytes"].as_u64() > Some(10_000), "{images:#}");
+    assert!(planned["memory"]["uses"].to_string().contains("row groups of Parquet"), "{planned:#}");
+    let run = place.run(&tables, "out").ends(0).report();
+    assert_eq!(
+        (&run["counts"]["read"], &run["shards_done"]),
+        (&images["pending"], &planned["shards"]["pending"])
+    );
+}
+
+#[test]
+fn many_archives_are_estimated_from_what_is_known() {
+    let place = Place::new();
+    let input = place.draw("in", 12, 4);
+    let estimate = |word: &str| {
+        let planned = plan(&place, &input, "out").ends(0).report();
+        let images = &planned["images"];
+        assert_eq!(images["is_estimate"], json!(true), "{images:#}");
+        assert!(images["sources"].to_string().contains(word), "{images:#}");
+        images["total"].as_u64().expect("a number")
+    };
+    let around = 44..=52;
+    assert!(around.contains(&estimate("headers of 8 shards")));
+    place.run(&input, "out").args(["--limit", "8"]).ends(0);
+    assert!(around.contains(&estimate("shards that are done")));
+    fs::remove_dir_all(place.path("out")).expect("a folder");
+    (0..12).for_each(|n| drop(place.write(&format!("in/{n:05}_stats.json"), "{\"successes\": 4}")));
+    assert_eq!(estimate("img2dataset"), 48);
+}
+
+#[test]
 fn what_is_redone_is_named_with_the_reason() {
     let place = Place::new();
     let input = place.draw("in", 4, 3);
@@ -151,7 +193,7 @@ fn all_problems_are_listed_at_once() {
         ("model", vec!["nowhere", "recaption export"]),
         ("model", vec!["nobody", "model.scorer"]),
         ("provider", vec!["CPU build", "make onnxruntime-gpu"]),
-        ("input", vec!["garbage.tar", "not a tar"]),
+        ("input", vec!["garbage.tar", "it is text"]),
         ("input", vec!["cut.tar", "exit code 3"]),
         ("input", vec!["gone/0.tar"]),
         ("input", vec!["gone/1.tar"]),

@@ -166,7 +166,7 @@ fn report(place: &Place, out: &str, arguments: &[&str]) -> (Said, Page) {
 fn vocabulary_rows(count: usize) -> Vec<CaptionRow> {
     let mut dice = Dice::new(11);
     let words = ["red", "dog", "ball", "tree", "green", "house"];
-    let mut word = |dice: &mut Dice| words[dice.throw() as usize % words.len()];
+    let word = |dice: &mut Dice| words[dice.throw() as usize % words.len()];
     (0..count)
         .map(|n| {
             let caption = format!("a photo of {} {}", word(&mut dice), word(&mut dice));
@@ -179,9 +179,8 @@ fn vocabulary_rows(count: usize) -> Vec<CaptionRow> {
         .collect()
 }
 
-#[test]
-fn statistics_are_those_of_all_rows() {
-    let place = Place::new();
+/// An output of two shards with 1,500 captions and 9 rejects; returns the rows.
+fn vocabulary_output(place: &Place) -> Vec<CaptionRow> {
     let rows = vocabulary_rows(1500);
     let reject = |n: usize| {
         let reason = if n.is_multiple_of(3) { RejectReason::CorruptImage } else { RejectReason::CaptionRule };
@@ -190,6 +189,13 @@ fn statistics_are_those_of_all_rows() {
     let rejects: Vec<Reject> = (0..9).map(reject).collect();
     shard(&place.path("out"), SHARD, &rows[..700], &rejects);
     shard(&place.path("out"), "s3://nowhere/00001.tar", &rows[700..], &[]);
+    rows
+}
+
+#[test]
+fn thresholds_and_sample_are_those_of_the_rows() {
+    let place = Place::new();
+    let rows = vocabulary_output(&place);
     let (said, page) = report(&place, "out", &["--samples", "50", "--seed", "3"]);
     said.prints("rows      1500 captions, 9 rejects").prints("sample    50 captions, 0 with an image");
 
@@ -217,7 +223,25 @@ fn statistics_are_those_of_all_rows() {
     assert_eq!(filtered["rows"]["selected"], json!(selected));
     assert_eq!(page.data["scores"]["org_similarity"]["missing"], json!(375));
 
-    // Words, openings, repetitions, sizes, rejects.
+    // The sample is of the rows, with candidates.
+    assert_eq!((page.samples().len(), page.data["rejects"].as_array().map(Vec::len)), (50, Some(9)));
+    for sample in page.samples() {
+        let row = rows.iter().find(|row| sample["k"] == json!(row.key)).expect("a row of the output");
+        assert_eq!(sample["c"], json!(row.candidates.chosen().text));
+        assert_eq!(sample["v"].as_f64().map(|n| n as f32), Some(similarity(row)));
+        assert_eq!(sample["o"], row.org_caption.as_ref().map_or(Value::Null, |text| json!(text)));
+        let candidates: Vec<Value> = row.candidates.as_slice().iter().map(|one| json!(one.text)).collect();
+        let shown: Vec<Value> =
+            sample["n"].as_array().expect("a list").iter().map(|one| one[0].clone()).collect();
+        assert_eq!(shown, candidates);
+    }
+}
+
+#[test]
+fn tables_count_all_rows() {
+    let place = Place::new();
+    let rows = vocabulary_output(&place);
+    let (_, page) = report(&place, "out", &["--samples", "5"]);
     let captions: Vec<&str> = rows.iter().map(|row| row.candidates.chosen().text.as_str()).collect();
     let mut with_word = BTreeMap::<&str, usize>::new();
     let mut openings = BTreeMap::<String, usize>::new();
@@ -240,20 +264,7 @@ fn statistics_are_those_of_all_rows() {
     page.has_row(&["caption_rule", "6", "66.7 %", "0.4 %"]);
     page.has_row(&["corrupt_image", "3", "33.3 %", "0.2 %"]);
     assert!(page.html.contains("what happened to 3"), "examples of rejects");
-    page.html.contains("digest-of-the-model").then_some(()).expect("digests");
-
-    // The sample is of the rows, with candidates.
-    assert_eq!((page.samples().len(), page.data["rejects"].as_array().map(Vec::len)), (50, Some(9)));
-    for sample in page.samples() {
-        let row = rows.iter().find(|row| sample["k"] == json!(row.key)).expect("a row of the output");
-        assert_eq!(sample["c"], json!(row.candidates.chosen().text));
-        assert_eq!(sample["v"].as_f64().map(|n| n as f32), Some(similarity(row)));
-        assert_eq!(sample["o"], row.org_caption.as_ref().map_or(Value::Null, |text| json!(text)));
-        let candidates: Vec<Value> = row.candidates.as_slice().iter().map(|one| json!(one.text)).collect();
-        let shown: Vec<Value> =
-            sample["n"].as_array().expect("a list").iter().map(|one| one[0].clone()).collect();
-        assert_eq!(shown, candidates);
-    }
+    assert!(page.html.contains("digest-of-the-model"), "digests");
 }
 
 #[test]
@@ -389,6 +400,21 @@ fn images_come_from_rows_or_inputs_and_are_verified() {
     assert!(page.samples().iter().any(|one| one["m"].as_str().is_some_and(|m| m.contains("--image-bytes"))));
     report(&place, "out", &["--no-images"]).0.prints("8 captions, 0 with an image");
 
+    // An address of this machine is refused, as in a run.
+    let url = Some("http://127.0.0.1:9/x.jpg".to_owned());
+    shard(
+        &place.path("urls"),
+        "file:///nowhere/urls.csv#part=1",
+        &[CaptionRow { url, ..with_image(0) }],
+        &[],
+    );
+    let (_, page) = report(&place, "urls", &["--fetch"]);
+    assert!(
+        reason(&page, "0", "urls.csv").contains("the image cannot be fetched"),
+        "{}",
+        page.data["samples"]
+    );
+
     // Without its inputs the report is the same but for the images.
     fs::remove_dir_all(place.path("in")).expect("the input");
     report(&place, "out", &[]).0.prints("sample    8 captions, 1 with an image");
@@ -456,37 +482,8 @@ fn browser() -> Option<(PathBuf, PathBuf)> {
     }
 }
 
-#[test]
-fn page_works_in_a_browser() {
-    let Some((modules, chromium)) = browser() else { return };
-    let place = Place::new();
-    let images: Vec<Vec<u8>> = (0..4).map(jpeg).collect();
-    let mut rows = vocabulary_rows(400);
-    for (n, row) in rows.iter_mut().enumerate() {
-        row.image = Some(EmbeddedImage { bytes: images[n % 4].clone(), path: "x.jpg".to_owned() });
-    }
-    let reject = |n: usize| Reject::new(format!("x{n}"), RejectReason::CorruptImage, "broken");
-    hostile_output(&place);
-    shard(&place.path("out"), SHARD, &rows, &(0..5).map(reject).collect::<Vec<_>>());
-    report(&place, "out", &["--samples", "300"]);
-    let thresholds = ["0.100", "0.333"];
-    let output = Command::new("node")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/browser.mjs"))
-        .args([&modules, &chromium, &place.path("page.html")])
-        .args(["check", "house"])
-        .args(thresholds)
-        .output()
-        .expect("node starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let met: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    for view in met["views"].as_array().expect("views") {
-        let name = format!("{} px, {}", view["width"], view["scheme"]);
-        assert_eq!(view["violations"], json!([]), "{name}");
-        assert_eq!((&view["console"], &view["requests"]), (&json!([]), &json!([])), "{name}");
-        assert!(view["overflow"].as_i64().expect("pixels") <= 0, "{name}: {view}");
-    }
-    assert_eq!((&met["met"]["console"], &met["met"]["requests"]), (&json!([]), &json!([])));
-    assert_ne!(met["views"][0]["background"], met["views"][1]["background"], "light and dark are the same");
+/// Checks what slider, typed thresholds and the choice of the score did.
+fn check_threshold(met: &Value, rows: &[CaptionRow], thresholds: [&str; 2]) {
     // The slider by keyboard: 20 steps of 0.001.
     let number =
         |state: &Value| state["value"].as_str().and_then(|v| v.parse::<i64>().ok()).expect("a number");
@@ -516,6 +513,41 @@ fn page_works_in_a_browser() {
     }
     let command = met["originals"]["command"].as_str().expect("a command");
     assert!(command.contains(" --by org_similarity "), "{command}");
+}
+
+#[test]
+fn page_works_in_a_browser() {
+    let Some((modules, chromium)) = browser() else { return };
+    let place = Place::new();
+    let images: Vec<Vec<u8>> = (0..4).map(jpeg).collect();
+    let mut rows = vocabulary_rows(400);
+    for (n, row) in rows.iter_mut().enumerate() {
+        row.image = Some(EmbeddedImage { bytes: images[n % 4].clone(), path: "x.jpg".to_owned() });
+    }
+    let reject = |n: usize| Reject::new(format!("x{n}"), RejectReason::CorruptImage, "broken");
+    hostile_output(&place);
+    shard(&place.path("out"), SHARD, &rows, &(0..5).map(reject).collect::<Vec<_>>());
+    report(&place, "out", &["--samples", "300"]);
+    let thresholds = ["0.100", "0.333"];
+    let output = Command::new("node")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/browser.mjs"))
+        .args([&modules, &chromium, &place.path("page.html")])
+        .args(["check", "house"])
+        .args(thresholds)
+        .output()
+        .expect("node starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let met: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    for view in met["views"].as_array().expect("views") {
+        let name = format!("{} px, {}", view["width"], view["scheme"]);
+        assert_eq!(view["violations"], json!([]), "{name}");
+        assert!(view["passes"].as_u64() > Some(20), "{name}: axe looked at too little");
+        assert_eq!((&view["console"], &view["requests"]), (&json!([]), &json!([])), "{name}");
+        assert!(view["overflow"].as_i64().expect("pixels") <= 0, "{name}: {view}");
+    }
+    assert_eq!((&met["met"]["console"], &met["met"]["requests"]), (&json!([]), &json!([])));
+    assert_ne!(met["views"][0]["background"], met["views"][1]["background"], "light and dark are the same");
+    check_threshold(&met, &rows, thresholds);
     // Filters.
     assert_eq!(met["all"], json!({"shown": "24 of 300 shown", "cards": 24}));
     let cards = met["filtered"]["cards"].as_array().expect("cards");
@@ -525,5 +557,9 @@ fn page_works_in_a_browser() {
     assert_eq!(met["reasons"]["reason:corrupt_image"], json!("5 of 5 shown"));
     assert_eq!(met["reasons"]["reason:caption_rule"], json!("8 of 8 shown"));
     assert!(met["images"].as_array().expect("images").iter().all(|shown| shown == &json!(true)));
+    // Without scripts, totals and tables.
+    assert_eq!(met["noScript"]["hidden"], json!(true));
+    assert!(met["noScript"]["rows"].as_u64() > Some(100), "{}", met["noScript"]);
+    assert!(met["noScript"]["totals"].as_str().is_some_and(|text| text.contains("408")));
     assert_eq!(met["elements"].as_array().map(Vec::len), Some(2), "{}", met["elements"]);
 }

@@ -105,7 +105,7 @@ impl ImageFolder {
     fn sidecar_of(&self, key: &str, suffix: &str) -> anyhow::Result<Result<Location, String>> {
         let image = match self.images.get(key).map(Vec::as_slice) {
             Some([image]) => image,
-            Some([..]) => return Ok(Err("several images of this name would share its sidecar".to_owned())),
+            Some([..]) => return Ok(Err(format!("several images would share the sidecar {key}.{suffix}"))),
             None => return Ok(Err("its folder has no such image any more".to_owned())),
         };
         let stem = image.as_ref().rsplit_once('.').map_or(image.as_ref(), |(stem, _)| stem);

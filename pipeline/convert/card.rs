@@ -7,11 +7,10 @@ use recaption_store::{Location, StoreError, to_json};
 use serde_json::json;
 
 use super::{
-    Records,
     folder::{METADATA_COLUMNS, TRAIN, below},
     group::Converter,
     job::{ColumnPreset, TargetFormat},
-    record::WrittenFile,
+    record::{Records, WrittenFile},
 };
 
 /// Fields of the `.json` member of a webdataset's samples.

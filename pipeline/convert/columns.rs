@@ -13,7 +13,7 @@ use recaption_store::Location;
 use super::{
     job::{ColumnPreset, ConvertJob},
     record::WrittenFile,
-    sink::Sample,
+    samples::Sample,
 };
 
 /// Rows gathered before they are encoded.

@@ -17,7 +17,7 @@ use recaption_store::{Location, StoreError};
 use super::{
     job::{ConvertJob, SidecarCaptions},
     record::WrittenFile,
-    sink::Sample,
+    samples::Sample,
 };
 
 /// Files gathered before they are written.

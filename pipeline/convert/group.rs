@@ -12,8 +12,8 @@ use super::{
     job::ConvertJob,
     plan::{Group, PlannedFile},
     record::{GroupRecord, MissingImage, WrittenFile},
-    samples::{ShardRows, SourceRow},
-    sink::{Sample, Sink},
+    samples::{Sample, ShardRows, SourceRow},
+    sink::Sink,
     target::Target,
 };
 

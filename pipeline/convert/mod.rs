@@ -30,7 +30,7 @@ mod source;
 mod target;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -47,7 +47,7 @@ use self::{
     group::{Converter, convert_group},
     inputs::InputShards,
     plan::{Group, groups},
-    record::{Claim, GroupRecord},
+    record::{Claim, Records},
     target::Target,
 };
 
@@ -89,9 +89,6 @@ pub async fn convert(job: &ConvertJob) -> anyhow::Result<ConvertReport> {
     card::describe(&converter, &records).await?;
     Ok(report)
 }
-
-/// Groups by their numbers.
-type Records = BTreeMap<u64, GroupRecord>;
 
 fn plan(job: &ConvertJob, source: &SourceDataset) -> Vec<Group> {
     let rows: Vec<u64> = source.shards.iter().map(|shard| shard.captions.rows).collect();

@@ -103,6 +103,9 @@ pub(super) struct GroupRecord {
     pub missing: Vec<MissingImage>,
 }
 
+/// Groups by their numbers.
+pub(super) type Records = BTreeMap<u64, GroupRecord>;
+
 /// What a conversion did.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConvertReport {

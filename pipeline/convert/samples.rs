@@ -52,6 +52,20 @@ impl SourceRow {
     }
 }
 
+/// A sample to be written.
+pub(super) struct Sample {
+    /// Its row.
+    pub row: SourceRow,
+    /// The stored image; empty where none are needed.
+    pub image: Bytes,
+    /// Name of its shard in the source.
+    pub shard: String,
+    /// Its key in the dataset.
+    pub key: String,
+    /// What a trainer reads as its caption.
+    pub text: String,
+}
+
 /// Where images come from.
 enum ImageSource {
     /// None are needed.

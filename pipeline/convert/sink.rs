@@ -1,7 +1,6 @@
 //! Samples -> one file of the dataset, or one folder.
 
 use arrow_schema::SchemaRef;
-use bytes::Bytes;
 use recaption_output::webdataset::{WebdatasetSample, WebdatasetWriter};
 use recaption_store::Location;
 
@@ -11,22 +10,8 @@ use super::{
     job::{ConvertJob, TargetFormat},
     plan::PlannedFile,
     record::WrittenFile,
-    samples::SourceRow,
+    samples::Sample,
 };
-
-/// A sample to be written.
-pub(super) struct Sample {
-    /// Its row.
-    pub row: SourceRow,
-    /// The stored image; empty where none are needed.
-    pub image: Bytes,
-    /// Name of its shard in the source.
-    pub shard: String,
-    /// Its key in the dataset.
-    pub key: String,
-    /// What a trainer reads as its caption.
-    pub text: String,
-}
 
 /// A file or folder being written.
 pub(super) enum Sink {

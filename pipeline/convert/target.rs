@@ -1,6 +1,6 @@
 //! The target of a conversion: claimed before anything is written, and what earlier attempts left in it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_output::overlap;
@@ -9,7 +9,7 @@ use recaption_store::{Location, StoreKind, Stores, read_json, write_json};
 use super::{
     folder::below,
     job::ConvertJob,
-    record::{CLAIM, Claim, GROUPS, GroupRecord, RECORDS},
+    record::{CLAIM, Claim, GROUPS, GroupRecord, RECORDS, Records},
 };
 use crate::config::ConfigError;
 
@@ -49,11 +49,7 @@ impl Target {
     ///
     /// # Errors
     /// When it holds something else and may not be overwritten.
-    pub(super) async fn claim(
-        &self,
-        claim: &Claim,
-        job: &ConvertJob,
-    ) -> anyhow::Result<BTreeMap<u64, GroupRecord>> {
+    pub(super) async fn claim(&self, claim: &Claim, job: &ConvertJob) -> anyhow::Result<Records> {
         let place = below(&self.location, CLAIM)?;
         let found: Option<serde_json::Value> = read_json(&place).await?;
         let parsed = found.as_ref().and_then(|found| serde_json::from_value::<Claim>(found.clone()).ok());
@@ -90,11 +86,11 @@ impl Target {
             }
         }
         write_json(&place, claim).await?;
-        Ok(BTreeMap::new())
+        Ok(Records::new())
     }
 
     /// Reads the records of the groups.
-    async fn groups(&self) -> anyhow::Result<BTreeMap<u64, GroupRecord>> {
+    async fn groups(&self) -> anyhow::Result<Records> {
         let folder = below(&self.location, GROUPS)?;
         let records = folder.list().await?.into_iter().filter_map(|meta| {
             let number = meta.location.filename()?.strip_suffix(".json")?.parse().ok()?;

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::Serialize;
 
 use super::{
-    images::Images,
     models::Compute,
     problem::{Findings, Subject, text_of},
 };
@@ -96,7 +95,7 @@ impl Forecast {
 /// else the one that was given.
 pub(super) fn forecast(
     request: &ForecastRequest,
-    (images, shards): (&Images, usize),
+    (images, shards): (u64, usize),
     (configuration, compute): (Option<&BTreeMap<String, String>>, Option<&Compute>),
     findings: &mut Findings,
 ) -> Option<Forecast> {
@@ -116,7 +115,7 @@ pub(super) fn forecast(
         findings.note("hours and cost need a rate: measure one with `recaption preview` and give its record as --preview, or give --rate");
         return None;
     };
-    Some(Forecast::new(rate, images.pending, shards as u64, request))
+    Some(Forecast::new(rate, images, shards as u64, request))
 }
 
 /// Returns the rate of a preview if it applies to this run; notes why it does not.

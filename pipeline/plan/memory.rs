@@ -22,8 +22,10 @@ use crate::{
 
 /// Memory of a row group of Parquet as a multiple of its compressed bytes, at most (measured: 1.3 to 2.3).
 const ROW_GROUP_FACTOR: f64 = 2.3;
+/// Memory of the program and of ONNX Runtime without a model, measured on Linux.
+const BASE_BYTES: u64 = 80 << 20;
 /// Bytes of an output row without an image, before any shard is done: texts, candidates and digests, compressed.
-const ROW_BYTES: u64 = 300;
+const ROW_BYTES: u64 = 400;
 /// The same in memory, before it is compressed.
 const ROW_BYTES_IN_MEMORY: u64 = 1024;
 
@@ -126,6 +128,7 @@ fn of_models(
     let image = pixels(model.folder.spec.preprocessing.size) + scorer;
     let queue = model.settings.max_slots.max(MIN_CAPTION_QUEUE) + 2 * config.resources.threads;
     vec![
+        MemoryUse { what: "the program and ONNX Runtime", bytes: BASE_BYTES, is_bound: false, on_gpu: false },
         MemoryUse {
             what: "weights of the models",
             bytes: copies.saturating_mul(weights),

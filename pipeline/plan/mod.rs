@@ -89,7 +89,13 @@ pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
     let memory = memory_of(config, &models, slots, (&work, &images), &mut findings);
     let disk = disk_of(config, output.as_ref(), (&work, &images), &mut findings);
     let known = (work.configuration.as_ref(), compute.as_ref());
-    let forecast = forecast(&request, (&images, work.pending.len()), known, &mut findings);
+    let to_read = options.limit.map_or(images.pending, |limit| limit.min(images.pending));
+    if let Some(limit) = options.limit.filter(|limit| *limit < images.pending) {
+        findings.note(format!(
+            "hours and cost are those of --limit {limit}; whole shards are read, so a run reads some more"
+        ));
+    }
+    let forecast = forecast(&request, (to_read, work.pending.len()), known, &mut findings);
     let Findings { problems, notes } = findings;
     PlanReport {
         output: output.map(|output| output.url()).unwrap_or_default(),

@@ -14,6 +14,9 @@ use crate::{config::RunConfig, run::refuse_output_among_inputs};
 /// Folder of everything in an output that is not a part.
 const INTERNAL: &str = "_recaption";
 
+/// How the problem of an output begins that cannot be written.
+pub(super) const UNWRITABLE: &str = "it cannot be written";
+
 /// Finds the output and writes a small object there, which is deleted; `None` if there is no such place.
 pub(super) async fn find_output(
     stores: &mut Stores,
@@ -70,7 +73,7 @@ async fn probe(output: &Location, findings: &mut Findings) {
         ),
         Err(error) => {
             let (_, what) = parts_of(&error);
-            let what = format!("it cannot be written: {what}");
+            let what = format!("{UNWRITABLE}: {what}");
             findings.add(Subject::Output, output.url(), what, "allow writing and deleting there, or choose another output");
         }
     }

@@ -7,7 +7,10 @@ use recaption_output::commits::{CommitLog, OutputScan, configuration_fingerprint
 use recaption_store::{Location, Stores};
 use serde::Serialize;
 
-use super::problem::{Findings, Subject, text_of};
+use super::{
+    output::UNWRITABLE,
+    problem::{Findings, Subject, text_of},
+};
 use crate::{
     config::RunConfig,
     run::{DoneShard, Mismatch, Plan, RunModel, RunOptions, Task, compare, refuse_others},
@@ -111,15 +114,11 @@ async fn scan(
         Ok(found) => found,
         Err(error) => {
             let (place, what) = super::output::parts_of(&error);
-            let known =
-                findings.problems.iter().any(|p| p.subject == Subject::Output && p.what.contains(&what));
-            if !known {
-                findings.add(
-                    Subject::Output,
-                    place,
-                    format!("it cannot be read: {what}"),
-                    "allow listing and reading there",
-                );
+            // What cannot be written for a reason that applies to reading too is one problem.
+            let is_known = findings.problems.iter().any(|problem| problem.what.starts_with(UNWRITABLE));
+            if !is_known {
+                let what = format!("it cannot be read: {what}");
+                findings.add(Subject::Output, place, what, "allow listing and reading there");
             }
             findings.note("the output cannot be read: everything counts as pending");
             return ((OutputScan::default(), Vec::new()), replacing);

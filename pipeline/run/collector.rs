@@ -16,8 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::{
     guard::FailureGuard,
     output::Output,
+    parts::{Table, ToPart},
     plan::Task,
-    shard_writer::{ShardFailure, ShardOutcome, ShardResult, Table, ToPart, write_shard},
+    shard_writer::{ShardFailure, ShardOutcome, ShardResult, write_shard},
 };
 
 /// Uncompressed bytes gathered before a batch goes to the encoder.

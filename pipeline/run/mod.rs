@@ -13,7 +13,7 @@
 //! | `job` | a whole run, from lock to report |
 //! | `plan`, `cleanup` | what is to be done, and what no longer belongs in the output |
 //! | `rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
-//! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer` | the stages, in the order of the data flow |
+//! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer`, `parts` | the stages, in the order of the data flow |
 //! | `shard_queue`, `worker_claims` | which shard is next, given what other workers do |
 //! | `selection`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
 //! | `record`, `failures`, `status`, `progress` | what is reported |
@@ -31,6 +31,7 @@ mod job;
 mod model;
 mod options;
 mod output;
+mod parts;
 mod pipeline;
 mod plan;
 mod progress;

@@ -237,7 +237,7 @@ pub(crate) fn unclaimed(error: CommitError, configuration: &BTreeMap<String, Str
     }
 }
 
-/// Returns shards with their parts.
+/// Shards by name, with the parts that exist of them.
 fn with_parts(survey: &OutputScan, shards: &[String]) -> Vec<(String, Vec<ExistingPart>)> {
     shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard).to_vec())).collect()
 }

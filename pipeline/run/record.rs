@@ -230,7 +230,8 @@ impl RunReport {
     /// Writes where the time went.
     fn fmt_stages(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let percent = |share: f64| format!("{:.0} %", 100.0 * share);
-        if let Some(worst) = bottleneck(&self.stages) {
+        let has_samples = self.stages.iter().any(|stage| stage.samples > 0);
+        if let Some(worst) = bottleneck(&self.stages).filter(|_| has_samples) {
             let stage = |report: &StageReport| format!("{} {}", report.stage.as_str(), percent(report.busy));
             let stages: Vec<String> = self.stages.iter().map(stage).collect();
             writeln!(f, "busy      {}", stages.join(", "))?;

@@ -33,7 +33,7 @@ use super::{
 fn buckets_are_probed_and_left_as_they_were() {
     let bucket = Bucket::moto();
     (0..2).for_each(|n| bucket.put(&format!("in/{n:05}.tar"), scenes(n, 4)));
-    let planned = bucket.plan("in", &bucket.url("out")).ends(0).report();
+    let planned = bucket.command("plan", "in", &bucket.url("out")).ends(0).report();
     assert_eq!(
         (&planned["shards"]["pending"], &planned["images"]["pending"]),
         (&json!(2), &json!(8)),
@@ -42,15 +42,15 @@ fn buckets_are_probed_and_left_as_they_were() {
     assert!(bucket.list("out").is_empty(), "something was left");
     bucket.run("in", "out").ends(0);
     let before = bucket.list("out");
-    assert_eq!(bucket.plan("in", &bucket.url("out")).ends(0).report()["shards"]["done"], json!(2));
+    assert_eq!(bucket.command("plan", "in", &bucket.url("out")).ends(0).report()["shards"]["done"], json!(2));
     assert_eq!(bucket.list("out"), before);
 
     has_one_problem(
-        bucket.plan("in", "s3://nowhere/out"),
+        bucket.command("plan", "in", "s3://nowhere/out"),
         "output",
         &["no such bucket", "cannot be written"],
     );
-    let call = bucket.plan("in", &bucket.url("new")).arg("--input").arg("s3://nowhere/in/");
+    let call = bucket.command("plan", "in", &bucket.url("new")).arg("--input").arg("s3://nowhere/in/");
     let said = call.ends(2);
     let found = problems(&said);
     assert!(
@@ -62,18 +62,18 @@ fn buckets_are_probed_and_left_as_they_were() {
 
 #[test]
 fn buckets_without_permission_are_problems() {
-    // moto asks for no credentials at the first request, which makes the bucket, and checks them from then on.
+    // moto asks for no credentials at the first two requests, one of which makes the bucket, and checks them from then on.
     let service = Service::start(|port, dir| {
         let python = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("cargo's folder");
         let mut command = Command::new(python.join("test-services/python/bin/moto_server"));
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).current_dir(dir);
-        command.env("INITIAL_NO_AUTH_ACTION_COUNT", "1");
+        command.env("INITIAL_NO_AUTH_ACTION_COUNT", "2");
         command
     });
     assert_eq!(request(service.port(), "PUT", "/shards", &[]).ok(), Some(200), "a bucket");
     let (place, bucket) = (Place::new(), Bucket::s3(service.port()));
     let input = place.draw("in", 1, 2);
-    let mut call = bucket.plan("in", &bucket.url("out"));
+    let mut call = bucket.command("plan", "in", &bucket.url("out"));
     call = call.arg("--input").arg(&input);
     let said = call.ends(2);
     let found = problems(&said);
@@ -103,8 +103,11 @@ fn plan_with(store: Arc<dyn ObjectStore>, input: &Path) -> PlanReport {
         options: RunOptions::default(),
         forecast: ForecastRequest::default(),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(plan_over(stores, job))
+    runtime().block_on(plan_over(stores, job))
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
 }
 
 /// How a store treats conditions of puts.
@@ -136,7 +139,7 @@ fn stores_without_conditional_puts_are_problems() {
             "{conditions:?}: {found:?}"
         );
         assert_eq!(report.exit_code(), ExitCode::Usage);
-        let left = futures::executor::block_on(store.0.list(None).collect::<Vec<_>>());
+        let left = runtime().block_on(store.0.list(None).collect::<Vec<_>>());
         assert!(left.is_empty(), "{conditions:?}: {left:?}");
     }
     let report = plan_with(Arc::new(InMemory::new()), &input);

@@ -49,12 +49,13 @@ const look = async () => {
       await page.evaluate(() => document.querySelectorAll("details").forEach((one) => (one.open = true)));
       const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
       await page.evaluate(source);
-      const violations = await page.evaluate(async () => {
-        const { violations } = await globalThis.axe.run(document);
-        return violations.map((one) => `${one.id}: ${one.help}: ${one.nodes.slice(0, 5).map((node) => `${node.html} ${node.failureSummary}`).join("; ")}`);
+      const { violations, passes } = await page.evaluate(async () => {
+        const { violations, passes } = await globalThis.axe.run(document);
+        const described = violations.map((one) => `${one.id}: ${one.help}: ${one.nodes.slice(0, 5).map((node) => `${node.html} ${node.failureSummary}`).join("; ")}`);
+        return { violations: described, passes: passes.length };
       });
       const background = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
-      views.push({ width, scheme, overflow, violations, background, ...met });
+      views.push({ width, scheme, overflow, violations, passes, background, ...met });
       await page.close();
     }
   }

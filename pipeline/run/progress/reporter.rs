@@ -66,9 +66,10 @@ impl Reporter {
 
 /// Thousandths of the work: bytes would be too coarse for small shards and samples are not known before reading.
 const BAR_LENGTH: u64 = 1000;
-/// The bar with what matters most, and a line of the stages below it. They fill their lines. The carriage return keeps the
-/// terminal's echo of Ctrl-C from wrapping into the next one, where a stale bar would stay.
-const TEMPLATES: [&str; 2] = ["{elapsed_precise} [{bar:12}] {percent:>3}% {wide_msg}\r", "{wide_msg}\r"];
+/// The bar with what matters most, and a line of the stages below it. They fill their lines: the first one must, since the next
+/// begins where it ends. The carriage return after the last keeps the terminal's echo of Ctrl-C from wrapping into the line below,
+/// where a stale bar would stay.
+const TEMPLATES: [&str; 2] = ["{elapsed_precise} [{bar:12}] {percent:>3}% {wide_msg}", "{wide_msg}\r"];
 
 fn new_bars() -> [ProgressBar; 2] {
     TEMPLATES.map(|template| {

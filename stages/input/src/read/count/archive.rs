@@ -3,7 +3,11 @@
 use bytes::Bytes;
 use recaption_messages::ReadError;
 
-use super::{CountMethod, SampleCount, collect, count_table, extrapolate, open_start};
+use super::{
+    rows,
+    sample_count::{CountMethod, SampleCount, extrapolate},
+    start::{collect, open_start},
+};
 use crate::{
     format::{InputFormat, PARQUET_MAGIC},
     read::{context::ReadContext, decompress::Decompressor, open, sniff},
@@ -30,7 +34,7 @@ pub(super) async fn count(context: ReadContext<'_>) -> Result<SampleCount, ReadE
         );
     }
     if context.settings.format == InputFormat::Auto && start.starts_with(PARQUET_MAGIC) {
-        return count_table(context).await;
+        return rows::count(context).await;
     }
     if start.len() < BLOCK_BYTES
         && let Some(what) = sniff::not_a_tar(&start)

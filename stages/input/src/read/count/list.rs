@@ -2,7 +2,10 @@
 
 use recaption_messages::ReadError;
 
-use super::{CountMethod, SampleCount, extrapolate, open_start};
+use super::{
+    sample_count::{CountMethod, SampleCount, extrapolate},
+    start::open_start,
+};
 use crate::{
     format::ListKind,
     lists::ListParser,
