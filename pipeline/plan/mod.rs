@@ -81,7 +81,7 @@ pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
     let models = Models::find(config, &mut findings).await;
     let output = find_output(&mut stores, config, &mut findings).await;
     let shards = list_inputs(&mut stores, config, &mut findings).await;
-    let place = Place { stores: &mut stores, output: output.as_ref(), config, options: &options };
+    let place = Place { output: output.as_ref(), config, options: &options };
     let work = find_work(place, models.model.as_ref(), shards, &mut findings).await;
     let images = count_images(&work, &config.input.read, &mut findings).await;
     let slots = slots_of(config, &models, &mut findings);
