@@ -72,10 +72,11 @@ lint:
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --release --workspace --no-deps
 
-# The generated pages of docs/src, from the configuration keys; tests compare them with what the programs print.
+# The generated pages of docs/src, from the configuration keys and the metrics; tests compare them with what the programs print.
 reference:
 	$(CARGO) build --locked --release --workspace --bins
 	target/release/recaption config reference > docs/src/configuration-reference.md
+	target/release/recaption config metrics > docs/src/metrics-reference.md
 	target/release/recaption-finetune --reference > docs/src/recipe-reference.md
 
 onnxruntime: $(ONNXRUNTIME)

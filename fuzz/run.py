@@ -5,7 +5,7 @@
 Needs a C++ compiler for libFuzzer. Corpora are kept in target/fuzz-corpus/TARGET; a crash is written to target/fuzz-crashes and
 ends this with 1. Prints, by target, the executions, their rate, and how many edges of the code were reached.
 """
-import argparse, os, pathlib, re, subprocess, sys, time
+import argparse, os, pathlib, re, subprocess, sys, time, zipfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -14,17 +14,17 @@ FLAGS = ("--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
          "-Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1")
 # What one input may take: seconds, and MB of memory.
 LIMITS = ["-timeout=10", "-rss_limit_mb=2048"]
-MOST_BYTES = {"tar": 1 << 16, "image": 1 << 16, "config": 1 << 12, "parquet": 1 << 15, "lists": 1 << 13}
+MOST_BYTES = {"tar": 1 << 16, "image": 1 << 16, "config": 1 << 12, "parquet": 1 << 15, "lists": 1 << 13, "torch_zip": 1 << 13}
 
 
-PREFIX = {"tar": b"\x01", "parquet": b"\x00", "lists": b"\x04"}
+PREFIX = {"tar": b"\x01", "torch_zip": b"\x01", "parquet": b"\x00", "lists": b"\x04"}
 
 
 def seeds(target: str) -> list[pathlib.Path]:
     data = ROOT / "tests/data"
-    folders = {"parquet": [HERE / "seeds", data / "tar"], "tar": [data / "tar"], "image": [data, HERE / "seeds"], "config": [ROOT / "examples", ROOT / "stages/finetune/recipes"], "lists": [HERE / "seeds"]}
+    folders = {"parquet": [HERE / "seeds", data / "tar"], "tar": [data / "tar"], "image": [data, HERE / "seeds"], "config": [ROOT / "examples", ROOT / "stages/finetune/recipes"], "lists": [HERE / "seeds"], "torch_zip": [data / "torch", HERE / "seeds"]}
     endings = {"parquet": {".parquet", ".tar", ".zst", ".gz"}, "tar": {".tar"}, "image": {".jpg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}, "config": {".toml"},
-               "lists": {".txt", ".csv", ".jsonl"}}
+               "lists": {".txt", ".csv", ".jsonl"}, "torch_zip": {".bin", ".pt"}}
     return [f for folder in folders.get(target, []) for f in sorted(folder.rglob("*")) if f.suffix in endings[target]]
 
 
@@ -48,6 +48,11 @@ def main() -> None:
             if seed.stat().st_size < limit:
                 # The first byte chooses among the ways that a target goes.
                 (corpus / f"seed-{seed.name}").write_bytes(PREFIX.get(target, b"") + seed.read_bytes())
+                if target == "torch_zip" and zipfile.is_zipfile(seed):
+                    with zipfile.ZipFile(seed) as file:
+                        for name in file.namelist():
+                            if name.endswith("data.pkl"):
+                                (corpus / f"seed-{seed.name}.pkl").write_bytes(b"\x00" + file.read(name))
         command = [ROOT / "target/fuzz" / triple / "release" / target, corpus, f"-max_total_time={args.seconds}", f"-max_len={limit}",
                    f"-artifact_prefix={crashes}/{target}-", "-print_final_stats=1", *LIMITS]
         began = time.time()

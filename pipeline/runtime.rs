@@ -6,22 +6,24 @@ use anyhow::Context;
 
 use crate::{
     config::RunConfig,
+    metrics::Monitor,
     run::{self, Reporter, RunOptions, RunReport, Stop},
 };
 
 /// Runs a job on a runtime of its own, with signal handlers.
 ///
 /// # Errors
-/// As [`run::run`], and when the runtime cannot be started.
+/// As [`run::run`], when metrics cannot be served, and when the runtime cannot be started.
 pub(crate) fn run_to_end(
     config: &RunConfig,
     options: RunOptions,
     reporter: Reporter,
+    monitor: &Arc<Monitor>,
 ) -> anyhow::Result<RunReport> {
     on_runtime(async {
         let stop = Arc::new(Stop::default());
         run::install_signal_handlers(&stop).context("cannot install signal handlers")?;
-        run::run(config, options, &stop, &reporter).await
+        run::run_monitored(config, options, &stop, &reporter, monitor).await
     })
 }
 

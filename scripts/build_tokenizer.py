@@ -23,9 +23,12 @@ WHOLE = 1 << 20
 PATTERN = r"'[sſ]|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
 
 
+def clip_merges():
+    return gzip.open(reference.default_bpe()).read().decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+
+
 def build():
-    merges = gzip.open(reference.default_bpe()).read().decode().split("\n")[1 : 49152 - 256 - 2 + 1]
-    merges = [merge.split() for merge in merges]
+    merges = [merge.split() for merge in clip_merges()]
     alphabet = list(reference.bytes_to_unicode().values())
     vocabulary = alphabet + [c + "</w>" for c in alphabet] + ["".join(merge) for merge in merges]
     ids = {token: i for i, token in enumerate(vocabulary)}
@@ -186,12 +189,15 @@ def check(file, count, seed):
 def main():
     a = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     a.add_argument("--out", type=pathlib.Path, help="the file to write")
+    a.add_argument("--merges", type=pathlib.Path, help="write the merges alone, as the program holds them, to this file")
     a.add_argument("--check", action="store_true", help="compare ids with open_clip's")
     a.add_argument("--count", type=int, default=10_000)
     a.add_argument("--seed", type=int, default=1)
     a = a.parse_args()
-    if not a.out and not a.check:
+    if not (a.out or a.check or a.merges):
         sys.exit("give --out FILE, --check, or both")
+    if a.merges:
+        a.merges.write_bytes(gzip.compress("".join(merge + "\n" for merge in clip_merges()).encode(), 9, mtime=0))
     text = json.dumps(build(), ensure_ascii=False)
     if a.out:
         a.out.write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
 """Installs the servers that the tests of storage talk to, pinned, below target/test-services. Starts nothing.
 
-    python3 scripts/test_services.py          moto (S3), mitmproxy, azurite (Azure); `make test` calls it
+    python3 scripts/test_services.py          moto (S3), mitmproxy, azurite (Azure), and what drives a browser; `make test` calls it
     python3 scripts/test_services.py s3s      also s3s-fs (S3 with signatures), compiled from source; `make test-s3s` calls it
 
 Where everything is installed already, nothing is fetched and no network is needed. A half-finished installation is taken up
@@ -13,6 +13,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "tests/support/services-requirements.txt"
 # The last version that runs on Node 18 and 20.
 AZURITE = "azurite@3.35.0"
+# They drive the machine's Chromium over the report page: the page is tested as its users see it.
+BROWSER = ["puppeteer-core@24.10.0", "axe-core@4.14.1"]
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 S3S = "s3s-fs@0.14.1"
 
 
@@ -51,6 +54,26 @@ def azurite(folder: pathlib.Path) -> None:
     call("azurite", [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", AZURITE])
 
 
+def browser(folder: pathlib.Path) -> None:
+    npm = tool("npm", "puppeteer-core, which drives Chromium,", "apt-get install nodejs npm (Node 18 or newer)")
+    folder.mkdir(parents=True, exist_ok=True)
+    call("puppeteer-core and axe-core",
+         [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", *BROWSER])
+
+
+def chromium() -> None:
+    """Installs Chromium from the system's packages where it is missing and may be installed."""
+    if any(map(shutil.which, CHROMIUM)):
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        done = subprocess.run(["apt-get", "install", "--yes", "--no-install-recommends", "chromium"],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if done.returncode == 0 and any(map(shutil.which, CHROMIUM)):
+            return
+    print("test services: no Chromium: `apt-get install chromium`; without one, set RECAPTION_WITHOUT_BROWSER=1 for the tests",
+          file=sys.stderr)
+
+
 def s3s(folder: pathlib.Path) -> None:
     cargo = tool("cargo", "s3s-fs, the S3 server that checks signatures,", "install Rust")
     environment = {k: v for k, v in os.environ.items() if k not in ("CARGO_TARGET_DIR", "RUSTFLAGS")}
@@ -72,7 +95,8 @@ def install(name: str, pins: str, work) -> str | None:
 
 
 def main() -> None:
-    jobs = [("python", REQUIREMENTS.read_text(), python), ("azurite", AZURITE, azurite)]
+    jobs = [("python", REQUIREMENTS.read_text(), python), ("azurite", AZURITE, azurite),
+            ("browser", "\n".join(BROWSER), browser)]
     if "s3s" in sys.argv[1:]:
         jobs.append(("s3s", S3S, s3s))
     place().mkdir(parents=True, exist_ok=True)
@@ -82,6 +106,7 @@ def main() -> None:
     if failures:
         sys.exit("\n\n".join(failures))
     done = [said for said in (job.result() for job in ended) if said]
+    chromium()
     if done:
         print(f"test services: {', '.join(done)}; {place()}")
 

@@ -85,6 +85,7 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
         damaged: None,
         captions,
         rejects,
+        webdataset: None,
         settings: [].into(),
     };
     let commit_log = CommitLog::new(location.clone());

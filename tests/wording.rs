@@ -110,7 +110,7 @@ fn effective_values_are_shown_with_their_origin() {
 fn stable(words: &str, root: &str, call: &support::program::Said) -> String {
     let line = |line: &str| -> String {
         let line = line.replace(root, "DIR");
-        for start in ["time ", "last run ", "setting   model", "model  "] {
+        for start in ["time ", "busy ", "bottleneck ", "last run ", "setting   model", "model  "] {
             if line.starts_with(start) {
                 return format!("{start}...");
             }

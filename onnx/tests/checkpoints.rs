@@ -101,7 +101,7 @@ fn tensors_that_contradict_the_configuration_are_named() {
 
 #[test]
 fn non_finite_values_are_named() {
-    bad_weights(|w| w.convert(Dtype::F64), &["F64", "supported are F32, F16 and BF16"]);
+    bad_weights(|w| w.convert(Dtype::I32), &["I32", "supported are F32, F16, BF16 and F64"]);
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let want = format!("holds {value} at element 17");
         bad_weights(

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use recaption_output::second_pass::Fraction;
+use recaption_store::HubModel;
 
 use super::{
+    convert::ConvertArgs,
     logging::{FormatArg, LevelArg},
     plan::PlanArgs,
     report::ReportArgs,
@@ -14,6 +16,7 @@ use super::{
 };
 use crate::{
     config::help,
+    pull::CheckpointSource,
     scenes::{MAX_SAMPLES, MAX_SHARDS},
 };
 
@@ -39,6 +42,8 @@ pub(super) enum Command {
     Demo(DemoArgs),
     /// Write webdataset shards of drawn scenes, whose exact captions are known.
     Scenes(ScenesArgs),
+    /// Download an open_clip checkpoint from the Hugging Face hub.
+    Pull(PullArgs),
     /// Turn an open_clip checkpoint into ONNX graphs.
     Export(ExportArgs),
     /// Compare an exported model with reference tensors.
@@ -57,11 +62,13 @@ pub(super) enum Command {
     Filter(FilterArgs),
     /// Show an output as one HTML page: sample, statistics, rejects, and a threshold to choose.
     Report(ReportArgs),
+    /// Turn a finished output into what trainers load: webdataset, sidecars, Hugging Face folders, Parquet.
+    Convert(ConvertArgs),
     /// Caption single images.
     Caption(CaptionArgs),
     /// Compare captions with the reference captions of shards: CIDEr-D, BLEU, ROUGE-L, retrieval, similarity.
     Eval(EvalArgs),
-    /// Describe a model folder or an output.
+    /// Describe a model folder, a checkpoint or an output.
     Inspect(InspectArgs),
     /// Print the reference of all configuration keys, their JSON schema, or the effective values of a file.
     Config(ConfigArgs),
@@ -151,15 +158,27 @@ pub(super) enum PrecisionArg {
 /// `recaption export`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportArgs {
-    /// Directory with open_clip_config.json, open_clip_model.safetensors and tokenizer.json.
-    #[arg(long, value_name = "DIR")]
-    pub checkpoint: PathBuf,
+    /// Directory with open_clip_config.json, the weights (open_clip_model.safetensors or open_clip_pytorch_model.bin) and the
+    /// tokenizer, or hf://ORG/NAME[@REVISION], which is downloaded.
+    #[arg(long, value_name = "DIR|hf://ORG/NAME", value_parser = CheckpointSource::parse)]
+    pub checkpoint: CheckpointSource,
     /// Model folder to write; replaces an older export.
     #[arg(long, value_name = "MODEL")]
     pub out: PathBuf,
     /// Precision of weights and arithmetic.
     #[arg(long, default_value = "fp32")]
     pub precision: PrecisionArg,
+}
+
+/// `recaption pull`. Files go to the cache that huggingface_hub uses too, and are not downloaded twice.
+#[derive(Debug, clap::Args)]
+pub(super) struct PullArgs {
+    /// Model on the hub; the revision is a branch, tag or commit.
+    #[arg(value_name = "ORG/NAME[@REVISION]")]
+    pub model: HubModel,
+    /// Also write the files to this directory.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 /// `recaption verify`.
@@ -260,7 +279,7 @@ fn similarity(text: &str) -> Result<f32, String> {
 /// `recaption inspect`.
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
-    /// Model folder or output.
+    /// Model folder, checkpoint (directory or hf://ORG/NAME[@REVISION]) or output.
     pub path: String,
 }
 
@@ -290,6 +309,8 @@ pub(super) enum ConfigCommand {
     Reference,
     /// Print the JSON schema (draft 2020-12) of a configuration file.
     Schema,
+    /// Print the metrics of a run, as Markdown.
+    Metrics,
     /// Print the effective value of every key, and where each was set.
     Show(Box<RunArgs>),
 }

@@ -1,4 +1,4 @@
-//! `recaption export --checkpoint DIR --out MODEL`.
+//! `recaption export --checkpoint DIR|hf://ORG/NAME --out MODEL`.
 
 use recaption_onnx::{Precision, export};
 
@@ -12,7 +12,7 @@ pub(super) fn export_model(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         PrecisionArg::Fp16 => Precision::Fp16,
         PrecisionArg::Int8 => Precision::Int8,
     };
-    let model = export(&args.checkpoint, &args.out, precision)?;
+    let model = export(&args.checkpoint.resolve()?, &args.out, precision)?;
     let bytes: u64 = model.spec.files.iter().map(|f| f.size).sum();
     print(&format!(
         "{}: {} parameters, {precision}, {:.1} MB, digest {}\n",
@@ -22,7 +22,9 @@ pub(super) fn export_model(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         &model.digest[..16]
     ));
     if !model.has_tokenizer() {
-        tracing::warn!("the checkpoint has no tokenizer.json: `verify` works, `run` and `caption` need one");
+        tracing::warn!(
+            "the checkpoint has no tokenizer.json, nor vocab.json and merges.txt: `verify` works, `run` and `caption` need one"
+        );
     }
     Ok(ExitCode::Done)
 }

@@ -1,24 +1,44 @@
-//! `recaption inspect MODEL|OUTPUT`: what a folder holds, from its own records.
+//! `recaption inspect MODEL|CHECKPOINT|OUTPUT`: what a folder holds, from its own records.
 
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
-use recaption_onnx::{ModelFolder, model::MODEL_FILE};
+use recaption_onnx::{ModelFolder, checkpoint::Checkpoint, model::MODEL_FILE};
 use recaption_output::commits::{CommitLog, RecordName};
 use recaption_schemas::{Counts, ShardCommit};
 use recaption_store::{Location, StoreError, Stores};
 
 use super::args::InspectArgs;
-use crate::{config, run::ExitCode, terminal::print};
+use crate::{
+    config::{self, ConfigError},
+    pull::{CheckpointSource, describe},
+    run::ExitCode,
+    terminal::print,
+};
 
 /// Commit records read at the same time.
 const CONCURRENCY: usize = 32;
 
-/// Describes a model folder, else an output.
+/// Describes a model folder, a checkpoint, else an output.
 pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     if !args.path.contains("://") && Path::new(&args.path).join(MODEL_FILE).is_file() {
         return model(Path::new(&args.path));
+    }
+    let checkpoint = match CheckpointSource::parse(&args.path)
+        .map_err(|what| ConfigError { origin: args.path.clone(), what })
+    {
+        // Datasets on the hub have URLs of their own.
+        _ if args.path.starts_with("hf://datasets/") => None,
+        Ok(hub @ CheckpointSource::Hub(_)) => Some(hub.resolve()?),
+        Ok(CheckpointSource::Directory(dir)) => {
+            Some(dir).filter(|dir| dir.join(Checkpoint::CONFIG).is_file())
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(dir) = checkpoint {
+        print(&describe(&dir)?);
+        return Ok(ExitCode::Done);
     }
     let output = Stores::new(config::environment_store_settings()?).locate(&args.path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -3,6 +3,7 @@
 mod args;
 mod caption;
 mod config;
+mod convert;
 mod eval;
 mod exit;
 mod export;
@@ -12,6 +13,7 @@ mod inspect;
 mod logging;
 mod plan;
 mod preview;
+mod pull;
 mod report;
 mod run;
 mod run_args;
@@ -58,10 +60,11 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
     match command {
         Command::Demo(args) => demo::demo(&args.dir, args.scenes, args.seed),
         Command::Scenes(args) => scenes::scenes(&args),
+        Command::Pull(args) => pull::pull_model(&args),
         Command::Export(args) => export::export_model(&args),
         Command::Verify(args) => verify::verify_model(&args),
-        Command::Plan(args) => plan::plan_run(&args, format),
         Command::Preview(args) => preview::preview(&args, format),
+        Command::Plan(args) => plan::plan_run(&args, format),
         Command::Run(args) => run::run_job(&args, format),
         Command::Status(args) => status::show(&args, format),
         Command::Retry(args) => status::retry(&args, format),
@@ -69,6 +72,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),
         Command::Report(args) => report::write_report(&args, format),
+        Command::Convert(args) => convert::convert(&args, format),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Config(args) => config::print_config(&args.command),
         Command::Finetune => match finetune::hand_over(passed)? {},

@@ -62,6 +62,10 @@ pub(super) struct SettingsArgs {
     pub threads: Option<i64>,
     #[arg(long, value_name = "N", help = help("run.batch_size"))]
     pub batch_size: Option<i64>,
+    #[arg(long, value_name = "HOST:PORT", help = help("run.metrics_addr"))]
+    pub metrics_addr: Option<String>,
+    #[arg(long, value_name = "PATH", help = help("run.metrics_file"))]
+    pub metrics_file: Option<String>,
     /// Sets any configuration key; the value is TOML, or else a string. May be repeated.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
@@ -154,6 +158,8 @@ impl SettingsArgs {
         set(&mut layers, "run.threads", self.threads.as_ref(), "--threads")?;
         set(&mut layers, "run.batch_size", self.batch_size.as_ref(), "--batch-size")?;
         set(&mut layers, "filter.min_similarity", self.min_similarity.as_ref(), "--min-similarity")?;
+        set(&mut layers, "run.metrics_addr", self.metrics_addr.as_ref(), "--metrics-addr")?;
+        set(&mut layers, "run.metrics_file", self.metrics_file.as_ref(), "--metrics-file")?;
         self.provider.add_to(&mut layers)?;
         Ok(layers)
     }

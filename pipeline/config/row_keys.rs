@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use recaption_input::{captions::CaptionPick, fetch::FetchSettings, read::ROWS_PER_SHARD};
 
-use super::{RunConfig, sections::ImagesName};
+use super::{
+    RunConfig,
+    sections::{ImagesName, OutputFormatName},
+};
 
 impl RunConfig {
     /// Settings that are no row keys and yet may be why a sample is rejected, with their values: when one changes, a retry
@@ -45,6 +48,14 @@ impl RunConfig {
         put("filter.min_similarity", self.filter.min_similarity.map_or("off".into(), |v| v.to_string()));
         let images = if self.output.embed_images { ImagesName::Embed } else { ImagesName::None };
         put("output.images", images.as_str().into());
+        // Absent by default, as in outputs that are older than these keys.
+        if self.output.webdataset {
+            put("output.format", OutputFormatName::Webdataset.as_str().into());
+        }
+        if let Some(blend) = self.output.blend {
+            put("blend.synthetic", blend.synthetic.to_string());
+            put("run.seed", blend.seed.to_string());
+        }
         self.put_input_keys(&mut put);
         // Rules that are off are not among them: an output made before there were rules stays the same.
         for (name, value) in self.filter.rules.row_keys() {

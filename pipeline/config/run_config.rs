@@ -14,13 +14,14 @@ use recaption_input::{
     read::{Columns, ReadSettings},
 };
 use recaption_onnx::runtime::{Devices, Execution, Provider};
+use recaption_schemas::Blend;
 use recaption_store::{RetryPolicy, StoreSettings};
 
 use super::{
     CaptionConfig, Layers,
     sections::{
-        AUTO_COLUMN, FetchSection, InputSection, ModelSection, RulesSection, RunSection, Settings,
-        StoreSection,
+        AUTO_COLUMN, BlendSection, FetchSection, InputSection, ModelSection, OutputFormatName, OutputSection,
+        RulesSection, RunSection, Settings, StoreSection,
     },
 };
 
@@ -74,6 +75,18 @@ pub struct OutputConfig {
     pub url: String,
     /// Whether rows carry the stored image.
     pub embed_images: bool,
+    /// Whether a webdataset is written beside the tables.
+    pub webdataset: bool,
+    /// The blend of synthetic and original captions in the `text` column, if there is one.
+    pub blend: Option<Blend>,
+}
+
+impl OutputConfig {
+    /// Returns whether stored images are needed for the output.
+    #[must_use]
+    pub fn carries_images(&self) -> bool {
+        self.embed_images || self.webdataset
+    }
 }
 
 /// Seed, threads, memory and leases of a run.
@@ -97,6 +110,15 @@ pub struct ResourceConfig {
     pub claim_lease: Option<Duration>,
 }
 
+/// Who may watch a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MonitoringConfig {
+    /// Host and port at which metrics are served.
+    pub address: Option<String>,
+    /// File that takes the metrics when the run ends.
+    pub file: Option<PathBuf>,
+}
+
 /// The validated configuration of `recaption run`.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
@@ -112,6 +134,8 @@ pub struct RunConfig {
     pub output: OutputConfig,
     /// `[run]`
     pub resources: ResourceConfig,
+    /// Metrics, of `[run]`
+    pub monitoring: MonitoringConfig,
     /// `[store]`
     pub stores: StoreSettings,
     /// What was set, for the record of the run.
@@ -148,8 +172,9 @@ impl RunConfig {
                 read: Arc::new(read_settings(settings.input, settings.fetch, settings.run.seed, layers)?),
             },
             model: model(settings.model, layers),
-            output: OutputConfig { url: settings.output.url, embed_images: settings.output.images.into() },
+            output: output(settings.output, &settings.blend, settings.run.seed, layers)?,
             resources: resources(&settings.run),
+            monitoring: monitoring(&settings.run, layers)?,
             stores: stores(&settings.store),
             explicit_settings: layers.describe(),
         })
@@ -194,6 +219,27 @@ fn model(section: ModelSection, layers: &Layers) -> ModelConfig {
     }
 }
 
+fn output(
+    section: OutputSection,
+    blend: &BlendSection,
+    seed: u64,
+    layers: &Layers,
+) -> Result<OutputConfig, ConfigError> {
+    let webdataset = match section.format {
+        OutputFormatName::Parquet => false,
+        OutputFormatName::Webdataset => true,
+        other @ (OutputFormatName::Sidecar | OutputFormatName::Hf) => {
+            let what = format!(
+                "a run writes no format \"{0}\"; write Parquet and use `recaption convert OUT --to {0}`",
+                other.as_str()
+            );
+            return Err(layers.error("output.format", what));
+        }
+    };
+    let blend = blend.synthetic.and_then(|synthetic| Blend::new(synthetic, seed));
+    Ok(OutputConfig { url: section.url, embed_images: section.images.into(), webdataset, blend })
+}
+
 fn resources(section: &RunSection) -> ResourceConfig {
     let cores = std::thread::available_parallelism().map_or(1, Into::into);
     let claim_lease = Some(section.claim_seconds).filter(|seconds| *seconds > 0);
@@ -207,6 +253,24 @@ fn resources(section: &RunSection) -> ResourceConfig {
         lock_seconds: section.lock_seconds,
         claim_lease: claim_lease.map(Duration::from_secs),
     }
+}
+
+fn monitoring(section: &RunSection, layers: &Layers) -> Result<MonitoringConfig, ConfigError> {
+    let (address, file) = (&section.metrics_addr, &section.metrics_file);
+    let is_address = address.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+        !host.is_empty() && !is_bare_ipv6 && port.parse::<u16>().is_ok()
+    });
+    if !address.is_empty() && !is_address {
+        let what = format!("`{address}` is not HOST:PORT, as 127.0.0.1:9464 or [::1]:9464 is");
+        return Err(layers.error("run.metrics_addr", what));
+    }
+    if !file.is_empty() && !file.ends_with(".prom") {
+        let what = format!("`{file}` does not end in .prom, and node exporter reads no other files");
+        return Err(layers.error("run.metrics_file", what));
+    }
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    Ok(MonitoringConfig { address: given(address), file: given(file).map(PathBuf::from) })
 }
 
 fn decode_options(section: &InputSection) -> DecodeOptions {

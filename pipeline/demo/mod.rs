@@ -50,7 +50,8 @@ pub fn demo(dir: &Path, scenes: u64, seed: u64) -> anyhow::Result<ExitCode> {
     }
     for captioner in Bundled::ALL {
         let options = RunOptions { overwrite: true, ..RunOptions::default() };
-        let report = run_to_end(&run_config(captioner, dir)?, options, Reporter::Auto)?;
+        let report =
+            run_to_end(&run_config(captioner, dir)?, options, Reporter::Auto, &std::sync::Arc::default())?;
         let output = CaptionerPaths::new(captioner, dir).output;
         if report.exit_code() != ExitCode::Done {
             print(&format!("{}\n{report}", captioner.name()));

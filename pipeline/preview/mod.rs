@@ -71,7 +71,7 @@ pub async fn preview(
     folder::check(&options.dir, config)?;
     let mut model = RunModel::open(config)?;
     let Some(shards) = stop.unless_requested(list(config)).await else { bail!("interrupted") };
-    let shards = shards?;
+    let (shards, listing_bytes) = shards?;
     let executions = model.resolve(config)?;
     self_test(config, &model, &executions).await?;
     let devices = Arc::new(Devices::new(&executions));
@@ -102,7 +102,7 @@ pub async fn preview(
         }
     }
     let measured = Measured { config, options, model: &model, devices: &devices, shards: &shards };
-    let preview = measured.preview(gathered, &sampling, progress.read.bytes.load(Relaxed));
+    let preview = measured.preview(gathered, &sampling, listing_bytes + progress.read.bytes.load(Relaxed));
     let write = {
         let (dir, mut preview) = (options.dir.clone(), preview?);
         move || {
@@ -114,12 +114,13 @@ pub async fn preview(
     tokio::task::spawn_blocking(write).await.context("writing the preview panicked")?
 }
 
-/// Lists the shards as a run has them: parts of long lists are shards.
-async fn list(config: &RunConfig) -> anyhow::Result<Vec<ShardRef>> {
+/// Lists the shards as a run has them, parts of long lists being shards; returns the bytes that were read of lists too.
+async fn list(config: &RunConfig) -> anyhow::Result<(Vec<ShardRef>, u64)> {
     let read = &config.input.read;
     let shards = list_shards(&mut Stores::new(config.stores), &config.input.shards, read.format).await?;
     let splitter = Splitter { settings: read, output: &Location::nowhere(), can_write: false };
-    Ok(splitter.split(shards, |_| false).await?.shards)
+    let split = splitter.split(shards, |_| false).await?;
+    Ok((split.shards, split.bytes_read))
 }
 
 /// What a record is made of.

@@ -12,6 +12,8 @@ const COLUMNS: usize = 80;
 const INDENT: usize = 10;
 /// Columns of a similarity after a caption, with the space before it.
 const SCORE: usize = 8;
+/// Lines of a caption, at most.
+const LINES: usize = 3;
 /// Examples that are printed.
 const EXAMPLES: usize = 8;
 /// Rejects that are printed for each reason.
@@ -66,6 +68,24 @@ fn fit(text: &str, columns: usize) -> String {
     shortened + "..."
 }
 
+/// Breaks a text between words into lines of some columns, and shortens it to the last of at most `most` lines.
+fn wrap(text: &str, columns: usize, most: usize) -> Vec<String> {
+    let width = |text: &str| text.chars().map(|c| c.width().unwrap_or(1)).sum::<usize>();
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split_whitespace() {
+        let (is_last, last) = (lines.len() == most, lines.last_mut());
+        match last {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if is_last || width(line) + 1 + width(word) <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.into_iter().map(|line| fit(&line, columns)).collect()
+}
+
 /// Pads a text that [`fit`]s to some columns.
 fn pad(text: &str, columns: usize) -> String {
     let text = fit(text, columns);
@@ -93,15 +113,19 @@ fn example(text: &mut String, caption: &PreviewCaption) -> fmt::Result {
     let width = COLUMNS - INDENT - SCORE;
     let place = format!("{}  {}", name_of(&caption.shard), caption.key);
     writeln!(text, "{}", fit(&place, COLUMNS))?;
-    let lines = [
+    let texts = [
         ("original", caption.org_caption.as_deref().unwrap_or("-"), caption.org_similarity),
         ("caption", &caption.caption, Some(caption.similarity)),
     ];
-    for (name, words, similarity) in lines {
-        let line = format!("  {name:<8}{}{}", pad(words, width), score(similarity));
-        writeln!(text, "{}", line.trim_end())?;
+    for (name, words, similarity) in texts {
+        let lines = wrap(words, width, LINES);
+        for (number, line) in lines.iter().enumerate() {
+            let (name, score) = if number == 0 { (name, score(similarity)) } else { ("", String::new()) };
+            let line = format!("{name:<INDENT$}{}{score}", pad(line, width));
+            writeln!(text, "{}", line.trim_end())?;
+        }
     }
-    Ok(())
+    writeln!(text)
 }
 
 impl Preview {
@@ -138,9 +162,8 @@ impl fmt::Display for Preview {
             example(&mut text, caption)?;
         }
         if self.captions.len() > EXAMPLES {
-            writeln!(text, "({EXAMPLES} of {} captions; all are on the page)", self.captions.len())?;
+            writeln!(text, "examples  {EXAMPLES} of {} captions; all are on the page", self.captions.len())?;
         }
-        writeln!(text)?;
         self.totals(&mut text)?;
         f.write_str(&text)
     }
@@ -157,6 +180,9 @@ mod tests {
         assert_eq!(fit("赤い丸の写真", 12), "赤い丸の写真");
         assert_eq!(fit("赤い丸の写真", 11), "赤い丸の...");
         assert_eq!(pad("赤い", 6), "赤い  ");
+        assert_eq!(wrap("a red circle on the left", 9, 2), ["a red", "circle..."]);
+        assert_eq!(wrap("a red circle", 12, 3), ["a red circle"]);
+        assert_eq!(wrap("", 12, 3), [""]);
     }
 
     #[test]

@@ -45,11 +45,6 @@ impl<K: Hash + Eq + Ord + Clone> Frequent<K> {
         self.missed += limit;
     }
 
-    /// Returns the number of values that are remembered.
-    pub(super) fn len(&self) -> usize {
-        self.counts.len()
-    }
-
     /// Returns whether no value was ever forgotten, so that every count is exact.
     pub(super) fn is_exact(&self) -> bool {
         self.missed == 0
@@ -89,7 +84,7 @@ mod tests {
             counter.add(format!("rare {n}").as_str(), 1);
             counter.add(["often", "most"][usize::from(n % 3 > 0)], 1);
         }
-        assert!(!counter.is_exact() && counter.len() <= 100);
+        assert!(!counter.is_exact() && counter.counts.len() <= 100);
         let top = counter.top(2);
         assert_eq!((&*top[0].0, &*top[1].0), ("most", "often"));
         let counts = top.iter().map(|(_, count)| *count).zip([6666, 3334]);

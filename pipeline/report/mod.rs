@@ -29,6 +29,5 @@ mod texts;
 mod thumbnail;
 
 pub(crate) use builder::{DEFAULT_SAMPLES, MAX_SAMPLES, ReportBuilder};
-pub(crate) use content::Report;
 pub(crate) use output::{DEFAULT_IMAGE_BYTES, ReportJob, report};
 pub(crate) use source::{ReportCaption, ReportReject, ReportSource};

@@ -44,11 +44,6 @@ impl<T> Sample<T> {
     }
 
     /// Returns the items, in the order of their digests.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.items.values()
-    }
-
-    /// Returns the items, in the order of their digests.
     pub(super) fn into_items(self) -> impl Iterator<Item = T> {
         self.items.into_values()
     }
@@ -69,7 +64,7 @@ mod tests {
         let sample = |seed: u64, keys: &mut dyn Iterator<Item = &String>| {
             let mut sample = Sample::new(seed, 20);
             keys.for_each(|key| sample.offer("shard", key, || key.clone()));
-            sample.iter().cloned().collect::<Vec<_>>()
+            sample.into_items().collect::<Vec<_>>()
         };
         let first = sample(1, &mut keys.iter());
         assert_eq!(first.len(), 20);
@@ -78,6 +73,6 @@ mod tests {
         assert!(sample(1, &mut keys[..5].iter()).len() == 5);
         let mut none: Sample<()> = Sample::new(0, 0);
         none.offer("a", "b", || ());
-        assert_eq!(none.iter().count(), 0);
+        assert_eq!(none.into_items().count(), 0);
     }
 }

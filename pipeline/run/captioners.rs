@@ -77,7 +77,10 @@ pub(super) async fn start_captioners(
     while let Some(captioner) = loading.join_next().await {
         let (number, captioner) = captioner.context("loading the model broke down")?;
         match captioner {
-            Ok(captioner) => loaded.push((number, captioner)),
+            Ok(captioner) => {
+                let counters = Arc::clone(&state.progress.caption);
+                loaded.push((number, captioner.with_counters(counters)));
+            }
             Err(error) => leave_out(devices, &devices.all()[number], error)?,
         }
     }
@@ -89,6 +92,7 @@ pub(super) async fn start_captioners(
         let work = move || caption_all(captioner, (&devices, number), &queue, &state, &events);
         Ok(std::thread::Builder::new().name("caption".into()).spawn(work)?)
     };
+    state.progress.caption.set_workers(loaded.len());
     tracing::debug!(copies, devices = devices.working(), threads_per_copy = threads, "models loaded");
     let working = |(number, _): &(usize, CaptionWorker)| devices.all()[*number].is_working();
     loaded.into_iter().filter(working).map(start).collect()
@@ -105,6 +109,7 @@ fn caption_all(
     let device = &devices.all()[number];
     let emit = |result: SampleResult| {
         device.images.fetch_add(1, Relaxed);
+        state.progress.caption_queue.set(queue.waiting());
         if state.stop.is_aborted() {
             return Err(Closed);
         }

@@ -16,8 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::{
     guard::FailureGuard,
     output::Output,
+    parts::{Table, ToPart},
     plan::Task,
-    shard_writer::{ShardFailure, ShardOutcome, ShardResult, Table, ToPart, write_shard},
+    shard_writer::{ShardFailure, ShardOutcome, ShardResult, write_shard},
 };
 
 /// Uncompressed bytes gathered before a batch goes to the encoder.
@@ -206,7 +207,7 @@ impl Collector {
             next: 0,
             counts: Counts { texts_cut, ..Counts::default() },
             captions: CaptionTable::new(
-                Arc::new(caption_schema(self.output.embed, metadata.clone())),
+                Arc::new(caption_schema(self.output.carries_images(), metadata.clone())),
                 url.clone(),
             ),
             rejects: RejectTable::new(Arc::new(reject_schema(metadata)), url),

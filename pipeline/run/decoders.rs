@@ -8,10 +8,10 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use anyhow::{Context, anyhow};
 use crossbeam_channel::Sender;
 use recaption_image::{PrepareSettings, prepare_sample};
-use recaption_messages::{PreparedSample, Sample, ShardEvent};
+use recaption_messages::{PreparedSample, Sample, SampleResult, ShardEvent};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::context::RunState;
+use super::{context::RunState, progress::DecodeCounters};
 
 /// Images in decoding per decoding thread: one at work, one ready.
 const DECODES_PER_THREAD: usize = 2;
@@ -44,6 +44,7 @@ impl Decoders {
             .panic_handler(move |_| on_panic.fail(anyhow!("a decoding thread panicked")))
             .build()
             .context("cannot start the decoding threads")?;
+        state.progress.decode.clock.set_workers(threads);
         Ok(Self { state: Arc::clone(state), pool, settings: Arc::new(settings), to_captioners, events })
     }
 
@@ -57,12 +58,12 @@ impl Decoders {
             }
             let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
             let progress = &self.state.progress;
-            progress.decode_queue.store(samples.len(), Relaxed);
-            progress.caption_queue.store(self.to_captioners.len(), Relaxed);
-            let (settings, to_captioners, events) =
-                (Arc::clone(&self.settings), self.to_captioners.clone(), self.events.clone());
+            progress.decode_queue.set(samples.len());
+            progress.caption_queue.set(self.to_captioners.len());
+            let (state, settings) = (Arc::clone(&self.state), Arc::clone(&self.settings));
+            let (to_captioners, events) = (self.to_captioners.clone(), self.events.clone());
             self.pool.spawn(move || {
-                match prepare_sample(sample, &settings) {
+                match decode(sample, &settings, &state.progress.decode) {
                     // A closed channel means that the run is over; the shard is then not committed.
                     Ok(prepared) => drop(to_captioners.send(prepared)),
                     Err(rejected) => drop(events.blocking_send(ShardEvent::Sample(rejected))),
@@ -74,4 +75,16 @@ impl Decoders {
         let _ = in_flight.acquire_many(u32::try_from(most).unwrap_or(1)).await;
         let _ = tokio::task::spawn_blocking(move || drop(self.pool)).await;
     }
+}
+
+/// Decodes one image, and counts it.
+fn decode(
+    sample: Sample,
+    settings: &PrepareSettings,
+    counters: &DecodeCounters,
+) -> Result<PreparedSample, Box<SampleResult>> {
+    let _working = counters.clock.work();
+    counters.samples.fetch_add(1, Relaxed);
+    counters.bytes.fetch_add(sample.image.len() as u64, Relaxed);
+    prepare_sample(sample, settings)
 }

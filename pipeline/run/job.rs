@@ -32,7 +32,10 @@ use super::{
     self_test::self_test,
     stop::Stop,
 };
-use crate::config::{ConfigError, RunConfig};
+use crate::{
+    config::{ConfigError, RunConfig},
+    metrics::{Monitor, PlannedShards, RunFacts, serve},
+};
 
 /// Another run holds the lock. The program then exits with code 0, so that cron reports nothing.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +58,26 @@ pub async fn run(
     stop: &Arc<Stop>,
     reporter: &Reporter,
 ) -> anyhow::Result<RunReport> {
-    run_over(Stores::new(config.stores), config, options, stop, reporter).await
+    run_monitored(config, options, stop, reporter, &Arc::default()).await
+}
+
+/// As [`run()`], watched by `monitor`, whose metrics are served where an address is configured.
+///
+/// # Errors
+/// As [`run()`], and when metrics cannot be served at the configured address.
+pub(crate) async fn run_monitored(
+    config: &RunConfig,
+    options: RunOptions,
+    stop: &Arc<Stop>,
+    reporter: &Reporter,
+    monitor: &Arc<Monitor>,
+) -> anyhow::Result<RunReport> {
+    // A port that is in use is an error before models are loaded.
+    let _server = match &config.monitoring.address {
+        Some(address) => Some(serve(monitor, address).await?),
+        None => None,
+    };
+    run_watched(Stores::new(config.stores), config, options, stop, (reporter, monitor)).await
 }
 
 /// As [`run()`], over given stores.
@@ -63,12 +85,23 @@ pub async fn run(
 /// # Errors
 /// As [`run()`].
 pub async fn run_over(
-    mut stores: Stores,
+    stores: Stores,
     config: &RunConfig,
     options: RunOptions,
     stop: &Arc<Stop>,
     reporter: &Reporter,
 ) -> anyhow::Result<RunReport> {
+    run_watched(stores, config, options, stop, (reporter, &Monitor::default())).await
+}
+
+async fn run_watched(
+    mut stores: Stores,
+    config: &RunConfig,
+    options: RunOptions,
+    stop: &Arc<Stop>,
+    watchers: (&Reporter, &Monitor),
+) -> anyhow::Result<RunReport> {
+    watchers.1.watch_stores(stores.counters());
     // A model that cannot be used is an error before anything is written.
     let model = RunModel::open(config)?;
     let output = open_output(&mut stores, &config.output.url)?;
@@ -84,7 +117,11 @@ pub async fn run_over(
     // Joined before the records are listed, so that the last worker to leave knows that no listing predates its own work.
     let workers = match config.resources.claim_lease {
         Some(lease) => match Workers::join(&output, lease).await {
-            Ok(workers) => Some(Arc::new(workers)),
+            Ok(workers) => {
+                let workers = Arc::new(workers);
+                watchers.1.watch_workers(&workers);
+                Some(workers)
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot publish claims to other workers; shards may be processed twice");
                 None
@@ -92,7 +129,7 @@ pub async fn run_over(
         },
         None => None,
     };
-    let report = run_unlocked((stores, output), (config, model), options, (stop, &workers), reporter).await;
+    let report = run_unlocked((stores, output), (config, model), options, (stop, &workers), watchers).await;
     if let Some(workers) = workers.and_then(Arc::into_inner) {
         workers.leave().await;
     }
@@ -107,7 +144,7 @@ async fn run_unlocked(
     (config, mut model): (&RunConfig, RunModel),
     options: RunOptions,
     (stop, workers): (&Arc<Stop>, &Option<Arc<Workers>>),
-    reporter: &Reporter,
+    (reporter, monitor): (&Reporter, &Monitor),
 ) -> anyhow::Result<RunReport> {
     refuse_output_among_inputs(&mut stores, config, &output)?;
     let commit_log = CommitLog::new(output.clone());
@@ -120,6 +157,12 @@ async fn run_unlocked(
     let committer = commit_log.committer(plan.configuration.clone(), options.overwrite).await?;
     let described = Output::new(config, &model, &output, committer);
     let mut report = RunReport::begin(config, &model, &output, &plan);
+    monitor.planned(planned(&plan));
+    monitor.describe(RunFacts {
+        output: report.output.clone(),
+        model: report.model.clone(),
+        scorer: report.scorer.clone().unwrap_or_default(),
+    });
     report.leftovers_removed = clear_leftovers(&commit_log, &plan, workers.as_deref()).await?;
     finish_deletions(&commit_log, &plan).await.context("an interrupted deletion cannot be finished")?;
     let Rounds { results, not_begun } = if plan.todo.is_empty() {
@@ -131,17 +174,17 @@ async fn run_unlocked(
         let executions = model.resolve(config)?;
         report.self_test = self_test(config, &model, &executions).await?;
         let devices = Arc::new(Devices::new(&executions));
-        let progress = Arc::new(Progress::new(&plan).on(&devices));
+        let progress = Arc::new(Progress::new(&plan).on(&devices).writing(&described.meter));
         if let Some(workers) = workers {
             let progress = Arc::clone(&progress);
-            workers
-                .report_progress(move || progress.finished.load(Relaxed) + progress.read.bytes.load(Relaxed));
+            workers.report_progress(move || progress.outcomes.finished() + progress.read.bytes.load(Relaxed));
         }
+        monitor.watch(&progress);
         let _bar = reporter.start(&progress);
         let context = RunContext { config, model: &model, devices: &devices, stop, progress: &progress };
         let job = Job { plan: &plan, output: &described, workers, limit: options.limit };
         let rounds = run_rounds(context, job).await;
-        report.computed_by(&devices);
+        report.computed_by(&devices, &progress);
         rounds?
     };
     report.leave_out(not_begun);
@@ -158,6 +201,15 @@ async fn run_unlocked(
     report.interrupted = stop.requested();
     report.write(&output).await.context("the run's record could not be written")?;
     Ok(report)
+}
+
+fn planned(plan: &Plan) -> PlannedShards {
+    PlannedShards {
+        todo: plan.todo.len(),
+        skipped: plan.done.len(),
+        not_selected: plan.not_selected,
+        bytes: plan.bytes(),
+    }
 }
 
 /// Rejects an output that is also an input folder: its parts would be read as input by the next run.

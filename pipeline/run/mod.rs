@@ -13,7 +13,7 @@
 //! | `job` | a whole run, from lock to report |
 //! | `plan`, `cleanup` | what is to be done, and what no longer belongs in the output |
 //! | `rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
-//! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer` | the stages, in the order of the data flow |
+//! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer`, `parts` | the stages, in the order of the data flow |
 //! | `shard_queue`, `worker_claims` | which shard is next, given what other workers do |
 //! | `selection`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
 //! | `record`, `failures`, `status`, `progress` | what is reported |
@@ -31,6 +31,7 @@ mod job;
 mod model;
 mod options;
 mod output;
+mod parts;
 mod pipeline;
 mod plan;
 mod progress;
@@ -45,12 +46,14 @@ mod shard_queue;
 mod shard_writer;
 mod status;
 mod stop;
+mod webdataset_part;
 mod worker_claims;
 
 pub(crate) use captioners::copies_and_threads;
 pub use context::RunContext;
 pub use devices::{DeviceReport, Devices};
 pub(crate) use events::Events;
+pub(crate) use job::run_monitored;
 pub use job::{LockedOut, run, run_over};
 pub(crate) use job::{compare, refuse_output_among_inputs};
 pub use model::RunModel;
@@ -58,7 +61,10 @@ pub use options::RunOptions;
 pub(crate) use pipeline::{MIN_CAPTION_QUEUE, StreamRequest, stream};
 pub use plan::{DoneShard, Mismatch, Plan, Task};
 pub(crate) use plan::{differences, refuse_others, unclaimed};
-pub use progress::{Progress, Reporter};
+pub use progress::{
+    DecodeCounters, Outcomes, Progress, ProgressHandle, QueueGauge, Reading, Reporter, Stage, StageReading,
+    StageReport, WriteMeter,
+};
 pub use record::{ExitCode, RunReport};
 pub(crate) use sampling::Sampling;
 pub use self_test::{SelfTest, self_test, self_test_with};

@@ -208,6 +208,13 @@ fn prompt_ids(folder: &ModelFolder, text: &str) -> anyhow::Result<Vec<i64>> {
 }
 
 fn open_folder(dir: &Path) -> anyhow::Result<ModelFolder> {
+    if dir.starts_with("hf:") {
+        anyhow::bail!(
+            "{} is a checkpoint on the hub; export it first: recaption export --checkpoint {} --out MODEL",
+            dir.display(),
+            dir.display()
+        );
+    }
     if !dir.join("model.json").exists() && dir.join(Checkpoint::CONFIG).exists() {
         anyhow::bail!(
             "{} is an open_clip checkpoint; export it first: recaption export --checkpoint {} --out MODEL",

@@ -3,10 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use recaption_output::commits::Committer;
-use recaption_schemas::{CAPTION_SCHEMA_VERSION, metadata_keys};
+use recaption_schemas::{Blend, CAPTION_SCHEMA_VERSION, metadata_keys};
 use recaption_store::Location;
 
-use super::{model::RunModel, plan::Settings};
+use super::{model::RunModel, plan::Settings, progress::WriteMeter};
 use crate::config::RunConfig;
 
 /// The output of a run.
@@ -25,6 +25,12 @@ pub(super) struct Output {
     pub decode: String,
     /// Whether rows carry the stored image.
     pub embed: bool,
+    /// Counts what is written.
+    pub meter: Arc<WriteMeter>,
+    /// Whether a webdataset is written beside the tables.
+    pub webdataset: bool,
+    /// The blend in the `text` column.
+    pub blend: Option<Blend>,
 }
 
 impl Output {
@@ -45,7 +51,16 @@ impl Output {
             scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
             decode: decode.to_string(),
             embed: config.output.embed_images,
+            meter: Arc::default(),
+            webdataset: config.output.webdataset,
+            blend: config.output.blend,
         })
+    }
+
+    /// Returns whether rows carry the stored image on their way to the parts.
+    #[must_use]
+    pub(super) fn carries_images(&self) -> bool {
+        self.embed || self.webdataset
     }
 
     /// Key-value metadata of every part.
@@ -57,7 +72,9 @@ impl Output {
             (metadata_keys::DECODE, &self.decode),
         ];
         let scorer = self.scorer.as_deref().map(|digest| (metadata_keys::SCORER, digest));
-        always.into_iter().chain(scorer).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+        let blend = self.blend.map(|blend| (metadata_keys::BLEND.to_owned(), blend.to_metadata()));
+        let texts = always.into_iter().chain(scorer).map(|(k, v)| (k.to_owned(), v.to_owned()));
+        texts.chain(blend).collect()
     }
 }
 

@@ -59,10 +59,15 @@ pub(crate) async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     let to_read = (request.shards, ShardQueue::new(request.begin));
     let parts = (request.sampling, request.limit.map(ReadLimit::new));
     let state = Arc::new(RunState::new(context, to_read, request.claims, parts, window));
-    let (to_collector, events) = events(context.progress);
-    let (to_captioners, prepared) =
-        crossbeam_channel::bounded(model.settings.max_slots.max(MIN_CAPTION_QUEUE));
+    let progress = context.progress;
+    let (to_collector, events) = events(progress);
+    let caption_queue = model.settings.max_slots.max(MIN_CAPTION_QUEUE);
+    let (to_captioners, prepared) = crossbeam_channel::bounded(caption_queue);
+    progress.decode_queue.set_capacity(SAMPLE_QUEUE);
+    progress.caption_queue.set_capacity(caption_queue);
+    progress.write.set_places(window);
     let captioners = start_captioners(context, settings, &state, prepared, &to_collector).await?;
+    progress.begin();
     let (to_decoders, samples) = mpsc::channel(SAMPLE_QUEUE);
     let decoders = Decoders::start(
         &state,
@@ -104,7 +109,7 @@ fn prepare_settings(context: RunContext<'_>) -> PrepareSettings {
         preprocess: context.model.folder.spec.preprocessing,
         scorer: context.model.scorer_preprocessing(),
         decode: context.config.input.decode,
-        keep_stored: context.config.output.embed_images,
+        keep_stored: context.config.output.carries_images(),
     }
 }
 
@@ -115,7 +120,7 @@ fn worker_settings(context: RunContext<'_>, keep_features: bool) -> CaptionWorke
         seed: config.resources.seed,
         keep_prompt: config.caption.keep_prompt,
         filter: config.filter.clone(),
-        embed_images: config.output.embed_images,
+        embed_images: config.output.carries_images(),
         keep_features,
     }
 }

@@ -137,6 +137,7 @@ async fn read(
     sink: &ReadSink,
 ) -> Result<ShardContents, ReadStop> {
     let Some(shard) = state.shards.get(number) else { return Err(Closed.into()) };
+    let _working = state.progress.read.clock.work();
     let previous = match &state.claims {
         Some(claims) => claims.previous_rows(number).await?,
         None => None,

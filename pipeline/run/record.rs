@@ -6,7 +6,11 @@ use recaption_schemas::{Counts, FailureClass};
 use recaption_store::{Location, StoreError, write_json};
 use serde::Serialize;
 
-use super::{DeviceReport, Devices, RunModel, SelfTest, plan::Plan};
+use super::{
+    DeviceReport, Devices, RunModel, SelfTest,
+    plan::Plan,
+    progress::{Progress, StageReport, bottleneck},
+};
 use crate::config::{ExplicitSettings, RunConfig};
 
 /// Exit codes, a contract.
@@ -61,6 +65,12 @@ pub struct RunReport {
     /// What each GPU did, or the CPU.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceReport>,
+    /// What each stage did, from the first shard on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageReport>,
+    /// What worked in the busiest stage, for which the others waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bottleneck: Option<&'static str>,
     /// What is known about a device that is not the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_test: Option<SelfTest>,
@@ -128,6 +138,8 @@ impl RunReport {
             scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
             provider: None,
             devices: Vec::new(),
+            stages: Vec::new(),
+            bottleneck: None,
             self_test: None,
             directory: std::env::current_dir()
                 .map_or_else(|_| String::new(), |dir| dir.display().to_string()),
@@ -163,10 +175,12 @@ impl RunReport {
         self.shards_not_selected += shards;
     }
 
-    /// Remembers what computed.
-    pub fn computed_by(&mut self, devices: &Devices) {
+    /// Remembers what computed, and where the time went.
+    pub fn computed_by(&mut self, devices: &Devices, progress: &Progress) {
         self.provider = devices.all().first().map(|device| device.execution.as_str());
         self.devices = devices.report();
+        self.stages = progress.stage_reports();
+        self.bottleneck = bottleneck(&self.stages).map(|worst| worst.stage.worker());
     }
 
     /// Writes the record and closes the clock.
@@ -213,6 +227,19 @@ fn sorted<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
 }
 
 impl RunReport {
+    /// Writes where the time went.
+    fn fmt_stages(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+        let has_samples = self.stages.iter().any(|stage| stage.samples > 0);
+        if let Some(worst) = bottleneck(&self.stages).filter(|_| has_samples) {
+            let stage = |report: &StageReport| format!("{} {}", report.stage.as_str(), percent(report.busy));
+            let stages: Vec<String> = self.stages.iter().map(stage).collect();
+            writeln!(f, "busy      {}", stages.join(", "))?;
+            writeln!(f, "bottleneck {} ({} busy)", worst.stage.worker(), percent(worst.busy))?;
+        }
+        Ok(())
+    }
+
     /// Writes notes that follow the totals.
     fn fmt_notes(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.shards_not_selected > 0 {
@@ -283,6 +310,7 @@ impl std::fmt::Display for RunReport {
         }
         write!(f, "{}", c.input)?;
         writeln!(f, "time      {:.1} s, {rate:.1} images/s", self.seconds)?;
+        self.fmt_stages(f)?;
         if self.devices.len() > 1 {
             for device in &self.devices {
                 let (number, rate) = (device.device.unwrap_or_default(), device.images_per_second);

@@ -1,23 +1,18 @@
 //! Rows -> parts -> commit: the task of one open shard. It encodes, uploads, and in the end commits.
-//!
-//! In a retry, rows that stay are copied from the shard's earlier parts, in between those that are new.
 
-use std::sync::Arc;
-
-use arrow_array::RecordBatch;
 use recaption_messages::ReadError;
 use recaption_output::{
-    PartReader, PartTarget, PartWriter, ReadPartError, WriteError,
+    WriteError,
     commits::{CommitError, CommitRequest, CommitResult},
 };
 use recaption_schemas::{
-    COMMIT_FORMAT, Counts, Damage, FailureClass, PartInfo, RejectReason, ShardCommit, caption_schema,
-    redact_text, reject_schema,
+    COMMIT_FORMAT, Counts, Damage, FailureClass, RejectReason, ShardCommit, redact_text,
 };
 use recaption_store::{ErrorKind, StoreError};
 use tokio::sync::mpsc;
 
 use super::output::Output;
+use super::parts::{PartError, Parts, ToPart};
 use super::plan::{Settings, Task, differences};
 
 /// Why a shard failed.
@@ -93,133 +88,6 @@ pub(super) struct ShardResult {
     pub outcome: Result<ShardOutcome, ShardFailure>,
 }
 
-/// A table of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Table {
-    /// `captions/`.
-    Captions,
-    /// `rejects/`.
-    Rejects,
-}
-
-/// To a shard's own task.
-pub(super) enum ToPart {
-    /// New rows.
-    Rows(Table, RecordBatch),
-    /// The earlier part's next rows stay.
-    Keep(Table, u64),
-    /// The earlier part's next row goes.
-    Drop(Table),
-    /// All rows were sent.
-    End(Counts, Option<Damage>),
-}
-
-/// One part under construction, with the earlier one where there is one.
-struct Part {
-    writer: PartWriter,
-    earlier: Option<Earlier>,
-}
-
-/// The rows of an earlier part that were not looked at.
-struct Earlier {
-    reader: PartReader,
-    rest: Option<RecordBatch>,
-}
-
-/// Why a part is not written.
-enum PartError {
-    Write(WriteError),
-    Earlier(ReadPartError),
-}
-
-impl Part {
-    async fn write(&mut self, rows: RecordBatch) -> Result<(), PartError> {
-        self.writer.write(rows).await.map_err(PartError::Write)
-    }
-
-    /// Copies or skips the next rows of the earlier part.
-    async fn copy(&mut self, mut rows: u64, keep: bool) -> Result<(), PartError> {
-        let Some(earlier) = &mut self.earlier else { return Ok(()) };
-        while rows > 0 {
-            let batch = match earlier.rest.take() {
-                Some(batch) => batch,
-                None => match earlier.reader.next().await.map_err(PartError::Earlier)? {
-                    Some(batch) => batch,
-                    None => return Ok(()),
-                },
-            };
-            let now = usize::try_from(rows).unwrap_or(usize::MAX).min(batch.num_rows());
-            rows -= now as u64;
-            if now < batch.num_rows() {
-                earlier.rest = Some(batch.slice(now, batch.num_rows() - now));
-            }
-            if keep {
-                self.writer.write(batch.slice(0, now)).await.map_err(PartError::Write)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Both parts of a shard.
-struct Parts {
-    captions: Part,
-    rejects: Part,
-}
-
-impl Parts {
-    async fn open(output: &Output, task: &Task) -> Result<Self, PartError> {
-        let metadata = output.metadata();
-        let fingerprint = task.name.fingerprint();
-        let begin = |table, schema| {
-            let (shard, fingerprint) = (task.shard.id.as_str(), fingerprint.as_str());
-            let target = PartTarget { output: &output.location, table, shard, fingerprint };
-            PartWriter::new(target, Arc::new(schema)).map_err(PartError::Write)
-        };
-        let captions = begin("captions", caption_schema(output.embed, metadata.clone()))?;
-        let rejects = begin("rejects", reject_schema(metadata))?;
-        let earlier = async |info: Option<&PartInfo>| {
-            let Some(info) = info else { return Ok(None) };
-            let reader = PartReader::open(output.location.child(&info.path), info, None).await;
-            reader.map(|reader| Some(Earlier { reader, rest: None })).map_err(PartError::Earlier)
-        };
-        let keep = task.keep.as_ref().map(|keep| &keep.commit);
-        Ok(Self {
-            captions: Part { writer: captions, earlier: earlier(keep.map(|commit| &commit.captions)).await? },
-            rejects: Part { writer: rejects, earlier: earlier(keep.map(|commit| &commit.rejects)).await? },
-        })
-    }
-
-    fn of(&mut self, table: Table) -> &mut Part {
-        match table {
-            Table::Captions => &mut self.captions,
-            Table::Rejects => &mut self.rejects,
-        }
-    }
-
-    /// Writes all rows; `None` when the shard is abandoned.
-    async fn fill(
-        &mut self,
-        batches: &mut mpsc::Receiver<ToPart>,
-    ) -> Result<Option<(Counts, Option<Damage>)>, PartError> {
-        loop {
-            match batches.recv().await {
-                Some(ToPart::Rows(table, batch)) => self.of(table).write(batch).await?,
-                Some(ToPart::Keep(table, rows)) => self.of(table).copy(rows, true).await?,
-                Some(ToPart::Drop(table)) => self.of(table).copy(1, false).await?,
-                Some(ToPart::End(counts, damage)) => return Ok(Some((counts, damage))),
-                None => return Ok(None),
-            }
-        }
-    }
-
-    /// Aborts the uploads; nothing becomes visible.
-    async fn abort(self) {
-        self.captions.writer.abort().await;
-        self.rejects.writer.abort().await;
-    }
-}
-
 /// Writes one shard: uploads both parts, makes them visible, commits, and deletes what is obsolete.
 pub(super) async fn write_shard(
     output: &Output,
@@ -227,6 +95,7 @@ pub(super) async fn write_shard(
     mut batches: mpsc::Receiver<ToPart>,
 ) -> Result<ShardOutcome, ShardFailure> {
     let url = &task.shard.url;
+    let _open = output.meter.open();
     let unwritten = |e: PartError| match e {
         PartError::Write(e) => ShardFailure::of_output(url, e.kind(), &e),
         PartError::Earlier(e) => ShardFailure::of_output(url, ErrorKind::Exhausted, &e),
@@ -254,6 +123,7 @@ async fn finish(
     damaged: Option<Damage>,
 ) -> Result<ShardOutcome, ShardFailure> {
     let (url, id) = (&task.shard.url, &task.shard.id);
+    let committing = output.meter.commit();
     let unwritten = |e: WriteError| ShardFailure::of_output(url, e.kind(), &e);
     let begun = match output.committer.begin().await {
         Ok(begun) => begun,
@@ -262,17 +132,13 @@ async fn finish(
             return Err(refused(output, url, error));
         }
     };
-    let captions = parts.captions.writer.finish().await.map_err(unwritten)?.info();
-    let rejects = match parts.rejects.writer.finish().await {
-        Ok(written) => written.info(),
-        Err(error) => {
-            // Half of a shard must not stay. What cannot be removed now is removed by the next run.
-            let _ = output.location.child(&captions.path).delete().await;
-            return Err(unwritten(error));
-        }
-    };
-    if !counts.balanced() || counts.captioned != captions.rows || counts.rejected != rejects.rows {
-        let what = format!("internal error: row counts do not match: {counts:?}, {captions:?}, {rejects:?}");
+    let (captions, rejects, webdataset) = parts.finish(output).await.map_err(unwritten)?;
+    let samples = webdataset.as_ref().map_or(counts.captioned, |part| part.rows);
+    let is_complete = [captions.rows, samples] == [counts.captioned; 2] && rejects.rows == counts.rejected;
+    if !counts.balanced() || !is_complete {
+        let what = format!(
+            "internal error: row counts do not match: {counts:?}, {captions:?}, {rejects:?}, {webdataset:?}"
+        );
         return Err(ShardFailure::of_output(url, ErrorKind::Exhausted, &what));
     }
     let commit = ShardCommit {
@@ -288,6 +154,7 @@ async fn finish(
         damaged,
         captions,
         rejects,
+        webdataset,
     };
     let request = CommitRequest {
         shard: id.as_str(),
@@ -300,7 +167,10 @@ async fn finish(
     let committed = output.committer.commit(&request, begun).await;
     Ok(match committed.map_err(|e| refused(output, url, e))? {
         CommitResult::CommittedByOther => ShardOutcome::ProcessedTwice,
-        committed => ShardOutcome::Committed { commit: Box::new(commit), committed },
+        committed => {
+            committing.done(commit.captions.bytes + commit.rejects.bytes);
+            ShardOutcome::Committed { commit: Box::new(commit), committed }
+        }
     })
 }
 

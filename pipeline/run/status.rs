@@ -205,9 +205,8 @@ fn invalid_of(survey: &OutputScan) -> Vec<String> {
 /// Reads all parts that are there and have their size, and compares their sums with the records'.
 async fn compare_sums(output: &Location, survey: &OutputScan) -> anyhow::Result<Vec<String>> {
     let parts = survey.records().filter(|(_, standing)| standing.is_valid()).flat_map(|(_, standing)| {
-        let of_record =
-            move |facts: &RecordSummary| facts.parts().map(|part| (standing.path(), part.clone()));
-        standing.summary.iter().flat_map(of_record).collect::<Vec<_>>()
+        let parts = standing.summary.iter().flat_map(RecordSummary::parts);
+        parts.map(|part| (standing.path(), part.clone())).collect::<Vec<_>>()
     });
     let compared = stream::iter(parts.collect::<Vec<_>>()).map(|(record, part)| async move {
         let Some(wanted) = &part.sha256 else { return anyhow::Ok(None) };

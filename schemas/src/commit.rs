@@ -126,12 +126,12 @@ pub struct Damage {
     pub detail: String,
 }
 
-/// One uploaded Parquet part.
+/// One uploaded part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartInfo {
     /// Path below the output.
     pub path: String,
-    /// Number of rows.
+    /// Number of rows, or of samples.
     pub rows: u64,
     /// Size of the file, bytes.
     pub bytes: u64,
@@ -165,10 +165,20 @@ pub struct ShardCommit {
     pub captions: PartInfo,
     /// The rejects part.
     pub rejects: PartInfo,
+    /// The webdataset part, with `output.format = "webdataset"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webdataset: Option<PartInfo>,
     /// Settings that caused rejects although rows do not depend on them, with their values. When one changes, these samples are
     /// processed again. Empty in records of older versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
+}
+
+impl ShardCommit {
+    /// Returns all parts.
+    pub fn parts(&self) -> impl Iterator<Item = &PartInfo> {
+        [&self.captions, &self.rejects].into_iter().chain(&self.webdataset)
+    }
 }
 
 /// The kind of a shard's failure.

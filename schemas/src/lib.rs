@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod blend;
 mod candidates;
 mod caption;
 mod commit;
@@ -17,6 +18,7 @@ mod row;
 mod shard;
 mod table;
 
+pub use blend::{Blend, ShardBlend};
 pub use candidates::{Candidate, Candidates, Similarity};
 pub use caption::OriginalCaption;
 pub use commit::{
@@ -28,7 +30,9 @@ pub use preprocess::{Interpolation, Preprocess, ResizeMode};
 pub use random::SplitMix64;
 pub use reject::{Reject, RejectReason};
 pub use row::{CaptionRow, EmbeddedImage};
-pub use shard::{ShardId, part_name, part_url, printable, redact_text, redact_url, shard_of_part};
+pub use shard::{
+    ShardId, part_name, part_url, printable, redact_text, redact_url, shard_of_part, webdataset_part_name,
+};
 pub use table::{
     CAPTION_SCHEMA_VERSION, CaptionTable, RejectTable, caption_schema, metadata_keys, reject_schema,
 };

@@ -181,11 +181,18 @@ pub fn part_name(shard: &str, digest: &str) -> String {
     format!("part-{shard}-{digest}.parquet")
 }
 
+/// Returns the file name of a webdataset part, as [`part_name`].
+#[must_use]
+pub fn webdataset_part_name(shard: &str, digest: &str) -> String {
+    format!("part-{shard}-{digest}.tar")
+}
+
 /// Returns the name of the shard that a part belongs to, by the part's file name; for parts of older versions the old name. `None`
 /// for other files.
 #[must_use]
 pub fn shard_of_part(file: &str) -> Option<&str> {
-    let name = file.strip_prefix("part-")?.strip_suffix(".parquet")?;
+    let name = file.strip_prefix("part-")?;
+    let name = name.strip_suffix(".parquet").or_else(|| name.strip_suffix(".tar"))?;
     let is_digest = |text: &str| text.len() == DIGEST && text.bytes().all(|b| b.is_ascii_hexdigit());
     match name.rsplit_once('-') {
         Some((shard, digest))
@@ -277,6 +284,7 @@ mod tests {
         assert_eq!(shard_of_part(&name), Some(id.as_str()));
         let old = ShardId::old_from_url("s3://b/00000.tar");
         assert_eq!(shard_of_part(&format!("part-{old}.parquet")), Some(old.as_str()));
+        assert_eq!(shard_of_part(&webdataset_part_name(id.as_str(), "0123456789abcdef")), Some(id.as_str()));
         assert_eq!(shard_of_part("mine.parquet"), None);
     }
 

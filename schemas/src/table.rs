@@ -11,7 +11,7 @@ use arrow_array::{
 };
 use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
 
-use crate::{CaptionRow, EmbeddedImage, Reject, Similarity};
+use crate::{Blend, CaptionRow, EmbeddedImage, Reject, ShardBlend, Similarity};
 
 /// Version of the output schema, in the file metadata.
 pub const CAPTION_SCHEMA_VERSION: &str = "2";
@@ -26,6 +26,8 @@ pub mod metadata_keys {
     pub const SCORER: &str = "recaption.scorer";
     /// Parameters of generation and the seed, as JSON.
     pub const DECODE: &str = "recaption.decode";
+    /// Probability and seed of the `text` column's draws, as JSON; absent without that column.
+    pub const BLEND: &str = "recaption.blend";
     /// The second passes that led to this file, as a JSON list; absent in a run's own output.
     pub const FILTER: &str = "recaption.filter";
 }
@@ -46,7 +48,8 @@ fn candidate_item() -> Field {
     Field::new("item", DataType::Struct(candidate_fields()), false)
 }
 
-/// Returns the schema of `captions/`. `embed` adds the image column; `metadata` becomes the file metadata.
+/// Returns the schema of `captions/`. `embed` adds the image column; `metadata` becomes the file metadata, and a [`Blend`] in it
+/// adds the text column.
 #[must_use]
 pub fn caption_schema(embed: bool, metadata: HashMap<String, String>) -> Schema {
     let mut fields = vec![
@@ -65,6 +68,9 @@ pub fn caption_schema(embed: bool, metadata: HashMap<String, String>) -> Schema 
         Field::new("meta", DataType::Utf8, true),
     ];
     let mut metadata = metadata;
+    if metadata.contains_key(metadata_keys::BLEND) {
+        fields.push(Field::new("text", DataType::Utf8, false));
+    }
     if embed {
         fields.push(Field::new("image", DataType::Struct(image_fields()), true));
         // With this entry, Hugging Face `datasets` shows the column as images.
@@ -125,6 +131,7 @@ pub struct CaptionTable {
     sha256: StringBuilder,
     url: StringBuilder,
     meta: StringBuilder,
+    text: Option<(ShardBlend, StringBuilder)>,
     image: Option<StructBuilder>,
 }
 
@@ -133,6 +140,9 @@ impl CaptionTable {
     #[must_use]
     pub fn new(schema: Arc<Schema>, shard: String) -> Self {
         let embed = schema.column_with_name("image").is_some();
+        let blend = schema.metadata().get(metadata_keys::BLEND);
+        let blend = blend.and_then(|value| Blend::from_metadata(value));
+        let text = blend.map(|blend| (blend.of_shard(&shard), StringBuilder::new()));
         Self {
             schema,
             shard,
@@ -151,6 +161,7 @@ impl CaptionTable {
             sha256: StringBuilder::new(),
             url: StringBuilder::new(),
             meta: StringBuilder::new(),
+            text,
             image: embed.then(|| StructBuilder::from_fields(image_fields(), 0)),
         }
     }
@@ -184,6 +195,9 @@ impl CaptionTable {
         self.sha256.append_value(&row.sha256);
         self.url.append_option(row.url.as_deref());
         self.meta.append_option(row.meta.as_deref());
+        if let Some((blend, texts)) = &mut self.text {
+            texts.append_value(blend.text(&row.key, &chosen.text, row.org_caption.as_deref()));
+        }
         if let Some(image) = &mut self.image {
             push_image(image, row.image.as_ref());
         }
@@ -234,6 +248,9 @@ impl CaptionTable {
             Arc::new(self.url.finish()),
             Arc::new(self.meta.finish()),
         ];
+        if let Some((_, texts)) = &mut self.text {
+            columns.push(Arc::new(texts.finish()));
+        }
         if let Some(image) = &mut self.image {
             columns.push(Arc::new(image.finish()));
         }

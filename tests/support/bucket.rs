@@ -138,13 +138,20 @@ impl Bucket {
         self.command("run", input, output)
     }
 
+    /// `recaption plan` of what [`Self::run_into`] runs.
+    pub(crate) fn plan(&self, input: &str, output: &str) -> Call {
+        self.command("plan", input, output)
+    }
+
     /// As [`Self::run_into`], another command that is configured as a run.
     pub(crate) fn command(&self, name: &str, input: &str, output: &str) -> Call {
-        let mut call = recaption().arg(name).arg("--model").arg(model());
-        for (name, value) in &self.env {
-            call = call.env(name, value);
-        }
+        let call = self.recaption().arg(name).arg("--model").arg(model());
         call.arg("--input").arg(format!("{}/", self.url(input))).arg("--output").arg(output)
+    }
+
+    /// The program with what it needs to reach this place.
+    pub(crate) fn recaption(&self) -> Call {
+        self.env.iter().fold(recaption(), |call, (name, value)| call.env(name, value))
     }
 
     /// Writes an object.

@@ -10,11 +10,13 @@ pub(crate) mod bucket;
 pub(crate) mod documents;
 pub(crate) mod flaky;
 pub(crate) mod gcs;
+pub(crate) mod hub;
 pub(crate) mod output;
 pub(crate) mod program;
 pub(crate) mod server;
 pub(crate) mod services;
 pub(crate) mod shards;
+pub(crate) mod torch_zip;
 
 use std::{
     collections::BTreeMap,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub enum CheckpointError {
     /// A file is missing or unreadable.
     #[error(
-        "checkpoint {path}: {source}; expected a directory as open_clip publishes it, with open_clip_config.json and open_clip_model.safetensors"
+        "checkpoint {path}: {source}; expected a directory as open_clip publishes it, with open_clip_config.json and open_clip_model.safetensors (or open_clip_pytorch_model.bin)"
     )]
     Io {
         /// The file.
@@ -15,12 +15,28 @@ pub enum CheckpointError {
         /// Cause.
         source: std::io::Error,
     },
+    /// The directory holds something else.
+    #[error("checkpoint {path}: {what}")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What it is, and what to do.
+        what: String,
+    },
     /// The configuration cannot be parsed, or sets something unsupported.
     #[error("checkpoint {path}: {what}")]
     Config {
         /// The file.
         path: PathBuf,
         /// What is wrong, with the key.
+        what: String,
+    },
+    /// The vocabulary of a tokenizer that is to be built is malformed.
+    #[error("checkpoint {path}: {what}")]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
         what: String,
     },
     /// The weights are malformed, or contradict the configuration.

@@ -4,8 +4,11 @@
 
 mod config;
 mod error;
+mod foreign;
 mod parameters;
 mod tensors;
+pub mod tokenizer_files;
+pub mod torch_zip;
 
 use std::path::{Path, PathBuf};
 
@@ -34,6 +37,8 @@ impl Checkpoint {
     pub const CONFIG: &str = "open_clip_config.json";
     /// File with the weights.
     pub const WEIGHTS: &str = "open_clip_model.safetensors";
+    /// File with the weights as `torch.save` writes them, read where there is no [`Self::WEIGHTS`].
+    pub const TORCH_WEIGHTS: &str = "open_clip_pytorch_model.bin";
     /// File with the tokenizer, optional for export.
     pub const TOKENIZER: &str = "tokenizer.json";
 
@@ -42,16 +47,41 @@ impl Checkpoint {
     /// # Errors
     /// When a file is missing, an option is unsupported, or the tensor directory is malformed.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
-        let path = dir.join(Self::CONFIG);
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
-        let mut config =
-            ModelConfig::parse(&text).map_err(|what| CheckpointError::Config { path: path.clone(), what })?;
-        let tensors = TensorReader::open(&dir.join(Self::WEIGHTS))?;
+        let mut config = Self::read_config(dir)?;
+        let tensors = TensorReader::open(&Self::weights(dir))?;
         // The tensors of a CLIP without `custom_text` have no prefix; open_clip loads such weights either way.
         if config.decoder.is_none() && tensors.contains("positional_embedding") {
             config.text.prefix = "";
         }
         Ok(Self { dir: dir.to_owned(), config, tensors })
+    }
+
+    /// Reads the configuration in `dir`; weights need not be there.
+    ///
+    /// # Errors
+    /// When it is missing, or an option is unsupported.
+    pub fn read_config(dir: &Path) -> Result<ModelConfig, CheckpointError> {
+        let path = dir.join(Self::CONFIG);
+        let text = std::fs::read_to_string(&path).map_err(|source| match foreign::describe(dir) {
+            Some(what) => CheckpointError::Foreign { path: dir.to_owned(), what },
+            None => CheckpointError::Io { path: path.clone(), source },
+        })?;
+        ModelConfig::parse(&text).map_err(|what| CheckpointError::Config { path, what })
+    }
+
+    /// Returns the path of the weights in `dir`: the safetensors file, or else torch's where it is there.
+    #[must_use]
+    pub fn weights(dir: &Path) -> PathBuf {
+        let (path, torch) = (dir.join(Self::WEIGHTS), dir.join(Self::TORCH_WEIGHTS));
+        if !path.exists() && torch.exists() { torch } else { path }
+    }
+
+    /// Returns the contents of the checkpoint's `tokenizer.json`, or of one built from its vocabulary's files, or, where it has
+    /// CLIP's vocabulary and names no other tokenizer, of CLIP's. `None` where there is none of them.
+    ///
+    /// # Errors
+    /// When a file is unreadable or malformed.
+    pub fn tokenizer(&self) -> Result<Option<Vec<u8>>, CheckpointError> {
+        tokenizer_files::read(&self.dir, &self.config.text)
     }
 }

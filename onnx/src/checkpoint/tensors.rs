@@ -1,4 +1,5 @@
-//! Tensors of a safetensors file, read one at a time with positioned reads: a 2.5 GB checkpoint is never in memory.
+//! Tensors of a safetensors file or a torch zip, read one at a time with positioned reads: a 2.5 GB checkpoint is never in
+//! memory.
 
 use std::{
     cell::RefCell,
@@ -13,17 +14,60 @@ use half::{bf16, f16};
 use safetensors::{Dtype, tensor::Metadata};
 use sha2::{Digest, Sha256};
 
-use super::error::CheckpointError;
+use super::{error::CheckpointError, torch_zip};
 
 /// Largest directory that is read, bytes; usual ones have tens of kilobytes.
 const MAX_HEADER: u64 = 64 << 20;
 
+/// A tensor's place in the file.
 #[derive(Debug)]
-struct Entry {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    start: u64,
-    len: usize,
+pub(super) struct Entry {
+    /// Type of its numbers.
+    pub(super) dtype: Dtype,
+    /// Shape, row-major; `[]` of a scalar.
+    pub(super) shape: Vec<usize>,
+    /// First byte in the file.
+    pub(super) start: u64,
+    /// Bytes of all its numbers.
+    pub(super) len: usize,
+    /// Distances of neighbours in elements, where the numbers do not follow each other row-major.
+    pub(super) strides: Option<Vec<usize>>,
+}
+
+impl Entry {
+    /// Reads the bytes of its numbers, row-major.
+    fn read(&self, file: &File) -> std::io::Result<Vec<u8>> {
+        let Some(strides) = &self.strides else {
+            let mut bytes = vec![0; self.len];
+            file.read_exact_at(&mut bytes, self.start)?;
+            return Ok(bytes);
+        };
+        let size = self.dtype.bitsize() / 8;
+        let last: usize = self.shape.iter().zip(strides).map(|(side, stride)| (side - 1) * stride).sum();
+        let mut span = vec![0; (last + 1) * size];
+        file.read_exact_at(&mut span, self.start)?;
+        let mut bytes = Vec::with_capacity(self.len);
+        let mut index = vec![0; self.shape.len()];
+        let mut at = 0;
+        while bytes.len() < self.len {
+            bytes.extend_from_slice(&span[at * size..(at + 1) * size]);
+            for dimension in (0..index.len()).rev() {
+                index[dimension] += 1;
+                at += strides[dimension];
+                if index[dimension] < self.shape[dimension] {
+                    break;
+                }
+                at -= strides[dimension] * self.shape[dimension];
+                index[dimension] = 0;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Returns whether it holds numbers that can be weights. Whole numbers and flags are buffers (`position_ids`).
+    fn is_float(&self) -> bool {
+        !matches!(self.dtype, Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::BOOL)
+    }
 }
 
 /// The tensors of a checkpoint by open_clip's names, as f32.
@@ -37,41 +81,39 @@ pub struct TensorReader {
 }
 
 impl TensorReader {
-    /// Opens a safetensors file and checks its directory.
+    /// Opens a safetensors file or a torch zip, whatever its name is, and checks its directory.
     ///
     /// # Errors
-    /// When the file is unreadable or malformed.
+    /// When the file is unreadable or malformed, or a torch zip asks for more than tensors.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let io = |source| CheckpointError::Io { path: path.to_owned(), source };
         let bad = |what: String| CheckpointError::Tensors { path: path.to_owned(), what };
         let mut file = File::open(path).map_err(io)?;
         let size = file.metadata().map_err(io)?.len();
         let mut prefix = [0; 8];
-        file.read_exact(&mut prefix).map_err(|_| bad(format!("{size} bytes are not a safetensors file")))?;
+        file.read_exact(&mut prefix)
+            .map_err(|_| bad(format!("{size} bytes are neither a safetensors nor a torch file")))?;
+        if torch_zip::is_torch_file(&prefix) {
+            let entries = torch_zip::read_entries(&file, size, &prefix).map_err(bad)?;
+            return Ok(Self {
+                path: path.to_owned(),
+                file,
+                entries,
+                metadata: None,
+                used: RefCell::default(),
+            });
+        }
         let header = u64::from_le_bytes(prefix);
         if header > MAX_HEADER || header + 8 > size {
             return Err(bad(format!(
-                "directory of {header} bytes in a file of {size}: truncated, or not a safetensors file"
+                "directory of {header} bytes in a file of {size}: truncated, or neither a safetensors nor a torch file"
             )));
         }
         let mut buffer = Vec::new();
         (&mut file).take(header).read_to_end(&mut buffer).map_err(io)?;
         let metadata: Metadata =
             serde_json::from_slice(&buffer).map_err(|e| bad(format!("malformed directory: {e}")))?;
-        let mut entries = BTreeMap::new();
-        for (name, info) in metadata.tensors() {
-            let (from, to) = info.data_offsets;
-            // The directory's own consistency (no gaps, length = shape times dtype) was checked while parsing it.
-            let available = size - 8 - header;
-            if to as u64 > available {
-                return Err(bad(format!(
-                    "tensor `{name}` ends at byte {to} of the data, the file has {available}: truncated"
-                )));
-            }
-            let start = 8 + header + from as u64;
-            let entry = Entry { dtype: info.dtype, shape: info.shape.clone(), start, len: to - from };
-            entries.insert(name, entry);
-        }
+        let entries = directory_entries(&metadata, 8 + header, size).map_err(bad)?;
         let metadata =
             metadata.metadata().as_ref().map(|m| m.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
         Ok(Self { path: path.to_owned(), file, entries, metadata, used: RefCell::default() })
@@ -113,8 +155,8 @@ impl TensorReader {
     /// Reads one tensor, row-major, as f32.
     ///
     /// # Errors
-    /// When the tensor is missing (with a similar name that exists), has another shape or a dtype other than fp32, fp16 and
-    /// bf16, or holds values that are not finite.
+    /// When the tensor is missing (with a similar name that exists), has another shape or a dtype other than fp32, fp16, bf16
+    /// and fp64, or holds values that are not finite.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
         let entry = self.entries.get(name).ok_or_else(|| self.missing(name, shape))?;
         if entry.shape != shape {
@@ -123,17 +165,17 @@ impl TensorReader {
                 entry.shape
             )));
         }
-        let mut bytes = vec![0; entry.len];
-        self.file
-            .read_exact_at(&mut bytes, entry.start)
+        let bytes = entry
+            .read(&self.file)
             .map_err(|source| CheckpointError::Io { path: self.path.clone(), source })?;
         let values: Vec<f32> = match entry.dtype {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            Dtype::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
             Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
             other => {
                 return Err(
-                    self.error(format!("tensor `{name}` is {other:?}; supported are F32, F16 and BF16"))
+                    self.error(format!("tensor `{name}` is {other:?}; supported are F32, F16, BF16 and F64"))
                 );
             }
         };
@@ -142,6 +184,12 @@ impl TensorReader {
         }
         self.used.borrow_mut().insert(name.to_owned());
         Ok(values)
+    }
+
+    /// Returns the bytes of a tensor's numbers, row-major.
+    #[cfg(test)]
+    pub(super) fn bytes(&self, name: &str) -> std::io::Result<Vec<u8>> {
+        self.entries[name].read(&self.file)
     }
 
     fn missing(&self, name: &str, shape: &[usize]) -> CheckpointError {
@@ -158,13 +206,15 @@ impl TensorReader {
         self.used.borrow_mut().extend(names.iter().map(|n| (*n).to_owned()));
     }
 
-    /// Checks that every tensor was read.
+    /// Checks that every tensor was read, apart from buffers of whole numbers (`position_ids`, `num_batches_tracked`), which
+    /// no supported model has.
     ///
     /// # Errors
     /// When the checkpoint has tensors that its configuration does not account for.
     pub fn finish(&self) -> Result<(), CheckpointError> {
         let used = self.used.borrow();
-        let unknown: Vec<&String> = self.entries.keys().filter(|k| !used.contains(*k)).collect();
+        let unknown = self.entries.iter().filter(|(name, entry)| entry.is_float() && !used.contains(*name));
+        let unknown: Vec<&String> = unknown.map(|(name, _)| name).collect();
         match unknown.first() {
             None => Ok(()),
             Some(first) => Err(self.error(format!(
@@ -175,10 +225,10 @@ impl TensorReader {
         }
     }
 
-    /// Returns the number of values in all tensors.
+    /// Returns the number of values in all tensors, apart from buffers of whole numbers.
     #[must_use]
     pub fn parameters(&self) -> u64 {
-        self.entries.values().map(|e| e.shape.iter().product::<usize>() as u64).sum()
+        self.entries.values().filter(|e| e.is_float()).map(|e| e.shape.iter().product::<usize>() as u64).sum()
     }
 
     /// Returns the SHA-256 of the file, hexadecimal.
@@ -199,4 +249,22 @@ impl TensorReader {
             at += n as u64;
         }
     }
+}
+
+/// Returns the places of a safetensors file's tensors; the data begin at `base` in a file of `size` bytes.
+fn directory_entries(metadata: &Metadata, base: u64, size: u64) -> Result<BTreeMap<String, Entry>, String> {
+    let mut entries = BTreeMap::new();
+    for (name, info) in metadata.tensors() {
+        let (from, to) = info.data_offsets;
+        // The directory's own consistency (no gaps, length = shape times dtype) was checked while parsing it.
+        let available = size - base;
+        if to as u64 > available {
+            return Err(format!(
+                "tensor `{name}` ends at byte {to} of the data, the file has {available}: truncated"
+            ));
+        }
+        let (start, shape) = (base + from as u64, info.shape.clone());
+        entries.insert(name, Entry { dtype: info.dtype, shape, start, len: to - from, strides: None });
+    }
+    Ok(entries)
 }

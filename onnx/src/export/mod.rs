@@ -23,7 +23,7 @@ use recaption_schemas::sha256_hex;
 use weights::{WEIGHTS_FILE, WeightsWriter};
 
 use crate::{
-    checkpoint::{Checkpoint, CheckpointError, ModelConfig},
+    checkpoint::{Checkpoint, ModelConfig},
     model::{
         Architecture, DECODER_FILE, DecoderDimensions, Dimensions, IMAGE_ENCODER_FILE, MODEL_FILE,
         MODEL_FORMAT, ModelFile, ModelFolder, ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE,
@@ -151,7 +151,7 @@ fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result
     source.tensors.finish()?;
     let (size, sha256) = weights.finish()?;
     files.push(ModelFile { name: WEIGHTS_FILE.into(), size, sha256 });
-    if let Some(bytes) = read_tokenizer(&source.dir.join(Checkpoint::TOKENIZER))? {
+    if let Some(bytes) = source.tokenizer()? {
         files.push(ModelFile {
             name: TOKENIZER_FILE.into(),
             size: bytes.len() as u64,
@@ -165,15 +165,6 @@ fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result
         .map_err(|source| ExportError::Write { path: dir.join(MODEL_FILE), source })?;
     json.push(b'\n');
     write(dir.join(MODEL_FILE), &json)
-}
-
-/// Reads the tokenizer, which a checkpoint may lack; an unreadable one is an error.
-fn read_tokenizer(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(CheckpointError::Io { path: path.to_owned(), source }),
-    }
 }
 
 /// Returns the contents of `model.json`.

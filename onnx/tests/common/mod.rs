@@ -92,6 +92,7 @@ impl Weights {
                 Dtype::F16 => values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect(),
                 Dtype::BF16 => values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
                 Dtype::F64 => values.flat_map(|v| f64::from(v).to_le_bytes()).collect(),
+                Dtype::I32 => values.flat_map(|v| (v as i32).to_le_bytes()).collect(),
                 other => panic!("no conversion to {other:?}"),
             };
             *dtype = to;

@@ -16,7 +16,7 @@ pub use names::{
     DeviceList, EarlyStoppingName, FormatName, ImagesName, OutputFormatName, PickName, ProviderName,
     StrategyName,
 };
-pub use run::{OutputSection, RunSection, StoreSection};
+pub use run::{BlendSection, OutputSection, RunSection, StoreSection};
 
 use recaption_config::{Description, section};
 
@@ -37,6 +37,8 @@ section! {
         pub fetch: FetchSection = FetchSection::default(),
         /// What is written, and where.
         pub output: OutputSection = OutputSection::default(),
+        /// Whether a blend of synthetic and original captions is written.
+        pub blend: BlendSection = BlendSection::default(),
         /// How the work is done.
         pub run: RunSection = RunSection::default(),
         /// Requests to object stores and web servers that hold shards or the output.

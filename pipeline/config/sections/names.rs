@@ -118,8 +118,14 @@ names! {
 names! {
     /// A format of the output.
     OutputFormatName => &'static str {
-        /// Parquet.
+        /// Parquet alone.
         Parquet = "parquet" => "parquet",
+        /// Parquet, and per shard a tar of images, texts and JSON.
+        Webdataset = "webdataset" => "webdataset",
+        /// Text files beside images: only made by `recaption convert`.
+        Sidecar = "sidecar" => "sidecar",
+        /// An image folder with `metadata.parquet`: only made by `recaption convert`.
+        Hf = "hf" => "hf",
     }
 }
 

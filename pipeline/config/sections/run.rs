@@ -22,8 +22,17 @@ section! {
         pub url: String = String::new(),
         /// Whether rows carry the stored image.
         pub images: ImagesName = ImagesName::None,
-        /// Format of the output.
+        /// Format of the output: `parquet`, or `webdataset` to write tars of images and texts too; `recaption convert` makes others.
         pub format: OutputFormatName = OutputFormatName::Parquet,
+    }
+}
+
+section! {
+    /// `[blend]`
+    pub struct BlendSection {
+        /// Adds the column `text`: the synthetic caption with this probability, drawn by seed, shard and key, else the original one; DALL·E 3 used 0.95.
+        #[schemars(range(min = 0.0, max = 1.0), extend("x-default" = "off"))]
+        pub synthetic: Option<f64> = None,
     }
 }
 
@@ -53,6 +62,12 @@ section! {
         /// Claim lease: seconds until the shards of a worker that stopped renewing its claim go to others; 0 turns claims off.
         #[schemars(range(min = 0, max = 86_400), extend("x-unit" = "seconds"))]
         pub claim_seconds: u64 = DEFAULT_CLAIM_SECONDS,
+        /// Address, `HOST:PORT`, at which the run serves metrics for Prometheus, at `/metrics`.
+        #[schemars(extend("x-default" = "none", "x-flag" = "--metrics-addr HOST:PORT"))]
+        pub metrics_addr: String = String::new(),
+        /// File, `*.prom`, that takes the run's metrics when it ends, for node exporter's textfile collector.
+        #[schemars(extend("x-default" = "none", "x-flag" = "--metrics-file PATH"))]
+        pub metrics_file: String = String::new(),
     }
 }
 

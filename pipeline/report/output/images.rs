@@ -12,7 +12,7 @@ use futures::{StreamExt, stream};
 use recaption_input::{
     fetch::Fetcher,
     read::{ReadRequest, ReadSettings, read_shard},
-    shards::{ShardRef, list_shards},
+    shards::{ListError, ShardRef, list_shards},
 };
 use recaption_messages::{ByteBudget, ReadCounters, ReadItem, ReadSink, ReadStop};
 use recaption_schemas::sha256_hex;
@@ -20,8 +20,8 @@ use recaption_store::{Location, Stores};
 use tokio::sync::mpsc;
 
 use super::{
-    ReportJob,
     details::{ImageHint, ImageHints},
+    job::ReportJob,
 };
 use crate::{
     config::RunConfig,
@@ -31,6 +31,8 @@ use crate::{
 
 /// Default bytes of input shards that are read for images.
 pub(crate) const DEFAULT_IMAGE_BYTES: u64 = 2 << 30;
+/// Input shards that are looked for, at most: each costs requests.
+const MAX_SHARDS: usize = 256;
 /// Shards read at the same time.
 const AT_ONCE: usize = 4;
 /// Images fetched at the same time.
@@ -66,13 +68,20 @@ pub(super) async fn add_images(
     }
     let (settings, fetcher) = settings_of(output).await;
     let settings = Arc::new(settings);
+    // Shards with most of the sample first.
+    let mut by_shard: Vec<(String, Vec<Wanted<'_>>)> = by_shard.into_iter().collect();
+    by_shard.sort_by_key(|(_, wanted)| std::cmp::Reverse(wanted.len()));
+    let share = job.image_bytes / by_shard.len().clamp(1, MAX_SHARDS) as u64;
     // Found one after the other: stores are opened once.
     let mut searches = Vec::new();
-    for (url, wanted) in by_shard {
-        let shard = find_shard(stores, &url, &settings).await;
+    for (n, (url, wanted)) in by_shard.into_iter().enumerate() {
+        let shard = if n < MAX_SHARDS {
+            find_shard(stores, &url, &settings).await
+        } else {
+            Err(format!("not looked for: the sample is of more than {MAX_SHARDS} shards"))
+        };
         searches.push((shard, wanted));
     }
-    let share = job.image_bytes / searches.len().max(1) as u64;
     let left = Arc::new(std::sync::atomic::AtomicU64::new(job.image_bytes));
     let searched: Vec<Vec<Wanted<'_>>> = stream::iter(searches)
         .map(|(shard, wanted)| search(shard, wanted, Arc::clone(&settings), (share, Arc::clone(&left))))
@@ -105,7 +114,10 @@ async fn find_shard(stores: &mut Stores, url: &str, settings: &ReadSettings) -> 
         return Err(LIST.to_owned());
     }
     let found = list_shards(stores, &[url.to_owned()], settings.format).await;
-    let shards = found.map_err(|error| format!("the input cannot be found: {error}"))?;
+    let shards = found.map_err(|error| match error {
+        ListError::AllUnavailable { error, .. } => format!("the input {url} cannot be read: {error}"),
+        error => format!("the input cannot be found: {error}"),
+    })?;
     let shard = shards.into_iter().find(|shard| shard.url == url);
     shard.ok_or_else(|| format!("the input {url} cannot be found"))
 }

@@ -5,6 +5,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `job` | what is asked for |
 //! | `parts` | commit records -> the parts that are read |
 //! | `facts` | what records say about the output |
 //! | `rows` | parts -> rows |
@@ -14,40 +15,20 @@
 mod details;
 mod facts;
 mod images;
+mod job;
 mod parts;
 mod rows;
 
-use std::{path::PathBuf, time::Instant};
+use std::time::Instant;
 
 use anyhow::Context;
-use recaption_store::{StoreKind, StoreSettings, Stores};
+use recaption_store::{StoreKind, Stores};
 
 use self::{details::add_details, images::add_images, parts::parts_of, rows::read_rows};
 use super::builder::ReportBuilder;
 use crate::config::ConfigError;
 
-pub(crate) use images::DEFAULT_IMAGE_BYTES;
-
-/// What is reported, and where to.
-#[derive(Clone, Debug)]
-pub(crate) struct ReportJob {
-    /// The output: folder or bucket prefix.
-    pub(crate) output: String,
-    /// The file that is written.
-    pub(crate) file: PathBuf,
-    /// Captions in the sample.
-    pub(crate) samples: usize,
-    /// Seed of the sample.
-    pub(crate) seed: u64,
-    /// Whether images are shown.
-    pub(crate) images: bool,
-    /// Bytes of input shards that are read for images, at most.
-    pub(crate) image_bytes: u64,
-    /// Whether images of lists are fetched from their URLs.
-    pub(crate) fetch: bool,
-    /// Timeouts and retries.
-    pub(crate) stores: StoreSettings,
-}
+pub(crate) use self::{images::DEFAULT_IMAGE_BYTES, job::ReportJob};
 
 /// What was reported.
 #[derive(Clone, Debug, serde::Serialize)]

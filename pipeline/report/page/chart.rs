@@ -25,11 +25,11 @@ pub(super) struct Chart<'a> {
 }
 
 impl Chart<'_> {
-    /// Writes the figure.
-    pub(super) fn write(&self, html: &mut String) -> std::fmt::Result {
+    /// Writes the figure alone.
+    pub(super) fn write_figure(&self, html: &mut String) -> std::fmt::Result {
         let [first, second] = &self.series;
         let highest = |(_, counts): &(&str, Vec<u64>)| counts.iter().copied().max().unwrap_or(0);
-        let has_second = highest(second) > 0;
+        let has_second = total(second) > 0;
         write!(
             html,
             "<figure class=\"chart\"><div class=\"legend\"><span class=\"key bars\">{}</span>",
@@ -64,7 +64,7 @@ impl Chart<'_> {
             write!(html, "<span>{}</span>", escaped(mark))?;
         }
         html.push_str("</div></figure>");
-        self.write_table(html, has_second)
+        Ok(())
     }
 
     /// Returns the steps of a column and the height of the first.
@@ -82,8 +82,10 @@ impl Chart<'_> {
         (path, start)
     }
 
-    fn write_table(&self, html: &mut String, has_second: bool) -> std::fmt::Result {
+    /// Writes the numbers as a table, folded.
+    pub(super) fn write_table(&self, html: &mut String) -> std::fmt::Result {
         let [first, second] = &self.series;
+        let has_second = total(second) > 0;
         write!(
             html,
             "<details class=\"numbers\"><summary>{} as a table</summary><div class=\"scroll\" tabindex=\"0\" role=\"region\" \

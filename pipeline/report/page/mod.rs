@@ -67,9 +67,9 @@ impl Report {
             self.seed
         )?;
         let data = json_for_script(&data::data(self, axis, bytes_of_images))?;
-        write!(
+        writeln!(
             html,
-            "<script type=\"application/json\" id=\"data\">{data}</script><script>{SCRIPT}</script></body></html>\n"
+            "<script type=\"application/json\" id=\"data\">{data}</script><script>{SCRIPT}</script></body></html>"
         )?;
         Ok(html)
     }

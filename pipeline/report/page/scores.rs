@@ -89,11 +89,12 @@ pub(super) fn write(html: &mut String, report: &Report, axis: Axis) -> std::fmt:
     };
     html.push_str(
         "<section id=\"threshold\"><h2>Choosing a threshold</h2><p class=\"lead\">Similarity of image and caption by the \
-         scorer, over all rows. Columns of different numbers of rows are drawn as shares.</p><div class=\"plot\">",
+         scorer, over all rows; each column as shares of its own rows.</p><div class=\"plot\">",
     );
-    chart.write(html)?;
+    chart.write_figure(html)?;
     html.push_str("</div>");
     write_controls(html, report)?;
+    chart.write_table(html)?;
     write_table(html, report)?;
     html.push_str("</section>");
     Ok(())

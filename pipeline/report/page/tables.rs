@@ -152,7 +152,9 @@ pub(super) fn write_texts(html: &mut String, report: &Report) -> std::fmt::Resul
         write!(html, "; of original captions: {}", mean(original))?;
     }
     html.push_str(".</p>");
-    lengths(synthetic, original).write(html)?;
+    let lengths = lengths(synthetic, original);
+    lengths.write_figure(html)?;
+    lengths.write_table(html)?;
     html.push_str("<h3 class=\"spaced\">Most frequent words</h3><p class=\"note\">Captions that contain the word, and how many of the other captions do.</p><div class=\"columns\">");
     let columns = [
         ("chosen captions", synthetic, "original", original),

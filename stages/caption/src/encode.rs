@@ -6,7 +6,10 @@
 use std::{
     collections::VecDeque,
     fmt::Display,
-    sync::{Mutex, PoisonError, atomic::AtomicBool},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,6 +17,7 @@ use recaption_messages::PreparedSample;
 use recaption_onnx::{caption::BatchEncoder, runtime::Encoded};
 
 use crate::{
+    counters::CaptionCounters,
     interruption::{Emit, Interruption, model_error},
     queue::ImageQueue,
 };
@@ -35,6 +39,7 @@ pub(crate) struct EncodedBatch {
 /// The image encoder, shared by the stage that encodes and the one that encodes images again after a failure.
 pub(crate) struct EncodeStage<'a> {
     pub(crate) encoder: &'a Mutex<BatchEncoder>,
+    pub(crate) counters: &'a CaptionCounters,
     pub(crate) emit: Emit<'a>,
 }
 
@@ -49,8 +54,12 @@ impl EncodeStage<'_> {
     ) -> Result<VecDeque<EncodedBatch>, Interruption> {
         let pixels: Vec<u8> = samples.iter().flat_map(|sample| sample.pixels.iter().copied()).collect();
         let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
-        let error = match encoder.encode(&pixels) {
+        let began = Instant::now();
+        let encoded = encoder.encode(&pixels);
+        self.counters.image_encoder.observe(began.elapsed());
+        let error = match encoded {
             Ok(parts) => {
+                self.counters.pixel_bytes.fetch_add(pixels.len() as u64, Relaxed);
                 let mut samples = samples.into_iter();
                 let batch = |encoded: Encoded| EncodedBatch {
                     samples: samples.by_ref().take(encoded.images()).collect(),

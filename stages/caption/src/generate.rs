@@ -6,7 +6,8 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::PoisonError,
+    sync::{PoisonError, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use recaption_messages::PreparedSample;
@@ -110,12 +111,22 @@ impl<'a> GenerateStage<'a> {
                 return links.flush();
             }
             self.place_images()?;
-            match self.generator.step() {
+            match self.step() {
                 Ok(done) => done.into_iter().try_for_each(|generated| self.send(generated, links))?,
                 Err(error) if error.is_out_of_memory() => self.shrink_or_fail(error)?,
                 Err(error) => self.isolate_failing_image(&error, links)?,
             }
         }
+    }
+
+    /// Generates one token of every row.
+    fn step(&mut self) -> Result<Vec<Generated>, RuntimeError> {
+        let slots = (self.generator.active(), self.generator.max_slots());
+        let is_starved = self.awaiting_slots.is_empty() && self.requeued.is_empty();
+        let began = Instant::now();
+        let done = self.generator.step();
+        self.encode.counters.count_step(began.elapsed(), slots, is_starved);
+        done
     }
 
     /// Finds encoded images unless some wait already; returns `false` when there is nothing left to do.
@@ -175,7 +186,11 @@ impl<'a> GenerateStage<'a> {
     /// Passes a finished image on.
     fn send(&mut self, generated: Generated, links: &mut impl StageLinks) -> Result<(), Interruption> {
         match self.in_flight.remove(&generated.ticket) {
-            Some(sample) => links.send(CaptionedImage { sample, generated }),
+            Some(sample) => {
+                let tokens: usize = generated.candidates.iter().map(|candidate| candidate.ids.len()).sum();
+                self.encode.counters.tokens.fetch_add(tokens as u64, Relaxed);
+                links.send(CaptionedImage { sample, generated })
+            }
             // The probe image.
             None => Ok(()),
         }
@@ -250,7 +265,7 @@ impl<'a> GenerateStage<'a> {
             self.in_flight.insert(ticket, sample);
         }
         while self.generator.active() > 0 {
-            match self.generator.step() {
+            match self.step() {
                 Ok(done) => done.into_iter().try_for_each(|generated| self.send(generated, links))?,
                 Err(error) if error.is_out_of_memory() => {
                     return Err(Interruption::failed(error, Vec::new()));

@@ -24,6 +24,7 @@
 
 #![forbid(unsafe_code)]
 
+mod counters;
 mod encode;
 mod error;
 pub mod filter;
@@ -37,6 +38,7 @@ mod settings;
 mod worker;
 
 pub use self::{
+    counters::CaptionCounters,
     error::{CaptionError, CaptionFailure},
     queue::ImageQueue,
     settings::CaptionWorkerSettings,

@@ -66,6 +66,12 @@ impl ImageQueue {
         count
     }
 
+    /// Returns the number of decoded images that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.decoded.len()
+    }
+
     /// Takes an image if there is one now.
     pub(crate) fn try_recv(&self) -> Option<PreparedSample> {
         self.recv_timeout(Duration::ZERO)

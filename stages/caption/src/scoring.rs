@@ -3,11 +3,14 @@
 //! Detokenises, scores generated and original captions, lets the filter choose and decide, and emits the result. Captions wait
 //! until a group is full or the stage is flushed. A sample on which the scorer fails alone is rejected as `model_error`.
 
+use std::time::Instant;
+
 use recaption_messages::{Embeddings, PreparedSample, SampleResult};
 use recaption_onnx::tokenizer::{Tokenizer, TokenizerError};
 use recaption_schemas::{Candidate, Candidates, CaptionRow, EmbeddedImage};
 
 use crate::{
+    counters::CaptionCounters,
     generate::CaptionedImage,
     interruption::{Emit, Interruption, model_error},
     scorer::{FailedJobs, ScoreFeatures, ScoreImage, ScoreJob, ScoredJob, Scorer},
@@ -21,6 +24,7 @@ type Payload = (PreparedSample, Vec<f32>);
 pub(crate) struct ScoreStage<'a> {
     scorer: &'a mut Scorer,
     tokenizer: &'a Tokenizer,
+    counters: &'a CaptionCounters,
     settings: &'a CaptionWorkerSettings,
     emit: Emit<'a>,
     /// Number of captioned images that are scored together.
@@ -31,12 +35,12 @@ pub(crate) struct ScoreStage<'a> {
 impl<'a> ScoreStage<'a> {
     /// Creates a stage that scores in groups of `group` captioned images.
     pub(crate) fn new(
-        (scorer, tokenizer): (&'a mut Scorer, &'a Tokenizer),
+        (scorer, tokenizer, counters): (&'a mut Scorer, &'a Tokenizer, &'a CaptionCounters),
         settings: &'a CaptionWorkerSettings,
         emit: Emit<'a>,
         group: usize,
     ) -> Self {
-        Self { scorer, tokenizer, settings, emit, group, waiting: Vec::new() }
+        Self { scorer, tokenizer, counters, settings, emit, group, waiting: Vec::new() }
     }
 
     /// Takes a captioned image; scores once a group is full.
@@ -55,7 +59,13 @@ impl<'a> ScoreStage<'a> {
     /// Fails as [`ScoreStage::push`] does.
     pub(crate) fn flush(&mut self) -> Result<(), Interruption> {
         let jobs = std::mem::take(&mut self.waiting);
-        let FailedJobs { error, jobs } = match self.scorer.score(jobs) {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let scored = self.scorer.score(jobs);
+        self.counters.scorer.observe(began.elapsed());
+        let FailedJobs { error, jobs } = match scored {
             Ok(scored) => return self.emit_all(scored),
             Err(failed) => failed,
         };

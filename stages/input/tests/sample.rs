@@ -133,7 +133,8 @@ async fn samples_of_a_tar_are_whole_wherever_reading_begins() {
             *met.entry(item.0).or_insert(0) += 1;
         }
     }
-    assert!(met.len() > 200, "600 samples are {} of 400", met.len());
+    // Samples behind large ones are met more often.
+    assert!(met.len() > 120, "600 samples are {} of 400", met.len());
 }
 
 #[tokio::test]
@@ -167,7 +168,9 @@ async fn truncated_tar_keeps_whole_samples_and_rejects_its_tail_once() {
     let all = whole(&path).await;
     let damage = all.contents.damage.expect("the end is missing");
     let all = by_key(all.items);
-    let places = Places::new(vec![0.1, 0.5, 0.99999, 0.999999, 0.9999999], 1);
+    let size = bytes.len() as f64;
+    let near_the_end = (1..30).map(|n| 1.0 - f64::from(n) * 8000.0 / size);
+    let places = Places::new([0.1, 0.5].into_iter().chain(near_the_end).collect(), 1);
     let found = some(&path, &places).await;
     assert_eq!(found.contents.contents.damage.map(|damage| damage.offset), Some(damage.offset));
     let tails = found.items.iter().filter(|item| item.1 == b"damaged_shard").count();

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use recaption_schemas::{Damage, FailureClass, InputCounts};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::{Sample, SampleResult};
+use crate::{BusyClock, Sample, SampleResult};
 
 /// What the reader found, in the shard's order.
 #[derive(Debug)]
@@ -145,4 +145,6 @@ pub struct ReadCounters {
     pub bytes: AtomicU64,
     /// Samples yielded, rejected and kept ones included.
     pub samples: AtomicU64,
+    /// How busy the readers are that have a shard: not while they wait for the decoder or for memory.
+    pub clock: BusyClock,
 }

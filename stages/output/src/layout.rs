@@ -1,7 +1,9 @@
 //! Paths below an output. Other versions of the program read them, so they do not change.
 
 /// Folders of parts.
-pub const TABLES: [&str; 2] = ["captions", "rejects"];
+pub const TABLES: [&str; 3] = ["captions", "rejects", WEBDATASET];
+/// Folder of the webdataset parts, with `output.format = "webdataset"`.
+pub const WEBDATASET: &str = "webdataset";
 /// Folder of everything that is not a part.
 pub(crate) const INTERNAL: &str = "_recaption";
 /// Folder of the commit records.

@@ -47,6 +47,7 @@ fn commit(captions: &[u8], rejected: u64) -> ShardCommit {
         damaged: None,
         captions: part("captions", captions),
         rejects: part("rejects", b"r"),
+        webdataset: None,
         settings: [].into(),
     }
 }

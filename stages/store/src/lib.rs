@@ -10,8 +10,8 @@
 //! | `stores`, `location`, `environment` | URL -> open store and path |
 //! | `clients`, `aws_profile`, `listing` | clients of the clouds and of web servers |
 //! | `local` | the file system |
-//! | `hub` | datasets on the Hugging Face hub |
-//! | `retry`, `retrying` | the retry policy, and the store that applies it |
+//! | `hub` | datasets on the Hugging Face hub, and its models in a local cache |
+//! | `retry`, `retrying`, `counters` | the retry policy, the store that applies it, and counts of its requests |
 //! | `error`, `error_kind`, `message` | what an error means, and its text for people |
 //! | `lease`, `lock` | one run at a time over an output |
 //! | `probe` | whether a location can be written, and on conditions |
@@ -24,6 +24,7 @@
 mod aws_profile;
 mod clients;
 mod conditional;
+mod counters;
 mod environment;
 mod error;
 mod error_kind;
@@ -43,10 +44,14 @@ mod stores;
 
 pub use clients::install_crypto;
 pub use conditional::lacks_conditional_put;
+pub use counters::{StoreCounters, StoreOperation};
 pub use environment::EnvLookup;
 pub use error::StoreError;
 pub use error_kind::ErrorKind;
-pub use hub::{Dataset, Hub, HubSettings};
+pub use hub::{
+    Dataset, FileChoice, Hub, HubModel, HubModels, HubSettings, PullError, PullProgress, PulledFile,
+    PulledModel,
+};
 pub use json::{read_json, to_json, write_json};
 pub use local::open_lock_file;
 pub use location::{Folder, Location, StoreKind};

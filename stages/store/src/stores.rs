@@ -4,10 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     path::{Path as FsPath, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
 };
 
 use object_store::{ObjectStore, path::Path};
@@ -15,7 +12,8 @@ use recaption_schemas::redact_url;
 use url::Url;
 
 use crate::{
-    Dataset, EnvLookup, Hub, HubSettings, Location, RetryingStore, StoreError, StoreKind, StoreSettings,
+    Dataset, EnvLookup, Hub, HubSettings, Location, RetryingStore, StoreCounters, StoreError, StoreKind,
+    StoreSettings,
     clients::{self, Build},
     local::LocalStore,
 };
@@ -30,7 +28,7 @@ pub struct Stores {
     settings: StoreSettings,
     wrap: Option<Wrap>,
     environment: Option<EnvLookup>,
-    retried: Arc<AtomicU64>,
+    counters: Arc<StoreCounters>,
 }
 
 impl Stores {
@@ -60,12 +58,18 @@ impl Stores {
     /// Returns the number of further attempts so far, without those that the cloud clients make by themselves.
     #[must_use]
     pub fn retried(&self) -> u64 {
-        self.retried.load(Relaxed)
+        self.counters.retried()
+    }
+
+    /// Returns the counts of requests to the stores that are opened here.
+    #[must_use]
+    pub fn counters(&self) -> Arc<StoreCounters> {
+        Arc::clone(&self.counters)
     }
 
     fn with_retries(&self, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
         let store = self.wrap.as_ref().map_or(Arc::clone(&store), |wrap| wrap(store));
-        Arc::new(RetryingStore::new(store, self.settings, Arc::clone(&self.retried)))
+        Arc::new(RetryingStore::new(store, self.settings, self.counters()))
     }
 
     /// Returns the location that a URL or path names. Nothing is read yet.

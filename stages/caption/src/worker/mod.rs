@@ -4,7 +4,10 @@ mod models;
 mod single_thread;
 mod threaded;
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use recaption_messages::{Closed, SampleResult};
 use recaption_onnx::{
@@ -16,6 +19,7 @@ use recaption_onnx::{
 
 use self::models::Models;
 use crate::{
+    counters::CaptionCounters,
     error::{CaptionError, CaptionFailure},
     interruption::Interruption,
     queue::ImageQueue,
@@ -68,6 +72,7 @@ impl CaptionWorker {
             scorer,
             settings,
             encode_batch: options.execution.encode_batch(),
+            counters: Arc::default(),
         };
         Ok(Self { models, is_threaded: options.is_on_device() })
     }
@@ -76,6 +81,14 @@ impl CaptionWorker {
     #[must_use]
     pub fn map_decoder(mut self, wrap: impl FnOnce(Box<dyn SlotDecoder>) -> Box<dyn SlotDecoder>) -> Self {
         self.models.generator = self.models.generator.map_decoder(wrap);
+        self
+    }
+
+    /// Counts into `counters`, which several workers may share.
+    #[must_use]
+    pub fn with_counters(mut self, counters: Arc<CaptionCounters>) -> Self {
+        counters.set_threaded(self.is_threaded);
+        self.models.counters = counters;
         self
     }
 
@@ -91,7 +104,9 @@ impl CaptionWorker {
         input: &ImageQueue,
         emit: impl Fn(SampleResult) -> Result<(), Closed> + Sync,
     ) -> Result<(), CaptionFailure> {
+        let counters = Arc::clone(&self.models.counters);
         let emit = |result: SampleResult| {
+            counters.images.fetch_add(1, Relaxed);
             input.mark_finished();
             emit(result).map_err(|Closed| Interruption::Closed(Vec::new()))
         };

@@ -21,17 +21,22 @@ const SLOTS_PER_BATCH: usize = 4;
 
 /// Runs a worker on the calling thread.
 pub(super) fn run(mut models: Models, input: &ImageQueue, emit: Emit<'_>) -> Result<(), Interruption> {
-    let encoder = Mutex::new(models.encoder);
+    let (encoder, counters) = (Mutex::new(models.encoder), &*models.counters);
     let batch = (models.generator.max_slots() / SLOTS_PER_BATCH).clamp(1, models.encode_batch);
-    let score = ScoreStage::new((&mut models.scorer, &models.tokenizer), &models.settings, emit, SCORE_GROUP);
+    let score = ScoreStage::new(
+        (&mut models.scorer, &models.tokenizer, counters),
+        &models.settings,
+        emit,
+        SCORE_GROUP,
+    );
     let mut links = SameThread {
         input,
-        encode: EncodeStage { encoder: &encoder, emit },
+        encode: EncodeStage { encoder: &encoder, counters, emit },
         encoded: VecDeque::new(),
         batch,
         score,
     };
-    let encode = EncodeStage { encoder: &encoder, emit };
+    let encode = EncodeStage { encoder: &encoder, counters, emit };
     GenerateStage::new(models.generator, encode, models.settings.seed).run(&mut links).map_err(
         |interruption| {
             let encoded = links.encoded.into_iter().flat_map(|batch| batch.samples);

@@ -28,20 +28,21 @@ const SCORE_GROUP: usize = 128;
 
 /// Runs a worker on the calling thread, which generates, and two more.
 pub(super) fn run(mut models: Models, input: &ImageQueue, emit: Emit<'_>) -> Result<(), Interruption> {
-    let encoder = Mutex::new(models.encoder);
+    let (encoder, counters) = (Mutex::new(models.encoder), &*models.counters);
     let size = models.encode_batch.min(models.generator.max_slots());
     let (seed, settings) = (models.settings.seed, &models.settings);
     // Set when a stage ended early: the others end too.
     let stop = AtomicBool::new(false);
     let (to_generator, encoded) = bounded(ENCODED_BATCHES);
     let (to_scorer, captioned) = bounded(SCORE_GROUP);
-    let score = ScoreStage::new((&mut models.scorer, &models.tokenizer), settings, emit, SCORE_GROUP);
+    let score =
+        ScoreStage::new((&mut models.scorer, &models.tokenizer, counters), settings, emit, SCORE_GROUP);
     let results = std::thread::scope(|scope| {
-        let encode = EncodeStage { encoder: &encoder, emit };
+        let encode = EncodeStage { encoder: &encoder, counters, emit };
         let encoding = scope.spawn(|| encode_all(input, encode, size, to_generator, &stop));
         let scoring = scope.spawn(|| score_all(score, captioned, &stop));
         let mut links = OtherThreads { encoded, to_scorer, stop: &stop };
-        let encode = EncodeStage { encoder: &encoder, emit };
+        let encode = EncodeStage { encoder: &encoder, counters, emit };
         let generated = GenerateStage::new(models.generator, encode, seed).run(&mut links);
         stop.store(true, SeqCst);
         drop(links);

@@ -6,8 +6,8 @@ use std::sync::{
 };
 
 use recaption_messages::{
-    ByteBudget, Closed, PreviousRows, ReadCounters, ReadError, ReadSink, ReadStop, RetryDecision, Sample,
-    SampleResult,
+    BusyClock, ByteBudget, Closed, PreviousRows, ReadCounters, ReadError, ReadSink, ReadStop, RetryDecision,
+    Sample, SampleResult,
 };
 use recaption_schemas::{FailureClass, OriginalCaption, Reject, RejectReason, redact_text};
 use recaption_store::{ErrorKind, user_message};
@@ -47,6 +47,7 @@ pub(super) struct ReadContext<'a> {
     pub(super) budget: &'a ByteBudget,
     pub(super) bytes_read: &'a AtomicU64,
     pub(super) samples_read: &'a AtomicU64,
+    pub(super) clock: &'a BusyClock,
     pub(super) previous: Option<&'a Mutex<PreviousRows>>,
     pub(super) counts: &'a SharedCounts,
     pub(super) sink: &'a ReadSink,
@@ -85,20 +86,21 @@ impl ReadContext<'_> {
             sample.url.as_deref(),
         ];
         let bytes = sample.image.len() + texts.into_iter().flatten().map(str::len).sum::<usize>();
-        sample.permit = self.budget.acquire(bytes).await;
+        sample.permit = self.clock.while_blocked(self.budget.acquire(bytes)).await;
         self.send_with_permit(sample).await
     }
 
     /// Sends a sample that has its share of the budget to the decoder.
     pub(super) async fn send_with_permit(&self, sample: Sample) -> Result<(), Closed> {
         self.samples_read.fetch_add(1, Relaxed);
-        self.sink.send_sample(sample).await
+        self.clock.while_blocked(self.sink.send_sample(sample)).await
     }
 
     /// Rejects the sample at `index`.
     pub(super) async fn reject(&self, index: u64, reject: Reject) -> Result<(), Closed> {
         self.samples_read.fetch_add(1, Relaxed);
-        self.sink.send_result(SampleResult::rejected(self.number, index, reject)).await
+        let result = SampleResult::rejected(self.number, index, reject);
+        self.clock.while_blocked(self.sink.send_result(result)).await
     }
 
     /// Returns whether the next sample keeps its row of an earlier run, and reports it if so.
@@ -109,7 +111,8 @@ impl ReadContext<'_> {
             Some(RetryDecision::Reprocess) => Ok(false),
             Some(RetryDecision::Keep(outcome)) => {
                 self.samples_read.fetch_add(1, Relaxed);
-                self.sink.send_result(SampleResult::kept(self.number, index, outcome)).await?;
+                let result = SampleResult::kept(self.number, index, outcome);
+                self.clock.while_blocked(self.sink.send_result(result)).await?;
                 Ok(true)
             }
             None => Err(self.data_error(DIFFERENT_SAMPLES).into()),

@@ -107,7 +107,7 @@ impl<'a> RawSamples<'a> {
         }
         match validate_sample(context.number, raw, texts) {
             Ok(mut sample) => {
-                sample.permit = context.budget.acquire(bytes).await;
+                sample.permit = context.clock.while_blocked(context.budget.acquire(bytes)).await;
                 context.send_with_permit(sample).await?;
             }
             Err(reject) => context.reject(index, *reject).await?,

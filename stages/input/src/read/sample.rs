@@ -68,6 +68,7 @@ pub async fn sample_shard(request: ReadRequest<'_>, places: &Places) -> Result<S
         budget,
         bytes_read: &counters.bytes,
         samples_read: &counters.samples,
+        clock: &counters.clock,
         previous: None,
         counts: &counts,
         sink,

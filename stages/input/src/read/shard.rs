@@ -35,6 +35,7 @@ pub async fn read_shard(request: ReadRequest<'_>) -> Result<ShardContents, ReadS
         budget,
         bytes_read: &counters.bytes,
         samples_read: &counters.samples,
+        clock: &counters.clock,
         previous: previous.as_ref(),
         counts: &counts,
         sink,

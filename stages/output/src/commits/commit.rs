@@ -139,7 +139,7 @@ impl CommitLog {
         }
         let commit = request.commit;
         let mut missing = None;
-        for part in [&commit.captions, &commit.rejects] {
+        for part in commit.parts() {
             if !self.verify_part(part).await? {
                 missing = Some(part.path.clone());
             }
@@ -169,8 +169,8 @@ impl CommitLog {
         existing: Option<&ShardCommit>,
     ) -> Result<(), StoreError> {
         let named: Vec<&str> =
-            existing.iter().flat_map(|other| [other.captions.path.as_str(), &other.rejects.path]).collect();
-        for part in [&commit.captions, &commit.rejects] {
+            existing.iter().flat_map(|other| other.parts()).map(|part| part.path.as_str()).collect();
+        for part in commit.parts() {
             if !named.contains(&part.path.as_str()) {
                 self.out.child(&part.path).delete().await?;
             }
@@ -188,9 +188,7 @@ impl CommitLog {
         orphaned_parts: &[ExistingPart],
         keep: Option<&ShardCommit>,
     ) -> Result<(), StoreError> {
-        let kept = |path: &str| {
-            keep.is_some_and(|commit| commit.captions.path == path || commit.rejects.path == path)
-        };
+        let kept = |path: &str| keep.is_some_and(|commit| commit.parts().any(|part| part.path == path));
         for record in stale_records {
             self.out.child(&record.path()).delete().await?;
         }

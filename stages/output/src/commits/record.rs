@@ -61,16 +61,18 @@ pub struct RecordSummary {
     pub captions: PartInfo,
     /// The rejects part.
     pub rejects: PartInfo,
+    /// The webdataset part, if the output has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webdataset: Option<PartInfo>,
     /// Settings that caused rejects.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
 }
 
 impl RecordSummary {
-    /// Returns both parts.
-    #[must_use]
-    pub fn parts(&self) -> [&PartInfo; 2] {
-        [&self.captions, &self.rejects]
+    /// Returns all parts.
+    pub fn parts(&self) -> impl Iterator<Item = &PartInfo> {
+        [&self.captions, &self.rejects].into_iter().chain(&self.webdataset)
     }
 
     /// Parses a record and checks that it belongs to the shard `file` and the fingerprint `name`.

@@ -18,8 +18,9 @@ use crate::{
     commits::{
         CommitError, CommitRequest, CommitResult, Committer, ExistingPart, ExistingRecord, RecordName,
     },
+    object_writer::PartTarget,
     part_reader::{PartReader, ReadPartError},
-    part_writer::{PartTarget, PartWriter},
+    part_writer::PartWriter,
 };
 
 /// Uncompressed bytes of rejects that are collected for a batch.
@@ -114,7 +115,9 @@ pub async fn copy_shard(job: &CopyJob, task: &CopyTask) -> Result<CopyCounts, Se
         return Err(ReadPartError::invalid(&job.output.child(&captions.path), &what).into());
     }
     let configuration = job.committer.configuration.clone();
-    let commit = ShardCommit { fingerprint, configuration, counts, captions, rejects, ..old };
+    // Only the tables are copied.
+    let commit =
+        ShardCommit { fingerprint, configuration, counts, captions, rejects, webdataset: None, ..old };
     let request = CommitRequest {
         shard: &shard.id,
         commit: &commit,

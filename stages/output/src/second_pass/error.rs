@@ -2,7 +2,7 @@
 
 use recaption_store::StoreError;
 
-use crate::{part_reader::ReadPartError, part_writer::WriteError};
+use crate::{part_reader::ReadPartError, write_error::WriteError};
 
 /// Why a second pass failed.
 #[derive(Debug, thiserror::Error)]

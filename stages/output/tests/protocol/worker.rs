@@ -167,6 +167,7 @@ async fn shard(
         damaged: None,
         captions: put(out, "captions", &id, (&rows, &job.name())).await?,
         rejects: put(out, "rejects", &id, (&rows, &job.name())).await?,
+        webdataset: None,
         settings: BTreeMap::new(),
     };
     let request = CommitRequest {

@@ -62,23 +62,10 @@ impl Dataset {
             },
             Some((name, revision)) => (name.to_owned(), Some(revision.to_owned())),
         };
-        let legal = |part: &str| {
-            let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            !part.is_empty() && !part.starts_with('.') && part.chars().all(known)
-        };
-        if !name.split('/').all(legal) {
+        if !name.split('/').all(is_valid_name) {
             return Err(format!("`{name}` is not a valid dataset name"));
         }
-        let revision = match revision {
-            None => None,
-            Some(revision) => {
-                let revision = percent_decode_str(&revision).decode_utf8().map_err(|e| e.to_string())?;
-                if revision.is_empty() || revision.split('/').any(|part| matches!(part, "" | "." | "..")) {
-                    return Err("the revision after @ is empty or malformed".into());
-                }
-                Some(revision.into_owned())
-            }
-        };
+        let revision = revision.as_deref().map(parse_revision).transpose()?;
         // A canonical URL must parse to the same dataset: `NAME/PATH` would be an organisation and a name.
         let revision = revision.or_else(|| (!name.contains('/')).then(|| "main".to_owned()));
         let path =
@@ -98,12 +85,33 @@ impl Dataset {
     }
 }
 
+/// Returns whether an organisation or a repository may have this name.
+pub(super) fn is_valid_name(name: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(known)
+}
+
+/// Decodes a revision as it stands behind `@` in a URL.
+pub(super) fn parse_revision(text: &str) -> Result<String, String> {
+    let revision = percent_decode_str(text).decode_utf8().map_err(|e| e.to_string())?;
+    let is_odd = |part: &str| matches!(part, "" | "." | "..") || part.chars().any(char::is_control);
+    if revision.split('/').any(is_odd) {
+        return Err("the revision after @ is empty or malformed".into());
+    }
+    Ok(revision.into_owned())
+}
+
+/// Writes a revision as it stands behind `@` in a URL.
+pub(super) fn escape_revision(revision: &str) -> impl fmt::Display {
+    utf8_percent_encode(revision, REVISION_ESCAPES)
+}
+
 /// Writes the prefix of all its canonical URLs: `hf://datasets/ORG/NAME[@REVISION]`.
 impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "hf://datasets/{}", self.name)?;
         match &self.revision {
-            Some(revision) => write!(f, "@{}", utf8_percent_encode(revision, REVISION_ESCAPES)),
+            Some(revision) => write!(f, "@{}", escape_revision(revision)),
             None => Ok(()),
         }
     }
@@ -151,14 +159,20 @@ impl HubSettings {
     }
 }
 
+/// Returns Hugging Face's folder: `HF_HOME`, `XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface`.
+pub(super) fn cache_home(lookup: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let home = || lookup("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = || lookup("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    let expand = |text: String| match (text.strip_prefix("~/"), lookup("HOME")) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => PathBuf::from(text),
+    };
+    lookup("HF_HOME").map(expand).or_else(|| Some(cache()?.join("huggingface")))
+}
+
 fn token_file(lookup: &impl Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
     let named = lookup("HF_TOKEN_PATH").map(PathBuf::from);
-    let path = named.clone().or_else(|| {
-        let home = || lookup("HOME").map(|home| PathBuf::from(home).join(".cache"));
-        let cache = || lookup("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-        let hub = lookup("HF_HOME").map(PathBuf::from).or_else(|| Some(cache()?.join("huggingface")));
-        Some(hub?.join("token"))
-    });
+    let path = named.clone().or_else(|| Some(cache_home(lookup)?.join("token")));
     let Some(path) = path else { return Ok(None) };
     match std::fs::read_to_string(&path) {
         Ok(token) => Ok(Some(token).filter(|token| !token.trim().is_empty())),

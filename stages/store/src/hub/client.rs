@@ -247,20 +247,19 @@ impl HubClient {
     pub(super) fn status_error(&self, response: &HubResponse, object: &str) -> Error {
         let (status, path) = (response.response.status(), object.to_owned());
         let detail = self.error_detail(response);
+        let kind = if object.starts_with("hf://datasets/") { "dataset" } else { "model" };
         let token = match (&self.hub.authorization, response.from_hub) {
             (_, false) => {
                 "the server that has the bytes refused the request; HF_TOKEN is not sent to it".to_owned()
             }
-            (None, true) => {
-                "the dataset is gated, private or does not exist: accept its conditions on its page, and set \
-                             HF_TOKEN to a token that may read it"
-                    .to_owned()
-            }
-            (Some(_), true) => {
-                "the dataset is gated, private or does not exist, and the token of HF_TOKEN (or of the token \
-                                file) may not read it: accept the conditions on its page, and check the token"
-                    .to_owned()
-            }
+            (None, true) => format!(
+                "the {kind} is gated, private or does not exist: accept its conditions (licence) on its page, and set \
+                 HF_TOKEN to a token that may read it"
+            ),
+            (Some(_), true) => format!(
+                "the {kind} is gated, private or does not exist, and the token of HF_TOKEN (or of the token file) may \
+                 not read it: accept the conditions (licence) on its page, and check the token"
+            ),
         };
         match status.as_u16() {
             401 => Error::Unauthenticated { path, source: format!("{token}{detail} (401)").into() },

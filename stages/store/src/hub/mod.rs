@@ -1,4 +1,5 @@
-//! Datasets on the Hugging Face hub as a read-only store: `hf://datasets/ORG/NAME[@REVISION]/PATH`.
+//! Datasets on the Hugging Face hub as a read-only store: `hf://datasets/ORG/NAME[@REVISION]/PATH`. Models are downloaded into
+//! a cache instead (`models`).
 //!
 //! A revision is resolved to its commit once, at the first request: everything read through one [`Hub`] is of that commit.
 //! Listings and URLs come from the hub; the bytes most often from the CDN that it redirects to, without the token. Why this
@@ -6,6 +7,7 @@
 
 mod address;
 mod client;
+mod models;
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -25,6 +27,7 @@ use url::Url;
 
 pub use address::{Dataset, HubSettings};
 use client::{HubClient, HubRequest, HubResponse, ObjectHeaders, generic, invalid_response, transport_error};
+pub use models::{FileChoice, HubModel, HubModels, PullError, PullProgress, PulledFile, PulledModel};
 
 use crate::StoreSettings;
 

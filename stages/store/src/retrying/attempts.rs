@@ -1,45 +1,40 @@
 //! Attempts at requests to one store, and the errors of attempts that fail without one of the store's own.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use object_store::{Error, ObjectStore, Result, path::Path};
 
-use crate::{ErrorKind, RetryBudget, StoreSettings, user_message};
+use crate::{ErrorKind, RetryBudget, StoreCounters, StoreOperation, StoreSettings, user_message};
 
 /// A store and the settings of requests to it. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Attempts {
     pub(super) inner: Arc<dyn ObjectStore>,
     pub(super) settings: StoreSettings,
-    /// Further attempts so far.
-    pub(super) retried: Arc<AtomicU64>,
+    /// Counts requests and further attempts.
+    pub(super) counters: Arc<StoreCounters>,
 }
 
 impl Attempts {
-    /// Repeats `call` until it succeeds, fails permanently, or the budget is used up. `operation` names it in the log;
+    /// Repeats `call` until it succeeds, fails permanently, or the budget is used up. `verb` names it in the log;
     /// `timeout` bounds each attempt.
     pub(super) async fn run<T>(
         &self,
-        operation: &str,
+        (operation, verb): (StoreOperation, &str),
         location: &Path,
         timeout: Duration,
         call: impl Fn(Arc<dyn ObjectStore>) -> BoxFuture<'static, Result<T>> + Send + Sync,
     ) -> Result<T> {
         let mut budget = self.budget();
         loop {
+            self.counters.count(operation);
             let error = match tokio::time::timeout(timeout, call(Arc::clone(&self.inner))).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) => error,
                 Err(_) => timeout_error(timeout),
             };
-            self.pause(&mut budget, operation, location, error).await?;
+            self.pause(&mut budget, verb, location, error).await?;
         }
     }
 
@@ -58,7 +53,7 @@ impl Attempts {
     ) -> Result<()> {
         let transient = ErrorKind::of(&error) == ErrorKind::Transient;
         let Some(pause) = transient.then(|| budget.next_pause(None)).flatten() else { return Err(error) };
-        self.retried.fetch_add(1, Relaxed);
+        self.counters.count_retry();
         tracing::warn!(
             object = %location,
             pause_seconds = pause.as_secs_f64(),

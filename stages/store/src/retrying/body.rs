@@ -14,7 +14,7 @@ use super::{
     attempts::{Attempts, io_error, timeout_error},
     versions::is_unversioned,
 };
-use crate::{ErrorKind, RetryBudget};
+use crate::{ErrorKind, RetryBudget, StoreOperation};
 
 /// Bytes that count as progress and restore the attempts; of large objects a [`PROGRESS_SHARE`]th of them. A server whose
 /// connections always break earlier is not retried without end.
@@ -86,6 +86,7 @@ impl ResumableBody {
     async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             if self.stream.is_none() && self.offset < self.range.end {
+                self.attempts.counters.count(StoreOperation::Read);
                 match self.resume_request().send().await {
                     Ok(stream) => self.stream = Some(stream),
                     Err(error) => {

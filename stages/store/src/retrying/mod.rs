@@ -8,12 +8,7 @@ mod attempts;
 mod body;
 mod versions;
 
-use std::{
-    collections::HashSet,
-    fmt,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,7 +22,7 @@ use self::{
     attempts::{Attempts, io_error},
     body::ResumableBody,
 };
-use crate::StoreSettings;
+use crate::{StoreCounters, StoreOperation, StoreSettings};
 
 pub use versions::is_unversioned;
 
@@ -44,10 +39,10 @@ const MIN_UPLOAD_RATE: u64 = 64 << 10;
 pub struct RetryingStore(Attempts);
 
 impl RetryingStore {
-    /// Returns a store around `inner` that counts its further attempts in `retried`.
+    /// Returns a store around `inner` that counts its requests in `counters`.
     #[must_use]
-    pub fn new(inner: Arc<dyn ObjectStore>, settings: StoreSettings, retried: Arc<AtomicU64>) -> Self {
-        Self(Attempts { inner, settings, retried })
+    pub fn new(inner: Arc<dyn ObjectStore>, settings: StoreSettings, counters: Arc<StoreCounters>) -> Self {
+        Self(Attempts { inner, settings, counters })
     }
 
     fn timeout(&self) -> Duration {
@@ -59,7 +54,7 @@ impl RetryingStore {
         let (path, wanted) = (location.clone(), options.clone());
         let got = self
             .0
-            .run("reading", location, self.timeout(), move |store| {
+            .run((StoreOperation::Read, "reading"), location, self.timeout(), move |store| {
                 let (path, wanted) = (path.clone(), wanted.clone());
                 async move { store.get_opts(&path, wanted).await }.boxed()
             })
@@ -83,7 +78,7 @@ impl RetryingStore {
             }
             .boxed()
         };
-        self.0.run("deleting", &location, self.timeout(), delete).await
+        self.0.run((StoreOperation::Delete, "deleting"), &location, self.timeout(), delete).await
     }
 
     /// Deletes objects by one request where the store can; those that fail get attempts of their own.
@@ -98,6 +93,7 @@ impl RetryingStore {
         }
         let mut first = Vec::new();
         if paths.len() > 1 {
+            self.0.counters.count(StoreOperation::Delete);
             let all = futures::stream::iter(paths.clone().into_iter().map(Ok)).boxed();
             let deleted = self.0.inner.delete_stream(all).collect::<Vec<_>>();
             first = tokio::time::timeout(self.timeout(), deleted).await.unwrap_or_default();
@@ -118,7 +114,7 @@ impl ObjectStore for RetryingStore {
         // must compare it with its own.
         let path = location.clone();
         self.0
-            .run("writing", location, self.timeout() + upload, move |store| {
+            .run((StoreOperation::Write, "writing"), location, self.timeout() + upload, move |store| {
                 let (path, payload, opts) = (path.clone(), payload.clone(), opts.clone());
                 async move { store.put_opts(&path, payload, opts).await }.boxed()
             })
@@ -132,7 +128,7 @@ impl ObjectStore for RetryingStore {
     ) -> Result<Box<dyn MultipartUpload>> {
         let path = location.clone();
         self.0
-            .run("starting an upload", location, self.timeout(), move |store| {
+            .run((StoreOperation::Write, "starting an upload"), location, self.timeout(), move |store| {
                 let (path, opts) = (path.clone(), opts.clone());
                 async move { store.put_multipart_opts(&path, opts).await }.boxed()
             })
@@ -182,6 +178,7 @@ impl ObjectStore for RetryingStore {
 
     /// Lists as the inner store does: [`crate::Location::list`] starts over where a listing breaks.
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.0.counters.count(StoreOperation::List);
         self.0.inner.list(prefix)
     }
 
@@ -190,6 +187,7 @@ impl ObjectStore for RetryingStore {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.0.counters.count(StoreOperation::List);
         self.0.inner.list_with_offset(prefix, offset)
     }
 
@@ -197,7 +195,7 @@ impl ObjectStore for RetryingStore {
         let prefix = prefix.cloned();
         let shown = prefix.clone().unwrap_or_default();
         self.0
-            .run("listing", &shown, self.timeout(), move |store| {
+            .run((StoreOperation::List, "listing"), &shown, self.timeout(), move |store| {
                 let prefix = prefix.clone();
                 async move { store.list_with_delimiter(prefix.as_ref()).await }.boxed()
             })
@@ -207,7 +205,7 @@ impl ObjectStore for RetryingStore {
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         let (source, to) = (from.clone(), to.clone());
         self.0
-            .run("copying", from, self.timeout(), move |store| {
+            .run((StoreOperation::Copy, "copying"), from, self.timeout(), move |store| {
                 let (source, to, options) = (source.clone(), to.clone(), options.clone());
                 async move { store.copy_opts(&source, &to, options).await }.boxed()
             })

@@ -39,6 +39,7 @@ pub async fn count_samples(shard: &ShardRef, settings: &ReadSettings) -> Result<
         budget: &budget,
         bytes_read: &counters.bytes,
         samples_read: &counters.samples,
+        clock: &counters.clock,
         previous: None,
         counts: &counts,
         sink: &sink,

@@ -8,6 +8,7 @@ mod ranges;
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::atomic::AtomicU64,
     time::Duration,
 };
 
@@ -48,6 +49,8 @@ pub struct Splitter<'a> {
 pub struct Split {
     /// In the order of the inputs.
     pub shards: Vec<ShardRef>,
+    /// Bytes that were read to find the parts.
+    pub bytes_read: u64,
     /// URLs of all shards that may be lists, with the number of their parts if it is known, by the stem of their names.
     lists: HashMap<String, Vec<(String, Option<usize>)>>,
 }
@@ -116,21 +119,24 @@ impl Splitter<'_> {
         shards: Vec<ShardRef>,
         is_done: impl Fn(&ShardRef) -> bool,
     ) -> Result<Split, ListError> {
-        let mut split = Split { shards: Vec::with_capacity(shards.len()), lists: HashMap::new() };
+        let read = AtomicU64::new(0);
+        let mut split =
+            Split { shards: Vec::with_capacity(shards.len()), bytes_read: 0, lists: HashMap::new() };
         let is_whole = |shard: &ShardRef| self.settings.rows_per_shard == 0 || is_done(shard);
-        let image_table_folders = self.image_table_folders(&shards, &is_whole).await;
+        let image_table_folders = self.image_table_folders(&shards, &is_whole, &read).await;
         let examined = shards.into_iter().map(|shard| {
             let format = self.list_format(&shard);
             let is_table = matches!(format, Some(ListFormat::Parquet));
             let whole = is_table && image_table_folders.contains(&shard.location.folder())
                 || format.is_some() && is_whole(&shard);
+            let read = &read;
             async move {
                 match format {
                     None => (shard, None),
                     Some(_) if shard.lookup_error().is_some() => (shard, Some(Parts::Unknown)),
                     Some(_) if whole => (shard, Some(Parts::Known(Vec::new()))),
                     Some(format) => {
-                        let (shard, parts) = self.find_parts(shard, format).await;
+                        let (shard, parts) = self.find_parts(shard, format, read).await;
                         (shard, Some(parts))
                     }
                 }
@@ -156,6 +162,8 @@ impl Splitter<'_> {
         if split.shards.iter().any(|shard| shard.list_part().is_some()) {
             check_distinct(&split.shards)?;
         }
+        drop(examined);
+        split.bytes_read = read.into_inner();
         Ok(split)
     }
 
@@ -165,6 +173,7 @@ impl Splitter<'_> {
         &self,
         shards: &[ShardRef],
         is_whole: &impl Fn(&ShardRef) -> bool,
+        read: &AtomicU64,
     ) -> HashSet<Folder> {
         if self.settings.format == InputFormat::UrlList {
             return HashSet::new();
@@ -178,8 +187,9 @@ impl Splitter<'_> {
         }
         let examined =
             firsts.into_iter().filter(|(_, (_, open))| *open).map(|(folder, (first, _))| async move {
-                let groups =
-                    self.with_retries(first, async |context| table::row_groups_of_list(context).await).await;
+                let groups = self
+                    .with_retries(first, read, async |context| table::row_groups_of_list(context).await)
+                    .await;
                 matches!(groups, Ok(None)).then_some(folder)
             });
         stream::iter(examined)
@@ -201,8 +211,8 @@ impl Splitter<'_> {
     }
 
     /// Finds the parts of a shard that may be a list.
-    async fn find_parts(&self, shard: ShardRef, format: ListFormat) -> (ShardRef, Parts) {
-        let parts = self.with_retries(&shard, async |context| match format {
+    async fn find_parts(&self, shard: ShardRef, format: ListFormat, read: &AtomicU64) -> (ShardRef, Parts) {
+        let parts = self.with_retries(&shard, read, async |context| match format {
             ListFormat::Parquet => self.parts_of_parquet(context).await,
             ListFormat::Text(kind) => self.parts_of_text(context, kind).await,
         });
@@ -218,10 +228,11 @@ impl Splitter<'_> {
         }
     }
 
-    /// Examines a shard without reading samples, and retries transient failures.
+    /// Examines a shard without reading samples, and retries transient failures. Adds the bytes to those `read`.
     async fn with_retries<T>(
         &self,
         shard: &ShardRef,
+        read: &AtomicU64,
         examine: impl AsyncFn(ReadContext<'_>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         let (budget, counters, counts) =
@@ -232,8 +243,9 @@ impl Splitter<'_> {
             shard,
             settings: self.settings,
             budget: &budget,
-            bytes_read: &counters.bytes,
+            bytes_read: read,
             samples_read: &counters.samples,
+            clock: &counters.clock,
             previous: None,
             counts: &counts,
             sink: &sink,

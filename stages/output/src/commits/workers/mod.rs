@@ -62,6 +62,12 @@ impl Workers {
         self.peers.has_others()
     }
 
+    /// Returns the number of other workers that live.
+    #[must_use]
+    pub fn others(&self) -> usize {
+        self.peers.others()
+    }
+
     /// Reports progress to the other workers, from now on: any number that grows while this worker makes progress.
     pub fn report_progress(&self, progress: impl Fn() -> u64 + Send + Sync + 'static) {
         self.peers.report_progress(Box::new(progress));

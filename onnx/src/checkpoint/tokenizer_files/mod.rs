@@ -1,0 +1,99 @@
+//! The tokenizer of a checkpoint: its `tokenizer.json`, or one built from the files that CLIP's vocabulary comes in.
+//!
+//! Files of a checkpoint, first to last: `tokenizer.json`; `vocab.json` with `merges.txt`, as transformers writes them;
+//! `bpe_simple_vocab_16e6.txt.gz`, CLIP's own. Where there is none, the configuration has CLIP's number of entries and names
+//! no other tokenizer, CLIP's vocabulary inside the program is taken (`onnx/vocabulary`). What is built is what
+//! `scripts/build_tokenizer.py` builds from open_clip's: the same ids for the same texts.
+
+mod build;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use flate2::read::GzDecoder;
+
+use super::{Checkpoint, CheckpointError, TextConfig};
+pub use build::{from_merges, from_vocabulary};
+
+/// Vocabulary of transformers' tokenizers: entry to id.
+pub const VOCABULARY: &str = "vocab.json";
+/// Merges of transformers' tokenizers.
+pub const MERGES: &str = "merges.txt";
+/// CLIP's own file of merges.
+pub const CLIP_MERGES: &str = "bpe_simple_vocab_16e6.txt.gz";
+/// Entries of CLIP's vocabulary: 256 bytes, each also at the end of a word, the merges, and two special entries.
+const CLIP_ENTRIES: usize = 49_408;
+/// Merges that CLIP uses of its file.
+const CLIP_MERGE_COUNT: usize = 48_894;
+/// CLIP's merges, one a line, compressed with gzip: see `onnx/vocabulary/README.md`.
+const BUNDLED_MERGES: &[u8] = include_bytes!("../../../vocabulary/clip_merges.txt.gz");
+/// Largest file of a vocabulary that is read, in bytes, decompressed; CLIP's has 3.2 MB.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// Returns the contents of the tokenizer of the checkpoint in `dir`, `None` where there is none.
+pub(super) fn read(dir: &Path, text: &TextConfig) -> Result<Option<Vec<u8>>, CheckpointError> {
+    if let Some(bytes) = optional(&dir.join(Checkpoint::TOKENIZER))? {
+        return Ok(Some(bytes));
+    }
+    let bad = |name: &str, what: String| CheckpointError::Vocabulary { path: dir.join(name), what };
+    if let Some((vocabulary, merges)) = optional(&dir.join(VOCABULARY))?.zip(optional(&dir.join(MERGES))?) {
+        let merges = utf8(merges).map_err(|what| bad(MERGES, what))?;
+        return from_vocabulary(&vocabulary, &merges).map(Some).map_err(|what| bad(VOCABULARY, what));
+    }
+    if let Some(bytes) = optional(&dir.join(CLIP_MERGES))? {
+        let built = gunzip(&bytes).and_then(|text| {
+            // The first line is a title, and what follows the merges is not used.
+            let lines: Vec<&str> = text.lines().skip(1).take(CLIP_MERGE_COUNT).collect();
+            from_merges(lines)
+        });
+        return built.map(Some).map_err(|what| bad(CLIP_MERGES, what));
+    }
+    if text.vocab_size == CLIP_ENTRIES && !names_tokenizer(dir) {
+        tracing::info!("the checkpoint has CLIP's vocabulary and no tokenizer.json: built CLIP's tokenizer");
+        return clip().map(Some).map_err(|what| bad(Checkpoint::TOKENIZER, what));
+    }
+    Ok(None)
+}
+
+/// Returns the contents of CLIP's `tokenizer.json`, built from the vocabulary inside the program.
+///
+/// # Errors
+/// When that vocabulary is damaged, which a test excludes.
+pub fn clip() -> Result<Vec<u8>, String> {
+    from_merges(gunzip(BUNDLED_MERGES)?.lines().collect())
+}
+
+/// Returns a file's bytes, `None` where there is none.
+fn optional(path: &PathBuf) -> Result<Option<Vec<u8>>, CheckpointError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CheckpointError::Io { path: path.clone(), source }),
+    }
+}
+
+/// Returns whether the configuration names a tokenizer of its own.
+fn names_tokenizer(dir: &Path) -> bool {
+    let config = std::fs::read(dir.join(Checkpoint::CONFIG)).ok();
+    let config: Option<serde_json::Value> = config.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    config.is_some_and(|c| {
+        c.pointer("/model_cfg/text_cfg/hf_tokenizer_name").is_some_and(|name| !name.is_null())
+    })
+}
+
+fn gunzip(bytes: &[u8]) -> Result<String, String> {
+    let mut out = Vec::new();
+    GzDecoder::new(bytes)
+        .take(MAX_BYTES)
+        .read_to_end(&mut out)
+        .map_err(|e| format!("cannot be decompressed: {e}"))?;
+    utf8(out)
+}
+
+fn utf8(bytes: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())
+}

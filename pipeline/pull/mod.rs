@@ -1,0 +1,110 @@
+//! Checkpoints from the Hugging Face hub: `recaption pull`, and `hf://ORG/NAME` wherever a checkpoint is named.
+//!
+//! Which files a checkpoint has is known here, how they get into the cache in `recaption_store`. The configuration is
+//! downloaded and read first: a model that cannot be exported is told before its weights are downloaded.
+
+mod describe;
+mod directory;
+mod progress;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use recaption_onnx::checkpoint::{
+    Checkpoint,
+    tokenizer_files::{CLIP_MERGES, MERGES, VOCABULARY},
+};
+use recaption_store::{FileChoice, HubModel, HubModels, PullError, PulledModel};
+
+pub(crate) use self::{describe::describe, directory::copy_to};
+use crate::{config, runtime::on_runtime};
+
+/// The configuration, which comes first.
+const CONFIG: [FileChoice; 1] = [FileChoice { forms: &[&[Checkpoint::CONFIG]], is_required: true }];
+/// All files of a checkpoint. Without tokenizer an export makes CLIP's where the vocabulary is CLIP's.
+const FILES: [FileChoice; 3] = [
+    CONFIG[0],
+    FileChoice {
+        forms: &[&[Checkpoint::TOKENIZER], &[VOCABULARY, MERGES], &[CLIP_MERGES]],
+        is_required: false,
+    },
+    FileChoice { forms: &[&[Checkpoint::WEIGHTS], &[Checkpoint::TORCH_WEIGHTS]], is_required: true },
+];
+
+/// Where a checkpoint is.
+#[derive(Clone, Debug)]
+pub(crate) enum CheckpointSource {
+    /// A directory on this machine.
+    Directory(PathBuf),
+    /// A model on the hub.
+    Hub(HubModel),
+}
+
+impl CheckpointSource {
+    /// Parses a path or `hf://ORG/NAME[@REVISION]`.
+    ///
+    /// # Errors
+    /// Returns what is wrong in a URL, and what to write instead.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        Ok(HubModel::parse_url(text)?.map_or_else(|| Self::Directory(text.into()), Self::Hub))
+    }
+
+    /// Returns the checkpoint's directory, downloaded where it is on the hub and not in the cache.
+    ///
+    /// # Errors
+    /// As [`pull`].
+    pub(crate) fn resolve(&self) -> anyhow::Result<PathBuf> {
+        match self {
+            Self::Directory(dir) => Ok(dir.clone()),
+            Self::Hub(model) => Ok(pull(model)?.dir),
+        }
+    }
+}
+
+/// Downloads a checkpoint into the cache, as far as it is not there.
+///
+/// # Errors
+/// When the model cannot be downloaded, or its configuration is none that is supported.
+pub(crate) fn pull(model: &HubModel) -> anyhow::Result<PulledModel> {
+    let settings = config::environment_store_settings()?;
+    let hub = HubModels::from_lookup(|name| std::env::var(name).ok(), settings)?;
+    let progress = progress::PullBars::default();
+    let shown = |at: recaption_store::PullProgress<'_>| progress.update(at);
+    on_runtime(async {
+        let first = hub.pull(model, &CONFIG, &shown).await.map_err(explain)?;
+        Checkpoint::read_config(&first.dir).with_context(|| format!("{model} cannot be used"))?;
+        // What is downloaded further is of the same commit, even if the branch moves meanwhile.
+        let pinned = model.at_commit(&first.commit);
+        let mut pulled = hub.pull(&pinned, &FILES, &shown).await.map_err(explain)?;
+        for file in &mut pulled.files {
+            file.is_new |= first.files.iter().any(|known| known.name == file.name && known.is_new);
+        }
+        Ok(pulled)
+    })
+}
+
+/// Adds what a model without open_clip's files may be.
+fn explain(error: PullError) -> anyhow::Error {
+    let is_config_missing =
+        matches!(&error, PullError::MissingFile { wanted, .. } if wanted.contains(Checkpoint::CONFIG));
+    let error = anyhow::Error::new(error);
+    if is_config_missing {
+        return error.context(
+            "not a model in open_clip's format, which is the one that is read (on the hub: library open_clip)",
+        );
+    }
+    error
+}
+
+/// Returns what was pulled, for people.
+pub(crate) fn summary(model: &HubModel, pulled: &PulledModel, dir: Option<&Path>) -> String {
+    let mut text = format!("model     {model}\ncommit    {}\n", pulled.commit);
+    for file in &pulled.files {
+        let state = if file.is_new { "downloaded" } else { "was there" };
+        text += &format!("file      {:<30} {:>10.1} MB  {state}\n", file.name, file.bytes as f64 / 1e6);
+    }
+    let place = dir.unwrap_or(&pulled.dir);
+    text += &format!("in        {}\n", place.display());
+    let checkpoint = dir.map_or_else(|| model.to_string(), |dir| dir.display().to_string());
+    text + &format!("export    recaption export --checkpoint {checkpoint} --out MODEL\n")
+}

@@ -1,0 +1,213 @@
+//! Models on the Hugging Face hub, downloaded into the cache that huggingface_hub uses too: `hf://ORG/NAME[@REVISION]`.
+//!
+//! A revision is resolved to its commit by one request, which also lists the files; every file is of that commit. What the
+//! cache has is not requested again, whoever downloaded it. Without a connection, or with `HF_HUB_OFFLINE`, the commit that
+//! the revision had last is taken from the cache.
+
+mod cache;
+mod download;
+mod error;
+mod name;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use object_store::Error;
+use serde::Deserialize;
+
+use self::cache::HubCache;
+pub use self::{error::PullError, name::HubModel};
+use super::{HubSettings, client::HubClient};
+use crate::{ErrorKind, StoreSettings};
+
+/// Values of `HF_HUB_OFFLINE` that mean yes, as huggingface_hub reads them.
+const TRUE_VALUES: [&str; 4] = ["1", "ON", "YES", "TRUE"];
+
+/// A part of a model that comes in one of several forms.
+#[derive(Clone, Copy, Debug)]
+pub struct FileChoice {
+    /// The files of each form; the first form whose files all exist is taken.
+    pub forms: &'static [&'static [&'static str]],
+    /// Whether a model without any of the forms is an error.
+    pub is_required: bool,
+}
+
+impl FileChoice {
+    /// Returns the files of the first form that is there.
+    fn files(&self, exists: impl Fn(&str) -> bool) -> Option<&'static [&'static str]> {
+        self.forms.iter().copied().find(|form| form.iter().all(|file| exists(file)))
+    }
+}
+
+/// How far the download of a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PullProgress<'a> {
+    /// The file's name in the model.
+    pub file: &'a str,
+    /// Bytes that are there.
+    pub bytes: u64,
+    /// Bytes of the whole file.
+    pub size: u64,
+}
+
+/// A file of a model in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PulledFile {
+    /// Its name in the model.
+    pub name: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Whether it was downloaded now; else the cache had it.
+    pub is_new: bool,
+}
+
+/// A model in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PulledModel {
+    /// The folder of its files: the snapshot of the commit.
+    pub dir: PathBuf,
+    /// The commit's hash.
+    pub commit: String,
+    /// The files that were chosen.
+    pub files: Vec<PulledFile>,
+}
+
+/// The hub's JSON of a model's revision.
+#[derive(Deserialize)]
+struct Revision {
+    sha: String,
+    #[serde(default)]
+    siblings: Vec<Sibling>,
+}
+
+/// The hub's JSON of one of a model's files.
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+}
+
+/// Downloads models into the cache.
+pub struct HubModels {
+    client: HubClient,
+    cache: HubCache,
+    settings: StoreSettings,
+    offline: bool,
+}
+
+impl std::fmt::Debug for HubModels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HubModels").field("offline", &self.offline).finish_non_exhaustive()
+    }
+}
+
+impl HubModels {
+    /// Reads the settings from an environment: those of [`HubSettings::from_lookup`]; the cache's folder from `HF_HUB_CACHE`,
+    /// `HUGGINGFACE_HUB_CACHE`, `HF_HOME/hub`, `XDG_CACHE_HOME/huggingface/hub` or `~/.cache/huggingface/hub`; and
+    /// `HF_HUB_OFFLINE`.
+    ///
+    /// # Errors
+    /// Returns an error for settings that cannot be used, and where no cache folder can be told.
+    pub fn from_lookup(
+        lookup: impl Fn(&str) -> Option<String>,
+        settings: StoreSettings,
+    ) -> Result<Self, PullError> {
+        let hub = HubSettings::from_lookup(&lookup).map_err(PullError::Settings)?;
+        let cache = HubCache::from_lookup(&lookup)?;
+        let is_true =
+            |name: &str| lookup(name).map(|v| TRUE_VALUES.contains(&v.trim().to_uppercase().as_str()));
+        let offline = is_true("HF_HUB_OFFLINE").unwrap_or(false);
+        let client = HubClient::new(hub, settings)
+            .map_err(|source| PullError::Hub { model: "hf://".to_owned(), source })?;
+        Ok(Self { client, cache, settings, offline })
+    }
+
+    /// Downloads the chosen files of a model, as far as the cache lacks them.
+    ///
+    /// # Errors
+    /// Returns an error when the model, the revision or a required file does not exist or may not be read, when a download
+    /// fails after retries or is not what its checksum says, when the cache cannot be written, and when it lacks the model and
+    /// there is no connection.
+    pub async fn pull(
+        &self,
+        model: &HubModel,
+        choices: &[FileChoice],
+        progress: &(dyn Fn(PullProgress<'_>) + Sync),
+    ) -> Result<PulledModel, PullError> {
+        let cached = self.cache.model(model);
+        if self.offline {
+            let commit = cached.commit(model.revision());
+            let found = commit.and_then(|commit| cached.snapshot(&commit, choices));
+            return found.ok_or_else(|| self.cache.offline_error(model, None));
+        }
+        if name::is_commit(model.revision())
+            && let Some(found) = cached.snapshot(model.revision(), choices)
+            && choices
+                .iter()
+                .all(|choice| choice.files(|file| found.files.iter().any(|f| f.name == file)).is_some())
+        {
+            return Ok(found);
+        }
+        let revision = match self.revision(model).await {
+            Ok(revision) => revision,
+            Err(error) => return self.without_hub(model, &cached, choices, error),
+        };
+        // All are chosen before the first is downloaded.
+        let mut chosen = Vec::new();
+        for choice in choices {
+            match choice.files(|file| revision.siblings.iter().any(|sibling| sibling.rfilename == file)) {
+                Some(form) => chosen.extend(form),
+                None if choice.is_required => return Err(missing(model, choice, &revision)),
+                None => {}
+            }
+        }
+        let mut files = Vec::new();
+        for file in chosen {
+            files.push(self.file(model, &cached, &revision.sha, file, progress).await?);
+        }
+        cached.write_ref(model.revision(), &revision.sha)?;
+        Ok(PulledModel { dir: cached.snapshot_dir(&revision.sha), commit: revision.sha, files })
+    }
+
+    /// Resolves a model's revision to its commit and the list of its files.
+    async fn revision(&self, model: &HubModel) -> Result<Revision, Error> {
+        let parts = ["api", "models"].into_iter().chain(model.parts()).chain(["revision", model.revision()]);
+        let url = self.client.url(parts)?;
+        let (revision, _) = self.client.json::<Revision>(url, &model.to_string()).await?;
+        if !name::is_commit(&revision.sha) {
+            return Err(super::invalid_response("the revision's commit is not a hash"));
+        }
+        Ok(revision)
+    }
+
+    /// Takes the model from the cache where the hub cannot be reached.
+    fn without_hub(
+        &self,
+        model: &HubModel,
+        cached: &cache::CachedModel,
+        choices: &[FileChoice],
+        error: Error,
+    ) -> Result<PulledModel, PullError> {
+        if !ErrorKind::of(&error).is_retryable() {
+            return Err(PullError::Hub { model: model.to_string(), source: error });
+        }
+        let commit = cached.commit(model.revision());
+        match commit.and_then(|commit| cached.snapshot(&commit, choices)) {
+            Some(found) => {
+                let error = crate::user_message(&error);
+                tracing::warn!(%model, commit = found.commit, error, "hub cannot be reached; using the cached files");
+                Ok(found)
+            }
+            None => Err(self.cache.offline_error(model, Some(&error))),
+        }
+    }
+}
+
+fn missing(model: &HubModel, choice: &FileChoice, revision: &Revision) -> PullError {
+    let forms: Vec<String> = choice.forms.iter().map(|form| form.join(" with ")).collect();
+    PullError::MissingFile {
+        model: model.to_string(),
+        wanted: forms.join(" or "),
+        present: revision.siblings.iter().map(|sibling| sibling.rfilename.clone()).collect(),
+    }
+}
