@@ -225,6 +225,11 @@ fn required_keys_that_are_missing_are_all_named() {
         .map(|key| found.iter().any(|(subject, text)| subject == "configuration" && text.contains(key)))
         .collect();
     assert_eq!((found.len(), words), (3, vec![true; 3]), "{found:?}");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let input = place.draw("in", 1, 2);
+    let served = plan(&place, &input, "out").set(&format!("run.metrics_addr={address}"));
+    has_one_problem(served, "configuration", &[&address, "the port is in use"]);
     // What is no configuration at all is an error as everywhere.
     recaption().arg("plan").set("run.treads=1").ends(2).warns("did you mean `run.threads`");
     recaption().args(["plan", "--rate", "0"]).ends(2).warns("above 0");

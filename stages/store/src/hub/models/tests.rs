@@ -21,8 +21,22 @@ fn names_parse_with_and_without_scheme() {
         assert_eq!(canonical.parse::<HubModel>().expect(canonical), model);
     }
     for text in [
-        "", "model", "hf://", "hf://org", "org/model/file", "org//model", "../model", "org/..", "org/model@", "org/model@../x",
-        "org/model@/etc", "org/model@a%2F..%2Fb", "datasets/org/model", "hf://spaces/o/n", "o rg/model", "org/mo\u{e9}l",
+        "",
+        "model",
+        "hf://",
+        "hf://org",
+        "org/model/file",
+        "org//model",
+        "../model",
+        "org/..",
+        "org/model@",
+        "org/model@../x",
+        "org/model@/etc",
+        "org/model@a%2F..%2Fb",
+        "datasets/org/model",
+        "hf://spaces/o/n",
+        "o rg/model",
+        "org/mo\u{e9}l",
     ] {
         text.parse::<HubModel>().expect_err(text);
     }
