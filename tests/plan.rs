@@ -2,6 +2,8 @@
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
+#[path = "plan/forecast.rs"]
+mod forecast;
 #[path = "plan/stores.rs"]
 mod stores;
 mod support;
@@ -223,6 +225,11 @@ fn required_keys_that_are_missing_are_all_named() {
         .map(|key| found.iter().any(|(subject, text)| subject == "configuration" && text.contains(key)))
         .collect();
     assert_eq!((found.len(), words), (3, vec![true; 3]), "{found:?}");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let input = place.draw("in", 1, 2);
+    let served = plan(&place, &input, "out").set(&format!("run.metrics_addr={address}"));
+    has_one_problem(served, "configuration", &[&address, "the port is in use"]);
     // What is no configuration at all is an error as everywhere.
     recaption().arg("plan").set("run.treads=1").ends(2).warns("did you mean `run.threads`");
     recaption().args(["plan", "--rate", "0"]).ends(2).warns("above 0");
@@ -331,53 +338,6 @@ fn too_little_memory_is_a_problem() {
     assert!(memory["needed_bytes"].as_u64() > memory["machine"]["limit_bytes"].as_u64(), "{memory:#}");
     let too_small = plan(&place, &input, "out").set("run.cache_bytes=1048576").set("model.sessions=1024");
     has_one_problem(too_small, "memory", &["cache_bytes", "raise run.cache_bytes"]);
-}
-
-/// The record of a preview, as far as `plan` reads it, of a run that was made.
-fn preview_of(record: &Value, rate: f64, threads: u64) -> String {
-    json!({
-        "format": 1, "version": "0", "date": "", "seed": 0, "images": 4, "captioned": 4, "rejected": 0, "reasons": {},
-        "seconds": 1.0, "images_per_second": rate, "bytes_per_image": null, "tar_bytes_per_sample": null,
-        "shard_samples": {}, "shards": 1, "shards_failed": {}, "input_bytes": 1, "bytes_read": 1,
-        "configuration": record["configuration"], "model": record["model"], "threads": threads,
-        "provider": "cpu", "devices": [],
-    })
-    .to_string()
-}
-
-#[test]
-fn hours_and_cost_come_from_a_preview_that_fits_or_a_rate() {
-    let place = Place::new();
-    let input = place.draw("in", 3, 6);
-    let record = place.run(&input, "done").ends(0).report();
-    place.write("preview.json", preview_of(&record, 2.0, 2));
-    let priced = || {
-        let call = plan(&place, &input, "out").args(["--preview", "preview.json", "--price-per-hour", "3.6"]);
-        call.args(["--threads", "2"])
-    };
-    let planned = priced().set("filter.min_similarity=0.1").ends(0).report();
-    let forecast = &planned["forecast"];
-    let number = |value: &Value| value.as_f64().expect("a number");
-    assert_eq!(forecast["images_per_second"], json!(2.0), "{planned:#}");
-    assert!((number(&forecast["hours"]) - 18.0 / 2.0 / 3600.0).abs() < 1e-12);
-    let workers = forecast["workers"].as_array().expect("a list");
-    assert_eq!(workers.len(), 2, "more workers than shards are of no use: {forecast:#}");
-    assert!((number(&workers[1]["hours"]) - 18.0 / 2.0 / 3600.0 / 2.0).abs() < 1e-12);
-    assert!((number(&forecast["cost"]["total"]) - 3.6 * 18.0 / 2.0 / 3600.0).abs() < 1e-12);
-    assert!((number(&forecast["cost"]["per_million_images"]) - 3.6 * 1e6 / 2.0 / 3600.0).abs() < 1e-6);
-
-    // Measured with another configuration or on other hardware: not used, and said.
-    let other = priced().set("caption.max_tokens=9").ends(0).report();
-    assert!(other["notes"].to_string().contains("`caption.max_tokens` was 35, is 9"), "{other:#}");
-    assert_eq!(other["forecast"], json!(null));
-    let other = priced().set("caption.max_tokens=9").args(["--rate", "4"]).ends(0).report();
-    assert_eq!(
-        (&other["forecast"]["images_per_second"], &other["forecast"]["rate_from"]),
-        (&json!(4.0), &json!("--rate"))
-    );
-    place.write("preview.json", preview_of(&record, 2.0, 64));
-    let other = priced().ends(0).report();
-    assert!(other["notes"].to_string().contains("there were 64 threads, are 2"), "{other:#}");
 }
 
 #[test]

@@ -222,8 +222,9 @@ pub(super) fn disk_of(
         .iter()
         .fold((0_u64, 0_u64), |(bytes, rows), done| (bytes + done.part_bytes, rows + done.samples));
     let per_row = bytes.checked_div(rows).unwrap_or(ROW_BYTES);
-    // Rows of an output with images hold them already, where any are done.
-    let stored = if config.output.embed_images && rows == 0 { pending_bytes(work) } else { 0 };
+    // The parts of shards that are done hold their images already.
+    let copies = u64::from(config.output.embed_images) + u64::from(config.output.webdataset);
+    let stored = if rows == 0 { pending_bytes(work).saturating_mul(copies) } else { 0 };
     let needed_bytes = images.pending.saturating_mul(per_row).saturating_add(stored);
     if needed_bytes > free_bytes {
         let shown = |bytes| indicatif::HumanBytes(bytes).to_string();

@@ -25,6 +25,8 @@ mod report;
 mod text;
 mod work;
 
+use std::sync::Arc;
+
 use recaption_store::Stores;
 
 use self::{
@@ -34,7 +36,7 @@ use self::{
     memory::{disk_of, memory_of, slots_of},
     models::Models,
     output::find_output,
-    problem::Findings,
+    problem::{Findings, text_of},
     work::{Place, Work, find_work},
 };
 pub use self::{
@@ -49,6 +51,7 @@ pub use self::{
 };
 use crate::{
     config::{ConfigError, RunConfig},
+    metrics::serve,
     run::RunOptions,
 };
 
@@ -78,10 +81,11 @@ pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
     for error in missing {
         findings.add(Subject::Configuration, error.origin, error.what, "set it");
     }
+    try_metrics(config, &mut findings).await;
     let models = Models::find(config, &mut findings).await;
     let output = find_output(&mut stores, config, &mut findings).await;
     let shards = list_inputs(&mut stores, config, &mut findings).await;
-    let place = Place { stores: &mut stores, output: output.as_ref(), config, options: &options };
+    let place = Place { output: output.as_ref(), config, options: &options };
     let work = find_work(place, models.model.as_ref(), shards, &mut findings).await;
     let images = count_images(&work, &config.input.read, &mut findings).await;
     let slots = slots_of(config, &models, &mut findings);
@@ -110,6 +114,15 @@ pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
         forecast,
         notes,
         problems,
+    }
+}
+
+/// Serves metrics for a moment, where that is configured.
+async fn try_metrics(config: &RunConfig, findings: &mut Findings) {
+    let Some(address) = &config.monitoring.address else { return };
+    if let Err(error) = serve(&Arc::default(), address).await {
+        let remedy = "give another address, or leave out run.metrics_addr";
+        findings.add(Subject::Configuration, address, text_of(&error), remedy);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use recaption_input::{read::Splitter, shards::ShardRef};
 use recaption_output::commits::{CommitLog, OutputScan, configuration_fingerprint};
-use recaption_store::{Location, Stores};
+use recaption_store::Location;
 use serde::Serialize;
 
 use super::{
@@ -18,8 +18,6 @@ use crate::{
 
 /// Most shards that are named for each reason.
 const MAX_EXAMPLES: usize = 5;
-/// A folder that does not exist.
-const NOWHERE: &str = "/nonexistent/recaption";
 
 /// Shards that are processed again, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -55,7 +53,6 @@ pub(super) struct Work {
 
 /// Where work is looked for.
 pub(super) struct Place<'a> {
-    pub(super) stores: &'a mut Stores,
     pub(super) output: Option<&'a Location>,
     pub(super) config: &'a RunConfig,
     pub(super) options: &'a RunOptions,
@@ -68,10 +65,10 @@ pub(super) async fn find_work(
     shards: Vec<ShardRef>,
     findings: &mut Findings,
 ) -> Work {
-    let Place { stores, output, config, options } = place;
-    // Without an output, a folder that does not exist stands for it: nothing is done, and no parts of lists are known.
-    let (nowhere, known) = (stores.locate(NOWHERE), output.is_some());
-    let Some(output) = output.or(nowhere.as_ref().ok()) else { return Work::default() };
+    let Place { output, config, options } = place;
+    // Without an output nothing is done, and no parts of lists are known.
+    let (nowhere, known) = (Location::nowhere(), output.is_some());
+    let output = output.unwrap_or(&nowhere);
     let splitter = Splitter { settings: &config.input.read, output, can_write: false };
     let Some(model) = model.filter(|_| known) else {
         findings.note("what is done is unknown without model and output: everything counts as pending");
