@@ -1,11 +1,11 @@
 //! What metrics are read from: filled by a run as it goes on, readable at any time.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
-use recaption_output::commits::Workers;
+use recaption_output::commits::WorkerCount;
 use recaption_store::StoreCounters;
 
 use super::gpu_memory::GpuMemory;
@@ -44,8 +44,7 @@ pub struct Monitor {
     facts: OnceLock<RunFacts>,
     planned: OnceLock<PlannedShards>,
     progress: OnceLock<Arc<Progress>>,
-    /// Weak: the run leaves the workers at its end, which needs the only reference.
-    workers: OnceLock<Weak<Workers>>,
+    workers: OnceLock<WorkerCount>,
     gpu_memory: Mutex<Vec<GpuMemory>>,
     nothing: (Arc<StoreCounters>, Arc<Progress>),
 }
@@ -89,8 +88,8 @@ impl Monitor {
     }
 
     /// Watches the other workers.
-    pub(crate) fn watch_workers(&self, workers: &Arc<Workers>) {
-        let _ = self.workers.set(Arc::downgrade(workers));
+    pub(crate) fn watch_workers(&self, workers: WorkerCount) {
+        let _ = self.workers.set(workers);
     }
 
     pub(super) fn set_gpu_memory(&self, memory: Vec<GpuMemory>) {
@@ -119,7 +118,7 @@ impl Monitor {
 
     /// Returns the number of workers that live, this one included.
     pub(super) fn workers(&self) -> usize {
-        1 + self.workers.get().and_then(Weak::upgrade).map_or(0, |workers| workers.others())
+        1 + self.workers.get().map_or(0, WorkerCount::others)
     }
 
     /// Returns the time since the run started.

@@ -118,9 +118,8 @@ async fn run_watched(
     let workers = match config.resources.claim_lease {
         Some(lease) => match Workers::join(&output, lease).await {
             Ok(workers) => {
-                let workers = Arc::new(workers);
-                watchers.1.watch_workers(&workers);
-                Some(workers)
+                watchers.1.watch_workers(workers.count());
+                Some(Arc::new(workers))
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot publish claims to other workers; shards may be processed twice");

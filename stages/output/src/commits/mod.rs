@@ -32,4 +32,4 @@ pub use record::{
     ExistingPart, ExistingRecord, RecordName, RecordSummary, Records, configuration_fingerprint,
 };
 pub use scan::{OutputScan, ShardState};
-pub use workers::{ClaimAttempt, Workers};
+pub use workers::{ClaimAttempt, WorkerCount, Workers};

@@ -8,7 +8,10 @@
 mod claims;
 mod peers;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use recaption_store::{Location, StoreError};
 
@@ -62,10 +65,10 @@ impl Workers {
         self.peers.has_others()
     }
 
-    /// Returns the number of other workers that live.
+    /// Returns what counts the other workers, for an observer that may outlive this one.
     #[must_use]
-    pub fn others(&self) -> usize {
-        self.peers.others()
+    pub fn count(&self) -> WorkerCount {
+        WorkerCount(Arc::downgrade(&self.peers))
     }
 
     /// Reports progress to the other workers, from now on: any number that grows while this worker makes progress.
@@ -108,6 +111,18 @@ impl Workers {
         if let Err(error) = self.claims.leave().await {
             tracing::debug!(%error, "claims and heartbeat not deleted");
         }
+    }
+}
+
+/// Counts the workers of an output, as one of them knows them.
+#[derive(Clone, Debug)]
+pub struct WorkerCount(Weak<Peers>);
+
+impl WorkerCount {
+    /// Returns the number of other workers that live; 0 once the worker has left.
+    #[must_use]
+    pub fn others(&self) -> usize {
+        self.0.upgrade().map_or(0, |peers| peers.others())
     }
 }
 
