@@ -4,7 +4,10 @@
 //! samples, so that reading meets them one after the other; samples without a row were rejected. An image that is gone or has
 //! changed is reported with its row, and nothing else is lost.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -168,6 +171,10 @@ impl ShardRows {
 struct InputReader {
     items: mpsc::Receiver<ReadItem>,
     task: Option<JoinHandle<Result<ShardContents, String>>>,
+    /// Samples that arrived before their turn, by position: images of URL lists come as they are fetched.
+    waiting: BTreeMap<u64, (String, Result<Bytes, String>)>,
+    /// Position of the next sample.
+    next: u64,
     /// Why there are no further samples.
     end: Option<String>,
 }
@@ -195,7 +202,7 @@ impl InputReader {
                 ReadStop::Failed(error) => error.what,
             })
         });
-        Self { items, task: Some(task), end: None }
+        Self { items, task: Some(task), waiting: BTreeMap::new(), next: 0, end: None }
     }
 
     /// Returns the next sample that one of `rows` is of: the number of rows before it, and the image or why it cannot be had.
@@ -204,16 +211,7 @@ impl InputReader {
         &mut self,
         rows: &VecDeque<(Arc<SourceBatch>, usize)>,
     ) -> Option<(usize, Result<Bytes, String>)> {
-        while let Some(item) = self.items.recv().await {
-            let (key, image) = match item {
-                ReadItem::Sample(sample) => (sample.key, Ok(sample.image)),
-                ReadItem::Ended(result) => match result.outcome {
-                    SampleOutcome::Reject(reject) => {
-                        (reject.key, Err(format!("{}: {}", reject.reason, reject.detail)))
-                    }
-                    SampleOutcome::Caption(_) | SampleOutcome::Kept(_) => continue,
-                },
-            };
+        while let Some((key, image)) = self.next_in_order().await {
             let Some(at) = rows.iter().position(|(batch, row)| batch.rows.key(*row) == key) else { continue };
             let image = image.and_then(|image| {
                 let is_same = rows.get(at).is_some_and(|(b, row)| b.rows.sha256(*row) == sha256_hex(&image));
@@ -221,6 +219,36 @@ impl InputReader {
             });
             return Some((at, image));
         }
+        None
+    }
+
+    /// Returns key and image of the next sample, in the order of the shard. `None` at its end.
+    async fn next_in_order(&mut self) -> Option<(String, Result<Bytes, String>)> {
+        while !self.waiting.contains_key(&self.next) {
+            let Some(item) = self.items.recv().await else {
+                self.finish().await;
+                // After an error, positions are missing.
+                return self.waiting.pop_first().map(|(_, sample)| sample);
+            };
+            let (index, sample) = match item {
+                ReadItem::Sample(sample) => (sample.index, (sample.key, Ok(sample.image))),
+                ReadItem::Ended(result) => match result.outcome {
+                    SampleOutcome::Reject(reject) => {
+                        let why = format!("{}: {}", reject.reason, reject.detail);
+                        (result.index, (reject.key, Err(why)))
+                    }
+                    SampleOutcome::Caption(_) | SampleOutcome::Kept(_) => continue,
+                },
+            };
+            self.waiting.insert(index, sample);
+        }
+        let sample = self.waiting.remove(&self.next);
+        self.next += 1;
+        sample
+    }
+
+    /// Remembers how the shard ended.
+    async fn finish(&mut self) {
         if let Some(task) = self.task.take() {
             self.end = match task.await {
                 Ok(Ok(contents)) => contents.damage.map(|damage| damage.detail),
@@ -228,7 +256,6 @@ impl InputReader {
                 Err(error) => Some(format!("internal error: {error}")),
             };
         }
-        None
     }
 
     fn end_reason(&self) -> String {
