@@ -3,7 +3,9 @@
 //! The first step of an export. Tensors are read one at a time.
 
 mod config;
+mod entry;
 mod error;
+mod files;
 mod foreign;
 mod parameters;
 mod tensors;
@@ -34,13 +36,13 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// File with `model_cfg` and `preprocess_cfg`.
-    pub const CONFIG: &str = "open_clip_config.json";
+    pub const CONFIG: &str = files::CONFIG;
     /// File with the weights.
-    pub const WEIGHTS: &str = "open_clip_model.safetensors";
+    pub const WEIGHTS: &str = files::WEIGHTS;
     /// File with the weights as `torch.save` writes them, read where there is no [`Self::WEIGHTS`].
-    pub const TORCH_WEIGHTS: &str = "open_clip_pytorch_model.bin";
+    pub const TORCH_WEIGHTS: &str = files::TORCH_WEIGHTS;
     /// File with the tokenizer, optional for export.
-    pub const TOKENIZER: &str = "tokenizer.json";
+    pub const TOKENIZER: &str = files::TOKENIZER;
 
     /// Opens the checkpoint in `dir`.
     ///

@@ -14,61 +14,10 @@ use half::{bf16, f16};
 use safetensors::{Dtype, tensor::Metadata};
 use sha2::{Digest, Sha256};
 
-use super::{error::CheckpointError, torch_zip};
+use super::{entry::Entry, error::CheckpointError, torch_zip};
 
 /// Largest directory that is read, bytes; usual ones have tens of kilobytes.
 const MAX_HEADER: u64 = 64 << 20;
-
-/// A tensor's place in the file.
-#[derive(Debug)]
-pub(super) struct Entry {
-    /// Type of its numbers.
-    pub(super) dtype: Dtype,
-    /// Shape, row-major; `[]` of a scalar.
-    pub(super) shape: Vec<usize>,
-    /// First byte in the file.
-    pub(super) start: u64,
-    /// Bytes of all its numbers.
-    pub(super) len: usize,
-    /// Distances of neighbours in elements, where the numbers do not follow each other row-major.
-    pub(super) strides: Option<Vec<usize>>,
-}
-
-impl Entry {
-    /// Reads the bytes of its numbers, row-major.
-    fn read(&self, file: &File) -> std::io::Result<Vec<u8>> {
-        let Some(strides) = &self.strides else {
-            let mut bytes = vec![0; self.len];
-            file.read_exact_at(&mut bytes, self.start)?;
-            return Ok(bytes);
-        };
-        let size = self.dtype.bitsize() / 8;
-        let last: usize = self.shape.iter().zip(strides).map(|(side, stride)| (side - 1) * stride).sum();
-        let mut span = vec![0; (last + 1) * size];
-        file.read_exact_at(&mut span, self.start)?;
-        let mut bytes = Vec::with_capacity(self.len);
-        let mut index = vec![0; self.shape.len()];
-        let mut at = 0;
-        while bytes.len() < self.len {
-            bytes.extend_from_slice(&span[at * size..(at + 1) * size]);
-            for dimension in (0..index.len()).rev() {
-                index[dimension] += 1;
-                at += strides[dimension];
-                if index[dimension] < self.shape[dimension] {
-                    break;
-                }
-                at -= strides[dimension] * self.shape[dimension];
-                index[dimension] = 0;
-            }
-        }
-        Ok(bytes)
-    }
-
-    /// Returns whether it holds numbers that can be weights. Whole numbers and flags are buffers (`position_ids`).
-    fn is_float(&self) -> bool {
-        !matches!(self.dtype, Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::BOOL)
-    }
-}
 
 /// The tensors of a checkpoint by open_clip's names, as f32.
 #[derive(Debug)]

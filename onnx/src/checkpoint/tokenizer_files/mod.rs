@@ -16,7 +16,7 @@ use std::{
 
 use flate2::read::GzDecoder;
 
-use super::{Checkpoint, CheckpointError, TextConfig};
+use super::{config::TextConfig, error::CheckpointError, files};
 pub use build::{from_merges, from_vocabulary};
 
 /// Vocabulary of transformers' tokenizers: entry to id.
@@ -36,7 +36,7 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// Returns the contents of the tokenizer of the checkpoint in `dir`, `None` where there is none.
 pub(super) fn read(dir: &Path, text: &TextConfig) -> Result<Option<Vec<u8>>, CheckpointError> {
-    if let Some(bytes) = optional(&dir.join(Checkpoint::TOKENIZER))? {
+    if let Some(bytes) = optional(&dir.join(files::TOKENIZER))? {
         return Ok(Some(bytes));
     }
     let bad = |name: &str, what: String| CheckpointError::Vocabulary { path: dir.join(name), what };
@@ -54,7 +54,7 @@ pub(super) fn read(dir: &Path, text: &TextConfig) -> Result<Option<Vec<u8>>, Che
     }
     if text.vocab_size == CLIP_ENTRIES && !names_tokenizer(dir) {
         tracing::info!("the checkpoint has CLIP's vocabulary and no tokenizer.json: built CLIP's tokenizer");
-        return clip().map(Some).map_err(|what| bad(Checkpoint::TOKENIZER, what));
+        return clip().map(Some).map_err(|what| bad(files::TOKENIZER, what));
     }
     Ok(None)
 }
@@ -78,7 +78,7 @@ fn optional(path: &PathBuf) -> Result<Option<Vec<u8>>, CheckpointError> {
 
 /// Returns whether the configuration names a tokenizer of its own.
 fn names_tokenizer(dir: &Path) -> bool {
-    let config = std::fs::read(dir.join(Checkpoint::CONFIG)).ok();
+    let config = std::fs::read(dir.join(files::CONFIG)).ok();
     let config: Option<serde_json::Value> = config.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     config.is_some_and(|c| {
         c.pointer("/model_cfg/text_cfg/hf_tokenizer_name").is_some_and(|name| !name.is_null())

@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt};
 
+/// First bytes of a zip file, and of every entry.
+pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 /// Size of the end-of-central-directory record without comment.
 const END_BYTES: u64 = 22;
 /// Longest comment behind it.
@@ -253,7 +255,7 @@ fn data_place(file: &File, entry: &Listed, end: u64) -> Result<Place, String> {
     let name_start = entry.header + 30;
     let start = name_start + u64::from(name_len) + u64::from(extra_len);
     let fits = start.checked_add(entry.len).is_some_and(|data_end| data_end <= end);
-    if !header.starts_with(super::ZIP_MAGIC) || !fits {
+    if !header.starts_with(ZIP_MAGIC) || !fits {
         return Err(broken());
     }
     if read_at(file, name_start, name_len.into())? != entry.name.as_bytes() {

@@ -10,21 +10,21 @@
 //! than its file.
 
 mod archive;
+mod calls;
 mod globals;
 mod pickle;
 mod state_dict;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::{collections::BTreeMap, fs::File};
 
-use archive::Archive;
-pub use pickle::{Pickle, PickleError};
+use archive::{Archive, ZIP_MAGIC};
+pub use values::{Pickle, PickleError};
 
-use super::tensors::Entry;
+use super::entry::Entry;
 
-/// First bytes of a zip file.
-pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 /// Largest pickle that is read, bytes; a large model's has some hundred kilobytes.
 const MAX_PICKLE: u64 = 16 << 20;
 /// How torch before 1.6 began its files: a pickled number.

@@ -7,99 +7,7 @@
 
 use std::collections::HashMap;
 
-use safetensors::Dtype;
-
-use super::globals::Global;
-
-/// Longest name of a refused function in an error, in characters.
-const MAX_NAME_CHARS: usize = 100;
-
-/// Most dimensions of a tensor.
-const MAX_DIMENSIONS: usize = 16;
-
-/// Why a pickle is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum PickleError {
-    /// It names a function or class that is not on the closed list.
-    #[error("data.pkl asks for `{0}`; only tensors are read, and nothing of the file was executed")]
-    Global(String),
-    /// It has an instruction that no file of tensors needs.
-    #[error("data.pkl has instruction {instruction:#04x} at byte {at}, which no dictionary of tensors needs")]
-    Instruction {
-        /// The instruction.
-        instruction: u8,
-        /// Where it is.
-        at: usize,
-    },
-    /// It ends before its last instruction.
-    #[error("data.pkl is truncated")]
-    Truncated,
-    /// It is malformed.
-    #[error("data.pkl is malformed at byte {at}: {what}")]
-    Malformed {
-        /// What is wrong.
-        what: &'static str,
-        /// Behind which byte.
-        at: usize,
-    },
-}
-
-/// A value, or the index of one.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Value<'a> {
-    /// `None`.
-    None,
-    /// A whole number of at most 64 bits.
-    Int(i64),
-    /// A text.
-    Text(&'a str),
-    /// A boolean, a float, bytes, a large number, a type: nothing that a tensor depends on.
-    Other,
-    /// Index of a tuple or list.
-    Sequence(usize),
-    /// Index of a dictionary.
-    Mapping(usize),
-    /// A name of the closed list.
-    Global(Global),
-    /// Index of a storage.
-    Storage(usize),
-    /// Index of a tensor.
-    Tensor(usize),
-}
-
-/// A storage: numbers of one type in an entry of the zip file.
-#[derive(Clone, Debug)]
-pub(super) struct Storage<'a> {
-    /// Type of its numbers.
-    pub(super) dtype: Dtype,
-    /// Name of its entry.
-    pub(super) key: &'a str,
-    /// How many numbers it has.
-    pub(super) count: u64,
-}
-
-/// A tensor: a view of a storage, in elements.
-#[derive(Clone, Debug)]
-pub(super) struct Tensor {
-    /// Index of the storage.
-    pub(super) storage: usize,
-    /// First element.
-    pub(super) offset: u64,
-    /// Shape, row-major; empty of a scalar.
-    pub(super) shape: Vec<u64>,
-    /// Distance of neighbours, for each dimension.
-    pub(super) strides: Vec<u64>,
-}
-
-/// A pickle's values.
-#[derive(Debug)]
-pub struct Pickle<'a> {
-    pub(super) root: Value<'a>,
-    pub(super) sequences: Vec<Vec<Value<'a>>>,
-    pub(super) mappings: Vec<Vec<(Value<'a>, Value<'a>)>>,
-    pub(super) storages: Vec<Storage<'a>>,
-    pub(super) tensors: Vec<Tensor>,
-}
+use super::values::{Pickle, PickleError, Value};
 
 impl<'a> Pickle<'a> {
     /// Interprets a pickle of protocol 2 to 5.
@@ -130,22 +38,23 @@ impl<'a> Pickle<'a> {
 }
 
 /// The stack machine.
-struct Machine<'a> {
-    bytes: &'a [u8],
+pub(super) struct Machine<'a> {
+    pub(super) bytes: &'a [u8],
     at: usize,
-    stack: Vec<Value<'a>>,
+    pub(super) stack: Vec<Value<'a>>,
     /// Lengths of the stack where marks were set.
     marks: Vec<usize>,
     memo: HashMap<u32, Value<'a>>,
     /// Pairs that were copied from lists into dictionaries.
-    copied: usize,
-    values: Pickle<'a>,
+    pub(super) copied: usize,
+    pub(super) values: Pickle<'a>,
 }
 
-type Step<T> = Result<T, PickleError>;
+/// What an instruction gives.
+pub(super) type Step<T> = Result<T, PickleError>;
 
 impl<'a> Machine<'a> {
-    fn malformed(&self, what: &'static str) -> PickleError {
+    pub(super) fn malformed(&self, what: &'static str) -> PickleError {
         PickleError::Malformed { what, at: self.at }
     }
 
@@ -179,7 +88,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Takes the topmost value; those below the last mark are out of reach.
-    fn pop(&mut self) -> Step<Value<'a>> {
+    pub(super) fn pop(&mut self) -> Step<Value<'a>> {
         let bottom = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= bottom {
             return Err(self.malformed("a value is missing"));
@@ -187,7 +96,7 @@ impl<'a> Machine<'a> {
         self.stack.pop().ok_or(PickleError::Truncated)
     }
 
-    fn top(&self) -> Step<Value<'a>> {
+    pub(super) fn top(&self) -> Step<Value<'a>> {
         let bottom = self.marks.last().copied().unwrap_or(0);
         self.stack[bottom.min(self.stack.len())..]
             .last()
@@ -205,7 +114,7 @@ impl<'a> Machine<'a> {
         self.stack.push(Value::Sequence(self.values.sequences.len() - 1));
     }
 
-    fn push_mapping(&mut self, pairs: Vec<(Value<'a>, Value<'a>)>) {
+    pub(super) fn push_mapping(&mut self, pairs: Vec<(Value<'a>, Value<'a>)>) {
         self.values.mappings.push(pairs);
         self.stack.push(Value::Mapping(self.values.mappings.len() - 1));
     }
@@ -373,112 +282,5 @@ impl<'a> Machine<'a> {
             self.memo.insert(index, top);
         }
         Ok(())
-    }
-
-    fn global(&mut self, module: &str, name: &str) -> Step<()> {
-        let Some(global) = Global::of(module, name) else {
-            let full = format!("{module}.{name}");
-            let shown: String = full.chars().flat_map(char::escape_default).take(MAX_NAME_CHARS).collect();
-            return Err(PickleError::Global(shown));
-        };
-        self.stack.push(Value::Global(global));
-        Ok(())
-    }
-
-    /// BINPERSID: a storage, as `("storage", class, key, device, count)`.
-    fn persistent(&mut self) -> Step<()> {
-        let Value::Sequence(id) = self.pop()? else { return Err(self.malformed("not a storage")) };
-        let (dtype, key, count) = match self.values.sequences[id].as_slice() {
-            [
-                Value::Text("storage"),
-                Value::Global(Global::Storage(dtype)),
-                Value::Text(key),
-                Value::Text(_),
-                Value::Int(count),
-                ..,
-            ] => (*dtype, *key, *count),
-            _ => return Err(self.malformed("not a storage of numbers")),
-        };
-        let count = u64::try_from(count).map_err(|_| self.malformed("a storage's size is negative"))?;
-        self.values.storages.push(Storage { dtype, key, count });
-        self.stack.push(Value::Storage(self.values.storages.len() - 1));
-        Ok(())
-    }
-
-    /// REDUCE: a function of the closed list and its arguments. It is interpreted, never called.
-    fn reduce(&mut self) -> Step<()> {
-        let arguments = self.pop()?;
-        let function = self.pop()?;
-        let (Value::Global(global), Value::Sequence(arguments)) = (function, arguments) else {
-            return Err(self.malformed("a call of what is no function"));
-        };
-        // No more of them matter, and copying a long tuple again and again would take long.
-        let arguments: Vec<_> = self.values.sequences[arguments].iter().take(4).copied().collect();
-        match (global, arguments.as_slice()) {
-            (Global::OrderedDict, []) => self.push_mapping(Vec::new()),
-            (Global::OrderedDict, [Value::Sequence(pairs)]) => {
-                let pair = |value: &Value<'a>| match value {
-                    Value::Sequence(pair) => match self.values.sequences[*pair].as_slice() {
-                        [key, value] => Some((*key, *value)),
-                        _ => None,
-                    },
-                    _ => None,
-                };
-                let pairs: Option<Vec<_>> = self.values.sequences[*pairs].iter().map(pair).collect();
-                let pairs = pairs.ok_or_else(|| self.malformed("a dictionary of what are no pairs"))?;
-                self.copied += pairs.len();
-                if self.copied > self.bytes.len() {
-                    return Err(self.malformed("one list becomes many dictionaries"));
-                }
-                self.push_mapping(pairs);
-            }
-            (
-                Global::Tensor,
-                [
-                    Value::Storage(storage),
-                    Value::Int(offset),
-                    Value::Sequence(shape),
-                    Value::Sequence(strides),
-                    ..,
-                ],
-            ) => {
-                let tensor = self.tensor(*storage, *offset, *shape, *strides)?;
-                self.values.tensors.push(tensor);
-                self.stack.push(Value::Tensor(self.values.tensors.len() - 1));
-            }
-            (Global::Parameter, [tensor @ Value::Tensor(_), ..]) => self.stack.push(*tensor),
-            (Global::Size, [size @ Value::Sequence(_)]) => self.stack.push(*size),
-            (Global::Constant, _) => self.stack.push(Value::Other),
-            _ => return Err(self.malformed("a function has other arguments than torch writes")),
-        }
-        Ok(())
-    }
-
-    fn tensor(&self, storage: usize, offset: i64, shape: usize, strides: usize) -> Step<Tensor> {
-        let numbers = |index: usize| -> Option<Vec<u64>> {
-            let item = |value: &Value<'a>| match value {
-                Value::Int(number) => u64::try_from(*number).ok(),
-                _ => None,
-            };
-            let items = Some(&self.values.sequences[index]).filter(|items| items.len() <= MAX_DIMENSIONS)?;
-            items.iter().map(item).collect()
-        };
-        let wrong =
-            || self.malformed("a tensor's offset, shape or strides are no whole numbers, or too many");
-        let offset = u64::try_from(offset).map_err(|_| wrong())?;
-        let (shape, strides) = numbers(shape).zip(numbers(strides)).ok_or_else(wrong)?;
-        if shape.len() != strides.len() {
-            return Err(self.malformed("a tensor has more dimensions than strides, or fewer"));
-        }
-        Ok(Tensor { storage, offset, shape, strides })
-    }
-
-    /// BUILD: attributes. torch sets `_metadata` of a state dict, which holds versions; it is dropped.
-    fn build(&mut self) -> Step<()> {
-        self.pop()?;
-        match self.top()? {
-            Value::Mapping(_) => Ok(()),
-            _ => Err(self.malformed("attributes of what is no dictionary")),
-        }
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{
     archive::Place,
-    pickle::{Pickle, Storage, Tensor, Value},
+    values::{Pickle, Storage, Tensor, Value},
 };
-use crate::checkpoint::tensors::Entry;
+use crate::checkpoint::entry::Entry;
 
 /// Keys below which training programs put the state dict: open_clip's `state_dict`, and `model`.
 const NESTED: [&str; 2] = ["state_dict", "model"];

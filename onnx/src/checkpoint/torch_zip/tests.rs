@@ -8,8 +8,8 @@ use std::{
 
 use safetensors::Dtype;
 
-use super::{archive::Place, pickle::Pickle, state_dict};
-use crate::checkpoint::{TensorReader, tensors::Entry};
+use super::{Pickle, archive::Place, state_dict};
+use crate::checkpoint::{TensorReader, entry::Entry};
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/torch").join(name)

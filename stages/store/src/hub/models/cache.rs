@@ -15,7 +15,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{FileChoice, PullError, PulledFile, PulledModel, name::HubModel, name::is_commit};
+use super::{
+    error::PullError,
+    files::{FileChoice, PulledFile, PulledModel},
+    name::{HubModel, is_commit},
+};
 use crate::hub::address::cache_home;
 
 /// Folder of the locks.
