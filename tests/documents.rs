@@ -1,8 +1,8 @@
 //! README and the book: every command in them runs or is checked as far as it can be here, and every link leads somewhere.
 //!
 //! Shell blocks of a page run in order, in one shell and one temporary folder. It holds what the pages assume: `photos`,
-//! `shards`, `models/coca`, `models/scorer`, and links to the repository's folders; `s3://my-bucket/shards` is on a server
-//! of this machine. A TOML block with `file=NAME` is stored before what follows it. A block with `needs=` is not run.
+//! `shards`, `models/coca`, `models/scorer`, and links to the repository's folders; `s3://my-bucket/shards` and `hf://org/model`
+//! are on servers of this machine. A TOML block with `file=NAME` is stored before what follows it. A block with `needs=` is not run.
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
@@ -22,6 +22,7 @@ use recaption_onnx::{Bundled, Precision, export};
 use support::{
     Place,
     documents::{Block, anchors, blocks, invocations, links, pages, paths_in_code, repository, text},
+    hub::{Habits, HubStub},
     model,
     program::recaption,
     services::Service,
@@ -65,6 +66,7 @@ pages_with_commands! {
     commands_of_trainers_run: "docs/src/trainers.md",
     commands_of_troubleshooting_run: "docs/src/troubleshooting.md",
     commands_of_verification_run: "docs/src/verification.md",
+    commands_of_walkthrough_run: "docs/src/walkthrough.md",
 }
 
 /// The training program, where it was built too.
@@ -118,6 +120,16 @@ fn put(port: u16, target: &str, body: &[u8]) {
     assert!(answer.starts_with("HTTP/1.1 200"), "{target}: {answer}");
 }
 
+/// A hub that serves the bundled captioner of descriptive captions as `org/model`.
+fn hub(place: &Place) -> HubStub {
+    let files = fs::read_dir(place.path("checkpoint")).expect("a checkpoint");
+    let read = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry.expect("an entry");
+        (entry.file_name().into_string().expect("UTF-8"), fs::read(entry.path()).expect("a file"))
+    };
+    HubStub::start(files.map(read).collect(), Habits::default())
+}
+
 /// The shell script that the blocks of a page make together.
 fn script(blocks: &[Block]) -> String {
     let mut script = String::from("set -euo pipefail\n");
@@ -147,6 +159,10 @@ fn run_page(page: &str) {
     }
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{}:{path}", place.path("target/release").display()));
+    let hub = text(page).contains("hf://org/model").then(|| hub(&place));
+    if let Some(hub) = &hub {
+        command.env("HF_ENDPOINT", hub.url()).env("HF_HOME", place.path("huggingface"));
+    }
     let server = text(page).contains("s3://my-bucket").then(Service::moto);
     if let Some(server) = &server {
         put(server.port(), "/my-bucket", b"");
