@@ -4,7 +4,7 @@
 
 Needs Chromium, and Node with what scripts/test_services.py installs. Fails when a picture is larger than 200 kB.
 """
-import json, os, pathlib, shutil, subprocess, sys, tempfile
+import json, os, pathlib, shutil, subprocess, sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
@@ -12,6 +12,8 @@ PROGRAM = TARGET / "release" / "recaption"
 IMAGES = ROOT / "docs/src/images"
 SCENES = 2000
 MAX_BYTES = 200_000
+# Its path is in the pictures, so it is the same on every machine.
+DEMO = pathlib.Path("/tmp/recaption-demo")
 
 
 def main() -> None:
@@ -20,14 +22,16 @@ def main() -> None:
     chromium = next((path for path in map(shutil.which, names) if path), None) or sys.exit("no Chromium: apt-get install chromium")
     env = dict(os.environ)
     env.setdefault("ORT_DYLIB_PATH", str(TARGET / "onnxruntime/lib/libonnxruntime.so"))
-    with tempfile.TemporaryDirectory(dir=TARGET) as scratch:
-        demo = pathlib.Path(scratch) / "demo"
-        subprocess.run([PROGRAM, "demo", "--dir", demo, "--scenes", str(SCENES)], env=env, check=True, stdout=subprocess.DEVNULL)
+    DEMO.mkdir()
+    try:
+        subprocess.run([PROGRAM, "demo", "--dir", DEMO, "--scenes", str(SCENES)], env=env, check=True, stdout=subprocess.DEVNULL)
         # A relative path, so that the command in the picture is a short one.
-        subprocess.run([PROGRAM, "report", "output", "--seed", "7"], cwd=demo, env=env, check=True)
+        subprocess.run([PROGRAM, "report", "output", "--seed", "7"], cwd=DEMO, env=env, check=True)
         IMAGES.mkdir(exist_ok=True)
         done = subprocess.run(["node", ROOT / "tests/support/browser.mjs", TARGET / "test-services/browser", chromium,
-                               demo / "report.html", "shots", IMAGES], check=True, capture_output=True, text=True)
+                               DEMO / "report.html", "shots", IMAGES], check=True, capture_output=True, text=True)
+    finally:
+        shutil.rmtree(DEMO)
     for path in map(pathlib.Path, json.loads(done.stdout)):
         size = path.stat().st_size
         print(f"{path.relative_to(ROOT)}: {size / 1000:.0f} kB")
