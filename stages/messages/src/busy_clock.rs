@@ -194,7 +194,11 @@ mod tests {
         let (sender, receiver) = tokio::sync::oneshot::channel::<u8>();
         let waiting = clock.while_blocked(receiver);
         let looking = async {
-            assert_eq!((clock.state().busy, clock.state().open), (0, 1), "blocked");
+            let (busy, open) = {
+                let state = clock.state();
+                (state.busy, state.open)
+            };
+            assert_eq!((busy, open), (0, 1), "blocked");
             drop(sender);
         };
         let (received, ()) = tokio::join!(waiting, looking);
