@@ -87,7 +87,11 @@ impl Peers {
     }
 
     pub(super) fn has_others(&self) -> bool {
-        self.known().peers.iter().any(|(id, peer)| !peer.is_expired && !self.is_unlocked(id))
+        self.others() > 0
+    }
+
+    pub(super) fn others(&self) -> usize {
+        self.known().peers.iter().filter(|(id, peer)| !peer.is_expired && !self.is_unlocked(id)).count()
     }
 
     pub(super) fn report_progress(&self, progress: Progress) {
@@ -220,7 +224,8 @@ mod tests {
     #[tokio::test]
     async fn workers_seen_before_their_lock_live_once_they_have_joined() {
         let folder = tempfile::tempdir().expect("a folder");
-        let out = Location::open(folder.path().to_str().expect("UTF-8")).await.expect("a location");
+        let mut stores = recaption_store::Stores::new(recaption_store::StoreSettings::default());
+        let out = stores.locate(&folder.path().display().to_string()).expect("a location");
         let first = Peers::join(&out, LEASE).expect("joins");
         let joining = heartbeat_location(&out, "joining");
         let file = open_lock_file(&joining.local_path()).expect("a file");
