@@ -76,7 +76,7 @@ fn card(converter: &Converter, files: &[&WrittenFile], suffixes: &[&str]) -> Str
     let features = if features.is_empty() { String::new() } else { format!("  features:\n{features}") };
     let mut card = format!(
         "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {data_files}\ndataset_info:\n{features}  \
-         splits:\n  - name: train\n    num_bytes: {bytes}\n    num_examples: {samples}\n  download_size: {bytes}\n  dataset_size: {bytes}\n---\n\n# Recaptioned images\n\n{samples} images with synthetic captions, made by [Recaption]. \
+         splits:\n  - name: train\n    num_bytes: {bytes}\n    num_examples: {samples}\n  download_size: {bytes}\n  dataset_size: {bytes}\n---\n\n# Recaptioned images\n\n{samples} images with synthetic captions, made by Recaption. \
          `caption` is the synthetic caption, `org_caption` the original one, `text` the one to train with.\n\n| setting | value |\n|---|---|\n"
     );
     for (key, value) in &converter.source.configuration {
@@ -89,7 +89,6 @@ fn card(converter: &Converter, files: &[&WrittenFile], suffixes: &[&str]) -> Str
             blend.synthetic, blend.seed
         ));
     }
-    card.push_str("\n[Recaption]: https://github.com/recaption/recaption\n");
     card
 }
 

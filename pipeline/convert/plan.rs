@@ -84,10 +84,8 @@ mod tests {
     #[test]
     fn small_shards_share_a_file_and_large_ones_are_divided() {
         let groups = groups(&[3, 0, 4, 4, 25, 2], 10);
-        let found: Vec<(Vec<usize>, Vec<(u64, u64)>)> = groups
-            .iter()
-            .map(|g| (g.shards.clone(), g.files.iter().map(|f| (f.number, f.rows)).collect()))
-            .collect();
+        let files = |group: &Group| group.files.iter().map(|f| (f.number, f.rows)).collect::<Vec<_>>();
+        let found: Vec<_> = groups.iter().map(|group| (group.shards.clone(), files(group))).collect();
         let expected = vec![
             (vec![0, 2], vec![(0, 7)]),
             (vec![3], vec![(1, 4)]),

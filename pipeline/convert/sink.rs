@@ -16,7 +16,7 @@ use super::{
 /// A file or folder being written.
 pub(super) enum Sink {
     /// A tar.
-    Webdataset(WebdatasetWriter),
+    Webdataset(Box<WebdatasetWriter>),
     /// A Parquet file.
     Parquet(Box<ParquetSink>),
     /// A folder.
@@ -38,7 +38,7 @@ impl Sink {
         Ok(match job.format {
             TargetFormat::Webdataset => {
                 let path = format!("{number:06}.tar");
-                Self::Webdataset(WebdatasetWriter::at(target, &path))
+                Self::Webdataset(Box::new(WebdatasetWriter::at(target, &path)))
             }
             TargetFormat::Parquet => {
                 let path = format!("{number:06}.parquet");
