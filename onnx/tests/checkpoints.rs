@@ -76,6 +76,10 @@ fn missing_files_are_named() {
     );
     let nowhere = export(Path::new("no/such/checkpoint"), Path::new("no/such/model"), Precision::Fp32);
     assert!(nowhere.expect_err("nothing there").to_string().contains("no/such/checkpoint"));
+    for url in ["hf://org/model", "hf-hub:org/model"] {
+        let hub = export(Path::new(url), Path::new("no/such/model"), Precision::Fp32);
+        assert!(hub.expect_err("a URL").to_string().contains("recaption pull"), "{url}");
+    }
     // A tokenizer may be absent, but not unreadable.
     expect_error(|dir| fs::create_dir(dir.join("tokenizer.json")).expect("folder"), &["tokenizer.json"]);
 }

@@ -11,6 +11,9 @@ const MAX_NAME_CHARS: usize = 40;
 
 /// Returns what `dir` is, and what to do, if that can be told.
 pub(super) fn describe(dir: &Path) -> Option<String> {
+    if dir.starts_with("hf:") || dir.to_string_lossy().starts_with("hf-hub:") {
+        return Some("a model on the hub; download it first: recaption pull ORG/NAME --dir DIR".into());
+    }
     if dir.is_file() {
         return Some(
             "a file; expected the directory that holds open_clip_config.json and the weights".into(),
