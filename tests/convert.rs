@@ -221,7 +221,9 @@ fn embedded_images_and_input_shards_give_the_same_bytes() {
     place.draw("other", 1, 1);
     convert(&place, "plain", "hf", &["--out", "d", "--input", "other"])
         .ends(3)
-        .prints("is not among the shards");
+        .prints("is not among the shards that --input names");
+    convert(&place, "plain", "webdataset", &["--out", "e", "--input", "moved"]).ends(0);
+    assert!(tars("a") == tars("e"), "shards that moved are found by their names");
     fs::create_dir(&input).expect("a folder");
     for shard in ["00000.tar", "00001.tar"] {
         fs::copy(place.path("moved").join(shard), input.join(shard)).expect("a shard");

@@ -90,6 +90,11 @@ impl InputShards {
             return Ok(shard.clone());
         }
         if state.only_known {
+            // Shards that moved are those of the same name. Every image is compared with its row.
+            let mut named = state.known.values().filter(|shard| name_of(&shard.url) == name_of(url));
+            if let (Some(shard), None) = (named.next(), named.next()) {
+                return Ok(shard.clone());
+            }
             return Err(format!("{url} is not among the shards that --input names"));
         }
         let list = url.rsplit_once("#part=").map_or(url, |(list, _)| list);
@@ -117,4 +122,9 @@ impl InputShards {
             },
         }
     }
+}
+
+/// Returns the last part of a shard's URL.
+fn name_of(url: &str) -> &str {
+    url.trim_end_matches('/').rsplit('/').next().unwrap_or(url)
 }

@@ -32,7 +32,7 @@ mod target;
 use std::{
     collections::HashSet,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
@@ -62,6 +62,7 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 /// The source is no complete output, the target holds something else, or a store fails. The same command then continues where
 /// this one stopped. Images that are gone are no errors here: the report lists them.
 pub async fn convert(job: &ConvertJob) -> anyhow::Result<ConvertReport> {
+    let begun = SystemTime::now();
     let mut stores = Stores::new(job.stores);
     let location = stores.locate(&job.source)?;
     let source = source::open(location, job).await?;
@@ -80,6 +81,7 @@ pub async fn convert(job: &ConvertJob) -> anyhow::Result<ConvertReport> {
     let mut report = ConvertReport::begin(job, &source, Some(target.location.url()));
     let (done, todo) = divide(&target, &source, groups, &found).await?;
     tracing::info!(rows = report.rows, groups = todo.len(), done = done.len(), "planned");
+    let has_written = !todo.is_empty();
     let converter = Arc::new(Converter { job: job.clone(), source, target, inputs });
     let mut records = convert_groups(&converter, todo).await?;
     records.iter().for_each(|(_, group)| report.add(group, true));
@@ -87,6 +89,9 @@ pub async fn convert(job: &ConvertJob) -> anyhow::Result<ConvertReport> {
     records.extend(done);
     delete_others(&converter.target, &found, &records).await?;
     card::describe(&converter, &records).await?;
+    if has_written {
+        converter.target.delete_staged(begun).await;
+    }
     Ok(report)
 }
 

@@ -1,6 +1,6 @@
 //! The target of a conversion: claimed before anything is written, and what earlier attempts left in it.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::SystemTime};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_output::overlap;
@@ -87,6 +87,31 @@ impl Target {
         }
         write_json(&place, claim).await?;
         Ok(Records::new())
+    }
+
+    /// Deletes incomplete files that killed conversions left on this machine, by their names `NAME#N`. Those put since `begun` may be
+    /// another conversion's.
+    pub(super) async fn delete_staged(&self, begun: SystemTime) {
+        if self.location.kind != StoreKind::Local {
+            return;
+        }
+        let mut folders = vec![self.location.local_path()];
+        let walked = tokio::task::spawn_blocking(move || {
+            while let Some(folder) = folders.pop() {
+                for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                    let Ok(meta) = entry.metadata() else { continue };
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    let is_staged = name.rsplit_once('#').is_some_and(|(_, n)| n.parse::<u32>().is_ok());
+                    if meta.is_dir() {
+                        folders.push(entry.path());
+                    } else if is_staged && meta.modified().is_ok_and(|time| time < begun) {
+                        // What stays is invisible to readers of the store.
+                        let _ = std::fs::remove_file(entry.path());
+                    }
+                }
+            }
+        });
+        let _ = walked.await;
     }
 
     /// Reads the records of the groups.
