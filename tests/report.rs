@@ -101,6 +101,7 @@ fn shard(out: &Path, url: &str, rows: &[CaptionRow], rejects: &[Reject]) {
             damaged: None,
             captions,
             rejects: rejected,
+            webdataset: None,
             settings: [].into(),
         };
         let commit_log = CommitLog::new(location.clone());
