@@ -115,6 +115,29 @@ fn full_or_forbidden_outputs_end_the_run_and_keep_commits() {
     }
 }
 
+/// A part is named by its content: an attempt that fails must not delete the equal part of an earlier record.
+#[test]
+fn failed_attempts_keep_equal_parts_of_a_record() {
+    let place = Place::new();
+    let config = config(&place.draw("in", 1, 4), &place.path("out"));
+    run(Stores::default(), &config);
+    let whole = output::part_bytes(&place.path("out"));
+    let lost = output::commits(&place.path("out"))[0].rejects.path.clone();
+    let kept = place.path("out").join(&output::commits(&place.path("out"))[0].captions.path);
+    let mut failures = 0;
+    for writes in 0..20 {
+        let _ = std::fs::remove_file(place.path("out").join(&lost));
+        let refusal = Some((writes, Refusal::Denied));
+        let flaky = Flaky::new(Faults { rate: 0.0, silence: Duration::ZERO, seed: 0, refusal });
+        let stores = Stores::new(impatient()).wrapped(Arc::new(move |inner| flaky.around(inner)));
+        failures += usize::from(try_run(stores, &config).is_err());
+        assert!(kept.is_file(), "after {writes} writes");
+    }
+    assert!((2..20).contains(&failures), "{failures} of 20 attempts failed");
+    run(Stores::default(), &config);
+    assert_eq!(output::part_bytes(&place.path("out")), whole);
+}
+
 #[test]
 fn too_many_failures_stop_the_run_with_reasons() {
     let place = Place::new();

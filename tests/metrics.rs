@@ -296,6 +296,11 @@ fn file_is_written_after_success_failure_and_nothing_to_do() {
     let files = fs::read_dir(place.root()).expect("a folder").flatten();
     let left = files.filter(|file| file.file_name().to_string_lossy().ends_with(".tmp")).count();
     assert_eq!(left, 0, "no temporary file is left");
+
+    let limited = ["--limit", "1", "--metrics-file", "run.prom"];
+    place.run("in", "part").args(limited).ends(0);
+    let shards = file(&place).by("recaption_shards", "state");
+    assert_eq!((shards["done"], shards["not_selected"], shards["pending"]), (1.0, 1.0, 0.0));
 }
 
 /// Names of metrics that the program has, and labels, from `recaption config metrics`.

@@ -194,6 +194,15 @@ fn vocabulary_output(place: &Place) -> Vec<CaptionRow> {
 }
 
 #[test]
+fn pages_are_local_files() {
+    let place = Place::new();
+    let said =
+        recaption().args(["report", "out", "--out", "s3://my-bucket/report.html"]).dir(place.root()).ends(2);
+    said.warns("is no file of this machine");
+    assert!(!place.path("s3:").exists());
+}
+
+#[test]
 fn thresholds_and_sample_are_those_of_the_rows() {
     let place = Place::new();
     let rows = vocabulary_output(&place);

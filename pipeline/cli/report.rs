@@ -18,7 +18,7 @@ pub(super) struct ReportArgs {
     #[arg(value_name = "OUT")]
     output: String,
     /// HTML file to write; an older one is replaced.
-    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    #[arg(long, value_name = "FILE", default_value = "report.html", value_parser = local_file)]
     out: PathBuf,
     /// Number of captions in the sample, at most 4,000. Statistics are of all rows.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_SAMPLES as u64, value_parser = clap::value_parser!(u64).range(0..=MAX_SAMPLES as u64))]
@@ -35,6 +35,13 @@ pub(super) struct ReportArgs {
     /// Fetch images of the sample from the URLs in their rows where no input has them.
     #[arg(long, conflicts_with = "no_images")]
     fetch: bool,
+}
+
+fn local_file(text: &str) -> Result<PathBuf, String> {
+    if text.contains("://") {
+        return Err("is no file of this machine; write it to one, then copy it".to_owned());
+    }
+    Ok(text.into())
 }
 
 /// Writes the page and prints what it is of.

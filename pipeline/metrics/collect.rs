@@ -119,11 +119,12 @@ fn write_shards(monitor: &Monitor, out: &mut Exposition) {
     let (progress, planned) = (monitor.progress(), monitor.planned_shards());
     let (done, failed) = (progress.committed.load(Relaxed), progress.failed.load(Relaxed));
     let open = progress.write.open_shards();
-    let pending = planned.todo.saturating_sub(done + failed + open);
+    let left_out = monitor.left_out();
+    let pending = planned.todo.saturating_sub(done + failed + open + left_out);
     let mut shards = out.family(&SHARDS);
     for (state, count) in [
         ("skipped", planned.skipped),
-        ("not_selected", planned.not_selected),
+        ("not_selected", planned.not_selected + left_out),
         ("pending", pending),
         ("open", open),
         ("done", done),

@@ -1,7 +1,10 @@
 //! What metrics are read from: filled by a run as it goes on, readable at any time.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -43,6 +46,8 @@ pub struct Monitor {
     stores: OnceLock<Arc<StoreCounters>>,
     facts: OnceLock<RunFacts>,
     planned: OnceLock<PlannedShards>,
+    /// Shards of the plan that were not begun because of a limit.
+    left_out: AtomicUsize,
     progress: OnceLock<Arc<Progress>>,
     workers: OnceLock<WorkerCount>,
     gpu_memory: Mutex<Vec<GpuMemory>>,
@@ -57,6 +62,7 @@ impl Default for Monitor {
             stores: OnceLock::new(),
             facts: OnceLock::new(),
             planned: OnceLock::new(),
+            left_out: AtomicUsize::new(0),
             progress: OnceLock::new(),
             workers: OnceLock::new(),
             gpu_memory: Mutex::default(),
@@ -80,6 +86,15 @@ impl Monitor {
     /// Remembers the plan.
     pub(crate) fn planned(&self, shards: PlannedShards) {
         let _ = self.planned.set(shards);
+    }
+
+    /// Notes shards of the plan that were not begun because of a limit: they count as not selected.
+    pub(crate) fn leave_out(&self, shards: usize) {
+        self.left_out.store(shards, Relaxed);
+    }
+
+    pub(super) fn left_out(&self) -> usize {
+        self.left_out.load(Relaxed)
     }
 
     /// Watches the stages.

@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
 use recaption_messages::{SampleOutcome, ShardEvent};
 
-use crate::run::Events;
+use crate::run::{Events, Progress};
 
 /// Everything that was captioned.
 #[derive(Debug)]
@@ -22,11 +23,11 @@ pub(super) struct Gathered {
     pub(super) time: Duration,
 }
 
-/// Receives all events.
+/// Receives all events, and counts the shards that were read.
 ///
 /// # Errors
 /// Fails when the number of results of a shard differs from the number of its samples.
-pub(super) async fn gather(mut events: Events) -> anyhow::Result<Gathered> {
+pub(super) async fn gather(mut events: Events, progress: &Progress) -> anyhow::Result<Gathered> {
     let started = Instant::now();
     let (outcomes, failed, damaged) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let mut gathered = Gathered { outcomes, failed, damaged, time: Duration::ZERO };
@@ -41,12 +42,14 @@ pub(super) async fn gather(mut events: Events) -> anyhow::Result<Gathered> {
                 gathered.outcomes.insert((result.shard, result.index), result.outcome);
             }
             ShardEvent::Read { shard, contents } => {
+                progress.committed.fetch_add(1, Relaxed);
                 counts.entry(shard).or_default().0 = contents.samples;
                 if let Some(damage) = contents.damage {
                     gathered.damaged.insert(shard, damage.detail);
                 }
             }
             ShardEvent::Failed { shard, error } => {
+                progress.failed.fetch_add(1, Relaxed);
                 counts.remove(&shard);
                 gathered.failed.insert(shard, error.what);
             }

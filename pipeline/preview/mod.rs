@@ -75,8 +75,9 @@ pub async fn preview(
     let executions = model.resolve(config)?;
     self_test(config, &model, &executions).await?;
     let devices = Arc::new(Devices::new(&executions));
-    let progress = Arc::new(Progress::of_shards(&shards).on(&devices));
     let sampling = Arc::new(Sampling::new(places::spread(&shards, options.samples, options.seed)));
+    let progress = Progress::of_shards(&shards).on(&devices).expecting(Some(options.samples));
+    let progress = Arc::new(Progress { shards: sampling.shards().len(), ..progress });
     let request = StreamRequest {
         begin: sampling.shards(),
         shards: shards.clone(),
@@ -91,7 +92,7 @@ pub async fn preview(
     let bar = reporter.start(&progress);
     let context =
         RunContext { config: &with_images, model: &model, devices: &devices, stop, progress: &progress };
-    let mut gathered = stream(context, request, |_, events| gather::gather(events)).await?;
+    let mut gathered = stream(context, request, |_, events| gather::gather(events, &progress)).await?;
     drop(bar);
     if stop.requested() {
         bail!("interrupted before all samples were captioned; nothing was written");

@@ -71,6 +71,14 @@ impl RunState {
         }
     }
 
+    /// Shuffles the shards that are left, since another worker processes the same ones, unless a limit takes the beginning of a
+    /// seeded order.
+    pub(super) fn shuffle_remaining(&self) {
+        if self.limit.is_none() {
+            self.queue.shuffle_remaining();
+        }
+    }
+
     /// Ends the run. The first error is the one that is reported.
     pub(crate) fn fail(&self, error: anyhow::Error) {
         self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);

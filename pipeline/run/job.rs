@@ -173,7 +173,8 @@ async fn run_unlocked(
         let executions = model.resolve(config)?;
         report.self_test = self_test(config, &model, &executions).await?;
         let devices = Arc::new(Devices::new(&executions));
-        let progress = Arc::new(Progress::new(&plan).on(&devices).writing(&described.meter));
+        let progress =
+            Arc::new(Progress::new(&plan).on(&devices).writing(&described.meter).expecting(options.limit));
         if let Some(workers) = workers {
             let progress = Arc::clone(&progress);
             workers.report_progress(move || progress.outcomes.finished() + progress.read.bytes.load(Relaxed));
@@ -187,6 +188,7 @@ async fn run_unlocked(
         rounds?
     };
     report.leave_out(not_begun);
+    monitor.leave_out(not_begun);
     failures::remember(&commit_log, &plan, &results, &mut report).await;
     clear_superseded(&commit_log, &plan, &results)
         .await

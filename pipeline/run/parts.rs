@@ -188,31 +188,34 @@ impl Parts {
         self.of(table).copy(rows, true).await
     }
 
-    /// Completes all parts and makes them visible. After an error none is.
-    pub(super) async fn finish(
-        self,
-        output: &Output,
-    ) -> Result<(PartInfo, PartInfo, Option<PartInfo>), WriteError> {
-        let mut visible = Vec::new();
-        let finished = async {
-            let captions = self.captions.writer.finish().await?.info();
-            visible.push(captions.path.clone());
-            let rejects = self.rejects.writer.finish().await?.info();
-            visible.push(rejects.path.clone());
-            let webdataset = match self.webdataset {
-                Some(part) => Some(part.finish().await?.info()),
-                None => None,
-            };
-            Ok((captions, rejects, webdataset))
-        };
-        let finished = finished.await;
-        if finished.is_err() {
-            // A part of a shard must not stay. What cannot be removed now is removed by the next run.
-            for path in visible {
-                let _ = output.location.child(&path).delete().await;
+    /// Completes all parts and makes them visible. After an error some may be: nothing is deleted here, because parts are named by
+    /// their content and the record of another attempt may name an equal one. The next run removes parts that no record names.
+    pub(super) async fn finish(self) -> Result<(PartInfo, PartInfo, Option<PartInfo>), WriteError> {
+        let Self { captions, rejects, webdataset, .. } = self;
+        let captions = match captions.writer.finish().await {
+            Ok(part) => part.info(),
+            Err(error) => {
+                rejects.writer.abort().await;
+                if let Some(part) = webdataset {
+                    part.abort().await;
+                }
+                return Err(error);
             }
-        }
-        finished
+        };
+        let rejects = match rejects.writer.finish().await {
+            Ok(part) => part.info(),
+            Err(error) => {
+                if let Some(part) = webdataset {
+                    part.abort().await;
+                }
+                return Err(error);
+            }
+        };
+        let webdataset = match webdataset {
+            Some(part) => Some(part.finish().await?.info()),
+            None => None,
+        };
+        Ok((captions, rejects, webdataset))
     }
 
     /// Aborts the uploads; nothing becomes visible.

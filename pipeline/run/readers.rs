@@ -33,7 +33,7 @@ async fn next(state: &RunState) -> Next {
             ClaimAttempt::Inherited => return Next::Read(shard),
             ClaimAttempt::HeldByOther => {
                 state.queue.defer(shard);
-                state.queue.shuffle_remaining();
+                state.shuffle_remaining();
             }
         }
     }
@@ -83,7 +83,7 @@ pub(super) async fn read_all(
                 Err(Closed) => return,
             },
             Next::CommittedByOther(shard) => {
-                state.queue.shuffle_remaining();
+                state.shuffle_remaining();
                 ShardEvent::CommittedByOther { shard }
             }
             Next::Nothing => return,

@@ -134,7 +134,7 @@ async fn on_ended(state: &RunState, ended: Vec<ShardResult>, results: &mut Vec<S
                     _ => (state.shards.get(result.shard).map_or("", |shard| &shard.url), 0),
                 };
                 if !matches!(outcome, ShardOutcome::Committed { committed: CommitResult::Created, .. }) {
-                    state.queue.shuffle_remaining();
+                    state.shuffle_remaining();
                 }
                 state.progress.committed.fetch_add(1, Relaxed);
                 let by_other = !matches!(outcome, ShardOutcome::Committed { .. });

@@ -132,7 +132,7 @@ async fn finish(
             return Err(refused(output, url, error));
         }
     };
-    let (captions, rejects, webdataset) = parts.finish(output).await.map_err(unwritten)?;
+    let (captions, rejects, webdataset) = parts.finish().await.map_err(unwritten)?;
     let samples = webdataset.as_ref().map_or(counts.captioned, |part| part.rows);
     let is_complete = [captions.rows, samples] == [counts.captioned; 2] && rejects.rows == counts.rejected;
     if !counts.balanced() || !is_complete {

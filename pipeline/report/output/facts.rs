@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use recaption_schemas::redact_url;
 use recaption_store::{Location, read_json};
 use serde_json::Value;
 
@@ -59,9 +60,11 @@ pub(super) async fn source(
         configuration.clone_from(&commit.configuration);
         digests.entry("captioner".to_owned()).or_insert_with(|| commit.model.clone());
     }
-    let name = given.trim_end_matches('/').rsplit('/').next().unwrap_or(given);
-    let title = format!("Captions of {}", if name.is_empty() { given } else { name });
-    Ok(ReportSource { title, output: Some(given.to_owned()), configuration, digests, facts })
+    // The page is sent to others: no secrets of a URL.
+    let given = if given.contains("://") { redact_url(given) } else { given.to_owned() };
+    let name = given.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let title = format!("Captions of {}", if name.is_empty() { &given } else { name });
+    Ok(ReportSource { title, output: Some(given), configuration, digests, facts })
 }
 
 fn shards(found: &FoundParts) -> String {

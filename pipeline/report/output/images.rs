@@ -71,7 +71,8 @@ pub(super) async fn add_images(
     // Shards with most of the sample first.
     let mut by_shard: Vec<(String, Vec<Wanted<'_>>)> = by_shard.into_iter().collect();
     by_shard.sort_by_key(|(_, wanted)| std::cmp::Reverse(wanted.len()));
-    let share = job.image_bytes / by_shard.len().clamp(1, MAX_SHARDS) as u64;
+    let looked_for = by_shard.len().clamp(1, MAX_SHARDS) as u64;
+    let share = job.image_bytes / looked_for;
     // Found one after the other: stores are opened once.
     let mut searches = Vec::new();
     for (n, (url, wanted)) in by_shard.into_iter().enumerate() {
@@ -82,7 +83,7 @@ pub(super) async fn add_images(
         };
         searches.push((shard, wanted));
     }
-    let left = Arc::new(std::sync::atomic::AtomicU64::new(job.image_bytes));
+    let left = Arc::new(std::sync::atomic::AtomicU64::new(job.image_bytes - share * looked_for));
     let searched: Vec<Vec<Wanted<'_>>> = stream::iter(searches)
         .map(|(shard, wanted)| search(shard, wanted, Arc::clone(&settings), (share, Arc::clone(&left))))
         .buffer_unordered(AT_ONCE)
@@ -174,22 +175,23 @@ async fn read(
     let mut charged = 0;
     let mut end = None;
     while let Some(item) = items.recv().await {
-        let ReadItem::Sample(sample) = item else { continue };
-        let here =
-            wanted.iter_mut().find(|one| one.sampled.picture.is_none() && one.sampled.row.key == sample.key);
-        if let Some(one) = here {
-            one.sampled.picture = Some(picture(sample.image.clone(), &one.hint.sha256).await?);
-            missing -= 1;
+        if let ReadItem::Sample(sample) = item {
+            let is_it =
+                |one: &&mut Wanted<'_>| one.sampled.picture.is_none() && one.sampled.row.key == sample.key;
+            if let Some(one) = wanted.iter_mut().find(is_it) {
+                one.sampled.picture = Some(picture(sample.image.clone(), &one.hint.sha256).await?);
+                missing -= 1;
+            }
         }
-        // Bytes are drawn on the shard's share first, then on what other shards left.
-        let bytes = counters.bytes.load(Relaxed);
-        let drawn = bytes - charged;
-        let room = left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(drawn))).unwrap_or(0);
-        charged = bytes;
         if missing == 0 {
             break;
         }
-        if bytes > share && room <= drawn {
+        // Bytes are drawn on the shard's share first, then on what other shards left.
+        let bytes = counters.bytes.load(Relaxed);
+        let drawn = bytes.saturating_sub(share) - charged.saturating_sub(share);
+        let room = left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(drawn))).unwrap_or(0);
+        charged = bytes;
+        if drawn > room {
             end = Some(format!(
                 "not found in the first {} MB of {url}: --image-bytes bounds what is read",
                 bytes / 1_000_000
@@ -197,6 +199,7 @@ async fn read(
             break;
         }
     }
+    left.fetch_add(share.saturating_sub(charged), Relaxed);
     drop(items);
     if missing == 0 {
         return Ok(String::new());

@@ -66,7 +66,7 @@ pub struct Progress {
     pub write: Arc<WriteMeter>,
     /// How samples ended.
     pub outcomes: Outcomes,
-    /// Shards committed.
+    /// Shards committed; in a preview, those that were read.
     pub committed: AtomicUsize,
     /// Shards that failed.
     pub failed: AtomicUsize,
@@ -78,6 +78,8 @@ pub struct Progress {
     pub write_queue: QueueGauge,
     /// What computes.
     pub devices: Option<Arc<Devices>>,
+    /// Number of samples after which the work ends, whatever the bytes; `None` where everything is read.
+    expected: Option<u64>,
     /// When the models were loaded and the first shard was begun.
     began: OnceLock<Instant>,
 }
@@ -101,6 +103,12 @@ impl Progress {
         Self { devices: Some(Arc::clone(devices)), ..self }
     }
 
+    /// With the number of samples after which the work ends, where not everything is read.
+    #[must_use]
+    pub fn expecting(self, samples: Option<u64>) -> Self {
+        Self { expected: samples, ..self }
+    }
+
     /// With what the shards' writers of an output do.
     #[must_use]
     pub fn writing(self, write: &Arc<WriteMeter>) -> Self {
@@ -112,12 +120,15 @@ impl Progress {
         self.began.get_or_init(Instant::now);
     }
 
-    /// Estimates the fraction of the bytes whose samples have ended, 0 to 1, for the ETA.
+    /// Estimates the fraction of the work that has ended, 0 to 1, for the ETA: of the bytes or, where not all are read, of the
+    /// samples.
     #[must_use]
     pub fn fraction(&self) -> f64 {
         let (read, finished) = (self.read.samples.load(Relaxed), self.outcomes.finished());
+        let by_samples = self.expected.map_or(0.0, |expected| finished as f64 / expected.max(1) as f64);
         let bytes = self.read.bytes.load(Relaxed) as f64 / (self.bytes.max(1)) as f64;
-        if read == 0 { 0.0 } else { (bytes * finished as f64 / read as f64).min(1.0) }
+        let by_bytes = if read == 0 { 0.0 } else { bytes * finished as f64 / read as f64 };
+        by_bytes.max(by_samples).min(1.0)
     }
 
     /// Estimates the seconds until all samples have ended; `None` as long as none has.
