@@ -310,6 +310,16 @@ fn sidecars_hold_a_caption_per_line() {
     convert(&place, "out", "sidecar", &["--overwrite"]).ends(0);
     assert_eq!(text("0.txt"), format!("{}\n", rows[0].caption));
 
+    // No suffix may be that of images or of what a run reads, and no other file of the folder is replaced unasked.
+    let photo = fs::read(folder.join("0.jpg")).expect("a photo");
+    for suffix in ["jpg", "JPG", ".png", "heic", "json", "csv"] {
+        let said = convert(&place, "out", "sidecar", &["--suffix", suffix, "--overwrite"]).ends(2);
+        said.warns("expected one such as txt or caption");
+    }
+    place.write("photos/0.note", "mine");
+    convert(&place, "out", "sidecar", &["--suffix", "note"]).ends(3).prints("0.note is there");
+    assert_eq!((fs::read(folder.join("0.jpg")).expect("a photo"), text("0.note").as_str()), (photo, "mine"));
+
     // Copies with their images.
     place.write("photos/2.png", support::shards::encoded(9, image::ImageFormat::Png));
     let said = convert(&place, "out", "sidecar", &["--out", "side", "--captions", "all"]).ends(3);

@@ -1,6 +1,7 @@
 //! `recaption convert OUT --to FORMAT --out DEST`.
 
 use clap::ValueEnum;
+use recaption_input::webdataset::is_image_suffix;
 use recaption_schemas::Blend;
 
 use super::logging;
@@ -11,6 +12,9 @@ use crate::{
     runtime::on_runtime,
     terminal::print,
 };
+
+/// Suffixes of metadata and shards, which a sidecar beside the images could replace.
+const INPUT_SUFFIXES: [&str; 8] = ["json", "jsonl", "ndjson", "csv", "tsv", "parquet", "tar", "zip"];
 
 /// What a trainer loads.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -100,7 +104,16 @@ fn share(text: &str) -> Result<f64, String> {
 fn suffix(text: &str) -> Result<String, String> {
     let text = text.trim_start_matches('.');
     let is_plain = !text.is_empty() && text.len() <= 16 && text.chars().all(|c| c.is_ascii_alphanumeric());
-    is_plain.then(|| text.to_owned()).ok_or_else(|| "expected letters and digits, such as txt".to_owned())
+    if !is_plain {
+        return Err("expected letters and digits, such as txt".to_owned());
+    }
+    let lower = text.to_ascii_lowercase();
+    if is_image_suffix(&lower) || INPUT_SUFFIXES.contains(&lower.as_str()) {
+        return Err(format!(
+            "files with the suffix {text} are images or inputs; expected one such as txt or caption"
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 impl ConvertArgs {
