@@ -424,6 +424,65 @@ fn new_shards_leave_earlier_files_and_removed_ones_take_theirs_along() {
 }
 
 #[test]
+fn a_divided_shard_that_shrinks_leaves_no_file_behind() {
+    let place = Place::new();
+    let arguments = ["--out", "a", "--rows-per-shard", "10"];
+    made_output(&place.path("out"), 1, 25);
+    convert(&place, "out", "parquet", &arguments).ends(0);
+    fs::remove_dir_all(place.path("out")).expect("an output");
+    made_output(&place.path("out"), 1, 12);
+    convert(&place, "out", "parquet", &arguments).ends(0);
+    convert(&place, "out", "parquet", &["--out", "b", "--rows-per-shard", "10"]).ends(0);
+    assert_eq!(contents(&place.path("a")), contents(&place.path("b")), "as if it had always been so");
+}
+
+#[test]
+fn folders_have_what_the_output_has_and_nothing_else() {
+    let place = Place::new();
+    let shard = |name: &str, keys: std::ops::Range<u64>| {
+        let tar = keys.fold(Pack::new(), |tar, n| tar.file(&format!("{n}.jpg"), jpeg(n)));
+        place.write(&format!("in/{name}.tar"), tar.close());
+    };
+    for (name, keys) in [("0", 0..3), ("1", 3..6), ("2", 6..9), ("3", 9..12)] {
+        shard(name, keys);
+    }
+    let run = || drop(place.run(place.path("in"), "out").ends(0));
+    run();
+    for to in ["sidecar", "hf"] {
+        convert(&place, "out", to, &["--out", to, "--rows-per-shard", "3"]).ends(0);
+    }
+    // A shard in the middle goes, and the last one loses rows.
+    fs::remove_file(place.path("in/1.tar")).expect("a shard");
+    shard("3", 9..10);
+    fs::remove_dir_all(place.path("out")).expect("an output");
+    run();
+    for to in ["sidecar", "hf"] {
+        convert(&place, "out", to, &["--out", to, "--rows-per-shard", "3"]).ends(0);
+        let clean = format!("{to}-clean");
+        convert(&place, "out", to, &["--out", &clean, "--rows-per-shard", "3"]).ends(0);
+        let (found, clean) = (contents(&place.path(to)), contents(&place.path(&clean)));
+        assert_eq!(found.keys().collect::<Vec<_>>(), clean.keys().collect::<Vec<_>>(), "{to}");
+        assert!(found == clean, "{to}");
+
+        // A folder that lost its images is written again, and the others are not.
+        let gone = files_below(&place.path(to))
+            .into_keys()
+            .find(|name| name.extension().is_some_and(|e| e == "jpg"));
+        let folder = place.path(to).join(gone.expect("an image").parent().expect("a folder"));
+        for file in fs::read_dir(&folder).expect("a folder") {
+            let file = file.expect("a file").path();
+            if file.file_name().is_none_or(|name| name != "metadata.parquet") {
+                if file.is_dir() { fs::remove_dir_all(file) } else { fs::remove_file(file) }
+                    .expect("removed");
+            }
+        }
+        let said = convert(&place, "out", to, &["--out", to, "--rows-per-shard", "3"]).ends(0);
+        assert_eq!(said.report()["files_skipped"], 2, "{to}");
+        assert!(contents(&place.path(to)) == found, "{to}");
+    }
+}
+
+#[test]
 fn blend_has_its_share_whatever_the_files() {
     let place = Place::new();
     made_output(&place.path("out"), 10, 10_000);
