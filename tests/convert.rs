@@ -258,6 +258,55 @@ fn gone_and_changed_images_cost_their_samples_alone() {
 }
 
 #[test]
+fn files_are_not_replaced_by_ones_of_fewer_images() {
+    let place = Place::new();
+    for n in 0..12 {
+        place.write(&format!("photos/{n:02}.jpg"), jpeg(n));
+    }
+    place.run(place.path("photos"), "out").ends(0);
+    fs::remove_file(place.path("photos/03.jpg")).expect("a photo");
+    for (to, name) in [("webdataset", "wds"), ("hf", "hf"), ("sidecar", "side")] {
+        let convert = |code| convert(&place, "out", to, &["--out", name, "--rows-per-shard", "6"]).ends(code);
+        let count = |code, samples: u64, missing: u64| {
+            let said = convert(code).report();
+            assert_eq!((&said["samples"], &said["missing"]), (&samples.into(), &missing.into()), "{to}");
+        };
+        count(3, 11, 1);
+        let first = contents(&place.path(name));
+        // The whole input is gone, as it is when a token has expired.
+        fs::rename(place.path("photos"), place.path("away")).expect("a folder");
+        count(3, 11, 1);
+        assert!(contents(&place.path(name)) == first, "{to}: what was there stays");
+        fs::rename(place.path("away"), place.path("photos")).expect("a folder");
+        // One image is there again, and one of another file is not.
+        place.write("photos/03.jpg", jpeg(3));
+        fs::remove_file(place.path("photos/08.jpg")).expect("a photo");
+        let said = convert(3);
+        said.check(said.report()["samples"].as_u64() >= Some(11), "at least as many images");
+        place.write("photos/08.jpg", jpeg(8));
+        count(0, 12, 0);
+        fs::remove_file(place.path("photos/03.jpg")).expect("a photo");
+    }
+}
+
+#[test]
+fn records_list_the_first_missing_images_alone() {
+    let place = Place::new();
+    let url = Stores::default().locate(&place.path("gone.tar").to_string_lossy()).expect("a path").url();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    made_output(&place.path("out"), 0, 0);
+    runtime.block_on(made_shard(&place.path("out"), &url, 1200));
+    for _ in 0..2 {
+        let said = convert(&place, "out", "webdataset", &["--out", "wds"]).ends(3).report();
+        let listed = said["missing_images"].as_array().expect("a list").len();
+        assert_eq!((&said["missing"], listed), (&1200.into(), 1000));
+        let record = json(&place.path("wds/.recaption/groups/000000.json"));
+        let listed = record["missing"].as_array().expect("a list").len();
+        assert_eq!((&record["missing_rows"], listed), (&1200.into(), 1000));
+    }
+}
+
+#[test]
 fn keys_that_point_elsewhere_stay_in_the_target() {
     let place = Place::new();
     let hostile = ["../../evil", "/etc/evil", "a/../../evil", "a b", "x/y"];

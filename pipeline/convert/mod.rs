@@ -113,29 +113,32 @@ fn plan(job: &ConvertJob, source: &SourceDataset) -> Vec<Group> {
     groups(&rows, job.rows_per_shard)
 }
 
+/// A group to be written, with the record of an earlier attempt whose files are whole but lack rows.
+type Planned = (Group, Option<GroupRecord>);
+
 /// Divides groups into those that are written and those that are not, or not whole.
 async fn divide(
     target: &Target,
     source: &SourceDataset,
     groups: Vec<Group>,
     found: &Records,
-) -> anyhow::Result<(Records, Vec<Group>)> {
+) -> anyhow::Result<(Records, Vec<Planned>)> {
     let looked_at = stream::iter(groups).map(|group| async move {
-        let record = found.get(&group.number()).filter(|record| {
-            record.fingerprint == group.fingerprint(&source.shards) && record.missing.is_empty()
-        });
-        let is_done = match record {
+        let record = found
+            .get(&group.number())
+            .filter(|record| record.fingerprint == group.fingerprint(&source.shards));
+        let is_whole = match record {
             Some(record) => target.is_whole(record).await?,
             None => false,
         };
-        anyhow::Ok((group, record.filter(|_| is_done)))
+        anyhow::Ok((group, record.filter(|_| is_whole).cloned()))
     });
     let (mut done, mut todo) = (Records::new(), Vec::new());
     let mut looked_at = std::pin::pin!(looked_at.buffered(CONCURRENT_LOOKS));
     while let Some((group, record)) = looked_at.try_next().await? {
         match record {
-            Some(record) => drop(done.insert(group.number(), record.clone())),
-            None => todo.push(group),
+            Some(record) if record.is_complete() => drop(done.insert(group.number(), record)),
+            earlier => todo.push((group, earlier)),
         }
     }
     Ok((done, todo))
@@ -147,11 +150,11 @@ async fn delete_stale(
     converter: &Converter,
     found: &Records,
     done: &Records,
-    todo: &[Group],
+    todo: &[Planned],
 ) -> anyhow::Result<()> {
     let Converter { source, target, .. } = converter;
     let planned: BTreeMap<u64, String> =
-        todo.iter().map(|group| (group.number(), group.fingerprint(&source.shards))).collect();
+        todo.iter().map(|(group, _)| (group.number(), group.fingerprint(&source.shards))).collect();
     let stays = |number: u64, record: &GroupRecord| {
         done.contains_key(&number) || planned.get(&number) == Some(&record.fingerprint)
     };
@@ -167,12 +170,12 @@ async fn delete_stale(
 }
 
 /// Converts groups, several at a time. After the first error no further group is begun.
-async fn convert_groups(converter: &Arc<Converter>, todo: Vec<Group>) -> anyhow::Result<Records> {
+async fn convert_groups(converter: &Arc<Converter>, todo: Vec<Planned>) -> anyhow::Result<Records> {
     let (mut records, mut first, count) = (Records::new(), None, todo.len());
     let mut results = stream::iter(todo)
-        .map(|group| {
+        .map(|(group, earlier)| {
             let converter = Arc::clone(converter);
-            tokio::spawn(async move { (group.number(), convert_group(&converter, &group).await) })
+            tokio::spawn(async move { (group.number(), convert_group(&converter, &group, earlier).await) })
         })
         .buffer_unordered(CONCURRENT_GROUPS);
     let (mut ended, mut logged) = (0, Instant::now());
