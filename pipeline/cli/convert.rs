@@ -13,6 +13,8 @@ use crate::{
     terminal::print,
 };
 
+/// Usual suffix of sidecars.
+const SIDECAR_SUFFIX: &str = "txt";
 /// Suffixes of metadata and shards, which a sidecar beside the images could replace.
 const INPUT_SUFFIXES: [&str; 8] = ["json", "jsonl", "ndjson", "csv", "tsv", "parquet", "tar", "zip"];
 
@@ -73,7 +75,7 @@ pub(super) struct ConvertArgs {
     #[arg(long, value_name = "LINES", default_value = "chosen")]
     pub captions: CaptionsArg,
     /// File name suffix of sidecars, such as txt or caption.
-    #[arg(long, value_name = "SUFFIX", default_value = "txt", value_parser = suffix)]
+    #[arg(long, value_name = "SUFFIX", default_value = SIDECAR_SUFFIX, value_parser = suffix)]
     pub suffix: String,
     /// Most samples in a tar, a Parquet file or a folder.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
@@ -117,7 +119,26 @@ fn suffix(text: &str) -> Result<String, String> {
 }
 
 impl ConvertArgs {
+    /// Refuses options that the format would ignore.
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse =
+            |origin: &str, what: &str| Err(ConfigError { origin: origin.to_owned(), what: what.to_owned() });
+        if !matches!((self.to, self.columns), (FormatArg::Parquet, _) | (_, ColumnsArg::Recaption)) {
+            return refuse("--columns", "only --to parquet has columns to choose");
+        }
+        let is_chosen = matches!(self.captions, CaptionsArg::Chosen);
+        if !matches!(self.to, FormatArg::Sidecar) && (!is_chosen || self.suffix != SIDECAR_SUFFIX) {
+            return refuse("--captions, --suffix", "only --to sidecar writes sidecars");
+        }
+        if self.blend_synthetic.is_some() && !is_chosen {
+            let what = "`--captions all` and `both` write all captions, so there is none to draw; leave one of the two out";
+            return refuse("--blend-synthetic", what);
+        }
+        Ok(())
+    }
+
     fn job(&self) -> Result<ConvertJob, ConfigError> {
+        self.check()?;
         Ok(ConvertJob {
             source: self.output.clone(),
             target: self.out.clone(),
