@@ -258,9 +258,62 @@ fn gone_and_changed_images_cost_their_samples_alone() {
 }
 
 #[test]
+fn files_are_not_replaced_by_ones_of_fewer_images() {
+    let place = Place::new();
+    for n in 0..12 {
+        place.write(&format!("photos/{n:02}.jpg"), jpeg(n));
+    }
+    place.run(place.path("photos"), "out").ends(0);
+    fs::remove_file(place.path("photos/03.jpg")).expect("a photo");
+    for (to, name) in [("webdataset", "wds"), ("hf", "hf"), ("sidecar", "side")] {
+        let convert = |code| convert(&place, "out", to, &["--out", name, "--rows-per-shard", "6"]).ends(code);
+        let count = |code, samples: u64, missing: u64| {
+            let said = convert(code).report();
+            assert_eq!((&said["samples"], &said["missing"]), (&samples.into(), &missing.into()), "{to}");
+        };
+        count(3, 11, 1);
+        let first = contents(&place.path(name));
+        // The whole input is gone, as it is when a token has expired.
+        fs::rename(place.path("photos"), place.path("away")).expect("a folder");
+        count(3, 11, 1);
+        assert!(contents(&place.path(name)) == first, "{to}: what was there stays");
+        fs::rename(place.path("away"), place.path("photos")).expect("a folder");
+        // One image is there again, and one of another file is not.
+        place.write("photos/03.jpg", jpeg(3));
+        fs::remove_file(place.path("photos/08.jpg")).expect("a photo");
+        // A folder of sidecars is one file, in which another image may be missing.
+        if to == "sidecar" {
+            count(3, 11, 1)
+        } else {
+            count(0, 12, 0)
+        };
+        place.write("photos/08.jpg", jpeg(8));
+        count(0, 12, 0);
+        fs::remove_file(place.path("photos/03.jpg")).expect("a photo");
+    }
+}
+
+#[test]
+fn records_list_the_first_missing_images_alone() {
+    let place = Place::new();
+    let url = Stores::default().locate(&place.path("gone.tar").to_string_lossy()).expect("a path").url();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    made_output(&place.path("out"), 0, 0);
+    runtime.block_on(made_shard(&place.path("out"), &url, 1200));
+    for _ in 0..2 {
+        let said = convert(&place, "out", "webdataset", &["--out", "wds"]).ends(3).report();
+        let listed = said["missing_images"].as_array().expect("a list").len();
+        assert_eq!((&said["missing"], listed), (&1200.into(), 1000));
+        let record = json(&place.path("wds/.recaption/groups/000000.json"));
+        let listed = record["missing"].as_array().expect("a list").len();
+        assert_eq!((&record["missing_rows"], listed), (&1200.into(), 1000));
+    }
+}
+
+#[test]
 fn keys_that_point_elsewhere_stay_in_the_target() {
     let place = Place::new();
-    let hostile = ["../../evil", "/etc/evil", "a/../../evil", "a b", "x/y"];
+    let hostile = ["../../evil", "/etc/evil", "a/../../evil", "a b", "x/y", "d", "d.jpg/e"];
     let tar = hostile.iter().zip(0..).fold(Pack::new(), |tar, (key, n)| {
         tar.file(&format!("{key}.jpg"), jpeg(n)).file(&format!("{key}.txt"), "an original")
     });
@@ -309,6 +362,16 @@ fn sidecars_hold_a_caption_per_line() {
     assert_eq!(files_below(&folder), before);
     convert(&place, "out", "sidecar", &["--overwrite"]).ends(0);
     assert_eq!(text("0.txt"), format!("{}\n", rows[0].caption));
+
+    // No suffix may be that of images or of what a run reads, and no other file of the folder is replaced unasked.
+    let photo = fs::read(folder.join("0.jpg")).expect("a photo");
+    for suffix in ["jpg", "JPG", ".png", "heic", "json", "csv"] {
+        let said = convert(&place, "out", "sidecar", &["--suffix", suffix, "--overwrite"]).ends(2);
+        said.warns("expected one such as txt or caption");
+    }
+    place.write("photos/0.note", "mine");
+    convert(&place, "out", "sidecar", &["--suffix", "note"]).ends(3).prints("0.note is there");
+    assert_eq!((fs::read(folder.join("0.jpg")).expect("a photo"), text("0.note").as_str()), (photo, "mine"));
 
     // Copies with their images.
     place.write("photos/2.png", support::shards::encoded(9, image::ImageFormat::Png));
@@ -373,6 +436,13 @@ fn other_targets_and_incomplete_outputs_are_refused() {
     convert(&place, "out", "webdataset", &["--out", "out/wds"]).ends(2).warns("overlap");
     convert(&place, "out", "webdataset", &[]).ends(2).warns("--out");
     convert(&place, "out", "sidecar", &[]).ends(2).warns("is no folder of images");
+    let sidecars = ["--out", "a", "--blend-synthetic", "0.5", "--captions"];
+    for captions in ["all", "both"] {
+        let said = convert(&place, "out", "sidecar", &[&sidecars[..], &[captions]].concat()).ends(2);
+        said.warns("so there is none to draw");
+    }
+    convert(&place, "out", "hf", &["--out", "a", "--columns", "laion"]).ends(2).warns("only --to parquet");
+    convert(&place, "out", "hf", &["--out", "a", "--captions", "all"]).ends(2).warns("only --to sidecar");
     convert(&place, "out", "webdataset", &["--out", "a"]).ends(0);
     convert(&place, "out", "webdataset", &["--out", "a", "--rows-per-shard", "2"])
         .ends(2)
@@ -388,6 +458,10 @@ fn other_targets_and_incomplete_outputs_are_refused() {
     convert(&place, "out", "webdataset", &["--out", "b"]).ends(2).warns("--allow-partial");
     convert(&place, "out", "webdataset", &["--out", "b", "--allow-partial"]).ends(0);
     assert_eq!(samples(&place.path("b/000000.tar")).len(), 4);
+    place.draw("two", 2, 2);
+    place.run(place.path("two"), "limited").args(["--limit", "1"]).ends(0);
+    let said = convert(&place, "limited", "webdataset", &["--out", "l"]).ends(0);
+    said.warns("the last run selected only some shards");
     made_output(&place.path("unfinished"), 1, 1);
     fs::remove_dir_all(place.path("unfinished/_recaption/runs")).expect("records");
     convert(&place, "unfinished", "parquet", &["--out", "c"])
@@ -411,6 +485,65 @@ fn new_shards_leave_earlier_files_and_removed_ones_take_theirs_along() {
     made_output(&place.path("out"), 3, 100);
     convert(&place, "out", "parquet", &arguments).ends(0);
     assert_eq!(contents(&place.path("a")), before);
+}
+
+#[test]
+fn a_divided_shard_that_shrinks_leaves_no_file_behind() {
+    let place = Place::new();
+    let arguments = ["--out", "a", "--rows-per-shard", "10"];
+    made_output(&place.path("out"), 1, 25);
+    convert(&place, "out", "parquet", &arguments).ends(0);
+    fs::remove_dir_all(place.path("out")).expect("an output");
+    made_output(&place.path("out"), 1, 12);
+    convert(&place, "out", "parquet", &arguments).ends(0);
+    convert(&place, "out", "parquet", &["--out", "b", "--rows-per-shard", "10"]).ends(0);
+    assert_eq!(contents(&place.path("a")), contents(&place.path("b")), "as if it had always been so");
+}
+
+#[test]
+fn folders_have_what_the_output_has_and_nothing_else() {
+    let place = Place::new();
+    let shard = |name: &str, keys: std::ops::Range<u64>| {
+        let tar = keys.fold(Pack::new(), |tar, n| tar.file(&format!("{n}.jpg"), jpeg(n)));
+        place.write(&format!("in/{name}.tar"), tar.close());
+    };
+    for (name, keys) in [("0", 0..3), ("1", 3..6), ("2", 6..9), ("3", 9..12)] {
+        shard(name, keys);
+    }
+    let run = || drop(place.run(place.path("in"), "out").ends(0));
+    run();
+    for to in ["sidecar", "hf"] {
+        convert(&place, "out", to, &["--out", to, "--rows-per-shard", "3"]).ends(0);
+    }
+    // A shard in the middle goes, and the last one loses rows.
+    fs::remove_file(place.path("in/1.tar")).expect("a shard");
+    shard("3", 9..10);
+    fs::remove_dir_all(place.path("out")).expect("an output");
+    run();
+    for to in ["sidecar", "hf"] {
+        convert(&place, "out", to, &["--out", to, "--rows-per-shard", "3"]).ends(0);
+        let clean = format!("{to}-clean");
+        convert(&place, "out", to, &["--out", &clean, "--rows-per-shard", "3"]).ends(0);
+        let (found, clean) = (contents(&place.path(to)), contents(&place.path(&clean)));
+        assert_eq!(found.keys().collect::<Vec<_>>(), clean.keys().collect::<Vec<_>>(), "{to}");
+        assert!(found == clean, "{to}");
+
+        // A folder that lost its images is written again, and the others are not.
+        let gone = files_below(&place.path(to))
+            .into_keys()
+            .find(|name| name.extension().is_some_and(|e| e == "jpg"));
+        let folder = place.path(to).join(gone.expect("an image").parent().expect("a folder"));
+        for file in fs::read_dir(&folder).expect("a folder") {
+            let file = file.expect("a file").path();
+            if file.file_name().is_none_or(|name| name != "metadata.parquet") {
+                if file.is_dir() { fs::remove_dir_all(file) } else { fs::remove_file(file) }
+                    .expect("removed");
+            }
+        }
+        let said = convert(&place, "out", to, &["--out", to, "--rows-per-shard", "3"]).ends(0);
+        assert_eq!(said.report()["files_skipped"], 2, "{to}");
+        assert!(contents(&place.path(to)) == found, "{to}");
+    }
 }
 
 #[test]

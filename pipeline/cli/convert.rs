@@ -1,6 +1,7 @@
 //! `recaption convert OUT --to FORMAT --out DEST`.
 
 use clap::ValueEnum;
+use recaption_input::webdataset::is_image_suffix;
 use recaption_schemas::Blend;
 
 use super::logging;
@@ -11,6 +12,11 @@ use crate::{
     runtime::on_runtime,
     terminal::print,
 };
+
+/// Usual suffix of sidecars.
+const SIDECAR_SUFFIX: &str = "txt";
+/// Suffixes of metadata and shards, which a sidecar beside the images could replace.
+const INPUT_SUFFIXES: [&str; 8] = ["json", "jsonl", "ndjson", "csv", "tsv", "parquet", "tar", "zip"];
 
 /// What a trainer loads.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -69,7 +75,7 @@ pub(super) struct ConvertArgs {
     #[arg(long, value_name = "LINES", default_value = "chosen")]
     pub captions: CaptionsArg,
     /// File name suffix of sidecars, such as txt or caption.
-    #[arg(long, value_name = "SUFFIX", default_value = "txt", value_parser = suffix)]
+    #[arg(long, value_name = "SUFFIX", default_value = SIDECAR_SUFFIX, value_parser = suffix)]
     pub suffix: String,
     /// Most samples in a tar, a Parquet file or a folder.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
@@ -100,11 +106,39 @@ fn share(text: &str) -> Result<f64, String> {
 fn suffix(text: &str) -> Result<String, String> {
     let text = text.trim_start_matches('.');
     let is_plain = !text.is_empty() && text.len() <= 16 && text.chars().all(|c| c.is_ascii_alphanumeric());
-    is_plain.then(|| text.to_owned()).ok_or_else(|| "expected letters and digits, such as txt".to_owned())
+    if !is_plain {
+        return Err("expected letters and digits, such as txt".to_owned());
+    }
+    let lower = text.to_ascii_lowercase();
+    if is_image_suffix(&lower) || INPUT_SUFFIXES.contains(&lower.as_str()) {
+        return Err(format!(
+            "files with the suffix {text} are images or inputs; expected one such as txt or caption"
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 impl ConvertArgs {
+    /// Refuses options that the format would ignore.
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse =
+            |origin: &str, what: &str| Err(ConfigError { origin: origin.to_owned(), what: what.to_owned() });
+        if !matches!((self.to, self.columns), (FormatArg::Parquet, _) | (_, ColumnsArg::Recaption)) {
+            return refuse("--columns", "only --to parquet has columns to choose");
+        }
+        let is_chosen = matches!(self.captions, CaptionsArg::Chosen);
+        if !matches!(self.to, FormatArg::Sidecar) && (!is_chosen || self.suffix != SIDECAR_SUFFIX) {
+            return refuse("--captions, --suffix", "only --to sidecar writes sidecars");
+        }
+        if self.blend_synthetic.is_some() && !is_chosen {
+            let what = "`--captions all` and `both` write all captions, so there is none to draw; leave one of the two out";
+            return refuse("--blend-synthetic", what);
+        }
+        Ok(())
+    }
+
     fn job(&self) -> Result<ConvertJob, ConfigError> {
+        self.check()?;
         Ok(ConvertJob {
             source: self.output.clone(),
             target: self.out.clone(),

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Context;
 use bytes::Bytes;
 use object_store::{ObjectStoreExt, path::Path};
+use recaption_input::webdataset::IMAGE_SUFFIXES;
 use recaption_output::{CaptionRows, second_pass::SourceDataset};
 use recaption_schemas::{name_bytes, name_text};
 use recaption_store::{Location, StoreError, StoreKind, Stores};
@@ -19,10 +20,6 @@ use super::{
     samples::ShardRows,
 };
 use crate::config::ConfigError;
-
-/// Suffixes of images, lower case.
-const IMAGE_SUFFIXES: [&str; 11] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff"];
 
 /// Writes the sidecars of all rows.
 ///
@@ -48,7 +45,7 @@ pub(super) async fn write_sidecars(
     }
     let mut report = ConvertReport::begin(job, source, None);
     for (shard, folder) in source.shards.iter().zip(folders) {
-        let images = ImageFolder::list(folder, &job.suffix).await?;
+        let images = ImageFolder::list(folder).await?;
         let mut rows = ShardRows::open(&source.location, shard, None).await?;
         let blend = job.blend.map(|blend| blend.of_shard(&shard.url));
         while let Some(row) = rows.next().await? {
@@ -77,15 +74,16 @@ struct ImageFolder {
     folder: Location,
     /// Names of images by key: their stems and whole names.
     images: HashMap<String, Vec<Path>>,
-    /// Sidecars that exist.
-    sidecars: HashSet<Path>,
+    /// All files of the folder: none is replaced unasked.
+    taken: HashSet<Path>,
 }
 
 impl ImageFolder {
-    async fn list(folder: Location, suffix: &str) -> anyhow::Result<Self> {
+    async fn list(folder: Location) -> anyhow::Result<Self> {
         let (_, objects) = folder.list_level().await?;
-        let (mut images, mut sidecars): (HashMap<String, Vec<Path>>, _) = (HashMap::new(), HashSet::new());
+        let (mut images, mut taken): (HashMap<String, Vec<Path>>, _) = (HashMap::new(), HashSet::new());
         for meta in objects {
+            taken.insert(meta.location.clone());
             let Some((stem, ending)) = meta.location.filename().and_then(|name| name.rsplit_once('.')) else {
                 continue;
             };
@@ -94,11 +92,9 @@ impl ImageFolder {
                 let (stem, name) = (key(stem), key(meta.location.filename().unwrap_or_default()));
                 images.entry(stem).or_default().push(meta.location.clone());
                 images.entry(name).or_default().push(meta.location);
-            } else if ending == suffix {
-                sidecars.insert(meta.location);
             }
         }
-        Ok(Self { folder, images, sidecars })
+        Ok(Self { folder, images, taken })
     }
 
     /// Returns the place of the sidecar of the image with this key.
@@ -133,7 +129,7 @@ async fn write_one(
     let lines = Bytes::from(sidecar_lines(job.captions, text, (rows, row)));
     let failed = |source| StoreError::Store { url: place.url(), source };
     let bytes = lines.len() as u64;
-    if images.sidecars.contains(&place.path) {
+    if images.taken.contains(&place.path) {
         let got = place.store.get(&place.path).await.map_err(failed)?;
         if got.bytes().await.map_err(failed)? == lines {
             return Ok(Ok(bytes));

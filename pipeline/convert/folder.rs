@@ -176,11 +176,10 @@ pub(super) fn file_stem(key: &str) -> String {
             && !part.contains(|c: char| c.is_control() || c == '\\')
     };
     let looks_made = safe_key(key) != key && key.len() <= 80 && is_bare(key);
-    if key.len() <= MAX_NAME && key.split('/').all(is_plain) && !looks_made {
-        key.to_owned()
-    } else {
-        safe_key(key)
-    }
+    // A folder with a dot could have the name of another sample's file.
+    let folders = key.rsplit_once('/').map_or("", |(folders, _)| folders);
+    let is_safe = key.split('/').all(is_plain) && !folders.contains('.');
+    if key.len() <= MAX_NAME && is_safe && !looks_made { key.to_owned() } else { safe_key(key) }
 }
 
 /// Returns whether a key has the characters of a made name alone.
@@ -277,7 +276,7 @@ mod tests {
             assert_eq!(file_stem(usual), usual);
         }
         let long = "x".repeat(201);
-        for key in ["../a", "a/../b", "/a", "", ".hidden", "a//b", "a\nb", "a/", "a\\b", &long] {
+        for key in ["../a", "a/../b", "/a", "", ".hidden", "a//b", "a\nb", "a/", "a\\b", "a.jpg/b", &long] {
             let name = file_stem(key);
             assert!(!name.contains(['/', '.', '\\', '\n']) && !name.is_empty(), "{key:?} gives {name}");
         }

@@ -11,7 +11,7 @@ use super::{
     inputs::InputShards,
     job::ConvertJob,
     plan::{Group, PlannedFile},
-    record::{GroupRecord, MissingImage, WrittenFile},
+    record::{GroupRecord, MAX_REPORTED, MissingImage, WrittenFile},
     samples::{Sample, ShardRows, SourceRow},
     sink::Sink,
     target::Target,
@@ -29,46 +29,104 @@ pub(super) struct Converter {
     pub inputs: Option<Arc<InputShards>>,
 }
 
-/// Converts a group.
+/// Converts a group. With a record of an `earlier` attempt, no file of it is replaced by one of fewer images.
 ///
 /// # Errors
 /// When a part of the source cannot be read, or a file cannot be written.
-pub(super) async fn convert_group(converter: &Converter, group: &Group) -> anyhow::Result<GroupRecord> {
-    let mut files = GroupFiles::new(converter, group);
-    if let Err(error) = files.write(group).await {
+pub(super) async fn convert_group(
+    converter: &Converter,
+    group: &Group,
+    earlier: Option<GroupRecord>,
+) -> anyhow::Result<GroupRecord> {
+    let mut files = GroupFiles::new(converter, group, earlier.as_ref());
+    let result = files.write(group).await;
+    let gives_up = files.gives_up;
+    if result.is_err() {
         files.abort().await;
-        return Err(error);
     }
-    let record = GroupRecord {
-        fingerprint: group.fingerprint(&converter.source.shards),
-        files: files.written,
-        suffixes: files.suffixes,
-        missing: files.missing,
+    let (written, suffixes) = (files.written, files.suffixes);
+    let record = match (result, earlier) {
+        (Ok(()), _) => GroupRecord {
+            fingerprint: group.fingerprint(&converter.source.shards),
+            files: written,
+            suffixes,
+            missing_rows: files.missing_rows,
+            missing: files.missing,
+        },
+        (Err(error), Some(earlier)) if gives_up => {
+            tracing::warn!(
+                error = error.to_string(),
+                "keeping files of an earlier conversion, which have more images"
+            );
+            keep_earlier(group, earlier, written, suffixes)
+        }
+        (Err(error), _) => return Err(error),
     };
     converter.target.record(group.number(), &record).await?;
     Ok(record)
+}
+
+/// Returns the record of a group whose first files were written again and whose others are those of an earlier attempt.
+fn keep_earlier(
+    group: &Group,
+    mut earlier: GroupRecord,
+    written: Vec<WrittenFile>,
+    suffixes: BTreeMap<String, u64>,
+) -> GroupRecord {
+    for (file, new) in earlier.files.iter_mut().zip(written) {
+        *file = new;
+    }
+    for (suffix, samples) in suffixes {
+        earlier.suffixes.entry(suffix).or_insert(samples);
+    }
+    let rows: u64 = group.files.iter().map(|file| file.rows).sum();
+    earlier.missing_rows = rows.saturating_sub(earlier.files.iter().map(|file| file.samples).sum());
+    // Those that are there now are rows of the first files.
+    let most = usize::try_from(earlier.missing_rows).unwrap_or(usize::MAX);
+    earlier.missing.drain(..earlier.missing.len().saturating_sub(most));
+    earlier
 }
 
 /// The files of a group that is being written.
 struct GroupFiles<'a> {
     converter: &'a Converter,
     planned: std::vec::IntoIter<PlannedFile>,
-    /// The open file, and the number of rows that it still takes.
-    open: Option<(Sink, u64)>,
+    /// Images that may be missing in each file before an earlier attempt had more; empty without one.
+    may_miss: std::vec::IntoIter<u64>,
+    open: Option<OpenFile>,
     written: Vec<WrittenFile>,
     suffixes: BTreeMap<String, u64>,
+    missing_rows: u64,
+    /// The first of the missing rows.
     missing: Vec<MissingImage>,
+    /// Whether writing ended because an earlier attempt had more images.
+    gives_up: bool,
+}
+
+/// The file that is being written.
+struct OpenFile {
+    sink: Sink,
+    /// Number of rows that it still takes.
+    left: u64,
+    /// Number of images that may still be missing.
+    may_miss: u64,
 }
 
 impl<'a> GroupFiles<'a> {
-    fn new(converter: &'a Converter, group: &Group) -> Self {
+    fn new(converter: &'a Converter, group: &Group, earlier: Option<&GroupRecord>) -> Self {
+        let earlier = earlier.into_iter().flat_map(|record| &record.files);
+        let may_miss =
+            group.files.iter().zip(earlier).map(|(planned, file)| planned.rows.saturating_sub(file.samples));
         Self {
             converter,
             planned: group.files.clone().into_iter(),
+            may_miss: may_miss.collect::<Vec<_>>().into_iter(),
             open: None,
             written: Vec::new(),
             suffixes: BTreeMap::new(),
+            missing_rows: 0,
             missing: Vec::new(),
+            gives_up: false,
         }
     }
 
@@ -82,7 +140,8 @@ impl<'a> GroupFiles<'a> {
                     && let Some(file) = self.planned.next()
                 {
                     let sink = Sink::open(job, &target.location, file, &rows.schema())?;
-                    self.open = Some((sink, file.rows));
+                    let may_miss = self.may_miss.next().unwrap_or(u64::MAX);
+                    self.open = Some(OpenFile { sink, left: file.rows, may_miss });
                 }
                 let (batch, at) = (&row.batch.rows, row.row);
                 let text = match &blend {
@@ -98,7 +157,7 @@ impl<'a> GroupFiles<'a> {
 
     async fn push(&mut self, shard: &str, mut row: SourceRow, text: String) -> anyhow::Result<()> {
         let image = std::mem::replace(&mut row.image, Ok(bytes::Bytes::new()));
-        if let Some((sink, left)) = &mut self.open {
+        if let Some(OpenFile { sink, left, may_miss }) = &mut self.open {
             *left -= 1;
             match image {
                 Ok(image) => {
@@ -112,25 +171,35 @@ impl<'a> GroupFiles<'a> {
                     let url = row.batch.rows.shard(row.row).to_owned();
                     let key = row.key().to_owned();
                     tracing::debug!(shard = url, key, detail, "image not available");
-                    self.missing.push(MissingImage { shard: url, key, detail });
+                    let Some(still) = may_miss.checked_sub(1) else {
+                        self.gives_up = true;
+                        anyhow::bail!(
+                            "an image that was there before is not available: {key} of {url}: {detail}"
+                        );
+                    };
+                    *may_miss = still;
+                    self.missing_rows += 1;
+                    if self.missing.len() < MAX_REPORTED {
+                        self.missing.push(MissingImage { shard: url, key, detail });
+                    }
                 }
             }
         }
-        if self.open.as_ref().is_some_and(|(_, left)| *left == 0) {
+        if self.open.as_ref().is_some_and(|open| open.left == 0) {
             self.close().await?;
         }
         Ok(())
     }
 
     async fn close(&mut self) -> anyhow::Result<()> {
-        if let Some((sink, _)) = self.open.take() {
+        if let Some(OpenFile { sink, .. }) = self.open.take() {
             self.written.push(sink.finish().await?);
         }
         Ok(())
     }
 
     async fn abort(&mut self) {
-        if let Some((sink, _)) = self.open.take() {
+        if let Some(OpenFile { sink, .. }) = self.open.take() {
             sink.abort().await;
         }
     }

@@ -46,14 +46,9 @@ impl InputShards {
         let mut layers = Layers::default();
         layers.add_process_environment()?;
         for (key, value) in configuration {
-            let reads = key.starts_with("input.") || key.starts_with("fetch.");
-            if reads && key != "input.image_suffixes" {
-                layers.add_assignment(&format!("{key}={value}"))?;
+            if key.starts_with("input.") || key.starts_with("fetch.") {
+                add_recorded(&mut layers, key, value)?;
             }
-        }
-        if let Some(suffixes) = configuration.get("input.image_suffixes") {
-            let suffixes: Vec<toml::Value> = suffixes.split(", ").map(Into::into).collect();
-            layers.set("input.image_suffixes", suffixes, "the output's configuration")?;
         }
         let settings = RunConfig::build_requiring(&layers, &[])?.input.read;
         let mut known = HashMap::new();
@@ -124,7 +119,47 @@ impl InputShards {
     }
 }
 
+/// Adds a key of commit records, which hold lists as one line and names of columns without quotes.
+fn add_recorded(layers: &mut Layers, key: &str, value: &str) -> anyhow::Result<()> {
+    const ORIGIN: &str = "the output's configuration";
+    match key {
+        "input.image_suffixes" | "fetch.opt_out" => {
+            let parts = value.split(", ").filter(|part| !part.is_empty());
+            layers.set(key, parts.map(toml::Value::from).collect::<Vec<_>>(), ORIGIN)?;
+        }
+        _ if key.ends_with("_column") => layers.set(key, value, ORIGIN)?,
+        _ => layers.add_assignment(&format!("{key}={value}"))?,
+    }
+    Ok(())
+}
+
 /// Returns the last part of a shard's URL.
 fn name_of(url: &str) -> &str {
     url.trim_end_matches('/').rsplit('/').next().unwrap_or(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorded_keys_are_read_as_they_were_set() {
+        let mut layers = Layers::default();
+        let recorded = [
+            ("fetch.opt_out", "noai, noimageai"),
+            ("input.image_suffixes", "png, jpg"),
+            ("input.url_column", "1"),
+            ("input.rows_per_shard", "7"),
+        ];
+        for (key, value) in recorded {
+            add_recorded(&mut layers, key, value).unwrap();
+        }
+        let read = RunConfig::build_requiring(&layers, &[]).unwrap().input.read;
+        assert_eq!(read.fetcher.as_ref().unwrap().settings().opt_out, ["noai", "noimageai"]);
+        assert_eq!(read.image_suffixes, ["png", "jpg"]);
+        assert_eq!((read.columns.url.as_deref(), read.rows_per_shard), (Some("1"), 7));
+        add_recorded(&mut layers, "fetch.opt_out", "").unwrap();
+        let read = RunConfig::build_requiring(&layers, &[]).unwrap().input.read;
+        assert!(read.fetcher.as_ref().unwrap().settings().opt_out.is_empty());
+    }
 }

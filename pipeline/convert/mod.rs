@@ -30,13 +30,13 @@ mod source;
 mod target;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use recaption_output::second_pass::SourceDataset;
 use recaption_store::Stores;
 
@@ -47,12 +47,14 @@ use self::{
     group::{Converter, convert_group},
     inputs::InputShards,
     plan::{Group, groups},
-    record::{Claim, Records},
+    record::{Claim, GroupRecord, Records},
     target::Target,
 };
 
 /// Groups in work at the same time.
 const CONCURRENT_GROUPS: usize = 4;
+/// Groups of earlier attempts looked at at the same time.
+const CONCURRENT_LOOKS: usize = 16;
 /// How often progress is logged.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -83,11 +85,11 @@ pub async fn convert(job: &ConvertJob) -> anyhow::Result<ConvertReport> {
     tracing::info!(rows = report.rows, groups = todo.len(), done = done.len(), "planned");
     let has_written = !todo.is_empty();
     let converter = Arc::new(Converter { job: job.clone(), source, target, inputs });
+    delete_stale(&converter, &found, &done, &todo).await?;
     let mut records = convert_groups(&converter, todo).await?;
     records.iter().for_each(|(_, group)| report.add(group, true));
     done.iter().for_each(|(_, group)| report.add(group, false));
     records.extend(done);
-    delete_others(&converter.target, &found, &records).await?;
     card::describe(&converter, &records).await?;
     if has_written {
         converter.target.delete_staged(begun).await;
@@ -111,34 +113,69 @@ fn plan(job: &ConvertJob, source: &SourceDataset) -> Vec<Group> {
     groups(&rows, job.rows_per_shard)
 }
 
+/// A group to be written, with the record of an earlier attempt whose files are whole but lack rows.
+type Planned = (Group, Option<GroupRecord>);
+
 /// Divides groups into those that are written and those that are not, or not whole.
 async fn divide(
     target: &Target,
     source: &SourceDataset,
     groups: Vec<Group>,
     found: &Records,
-) -> anyhow::Result<(Records, Vec<Group>)> {
+) -> anyhow::Result<(Records, Vec<Planned>)> {
+    let looked_at = stream::iter(groups).map(|group| async move {
+        let record = found
+            .get(&group.number())
+            .filter(|record| record.fingerprint == group.fingerprint(&source.shards));
+        let is_whole = match record {
+            Some(record) => target.is_whole(record).await?,
+            None => false,
+        };
+        anyhow::Ok((group, record.filter(|_| is_whole).cloned()))
+    });
     let (mut done, mut todo) = (Records::new(), Vec::new());
-    for group in groups {
-        let number = group.number();
-        let record = found.get(&number).filter(|record| {
-            record.fingerprint == group.fingerprint(&source.shards) && record.missing.is_empty()
-        });
+    let mut looked_at = std::pin::pin!(looked_at.buffered(CONCURRENT_LOOKS));
+    while let Some((group, record)) = looked_at.try_next().await? {
         match record {
-            Some(record) if target.is_whole(record).await? => drop(done.insert(number, record.clone())),
-            _ => todo.push(group),
+            Some(record) if record.is_complete() => drop(done.insert(group.number(), record)),
+            earlier => todo.push((group, earlier)),
         }
     }
     Ok((done, todo))
 }
 
+/// Deletes files that an earlier state of the source had, before others are written under their names. Those of `done` stay, and so
+/// do those that are written again as they were.
+async fn delete_stale(
+    converter: &Converter,
+    found: &Records,
+    done: &Records,
+    todo: &[Planned],
+) -> anyhow::Result<()> {
+    let Converter { source, target, .. } = converter;
+    let planned: BTreeMap<u64, String> =
+        todo.iter().map(|(group, _)| (group.number(), group.fingerprint(&source.shards))).collect();
+    let stays = |number: u64, record: &GroupRecord| {
+        done.contains_key(&number) || planned.get(&number) == Some(&record.fingerprint)
+    };
+    let (kept, stale): (Vec<_>, Vec<_>) = found.iter().partition(|(number, record)| stays(**number, record));
+    let files = kept.iter().flat_map(|(_, record)| &record.files);
+    let keep: HashSet<String> =
+        files.flat_map(|file| file.folders.iter().chain([&file.path])).cloned().collect();
+    for (number, record) in stale {
+        tracing::info!(group = number, "deleting files of an earlier state of the output");
+        target.delete(*number, record, &keep).await?;
+    }
+    Ok(())
+}
+
 /// Converts groups, several at a time. After the first error no further group is begun.
-async fn convert_groups(converter: &Arc<Converter>, todo: Vec<Group>) -> anyhow::Result<Records> {
+async fn convert_groups(converter: &Arc<Converter>, todo: Vec<Planned>) -> anyhow::Result<Records> {
     let (mut records, mut first, count) = (Records::new(), None, todo.len());
     let mut results = stream::iter(todo)
-        .map(|group| {
+        .map(|(group, earlier)| {
             let converter = Arc::clone(converter);
-            tokio::spawn(async move { (group.number(), convert_group(&converter, &group).await) })
+            tokio::spawn(async move { (group.number(), convert_group(&converter, &group, earlier).await) })
         })
         .buffer_unordered(CONCURRENT_GROUPS);
     let (mut ended, mut logged) = (0, Instant::now());
@@ -158,16 +195,4 @@ async fn convert_groups(converter: &Arc<Converter>, todo: Vec<Group>) -> anyhow:
         }
     }
     first.map_or(Ok(records), Err)
-}
-
-/// Deletes groups that an earlier state of the source had.
-async fn delete_others(target: &Target, found: &Records, records: &Records) -> anyhow::Result<()> {
-    let files = || records.values().flat_map(|group| &group.files);
-    let keep: HashSet<String> =
-        files().flat_map(|file| file.folders.iter().chain([&file.path])).cloned().collect();
-    for (number, group) in found.iter().filter(|(number, _)| !records.contains_key(number)) {
-        tracing::info!(group = number, "deleting files that the source has no rows for any more");
-        target.delete(*number, group, &keep).await?;
-    }
-    Ok(())
 }

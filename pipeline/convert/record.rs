@@ -15,8 +15,8 @@ pub(super) const RECORDS: &str = ".recaption";
 pub(super) const CLAIM: &str = ".recaption/convert.json";
 /// Folder of the groups' records, each written after its files.
 pub(super) const GROUPS: &str = ".recaption/groups";
-/// Most missing images that the report lists.
-const MAX_REPORTED: usize = 1000;
+/// Most missing images that the report, and the record of a group, list.
+pub(super) const MAX_REPORTED: usize = 1000;
 /// Most missing images that are printed.
 const MAX_PRINTED: usize = 20;
 
@@ -99,8 +99,18 @@ pub(super) struct GroupRecord {
     /// Samples by the suffix of their images, where images are written.
     #[serde(default)]
     pub suffixes: BTreeMap<String, u64>,
-    /// Rows that are not in its files. A rerun tries again.
+    /// Number of rows that are not in its files. A rerun tries again.
+    #[serde(default)]
+    pub missing_rows: u64,
+    /// The first of them.
     pub missing: Vec<MissingImage>,
+}
+
+impl GroupRecord {
+    /// Returns whether no row is missing.
+    pub(super) fn is_complete(&self) -> bool {
+        self.missing_rows == 0 && self.missing.is_empty()
+    }
 }
 
 /// Groups by their numbers.
@@ -159,7 +169,9 @@ impl ConvertReport {
         }
         self.samples += group.files.iter().map(|file| file.samples).sum::<u64>();
         self.bytes += group.files.iter().map(|file| file.bytes).sum::<u64>();
+        // A record of an earlier version lists all and has no number.
         self.miss(&group.missing);
+        self.missing += group.missing_rows.saturating_sub(group.missing.len() as u64);
     }
 
     /// Adds rows that are not in the dataset.

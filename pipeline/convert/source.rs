@@ -17,6 +17,8 @@ struct RunEnd {
     interrupted: bool,
     #[serde(default)]
     shards_incomplete: usize,
+    #[serde(default)]
+    shards_not_selected: usize,
 }
 
 /// Opens the source.
@@ -55,6 +57,13 @@ async fn incomplete(source: &SourceDataset) -> anyhow::Result<Option<String>> {
     };
     let record = location.child(RUNS).child(&format!("{}.json", last.run));
     let end = read_json::<RunEnd>(&record).await?;
+    let not_selected = end.as_ref().map_or(0, |end| end.shards_not_selected);
+    if not_selected > 0 {
+        tracing::warn!(
+            shards = not_selected,
+            "the last run selected only some shards (--limit, --sample, --since, retry); others may have no rows yet"
+        );
+    }
     if let Some(end) = end.filter(|end| end.interrupted || end.shards_incomplete > 0) {
         return Ok(Some(format!(
             "its last run was interrupted and left {} shards incomplete",

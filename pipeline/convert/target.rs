@@ -139,7 +139,7 @@ impl Target {
         Ok(write_json(&below(&self.location, &record_path(number))?, record).await?)
     }
 
-    /// Deletes a group that is not needed any more: its record, then its files, but for those of `keep`.
+    /// Deletes a group that is not needed any more: its files, but for those of `keep`, then its record.
     ///
     /// # Errors
     /// When the store fails.
@@ -149,7 +149,6 @@ impl Target {
         group: &GroupRecord,
         keep: &HashSet<String>,
     ) -> anyhow::Result<()> {
-        below(&self.location, &record_path(number))?.delete().await?;
         for file in &group.files {
             let is_ours = |path: &str| !path.is_empty() && !path.starts_with(RECORDS);
             for folder in file.folders.iter().filter(|folder| is_ours(folder) && !keep.contains(*folder)) {
@@ -162,7 +161,8 @@ impl Target {
                 below(&self.location, &file.path)?.delete().await?;
             }
         }
-        Ok(())
+        // Last, so that a rerun goes on after an interruption.
+        Ok(below(&self.location, &record_path(number))?.delete().await?)
     }
 
     /// Returns whether the files of a group are all there with their sizes.
@@ -171,7 +171,18 @@ impl Target {
     /// When the store fails.
     pub(super) async fn is_whole(&self, group: &GroupRecord) -> anyhow::Result<bool> {
         use object_store::ObjectStoreExt;
-        for file in group.files.iter().filter(|file| !file.path.is_empty()) {
+        for file in &group.files {
+            let mut bytes = 0;
+            for folder in &file.folders {
+                bytes +=
+                    below(&self.location, folder)?.list().await?.iter().map(|meta| meta.size).sum::<u64>();
+            }
+            if !file.folders.is_empty() && bytes < file.bytes {
+                return Ok(false);
+            }
+            if file.path.is_empty() {
+                continue;
+            }
             let place = below(&self.location, &file.path)?;
             match place.store.head(&place.path).await {
                 Ok(meta) if !file.folders.is_empty() || meta.size == file.bytes => {}
