@@ -7,6 +7,7 @@ mod support;
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -288,6 +289,36 @@ fn directories_hold_what_was_pulled() {
     }
     place.write(&format!("other/{TORCH_WEIGHTS}"), "weights of another model");
     pull("other").ends(1).warns("which this model has not");
+}
+
+#[test]
+fn directories_never_mix_two_models() {
+    const VOCABULARY: [&str; 4] =
+        ["tokenizer.json", "vocab.json", "merges.txt", "bpe_simple_vocab_16e6.txt.gz"];
+    let (place, plain) = (Place::new(), HubStub::start(model(), Habits::default()));
+    let pull = |hub: &HubStub, home: &str, dir: &str| {
+        let call = call(&place, &hub.url()).env("HF_HOME", place.path(home));
+        call.args(["pull", "org/model", "--dir", dir])
+    };
+    // What another model left, and this one has not, would be taken for its own.
+    for name in VOCABULARY {
+        place.write(&format!("{name}.d/{name}"), "of another model");
+        let said = pull(&plain, "plain", &format!("{name}.d")).ends(1);
+        said.warns(&format!("holds {name}, which this model has not")).warns("choose another directory");
+        assert_eq!(fs::read_dir(place.path(&format!("{name}.d"))).expect("a folder").count(), 1, "{name}");
+    }
+    let mut tokenized = model();
+    tokenized.insert("tokenizer.json".into(), b"{}".to_vec());
+    pull(&HubStub::start(tokenized, Habits::default()), "tokenized", "base").ends(0);
+    pull(&plain, "plain", "base").ends(1).warns("holds tokenizer.json, which this model has not");
+    // A tokenizer is built from the vocabulary that was pulled, and replaces the one that was there.
+    let mut merges = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    merges.write_all(b"a title\nl o\n").expect("memory");
+    let mut spelled = model();
+    spelled.insert(VOCABULARY[3].into(), merges.finish().expect("memory"));
+    pull(&HubStub::start(spelled, Habits::default()), "spelled", "base").ends(0);
+    let built = fs::read_to_string(place.path("base/tokenizer.json")).expect("a tokenizer");
+    assert!(built.contains("<start_of_text>"), "{built}");
 }
 
 #[test]
