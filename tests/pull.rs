@@ -221,6 +221,44 @@ fn other_kinds_of_models_are_told_before_their_weights() {
 }
 
 #[test]
+fn failed_pulls_leave_the_commit_before_usable_offline() {
+    const BEFORE: &str = "fedcba9876543210fedcba9876543210fedcba98";
+    let (place, hub) = (Place::new(), HubStub::start(model(), Habits::default()));
+    call(&place, &hub.url()).args(["pull", "org/model"]).ends(0);
+    // As if the branch had moved since.
+    let snapshots = cached(&place).join("snapshots");
+    fs::rename(snapshots.join(COMMIT), snapshots.join(BEFORE)).expect("a snapshot");
+    let branch = cached(&place).join("refs/main");
+    fs::write(&branch, BEFORE).expect("a ref");
+    for blob in fs::read_dir(cached(&place).join("blobs")).expect("blobs") {
+        let path = blob.expect("a blob").path();
+        fs::rename(&path, path.with_extension("before")).expect("another hash");
+    }
+    for link in [CONFIG, WEIGHTS] {
+        let link = snapshots.join(BEFORE).join(link);
+        let target = fs::read_link(&link).expect("a link").with_extension("before");
+        fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(target, link)).expect("a link");
+    }
+    let mut unsupported = model();
+    let config = String::from_utf8(file(CONFIG)).expect("UTF-8").replace("\"quick_gelu\"", "\"slow_gelu\"");
+    unsupported.insert(CONFIG.into(), config.into_bytes());
+    let damaged = Habits { damaged: true, ..Habits::default() };
+    for (hub, words) in [
+        (HubStub::start(unsupported, Habits::default()), "slow_gelu"),
+        (HubStub::start(model(), damaged), "its SHA-256 is"),
+    ] {
+        call(&place, &hub.url()).args(["pull", "org/model"]).ends(1).warns(words);
+        assert_eq!(fs::read_to_string(&branch).expect("a ref"), BEFORE, "{words}");
+        let inspect = call(&place, NOWHERE).env("HF_HUB_OFFLINE", "1").args(["inspect", "hf://org/model"]);
+        inspect.ends(0).prints("CoCa");
+        let partial = snapshots.join(COMMIT);
+        fs::remove_dir_all(partial).expect("what was pulled of the commit");
+    }
+    call(&place, &hub.url()).args(["pull", "org/model"]).ends(0);
+    assert_eq!(fs::read_to_string(&branch).expect("a ref"), COMMIT);
+}
+
+#[test]
 fn files_that_huggingface_hub_cached_are_not_downloaded() {
     let (place, hub) = (Place::new(), HubStub::start(model(), Habits::default()));
     let blob = format!("hf/hub/models--org--model/blobs/{}", sha256(&file(WEIGHTS)));
