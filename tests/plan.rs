@@ -365,6 +365,20 @@ fn too_little_memory_is_a_problem() {
 }
 
 #[test]
+fn limited_runs_need_less_disk() {
+    let place = Place::new();
+    let input = place.draw("in", 3, 6);
+    let needed = |more: &[&str]| {
+        let planned = plan(&place, &input, "out").args(more).ends(0).report();
+        planned["disk"]["needed_bytes"].as_u64().expect("a number")
+    };
+    let all = needed(&[]);
+    assert!(all >= 18 * 100, "{all}");
+    assert_eq!(needed(&["--limit", "7"]), all * 2 / 3, "two shards are read");
+    assert_eq!(needed(&["--limit", "99"]), all);
+}
+
+#[test]
 fn plans_for_people_are_text() {
     let place = Place::new();
     let input = place.draw("in", 2, 3);

@@ -9,10 +9,11 @@
 //! | `problem` | problems and notes |
 //! | `models`, `output`, `inputs` | what a run needs, checked |
 //! | `work`, `images` | what is done and pending |
-//! | `memory`, `machine` | what a run takes, and what there is |
+//! | `memory`, `disk`, `machine` | what a run takes, and what there is |
 //! | `forecast` | hours and cost |
 //! | `report`, `text` | the result |
 
+mod disk;
 mod forecast;
 mod images;
 mod inputs;
@@ -29,25 +30,27 @@ use std::sync::Arc;
 
 use recaption_store::Stores;
 
-use self::{
-    forecast::forecast,
-    images::count_images,
-    inputs::list_inputs,
-    memory::{disk_of, memory_of, slots_of},
-    models::Models,
-    output::find_output,
-    problem::{Findings, text_of},
-    work::{Place, Work, find_work},
-};
 pub use self::{
+    disk::Disk,
     forecast::{Cost, Forecast, ForecastRequest, WorkersHours},
     images::{ImageSource, Images},
     machine::MachineMemory,
-    memory::{Disk, Memory, MemoryUse},
+    memory::{Memory, MemoryUse},
     models::Compute,
     problem::{Problem, Subject},
     report::{ByteCounts, PlanReport, ShardCounts},
     work::Redo,
+};
+use self::{
+    disk::disk_of,
+    forecast::forecast,
+    images::count_images,
+    inputs::list_inputs,
+    memory::{memory_of, slots_of},
+    models::Models,
+    output::find_output,
+    problem::{Findings, text_of},
+    work::{Place, Work, find_work},
 };
 use crate::{
     config::{ConfigError, RunConfig},
@@ -91,9 +94,9 @@ pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
     let slots = slots_of(config, &models, &mut findings);
     let compute = models.compute(config, slots.map(|slots| slots.slots));
     let memory = memory_of(config, &models, slots, (&work, &images), &mut findings);
-    let disk = disk_of(config, output.as_ref(), (&work, &images), &mut findings);
-    let known = (work.configuration.as_ref(), compute.as_ref());
     let to_read = options.limit.map_or(images.pending, |limit| limit.min(images.pending));
+    let disk = disk_of(config, output.as_ref(), (&work, &images, to_read), &mut findings);
+    let known = (work.configuration.as_ref(), compute.as_ref());
     if let Some(limit) = options.limit.filter(|limit| *limit < images.pending) {
         findings.note(format!(
             "hours and cost are those of --limit {limit}; whole shards are read, so a run reads some more"
