@@ -254,6 +254,9 @@ fn required_keys_that_are_missing_are_all_named() {
     let input = place.draw("in", 1, 2);
     let served = plan(&place, &input, "out").set(&format!("run.metrics_addr={address}"));
     has_one_problem(served, "configuration", &[&address, "the port is in use"]);
+    let file = place.path("gone/recaption.prom").display().to_string();
+    let call = plan(&place, &input, "out").set(&format!("run.metrics_file={file}"));
+    has_one_problem(call, "configuration", &[&file, "is not a folder", "create the folder"]);
     // What is no configuration at all is an error as everywhere.
     recaption().arg("plan").set("run.treads=1").ends(2).warns("did you mean `run.threads`");
     recaption().args(["plan", "--rate", "0"]).ends(2).warns("above 0");

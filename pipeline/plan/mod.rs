@@ -54,7 +54,7 @@ use self::{
 };
 use crate::{
     config::{ConfigError, RunConfig},
-    metrics::serve,
+    metrics::{check_textfile, serve},
     run::RunOptions,
 };
 
@@ -120,10 +120,17 @@ pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
     }
 }
 
-/// Serves metrics for a moment, where that is configured.
+/// Looks for the folder of the file that takes the metrics, and serves metrics for a moment, where that is configured.
 async fn try_metrics(config: &RunConfig, findings: &mut Findings) {
-    let Some(address) = &config.monitoring.address else { return };
-    if let Err(error) = serve(&Arc::default(), address).await {
+    if let Some(file) = &config.monitoring.file
+        && let Err(error) = check_textfile(file)
+    {
+        let remedy = "create the folder, or leave out run.metrics_file";
+        findings.add(Subject::Configuration, file.display().to_string(), text_of(&error), remedy);
+    }
+    if let Some(address) = &config.monitoring.address
+        && let Err(error) = serve(&Arc::default(), address).await
+    {
         let remedy = "give another address, or leave out run.metrics_addr";
         findings.add(Subject::Configuration, address, text_of(&error), remedy);
     }
