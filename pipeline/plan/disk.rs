@@ -10,7 +10,7 @@ use super::{
     problem::{Findings, Subject},
     work::Work,
 };
-use crate::config::RunConfig;
+use crate::{config::RunConfig, preview::PreviewRecord};
 
 /// Bytes of an output row without an image, before any shard is done: texts, candidates and digests, compressed.
 const ROW_BYTES: u64 = 400;
@@ -24,14 +24,28 @@ pub struct Disk {
     pub free_bytes: u64,
 }
 
-/// Compares the output's size with the free disk space, where the output is on this machine. `to_read` images are read.
+/// What takes disk space.
+#[derive(Clone, Copy)]
+pub(super) struct DiskUse<'a> {
+    /// Shards that are done and pending.
+    pub(super) work: &'a Work,
+    /// Their images.
+    pub(super) images: &'a Images,
+    /// Number of images that are read.
+    pub(super) to_read: u64,
+    /// A preview of such a run.
+    pub(super) preview: Option<&'a PreviewRecord>,
+}
+
+/// Compares the output's size with the free disk space, where the output is on this machine.
 pub(super) fn disk_of(
     config: &RunConfig,
     output: Option<&Location>,
-    (work, images, to_read): (&Work, &Images, u64),
+    pending: DiskUse<'_>,
     findings: &mut Findings,
 ) -> Option<Disk> {
     let output = output.filter(|output| output.kind == StoreKind::Local)?;
+    let DiskUse { work, images, to_read, .. } = pending;
     let free_bytes = free_disk(&output.local_path())?;
     let (bytes, rows) = work
         .done
@@ -40,7 +54,7 @@ pub(super) fn disk_of(
     let per_row = bytes.checked_div(rows).unwrap_or(ROW_BYTES);
     // The parts of shards that are done hold their images already.
     let copies = u64::from(config.output.embed_images) + u64::from(config.output.webdataset);
-    let stored = if rows == 0 { pending_bytes(work).saturating_mul(copies) } else { 0 };
+    let stored = if rows == 0 { pending.stored_bytes(copies, findings) } else { 0 };
     let all_bytes = images.pending.saturating_mul(per_row).saturating_add(stored);
     let needed_bytes =
         (all_bytes as f64 * share_read(to_read, images.pending, work.pending.len())).round() as u64;
@@ -56,6 +70,24 @@ pub(super) fn disk_of(
         );
     }
     Some(Disk { needed_bytes, free_bytes })
+}
+
+impl DiskUse<'_> {
+    /// Returns the bytes of all pending images, which are stored `copies` times. Shards hold the bytes of theirs; those that lists
+    /// name are as large as those of the preview.
+    fn stored_bytes(self, copies: u64, findings: &mut Findings) -> u64 {
+        let lists = self.images.lists;
+        let mut bytes = pending_bytes(self.work).saturating_sub(lists.bytes);
+        if copies > 0 && lists.images > 0 {
+            match self.preview.and_then(|preview| preview.bytes_per_image) {
+                Some(mean) => bytes = bytes.saturating_add((lists.images as f64 * mean) as u64),
+                None => findings.note(
+                    "the size of images that lists name is unknown: their disk space is that of the rows alone; give a preview as --preview",
+                ),
+            }
+        }
+        bytes.saturating_mul(copies)
+    }
 }
 
 /// Returns the share of the pending images that is read until there are `to_read`: shards are read whole.

@@ -162,15 +162,11 @@ fn of_data(config: &RunConfig, work: &Work, images: &Images) -> Vec<MemoryUse> {
         readers.min(shards).saturating_mul(part),
     ));
     let fetch = config.input.read.fetcher.as_ref().map(|fetcher| fetcher.settings());
-    if let Some(fetch) = fetch.filter(|_| has_lists(images)) {
+    if let Some(fetch) = fetch.filter(|_| images.lists.images > 0) {
         let bytes = (fetch.concurrency as u64).saturating_mul(fetch.max_bytes);
         uses.push(bound("images being fetched (fetch.concurrency times fetch.max_bytes)", bytes));
     }
     uses
-}
-
-fn has_lists(images: &Images) -> bool {
-    images.sources.iter().any(|source| source.source == "rows of lists")
 }
 
 pub(super) fn pending_bytes(work: &Work) -> u64 {

@@ -42,8 +42,8 @@ pub use self::{
     work::Redo,
 };
 use self::{
-    disk::disk_of,
-    forecast::forecast,
+    disk::{DiskUse, disk_of},
+    forecast::{fitting_preview, forecast},
     images::count_images,
     inputs::list_inputs,
     memory::{memory_of, slots_of},
@@ -95,14 +95,16 @@ pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
     let compute = models.compute(config, slots.map(|slots| slots.slots));
     let memory = memory_of(config, &models, slots, (&work, &images), &mut findings);
     let to_read = options.limit.map_or(images.pending, |limit| limit.min(images.pending));
-    let disk = disk_of(config, output.as_ref(), (&work, &images, to_read), &mut findings);
     let known = (work.configuration.as_ref(), compute.as_ref());
+    let preview = fitting_preview(&request, known, &mut findings);
+    let pending = DiskUse { work: &work, images: &images, to_read, preview: preview.as_ref() };
+    let disk = disk_of(config, output.as_ref(), pending, &mut findings);
     if let Some(limit) = options.limit.filter(|limit| *limit < images.pending) {
         findings.note(format!(
             "hours and cost are those of --limit {limit}; whole shards are read, so a run reads some more"
         ));
     }
-    let forecast = forecast(&request, (to_read, work.pending.len()), known, &mut findings);
+    let forecast = forecast(&request, (to_read, work.pending.len()), preview.as_ref(), &mut findings);
     let Findings { problems, notes } = findings;
     PlanReport {
         output: output.map(|output| output.url()).unwrap_or_default(),
