@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use support::{
     Place, files_below, model,
     program::{Call, Said, recaption},
-    shards::{jpeg, scenes},
+    server::{Answer, Server, times},
+    shards::{Pack, jpeg, scenes},
 };
 
 /// `recaption plan` of what [`Place::run`] runs.
@@ -112,6 +113,29 @@ fn rows_of_parquet_are_counted_by_footers() {
         (&run["counts"]["read"], &run["shards_done"]),
         (&images["pending"], &planned["shards"]["pending"])
     );
+}
+
+#[test]
+fn archives_of_web_servers_without_ranges_are_counted() {
+    let small = scenes(0, 20);
+    // Longer than what is read of it.
+    let large = (0..40).fold(Pack::new(), |pack, n| {
+        pack.file(&format!("{n:03}.jpg"), &vec![b'x'; 500_000]).file(&format!("{n:03}.txt"), b"a caption")
+    });
+    let packed = zstd::encode_all(small.as_slice(), 1).expect("zstd");
+    assert!(small.len().min(packed.len()) > 64 << 10, "more than is read at once");
+    let files = [("small.tar", small), ("packed.tar.zst", packed), ("large.tar", large.close())];
+    let answers = files.map(|(name, bytes)| (format!("/{name}"), Answer::Whole(times(0), bytes)));
+    let server = Server::start(answers.into_iter().collect());
+    let images = |name: &str| {
+        let url = format!("http://127.0.0.1:{}/{name}", server.port());
+        let planned = plan(&Place::new(), url, "out").ends(0).report();
+        (planned["images"]["pending"].as_u64(), planned["images"]["is_estimate"] == json!(true))
+    };
+    assert_eq!(images("small.tar"), (Some(20), false));
+    assert_eq!(images("packed.tar.zst"), (Some(20), false));
+    let (estimate, is_estimate) = images("large.tar");
+    assert!(is_estimate && (38..=42).contains(&estimate.unwrap_or(0)), "{estimate:?}");
 }
 
 #[test]
@@ -230,6 +254,9 @@ fn required_keys_that_are_missing_are_all_named() {
     let input = place.draw("in", 1, 2);
     let served = plan(&place, &input, "out").set(&format!("run.metrics_addr={address}"));
     has_one_problem(served, "configuration", &[&address, "the port is in use"]);
+    let file = place.path("gone/recaption.prom").display().to_string();
+    let call = plan(&place, &input, "out").set(&format!("run.metrics_file={file}"));
+    has_one_problem(call, "configuration", &[&file, "is not a folder", "create the folder"]);
     // What is no configuration at all is an error as everywhere.
     recaption().arg("plan").set("run.treads=1").ends(2).warns("did you mean `run.threads`");
     recaption().args(["plan", "--rate", "0"]).ends(2).warns("above 0");
@@ -338,6 +365,20 @@ fn too_little_memory_is_a_problem() {
     assert!(memory["needed_bytes"].as_u64() > memory["machine"]["limit_bytes"].as_u64(), "{memory:#}");
     let too_small = plan(&place, &input, "out").set("run.cache_bytes=1048576").set("model.sessions=1024");
     has_one_problem(too_small, "memory", &["cache_bytes", "raise run.cache_bytes"]);
+}
+
+#[test]
+fn limited_runs_need_less_disk() {
+    let place = Place::new();
+    let input = place.draw("in", 3, 6);
+    let needed = |more: &[&str]| {
+        let planned = plan(&place, &input, "out").args(more).ends(0).report();
+        planned["disk"]["needed_bytes"].as_u64().expect("a number")
+    };
+    let all = needed(&[]);
+    assert!(all >= 18 * 100, "{all}");
+    assert_eq!(needed(&["--limit", "7"]), all * 2 / 3, "two shards are read");
+    assert_eq!(needed(&["--limit", "99"]), all);
 }
 
 #[test]

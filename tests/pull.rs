@@ -7,6 +7,7 @@ mod support;
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -220,6 +221,44 @@ fn other_kinds_of_models_are_told_before_their_weights() {
 }
 
 #[test]
+fn failed_pulls_leave_the_commit_before_usable_offline() {
+    const BEFORE: &str = "fedcba9876543210fedcba9876543210fedcba98";
+    let (place, hub) = (Place::new(), HubStub::start(model(), Habits::default()));
+    call(&place, &hub.url()).args(["pull", "org/model"]).ends(0);
+    // As if the branch had moved since.
+    let snapshots = cached(&place).join("snapshots");
+    fs::rename(snapshots.join(COMMIT), snapshots.join(BEFORE)).expect("a snapshot");
+    let branch = cached(&place).join("refs/main");
+    fs::write(&branch, BEFORE).expect("a ref");
+    for blob in fs::read_dir(cached(&place).join("blobs")).expect("blobs") {
+        let path = blob.expect("a blob").path();
+        fs::rename(&path, path.with_extension("before")).expect("another hash");
+    }
+    for link in [CONFIG, WEIGHTS] {
+        let link = snapshots.join(BEFORE).join(link);
+        let target = fs::read_link(&link).expect("a link").with_extension("before");
+        fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(target, link)).expect("a link");
+    }
+    let mut unsupported = model();
+    let config = String::from_utf8(file(CONFIG)).expect("UTF-8").replace("\"quick_gelu\"", "\"slow_gelu\"");
+    unsupported.insert(CONFIG.into(), config.into_bytes());
+    let damaged = Habits { damaged: true, ..Habits::default() };
+    for (hub, words) in [
+        (HubStub::start(unsupported, Habits::default()), "slow_gelu"),
+        (HubStub::start(model(), damaged), "its SHA-256 is"),
+    ] {
+        call(&place, &hub.url()).args(["pull", "org/model"]).ends(1).warns(words);
+        assert_eq!(fs::read_to_string(&branch).expect("a ref"), BEFORE, "{words}");
+        let inspect = call(&place, NOWHERE).env("HF_HUB_OFFLINE", "1").args(["inspect", "hf://org/model"]);
+        inspect.ends(0).prints("CoCa");
+        let partial = snapshots.join(COMMIT);
+        fs::remove_dir_all(partial).expect("what was pulled of the commit");
+    }
+    call(&place, &hub.url()).args(["pull", "org/model"]).ends(0);
+    assert_eq!(fs::read_to_string(&branch).expect("a ref"), COMMIT);
+}
+
+#[test]
 fn files_that_huggingface_hub_cached_are_not_downloaded() {
     let (place, hub) = (Place::new(), HubStub::start(model(), Habits::default()));
     let blob = format!("hf/hub/models--org--model/blobs/{}", sha256(&file(WEIGHTS)));
@@ -288,6 +327,36 @@ fn directories_hold_what_was_pulled() {
     }
     place.write(&format!("other/{TORCH_WEIGHTS}"), "weights of another model");
     pull("other").ends(1).warns("which this model has not");
+}
+
+#[test]
+fn directories_never_mix_two_models() {
+    const VOCABULARY: [&str; 4] =
+        ["tokenizer.json", "vocab.json", "merges.txt", "bpe_simple_vocab_16e6.txt.gz"];
+    let (place, plain) = (Place::new(), HubStub::start(model(), Habits::default()));
+    let pull = |hub: &HubStub, home: &str, dir: &str| {
+        let call = call(&place, &hub.url()).env("HF_HOME", place.path(home));
+        call.args(["pull", "org/model", "--dir", dir])
+    };
+    // What another model left, and this one has not, would be taken for its own.
+    for name in VOCABULARY {
+        place.write(&format!("{name}.d/{name}"), "of another model");
+        let said = pull(&plain, "plain", &format!("{name}.d")).ends(1);
+        said.warns(&format!("holds {name}, which this model has not")).warns("choose another directory");
+        assert_eq!(fs::read_dir(place.path(&format!("{name}.d"))).expect("a folder").count(), 1, "{name}");
+    }
+    let mut tokenized = model();
+    tokenized.insert("tokenizer.json".into(), b"{}".to_vec());
+    pull(&HubStub::start(tokenized, Habits::default()), "tokenized", "base").ends(0);
+    pull(&plain, "plain", "base").ends(1).warns("holds tokenizer.json, which this model has not");
+    // A tokenizer is built from the vocabulary that was pulled, and replaces the one that was there.
+    let mut merges = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    merges.write_all(b"a title\nl o\n").expect("memory");
+    let mut spelled = model();
+    spelled.insert(VOCABULARY[3].into(), merges.finish().expect("memory"));
+    pull(&HubStub::start(spelled, Habits::default()), "spelled", "base").ends(0);
+    let built = fs::read_to_string(place.path("base/tokenizer.json")).expect("a tokenizer");
+    assert!(built.contains("<start_of_text>"), "{built}");
 }
 
 #[test]

@@ -91,24 +91,46 @@ impl Forecast {
     }
 }
 
-/// Computes hours and cost, if a rate is known: that of the preview if it was made with this configuration on such hardware,
-/// else the one that was given.
+/// Reads the preview, if one was given and it was made with this configuration on such hardware. Notes why it does not apply.
+pub(super) fn fitting_preview(
+    request: &ForecastRequest,
+    (configuration, compute): (Option<&BTreeMap<String, String>>, Option<&Compute>),
+    findings: &mut Findings,
+) -> Option<PreviewRecord> {
+    let path = request.preview.as_ref()?;
+    let place = path.display().to_string();
+    let record = match PreviewRecord::read(path) {
+        Ok(record) => record,
+        Err(error) => {
+            let remedy = "give the preview.json that `recaption preview` wrote";
+            findings.add(Subject::Configuration, format!("--preview {place}"), text_of(&error), remedy);
+            return None;
+        }
+    };
+    let differences = differences(&record, configuration?, compute?);
+    if !differences.is_empty() {
+        let differences = differences.join("; ");
+        findings
+            .note(format!("the rate of {place} is not used, since it was measured otherwise: {differences}"));
+        return None;
+    }
+    Some(record)
+}
+
+/// Computes hours and cost, if a rate is known: that of the preview if it fits, else the one that was given.
 pub(super) fn forecast(
     request: &ForecastRequest,
     (images, shards): (u64, usize),
-    (configuration, compute): (Option<&BTreeMap<String, String>>, Option<&Compute>),
+    preview: Option<&PreviewRecord>,
     findings: &mut Findings,
 ) -> Option<Forecast> {
-    let measured = request.preview.as_ref().and_then(|path| {
+    let measured = request.preview.as_ref().zip(preview).and_then(|(path, record)| {
         let place = path.display().to_string();
-        match PreviewRecord::read(path) {
-            Ok(record) => rate_of(&record, &place, configuration, compute, findings),
-            Err(error) => {
-                let remedy = "give the preview.json that `recaption preview` wrote";
-                findings.add(Subject::Configuration, format!("--preview {place}"), text_of(&error), remedy);
-                None
-            }
+        if record.images_per_second.is_finite() && record.images_per_second > 0.0 {
+            return Some((record.images_per_second, place));
         }
+        findings.note(format!("the rate of {place} is not used: it captioned no image"));
+        None
     });
     let rate = measured.or_else(|| Some((request.rate?, "--rate".to_owned())));
     let Some(rate) = rate else {
@@ -116,29 +138,6 @@ pub(super) fn forecast(
         return None;
     };
     Some(Forecast::new(rate, images, shards as u64, request))
-}
-
-/// Returns the rate of a preview if it applies to this run; notes why it does not.
-fn rate_of(
-    record: &PreviewRecord,
-    place: &str,
-    configuration: Option<&BTreeMap<String, String>>,
-    compute: Option<&Compute>,
-    findings: &mut Findings,
-) -> Option<(f64, String)> {
-    let (configuration, compute) = (configuration?, compute?);
-    let differences = differences(record, configuration, compute);
-    if !differences.is_empty() {
-        let differences = differences.join("; ");
-        findings
-            .note(format!("the rate of {place} is not used, since it was measured otherwise: {differences}"));
-        return None;
-    }
-    if !(record.images_per_second.is_finite() && record.images_per_second > 0.0) {
-        findings.note(format!("the rate of {place} is not used: it captioned no image"));
-        return None;
-    }
-    Some((record.images_per_second, place.to_owned()))
 }
 
 /// Returns what the rate depends on and differs between the preview and this run.

@@ -41,6 +41,45 @@ pub struct Images {
     pub sources: Vec<ImageSource>,
     /// Compressed bytes of the largest row group that was seen.
     pub row_group_bytes: u64,
+    /// The part of the pending ones that lists name, and whose bytes are elsewhere.
+    #[serde(skip)]
+    pub(super) lists: ListImages,
+}
+
+/// Images that lists name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ListImages {
+    /// Their number.
+    pub(super) images: u64,
+    /// Bytes of the lists.
+    pub(super) bytes: u64,
+}
+
+impl ListImages {
+    fn add(&mut self, images: u64, bytes: u64) {
+        self.images = self.images.saturating_add(images);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Adds the lists among `images` in `bytes` of shards that were not counted, by their share of those that were.
+    fn extrapolate(&mut self, counted: &[Counted<'_>], (images, bytes): (u64, u64)) {
+        let all_images = counted.iter().map(|one| one.count.samples).fold(0, u64::saturating_add);
+        let all_bytes = bytes_of(counted.iter().map(|one| one.shard));
+        let scaled = |part: u64, all: u64, more: u64| {
+            (part.min(all) as f64 / all.max(1) as f64 * more as f64).round() as u64
+        };
+        let of_counted = Self::of(counted);
+        self.add(scaled(of_counted.images, all_images, images), scaled(of_counted.bytes, all_bytes, bytes));
+    }
+
+    fn of(counted: &[Counted<'_>]) -> Self {
+        let mut lists = Self::default();
+        for Counted { shard, count } in counted.iter().filter(|one| one.count.method == CountMethod::ListRows)
+        {
+            lists.add(count.samples, shard.bytes());
+        }
+        lists
+    }
 }
 
 /// Images that were counted in one way.
@@ -67,6 +106,7 @@ struct Counted<'a> {
 struct Sums {
     sources: BTreeMap<(String, bool), (usize, u64)>,
     row_group_bytes: u64,
+    lists: ListImages,
 }
 
 impl Sums {
@@ -80,6 +120,8 @@ impl Sums {
             self.add(source_of(count.method), !count.is_exact, 1, count.samples);
             self.row_group_bytes = self.row_group_bytes.max(count.row_group_bytes);
         }
+        let lists = ListImages::of(counted);
+        self.lists.add(lists.images, lists.bytes);
     }
 
     fn finish(self, work: &Work) -> Images {
@@ -95,6 +137,7 @@ impl Sums {
             is_estimate: sources.iter().any(|source| source.is_estimate),
             sources,
             row_group_bytes: self.row_group_bytes,
+            lists: self.lists,
         }
     }
 }
@@ -104,7 +147,12 @@ pub(super) async fn count_images(work: &Work, settings: &ReadSettings, findings:
     let (mut sums, mut others, mut archives) = (Sums::default(), Vec::new(), Vec::new());
     for Pending { shard, recorded } in &work.pending {
         match recorded {
-            Some(samples) => sums.add("commit records", false, 1, *samples),
+            Some(samples) => {
+                sums.add("commit records", false, 1, *samples);
+                if is_list(shard, settings.format) {
+                    sums.lists.add(*samples, shard.bytes());
+                }
+            }
             // Reported when it was listed.
             None if shard.lookup_error().is_some() => {}
             None if is_archive(shard, settings.format) => archives.push(shard),
@@ -118,7 +166,9 @@ pub(super) async fn count_images(work: &Work, settings: &ReadSettings, findings:
         let bytes =
             bytes_of(others.iter().copied()).saturating_sub(bytes_of(counted.iter().map(|c| c.shard)));
         let ratio = BytesPerImage::of_counted(&counted);
-        sums.add("bytes, as those of the shards that were counted", true, left, ratio.images(bytes));
+        let images = ratio.images(bytes);
+        sums.add("bytes, as those of the shards that were counted", true, left, images);
+        sums.lists.extrapolate(&counted, (images, bytes));
     }
     let counted = count_all(&spread(&archives, MAX_ARCHIVES), settings, findings).await;
     if archives.len() <= MAX_ARCHIVES {
@@ -223,6 +273,16 @@ fn is_archive(shard: &ShardRef, format: InputFormat) -> bool {
         InputFormat::Webdataset => true,
         InputFormat::Auto => !is_parquet_name(name) && ListKind::of_name(name).is_none(),
         InputFormat::Parquet | InputFormat::UrlList | InputFormat::Folder => false,
+    }
+}
+
+/// Returns whether a shard is a list of URLs, by its name. A list in Parquet that has no parts is known by its columns alone.
+fn is_list(shard: &ShardRef, format: InputFormat) -> bool {
+    let name = shard.location.path.filename().unwrap_or_default();
+    match format {
+        InputFormat::UrlList => true,
+        InputFormat::Auto => shard.list_part().is_some() || ListKind::of_name(name).is_some(),
+        InputFormat::Webdataset | InputFormat::Parquet | InputFormat::Folder => false,
     }
 }
 

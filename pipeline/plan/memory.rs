@@ -1,16 +1,15 @@
-//! The memory that a run takes, by the sizes that the run itself computes, and the disk space of its output.
+//! The memory that a run takes, by the sizes that the run itself computes.
 
 use recaption_onnx::{
     caption::{CaptionSettings, SlotMemory},
     runtime::{Execution, SessionOptions},
 };
 use recaption_output::ROW_GROUP_BYTES;
-use recaption_store::{Location, StoreKind};
 use serde::Serialize;
 
 use super::{
     images::Images,
-    machine::{MachineMemory, free_disk},
+    machine::MachineMemory,
     models::Models,
     problem::{Findings, Subject},
     work::Work,
@@ -24,9 +23,7 @@ use crate::{
 const ROW_GROUP_FACTOR: f64 = 2.3;
 /// Memory of the program and of ONNX Runtime without a model, measured on Linux.
 const BASE_BYTES: u64 = 80 << 20;
-/// Bytes of an output row without an image, before any shard is done: texts, candidates and digests, compressed.
-const ROW_BYTES: u64 = 400;
-/// The same in memory, before it is compressed.
+/// Bytes in memory of an output row without an image, before it is compressed.
 const ROW_BYTES_IN_MEMORY: u64 = 1024;
 
 /// A use of memory.
@@ -55,15 +52,6 @@ pub struct Memory {
     pub gpu_bytes: u64,
     /// What the machine has; `None` where that is unknown.
     pub machine: Option<MachineMemory>,
-}
-
-/// Disk space for the output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Disk {
-    /// Bytes of the pending shards' parts, an estimate.
-    pub needed_bytes: u64,
-    /// Free bytes of the file system.
-    pub free_bytes: u64,
 }
 
 /// Returns the slots of one copy of the model. Settings that leave no room for a single image are a problem.
@@ -174,18 +162,14 @@ fn of_data(config: &RunConfig, work: &Work, images: &Images) -> Vec<MemoryUse> {
         readers.min(shards).saturating_mul(part),
     ));
     let fetch = config.input.read.fetcher.as_ref().map(|fetcher| fetcher.settings());
-    if let Some(fetch) = fetch.filter(|_| has_lists(images)) {
+    if let Some(fetch) = fetch.filter(|_| images.lists.images > 0) {
         let bytes = (fetch.concurrency as u64).saturating_mul(fetch.max_bytes);
         uses.push(bound("images being fetched (fetch.concurrency times fetch.max_bytes)", bytes));
     }
     uses
 }
 
-fn has_lists(images: &Images) -> bool {
-    images.sources.iter().any(|source| source.source == "rows of lists")
-}
-
-fn pending_bytes(work: &Work) -> u64 {
+pub(super) fn pending_bytes(work: &Work) -> u64 {
     work.pending.iter().map(|pending| pending.shard.bytes()).fold(0, u64::saturating_add)
 }
 
@@ -206,38 +190,6 @@ fn compare(memory: &Memory, findings: &mut Findings) {
             "a run takes up to {most} of memory, and {free} are free now: if it is killed, lower input.decode_bytes, input.buffer_bytes or model.sessions"
         ));
     }
-}
-
-/// Compares the output's size with the free disk space, where the output is on this machine.
-pub(super) fn disk_of(
-    config: &RunConfig,
-    output: Option<&Location>,
-    (work, images): (&Work, &Images),
-    findings: &mut Findings,
-) -> Option<Disk> {
-    let output = output.filter(|output| output.kind == StoreKind::Local)?;
-    let free_bytes = free_disk(&output.local_path())?;
-    let (bytes, rows) = work
-        .done
-        .iter()
-        .fold((0_u64, 0_u64), |(bytes, rows), done| (bytes + done.part_bytes, rows + done.samples));
-    let per_row = bytes.checked_div(rows).unwrap_or(ROW_BYTES);
-    // The parts of shards that are done hold their images already.
-    let copies = u64::from(config.output.embed_images) + u64::from(config.output.webdataset);
-    let stored = if rows == 0 { pending_bytes(work).saturating_mul(copies) } else { 0 };
-    let needed_bytes = images.pending.saturating_mul(per_row).saturating_add(stored);
-    if needed_bytes > free_bytes {
-        let shown = |bytes| indicatif::HumanBytes(bytes).to_string();
-        let what =
-            format!("the output needs about {}, and {} are free", shown(needed_bytes), shown(free_bytes));
-        findings.add(
-            Subject::Disk,
-            output.url(),
-            what,
-            "make room, or choose an output on another disk or in a bucket",
-        );
-    }
-    Some(Disk { needed_bytes, free_bytes })
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@
 //! | `problem` | problems and notes |
 //! | `models`, `output`, `inputs` | what a run needs, checked |
 //! | `work`, `images` | what is done and pending |
-//! | `memory`, `machine` | what a run takes, and what there is |
+//! | `memory`, `disk`, `machine` | what a run takes, and what there is |
 //! | `forecast` | hours and cost |
 //! | `report`, `text` | the result |
 
+mod disk;
 mod forecast;
 mod images;
 mod inputs;
@@ -29,29 +30,31 @@ use std::sync::Arc;
 
 use recaption_store::Stores;
 
-use self::{
-    forecast::forecast,
-    images::count_images,
-    inputs::list_inputs,
-    memory::{disk_of, memory_of, slots_of},
-    models::Models,
-    output::find_output,
-    problem::{Findings, text_of},
-    work::{Place, Work, find_work},
-};
 pub use self::{
+    disk::Disk,
     forecast::{Cost, Forecast, ForecastRequest, WorkersHours},
     images::{ImageSource, Images},
     machine::MachineMemory,
-    memory::{Disk, Memory, MemoryUse},
+    memory::{Memory, MemoryUse},
     models::Compute,
     problem::{Problem, Subject},
     report::{ByteCounts, PlanReport, ShardCounts},
     work::Redo,
 };
+use self::{
+    disk::{DiskUse, disk_of},
+    forecast::{fitting_preview, forecast},
+    images::count_images,
+    inputs::list_inputs,
+    memory::{memory_of, slots_of},
+    models::Models,
+    output::find_output,
+    problem::{Findings, text_of},
+    work::{Place, Work, find_work},
+};
 use crate::{
     config::{ConfigError, RunConfig},
-    metrics::serve,
+    metrics::{check_textfile, serve},
     run::RunOptions,
 };
 
@@ -91,15 +94,17 @@ pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
     let slots = slots_of(config, &models, &mut findings);
     let compute = models.compute(config, slots.map(|slots| slots.slots));
     let memory = memory_of(config, &models, slots, (&work, &images), &mut findings);
-    let disk = disk_of(config, output.as_ref(), (&work, &images), &mut findings);
-    let known = (work.configuration.as_ref(), compute.as_ref());
     let to_read = options.limit.map_or(images.pending, |limit| limit.min(images.pending));
+    let known = (work.configuration.as_ref(), compute.as_ref());
+    let preview = fitting_preview(&request, known, &mut findings);
+    let pending = DiskUse { work: &work, images: &images, to_read, preview: preview.as_ref() };
+    let disk = disk_of(config, output.as_ref(), pending, &mut findings);
     if let Some(limit) = options.limit.filter(|limit| *limit < images.pending) {
         findings.note(format!(
             "hours and cost are those of --limit {limit}; whole shards are read, so a run reads some more"
         ));
     }
-    let forecast = forecast(&request, (to_read, work.pending.len()), known, &mut findings);
+    let forecast = forecast(&request, (to_read, work.pending.len()), preview.as_ref(), &mut findings);
     let Findings { problems, notes } = findings;
     PlanReport {
         output: output.map(|output| output.url()).unwrap_or_default(),
@@ -117,10 +122,17 @@ pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
     }
 }
 
-/// Serves metrics for a moment, where that is configured.
+/// Looks for the folder of the file that takes the metrics, and serves metrics for a moment, where that is configured.
 async fn try_metrics(config: &RunConfig, findings: &mut Findings) {
-    let Some(address) = &config.monitoring.address else { return };
-    if let Err(error) = serve(&Arc::default(), address).await {
+    if let Some(file) = &config.monitoring.file
+        && let Err(error) = check_textfile(file)
+    {
+        let remedy = "create the folder, or leave out run.metrics_file";
+        findings.add(Subject::Configuration, file.display().to_string(), text_of(&error), remedy);
+    }
+    if let Some(address) = &config.monitoring.address
+        && let Err(error) = serve(&Arc::default(), address).await
+    {
         let remedy = "give another address, or leave out run.metrics_addr";
         findings.add(Subject::Configuration, address, text_of(&error), remedy);
     }

@@ -3,11 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    forecast::Forecast,
-    images::Images,
-    memory::{Disk, Memory},
-    models::Compute,
-    problem::Problem,
+    disk::Disk, forecast::Forecast, images::Images, memory::Memory, models::Compute, problem::Problem,
     work::Redo,
 };
 use crate::run::ExitCode;

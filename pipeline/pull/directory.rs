@@ -3,17 +3,28 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
-use recaption_onnx::checkpoint::Checkpoint;
+use recaption_onnx::checkpoint::{
+    Checkpoint,
+    tokenizer_files::{CLIP_MERGES, MERGES, VOCABULARY},
+};
 use recaption_store::PulledModel;
 
 /// Copies the files to `dir`, with the tokenizer that an export would build where the model has none. A file of the same name
-/// is replaced.
+/// is replaced. The tokenizer is built from the pulled files alone, so that what `dir` has of another model has no part in it.
 ///
 /// # Errors
-/// When `dir` holds other weights, which would be mistaken for the model's, or cannot be written.
+/// When `dir` holds weights or a vocabulary of another model, which would be mistaken for this model's, or cannot be written.
 pub(crate) fn copy_to(pulled: &PulledModel, dir: &Path) -> anyhow::Result<()> {
     let is_pulled = |name: &str| pulled.files.iter().any(|file| file.name == name);
-    for name in [Checkpoint::WEIGHTS, Checkpoint::TORCH_WEIGHTS] {
+    let mut unwanted = vec![Checkpoint::WEIGHTS, Checkpoint::TORCH_WEIGHTS];
+    let mut built = None;
+    if !is_pulled(Checkpoint::TOKENIZER) {
+        built = Checkpoint::open(&pulled.dir)?.tokenizer()?;
+        if built.is_none() {
+            unwanted.extend([Checkpoint::TOKENIZER, VOCABULARY, MERGES, CLIP_MERGES]);
+        }
+    }
+    for name in unwanted {
         if dir.join(name).exists() && !is_pulled(name) {
             bail!("{} holds {name}, which this model has not; choose another directory", dir.display());
         }
@@ -23,9 +34,7 @@ pub(crate) fn copy_to(pulled: &PulledModel, dir: &Path) -> anyhow::Result<()> {
         let from = pulled.dir.join(&file.name);
         replace(&dir.join(&file.name), |partial| fs::copy(&from, partial).map(drop))?;
     }
-    if !is_pulled(Checkpoint::TOKENIZER)
-        && let Some(bytes) = Checkpoint::open(dir)?.tokenizer()?
-    {
+    if let Some(bytes) = built {
         replace(&dir.join(Checkpoint::TOKENIZER), |partial| fs::write(partial, &bytes))?;
     }
     Ok(())

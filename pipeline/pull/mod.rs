@@ -76,6 +76,8 @@ pub(crate) fn pull(model: &HubModel) -> anyhow::Result<PulledModel> {
         // What is downloaded further is of the same commit, even if the branch moves meanwhile.
         let pinned = model.at_commit(&first.commit);
         let mut pulled = hub.pull(&pinned, &FILES, &shown).await.map_err(explain)?;
+        // Only now: a commit of which files are missing would take the place of one that works offline.
+        hub.remember(model, &pulled.commit)?;
         for file in &mut pulled.files {
             file.is_new |= first.files.iter().any(|known| known.name == file.name && known.is_new);
         }

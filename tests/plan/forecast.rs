@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{plan, support::Place};
+use super::{
+    plan,
+    support::{Place, program::Call},
+};
 
 /// The record of a preview, as far as `plan` reads it, of a run that was made.
 fn preview_of(record: &Value, rate: f64, threads: u64) -> String {
@@ -49,4 +52,32 @@ fn hours_and_cost_come_from_a_preview_that_fits_or_a_rate() {
     place.write("preview.json", preview_of(&record, 2.0, 64));
     let other = priced().ends(0).report();
     assert!(other["notes"].to_string().contains("there were 64 threads, are 2"), "{other:#}");
+}
+
+#[test]
+fn images_of_lists_take_the_space_that_the_preview_saw() {
+    let place = Place::new();
+    let input = place.draw("in", 1, 2);
+    let record = place.run(&input, "done").ends(0).report();
+    let preview = preview_of(&record, 2.0, 2).replace("\"bytes_per_image\":null", "\"bytes_per_image\":1e6");
+    assert!(preview.contains("1e6"), "{preview}");
+    place.write("preview.json", preview);
+    let rows: String = (0..300).map(|n| format!("{{\"url\": \"http://127.0.0.1:1/{n}.jpg\"}}\n")).collect();
+    let list = place.write("urls.jsonl", rows);
+    let needed = |call: Call| {
+        let planned = call.args(["--threads", "2"]).ends(0).report();
+        let is_noted = planned["notes"].to_string().contains("the size of images that lists name is unknown");
+        (planned["disk"]["needed_bytes"].as_u64().expect("a number"), is_noted)
+    };
+    let listed = || plan(&place, &list, "out");
+    let (rows, is_noted) = needed(listed());
+    assert!(!is_noted && rows < 1_000_000, "no image is stored: {rows}");
+    assert_eq!(needed(listed().set("output.images=embed")), (rows, true));
+    let previewed = || listed().args(["--preview", "preview.json"]).set("output.images=embed");
+    assert_eq!(needed(previewed()), (rows + 300_000_000, false));
+    assert_eq!(needed(previewed().args(["--limit", "1"])), (rows + 300_000_000, false), "a whole shard");
+    // Images of tars are in the tars.
+    let bytes = std::fs::metadata(input.join("00000.tar")).expect("a tar").len();
+    let both = needed(previewed().arg("--input").arg(&input)).0;
+    assert_eq!(both, rows + 300_000_000 + rows / 300 * 2 + bytes);
 }

@@ -151,11 +151,17 @@ fn denied_and_full_stores_are_problems() {
     let place = Place::new();
     let input = place.draw("in", 1, 2);
     for (refusal, words) in [(Refusal::Denied, "access is denied"), (Refusal::Full, "no space left")] {
-        let faults =
-            Faults { rate: 0.0, silence: std::time::Duration::ZERO, seed: 1, refusal: Some((0, refusal)) };
-        let report = plan_with(Flaky::new(faults).around(Arc::new(InMemory::new())), &input);
-        let found: Vec<String> = report.problems.iter().map(|problem| problem.what.clone()).collect();
-        assert!(found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
+        // From the first write on; and only after the object is there.
+        for from in 0..3 {
+            let silence = std::time::Duration::ZERO;
+            let faults = Faults { rate: 0.0, silence, seed: 1, refusal: Some((from, refusal)) };
+            let memory = Arc::new(InMemory::new());
+            let report = plan_with(Flaky::new(faults).around(memory.clone()), &input);
+            let found: Vec<String> = report.problems.iter().map(|problem| problem.what.clone()).collect();
+            assert!(found.len() == 1 && found[0].contains(words), "{words} from {from}: {found:?}");
+            let left = runtime().block_on(memory.list(None).collect::<Vec<_>>());
+            assert!(left.is_empty(), "{words} from {from}: {left:?}");
+        }
     }
 }
 

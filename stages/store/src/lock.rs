@@ -24,6 +24,10 @@ use crate::{
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Renewals within the duration of a lease.
 const RENEWALS: u32 = 4;
+/// Further attempts to acquire the lock of a file: [`lock_holder`] holds it for a moment too.
+const FILE_RETRIES: u32 = 3;
+/// Pause before each of them.
+const FILE_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a lock can be neither acquired nor seen to be held.
 #[derive(Debug, thiserror::Error)]
@@ -107,9 +111,9 @@ enum Held {
 /// Returns an error when the file system or the store cannot lock.
 pub async fn lock(location: &Location, lease: Duration) -> Result<LockAttempt, LockError> {
     match location.kind {
-        StoreKind::Local => {
-            lock_file(location).map_err(|source| LockError::File { url: location.url(), source })
-        }
+        StoreKind::Local => lock_file_patiently(location)
+            .await
+            .map_err(|source| LockError::File { url: location.url(), source }),
         _ => lock_object(location, lease).await,
     }
 }
@@ -143,6 +147,18 @@ fn holder_of_file(location: &Location) -> std::io::Result<Option<String>> {
         }
         Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Tries to lock a file, more than once: whoever looks at the lock must not make a run believe that another one holds it.
+async fn lock_file_patiently(location: &Location) -> std::io::Result<LockAttempt> {
+    for _ in 0..FILE_RETRIES {
+        let attempt = lock_file(location)?;
+        if matches!(attempt, LockAttempt::Acquired(_)) {
+            return Ok(attempt);
+        }
+        tokio::time::sleep(FILE_RETRY_PAUSE).await;
+    }
+    lock_file(location)
 }
 
 fn lock_file(location: &Location) -> std::io::Result<LockAttempt> {
@@ -252,6 +268,21 @@ mod tests {
         drop(first);
         assert_eq!(lock_holder(&location).await.expect("an answer"), None);
         assert!(matches!(lock(&location, Duration::ZERO).await, Ok(LockAttempt::Acquired(_))));
+    }
+
+    #[tokio::test]
+    async fn looking_at_a_file_lock_keeps_nobody_out() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("lock.json");
+        let location = Stores::default().locate(&path.to_string_lossy()).expect("a path");
+        // What `lock_holder` has, for longer than it has it.
+        let looking = open_lock_file(&path).expect("a file");
+        looking.lock_shared().expect("a lock");
+        let (attempt, ()) = tokio::join!(lock(&location, Duration::ZERO), async {
+            tokio::time::sleep(FILE_RETRY_PAUSE / 2).await;
+            drop(looking);
+        });
+        assert!(matches!(attempt.expect("an answer"), LockAttempt::Acquired(_)));
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Whether a location can be written: by writing a small object there and deleting it.
 
-use object_store::{Error, ObjectStoreExt, PutMode, UpdateVersion};
+use object_store::{Error, ObjectStoreExt, PutMode, PutResult, UpdateVersion};
 
 use crate::{Location, StoreError, StoreKind, lacks_conditional_put};
 
@@ -11,25 +11,35 @@ const CONTENT: &[u8] = b"written by `recaption plan` to see whether this place c
 /// of puts: one of an object that exists already must fail, and in a bucket one must replace exactly the object that was read.
 ///
 /// # Errors
-/// Returns an error when the object cannot be put or deleted.
+/// Returns an error when the object cannot be put or deleted. An object that was put before that is deleted if possible.
 pub async fn probe_writes(object: &Location) -> Result<bool, StoreError> {
-    let has_conditional_puts = match put_on_conditions(object).await {
-        Ok(honoured) => honoured,
-        Err(error) if lacks_conditional_put(&error) => {
-            let put = object.store.put(&object.path, CONTENT.into()).await;
-            put.map_err(|source| StoreError::Store { url: object.url(), source })?;
-            false
+    let store_error = |source| StoreError::Store { url: object.url(), source };
+    let first = match object.store.put_opts(&object.path, CONTENT.into(), PutMode::Create.into()).await {
+        // Not the probe's object.
+        Err(error @ (Error::AlreadyExists { .. } | Error::Precondition { .. })) => {
+            return Err(store_error(error));
         }
-        Err(source) => return Err(StoreError::Store { url: object.url(), source }),
+        first => first,
     };
-    object.delete().await?;
-    Ok(has_conditional_puts)
+    let honoured = match first {
+        Ok(first) => honours_conditions(object, first).await,
+        Err(error) => Err(error),
+    };
+    let probed = match honoured {
+        Err(error) if lacks_conditional_put(&error) => {
+            object.store.put(&object.path, CONTENT.into()).await.map(|_| false)
+        }
+        probed => probed,
+    };
+    let deleted = object.delete().await;
+    // The first error is the one to report.
+    let has_conditional_puts = probed.map_err(store_error)?;
+    deleted.map(|()| has_conditional_puts)
 }
 
-/// Puts an object three times: each time on a condition.
-async fn put_on_conditions(object: &Location) -> Result<bool, Error> {
+/// Puts the object twice more, each time on a condition. `first` is the result of its first put.
+async fn honours_conditions(object: &Location, first: PutResult) -> Result<bool, Error> {
     let put = |mode: PutMode| object.store.put_opts(&object.path, CONTENT.into(), mode.into());
-    let first = put(PutMode::Create).await?;
     match put(PutMode::Create).await {
         Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
         // The condition was ignored.

@@ -6,7 +6,7 @@ use recaption_messages::ReadError;
 use super::{
     rows,
     sample_count::{CountMethod, SampleCount, extrapolate},
-    start::{collect, open_start},
+    start::{collect, has_ranges, open_start},
 };
 use crate::{
     format::{InputFormat, PARQUET_MAGIC},
@@ -21,13 +21,13 @@ const WINDOW_BYTES: u64 = 64 << 10;
 const MAX_WHOLE_BYTES: u64 = 4 << 20;
 /// Requests after which the rest is estimated.
 const MAX_WINDOWS: u32 = 64;
-/// Bytes of a compressed tar that are read.
-const MAX_PACKED_BYTES: u64 = 8 << 20;
+/// Bytes that are read of a tar in which nothing can be jumped over: it is compressed, or its server sends it whole.
+const MAX_STREAMED_BYTES: u64 = 8 << 20;
 
 /// Counts the samples of an archive, or estimates them from its beginning.
 pub(super) async fn count(context: ReadContext<'_>) -> Result<SampleCount, ReadError> {
-    let size = context.shard.size();
-    let start = collect(context, open_start(context, WINDOW_BYTES.min(size)).await?).await?;
+    let start = open_start(context, WINDOW_BYTES).await?;
+    let start = collect(context, start, WINDOW_BYTES).await?;
     if start.is_empty() {
         return Err(
             context.data_error(&TarError::NotATar { looks_like: crate::tar::LooksLike::Empty }.to_string())
@@ -42,8 +42,9 @@ pub(super) async fn count(context: ReadContext<'_>) -> Result<SampleCount, ReadE
         return Err(context.data_error(&what));
     }
     let stream = Decompressor::detect(&start).map_err(|e| unpack_error(context, &e))?;
-    if stream.is_compressed() {
-        count_packed(context, stream).await
+    let is_whole = start.len() as u64 >= context.shard.size();
+    if stream.is_compressed() || !(is_whole || has_ranges(context).await?) {
+        count_streamed(context, stream).await
     } else {
         count_plain(context, start).await
     }
@@ -138,7 +139,7 @@ async fn count_plain(context: ReadContext<'_>, start: Bytes) -> Result<SampleCou
             return Ok(headers.estimate(at, size));
         }
         let end = size.min(at + window);
-        let bytes = collect(context, open::open_range(context, at..end).await?).await?;
+        let bytes = collect(context, open::open_range(context, at..end).await?, end - at).await?;
         (at, windows) = (end, windows + 1);
         headers.push(bytes).map_err(failed)?;
     }
@@ -147,12 +148,18 @@ async fn count_plain(context: ReadContext<'_>, start: Bytes) -> Result<SampleCou
     headers.finish().map_err(failed)
 }
 
-async fn count_packed(context: ReadContext<'_>, mut stream: Decompressor) -> Result<SampleCount, ReadError> {
+async fn count_streamed(
+    context: ReadContext<'_>,
+    mut stream: Decompressor,
+) -> Result<SampleCount, ReadError> {
     let failed = |error: TarError| context.data_error(&error.to_string());
     let size = context.shard.size();
-    let mut pieces = open_start(context, MAX_PACKED_BYTES).await?;
+    let mut pieces = open_start(context, MAX_STREAMED_BYTES).await?;
     let (mut headers, mut packed_bytes) = (Headers::new(), 0);
-    while let Some(mut packed) = open::next(&mut pieces, context).await? {
+    while packed_bytes < MAX_STREAMED_BYTES
+        && !headers.is_over()
+        && let Some(mut packed) = open::next(&mut pieces, context).await?
+    {
         packed_bytes += packed.len() as u64;
         while !packed.is_empty() && !headers.is_over() {
             let bytes = stream.next(&mut packed).map_err(|e| unpack_error(context, &e))?;
@@ -170,13 +177,14 @@ async fn count_packed(context: ReadContext<'_>, mut stream: Decompressor) -> Res
         };
         return Ok(SampleCount::estimate(extrapolate(samples, bytes, size), CountMethod::ArchiveHeaders));
     }
-    loop {
+    while !headers.is_over() {
         let bytes = stream.finish().map_err(|e| unpack_error(context, &e))?;
-        if bytes.is_empty() || headers.is_over() {
-            return headers.finish().map_err(failed);
+        if bytes.is_empty() {
+            break;
         }
         headers.push(bytes).map_err(failed)?;
     }
+    headers.finish().map_err(failed)
 }
 
 #[cfg(test)]

@@ -25,7 +25,9 @@ pub(super) async fn count(context: ReadContext<'_>, kind: ListKind) -> Result<Sa
     let unpack_error = |e: std::io::Error| failed(format!("the packed list cannot be unpacked: {e}"));
     let mut pieces = open_start(context, MAX_BYTES).await?;
     let mut stream: Option<Decompressor> = None;
-    while let Some(mut piece) = open::next(&mut pieces, context).await? {
+    while bytes_read < MAX_BYTES
+        && let Some(mut piece) = open::next(&mut pieces, context).await?
+    {
         bytes_read += piece.len() as u64;
         let stream = match &mut stream {
             Some(stream) => stream,

@@ -2,7 +2,7 @@
 //!
 //! A revision is resolved to its commit by one request, which also lists the files; every file is of that commit. What the
 //! cache has is not requested again, whoever downloaded it. Without a connection, or with `HF_HUB_OFFLINE`, the commit that
-//! the revision had last is taken from the cache.
+//! the revision had when it was last pulled completely is taken from the cache.
 
 mod cache;
 mod download;
@@ -83,7 +83,8 @@ impl HubModels {
         Ok(Self { client, cache, settings, offline })
     }
 
-    /// Downloads the chosen files of a model, as far as the cache lacks them.
+    /// Downloads the chosen files of a model, as far as the cache lacks them. Which commit a branch has is remembered by
+    /// [`Self::remember`].
     ///
     /// # Errors
     /// Returns an error when the model, the revision or a required file does not exist or may not be read, when a download
@@ -126,8 +127,16 @@ impl HubModels {
         for file in chosen {
             files.push(self.file(model, &cached, &revision.sha, file, progress).await?);
         }
-        cached.write_ref(model.revision(), &revision.sha)?;
         Ok(PulledModel { dir: cached.snapshot_dir(&revision.sha), commit: revision.sha, files })
+    }
+
+    /// Remembers the commit of a model's revision, which is then taken without a connection. To be called once all files that
+    /// are needed are in the cache: until then the commit before it works offline.
+    ///
+    /// # Errors
+    /// Returns an error when the cache cannot be written.
+    pub fn remember(&self, model: &HubModel, commit: &str) -> Result<(), PullError> {
+        self.cache.model(model).write_ref(model.revision(), commit)
     }
 
     /// Resolves a model's revision to its commit and the list of its files.
