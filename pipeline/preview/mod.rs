@@ -76,8 +76,9 @@ pub async fn preview(
     self_test(config, &model, &executions).await?;
     let devices = Arc::new(Devices::new(&executions));
     let sampling = Arc::new(Sampling::new(places::spread(&shards, options.samples, options.seed)));
-    let progress = Progress::of_shards(&shards).on(&devices).expecting(Some(options.samples));
-    let progress = Arc::new(Progress { shards: sampling.shards().len(), ..progress });
+    let mut progress = Progress::of_shards(&shards).on(&devices).expecting(Some(options.samples));
+    progress.shards = sampling.shards().len();
+    let progress = Arc::new(progress);
     let request = StreamRequest {
         begin: sampling.shards(),
         shards: shards.clone(),

@@ -172,7 +172,7 @@ async fn read(
         read_shard(request).await
     });
     let mut missing = wanted.len();
-    let mut charged = 0;
+    let mut charged = 0_u64;
     let mut end = None;
     while let Some(item) = items.recv().await {
         if let ReadItem::Sample(sample) = item {
