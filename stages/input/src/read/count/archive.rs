@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     format::{InputFormat, PARQUET_MAGIC},
-    read::{context::ReadContext, decompress::Decompressor, open, sniff},
+    read::{archive::last_sample, context::ReadContext, decompress::Decompressor, open, sniff},
     tar::{BLOCK_BYTES, TarEnd, TarError, TarLimits, TarParser},
-    webdataset::{Assembler, Tail},
+    webdataset::Assembler,
 };
 
 /// Bytes of one request: a header, and most often those of the sidecars after it.
@@ -103,14 +103,15 @@ impl Headers {
 
     /// Ends the count at the end of the archive, as a run does: what is damaged at its end is one sample more.
     fn finish(mut self) -> Result<SampleCount, TarError> {
-        let damage = match (&self.damage, self.parser.finish()) {
-            (Some(error), _) => Some(error.to_string()),
-            (None, Ok(TarEnd::Truncated { cut, .. })) => Some(format!("the tar ends too early: {cut}")),
-            (None, Ok(TarEnd::Clean { .. })) => None,
+        let (damage, cut) = match (&self.damage, self.parser.finish()) {
+            (Some(error), _) => (Some(error.to_string()), None),
+            (None, Ok(TarEnd::Truncated { cut, .. })) => {
+                (Some(format!("the tar ends too early: {cut}")), Some(cut))
+            }
+            (None, Ok(TarEnd::Clean { .. })) => (None, None),
             (None, Err(error)) => return Err(error),
         };
-        let tail = if damage.is_some() { Tail::Damaged { cut_file: None } } else { Tail::Complete };
-        let last = self.assembler.finish(tail).filter(|sample| damage.is_none() || !sample.is_truncated);
+        let (last, _) = last_sample(&mut self.assembler, damage.is_some(), cut.as_ref());
         let samples = self.samples + u64::from(last.is_some()) + u64::from(damage.is_some());
         Ok(SampleCount { damage, ..SampleCount::exact(samples, CountMethod::ArchiveHeaders) })
     }
