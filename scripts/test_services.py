@@ -66,10 +66,16 @@ def chromium() -> None:
     if any(map(shutil.which, CHROMIUM)):
         return
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        done = subprocess.run(["apt-get", "install", "--yes", "--no-install-recommends", "chromium"],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        if done.returncode == 0 and any(map(shutil.which, CHROMIUM)):
-            return
+        install = ["apt-get", "install", "--yes", "--no-install-recommends", "chromium"]
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        # The lists of packages are fetched only where what is there does not do.
+        for command in (install, ["apt-get", "update"], install):
+            try:
+                subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, timeout=600)
+            except subprocess.TimeoutExpired:
+                break
+            if any(map(shutil.which, CHROMIUM)):
+                return
     print("test services: no Chromium: `apt-get install chromium`; without one, set RECAPTION_WITHOUT_BROWSER=1 for the tests",
           file=sys.stderr)
 
