@@ -120,7 +120,7 @@ fn archives_of_web_servers_without_ranges_are_counted() {
     let small = scenes(0, 100);
     // Longer than what is read of it.
     let large = (0..40).fold(Pack::new(), |pack, n| {
-        pack.file(&format!("{n:03}.jpg"), &vec![b'x'; 500_000]).file(&format!("{n:03}.txt"), b"a caption")
+        pack.file(&format!("{n:03}.jpg"), vec![b'x'; 500_000]).file(&format!("{n:03}.txt"), b"a caption")
     });
     let packed = zstd::encode_all(small.as_slice(), 1).expect("zstd");
     assert!(small.len().min(packed.len()) > 64 << 10, "more than is read at once");
