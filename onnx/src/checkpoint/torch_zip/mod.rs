@@ -6,8 +6,7 @@
 //! a file asks for is refused by its name. `archive` reads the zip's directory, `state_dict` finds the tensors.
 //!
 //! Nothing here reads weights: an opened file is a list of places, and `TensorReader` reads one tensor at a time. No memory
-//! is allocated by a size that the file only states: the pickle is at most [`MAX_PICKLE`] bytes, and a tensor is never larger
-//! than its file.
+//! is allocated by a size that the file only states: the pickle has 16 MiB at most, and a tensor is never larger than its file.
 
 mod archive;
 mod calls;
