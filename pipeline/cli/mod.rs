@@ -20,6 +20,7 @@ mod run_args;
 mod scenes;
 mod status;
 mod verify;
+mod worker;
 
 use std::{ffi::OsString, process::ExitCode as ProcessExit};
 
@@ -66,6 +67,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Preview(args) => preview::preview(&args, format),
         Command::Plan(args) => plan::plan_run(&args, format),
         Command::Run(args) => run::run_job(&args, format),
+        Command::Worker(args) => worker::serve(&args),
         Command::Status(args) => status::show(&args, format),
         Command::Retry(args) => status::retry(&args, format),
         Command::Caption(args) => caption::caption(&args),

@@ -7,7 +7,6 @@ use std::{
 
 use anyhow::anyhow;
 use recaption_output::commits::{CommitResult, Workers};
-use recaption_schemas::FailureClass;
 
 use super::{
     collector::Collector,
@@ -147,7 +146,7 @@ async fn on_ended(state: &RunState, ended: Vec<ShardResult>, results: &mut Vec<S
                     state.fail(anyhow!("the output cannot be written: {}", failure.error));
                 }
                 state.progress.failed.fetch_add(1, Relaxed);
-                if failure.class == FailureClass::Transport {
+                if failure.class.is_transient() {
                     tracing::error!(error = failure.error, "shard failed");
                 }
                 if let Some(claims) = &state.claims {
