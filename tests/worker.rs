@@ -119,9 +119,8 @@ fn done_missing_broken_and_unknown_shards_are_told_apart() {
 
     let missing = worker.ask(json!({"shard": "in/missing.tar"}));
     assert_eq!(missing["outcome"], "failed", "{missing:#}");
-    let error = |class: &str, kind: &str, attempts: u32| {
-        json!({"class": class, "kind": kind, "attempts": attempts})
-    };
+    let error =
+        |class: &str, kind: &str, attempts: u32| json!({"class": class, "kind": kind, "attempts": attempts});
     let without_message = |answer: &Value| {
         let mut error = answer["error"].as_object().expect("an error").clone();
         let message = error.shift_remove("message").expect("a message");
@@ -236,7 +235,11 @@ fn claimed_shards_are_waited_for_or_not() {
     assert_eq!((&other["outcome"], &other["id"]), (&json!("committed"), &json!("other")), "{other:#}");
     let waited = second.next();
     assert_eq!(waited["id"], "waits");
-    assert_eq!((&waited["outcome"], &waited["twice"]), (&json!("done_by_other"), &json!(false)), "{waited:#}");
+    assert_eq!(
+        (&waited["outcome"], &waited["twice"]),
+        (&json!("done_by_other"), &json!(false)),
+        "{waited:#}"
+    );
     assert_eq!(first.next()["outcome"], "committed");
     first.ends(0);
     second.ends(0);
@@ -377,7 +380,11 @@ fn runs_have_a_grace_too() {
     said.check(said.status.code() == Some(1), "exit code 1 was expected: the shard is left");
     said.warns("the grace is over");
     let report = said.report();
-    assert_eq!((&report["shards_incomplete"], &report["interrupted"]), (&json!(1), &json!(true)), "{report:#}");
+    assert_eq!(
+        (&report["shards_incomplete"], &report["interrupted"]),
+        (&json!(1), &json!(true)),
+        "{report:#}"
+    );
     let out = place.path("out");
     assert!(commits(&out).is_empty() && output::parts(&out).is_empty(), "something is half-written");
 }
@@ -398,7 +405,8 @@ fn worker_ends_with_its_parent() {
     let mut requests = fs::OpenOptions::new().write(true).open(&pipe).expect("the worker reads");
     std::io::Write::write_all(&mut requests, b"{\"shard\":\"in/00000.tar\"}\n").expect("a request");
     until("a claim", || place.path("out/_recaption/claims").is_dir());
-    let process = fs::read_to_string(place.path("process")).expect("a number").trim().parse().expect("a number");
+    let process =
+        fs::read_to_string(place.path("process")).expect("a number").trim().parse().expect("a number");
     assert!(is_running(process));
     signal(parent.id(), "KILL");
     parent.wait().expect("it has ended");
@@ -439,7 +447,8 @@ fn driver_that_never_reads_keeps_no_worker() {
     let writer = std::thread::spawn(move || {
         // More answers than a pipe holds, and more lines than the worker takes.
         let line = format!("{}\n", json!({"shard": "in/00000.tar", "id": "x".repeat(1000)}));
-        let written = (0..5000).take_while(|_| std::io::Write::write_all(&mut stdin, line.as_bytes()).is_ok());
+        let written =
+            (0..5000).take_while(|_| std::io::Write::write_all(&mut stdin, line.as_bytes()).is_ok());
         written.count()
     });
     until("a commit", || !commits(&place.path("out")).is_empty());
@@ -472,7 +481,10 @@ fn other_configurations_end_the_worker() {
     let worker = Worker::start(place.worker("out").set("caption.max_tokens=9"));
     let fatal = worker.next();
     assert_eq!((&fatal["type"], &fatal["class"]), (&json!("fatal"), &json!("configuration")), "{fatal:#}");
-    assert!(fatal["error"].as_str().is_some_and(|e| e.contains("`caption.max_tokens` was 35, is 9")), "{fatal:#}");
+    assert!(
+        fatal["error"].as_str().is_some_and(|e| e.contains("`caption.max_tokens` was 35, is 9")),
+        "{fatal:#}"
+    );
     assert_eq!(worker.wait().code, Some(2));
     // And while it runs: the first commit decides.
     let mut worker = Worker::start(place.worker("new"));
@@ -494,7 +506,11 @@ fn bad_arguments_and_models_are_fatal_lines() {
     let cases = [
         (recaption().arg("worker").arg("--output").arg(place.path("out")), "configuration", 2),
         (place.worker("out").set("run.threads=0"), "configuration", 2),
-        (recaption().args(["worker", "--model", "/no/model", "--output"]).arg(place.path("out")), "permanent", 1),
+        (
+            recaption().args(["worker", "--model", "/no/model", "--output"]).arg(place.path("out")),
+            "permanent",
+            1,
+        ),
     ];
     for (call, class, code) in cases {
         let worker = Worker::start(call);
@@ -536,7 +552,8 @@ fn given_up_shards_are_seen_by_status() {
 #[test]
 fn parts_of_lists_are_shards() {
     let place = Place::new();
-    let answers = (0..10_u64).map(|n| (format!("/{n}.jpg"), Answer::File(jpeg(n)))).collect::<HashMap<_, _>>();
+    let answers =
+        (0..10_u64).map(|n| (format!("/{n}.jpg"), Answer::File(jpeg(n)))).collect::<HashMap<_, _>>();
     let server = Server::start(answers);
     let list: String = (0..10).map(|n| format!("http://127.0.0.1:{}/{n}.jpg\n", server.port())).collect();
     place.write("list.csv", format!("url\n{list}"));
@@ -591,7 +608,8 @@ fn presigned_urls_are_read_and_never_shown() {
     let place = Place::new();
     let tar = Pack::new().file("a.jpg", jpeg(1)).close();
     let targets = ["/0.tar?sig=hidden", "/1.tar?sig=hidden"];
-    let server = Server::start(targets.map(|target| (target.to_owned(), Answer::OnlyGet(tar.clone()))).into());
+    let server =
+        Server::start(targets.map(|target| (target.to_owned(), Answer::OnlyGet(tar.clone()))).into());
     let url = |target: &str| format!("http://127.0.0.1:{}{target}", server.port());
     let call = place.worker("out").arg("--input").arg(url(targets[1]));
     let mut worker = Worker::start(call);

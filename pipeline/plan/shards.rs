@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     config::RunConfig,
-    run::{RunModel, RunOptions, plan, refuse_output_among_inputs},
+    run::{RunModel, RunOptions, plan_run, refuse_output_among_inputs},
 };
 
 /// A shard to do: a request of the worker protocol.
@@ -30,7 +30,7 @@ pub async fn shards_to_do(config: &RunConfig, options: RunOptions) -> anyhow::Re
     let output = locate_output(&mut stores, &config.output.url)?;
     refuse_output_among_inputs(&mut stores, config, &output)?;
     let commit_log = CommitLog::new(output.clone());
-    let plan = plan((&mut stores, &output), config, options, (&model, &commit_log)).await?;
+    let plan = plan_run((&mut stores, &output), config, options, (&model, &commit_log)).await?;
     let to_do = |shard: &recaption_input::shards::ShardRef| ShardToDo {
         shard: shard.locatable_url(),
         bytes: shard.bytes(),

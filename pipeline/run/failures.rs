@@ -67,8 +67,7 @@ pub(crate) async fn record(
     failure: &ShardFailure,
     may_have_failed: bool,
 ) -> FailureRecord {
-    let before =
-        if may_have_failed { commit_log.failure(shard.id).await.ok().flatten() } else { None };
+    let before = if may_have_failed { commit_log.failure(shard.id).await.ok().flatten() } else { None };
     // By class and not by message, which may hold a duration.
     let same = before.filter(|before| before.input == shard.fingerprint && before.class == failure.class);
     let record = FailureRecord {

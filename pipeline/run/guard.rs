@@ -39,7 +39,7 @@ impl Tally {
 
 /// Counts samples that failed in decoding, transport or a model; never those that a filter rejects.
 #[derive(Debug)]
-pub(super) struct FailureGuard {
+pub(crate) struct FailureGuard {
     limit: f64,
     all: Tally,
     shards: HashMap<usize, Tally>,
@@ -49,7 +49,7 @@ pub(super) struct FailureGuard {
 impl FailureGuard {
     /// Allows this share of failed samples, 0 to 1.
     #[must_use]
-    pub(super) fn new(limit: f64) -> Self {
+    pub(crate) fn new(limit: f64) -> Self {
         Self { limit, all: Tally::default(), shards: HashMap::new(), reasons: BTreeMap::new() }
     }
 

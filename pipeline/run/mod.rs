@@ -17,6 +17,7 @@
 //! | `source` | which shard is next, given what other workers do |
 //! | `selection`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
 //! | `record`, `failures`, `status`, `progress` | what is reported |
+//! | `stop`, `panic_guard` | how a run ends early |
 
 mod captioners;
 mod cleanup;
@@ -25,12 +26,13 @@ mod context;
 mod decoders;
 mod devices;
 mod events;
-mod failures;
+pub(crate) mod failures;
 mod guard;
 mod job;
 mod model;
 mod options;
 mod output;
+mod panic_guard;
 mod parts;
 mod pipeline;
 mod plan;
@@ -49,14 +51,19 @@ mod stop;
 mod webdataset_part;
 
 pub(crate) use captioners::copies_and_threads;
+pub(crate) use cleanup::clear_leftovers;
+pub(crate) use collector::Collector;
 pub use context::RunContext;
+pub(crate) use context::RunState;
 pub use devices::{DeviceReport, Devices};
 pub(crate) use events::Events;
+pub(crate) use guard::FailureGuard;
 pub(crate) use job::run_monitored;
 pub use job::{LockedOut, run, run_over};
-pub(crate) use job::{compare, refuse_output_among_inputs};
+pub(crate) use job::{compare, join_workers, plan as plan_run, refuse_output_among_inputs, warn_circular};
 pub use model::RunModel;
 pub use options::RunOptions;
+pub(crate) use output::Output;
 pub(crate) use pipeline::{MIN_CAPTION_QUEUE, StreamRequest, stream};
 pub use plan::{DoneShard, Mismatch, Plan, Task};
 pub(crate) use plan::{differences, refuse_others, unclaimed};
@@ -64,9 +71,10 @@ pub use progress::{
     DecodeCounters, Outcomes, Progress, ProgressHandle, QueueGauge, Reading, Reporter, Stage, StageReading,
     StageReport, WriteMeter,
 };
-pub use record::{ExitCode, RunReport};
+pub use record::{ExitCode, FailedShard, RunReport};
 pub(crate) use sampling::Sampling;
 pub use self_test::{SelfTest, self_test, self_test_with};
+pub(crate) use shard_writer::{ShardFailure, ShardOutcome, ShardResult};
 pub use source::{Next, ShardSource, Tasks, WorkerClaims};
 pub use status::{LastRun, Status, status};
 pub use stop::{Stop, install_signal_handlers};

@@ -47,7 +47,7 @@ pub struct Task {
 
 impl Task {
     /// Of a shard that is not done.
-    fn new(shard: ShardRef, name: RecordName, found: ShardState) -> Self {
+    pub(crate) fn new(shard: ShardRef, name: RecordName, found: ShardState) -> Self {
         let ShardState { replaces, stale_records, orphaned_parts, .. } = found;
         Self { shard, name, replaces, stale_records, orphaned_parts, keep: None }
     }

@@ -150,8 +150,7 @@ async fn look_at(
     model: &RunModel,
     config: &RunConfig,
 ) -> anyhow::Result<(Found, Committer)> {
-    let found =
-        tokio::try_join!(commit_log.scan(), commit_log.pending_deletions(), commit_log.failures())?;
+    let found = tokio::try_join!(commit_log.scan(), commit_log.pending_deletions(), commit_log.failures())?;
     let keys = model.row_keys(config);
     refuse_others(&found.0, commit_log, (&configuration_fingerprint(&keys), &keys)).await?;
     let committer = commit_log.committer(keys, false).await?;

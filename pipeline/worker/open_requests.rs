@@ -148,8 +148,7 @@ mod tests {
 
     fn request(id: u32, give_up: bool) -> OpenRequest {
         let give_up = give_up.then(|| "killed".to_owned());
-        let request =
-            Request { shard: "/a.tar?".into(), id: id.into(), wait: true, give_up, attempts: None };
+        let request = Request { shard: "/a.tar?".into(), id: id.into(), wait: true, give_up, attempts: None };
         let location = Stores::default().locate("/a.tar").expect("a path");
         OpenRequest::new(request, NamedShard { location, part: 0, is_folder: false }, None)
     }

@@ -7,6 +7,7 @@ use recaption_output::{commits::CommitResult, layout::COMMITS};
 use recaption_schemas::ShardCommit;
 
 use super::{
+    open_requests::GiveUp,
     protocol::{CommittedShard, ErrorClass, Outcome, ShardError},
     session::{Recorded, Session},
 };
@@ -83,7 +84,17 @@ impl Session<'_> {
         self.records.spawn(async move {
             first.await;
             let record = failures.record(&url, fingerprint, &failure).await;
-            Some(Recorded { url, outcome: failed(&failure, record.attempts), record: Some(record) })
+            Some(Recorded { url, outcome: failed(&failure, record.attempts), record })
+        });
+    }
+
+    /// Records that a shard was given up, and answers then.
+    pub(super) fn give_up(&mut self, url: String, fingerprint: String, give_up: GiveUp) {
+        self.totals.planned(&url, 0, &self.state.progress);
+        let failures = Arc::clone(&self.failures);
+        self.records.spawn(async move {
+            let record = failures.give_up(&url, fingerprint, &give_up).await;
+            Some(Recorded { url, outcome: Outcome::GivenUp, record })
         });
     }
 

@@ -202,8 +202,9 @@ mod tests {
     fn requests_have_defaults_and_ignore_unknown_fields() {
         let request = Request::parse(br#"{"shard":"s3://b/0.tar","added_later":1}"#).expect("a request");
         assert_eq!((request.id, request.wait, request.give_up), (Value::Null, true, None));
-        let request =
-            Request::parse(br#"{"shard":"a.tar","id":{"n":[1]},"wait":false,"give_up":"killed","attempts":3}"#);
+        let request = Request::parse(
+            br#"{"shard":"a.tar","id":{"n":[1]},"wait":false,"give_up":"killed","attempts":3}"#,
+        );
         let request = request.expect("a request");
         assert_eq!((request.id, request.wait), (json!({"n": [1]}), false));
         assert_eq!((request.give_up.as_deref(), request.attempts), (Some("killed"), Some(3)));

@@ -131,12 +131,10 @@ mod tests {
 
     #[test]
     fn lines_end_with_or_without_a_line_feed() {
-        assert_eq!(lines(b"a\n\nlonger than a buffer\nlast"), [
-            Ok(b"a".to_vec()),
-            Ok(Vec::new()),
-            Ok(b"longer than a buffer".to_vec()),
-            Ok(b"last".to_vec()),
-        ]);
+        assert_eq!(
+            lines(b"a\n\nlonger than a buffer\nlast"),
+            [Ok(b"a".to_vec()), Ok(Vec::new()), Ok(b"longer than a buffer".to_vec()), Ok(b"last".to_vec()),]
+        );
         assert_eq!(lines(b""), []);
         assert_eq!(lines(b"a\n"), [Ok(b"a".to_vec())]);
     }
@@ -150,7 +148,8 @@ mod tests {
 
     #[tokio::test]
     async fn lines_are_numbered_and_secrets_stay_out_of_errors() {
-        let text = b"\n{\"shard\":\"a\"}\n{\"shard\":\"https://u:p@h/x?sig=s\",\"wait\":\"https://h/y?sig=s\"}";
+        let text =
+            b"\n{\"shard\":\"a\"}\n{\"shard\":\"https://u:p@h/x?sig=s\",\"wait\":\"https://h/y?sig=s\"}";
         let mut input = Lines::start(&text[..]).expect("a thread");
         let (line, _) = input.next().await.expect("a line");
         assert_eq!((line.number, line.request.expect("a request").shard.as_str()), (2, "a"));

@@ -3,9 +3,10 @@
 //! The pass is open-ended: a shard is added as soon as it is looked up, so that the decoders go on with the next one while the last
 //! one is captioned. Everything here runs on one task; what waits for a store does so on tasks of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
+use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use recaption_schemas::{FailureClass, FailureRecord, redact_text, redact_url};
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -15,8 +16,8 @@ use tokio::{
 use super::{
     answers::Answers,
     failures::FailureRecords,
-    lookup::{Lookup, NamedShard, Names, ShardLookup},
-    open_requests::{GiveUp, OpenRequest, OpenRequests},
+    lookup::{Lookup, Names, ShardLookup},
+    open_requests::{OpenRequest, OpenRequests},
     protocol::{Answer, ErrorClass, Outcome, ShardAnswer, ShardError},
     requests::{Line, Lines},
     totals::Totals,
@@ -29,14 +30,14 @@ const ABORTED_COMMITS: Duration = Duration::from_millis(500);
 /// A shard that was looked up, by URL.
 type LookedUp = (String, Lookup);
 
-/// What came of a failure that was to be recorded.
+/// A failure that was recorded.
 pub(super) struct Recorded {
     /// The shard.
     pub(super) url: String,
     /// What is answered.
     pub(super) outcome: Outcome,
-    /// The record; `None` if the shard is done after all.
-    pub(super) record: Option<FailureRecord>,
+    /// The record.
+    pub(super) record: FailureRecord,
 }
 
 /// What a worker has while it works.
@@ -48,7 +49,8 @@ pub(super) struct Session<'a> {
     pub(super) state: Arc<RunState>,
     pub(super) totals: Totals<'a>,
     pub(super) open: OpenRequests,
-    lookups: JoinSet<LookedUp>,
+    /// On this task: they wait for stores, and do nothing else for long.
+    lookups: FuturesUnordered<LocalBoxFuture<'static, std::thread::Result<LookedUp>>>,
     /// Failure records that are written or deleted.
     pub(super) records: JoinSet<Option<Recorded>>,
 }
@@ -69,14 +71,19 @@ impl<'a> Session<'a> {
             state,
             totals,
             open: OpenRequests::default(),
-            lookups: JoinSet::new(),
+            lookups: FuturesUnordered::new(),
             records: JoinSet::new(),
         }
     }
 
     /// Works until the input ends and everything is answered, or the run stops. Returns how many requests were answered
     /// [`Outcome::Stopped`].
-    pub(super) async fn run(mut self, mut collector: Collector, mut lines: Lines, mut events: Events) -> usize {
+    pub(super) async fn run(
+        mut self,
+        mut collector: Collector,
+        mut lines: Lines,
+        mut events: Events,
+    ) -> usize {
         let stop = Arc::clone(&self.state.stop);
         let mut is_reading = true;
         loop {
@@ -90,7 +97,7 @@ impl<'a> Session<'a> {
                     None => break,
                 },
                 () = collector.writer_ended() => {}
-                Some(looked_up) = self.lookups.join_next() => self.looked_up(looked_up),
+                Some(looked_up) = self.lookups.next() => self.looked_up(looked_up),
                 Some(recorded) = self.records.join_next() => self.recorded(recorded),
                 line = lines.next(), if is_reading => match line {
                     Some((line, place)) => self.take(line, place),
@@ -115,7 +122,7 @@ impl<'a> Session<'a> {
         for result in unless_aborted(&stop, collector.finish()).await.unwrap_or_default() {
             self.shard_ended(result);
         }
-        self.lookups.abort_all();
+        self.lookups.clear();
         while let Some(Some(recorded)) = unless_aborted(&stop, self.records.join_next()).await {
             self.recorded(recorded);
         }
@@ -169,35 +176,32 @@ impl<'a> Session<'a> {
     fn begin(&mut self, url: String) {
         let Some(request) = self.open.current(&url) else { return };
         let (lookup, named) = (Arc::clone(&self.lookup), request.named.clone());
-        match request.give_up.clone() {
-            Some(reason) => {
-                let failures = Arc::clone(&self.failures);
-                self.records
-                    .spawn(async move { Some(give_up(&lookup, &failures, (url, named), &reason).await) });
-            }
-            None => {
-                self.lookups.spawn(async move {
-                    let found = lookup.look_up(&named).await;
-                    (url, found)
-                });
-            }
-        }
+        let look_up = async move {
+            let found = lookup.look_up(&named).await;
+            (url, found)
+        };
+        self.lookups.push(AssertUnwindSafe(look_up).catch_unwind().boxed_local());
     }
 
     /// Goes on with a shard that was looked up.
-    fn looked_up(&mut self, looked_up: Result<LookedUp, JoinError>) {
-        let (url, lookup) = match looked_up {
-            Ok(looked_up) => looked_up,
-            Err(error) => return self.state.fail(anyhow!("internal error: a look-up broke down: {error}")),
+    fn looked_up(&mut self, looked_up: std::thread::Result<LookedUp>) {
+        let Ok((url, lookup)) = looked_up else {
+            return self.state.fail(anyhow!("internal error: a look-up panicked"));
         };
-        match lookup {
-            Lookup::ToDo(task) => self.process(url, *task),
-            Lookup::Done(counts) => {
+        let give_up = self.open.current(&url).and_then(|request| request.give_up.clone());
+        match (lookup, give_up) {
+            (Lookup::Done(counts), _) => {
                 self.totals.skipped();
                 self.forget_failure(&url, false);
                 self.finish(&url, Outcome::AlreadyDone { counts: *counts });
             }
-            Lookup::Failed(failed) => {
+            (Lookup::ToDo(task), None) => self.process(url, *task),
+            (Lookup::ToDo(task), Some(give_up)) => {
+                self.lookup.put_back(&task);
+                self.give_up(url, task.shard.fingerprint(), give_up);
+            }
+            (Lookup::Failed(failed), Some(give_up)) => self.give_up(url, failed.fingerprint, give_up),
+            (Lookup::Failed(failed), None) => {
                 tracing::error!(error = failed.failure.error, "shard cannot be processed");
                 self.totals.planned(&url, 0, &self.state.progress);
                 self.record_failure(url, failed.fingerprint, failed.failure);
@@ -219,10 +223,7 @@ impl<'a> Session<'a> {
     fn recorded(&mut self, recorded: Result<Option<Recorded>, JoinError>) {
         match recorded {
             Ok(Some(Recorded { url, outcome, record })) => {
-                match record {
-                    Some(record) => self.totals.failed(&record, &self.state.progress),
-                    None => self.totals.skipped(),
-                }
+                self.totals.failed(&record, &self.state.progress);
                 self.finish(&url, outcome);
             }
             Ok(None) => {}
@@ -238,27 +239,6 @@ impl<'a> Session<'a> {
             self.begin(url.to_owned());
         }
     }
-}
-
-/// Records that a shard was given up, unless it is done.
-async fn give_up(
-    lookup: &ShardLookup,
-    failures: &FailureRecords,
-    (url, named): (String, NamedShard),
-    reason: &GiveUp,
-) -> Recorded {
-    let fingerprint = match lookup.look_up(&named).await {
-        Lookup::Done(counts) => {
-            return Recorded { url, outcome: Outcome::AlreadyDone { counts: *counts }, record: None };
-        }
-        Lookup::ToDo(task) => {
-            lookup.put_back(&task);
-            task.shard.fingerprint()
-        }
-        Lookup::Failed(failed) => failed.fingerprint,
-    };
-    let record = failures.give_up(&url, fingerprint, reason).await;
-    Recorded { url, outcome: Outcome::GivenUp, record: Some(record) }
 }
 
 /// Waits for `work`, but for no longer than [`ABORTED_COMMITS`] once the run was aborted.

@@ -44,7 +44,8 @@ impl Worker {
         let mut command: Command = call.into_command();
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
-        let (stdout, mut errors) = (child.stdout.take().expect("a pipe"), child.stderr.take().expect("a pipe"));
+        let (stdout, mut errors) =
+            (child.stdout.take().expect("a pipe"), child.stderr.take().expect("a pipe"));
         let (sender, answers) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -115,7 +116,8 @@ impl Worker {
     /// The answers to `count` requests, by their id as text.
     #[track_caller]
     pub(crate) fn answers(&self, count: usize) -> BTreeMap<String, Value> {
-        let id = |answer: &Value| answer["id"].as_str().map_or_else(|| answer["id"].to_string(), str::to_owned);
+        let id =
+            |answer: &Value| answer["id"].as_str().map_or_else(|| answer["id"].to_string(), str::to_owned);
         let answers: BTreeMap<String, Value> =
             (0..count).map(|_| self.next()).map(|answer| (id(&answer), answer)).collect();
         assert_eq!(answers.len(), count, "an id came twice: {answers:#?}");

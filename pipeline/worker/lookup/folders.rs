@@ -56,7 +56,10 @@ impl Folders {
 fn contains(root: &Location, folder: &Location) -> bool {
     let (root, folder) = (root.url(), folder.url());
     let root = root.trim_end_matches('/');
-    folder.trim_end_matches('/').strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    folder
+        .trim_end_matches('/')
+        .strip_prefix(root)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]

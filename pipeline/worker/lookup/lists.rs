@@ -45,13 +45,13 @@ impl ListParts {
         let parts = self.cell(&key);
         let split = parts
             .get_or_try_init(|| async {
-                let splitter =
-                    Splitter { settings: &self.settings, output: &self.output, can_write: true };
+                let splitter = Splitter { settings: &self.settings, output: &self.output, can_write: true };
                 Ok(Arc::new(splitter.split(vec![shard], is_done).await?.shards))
             })
             .await
             .cloned();
-        let is_known = split.as_ref().is_ok_and(|shards| shards.iter().all(|one| one.lookup_error().is_none()));
+        let is_known =
+            split.as_ref().is_ok_and(|shards| shards.iter().all(|one| one.lookup_error().is_none()));
         if !is_known {
             // The next request looks again.
             self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != key);

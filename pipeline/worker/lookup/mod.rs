@@ -20,11 +20,11 @@ use recaption_schemas::{Counts, FailureClass, redact_text};
 use recaption_store::{Location, StoreError, Stores};
 use tokio::sync::Semaphore;
 
+use self::{folders::Folders, lists::ListParts};
 pub(super) use self::{
     names::{NamedShard, Names},
     records::Records,
 };
-use self::{folders::Folders, lists::ListParts};
 use crate::{
     config::InputConfig,
     run::{ShardFailure, Task},
@@ -65,12 +65,7 @@ pub(super) struct ShardLookup {
 impl ShardLookup {
     /// Looks up shards for an output that has these records.
     #[must_use]
-    pub(super) fn new(
-        stores: &mut Stores,
-        input: &InputConfig,
-        output: &Location,
-        records: Records,
-    ) -> Self {
+    pub(super) fn new(stores: &mut Stores, input: &InputConfig, output: &Location, records: Records) -> Self {
         let patterns = input.shards.iter().filter(|pattern| !pattern.starts_with('@'));
         // A pattern that is no place is no folder.
         let roots = patterns.filter(|pattern| is_folder(pattern)).filter_map(|root| stores.locate(root).ok());
@@ -106,7 +101,8 @@ impl ShardLookup {
     async fn find(&self, named: &NamedShard) -> Result<ShardRef, Box<LookupFailure>> {
         let url = named.url();
         let missing = |what: String, fingerprint: String| {
-            let error = ReadError { url: url.clone(), what, class: FailureClass::Missing, is_retryable: false };
+            let error =
+                ReadError { url: url.clone(), what, class: FailureClass::Missing, is_retryable: false };
             Box::new(LookupFailure { fingerprint, failure: ShardFailure::of_input(&error) })
         };
         if named.is_folder {

@@ -6,7 +6,7 @@ use recaption_input::{
     format::InputFormat,
     shards::{is_folder, secret_urls},
 };
-use recaption_schemas::{ShardId, part_url, redact_url};
+use recaption_schemas::{part_url, redact_url};
 use recaption_store::{Location, StoreError, StoreKind, Stores};
 
 use crate::{config::InputConfig, run::RunReport};
@@ -32,11 +32,6 @@ impl NamedShard {
     pub(in crate::worker) fn url(&self) -> String {
         let url = self.location.url();
         if self.is_folder { format!("{}/", url.trim_end_matches('/')) } else { part_url(&url, self.part) }
-    }
-
-    /// Returns the name of its files in the output.
-    pub(in crate::worker) fn id(&self) -> ShardId {
-        ShardId::from_url(&self.url())
     }
 }
 
