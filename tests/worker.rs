@@ -216,7 +216,7 @@ fn changed_shards_are_processed_again_and_leave_no_old_rows() {
 #[test]
 fn claimed_shards_are_waited_for_or_not() {
     let place = Place::new();
-    place.draw("in", 1, 300);
+    place.draw("in", 1, 1500);
     place.draw("more", 1, 3);
     let mut first = Worker::start(place.worker("out").set("model.sessions=1"));
     let mut second = Worker::start(place.worker("out"));

@@ -89,11 +89,14 @@ impl Records {
             Found::Known(state) => state.replaces.as_ref().map(|record| record.digest),
             Found::Unknown => None,
         };
-        let now = self.commit_log.digest(shard.id.as_str(), &name).await?;
-        if now.is_some()
-            && now != invalid
-            && let Some(commit) = self.commit_log.find(shard.id.as_str(), &name).await?
-        {
+        let may_be_done = match invalid {
+            None => true,
+            Some(invalid) => {
+                let now = self.commit_log.digest(shard.id.as_str(), &name).await?;
+                now.is_some_and(|now| now != invalid)
+            }
+        };
+        if may_be_done && let Some(commit) = self.commit_log.find(shard.id.as_str(), &name).await? {
             return Ok(Lookup::Done(Box::new(commit.counts)));
         }
         let found = match found {
