@@ -20,7 +20,7 @@ use recaption_schemas::{Counts, FailureClass, redact_text};
 use recaption_store::{Location, StoreError, Stores};
 use tokio::sync::Semaphore;
 
-use self::{folders::Folders, lists::ListParts};
+use self::{folders::Folders, lists::ListParts, records::Compared};
 pub(super) use self::{
     names::{NamedShard, Names},
     records::Records,
@@ -92,7 +92,8 @@ impl ShardLookup {
         };
         let fingerprint = shard.fingerprint();
         match self.records.compare(shard).await {
-            Ok(lookup) => lookup,
+            Ok(Compared::ToDo(task)) => Lookup::ToDo(task),
+            Ok(Compared::Done(counts)) => Lookup::Done(counts),
             Err(error) => Lookup::Failed(failed(named, fingerprint, &error)),
         }
     }

@@ -9,9 +9,8 @@ use std::{
 
 use recaption_input::shards::ShardRef;
 use recaption_output::commits::{CommitLog, ExistingRecord, OutputScan, RecordName, ShardState, Workers};
-use recaption_schemas::ShardId;
+use recaption_schemas::{Counts, ShardId};
 
-use super::Lookup;
 use crate::run::{Task, clear_leftovers};
 
 /// The records and parts of an output, as far as no request has asked for their shard.
@@ -35,6 +34,14 @@ struct Known {
     asked: HashSet<u64>,
     /// Of those that were asked for and are not done, what the scan knew.
     returned: HashMap<String, (RecordName, ShardState)>,
+}
+
+/// What is to be done with a shard that can be read.
+pub(super) enum Compared {
+    /// It is to be processed.
+    ToDo(Box<Task>),
+    /// An equal record is there, with these counts.
+    Done(Box<Counts>),
 }
 
 /// What is known of a shard without a look at the output.
@@ -75,7 +82,7 @@ impl Records {
     ///
     /// # Errors
     /// When the output cannot be read, or what is left over cannot be removed.
-    pub(super) async fn compare(&self, shard: ShardRef) -> anyhow::Result<Lookup> {
+    pub(super) async fn compare(&self, shard: ShardRef) -> anyhow::Result<Compared> {
         let name = self.name_of(&shard);
         let mut found = self.take(&shard, &name);
         if let Found::Known(state) = &mut found
@@ -97,7 +104,7 @@ impl Records {
             }
         };
         if may_be_done && let Some(commit) = self.commit_log.find(shard.id.as_str(), &name).await? {
-            return Ok(Lookup::Done(Box::new(commit.counts)));
+            return Ok(Compared::Done(Box::new(commit.counts)));
         }
         let found = match found {
             Found::Known(state) => state,
@@ -110,7 +117,7 @@ impl Records {
         if is_deleted {
             self.commit_log.cancel_deletion(shard.id.as_str()).await?;
         }
-        Ok(Lookup::ToDo(Box::new(Task::new(shard, name, found))))
+        Ok(Compared::ToDo(Box::new(Task::new(shard, name, found))))
     }
 
     /// Takes what is known of a shard.
@@ -149,9 +156,9 @@ impl Records {
     }
 }
 
-fn done_by(record: &ExistingRecord) -> Lookup {
+fn done_by(record: &ExistingRecord) -> Compared {
     let counts = record.summary.as_ref().map(|summary| summary.counts.clone()).unwrap_or_default();
-    Lookup::Done(Box::new(counts))
+    Compared::Done(Box::new(counts))
 }
 
 fn digest(id: &ShardId) -> u64 {
