@@ -159,7 +159,7 @@ fn lines_that_are_no_requests_are_answered_and_skipped() {
     // Before the worker is ready, too.
     worker.line("no JSON");
     worker.line("");
-    worker.line("{\"shard\":\"https://user:hidden@h/x?sig=hidden\",\"wait\":\"https://h/?sig=hidden\"}");
+    worker.line("{\"shard\":\"https://user:s3cr3t@h/x?sig=s3cr3t\",\"wait\":\"https://h/?sig=s3cr3t\"}");
     worker.line(vec![b'x'; 3 << 20]);
     worker.line([b'"', 0xff, b'"']);
     worker.request(json!({"shard": "in/00000.tar", "later": "field"}));
@@ -168,11 +168,11 @@ fn lines_that_are_no_requests_are_answered_and_skipped() {
         let answer = worker.next();
         assert_eq!((&answer["type"], &answer["line"]), (&json!("invalid"), &json!(line)), "{answer:#}");
         let error = answer["error"].as_str().expect("text");
-        assert!(error.contains(words) && !error.contains("hidden"), "{error}");
+        assert!(error.contains(words) && !error.contains("s3cr3t"), "{error}");
     }
     assert_eq!(worker.next()["outcome"], "committed");
     let ended = worker.ends(0);
-    assert!(!ended.stderr.contains("hidden"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("s3cr3t"), "{}", ended.stderr);
 }
 
 #[test]
@@ -529,7 +529,7 @@ fn given_up_shards_are_seen_by_status() {
     worker.ready();
     let done = worker.ask(json!({"shard": "in/00000.tar"}));
     assert_eq!(done["outcome"], "committed");
-    let reason = "killed 3 workers, signal 9; see https://h/log?sig=hidden";
+    let reason = "killed 3 workers, signal 9; see https://h/log?sig=s3cr3t";
     let given_up = json!({"shard": "in/00001.tar", "id": 7, "give_up": reason, "attempts": 3});
     let answer = worker.ask(given_up);
     assert_eq!((&answer["outcome"], &answer["id"]), (&json!("given_up"), &json!(7)), "{answer:#}");
@@ -537,7 +537,7 @@ fn given_up_shards_are_seen_by_status() {
     assert_eq!(done["outcome"], "already_done", "{done:#}");
     worker.ends(0);
     let status = recaption().arg("status").arg(place.path("out")).ends(0);
-    status.never_says("hidden");
+    status.never_says("s3cr3t");
     let status = status.report();
     assert_eq!((&status["done"], &status["pending"]), (&json!(1), &json!(1)), "{status:#}");
     let failed = &status["failed"][0];
@@ -607,7 +607,7 @@ fn folders_of_images_are_shards() {
 fn presigned_urls_are_read_and_never_shown() {
     let place = Place::new();
     let tar = Pack::new().file("a.jpg", jpeg(1)).close();
-    let targets = ["/0.tar?sig=hidden", "/1.tar?sig=hidden"];
+    let targets = ["/0.tar?sig=s3cr3t", "/1.tar?sig=s3cr3t"];
     let server =
         Server::start(targets.map(|target| (target.to_owned(), Answer::OnlyGet(tar.clone()))).into());
     let url = |target: &str| format!("http://127.0.0.1:{}{target}", server.port());
@@ -620,10 +620,15 @@ fn presigned_urls_are_read_and_never_shown() {
     let answer = worker.ask(json!({"shard": url("/1.tar")}));
     assert_eq!(answer["outcome"], "committed", "{answer:#}");
     let ended = worker.ends(0);
-    assert!(!ended.stderr.contains("hidden"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("s3cr3t"), "{}", ended.stderr);
     for commit in commits(&place.path("out")) {
-        assert!(!commit.shard.contains("hidden"));
+        assert!(!commit.shard.contains("s3cr3t"));
     }
+    let asked = server.asked();
+    assert!(
+        asked.len() > 3 && asked.iter().all(|request| request.target.ends_with("?sig=s3cr3t")),
+        "{asked:?}"
+    );
 }
 
 #[test]
