@@ -8,6 +8,7 @@ mod eval;
 mod exit;
 mod export;
 mod filter;
+mod finalize;
 mod finetune;
 mod inspect;
 mod logging;
@@ -68,6 +69,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Run(args) => run::run_job(&args, format),
         Command::Status(args) => status::show(&args, format),
         Command::Retry(args) => status::retry(&args, format),
+        Command::Finalize(args) => finalize::finalize_output(&args, format),
         Command::Caption(args) => caption::caption(&args),
         Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),

@@ -51,7 +51,7 @@ pub(super) fn retry(args: &RetryArgs, format: logging::Format) -> anyhow::Result
 }
 
 /// Goes where the last run was started, so that its paths mean the same, if that place is still there.
-fn enter(last: &LastRun) {
+pub(super) fn enter(last: &LastRun) {
     if !last.directory.is_empty() && std::env::set_current_dir(Path::new(&last.directory)).is_err() {
         tracing::warn!(
             directory = last.directory,
@@ -60,6 +60,6 @@ fn enter(last: &LastRun) {
     }
 }
 
-fn environment_stores() -> anyhow::Result<Stores> {
+pub(super) fn environment_stores() -> anyhow::Result<Stores> {
     Ok(Stores::new(environment_store_settings()?))
 }

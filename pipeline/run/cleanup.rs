@@ -1,12 +1,12 @@
-//! Removes from the output what no longer belongs there, before and after a run: files of dead workers, interrupted deletions,
-//! rows of shards without an input.
+//! Removes from the output what no longer belongs there, before and after a run and in `recaption finalize`: files of dead
+//! workers, interrupted deletions, rows of shards without an input.
 
 use std::collections::HashSet;
 
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
 use recaption_input::read::StalePart;
-use recaption_output::commits::{CommitLog, ExistingPart, ExistingRecord, Workers};
+use recaption_output::commits::{CommitLog, ExistingPart, ExistingRecord, ShardState, Workers};
 use recaption_schemas::ShardId;
 
 use super::{
@@ -17,18 +17,32 @@ use super::{
 /// Age from which files of an unfinished attempt count as abandoned, even if another worker is running.
 const LEFTOVER_AGE: TimeDelta = TimeDelta::hours(1);
 
-/// Removes files that unfinished attempts left of shards that are done: a reader of the folders would see rows twice. Files that
-/// may belong to another worker's attempt stay.
-pub(super) async fn clear_leftovers(
+/// Removes what dead workers left of shards that are done, and finishes deletions that earlier runs began. Returns the number of
+/// files that dead workers left.
+pub(super) async fn clear_before_run(
     commit_log: &CommitLog,
     plan: &Plan,
     workers: Option<&Workers>,
 ) -> anyhow::Result<usize> {
-    let others = workers.is_some_and(Workers::has_others);
+    let removed =
+        clear_leftovers(commit_log, &plan.leftovers, workers.is_some_and(Workers::has_others)).await?;
+    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
+    let is_kept = |shard: &str| inputs.contains(shard) || plan.orphans.contains_key(shard);
+    finish_deletions(commit_log, &plan.removals, is_kept).await?;
+    Ok(removed)
+}
+
+/// Removes files that unfinished attempts left of shards that are done: a reader of the folders would see rows twice. Files that
+/// may belong to another worker's attempt stay.
+pub(crate) async fn clear_leftovers(
+    commit_log: &CommitLog,
+    leftovers: &[ShardState],
+    has_others: bool,
+) -> anyhow::Result<usize> {
     let old = Utc::now() - LEFTOVER_AGE;
     let mut removed = 0;
-    for found in &plan.leftovers {
-        let is_abandoned = |seen: &&ExistingPart| !others || seen.modified < old;
+    for found in leftovers {
+        let is_abandoned = |seen: &&ExistingPart| !has_others || seen.modified < old;
         let parts: Vec<ExistingPart> = found.orphaned_parts.iter().filter(is_abandoned).cloned().collect();
         for one in found
             .stale_records
@@ -48,14 +62,19 @@ pub(super) async fn clear_leftovers(
 }
 
 /// Finishes deletions that earlier runs began: rows of shards without a record, except shards that will be processed.
-pub(super) async fn finish_deletions(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
-    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
-    for (shard, parts) in &plan.removals {
-        if inputs.contains(shard.as_str()) || plan.orphans.contains_key(shard) {
-            commit_log.cancel_deletion(shard).await?;
+/// `is_kept` returns whether a shard is an input or has a record.
+pub(crate) async fn finish_deletions(
+    commit_log: &CommitLog,
+    removals: &[(String, Vec<ExistingPart>)],
+    is_kept: impl Fn(&str) -> bool,
+) -> anyhow::Result<()> {
+    let failed = "an interrupted deletion cannot be finished";
+    for (shard, parts) in removals {
+        if is_kept(shard) {
+            commit_log.cancel_deletion(shard).await.context(failed)?;
         } else {
             tracing::info!(shard, "finished an interrupted deletion");
-            commit_log.finish_deletion(shard, parts).await?;
+            commit_log.finish_deletion(shard, parts).await.context(failed)?;
         }
     }
     Ok(())

@@ -16,11 +16,13 @@
 //! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer`, `parts` | the stages, in the order of the data flow |
 //! | `shard_queue`, `worker_claims` | which shard is next, given what other workers do |
 //! | `selection`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
-//! | `record`, `failures`, `status`, `progress` | what is reported |
+//! | `record`, `failures`, `progress` | what is reported |
+//! | `last_run`, `comparison`, `status` | the state of an output, for commands that run nothing |
 
 mod captioners;
 mod cleanup;
 mod collector;
+mod comparison;
 mod context;
 mod decoders;
 mod devices;
@@ -28,6 +30,7 @@ mod events;
 mod failures;
 mod guard;
 mod job;
+mod last_run;
 mod model;
 mod options;
 mod output;
@@ -50,12 +53,16 @@ mod webdataset_part;
 mod worker_claims;
 
 pub(crate) use captioners::copies_and_threads;
+pub(crate) use cleanup::{clear_leftovers, finish_deletions};
+pub(crate) use comparison::{Comparison, OpenShard, OpenState};
 pub use context::RunContext;
 pub use devices::{DeviceReport, Devices};
 pub(crate) use events::Events;
 pub(crate) use job::run_monitored;
 pub use job::{LockedOut, run, run_over};
 pub(crate) use job::{compare, refuse_output_among_inputs};
+pub use last_run::LastRun;
+pub(crate) use last_run::is_made_by_filter;
 pub use model::RunModel;
 pub use options::RunOptions;
 pub(crate) use pipeline::{MIN_CAPTION_QUEUE, StreamRequest, stream};
@@ -68,5 +75,6 @@ pub use progress::{
 pub use record::{ExitCode, RunReport};
 pub(crate) use sampling::Sampling;
 pub use self_test::{SelfTest, self_test, self_test_with};
-pub use status::{LastRun, Status, status};
+pub use status::{Status, status};
+pub(crate) use status::{list_inputs, read_failures};
 pub use stop::{Stop, install_signal_handlers};

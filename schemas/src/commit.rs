@@ -191,6 +191,8 @@ pub enum FailureClass {
     Data,
     /// There is no such object, or it is not a regular file: it fails the same way until it exists.
     Missing,
+    /// It ended the processes that read it, and a driver of workers gave it up.
+    Crash,
 }
 
 /// The record of a failed shard, by which a rerun recognises a permanent failure.
@@ -206,6 +208,19 @@ pub struct FailureRecord {
     pub error: String,
     /// Number of runs in which the shard failed this way.
     pub attempts: u32,
+}
+
+impl FailureRecord {
+    /// Returns whether another attempt at the same input is expected to fail the same way.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self.class {
+            FailureClass::Transport => false,
+            FailureClass::Data | FailureClass::Missing => self.attempts > 1,
+            // Whoever gives a shard up has tried it several times.
+            FailureClass::Crash => true,
+        }
+    }
 }
 
 #[cfg(test)]
