@@ -65,6 +65,7 @@ pub(super) fn finalize_output(args: &FinalizeArgs, format: Format) -> anyhow::Re
     let config = RunConfig::build_requiring(&layers, &["output.url", "input.shards"])?;
     let job = FinalizeJob {
         origin,
+        must_match: args.config.is_some(),
         page: (!args.no_report).then_some(PageOptions { images: !args.no_images }),
         config,
     };

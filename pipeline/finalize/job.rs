@@ -9,6 +9,8 @@ pub(crate) struct FinalizeJob {
     pub(crate) config: RunConfig,
     /// Where the inputs are from, in words: a run or a file.
     pub(crate) origin: String,
+    /// Whether the output must have been made with this configuration, as far as no model decides it.
+    pub(crate) must_match: bool,
     /// The page, if one is written.
     pub(crate) page: Option<PageOptions>,
 }

@@ -21,19 +21,20 @@ mod report;
 mod runs;
 mod totals;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Context;
 use recaption_input::read::Split;
 use recaption_output::{
-    commits::{CommitLog, OutputScan, RecordName, Workers},
+    commits::{CommitLog, OutputConfiguration, OutputScan, RecordName, Workers},
     layout::TOTALS,
 };
 use recaption_store::{Location, StoreKind, Stores, write_json};
 
 use crate::{
+    config::{ConfigError, RunConfig},
     report::{self as page, ReportJob, ReportTarget},
-    run::{Comparison, clear_leftovers, finish_deletions, list_inputs, read_failures},
+    run::{Comparison, clear_leftovers, differences, finish_deletions, list_inputs, read_failures},
 };
 
 pub(crate) use self::{
@@ -41,6 +42,9 @@ pub(crate) use self::{
     report::FinalReport,
 };
 use self::{runs::RunTotals, totals::Totals};
+
+/// Keys that change rows and depend on models, which are not loaded here.
+const OF_MODELS: [&str; 3] = ["model.captioner", "model.scorer", "caption.max_tokens"];
 
 /// Checks, sums up and cleans an output.
 ///
@@ -97,6 +101,9 @@ async fn finalize_joined(
         commit_log.configuration(),
         commit_log.pending_deletions()
     )?;
+    if let Some(claimed) = claimed.as_ref().filter(|_| job.must_match) {
+        refuse_other(&job.config, claimed)?;
+    }
     let claimed = claimed.map(|configuration| configuration.fingerprint);
     let split = list_inputs(stores, &job.config, output, &scan).await?;
     let comparison = Comparison::new(&scan, &split, claimed.as_deref(), &failures);
@@ -119,6 +126,25 @@ async fn finalize_joined(
         report: None,
         open: comparison.open,
     })
+}
+
+/// Rejects a configuration that the output was not made with: its inputs may be others too.
+///
+/// # Errors
+/// [`ConfigError`] that names the keys.
+fn refuse_other(config: &RunConfig, claimed: &OutputConfiguration) -> Result<(), ConfigError> {
+    let known = |keys: &BTreeMap<String, String>| -> BTreeMap<String, String> {
+        let known = keys.iter().filter(|(key, _)| !OF_MODELS.contains(&key.as_str()));
+        known.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let found = differences(&known(&claimed.configuration), &known(&config.row_keys("", None, 0)));
+    if found.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "the output was made with another configuration; {found}. Give the configuration of its run, with the same --set"
+    );
+    Err(ConfigError { origin: "--config".to_owned(), what })
 }
 
 /// Removes what dead workers left of shards that are done, and finishes their deletions. Returns the number of files removed.

@@ -178,7 +178,7 @@ fn records_with_rows<'a>(
     scan: &'a OutputScan,
     split: &Split,
     claimed: Option<&str>,
-) -> impl Iterator<Item = &'a RecordSummary> {
+) -> impl Iterator<Item = &'a RecordSummary> + use<'a> {
     let inputs: HashSet<(&str, String)> =
         split.shards.iter().map(|shard| (shard.id.as_str(), shard.fingerprint())).collect();
     let mut best: BTreeMap<&str, (bool, String, &RecordSummary)> = BTreeMap::new();

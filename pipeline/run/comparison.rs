@@ -13,7 +13,7 @@ use serde::Serialize;
 /// Why a shard is not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OpenState {
+pub(crate) enum OpenState {
     /// It has no record.
     Pending,
     /// It changed since it was done; its rows are those of the earlier input.
@@ -28,35 +28,40 @@ pub enum OpenState {
 
 /// An input that is not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct OpenShard {
+pub(crate) struct OpenShard {
     /// URL, redacted.
-    pub shard: String,
+    pub(crate) shard: String,
     /// Why it is not done.
-    pub state: OpenState,
+    pub(crate) state: OpenState,
     /// The failure, or what is wrong with the record, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
+    pub(crate) detail: Option<String>,
 }
 
 /// All inputs compared with all records.
 #[derive(Debug, Default)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// Inputs whose record is valid and of their version.
-    pub done: usize,
+    pub(crate) done: usize,
     /// Bytes of these inputs.
-    pub done_bytes: u64,
+    pub(crate) done_bytes: u64,
     /// Inputs that are not done, in the order of their URLs.
-    pub open: Vec<OpenShard>,
+    pub(crate) open: Vec<OpenShard>,
     /// Failures of inputs that are not done.
-    pub failed: Vec<FailureRecord>,
+    pub(crate) failed: Vec<FailureRecord>,
     /// Shards of the output that are no longer among the inputs.
-    pub orphaned: usize,
+    pub(crate) orphaned: usize,
 }
 
 impl Comparison {
     /// Compares by name. `claimed` is the fingerprint of the output's configuration; records of another do not count.
     #[must_use]
-    pub fn new(scan: &OutputScan, split: &Split, claimed: Option<&str>, failures: &[FailureRecord]) -> Self {
+    pub(crate) fn new(
+        scan: &OutputScan,
+        split: &Split,
+        claimed: Option<&str>,
+        failures: &[FailureRecord],
+    ) -> Self {
         let failures: HashMap<&str, &FailureRecord> =
             failures.iter().map(|record| (record.shard.as_str(), record)).collect();
         let mut records: HashMap<&str, Vec<&ExistingRecord>> = HashMap::new();
@@ -96,7 +101,7 @@ impl Comparison {
 
     /// Counts the inputs that are not done, by the reason.
     #[must_use]
-    pub fn open_by_state(&self) -> BTreeMap<OpenState, usize> {
+    pub(crate) fn open_by_state(&self) -> BTreeMap<OpenState, usize> {
         let mut counts = BTreeMap::new();
         for shard in &self.open {
             *counts.entry(shard.state).or_default() += 1;
