@@ -34,7 +34,7 @@ use recaption_store::{Location, StoreKind, Stores, write_json};
 use crate::{
     config::{ConfigError, RunConfig},
     report::{self as page, ReportJob, ReportTarget},
-    run::{Comparison, clear_leftovers, differences, finish_deletions, list_inputs, read_failures},
+    run::{Comparison, clear_leftovers, differences, finish_deletions_of, list_inputs, read_failures},
 };
 
 pub(crate) use self::{
@@ -109,9 +109,9 @@ async fn finalize_joined(
     let comparison = Comparison::new(&scan, &split, claimed.as_deref(), &failures);
     let totals = Totals::new(&scan, &split, &comparison, claimed, RunTotals::of(output).await?);
     let mut removed = 0;
-    let is_alone = others == Some(0) && workers.is_some_and(|workers| !workers.has_others());
-    if is_alone && let Some(claimed) = &totals.configuration {
-        removed = clean((&commit_log, scan), &split, claimed, &removals).await?;
+    let alone = workers.filter(|workers| others == Some(0) && !workers.has_others());
+    if let (Some(workers), Some(claimed)) = (alone, &totals.configuration) {
+        removed = clean((&commit_log, scan), (&split, claimed), &removals, workers).await?;
     }
     let place = output.child(TOTALS);
     write_json(&place, &totals).await.context("the totals cannot be written")?;
@@ -120,7 +120,7 @@ async fn finalize_joined(
         inputs: job.origin.clone(),
         workers: others.unwrap_or(0),
         leftovers_removed: removed,
-        unfinished_deletions: if is_alone { 0 } else { removals.len() },
+        unfinished_deletions: if alone.is_some() { 0 } else { removals.len() },
         totals,
         written: place.url(),
         report: None,
@@ -150,9 +150,9 @@ fn refuse_other(config: &RunConfig, claimed: &OutputConfiguration) -> Result<(),
 /// Removes what dead workers left of shards that are done, and finishes their deletions. Returns the number of files removed.
 async fn clean(
     (commit_log, mut scan): (&CommitLog, OutputScan),
-    split: &Split,
-    claimed: &str,
+    (split, claimed): (&Split, &str),
     removals: &[String],
+    workers: &Workers,
 ) -> anyhow::Result<usize> {
     let inputs: HashSet<&str> = split.shards.iter().map(|shard| shard.id.as_str()).collect();
     let removals: Vec<_> =
@@ -165,9 +165,9 @@ async fn clean(
             leftovers.push(scan.take(&shard.url, &name));
         }
     }
-    let removed = clear_leftovers(commit_log, &leftovers, false).await?;
+    let removed = clear_leftovers(commit_log, &leftovers, Some(workers)).await?;
     let is_kept = |shard: &str| inputs.contains(shard) || has_record.contains(shard);
-    finish_deletions(commit_log, &removals, is_kept).await?;
+    finish_deletions_of(commit_log, &removals, is_kept).await?;
     Ok(removed)
 }
 

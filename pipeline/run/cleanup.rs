@@ -1,5 +1,5 @@
-//! Removes from the output what no longer belongs there, before and after a run and in `recaption finalize`: files of dead
-//! workers, interrupted deletions, rows of shards without an input.
+//! Removes from the output what no longer belongs there, before and after a run: files of dead workers, interrupted deletions,
+//! rows of shards without an input.
 
 use std::collections::HashSet;
 
@@ -17,32 +17,21 @@ use super::{
 /// Age from which files of an unfinished attempt count as abandoned, even if another worker is running.
 const LEFTOVER_AGE: TimeDelta = TimeDelta::hours(1);
 
-/// Removes what dead workers left of shards that are done, and finishes deletions that earlier runs began. Returns the number of
-/// files that dead workers left.
-pub(super) async fn clear_before_run(
-    commit_log: &CommitLog,
-    plan: &Plan,
-    workers: Option<&Workers>,
-) -> anyhow::Result<usize> {
-    let removed =
-        clear_leftovers(commit_log, &plan.leftovers, workers.is_some_and(Workers::has_others)).await?;
-    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
-    let is_kept = |shard: &str| inputs.contains(shard) || plan.orphans.contains_key(shard);
-    finish_deletions(commit_log, &plan.removals, is_kept).await?;
-    Ok(removed)
-}
-
 /// Removes files that unfinished attempts left of shards that are done: a reader of the folders would see rows twice. Files that
 /// may belong to another worker's attempt stay.
+///
+/// # Errors
+/// When one cannot be removed.
 pub(crate) async fn clear_leftovers(
     commit_log: &CommitLog,
     leftovers: &[ShardState],
-    has_others: bool,
+    workers: Option<&Workers>,
 ) -> anyhow::Result<usize> {
+    let others = workers.is_some_and(Workers::has_others);
     let old = Utc::now() - LEFTOVER_AGE;
     let mut removed = 0;
     for found in leftovers {
-        let is_abandoned = |seen: &&ExistingPart| !has_others || seen.modified < old;
+        let is_abandoned = |seen: &&ExistingPart| !others || seen.modified < old;
         let parts: Vec<ExistingPart> = found.orphaned_parts.iter().filter(is_abandoned).cloned().collect();
         for one in found
             .stale_records
@@ -62,19 +51,27 @@ pub(crate) async fn clear_leftovers(
 }
 
 /// Finishes deletions that earlier runs began: rows of shards without a record, except shards that will be processed.
-/// `is_kept` returns whether a shard is an input or has a record.
-pub(crate) async fn finish_deletions(
+pub(super) async fn finish_deletions(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
+    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
+    let is_kept = |shard: &str| inputs.contains(shard) || plan.orphans.contains_key(shard);
+    finish_deletions_of(commit_log, &plan.removals, is_kept).await
+}
+
+/// Finishes deletions of these shards with their parts, except of those that are inputs or have a record: `is_kept`.
+///
+/// # Errors
+/// When the store fails for good.
+pub(crate) async fn finish_deletions_of(
     commit_log: &CommitLog,
     removals: &[(String, Vec<ExistingPart>)],
     is_kept: impl Fn(&str) -> bool,
 ) -> anyhow::Result<()> {
-    let failed = "an interrupted deletion cannot be finished";
     for (shard, parts) in removals {
         if is_kept(shard) {
-            commit_log.cancel_deletion(shard).await.context(failed)?;
+            commit_log.cancel_deletion(shard).await?;
         } else {
             tracing::info!(shard, "finished an interrupted deletion");
-            commit_log.finish_deletion(shard, parts).await.context(failed)?;
+            commit_log.finish_deletion(shard, parts).await?;
         }
     }
     Ok(())

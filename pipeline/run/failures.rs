@@ -1,7 +1,7 @@
 //! Failures across runs: a shard that fails the same way at the same bytes fails permanently; anything else may be transient.
 
 use recaption_output::commits::{CommitLog, CommitResult};
-use recaption_schemas::{FailureRecord, ShardId};
+use recaption_schemas::{FailureClass, FailureRecord, ShardId};
 
 use super::{
     plan::Plan,
@@ -44,6 +44,10 @@ pub(super) async fn remember(
                 // By class and not by message, which may hold a duration.
                 let same = before.as_ref().is_some_and(|b| b.input == input && b.class == failure.class);
                 let attempts = if same { before.map_or(1, |b| b.attempts + 1) } else { 1 };
+                if let Some(entry) = report.shards_failed.iter_mut().find(|f| f.shard == task.shard.url) {
+                    entry.attempts = attempts;
+                    entry.permanent = same && failure.class != FailureClass::Transport;
+                }
                 let record = FailureRecord {
                     shard: task.shard.url.clone(),
                     input,
@@ -51,10 +55,6 @@ pub(super) async fn remember(
                     error: failure.error.clone(),
                     attempts,
                 };
-                if let Some(entry) = report.shards_failed.iter_mut().find(|f| f.shard == task.shard.url) {
-                    entry.attempts = attempts;
-                    entry.permanent = record.is_permanent();
-                }
                 if let Err(error) = commit_log.record_failure(id, &record).await {
                     tracing::warn!(%error, "a failure could not be recorded");
                 }

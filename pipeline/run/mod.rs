@@ -53,7 +53,7 @@ mod webdataset_part;
 mod worker_claims;
 
 pub(crate) use captioners::copies_and_threads;
-pub(crate) use cleanup::{clear_leftovers, finish_deletions};
+pub(crate) use cleanup::{clear_leftovers, finish_deletions_of};
 pub(crate) use comparison::{Comparison, OpenShard, OpenState};
 pub use context::RunContext;
 pub use devices::{DeviceReport, Devices};
