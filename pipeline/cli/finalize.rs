@@ -6,9 +6,9 @@ use recaption_output::open_output;
 use recaption_store::Stores;
 
 use super::{
+    last_run::{enter, environment_stores},
     logging::Format,
     run_args::set_inputs,
-    status::{enter, environment_stores},
 };
 use crate::{
     config::{ConfigError, Layers, RunConfig},

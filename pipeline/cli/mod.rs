@@ -11,6 +11,7 @@ mod filter;
 mod finalize;
 mod finetune;
 mod inspect;
+mod last_run;
 mod logging;
 mod plan;
 mod preview;
