@@ -199,6 +199,26 @@ fn killed_runs_are_finalized_by_their_configuration() {
     assert_eq!(output::read(&place.path("out")).captions.len(), 72);
 }
 
+#[test]
+fn finalized_outputs_are_converted_whatever_their_last_run() {
+    let place = Place::new();
+    let input = place.draw("in", 2, 3);
+    place.run(&input, "out").ends(0);
+    // One of several tasks, which was preempted after the others had done its work.
+    let record = r#"{"run": "90000101T000000000Z-00000000", "finished": "9000-01-01T00:00:00Z", "interrupted": true,
+        "shards_incomplete": 1, "explicit_settings": {}}"#;
+    place.write("out/_recaption/runs/90000101T000000000Z-00000000.json", record);
+    let convert = |to: &str| {
+        recaption().dir(place.root()).args(["convert", "out", "--to", "parquet", "--out"]).arg(place.path(to))
+    };
+    convert("first").ends(2).warns("interrupted");
+    finalize(&place, "out").arg("--no-report").arg("--input").arg(&input).ends(0);
+    convert("second").ends(0);
+    // Another run has ended since: nobody knows what it left.
+    place.write("out/_recaption/runs/90000101T000000001Z-00000000.json", record.replace("000Z-", "001Z-"));
+    convert("third").ends(2).warns("interrupted");
+}
+
 /// Whether a folder has files.
 fn exists(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())

@@ -40,6 +40,7 @@ use crate::{
 pub(crate) use self::{
     job::{FinalizeJob, PageOptions},
     report::FinalReport,
+    totals::is_complete,
 };
 use self::{runs::RunTotals, totals::Totals};
 

@@ -70,17 +70,26 @@ struct RunCounts {
     read: u64,
 }
 
+/// Lists the records of runs, in the order of their names.
+///
+/// # Errors
+/// Returns an error when they cannot be listed.
+pub(crate) async fn list_runs(output: &Location) -> Result<Vec<Location>, StoreError> {
+    let folder = output.child(RUNS);
+    let mut places: Vec<Location> =
+        folder.list().await?.into_iter().map(|meta| folder.at(meta.location)).collect();
+    places.retain(|place| place.path.as_ref().ends_with(".json"));
+    places.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(places)
+}
+
 impl RunTotals {
     /// Reads all records of an output, in the order of their names. One that cannot be parsed is counted and logged.
     ///
     /// # Errors
     /// Returns an error when they cannot be listed, or one cannot be read for a transient reason.
     pub(crate) async fn of(output: &Location) -> Result<Self, StoreError> {
-        let folder = output.child(RUNS);
-        let mut places: Vec<Location> =
-            folder.list().await?.into_iter().map(|meta| folder.at(meta.location)).collect();
-        places.retain(|place| place.path.as_ref().ends_with(".json"));
-        places.sort_by(|a, b| a.path.cmp(&b.path));
+        let places = list_runs(output).await?;
         let records = stream::iter(places).map(|place| async move {
             match read_json::<RunRecord>(&place).await {
                 Ok(record) => Ok(record.map(Some)),

@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, HashSet};
 
 use recaption_input::read::Split;
-use recaption_output::commits::{OutputScan, RecordSummary};
+use recaption_output::{
+    commits::{OutputScan, RecordSummary},
+    layout::TOTALS,
+};
 use recaption_schemas::Counts;
-use serde::Serialize;
+use recaption_store::{Location, StoreError, read_json};
+use serde::{Deserialize, Serialize};
 
-use super::runs::RunTotals;
+use super::runs::{RunTotals, list_runs};
 use crate::run::{Comparison, ExitCode, OpenShard, OpenState};
 
 /// Version of the layout of `totals.json`.
@@ -16,7 +20,7 @@ const FORMAT: u32 = 1;
 const MAX_LISTED: usize = 1000;
 
 /// Whether an output is complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
     /// All inputs are committed.
@@ -170,6 +174,36 @@ impl State {
             Self::PermanentFailures => ExitCode::Permanent,
         }
     }
+}
+
+/// What `totals.json` says about an output as a whole.
+#[derive(Deserialize)]
+struct Verdict {
+    state: State,
+    runs: Ended,
+}
+
+/// Records of runs that the totals are of.
+#[derive(Deserialize)]
+struct Ended {
+    processes: usize,
+    unreadable: usize,
+}
+
+/// Returns whether `recaption finalize` found an output complete, and no run has ended there since.
+///
+/// # Errors
+/// Returns an error when the totals cannot be read, or the records of runs cannot be listed.
+pub(crate) async fn is_complete(output: &Location) -> Result<bool, StoreError> {
+    let verdict = match read_json::<Verdict>(&output.child(TOTALS)).await {
+        Ok(verdict) => verdict,
+        // Of another version.
+        Err(StoreError::Record { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let Some(verdict) = verdict.filter(|verdict| verdict.state == State::Complete) else { return Ok(false) };
+    let ended = verdict.runs.processes + verdict.runs.unreadable;
+    Ok(ended == list_runs(output).await?.len())
 }
 
 /// Returns one valid record of each shard, in the order of their URLs: of the input's version if there is one. A worker that died
