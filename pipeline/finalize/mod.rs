@@ -110,7 +110,11 @@ async fn finalize_joined(
     let comparison = Comparison::new(&scan, &split, claimed.as_deref(), &failures);
     let totals = Totals::new(&scan, &split, &comparison, claimed, RunTotals::of(output).await?);
     let mut removed = 0;
-    let alone = workers.filter(|workers| others == Some(0) && !workers.has_others());
+    // Looked up again: a worker may have joined since.
+    let alone = match workers {
+        Some(workers) if others == Some(0) && workers.settle().await? == 0 => Some(workers),
+        _ => None,
+    };
     if let (Some(workers), Some(claimed)) = (alone, &totals.configuration) {
         removed = clean((&commit_log, scan), (&split, claimed), &removals, workers).await?;
     }
