@@ -13,6 +13,7 @@ pub mod convert;
 pub mod demo;
 pub mod evaluate;
 pub mod filter;
+pub(crate) mod finalize;
 pub mod metrics;
 pub mod plan;
 pub mod preview;

@@ -52,6 +52,7 @@ pages_with_commands! {
     commands_of_captioning_run: "docs/src/captioning.md",
     commands_of_configuration_run: "docs/src/configuration.md",
     commands_of_evaluation_run: "docs/src/evaluation.md",
+    commands_of_exit_codes_run: "docs/src/exit-codes.md",
     commands_of_filtering_run: "docs/src/filtering.md",
     commands_of_fine_tuning_run: "docs/src/fine-tuning.md",
     commands_of_inputs_run: "docs/src/inputs.md",

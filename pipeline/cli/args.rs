@@ -9,6 +9,7 @@ use recaption_store::HubModel;
 
 use super::{
     convert::ConvertArgs,
+    finalize::FinalizeArgs,
     logging::{FormatArg, LevelArg},
     plan::PlanArgs,
     report::ReportArgs,
@@ -61,6 +62,8 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// Retry what failed: shards, and samples that were rejected for a transient reason.
     Retry(RetryArgs),
+    /// Check that all shards are committed, sum up all records, clean up after dead workers, and write the report.
+    Finalize(FinalizeArgs),
     /// Select the best rows of a finished output into a new dataset.
     Filter(FilterArgs),
     /// Show an output as one HTML page: sample, statistics, rejects, and a threshold to choose.

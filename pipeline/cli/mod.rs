@@ -8,8 +8,10 @@ mod eval;
 mod exit;
 mod export;
 mod filter;
+mod finalize;
 mod finetune;
 mod inspect;
+mod last_run;
 mod logging;
 mod plan;
 mod preview;
@@ -70,6 +72,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Worker(args) => worker::serve(&args),
         Command::Status(args) => status::show(&args, format),
         Command::Retry(args) => status::retry(&args, format),
+        Command::Finalize(args) => finalize::finalize_output(&args, format),
         Command::Caption(args) => caption::caption(&args),
         Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),

@@ -28,6 +28,29 @@ pub enum ExitCode {
     Permanent = 4,
 }
 
+impl ExitCode {
+    /// All codes.
+    pub const ALL: [Self; 5] = [Self::Done, Self::Failed, Self::Usage, Self::Incomplete, Self::Permanent];
+
+    /// Returns the name in documents.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Incomplete => "incomplete",
+            Self::Permanent => "permanent",
+        }
+    }
+
+    /// Returns whether a scheduler should start the same command again, a limited number of times.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Failed | Self::Incomplete)
+    }
+}
+
 /// A shard that failed.
 #[derive(Clone, Debug, Serialize)]
 pub struct FailedShard {
