@@ -15,7 +15,7 @@
 //! | `rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
 //! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer`, `parts` | the stages, in the order of the data flow |
 //! | `source` | which shard is next, given what other workers do |
-//! | `selection`, `array_task`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
+//! | `selection`, `rank`, `array_task`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
 //! | `record`, `failures`, `status`, `progress` | what is reported |
 
 mod array_task;
@@ -36,6 +36,7 @@ mod parts;
 mod pipeline;
 mod plan;
 mod progress;
+mod rank;
 mod read_limit;
 mod readers;
 mod record;

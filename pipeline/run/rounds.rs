@@ -18,8 +18,8 @@ use super::{
     output::Output,
     pipeline::{StreamRequest, stream},
     plan::{Mismatch, Plan},
+    rank::rank,
     read_limit::ReadLimit,
-    selection::rank,
     shard_writer::{ShardOutcome, ShardResult},
     source::{ShardSource, Tasks, WorkerClaims},
 };
