@@ -15,11 +15,12 @@
 //! | `rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
 //! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer`, `parts` | the stages, in the order of the data flow |
 //! | `source` | which shard is next, given what other workers do |
-//! | `selection`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
+//! | `selection`, `rank`, `array_task`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
 //! | `record`, `failures`, `progress` | what is reported |
 //! | `last_run`, `comparison`, `status` | the state of an output, for commands that run nothing |
 //! | `stop`, `panic_guard` | how a run ends early |
 
+mod array_task;
 mod captioners;
 mod cleanup;
 mod collector;
@@ -40,6 +41,7 @@ mod parts;
 mod pipeline;
 mod plan;
 mod progress;
+mod rank;
 mod read_limit;
 mod readers;
 mod record;
@@ -53,6 +55,7 @@ mod status;
 mod stop;
 mod webdataset_part;
 
+pub use array_task::ArrayTask;
 pub(crate) use captioners::copies_and_threads;
 pub(crate) use cleanup::{clear_leftovers, finish_deletions_of};
 pub(crate) use collector::Collector;

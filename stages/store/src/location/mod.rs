@@ -1,5 +1,9 @@
 //! A path in a store, and what can be done with it: listings, URLs, deletion.
 
+mod between;
+
+pub use between::NamesBetween;
+
 use std::{
     path::{Path as FsPath, PathBuf},
     sync::Arc,
