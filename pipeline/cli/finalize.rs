@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use recaption_output::open_output;
+use recaption_output::{locate_output, open_output};
 use recaption_store::Stores;
 
 use super::{
@@ -89,7 +89,8 @@ fn absolute(output: &str) -> anyhow::Result<String> {
 
 /// Returns the settings of the last run, and goes where it was started; the environment's where no run has ended.
 fn layers_of_last_run(output: &str) -> anyhow::Result<(Layers, String)> {
-    let place = environment_stores()?.locate(output)?;
+    // Of an output that could not be written, no record is looked for.
+    let place = locate_output(&mut environment_stores()?, output)?;
     let (last, is_filtered) =
         on_runtime(async { Ok((LastRun::find(&place).await?, is_made_by_filter(&place).await?)) })?;
     if let Some(last) = last {
