@@ -59,12 +59,16 @@ pub(super) fn finalize_output(args: &FinalizeArgs, format: Format) -> anyhow::Re
         layers.add_assignment(assignment)?;
     }
     set_inputs(&mut layers, &args.input)?;
+    if layers.require("input.shards").is_err() {
+        let what = "no record of a run that ended here has inputs; give the run's configuration as --config CONFIG.toml, or its inputs as --input URL";
+        return Err(ConfigError::new(named.unwrap_or(origin), what.to_owned()).into());
+    }
     if let Some(url) = named {
         layers.set("output.url", url, "OUT")?;
     }
     let config = RunConfig::build_requiring(&layers, &["output.url", "input.shards"])?;
     let job = FinalizeJob {
-        origin,
+        origin: if args.input.is_empty() { origin } else { "--input".to_owned() },
         must_match: args.config.is_some(),
         page: (!args.no_report).then_some(PageOptions { images: !args.no_images }),
         config,
