@@ -68,6 +68,7 @@ pages_with_commands! {
     commands_of_troubleshooting_run: "docs/src/troubleshooting.md",
     commands_of_verification_run: "docs/src/verification.md",
     commands_of_walkthrough_run: "docs/src/walkthrough.md",
+    commands_of_worker_protocol_run: "docs/src/worker-protocol.md",
 }
 
 /// The training program, where it was built too.

@@ -14,6 +14,7 @@ use super::{
     plan::PlanArgs,
     report::ReportArgs,
     run_args::{ProviderArgs, RetryArgs, RunArgs, SettingsArgs},
+    worker::WorkerArgs,
 };
 use crate::{
     config::help,
@@ -55,6 +56,8 @@ pub(super) enum Command {
     Plan(Box<PlanArgs>),
     /// Caption shards.
     Run(RunArgs),
+    /// Caption the shards that another program names, one JSON object per line on stdin, and answer on stdout.
+    Worker(Box<WorkerArgs>),
     /// Show what of an output is done, pending and failed, and what was rejected.
     Status(StatusArgs),
     /// Retry what failed: shards, and samples that were rejected for a transient reason.

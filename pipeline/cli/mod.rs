@@ -1,6 +1,7 @@
 //! The command line: arguments in, exit code out.
 
 mod args;
+mod array;
 mod caption;
 mod config;
 mod convert;
@@ -22,6 +23,7 @@ mod run_args;
 mod scenes;
 mod status;
 mod verify;
+mod worker;
 
 use std::{ffi::OsString, process::ExitCode as ProcessExit};
 
@@ -68,6 +70,7 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Preview(args) => preview::preview(&args, format),
         Command::Plan(args) => plan::plan_run(&args, format),
         Command::Run(args) => run::run_job(&args, format),
+        Command::Worker(args) => worker::serve(&args),
         Command::Status(args) => status::show(&args, format),
         Command::Retry(args) => status::retry(&args, format),
         Command::Finalize(args) => finalize::finalize_output(&args, format),

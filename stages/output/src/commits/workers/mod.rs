@@ -20,6 +20,8 @@ use peers::Peers;
 
 pub use claims::ClaimAttempt;
 
+use crate::layout::CLAIMS;
+
 /// Heartbeats within the duration after which a worker counts as dead.
 const HEARTBEATS: u32 = 4;
 /// Longest time between two heartbeats.
@@ -105,6 +107,17 @@ impl Workers {
                 ClaimAttempt::Inherited
             }
         }
+    }
+
+    /// Returns the folder of the claims.
+    pub(in crate::commits) fn claims_folder(&self) -> Location {
+        self.peers.out.child(CLAIMS)
+    }
+
+    /// Returns the number of other workers that live.
+    #[must_use]
+    pub fn others(&self) -> usize {
+        self.peers.others()
     }
 
     /// Releases the claim of a shard that is not done.
