@@ -112,6 +112,7 @@ class WorkerProcess:
         # A child of the process may keep the pipe open.
         pumps[0].join(timeout=2)
         self._input.put(None)
+        process.stdout.close()
         detail = broken or " / ".join(self._tail)[-MAX_TAIL_CHARACTERS:]
         self._emit({"type": "exit", "code": code, "detail": detail})
 
@@ -146,16 +147,20 @@ class WorkerProcess:
             while (line := self._input.get()) is not None:
                 process.stdin.write(line)
                 process.stdin.flush()
-            process.stdin.close()
         except OSError:
             # The process has ended; what it did not answer goes to another.
             pass
+        try:
+            process.stdin.close()
+        except OSError:
+            pass
 
     def _pump_log(self, process: subprocess.Popen) -> None:
-        while line := process.stderr.readline(MAX_LOG_LINE):
-            text = line.decode(errors="replace").rstrip()
-            self._tail.append(text)
-            print(f"[{self._spec.label}] {text}", file=sys.stderr, flush=True)
+        with process.stderr as log:
+            while line := log.readline(MAX_LOG_LINE):
+                text = line.decode(errors="replace").rstrip()
+                self._tail.append(text)
+                print(f"[{self._spec.label}] {text}", file=sys.stderr, flush=True)
 
     def _emit(self, message: dict) -> None:
         with self._changed:

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """A program that speaks the worker protocol and captions nothing; what happens to a shard is in its name.
 
-    worker CONFIG [--threads N]    the configuration's text: "bad" is refused, "silent" does not end at SIGTERM
+    worker CONFIG [--threads N]    a configuration that begins with "bad" is refused, "noise" prints nonsense
     plan CONFIG --shards           the lines of the configuration are the shards
 """
+import ctypes
 import json
 import os
 import signal
@@ -31,6 +32,9 @@ def worker(config: str) -> int:
         raise InterruptedError
 
     signal.signal(signal.SIGTERM, stop)
+    if sys.platform == "linux":
+        # PR_SET_PDEATHSIG: SIGTERM when the thread that started this process ends, as recaption asks for it.
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     say(type="ready", protocol=1, version="0", pid=os.getpid(), run="r", output="out", model="m", provider="cpu", in_flight=2,
         threads=sys.argv[3:], cwd=os.getcwd(), session=os.getsid(0))
     try:

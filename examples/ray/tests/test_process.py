@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import unittest
 from pathlib import Path
@@ -19,8 +20,9 @@ FAKE = str(Path(__file__).with_name("fake_recaption.py"))
 class Processes(unittest.TestCase):
     def start(self, config=b"good", command=None, **more):
         self.stderr = io.StringIO()
-        self.enterContext(contextlib.redirect_stderr(self.stderr))
-        # The program's name is one word in earnest; here it takes two.
+        redirected = contextlib.redirect_stderr(self.stderr)
+        redirected.__enter__()
+        self.addCleanup(redirected.__exit__, None, None, None)
         spec = WorkerSpec(command or [FAKE, "worker"], "job.toml", config, label="worker 1", **more)
         self.process, self.seen = WorkerProcess(spec), 0
         self.addCleanup(self.process.stop)
@@ -105,15 +107,15 @@ class Processes(unittest.TestCase):
             finally:
                 tempfile.tempdir = before
 
-    @unittest.skipUnless(sys.platform == "linux", "reads /proc")
-    def test_the_thread_that_started_it_lives_as_long_as_it(self):
-        process = self.start()
+    @unittest.skipUnless(sys.platform == "linux", "PR_SET_PDEATHSIG")
+    def test_it_survives_the_thread_that_asked_for_it(self):
+        creator = threading.Thread(target=self.start)
+        creator.start()
+        creator.join()
         self.next()
-        names = [Path(task, "comm").read_text() for task in Path("/proc/self/task").iterdir()]
-        import threading
-        self.assertTrue(any(thread.name == "recaption-keeper" for thread in threading.enumerate()), names)
-        process.close()
-        self.next()
+        time.sleep(0.2)
+        self.process.send(1, [shard_request(1, "a", False)])
+        self.assertEqual(self.next()["outcome"], "committed")
 
 
 if __name__ == "__main__":
