@@ -109,10 +109,14 @@ class Processes(unittest.TestCase):
 
     @unittest.skipUnless(sys.platform == "linux", "PR_SET_PDEATHSIG")
     def test_it_survives_the_thread_that_asked_for_it(self):
-        creator = threading.Thread(target=self.start)
+        def create():
+            self.start()
+            # The signal is asked for by now.
+            self.next()
+
+        creator = threading.Thread(target=create)
         creator.start()
         creator.join()
-        self.next()
         time.sleep(0.2)
         self.process.send(1, [shard_request(1, "a", False)])
         self.assertEqual(self.next()["outcome"], "committed")
