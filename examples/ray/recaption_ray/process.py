@@ -27,6 +27,8 @@ from .protocol import MAX_LINE, ProtocolError, parse
 TAIL_LINES = 8
 MAX_LOG_LINE = 4096
 MAX_TAIL_CHARACTERS = 2000
+# For the rest of its output, once the process has ended.
+DRAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ class WorkerProcess:
         self._received = 0
         self._input: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._process: subprocess.Popen | None = None
-        self._stopping = False
+        self._stopping = self._ended = False
+        self._folder: Path | None = None
+        # Why the process had to be killed.
+        self._broken = ""
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         # Not a daemon thread: the process must outlive no thread but this one.
         threading.Thread(target=self._keep, name="recaption-keeper").start()
@@ -94,30 +99,28 @@ class WorkerProcess:
         return self._process.pid if self._process else None
 
     def _keep(self) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="recaption-"))
         try:
-            process = self._start(folder)
+            process = self._start()
         except OSError as error:
+            self._remove_config()
             self._emit({"type": "exit", "code": None, "detail": f"cannot start {self._spec.command[0]}: {error}"})
-            shutil.rmtree(folder, ignore_errors=True)
             return
-        pumps = [threading.Thread(target=pump, args=(process,), daemon=True) for pump in (self._pump_log, self._pump_input)]
-        for pump in pumps:
-            pump.start()
-        try:
-            broken = self._read_messages(process, folder)
-            code = process.wait()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        # A child of the process may keep the pipe open.
-        pumps[0].join(timeout=2)
+        threads = [threading.Thread(target=pump, args=(process,), daemon=True)
+                   for pump in (self._pump_messages, self._pump_log, self._pump_input)]
+        for thread in threads:
+            thread.start()
+        # Not the end of its output: a child that it left may keep the pipes open.
+        code = process.wait()
+        for thread in threads[:2]:
+            thread.join(timeout=DRAIN_SECONDS)
         self._input.put(None)
-        process.stdout.close()
-        detail = broken or " / ".join(self._tail)[-MAX_TAIL_CHARACTERS:]
+        self._remove_config()
+        detail = self._broken or " / ".join(self._tail)[-MAX_TAIL_CHARACTERS:]
         self._emit({"type": "exit", "code": code, "detail": detail})
 
-    def _start(self, folder: Path) -> subprocess.Popen:
-        config = folder / self._spec.config_name
+    def _start(self) -> subprocess.Popen:
+        self._folder = Path(tempfile.mkdtemp(prefix="recaption-"))
+        config = self._folder / self._spec.config_name
         # It may hold secrets; the folder is readable to this user alone.
         config.write_bytes(self._spec.config)
         directory = self._spec.directory if os.path.isdir(self._spec.directory) else None
@@ -129,18 +132,18 @@ class WorkerProcess:
                 self._process.send_signal(signal.SIGTERM)
         return self._process
 
-    def _read_messages(self, process: subprocess.Popen, folder: Path) -> str:
-        """Turns lines into events until the end; returns why it had to kill the process, or an empty text."""
-        while line := process.stdout.readline(MAX_LINE):
-            try:
-                message = parse(line)
-            except ProtocolError as error:
-                process.kill()
-                return str(error)
-            if message["type"] == "ready":
-                shutil.rmtree(folder, ignore_errors=True)
-            self._emit(message)
-        return ""
+    def _pump_messages(self, process: subprocess.Popen) -> None:
+        with process.stdout as messages:
+            while line := messages.readline(MAX_LINE):
+                try:
+                    message = parse(line)
+                except ProtocolError as error:
+                    self._broken = str(error)
+                    process.kill()
+                    return
+                if message["type"] == "ready":
+                    self._remove_config()
+                self._emit(message)
 
     def _pump_input(self, process: subprocess.Popen) -> None:
         try:
@@ -162,8 +165,15 @@ class WorkerProcess:
                 self._tail.append(text)
                 print(f"[{self._spec.label}] {text}", file=sys.stderr, flush=True)
 
+    def _remove_config(self) -> None:
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
     def _emit(self, message: dict) -> None:
         with self._changed:
+            if self._ended:
+                return
+            self._ended = message["type"] == "exit"
             self._event_number += 1
             self._events.append((self._event_number, message))
             self._changed.notify_all()

@@ -107,6 +107,12 @@ class Processes(unittest.TestCase):
             finally:
                 tempfile.tempdir = before
 
+    def test_a_child_that_keeps_the_pipes_open_does_not_hide_the_end(self):
+        process = self.start()
+        self.next()
+        process.send(1, [shard_request(1, "child-kill", False)])
+        self.assertEqual(self.next(10)["code"], -signal.SIGKILL)
+
     @unittest.skipUnless(sys.platform == "linux", "PR_SET_PDEATHSIG")
     def test_it_survives_the_thread_that_asked_for_it(self):
         def create():
