@@ -186,7 +186,7 @@ def compare(without: str = "") -> None:
         say(f"{kind}: {len(ours)} rows, identical to those of a single process")
     if not rows("out", "captions"):
         raise SystemExit("FAILED: no rows were compared")
-    named = {json.loads(path.read_text())[kind]["path"] for path in len(records()) for kind in ("captions", "rejects")}
+    named = {json.loads(path.read_text())[kind]["path"] for path in records() for kind in ("captions", "rejects")}
     visible = {str(path.relative_to(PLACE / "out")) for path in (PLACE / "out").glob("*/*.parquet")}
     say(f"parts that no record names: {len(visible - named)}")
 

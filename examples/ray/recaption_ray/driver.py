@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Protocol
 
 from .events import Event, Exited, Lost, Message, Placed, describe_exit
-from .protocol import ProtocolError, check_ready
+from .protocol import ProtocolError, check_ready, redact
 from .report import ExitCode, Report
 from .scheduler import End, Scheduler, ShardResult
 
@@ -197,20 +197,18 @@ class Driver:
                 if message.get("class") == "configuration":
                     self.report.fail("configuration", f"{worker.name}: {message.get('error')}")
             case "invalid":
-                self.log(f"{worker.name} could not read a request: {message.get('error')}")
+                if result := self.scheduler.invalid(worker.number, message.get("line"), str(message.get("error")), now):
+                    self._result(result)
 
     def _result(self, result: ShardResult) -> None:
         self._start_failures = 0
         self.report.add(result)
-        error = result.answer.get("error")
         if result.error:
-            self.log(f"{result.outcome.value}: {result.shard}: {result.error}")
-        if isinstance(error, dict) and error.get("class") == "configuration":
-            self.report.fail("configuration", f"{result.shard}: {result.error}")
+            self.log(f"{result.outcome.value}: {redact(result.shard)}: {result.error}")
 
     def _ended(self, worker: Worker, end: End, reason: str, blame: bool = True) -> None:
         """Takes note that a worker is gone. `blame`: whether that counts as a failed start where it did nothing."""
-        held = [request.shard.url for request in self.scheduler.held_by(worker.number)]
+        held = [redact(request.shard.url) for request in self.scheduler.held_by(worker.number)]
         name = worker.name or f"worker {worker.number}"
         self.log(f"{name} ended: {reason}" + (f"; it held {', '.join(held)}" if held else ""))
         del self.workers[worker.number]

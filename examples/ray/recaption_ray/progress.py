@@ -60,10 +60,11 @@ class Progress:
         done = scheduler.ended
         eta = format_seconds(report.seconds / done * scheduler.remaining) if done else "?"
         failed = f" ({report.failed} failed)" if report.failed else ""
+        waiting = "" if driver.workers else "; waiting for nodes with room for one"
         others = "".join(f", {n} {state.value}" for state in (State.STARTING, State.PENDING)
                          if (n := driver.count(state)))
         return (f"shards {done}/{scheduler.total}{failed}, {scheduler.in_flight} in flight | ETA {eta}, "
-                f"{images / seconds if seconds else 0:.1f} images/s | workers {driver.count(State.READY)} ready{others} | "
+                f"{images / seconds if seconds else 0:.1f} images/s | workers {driver.count(State.READY)} ready{others}{waiting} | "
                 f"{report.read} images, {report.rejected} rejected")
 
 

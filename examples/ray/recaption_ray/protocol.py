@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 PROTOCOL = 1
 # Outcomes after which the shard's rows are in the output.
@@ -50,6 +51,11 @@ def shard_request(number: int, shard: str, wait: bool) -> bytes:
 def give_up_request(number: int, shard: str, reason: str, attempts: int) -> bytes:
     """The request to record a shard as failed without reading it."""
     return _line({"shard": shard, "id": number, "give_up": reason, "attempts": attempts})
+
+
+def redact(url: str) -> str:
+    """A URL without user info and query, which may hold secrets."""
+    return re.sub(r"\?[^#\s]*", "", re.sub(r"(\w://)[^/@\s]*@", r"\1", url)) if "://" in url else url
 
 
 def _line(message: dict) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from .protocol import redact
 from .scheduler import End, Outcome, ShardResult
 
 # Shards that are named, of each kind; the others are counted. `recaption status` names all.
@@ -91,13 +92,13 @@ class Report:
             if damage := answer.get("damaged"):
                 self.damaged += 1
                 detail = damage.get("detail", damage) if isinstance(damage, dict) else damage
-                self._list(self.shards_damaged, f"{result.shard}: {detail}")
+                self._list(self.shards_damaged, f"{redact(result.shard)}: {detail}")
             return
         self.failed += 1
         self.given_up += result.outcome is Outcome.GIVEN_UP
         self.permanent += result.permanent
         self._list(self.shards_failed, {
-            "shard": result.shard, "outcome": result.outcome.value, "error": result.error[:MAX_ERROR_CHARACTERS],
+            "shard": redact(result.shard), "outcome": result.outcome.value, "error": result.error[:MAX_ERROR_CHARACTERS],
             "attempts": result.attempts, "permanent": result.permanent})
 
     def exit_code(self) -> ExitCode:

@@ -115,6 +115,9 @@ class _Worker:
     host: str
     in_flight: int
     requests: dict[int, Request] = field(default_factory=dict)
+    # Lines sent, and the numbers of the requests that they held and that have no answer yet.
+    sent: int = 0
+    lines: dict[int, int] = field(default_factory=dict)
 
     @property
     def holds_suspect(self) -> bool:
@@ -163,6 +166,8 @@ class Scheduler:
         state, requests = self._workers.get(worker), []
         while state and (request := self._next(state, now)):
             state.requests[request.number] = request
+            state.sent += 1
+            state.lines[state.sent] = request.number
             requests.append(request)
         return requests
 
@@ -175,6 +180,7 @@ class Scheduler:
         request = state.requests.pop(answer.get("id"), None) if state else None
         if request is None:
             return None
+        state.lines = {line: number for line, number in state.lines.items() if number != request.number}
         shard, outcome = request.shard, answer.get("outcome")
         if request.give_up:
             if outcome in protocol.DONE or outcome == "given_up":
@@ -197,6 +203,14 @@ class Scheduler:
             self._retry(shard, now + min(self.limits.retry_pause * 2 ** (shard.failures - 1), MAX_RETRY_PAUSE))
             return None
         return self._end(shard, Outcome.FAILED, answer)
+
+    def invalid(self, worker: Hashable, line: object, error: str, now: float) -> ShardResult | None:
+        """Takes a worker's word that its n-th line is no request: that shard fails."""
+        state = self._workers.get(worker)
+        number = state.lines.get(line) if state else None
+        message = f"the worker could not read the request: {error}"
+        answer = {"id": number, "outcome": "failed", "error": {"class": "permanent", "message": message}}
+        return self.answer(worker, answer, now)
 
     def worker_ended(self, worker: Hashable, end: End, reason: str = "") -> list[ShardResult]:
         """Removes a worker and puts back what it held; returns the results of shards that are given up without a record."""

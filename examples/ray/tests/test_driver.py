@@ -141,6 +141,17 @@ class Runs(unittest.TestCase):
         self.assertEqual(run.run(30), ExitCode.FAILED)
 
 
+class Reports(unittest.TestCase):
+    def test_secrets_of_urls_are_not_shown(self):
+        secret = "https://u:word@host/a.tar?sig=secret#part=3"
+        run = Run({secret: Behaviour(permanent=True)})
+        run.run()
+        shown = f"{run.lines} {run.report.to_text()} {run.report.to_json()}"
+        self.assertIn("https://host/a.tar#part=3", shown)
+        self.assertNotIn("word", shown)
+        self.assertNotIn("secret", shown)
+
+
 class RandomRuns(unittest.TestCase):
     """Whatever happens, each shard ends exactly once and as it should; `Run` and the cluster check the rest at every step."""
 

@@ -75,6 +75,16 @@ class Answers(unittest.TestCase):
         a, _ = self.scheduler.requests_for("w", 0)
         self.assertEqual(self.scheduler.answer("w", answer(a, "eaten"), 0).outcome, Outcome.FAILED)
 
+    def test_a_request_that_the_worker_cannot_read_fails_its_shard(self):
+        a, b = self.scheduler.requests_for("w", 0)
+        self.scheduler.answer("w", answer(a, "committed"), 0)
+        (c,) = self.scheduler.requests_for("w", 0)
+        result = self.scheduler.invalid("w", 3, "too long", 0)
+        self.assertEqual((result.shard, result.outcome), ("c", Outcome.FAILED))
+        self.assertIn("too long", result.error)
+        self.assertIsNone(self.scheduler.invalid("w", 1, "answered before", 0))
+        self.assertEqual(self.scheduler.held_by("w"), [b])
+
 
 class Deaths(unittest.TestCase):
     def scheduler(self, shards, **limits):
