@@ -26,7 +26,7 @@ SELECTION = ("--since", "--sample")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m recaption_ray", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog="python -m recaption_ray", formatter_class=HelpFormatter,
         description="Recaptions a dataset on a Ray cluster. Arguments after -- are settings of `recaption run`, such as "
                     "--output URL or --set SECTION.KEY=VALUE.",
         epilog="Exit codes: 0 done, 1 failed or interrupted, 2 arguments or configuration, 3 shards failed, 4 only permanent "
@@ -83,6 +83,15 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitCode.FAILED
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, {}) or "(default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class UsageError(Exception):
     """Arguments or configuration are wrong."""
 
@@ -114,11 +123,12 @@ def run(args: argparse.Namespace, settings: list[str]) -> int:
 
 def drive(args: argparse.Namespace, settings: list[str], shards: list[str], report: Report, progress: Progress) -> ExitCode:
     """Connects to Ray and runs the loop."""
+    # Lines of different workers look alike; Ray would print one of them.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     import ray
 
     from .cluster import RayCluster, Resources
 
-    # Ray gives workers the driver's import path; nothing else is needed of it there.
     try:
         ray.init(address=None if args.address == "local" else args.address, log_to_driver=not args.no_worker_logs,
                  configure_logging=False)

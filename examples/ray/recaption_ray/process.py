@@ -87,7 +87,8 @@ class WorkerProcess:
         self._input.put(None)
 
     def stop(self) -> None:
-        """Sends SIGTERM, now or as soon as the process has started."""
+        """Sends SIGTERM, now or as soon as the process has started, and ends its standard input."""
+        self._input.put(None)
         with self._changed:
             self._stopping = True
             if self._process and self._process.poll() is None:
