@@ -133,7 +133,8 @@ def drive(args: argparse.Namespace, settings: list[str], shards: list[str], repo
         ray.init(address=None if args.address == "local" else args.address, log_to_driver=not args.no_worker_logs,
                  configure_logging=False)
     except Exception as error:  # noqa: BLE001: ConnectionError, RuntimeError, AuthenticationError, by version and cause
-        report.fail("failed", f"cannot join the Ray cluster at {args.address}: {error}")
+        report.fail("failed", f"cannot join the Ray cluster at {args.address}: {error} (is it up, and are RAY_AUTH_MODE and the "
+                              "token here those of its nodes?)")
         report.shards_incomplete = len(shards)
         return report.exit_code()
     scheduler = Scheduler(shards, Limits(args.max_attempts, args.max_losses, args.retry_seconds))
