@@ -7,6 +7,7 @@ are numbered. An actor that does not answer for `lost_after` seconds is given up
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -140,7 +141,7 @@ class RayCluster:
             # It may come back: `_check_times` polls again, and gives up in the end.
             return []
         except RayError as error:
-            return [Lost(worker, _first_lines(error), NODE_DIED in str(error))]
+            return [Lost(worker, _reason(error), NODE_DIED in str(error))]
         now, events = self._clock(), []
         entry.heard = now
         if not entry.placed:
@@ -202,7 +203,8 @@ def _kill(handle: ray.actor.ActorHandle) -> None:
         pass
 
 
-def _first_lines(error: Exception) -> str:
-    """Ray's explanation on one line: the first lines that say something, without stack traces."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:600]
+def _reason(error: Exception) -> str:
+    """Ray's explanation on one line, from where it says why, without stack traces."""
+    text = " ".join(str(error).split())
+    why = re.search(r"The actor (died|is dead|is not schedulable|is unavailable)[^.]*because.*", text)
+    return (why[0] if why else text)[:400]
