@@ -35,7 +35,7 @@ TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 VENV = TARGET / "ray-venv"
 PYARROW = "pyarrow==26.0.1"
 PLACE = TARGET / "ray-trial"
-SHARDS, SAMPLES = 40, 30
+SHARDS, SAMPLES = 40, 60
 KILLER = "00017.tar"
 # Ray takes at least 75 MiB.
 STORE_BYTES = 80 << 20
@@ -194,7 +194,7 @@ def compare(without: str = "") -> None:
 def start_driver(env: dict[str, str], nodes: Nodes, program: Path, *more: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "recaption_ray", PLACE / "out.toml", "--address", nodes.address, "--gpus-per-worker", "0",
-         "--binary", program, "--format", "json", "--retry-seconds", "2", *more],
+         "--binary", program, "--format", "json", "--retry-seconds", "2", "--no-worker-logs", *more],
         cwd=HERE, env=env, stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
 
 
@@ -232,9 +232,10 @@ def failures(env: dict[str, str], program: Path) -> None:
         killed = time.monotonic()
         say(f"killed the raylet of node second, with {len(records())} shards committed and workers {survivors}")
         threading.Thread(target=watch, args=(survivors, killed), daemon=True).start()
-        wait_until("16 shards", lambda: len(records()) >= 16)
         nodes.start("third", 1)
         nodes.wait_for("third")
+        late = wait_until("a worker on the third node", lambda: nodes.workers("third"))[0]
+        say(f"node third has worker process {late}, with {len(records())} shards committed")
         code, report = finish(driver)
     finally:
         nodes.end()
@@ -287,12 +288,16 @@ def shared(env: dict[str, str], program: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("trial", choices=("failures", "shared"))
+    parser.add_argument("--let-workers-finish", action="store_true",
+                        help="tell Ray not to kill workers whose raylet is gone (RAY_kill_child_processes_on_worker_exit=false)")
     parser.add_argument("--binary", type=Path, default=TARGET / "release/recaption")
     args = parser.parse_args()
     in_venv()
     if not args.binary.exists():
         raise SystemExit(f"there is no {args.binary}: cargo build --release --bin recaption")
     env = environment()
+    if args.let_workers_finish:
+        env["RAY_kill_child_processes_on_worker_exit"] = "false"
     prepare(env, args.binary.resolve())
     (failures if args.trial == "failures" else shared)(env, args.binary.resolve())
     say("all as it should be")
