@@ -35,7 +35,7 @@ TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 VENV = TARGET / "ray-venv"
 PYARROW = "pyarrow==26.0.1"
 PLACE = TARGET / "ray-trial"
-SHARDS, SAMPLES = 40, 60
+SHARDS, SAMPLES = 40, 100
 KILLER = "00017.tar"
 # Ray takes at least 75 MiB.
 STORE_BYTES = 80 << 20
@@ -100,6 +100,7 @@ class Nodes:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.started: dict[str, subprocess.Popen] = {}
+        self.driver: subprocess.Popen | None = None
 
     @property
     def address(self) -> str:
@@ -130,6 +131,8 @@ class Nodes:
                 if parents.get(parent) == raylet and " worker " in command and "recaption" in command]
 
     def end(self) -> None:
+        if self.driver and self.driver.poll() is None:
+            self.driver.kill()
         for process in self.started.values():
             process.terminate()
         for process in self.started.values():
@@ -192,10 +195,11 @@ def compare(without: str = "") -> None:
 
 
 def start_driver(env: dict[str, str], nodes: Nodes, program: Path, *more: str) -> subprocess.Popen:
-    return subprocess.Popen(
+    nodes.driver = subprocess.Popen(
         [sys.executable, "-m", "recaption_ray", PLACE / "out.toml", "--address", nodes.address, "--gpus-per-worker", "0",
          "--binary", program, "--format", "json", "--retry-seconds", "2", "--no-worker-logs", *more],
         cwd=HERE, env=env, stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
+    return nodes.driver
 
 
 def finish(driver: subprocess.Popen) -> tuple[int, dict]:
@@ -226,16 +230,18 @@ def failures(env: dict[str, str], program: Path) -> None:
         victim = wait_until("a worker on the head", lambda: nodes.workers("head"))[0]
         os.kill(victim, signal.SIGKILL)
         say(f"killed worker process {victim} on node head, with {len(records())} shards committed")
+        nodes.start("third", 1)
         wait_until("12 shards", lambda: len(records()) >= 12)
         survivors = nodes.workers("second")
         os.kill(nodes.raylet("second"), signal.SIGKILL)
         killed = time.monotonic()
         say(f"killed the raylet of node second, with {len(records())} shards committed and workers {survivors}")
         threading.Thread(target=watch, args=(survivors, killed), daemon=True).start()
-        nodes.start("third", 1)
         nodes.wait_for("third")
-        late = wait_until("a worker on the third node", lambda: nodes.workers("third"))[0]
-        say(f"node third has worker process {late}, with {len(records())} shards committed")
+        late = wait_until("a worker on the third node", lambda: nodes.workers("third") or driver.poll() is not None)
+        if late is True:
+            raise SystemExit("FAILED: the run ended before the late node had a worker; try again on a less busy machine")
+        say(f"node third, which joined late, has worker process {late[0]}, with {len(records())} shards committed")
         code, report = finish(driver)
     finally:
         nodes.end()
@@ -293,6 +299,8 @@ def main() -> None:
     parser.add_argument("--binary", type=Path, default=TARGET / "release/recaption")
     args = parser.parse_args()
     in_venv()
+    # So that the nodes are ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     if not args.binary.exists():
         raise SystemExit(f"there is no {args.binary}: cargo build --release --bin recaption")
     env = environment()

@@ -9,6 +9,7 @@ events are numbered here and kept until the next poll acknowledges them.
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import shutil
@@ -24,9 +25,9 @@ from pathlib import Path
 from .protocol import MAX_LINE, ProtocolError, parse
 
 # Of the log, for the message about a death.
-TAIL_LINES = 8
+TAIL_LINES = 3
 MAX_LOG_LINE = 4096
-MAX_TAIL_CHARACTERS = 2000
+MAX_TAIL_CHARACTERS = 600
 # For the rest of its output, once the process has ended.
 DRAIN_SECONDS = 1.0
 
@@ -163,7 +164,7 @@ class WorkerProcess:
         with process.stderr as log:
             while line := log.readline(MAX_LOG_LINE):
                 text = line.decode(errors="replace").rstrip()
-                self._tail.append(text)
+                self._tail.append(_summary(text))
                 print(f"[{self._spec.label}] {text}", file=sys.stderr, flush=True)
 
     def _remove_config(self) -> None:
@@ -180,3 +181,10 @@ class WorkerProcess:
             self._changed.notify_all()
 
 
+def _summary(line: str) -> str:
+    """A line of the log without timestamp and fields."""
+    try:
+        entry = json.loads(line)
+        return f"{entry['level']}: {entry['message']}"
+    except (ValueError, KeyError, TypeError):
+        return line

@@ -49,7 +49,7 @@ def worker(config: str) -> int:
                 time.sleep(15)
                 os._exit(0)
             if "kill" in request["shard"]:
-                print("about to die", file=sys.stderr, flush=True)
+                print(json.dumps({"timestamp": "t", "level": "WARN", "message": "about to die"}), file=sys.stderr, flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
             if "sleep" in request["shard"]:
                 time.sleep(1)
