@@ -52,4 +52,4 @@ def describe_exit(event: Exited) -> str:
     if event.code is None:
         return event.detail
     how = f"was killed by signal {-event.code}" if event.code < 0 else f"ended with exit code {event.code}"
-    return f"its process {how}" + (f"; the end of its log: {event.detail}" if event.detail else "")
+    return f"its process {how}" + (f"; its log: {event.detail}" if event.detail else "")

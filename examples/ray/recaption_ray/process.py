@@ -164,8 +164,19 @@ class WorkerProcess:
         with process.stderr as log:
             while line := log.readline(MAX_LOG_LINE):
                 text = line.decode(errors="replace").rstrip()
-                self._tail.append(_summary(text))
+                self._remember(text)
                 print(f"[{self._spec.label}] {text}", file=sys.stderr, flush=True)
+
+    def _remember(self, line: str) -> None:
+        """Keeps a line of the log that may say why the process died: errors, and what is no log entry, such as a panic."""
+        try:
+            entry = json.loads(line)
+            is_error = entry["level"] == "ERROR"
+            line = str(entry["message"])
+        except (ValueError, KeyError, TypeError):
+            is_error = True
+        if is_error:
+            self._tail.append(line)
 
     def _remove_config(self) -> None:
         if self._folder:
@@ -179,12 +190,3 @@ class WorkerProcess:
             self._event_number += 1
             self._events.append((self._event_number, message))
             self._changed.notify_all()
-
-
-def _summary(line: str) -> str:
-    """A line of the log without timestamp and fields."""
-    try:
-        entry = json.loads(line)
-        return f"{entry['level']}: {entry['message']}"
-    except (ValueError, KeyError, TypeError):
-        return line

@@ -105,7 +105,7 @@ class ShardResult:
     answer: dict
     # Why it failed or was given up.
     error: str = ""
-    # Whether it failed the same way before, or killed its process more than once: `recaption run`'s exit code 4.
+    # Whether it failed the same way before, or was given up: `recaption run`'s exit code 4.
     permanent: bool = False
     attempts: int = 1
 
@@ -309,7 +309,7 @@ class Scheduler:
         if outcome is Outcome.DONE:
             return ShardResult(shard.url, outcome, answer, attempts=shard.attempts + 1)
         if outcome is Outcome.GIVEN_UP:
-            return ShardResult(shard.url, outcome, answer, shard.reason, shard.crashes > 1, shard.attempts)
+            return ShardResult(shard.url, outcome, answer, shard.reason, True, shard.attempts)
         error = answer.get("error") if isinstance(answer.get("error"), dict) else {}
         runs = error.get("attempts", 1)
         permanent = error.get("class") != "transient" and isinstance(runs, int) and runs > 1

@@ -49,7 +49,8 @@ def worker(config: str) -> int:
                 time.sleep(15)
                 os._exit(0)
             if "kill" in request["shard"]:
-                print(json.dumps({"timestamp": "t", "level": "WARN", "message": "about to die"}), file=sys.stderr, flush=True)
+                for level, message in (("INFO", "a shard"), ("ERROR", "about to die")):
+                    print(json.dumps({"timestamp": "t", "level": level, "message": message}), file=sys.stderr, flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
             if "sleep" in request["shard"]:
                 time.sleep(1)

@@ -65,7 +65,7 @@ class Processes(unittest.TestCase):
         process = self.start()
         self.next()
         process.send(1, [shard_request(1, "kill", False)])
-        self.assertEqual(self.next(), {"type": "exit", "code": -signal.SIGKILL, "detail": "loading / WARN: about to die"})
+        self.assertEqual(self.next(), {"type": "exit", "code": -signal.SIGKILL, "detail": "loading / about to die"})
 
     def test_stop_is_sigterm(self):
         process = self.start()
