@@ -130,7 +130,7 @@ def drive(args: argparse.Namespace, settings: list[str], shards: list[str], repo
     from .cluster import RayCluster, Resources
 
     try:
-        ray.init(address=None if args.address == "local" else args.address, log_to_driver=not args.no_worker_logs,
+        ray.init(address=args.address, log_to_driver=not args.no_worker_logs,
                  configure_logging=False)
     except Exception as error:  # noqa: BLE001: ConnectionError, RuntimeError, AuthenticationError, by version and cause
         report.fail("failed", f"cannot join the Ray cluster at {args.address}: {error} (is it up, and are RAY_AUTH_MODE and the "
@@ -184,7 +184,8 @@ def plan(args: argparse.Namespace, settings: list[str]) -> tuple[list[str], int]
     """Returns the URLs of the shards to do, and the exit code if that failed."""
     with subprocess.Popen([args.binary, "plan", str(args.config), "--shards", *settings], stdout=subprocess.PIPE) as process:
         shards = [json.loads(line)["shard"] for line in process.stdout]
-    return shards, process.returncode
+    # Killed by a signal: as any other failure.
+    return shards, process.returncode if process.returncode >= 0 else ExitCode.FAILED
 
 
 def finalize(args: argparse.Namespace, settings: list[str]) -> int | None:
