@@ -162,7 +162,7 @@ async fn run_unlocked(
         model: report.model.clone(),
         scorer: report.scorer.clone().unwrap_or_default(),
     });
-    report.leftovers_removed = clear_leftovers(&commit_log, &plan, workers.as_deref()).await?;
+    report.leftovers_removed = clear_leftovers(&commit_log, &plan.leftovers, workers.as_deref()).await?;
     finish_deletions(&commit_log, &plan).await.context("an interrupted deletion cannot be finished")?;
     let Rounds { results, not_begun } = if plan.todo.is_empty() {
         Rounds::default()

@@ -50,14 +50,14 @@ pub struct Location {
     /// The kind of the store.
     pub kind: StoreKind,
     /// Prefix of every canonical URL in this store, redacted, without a final slash: `s3://bucket`.
-    pub(crate) base: String,
+    pub(crate) base: Arc<str>,
 }
 
 impl Location {
     /// Returns a location in an empty store in memory: a place where nothing is.
     #[must_use]
     pub fn nowhere() -> Self {
-        let (store, base) = (Arc::new(InMemory::new()), "memory:/".to_owned());
+        let (store, base) = (Arc::new(InMemory::new()), "memory:/".into());
         Self { store, path: Path::default(), kind: StoreKind::Bucket, base }
     }
 

@@ -137,7 +137,8 @@ impl Peers {
 
     /// Lists the heartbeats and decides which workers live.
     pub(super) async fn refresh(&self) -> Result<(), StoreError> {
-        let listed = self.out.child(WORKERS).list_as(|meta| {
+        let folder = self.out.child(WORKERS);
+        let listed = folder.list_as(|meta| {
             Some((meta.location.filename()?.strip_suffix(".json")?.to_owned(), meta.last_modified))
         });
         let listed: HashMap<String, DateTime<Utc>> = listed.await?.into_iter().collect();
