@@ -57,8 +57,21 @@ pub(crate) async fn clear_leftovers(
 
 /// Finishes deletions that earlier runs began: rows of shards without a record, except shards that will be processed.
 pub(super) async fn finish_deletions(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
-    for (shard, parts) in &plan.removals {
-        if plan.inputs.contains(shard) || plan.orphans.contains_key(shard) {
+    let is_kept = |shard: &str| plan.inputs.contains(shard) || plan.orphans.contains_key(shard);
+    finish_deletions_of(commit_log, &plan.removals, is_kept).await
+}
+
+/// Finishes deletions of these shards with their parts, except of those that are inputs or have a record: `is_kept`.
+///
+/// # Errors
+/// When the store fails for good.
+pub(crate) async fn finish_deletions_of(
+    commit_log: &CommitLog,
+    removals: &[(String, Vec<ExistingPart>)],
+    is_kept: impl Fn(&str) -> bool,
+) -> anyhow::Result<()> {
+    for (shard, parts) in removals {
+        if is_kept(shard) {
             commit_log.cancel_deletion(shard).await?;
         } else {
             tracing::info!(shard, "finished an interrupted deletion");

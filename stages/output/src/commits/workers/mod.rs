@@ -27,6 +27,8 @@ use peers::Peers;
 
 pub use claims::ClaimAttempt;
 
+use crate::layout::CLAIMS;
+
 /// The least share of the time between two heartbeats that one may take: workers that started together do not stay together.
 const MIN_JITTER: f64 = 0.8;
 
@@ -80,6 +82,15 @@ impl Workers {
         self.peers.has_others()
     }
 
+    /// Waits until every other worker was heard of again, or counts as dead: one that died a moment ago has a young heartbeat.
+    /// Takes the lease at most; on a file system nothing. Returns the number of other workers that live.
+    ///
+    /// # Errors
+    /// Returns an error when the heartbeats cannot be listed.
+    pub async fn settle(&self) -> Result<usize, StoreError> {
+        self.peers.settle().await
+    }
+
     /// Returns what counts the other workers, for an observer that may outlive this one.
     #[must_use]
     pub fn count(&self) -> WorkerCount {
@@ -111,6 +122,17 @@ impl Workers {
                 ClaimAttempt::Inherited
             }
         }
+    }
+
+    /// Returns the folder of the claims.
+    pub(in crate::commits) fn claims_folder(&self) -> Location {
+        self.peers.out.child(CLAIMS)
+    }
+
+    /// Returns the number of other workers that live.
+    #[must_use]
+    pub fn others(&self) -> usize {
+        self.peers.others()
     }
 
     /// Releases the claim of a shard that is not done.
