@@ -260,7 +260,7 @@ pub(crate) fn unclaimed(error: CommitError, configuration: &BTreeMap<String, Str
 
 /// Shards by name, with the parts that exist of them.
 fn with_parts(survey: &OutputScan, shards: &[String]) -> Vec<(String, Vec<ExistingPart>)> {
-    shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard).to_vec())).collect()
+    shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard))).collect()
 }
 
 /// Names of all inputs, today's and those of versions before 0.2, as digests of 64 bits.
@@ -307,7 +307,7 @@ fn split_off_stale_parts(
 ) -> (BTreeMap<String, Orphans>, Orphans) {
     let (mut superseded, mut orphans): (BTreeMap<String, Orphans>, _) = (BTreeMap::new(), Orphans::new());
     for (shard, standing) in survey.take_records() {
-        let parts = survey.parts_of(&shard).to_vec();
+        let parts = survey.parts_of(&shard);
         match split.stale_part(&shard) {
             Some(StalePart::Superseded(list)) if !incomplete.contains(list) => {
                 superseded.entry(list.to_owned()).or_default().insert(shard, (standing, parts));

@@ -196,7 +196,7 @@ async fn deleted_shards_leave_nothing_and_recommitted_ones_stay() {
         let mut survey = commit_log.scan().await.expect("memory");
         let records = survey.take_records().into_iter();
         let with_parts = records.map(|(shard, record)| {
-            let parts = survey.parts_of(&shard).to_vec();
+            let parts = survey.parts_of(&shard);
             (shard, (record, parts))
         });
         with_parts.collect::<BTreeMap<_, _>>()

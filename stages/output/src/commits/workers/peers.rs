@@ -321,4 +321,48 @@ mod tests {
         drop(file);
         assert!(!first.is_alive("joining").await.expect("known"));
     }
+
+    /// Returns an output in a bucket, and counts of its requests.
+    fn bucket() -> (Location, std::sync::Arc<recaption_store::StoreCounters>) {
+        let memory: std::sync::Arc<dyn object_store::ObjectStore> =
+            std::sync::Arc::new(object_store::memory::InMemory::new());
+        let mut stores = recaption_store::Stores::new(recaption_store::StoreSettings::default())
+            .wrapped(std::sync::Arc::new(move |_| std::sync::Arc::clone(&memory)));
+        (stores.locate("gs://bucket/out").expect("a location"), stores.counters())
+    }
+
+    #[tokio::test]
+    async fn buckets_are_listed_only_when_the_last_listing_is_old() {
+        let (out, counters) = bucket();
+        let lists = || counters.requests(recaption_store::StoreOperation::List);
+        let first = Peers::join(&out, LEASE).expect("joins");
+        first.send_heartbeat().await.expect("sent");
+        first.refresh().await.expect("listed");
+        let later = Peers::join(&out, LEASE).expect("joins");
+        assert!(!first.is_alive(&later.id).await.expect("asked"), "it has no heartbeat");
+        later.send_heartbeat().await.expect("sent");
+        for _ in 0..100 {
+            assert!(first.is_alive(&later.id).await.expect("asked"), "it joined after the listing");
+            assert!(!first.is_alive("unknown").await.expect("asked"));
+        }
+        assert!(first.has_others());
+        assert_eq!(lists(), 1, "single workers are looked up");
+        later.own_heartbeat().delete().await.expect("deleted");
+        first.refresh_if_older(|_| Duration::ZERO).await.expect("listed");
+        assert!(!first.is_alive(&later.id).await.expect("asked"), "it left");
+        assert_eq!((lists(), first.others()), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn workers_that_expired_live_again_with_their_next_heartbeat() {
+        let lease = Duration::from_millis(200);
+        let (out, _) = bucket();
+        let [first, silent] = [(); 2].map(|()| Peers::join(&out, lease).expect("joins"));
+        silent.send_heartbeat().await.expect("sent");
+        tokio::time::sleep(lease + lease / 2).await;
+        first.send_heartbeat().await.expect("sent");
+        assert!(!first.is_alive(&silent.id).await.expect("asked"), "its heartbeat is older than the lease");
+        silent.send_heartbeat().await.expect("sent");
+        assert!(first.is_alive(&silent.id).await.expect("asked"));
+    }
 }
