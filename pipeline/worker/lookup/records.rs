@@ -137,8 +137,8 @@ impl Records {
         let state = ShardState {
             done: None,
             replaces: task.replaces.clone(),
-            stale_records: task.stale_records.clone(),
-            orphaned_parts: task.orphaned_parts.clone(),
+            stale_records: task.stale_records.to_vec(),
+            orphaned_parts: task.orphaned_parts.to_vec(),
         };
         let id = task.shard.id.as_str().to_owned();
         self.known().returned.insert(id, (task.name.clone(), state));
