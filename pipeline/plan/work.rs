@@ -1,6 +1,6 @@
 //! What is done and what is pending: the run's own comparison of inputs and output.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use recaption_input::{read::Splitter, shards::ShardRef};
 use recaption_output::commits::{CommitLog, OutputScan, configuration_fingerprint};
@@ -165,7 +165,7 @@ impl Work {
                 entry.examples.push(task.shard.url.clone());
             }
         }
-        let pending = |task: &Task| Pending { shard: task.shard.clone(), recorded: recorded(task) };
+        let pending = |task: &Arc<Task>| Pending { shard: task.shard.clone(), recorded: recorded(task) };
         Self {
             pending: plan.todo.iter().map(pending).collect(),
             done: plan.done_shards.clone(),

@@ -17,8 +17,8 @@ use super::{
     guard::FailureGuard,
     output::Output,
     parts::{Table, ToPart},
-    plan::Task,
     shard_writer::{ShardFailure, ShardOutcome, ShardResult, write_shard},
+    source::Tasks,
 };
 
 /// Uncompressed bytes gathered before a batch goes to the encoder.
@@ -28,6 +28,8 @@ const BATCH_QUEUE: usize = 2;
 
 /// A shard whose rows are being gathered.
 struct OpenShard {
+    /// The shard, or the first part that was begun of the same list.
+    input: usize,
     waiting: BTreeMap<u64, SampleOutcome>,
     /// Whether earlier rows are kept, and new ones take the place of rejects among them.
     retries: bool,
@@ -120,9 +122,9 @@ impl OpenShard {
 /// Sorts sample results by shard and position.
 pub(super) struct Collector {
     output: Arc<Output>,
-    tasks: Arc<Vec<Task>>,
-    /// Of each shard the first one of the same object: parts of a list are one input.
-    inputs: Vec<usize>,
+    tasks: Arc<Tasks>,
+    /// The first shard that was begun of each list: its parts are one input.
+    lists: HashMap<String, usize>,
     open: BTreeMap<usize, OpenShard>,
     writers: tokio::task::JoinSet<ShardResult>,
     /// Shards that ended without being written.
@@ -135,15 +137,11 @@ pub(super) struct Collector {
 impl Collector {
     /// An empty collector.
     #[must_use]
-    pub(super) fn new(output: Arc<Output>, tasks: Arc<Vec<Task>>, guard: FailureGuard) -> Self {
-        let mut firsts = HashMap::new();
-        let inputs = tasks.iter().enumerate();
-        let inputs =
-            inputs.map(|(at, task)| *firsts.entry(task.shard.location.url()).or_insert(at)).collect();
+    pub(super) fn new(output: Arc<Output>, tasks: Arc<Tasks>, guard: FailureGuard) -> Self {
         Self {
             output,
             tasks,
-            inputs,
+            lists: HashMap::new(),
             open: BTreeMap::new(),
             writers: tokio::task::JoinSet::new(),
             early: Vec::new(),
@@ -165,7 +163,7 @@ impl Collector {
                 // Late results of a shard that failed are dropped: the shard will be processed again as a whole.
                 let Some(open) = self.open.get_mut(&shard) else { return Ok(()) };
                 open.counts.texts_cut += texts_cut;
-                self.guard.count(self.inputs[shard], &outcome)?;
+                self.guard.count(open.input, &outcome)?;
                 open.waiting.insert(index, outcome);
                 self.advance(shard).await?;
             }
@@ -177,6 +175,9 @@ impl Collector {
             }
             ShardEvent::CommittedByOther { shard } => {
                 self.abandon_shard(ShardResult { shard, outcome: Ok(ShardOutcome::CommittedByOther) });
+            }
+            ShardEvent::ClaimedByOther { shard } => {
+                self.abandon_shard(ShardResult { shard, outcome: Ok(ShardOutcome::ClaimedByOther) });
             }
             ShardEvent::Failed { shard, error } => {
                 self.abandon_shard(ShardResult { shard, outcome: Err(ShardFailure::of_input(&error)) });
@@ -196,11 +197,17 @@ impl Collector {
 
     fn begin(&mut self, shard: usize, permit: OwnedSemaphorePermit) {
         let (to_part, from_collector) = mpsc::channel(BATCH_QUEUE);
-        let url = self.tasks[shard].shard.url.clone();
+        let Some(task) = self.tasks.get(shard) else { return };
+        let url = task.shard.url.clone();
         let metadata = self.output.metadata();
-        let earlier = self.tasks[shard].keep.as_ref();
+        let earlier = task.keep.as_ref();
         let texts_cut = earlier.map_or(0, |keep| keep.commit.counts.texts_cut);
+        let input = match task.shard.list_part() {
+            Some(_) => *self.lists.entry(task.shard.location.url()).or_insert(shard),
+            None => shard,
+        };
         let open = OpenShard {
+            input,
             waiting: BTreeMap::new(),
             retries: earlier.is_some(),
             kept: [0; 2],
@@ -215,9 +222,9 @@ impl Collector {
             to_part,
         };
         self.open.insert(shard, open);
-        let (output, tasks) = (Arc::clone(&self.output), Arc::clone(&self.tasks));
+        let output = Arc::clone(&self.output);
         self.writers.spawn(async move {
-            let outcome = write_shard(&output, &tasks[shard], from_collector).await;
+            let outcome = write_shard(&output, &task, from_collector).await;
             drop(permit);
             ShardResult { shard, outcome }
         });

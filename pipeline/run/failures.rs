@@ -73,6 +73,8 @@ fn collect(plan: &Plan, results: &[ShardResult], report: &mut RunReport) {
     for result in results {
         let url = &plan.todo[result.shard].shard.url;
         match &result.outcome {
+            // No shard of a run is left to another worker.
+            Ok(ShardOutcome::ClaimedByOther) => {}
             Ok(ShardOutcome::CommittedByOther) => report.shards_done_by_others += 1,
             Ok(ShardOutcome::ProcessedTwice) => {
                 report.shards_done_by_others += 1;

@@ -14,7 +14,7 @@
 //! | `plan`, `cleanup` | what is to be done, and what no longer belongs in the output |
 //! | `rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
 //! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer`, `parts` | the stages, in the order of the data flow |
-//! | `shard_queue`, `worker_claims` | which shard is next, given what other workers do |
+//! | `source` | which shard is next, given what other workers do |
 //! | `selection`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
 //! | `record`, `failures`, `status`, `progress` | what is reported |
 
@@ -42,12 +42,11 @@ mod rounds;
 mod sampling;
 mod selection;
 mod self_test;
-mod shard_queue;
 mod shard_writer;
+mod source;
 mod status;
 mod stop;
 mod webdataset_part;
-mod worker_claims;
 
 pub(crate) use captioners::copies_and_threads;
 pub use context::RunContext;
@@ -68,5 +67,6 @@ pub use progress::{
 pub use record::{ExitCode, RunReport};
 pub(crate) use sampling::Sampling;
 pub use self_test::{SelfTest, self_test, self_test_with};
+pub use source::{Next, ShardSource, Tasks, WorkerClaims};
 pub use status::{LastRun, Status, status};
 pub use stop::{Stop, install_signal_handlers};

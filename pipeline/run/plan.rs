@@ -51,6 +51,12 @@ impl Task {
         let ShardState { replaces, stale_records, orphaned_parts, .. } = found;
         Self { shard, name, replaces, stale_records, orphaned_parts, keep: None }
     }
+
+    /// Creates the task of a shard that is read without being committed.
+    pub(super) fn uncommitted(shard: ShardRef) -> Self {
+        let name = RecordName { input: shard.fingerprint(), configuration: String::new() };
+        Self::new(shard, name, ShardState::default())
+    }
 }
 
 /// Rows that stay.
@@ -97,7 +103,7 @@ impl DoneShard {
 #[derive(Debug)]
 pub struct Plan {
     /// Shards to process, in input order.
-    pub todo: Arc<Vec<Task>>,
+    pub todo: Vec<Arc<Task>>,
     /// Shards that are done.
     pub done: Vec<ShardId>,
     /// The same shards, with what their records say.
@@ -182,7 +188,7 @@ impl Plan {
         let removals = with_parts(&survey, removals);
         let strays = with_parts(&survey, &CommitLog::orphaned_shards(&survey));
         Ok(Self {
-            todo: Arc::new(todo),
+            todo: todo.into_iter().map(Arc::new).collect(),
             done,
             done_shards,
             leftovers,

@@ -20,7 +20,7 @@ use super::{
     read_limit::ReadLimit,
     selection::rank,
     shard_writer::{ShardOutcome, ShardResult},
-    worker_claims::WorkerClaims,
+    source::{ShardSource, Tasks, WorkerClaims},
 };
 
 /// Rounds over shards that fail for a transient reason.
@@ -95,13 +95,14 @@ pub(super) async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow:
 /// Runs the plan's shards of these numbers once.
 async fn run_round(context: RunContext<'_>, job: Job<'_>, begin: Vec<usize>) -> anyhow::Result<Rounds> {
     let Job { plan, output, workers, limit } = job;
-    let shards = plan.todo.iter().map(|task| task.shard.clone()).collect();
+    let tasks: Arc<Tasks> = Arc::new(plan.todo.iter().cloned().collect());
     let (commit_log, location) = (output.committer.commit_log.clone(), output.location.clone());
-    let claims = WorkerClaims::new(commit_log, location, Arc::clone(&plan.todo), workers.clone());
+    let claims = WorkerClaims::new(commit_log, location, Arc::clone(&tasks), workers.clone());
     let guard = FailureGuard::new(context.config.resources.max_failure_ratio);
-    let collector = Collector::new(Arc::clone(output), Arc::clone(&plan.todo), guard);
-    let request =
-        StreamRequest { shards, begin, claims: Some(claims), keep_features: false, sampling: None, limit };
+    let collector = Collector::new(Arc::clone(output), Arc::clone(&tasks), guard);
+    let source = ShardSource::fixed(begin, Some(claims));
+    let source = Arc::new(if limit.is_some() { source.in_order() } else { source });
+    let request = StreamRequest { tasks, source, keep_features: false, sampling: None, limit };
     stream(context, request, |state, events| collect(state, collector, events)).await
 }
 
@@ -119,22 +120,24 @@ async fn collect(
     }
     on_ended(&state, collector.finish().await, &mut results).await;
     let is_limited = state.limit.as_ref().is_some_and(ReadLimit::is_reached);
-    Ok(Rounds { results, not_begun: if is_limited { state.queue.len() } else { 0 } })
+    Ok(Rounds { results, not_begun: if is_limited { state.source.len() } else { 0 } })
 }
 
 /// Counts shards that ended, and ends the run where its output fails.
 async fn on_ended(state: &RunState, ended: Vec<ShardResult>, results: &mut Vec<ShardResult>) {
     for result in ended {
         match &result.outcome {
+            Ok(ShardOutcome::ClaimedByOther) => {}
             Ok(outcome) => {
+                let task = state.tasks.get(result.shard);
                 let (shard, captioned) = match outcome {
                     ShardOutcome::Committed { commit, .. } => {
                         (commit.shard.as_str(), commit.counts.captioned)
                     }
-                    _ => (state.shards.get(result.shard).map_or("", |shard| &shard.url), 0),
+                    _ => (task.as_ref().map_or("", |task| &task.shard.url), 0),
                 };
                 if !matches!(outcome, ShardOutcome::Committed { committed: CommitResult::Created, .. }) {
-                    state.shuffle_remaining();
+                    state.source.note_other_workers();
                 }
                 state.progress.committed.fetch_add(1, Relaxed);
                 let by_other = !matches!(outcome, ShardOutcome::Committed { .. });
@@ -150,7 +153,7 @@ async fn on_ended(state: &RunState, ended: Vec<ShardResult>, results: &mut Vec<S
                 if failure.class == FailureClass::Transport {
                     tracing::error!(error = failure.error, "shard failed");
                 }
-                if let Some(claims) = &state.claims {
+                if let Some(claims) = state.source.claims() {
                     claims.release(result.shard).await;
                 }
             }

@@ -78,6 +78,8 @@ pub(super) enum ShardOutcome {
     CommittedByOther,
     /// By another worker, while this one processed it too.
     ProcessedTwice,
+    /// Not yet: another worker claims it, and the shard was not to be waited for.
+    ClaimedByOther,
 }
 
 /// How a shard ended.

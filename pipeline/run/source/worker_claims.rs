@@ -1,9 +1,6 @@
 //! The other workers on the same output: which shards they claim, and which they have done.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use recaption_messages::{PreviousRows, ReadError};
 use recaption_output::{
@@ -12,9 +9,9 @@ use recaption_output::{
 };
 use recaption_schemas::FailureClass;
 use recaption_store::Location;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
-use super::plan::Task;
+use super::Tasks;
 
 /// Least pause between two looks at shards that other workers claim.
 pub(super) const CLAIM_POLL: Duration = Duration::from_millis(500);
@@ -22,17 +19,18 @@ pub(super) const CLAIM_POLL: Duration = Duration::from_millis(500);
 const LISTING_SHARE: u32 = 20;
 
 /// The shards of a run as other workers see them.
-pub(crate) struct WorkerClaims {
+#[derive(Debug)]
+pub struct WorkerClaims {
     commit_log: CommitLog,
     output: Location,
-    tasks: Arc<Vec<Task>>,
+    tasks: Arc<Tasks>,
     /// `None` where claims are off, or the output cannot hold them.
     workers: Option<Arc<Workers>>,
     listed: Mutex<ListedRecords>,
 }
 
 /// Commit records at the last listing.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct ListedRecords {
     records: Records,
     fresh_until: Option<Instant>,
@@ -41,17 +39,17 @@ struct ListedRecords {
 impl WorkerClaims {
     /// Creates the view of the shards of `tasks`.
     #[must_use]
-    pub(crate) fn new(
+    pub fn new(
         commit_log: CommitLog,
         output: Location,
-        tasks: Arc<Vec<Task>>,
+        tasks: Arc<Tasks>,
         workers: Option<Arc<Workers>>,
     ) -> Self {
         Self { commit_log, output, tasks, workers, listed: Mutex::default() }
     }
 
     /// Claims a shard for this worker.
-    pub(crate) async fn claim(&self, shard: usize) -> ClaimAttempt {
+    pub async fn claim(&self, shard: usize) -> ClaimAttempt {
         match (&self.workers, self.tasks.get(shard)) {
             (Some(workers), Some(task)) => workers.claim(task.shard.id.as_str()).await,
             _ => ClaimAttempt::Inherited,
@@ -59,7 +57,7 @@ impl WorkerClaims {
     }
 
     /// Claims a shard that another worker claimed, for a reader that has nothing else to do.
-    pub(crate) async fn claim_late(&self, shard: usize) -> ClaimAttempt {
+    pub async fn claim_late(&self, shard: usize) -> ClaimAttempt {
         match (&self.workers, self.tasks.get(shard)) {
             (Some(workers), Some(task)) => workers.claim_or_take_over(task.shard.id.as_str()).await,
             _ => ClaimAttempt::Inherited,
@@ -67,7 +65,7 @@ impl WorkerClaims {
     }
 
     /// Releases the claim on a shard that failed.
-    pub(crate) async fn release(&self, shard: usize) {
+    pub async fn release(&self, shard: usize) {
         if let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) {
             workers.release(task.shard.id.as_str()).await;
         }
@@ -75,7 +73,7 @@ impl WorkerClaims {
 
     /// Returns whether another worker committed a shard after this run was planned. A shard whose record cannot be read counts
     /// as not committed.
-    pub(crate) async fn is_committed(&self, shard: usize) -> bool {
+    pub async fn is_committed(&self, shard: usize) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
         match self.commit_log.digest(task.shard.id.as_str(), &task.name).await {
             // A shard that is processed in spite of its record is done once there is another record.
@@ -85,7 +83,7 @@ impl WorkerClaims {
     }
 
     /// As [`WorkerClaims::is_committed`], from a listing of all records that is refreshed now and then.
-    pub(crate) async fn is_listed(&self, shard: usize) -> bool {
+    pub async fn is_listed(&self, shard: usize) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
         if task.replaces.is_some() {
             return self.is_committed(shard).await;
@@ -105,11 +103,9 @@ impl WorkerClaims {
     ///
     /// # Errors
     /// When the earlier rows cannot be read.
-    pub(crate) async fn previous_rows(&self, shard: usize) -> Result<Option<PreviousRows>, ReadError> {
-        let Some((task, keep)) = self.tasks.get(shard).and_then(|task| Some((task, task.keep.as_ref()?)))
-        else {
-            return Ok(None);
-        };
+    pub async fn previous_rows(&self, shard: usize) -> Result<Option<PreviousRows>, ReadError> {
+        let Some(task) = self.tasks.get(shard) else { return Ok(None) };
+        let Some(keep) = &task.keep else { return Ok(None) };
         let rows = read_previous_rows(&self.output, &keep.commit, &keep.retried).await;
         rows.map(Some).map_err(|e| ReadError {
             url: task.shard.url.clone(),
