@@ -11,7 +11,7 @@ use std::{
 use anyhow::anyhow;
 use futures::{TryStreamExt, future::join_all};
 use object_store::ObjectStoreExt;
-use recaption::run::{Next, ShardSource, Stop, Task, Tasks, WorkerClaims};
+use recaption::run::{Next, ShardSource, Stop, Task, Tasks, WorkerClaims, retry_rounds};
 use recaption_output::commits::{CommitLog, CommitRequest, CommitResult, Committer, Workers};
 use recaption_schemas::{COMMIT_FORMAT, Counts, PartInfo, ShardCommit, sha256_hex};
 use recaption_store::Location;
@@ -73,7 +73,7 @@ impl Process {
         if workers.as_ref().is_some_and(|workers| workers.has_others()) {
             fastrand::shuffle(&mut begin);
         }
-        let pass = async |begin: Vec<usize>| {
+        let failed = retry_rounds(&self.stop, begin, |shard: &usize| Some(*shard), async |_, begin| {
             let claims = WorkerClaims::new(
                 commit_log.clone(),
                 self.output.clone(),
@@ -82,13 +82,15 @@ impl Process {
             );
             let source = ShardSource::fixed(begin, Some(claims));
             let lanes = (0..self.world.lanes).map(|_| self.lane(&source, &plan.tasks, &committer));
-            let failed: Result<Vec<_>, anyhow::Error> = join_all(lanes).await.into_iter().collect();
+            let failed: anyhow::Result<Vec<_>> = join_all(lanes).await.into_iter().collect();
             Ok(failed?.into_iter().flatten().collect())
-        };
-        let _ = pass(begin).await?;
+        });
+        let failed = failed.await?;
         if let Some(workers) = workers.and_then(Arc::into_inner) {
             workers.leave().await;
         }
+        // Exit code 3: the scheduler starts the program again.
+        anyhow::ensure!(failed.is_empty() || self.stop.requested(), "{} shards failed", failed.len());
         Ok(())
     }
 
