@@ -40,6 +40,9 @@ struct Args {
     /// Shards that a process does at a time (`input.concurrent_shards`).
     #[arg(long, default_value_t = 2)]
     lanes: usize,
+    /// Runs processes that all want all shards, in place of the tasks of an array job.
+    #[arg(long)]
+    plain: bool,
     /// Seconds after which a worker without heartbeat counts as dead (`run.claim_seconds`).
     #[arg(long, default_value_t = 20)]
     claim_seconds: u64,

@@ -18,6 +18,7 @@ pub fn measure(shards: usize) -> anyhow::Result<String> {
         settings: StoreSettings::default(),
         lease: Duration::from_secs(20),
         lanes: 2,
+        is_dealt: false,
         plan_window: Duration::ZERO,
     };
     let before = memory("VmRSS")?;

@@ -58,6 +58,7 @@ pub fn scenario(name: &str, args: &Args) -> Scenario {
         settings: StoreSettings::default(),
         lease: Duration::from_secs(args.claim_seconds),
         lanes: args.lanes,
+        is_dealt: !args.plain,
         plan_window: PLAN_WINDOW,
     };
     let limits = RateLimits { by_folder: args.split_bucket, ..RateLimits::S3 };

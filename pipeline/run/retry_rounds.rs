@@ -26,8 +26,10 @@ pub async fn retry_rounds<R>(
     let (mut begin, mut results) = (begin, Vec::new());
     for round in 1..=MAX_ROUNDS {
         let is_last = |stop: &Stop| round == MAX_ROUNDS || stop.requested();
-        let (again, ended): (Vec<R>, Vec<R>) =
-            pass(round, begin).await?.into_iter().partition(|result| !is_last(stop) && retried(result).is_some());
+        let (again, ended): (Vec<R>, Vec<R>) = pass(round, begin)
+            .await?
+            .into_iter()
+            .partition(|result| !is_last(stop) && retried(result).is_some());
         results.extend(ended);
         if again.is_empty() {
             break;

@@ -221,8 +221,10 @@ fn not_simulated(operation: &str) -> Error {
 impl ObjectStore for Client {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let bytes = Bytes::from(payload);
-        self.request((RequestKind::Put, location.as_ref(), 1), |bucket| bucket.put(location, bytes, &opts.mode))
-            .await
+        self.request((RequestKind::Put, location.as_ref(), 1), |bucket| {
+            bucket.put(location, bytes, &opts.mode)
+        })
+        .await
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {

@@ -97,6 +97,12 @@ impl Outcome {
         self.requests.iter().filter(|(_, of, _)| *of == kind).map(|(_, _, count)| count.served).sum()
     }
 
+    /// Returns the requests of a kind to a folder, refused ones not included.
+    pub fn served_in(&self, folder: &str, kind: RequestKind) -> u64 {
+        let of = self.requests.iter().filter(|(name, of, _)| name == folder && *of == kind);
+        of.map(|(_, _, count)| count.served).sum()
+    }
+
     /// Returns the requests that were refused.
     pub fn refused(&self) -> u64 {
         self.requests.iter().map(|(_, _, count)| count.refused).sum()
@@ -118,11 +124,13 @@ async fn run(scenario: &Scenario) -> anyhow::Result<Outcome> {
     let Scenario { workers, setting, limits, hazards, seed, .. } = scenario;
     let mut random = Rng::with_seed(*seed);
     let inputs = Inputs { shards: setting.work.shards, bytes: setting.work.shard_bytes };
-    let world = Arc::new(World::new(Bucket::new(inputs, *limits), *setting, &mut random)?);
+    let world = Arc::new(World::new(Bucket::new(inputs, *limits), (*setting, *workers), &mut random)?);
     let duration = world.total_seconds() / *workers as f64;
     let fates: Vec<Fate> = (0..*workers).map(|_| Fate::draw(hazards, duration, &mut random)).collect();
-    let machines: Vec<_> =
-        fates.iter().map(|fate| tokio::task::spawn_local(machine(Arc::clone(&world), *fate))).collect();
+    let machines: Vec<_> = (0u32..)
+        .zip(&fates)
+        .map(|(index, fate)| tokio::task::spawn_local(machine(Arc::clone(&world), index, *fate)))
+        .collect();
     let all = async {
         for machine in machines {
             machine.await.context("a machine broke down")?;
@@ -138,24 +146,24 @@ async fn run(scenario: &Scenario) -> anyhow::Result<Outcome> {
 }
 
 /// The life of a machine, and of the one that replaces it.
-async fn machine(world: Arc<World>, fate: Fate) {
+async fn machine(world: Arc<World>, index: u32, fate: Fate) {
     sleep(fate.joins).await;
-    live(&world, &fate, fate.end).await;
+    live(&world, index, &fate, fate.end).await;
     if let (Some(_), Some(replacement)) = (fate.end, fate.replacement) {
         sleep(replacement).await;
-        live(&world, &fate, None).await;
+        live(&world, index, &fate, None).await;
     }
 }
 
 /// Runs the program on a machine until nothing is left to do, or until the machine's end.
-async fn live(world: &Arc<World>, fate: &Fate, end: Option<(Duration, End)>) {
+async fn live(world: &Arc<World>, index: u32, fate: &Fate, end: Option<(Duration, End)>) {
     sleep(fate.boot).await;
     let to = end.map_or(f64::INFINITY, |(at, end)| at.as_secs_f64() + end.notice().as_secs_f64());
     let from = world.bucket.elapsed().as_secs_f64();
     world.seen().presences.push(Presence { from, to, speed: fate.speed });
     let stop = Arc::new(Stop::default());
     let process = async {
-        while let Err(error) = Process::run(Arc::clone(world), fate.speed, Arc::clone(&stop)).await {
+        while let Err(error) = Process::run(Arc::clone(world), (index, fate.speed), Arc::clone(&stop)).await {
             world.seen().crashed.push(format!("{error:#}"));
             sleep(RESTART).await;
         }
@@ -261,7 +269,7 @@ pub fn plan(setting: Setting, limits: RateLimits) -> anyhow::Result<Planned> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     runtime.block_on(async {
         let inputs = Inputs { shards: setting.work.shards, bytes: setting.work.shard_bytes };
-        let world = World::new(Bucket::new(inputs, limits), setting, &mut Rng::with_seed(1))?;
+        let world = World::new(Bucket::new(inputs, limits), (setting, 1), &mut Rng::with_seed(1))?;
         let plan = world.plan_afresh().await?;
         let pages = world.bucket.traffic(|traffic| traffic.served(RequestKind::List));
         Ok(Planned { tasks: plan.tasks.len(), pages, seconds: world.bucket.elapsed().as_secs_f64() })

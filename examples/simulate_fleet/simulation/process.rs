@@ -11,7 +11,7 @@ use std::{
 use anyhow::anyhow;
 use futures::{TryStreamExt, future::join_all};
 use object_store::ObjectStoreExt;
-use recaption::run::{Next, ShardSource, Stop, Task, Tasks, WorkerClaims, retry_rounds};
+use recaption::run::{ArrayTask, Next, ShardSource, Stop, Task, Tasks, WorkerClaims, retry_rounds};
 use recaption_output::commits::{CommitLog, CommitRequest, CommitResult, Committer, Workers};
 use recaption_schemas::{COMMIT_FORMAT, Counts, PartInfo, ShardCommit, sha256_hex};
 use recaption_store::Location;
@@ -25,6 +25,8 @@ const IMAGES: u64 = 10_000;
 pub struct Process {
     world: Arc<World>,
     output: Location,
+    /// In an array job, which task of it this is.
+    task: Option<ArrayTask>,
     device: Device,
     stop: Arc<Stop>,
     progress: Arc<AtomicU64>,
@@ -39,15 +41,16 @@ enum Attempt {
 }
 
 impl Process {
-    /// Runs `recaption run` on a machine of this speed, until nothing is left or `stop` is requested.
+    /// Runs `recaption run` on a machine of this number and speed, until nothing is left or `stop` is requested.
     ///
     /// # Errors
     /// Those that end the program with an exit code that schedulers retry.
-    pub async fn run(world: Arc<World>, speed: f64, stop: Arc<Stop>) -> anyhow::Result<()> {
+    pub async fn run(world: Arc<World>, (index, speed): (u32, f64), stop: Arc<Stop>) -> anyhow::Result<()> {
         let (output, counters) = world.output();
         let process = Self {
             world: Arc::clone(&world),
             output,
+            task: world.task(index),
             device: Device::new(speed),
             stop,
             progress: Arc::default(),
@@ -69,22 +72,34 @@ impl Process {
             let progress = Arc::clone(&self.progress);
             workers.report_progress(move || progress.load(Relaxed));
         }
-        let mut begin: Vec<usize> = (0..plan.tasks.len()).collect();
-        if workers.as_ref().is_some_and(|workers| workers.has_others()) {
-            fastrand::shuffle(&mut begin);
-        }
-        let failed = retry_rounds(&self.stop, begin, |shard: &usize| Some(*shard), async |_, begin| {
-            let claims = WorkerClaims::new(
-                commit_log.clone(),
-                self.output.clone(),
-                Arc::clone(&plan.tasks),
-                workers.clone(),
-            );
-            let source = ShardSource::fixed(begin, Some(claims));
-            let lanes = (0..self.world.lanes).map(|_| self.lane(&source, &plan.tasks, &committer));
-            let failed: anyhow::Result<Vec<_>> = join_all(lanes).await.into_iter().collect();
-            Ok(failed?.into_iter().flatten().collect())
-        });
+        let begin: Vec<usize> = (0..plan.tasks.len()).collect();
+        let failed = retry_rounds(
+            &self.stop,
+            begin,
+            |shard: &usize| Some(*shard),
+            async |round, begin| {
+                let claims = WorkerClaims::new(
+                    commit_log.clone(),
+                    self.output.clone(),
+                    Arc::clone(&plan.tasks),
+                    workers.clone(),
+                );
+                let source = match self.task.filter(|_| round == 1) {
+                    Some(task) => {
+                        let is_own = |shard: &usize| plan.owners.get(*shard) == Some(&task.index);
+                        let (own, others): (Vec<usize>, Vec<usize>) = begin.into_iter().partition(is_own);
+                        ShardSource::dealt(own, others, Some(claims))
+                    }
+                    None => ShardSource::fixed(begin, Some(claims)),
+                };
+                if self.task.is_none() && workers.as_ref().is_some_and(|workers| workers.has_others()) {
+                    source.note_other_workers();
+                }
+                let lanes = (0..self.world.lanes).map(|_| self.lane(&source, &plan.tasks, &committer));
+                let failed: anyhow::Result<Vec<_>> = join_all(lanes).await.into_iter().collect();
+                Ok(failed?.into_iter().flatten().collect())
+            },
+        );
         let failed = failed.await?;
         if let Some(workers) = workers.and_then(Arc::into_inner) {
             workers.leave().await;

@@ -10,7 +10,7 @@ use anyhow::Context;
 use fastrand::Rng;
 use futures::future::join_all;
 use object_store::ObjectStore;
-use recaption::run::{Plan, RunOptions, Task, Tasks};
+use recaption::run::{ArrayTask, Plan, RunOptions, Task, Tasks};
 use recaption_input::{
     format::InputFormat,
     read::{ReadSettings, Splitter},
@@ -76,6 +76,8 @@ pub struct Seen {
 pub struct SharedPlan {
     /// The shards.
     pub tasks: Arc<Tasks>,
+    /// The task of an array job that each belongs to.
+    pub owners: Vec<u32>,
     /// Requests that the planning process made, with the time after its start.
     requests: Vec<(Duration, RequestKind, String)>,
 }
@@ -92,6 +94,8 @@ pub struct World {
     pub lanes: usize,
     /// Keys that change rows.
     pub configuration: BTreeMap<String, String>,
+    workers: u32,
+    is_dealt: bool,
     network: Network,
     seconds: Vec<f64>,
     output: Location,
@@ -114,6 +118,8 @@ pub struct Setting {
     pub lease: Duration,
     /// Shards that one process does at a time.
     pub lanes: usize,
+    /// Whether the processes are the tasks of an array job: each begins with its own share of the shards.
+    pub is_dealt: bool,
     /// Processes that start within this time share one plan in memory. Each makes the plan's requests.
     pub plan_window: Duration,
 }
@@ -123,8 +129,12 @@ impl World {
     ///
     /// # Errors
     /// When no client of the bucket's kind can be built.
-    pub fn new(bucket: Bucket, setting: Setting, random: &mut Rng) -> anyhow::Result<Self> {
-        let Setting { work, network, settings, lease, lanes, plan_window } = setting;
+    pub fn new(
+        bucket: Bucket,
+        (setting, workers): (Setting, usize),
+        random: &mut Rng,
+    ) -> anyhow::Result<Self> {
+        let Setting { work, network, settings, lease, lanes, is_dealt, plan_window } = setting;
         let mut draw = || {
             let normal = normal(|| random.f64());
             work.shard_seconds * (work.spread * normal - work.spread * work.spread / 2.0).exp()
@@ -135,6 +145,8 @@ impl World {
             settings,
             lease,
             lanes,
+            workers: u32::try_from(workers)?,
+            is_dealt,
             configuration: keys.into_iter().map(|key| (key.to_owned(), "1".to_owned())).collect(),
             network,
             seconds: (0..work.shards).map(|_| draw()).collect(),
@@ -164,6 +176,11 @@ impl World {
     /// Returns the longest time of a shard.
     pub fn longest_seconds(&self) -> f64 {
         self.seconds.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// Returns the task of an array job that a machine runs; `None` where there is no such job.
+    pub fn task(&self, index: u32) -> Option<ArrayTask> {
+        self.is_dealt.then_some(ArrayTask { index, count: self.workers, steal: true })
     }
 
     /// Returns what was seen so far.
@@ -237,8 +254,8 @@ impl World {
         let recording = super::client::Recording::default();
         let client = self.client().recorded(Arc::clone(&recording));
         let wrapped = client.clone();
-        let mut stores =
-            Stores::new(self.settings).wrapped(Arc::new(move |_| Arc::new(wrapped.clone()) as Arc<dyn ObjectStore>));
+        let mut stores = Stores::new(self.settings)
+            .wrapped(Arc::new(move |_| Arc::new(wrapped.clone()) as Arc<dyn ObjectStore>));
         let output = stores.locate(&format!("{BUCKET}/{OUTPUT}"))?;
         let commit_log = CommitLog::new(output.clone());
         let patterns = [format!("{BUCKET}/{INPUTS}/")];
@@ -257,8 +274,10 @@ impl World {
         .await
         .context("planning failed")?;
         let tasks = Arc::new(plan.todo.iter().map(|task| self.intern(task)).collect());
+        let owner = |task: &Arc<Task>| self.task(0).map_or(0, |first| first.owner(&task.shard.id));
+        let owners = plan.todo.iter().map(owner).collect();
         let requests = std::mem::take(&mut *recording.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(SharedPlan { tasks, requests })
+        Ok(SharedPlan { tasks, owners, requests })
     }
 
     /// Returns the task of an earlier plan where it is the same, so that many plans fit into memory.
