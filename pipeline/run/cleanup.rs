@@ -24,7 +24,13 @@ pub(super) async fn clear_leftovers(
     plan: &Plan,
     workers: Option<&Workers>,
 ) -> anyhow::Result<usize> {
-    let others = workers.is_some_and(Workers::has_others);
+    if plan.leftovers.is_empty() {
+        return Ok(0);
+    }
+    let others = match workers {
+        Some(workers) => workers.look_for_others().await,
+        None => false,
+    };
     let old = Utc::now() - LEFTOVER_AGE;
     let mut removed = 0;
     for found in &plan.leftovers {

@@ -55,16 +55,19 @@ impl Claims {
         self.peers.out.child(CLAIMS).child(&format!("{shard}.json"))
     }
 
-    /// Claims a shard, also one of a living worker without progress.
+    /// Claims a shard that another worker had claimed, also one of a living worker without progress. Reads the claim first: most
+    /// are still held.
     pub(super) async fn claim_or_take_over(&self, shard: &str) -> Result<ClaimAttempt, StoreError> {
-        let attempt = self.claim(shard).await?;
-        if attempt != ClaimAttempt::HeldByOther {
+        let location = self.location(shard);
+        let existing = match read_claim(&location).await {
+            Ok(existing) => existing,
+            Err(Error::NotFound { .. }) => return self.claim(shard).await,
+            Err(source) => return Err(StoreError::Store { url: location.url(), source }),
+        };
+        let attempt = self.replace_if_dead(&location, &existing).await?;
+        let worker = worker_of(&existing);
+        if attempt != ClaimAttempt::HeldByOther || !self.peers.is_stuck(&worker).await? {
             return Ok(attempt);
-        }
-        let claim = recaption_store::read_json::<Claim>(&self.location(shard)).await.ok().flatten();
-        let Some(Claim { worker }) = claim else { return Ok(ClaimAttempt::HeldByOther) };
-        if !self.peers.is_stuck(&worker).await? {
-            return Ok(ClaimAttempt::HeldByOther);
         }
         tracing::info!(shard, worker, "the shard's worker makes no progress; processing it here too");
         Ok(ClaimAttempt::Inherited)
@@ -72,24 +75,29 @@ impl Claims {
 
     /// Claims a shard unless a living worker has it.
     pub(super) async fn claim(&self, shard: &str) -> Result<ClaimAttempt, StoreError> {
-        let (location, text) = (self.location(shard), format!("{{\"worker\":\"{}\"}}\n", self.peers.id));
+        let (location, text) = (self.location(shard), self.text());
         if self.create(&location, &text).await? {
             return Ok(ClaimAttempt::Acquired);
         }
-        let existing = match read_claim(&location).await {
-            Ok(existing) => existing,
+        match read_claim(&location).await {
+            Ok(existing) => self.replace_if_dead(&location, &existing).await,
             // Released a moment ago.
-            Err(Error::NotFound { .. }) => {
-                return Ok(if self.create(&location, &text).await? {
-                    ClaimAttempt::Inherited
-                } else {
-                    ClaimAttempt::HeldByOther
-                });
-            }
-            Err(source) => return Err(StoreError::Store { url: location.url(), source }),
-        };
-        // An incomplete claim belongs to no worker.
-        let worker = serde_json::from_slice::<Claim>(&existing).map(|claim| claim.worker).unwrap_or_default();
+            Err(Error::NotFound { .. }) => Ok(if self.create(&location, &text).await? {
+                ClaimAttempt::Inherited
+            } else {
+                ClaimAttempt::HeldByOther
+            }),
+            Err(source) => Err(StoreError::Store { url: location.url(), source }),
+        }
+    }
+
+    /// Replaces an existing claim by this worker's, unless a living worker has it.
+    async fn replace_if_dead(
+        &self,
+        location: &Location,
+        existing: &[u8],
+    ) -> Result<ClaimAttempt, StoreError> {
+        let (worker, text) = (worker_of(existing), self.text());
         if worker == self.peers.id {
             return Ok(ClaimAttempt::Acquired);
         }
@@ -97,11 +105,16 @@ impl Claims {
             return Ok(ClaimAttempt::HeldByOther);
         }
         let lock = self.peers.out.child(REPLACEMENT_LOCK);
-        match compare_and_swap(&location, &digest_of(&existing), text.as_bytes(), &lock).await? {
+        match compare_and_swap(location, &digest_of(existing), text.as_bytes(), &lock).await? {
             SwapResult::Swapped | SwapResult::Missing => Ok(ClaimAttempt::Inherited),
             SwapResult::Mismatch(now) if now == text.as_bytes() => Ok(ClaimAttempt::Inherited),
             SwapResult::Mismatch(_) => Ok(ClaimAttempt::HeldByOther),
         }
+    }
+
+    /// Returns the content of this worker's claims.
+    fn text(&self) -> String {
+        format!("{{\"worker\":\"{}\"}}\n", self.peers.id)
     }
 
     /// Deletes a claim.
@@ -135,8 +148,7 @@ impl Claims {
         let mut paths = vec![peers.own_heartbeat().path];
         if !peers.has_others() {
             for folder in [CLAIMS, WORKERS] {
-                let metas = peers.out.child(folder).list().await?;
-                paths.extend(metas.into_iter().map(|meta| meta.location));
+                paths.extend(peers.out.child(folder).list_as(|meta| Some(meta.location)).await?);
             }
         }
         let paths = stream::iter(paths.into_iter().map(Ok)).boxed();
@@ -149,6 +161,11 @@ impl Claims {
         }
         Ok(())
     }
+}
+
+/// Returns the worker of a claim. An incomplete claim belongs to no worker.
+fn worker_of(claim: &[u8]) -> String {
+    serde_json::from_slice::<Claim>(claim).map(|claim| claim.worker).unwrap_or_default()
 }
 
 /// Reads a claim's bytes. On a file system a claim is created before it is written, so an incomplete one is read again.
