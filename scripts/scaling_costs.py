@@ -36,6 +36,18 @@ class Plan:
         return self.images / self.images_per_second / self.workers / 3600
 
     @property
+    def heartbeats_per_second(self) -> float:
+        """PUTs of all workers."""
+        return self.workers * HEARTBEATS / self.claim_seconds
+
+    @property
+    def worker_listings_per_second(self) -> float:
+        """Pages of the listings by which all workers see each other."""
+        heartbeat = self.claim_seconds / HEARTBEATS
+        interval = HEARTBEATS * min(heartbeat * math.ceil(self.workers / PEERS_PER_HEARTBEAT), max(self.claim_seconds, heartbeat))
+        return self.workers * math.ceil(self.workers / PAGE) / interval
+
+    @property
     def worker_hours(self) -> float:
         return self.hours * self.workers
 
@@ -50,9 +62,12 @@ RATES = [
     ("1 H100, coca_ViT-L-14, fp16, batch 256", 1000.0, "assumed", 2.8),
 ]
 
-# Requests to the output and the inputs, per shard and per worker and second. Measured: simulate_fleet --scenario calm --requests.
-REQUESTS_PER_SHARD = {"GET": 2.0, "PUT": 4.0, "LIST": 0.0}
-HEARTBEAT_PUTS, HEARTBEAT_LISTS = 0.5, 0.5  # per worker and second
+# Requests per shard, measured: benchmarks/scaling.py requests. GET: the input, the configuration. PUT: claim, two parts, record.
+REQUESTS_PER_SHARD = {"GET": 2, "PUT": 4}
+# Listings of a run besides, each its pages: measured, the same. Empty folders are one page.
+LISTINGS_PER_RUN, PUTS_PER_RUN = 10, 2
+# stages/output/src/commits/workers/timing.rs: heartbeats in claim_seconds; workers that are listed once per heartbeat.
+HEARTBEATS, PEERS_PER_HEARTBEAT = 4, 250
 
 # Published. S3, us-east-1, Standard class.
 PUT_DOLLARS, GET_DOLLARS = 0.005 / 1000, 0.0004 / 1000  # PUT, COPY, POST, LIST; GET, HEAD. DELETE is free
@@ -61,13 +76,13 @@ STORAGE_DOLLARS = 0.023  # per GB and month, first 50 TB
 LIMITS = [("S3, per partitioned prefix", 3500, 5500), ("Google Cloud Storage, a new bucket", 1000, 5000),
           ("Azure, per storage account", 20_000, 20_000)]
 PAGE, PAGE_SECONDS = 1000, 0.1
-LISTING_RANGES = 16  # requests of one listing at a time
+LISTING_RANGES, LISTING_ROUNDS = 16, 5  # requests of one listing at a time, and rounds until all are in use; measured by tests of stages/store
 # Measured: simulate_fleet --plan 1000000.
 PLAN_BYTES_PER_SHARD = 1000.0
 # Measured: a commit record of the bundled base, and its line in the inventory.
 RECORD_BYTES, INVENTORY_BYTES = 1450, 200
-# Measured: captions of 30 tokens and alt texts in Parquet, zstd, without images.
-OUTPUT_BYTES_PER_IMAGE = 140
+# Measured: benchmarks/scaling.py requests, short captions of the bundled base, with rejects and records.
+OUTPUT_BYTES_PER_IMAGE = 154
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -115,20 +130,20 @@ def shards(plan: Plan) -> str:
         writes = p.shards / (p.hours * 3600) * REQUESTS_PER_SHARD["PUT"]
         pages = math.ceil(p.shards / PAGE)
         rows.append([f"{images:,}", f"{p.shards:,}", number(images * p.bytes_per_image / 1e6), number(p.shard_seconds), f"{tail:.1%}",
-                     number(writes), number(pages * PAGE_SECONDS), number(pages * PAGE_SECONDS / LISTING_RANGES),
+                     number(writes), number(pages * PAGE_SECONDS), number(min(pages, pages / LISTING_RANGES + LISTING_ROUNDS) * PAGE_SECONDS),
                      number(p.shards * PLAN_BYTES_PER_SHARD / 1e6), number(p.shards * INVENTORY_BYTES / 1e6)])
     return table(["images per shard", "shards", "MB per shard", "seconds per shard", "one shard / whole run", "PUT/s, all workers",
-                  "listing inputs, page by page, s", f"in {LISTING_RANGES} ranges, s", "plan, MB per worker", "inventory, MB"], rows)
+                  "listing the inputs page by page, s", f"in {LISTING_RANGES} ranges, s", "plan, MB per worker", "inventory, MB"], rows)
 
 
 def requests(plan: Plan) -> dict[str, float]:
     """Requests of the whole run by kind."""
-    seconds = plan.hours * 3600 * plan.workers
-    pages = math.ceil(plan.shards / PAGE)
+    seconds = plan.hours * 3600
+    pages = math.ceil(plan.shards / PAGE) + LISTINGS_PER_RUN - 1  # of the inputs; the output is empty at the start
     return {
         "GET": plan.shards * REQUESTS_PER_SHARD["GET"],
-        "PUT": plan.shards * REQUESTS_PER_SHARD["PUT"] + seconds * HEARTBEAT_PUTS,
-        "LIST": plan.shards * REQUESTS_PER_SHARD["LIST"] + seconds * HEARTBEAT_LISTS + plan.workers * pages,
+        "PUT": plan.shards * REQUESTS_PER_SHARD["PUT"] + plan.workers * PUTS_PER_RUN + seconds * plan.heartbeats_per_second,
+        "LIST": plan.workers * pages + seconds * plan.worker_listings_per_second,
     }
 
 
@@ -139,6 +154,17 @@ def limits(plan: Plan) -> str:
     rows = [[store, number(writes), f"{most_writes:,}", f"{writes / most_writes:.1%}", number(reads), f"{most_reads:,}", f"{reads / most_reads:.1%}"]
             for store, most_writes, most_reads in LIMITS]
     return table(["store", "writes/s", "limit", "share", "reads and lists/s", "limit", "share"], rows)
+
+
+def heartbeats(plan: Plan) -> str:
+    """What claim_seconds costs."""
+    rows = []
+    for seconds in sorted({plan.claim_seconds, 60.0, 240.0}):
+        p = dataclasses.replace(plan, claim_seconds=seconds)
+        puts, lists = p.heartbeats_per_second, p.worker_listings_per_second
+        per_hour = (puts + lists) * 3600 * PUT_DOLLARS
+        rows.append([f"{seconds:g}", number(puts), number(lists), f"{puts / LIMITS[0][1]:.1%}", f"{puts / LIMITS[1][1]:.1%}", f"{per_hour:.2f}"])
+    return table(["run.claim_seconds", "PUT/s", "LIST/s", "of S3's writes", "of Google's writes", "$ per hour"], rows)
 
 
 def dollars(plan: Plan) -> str:
@@ -155,7 +181,7 @@ def dollars(plan: Plan) -> str:
     return table(["item", "$ for the whole run", "$ per million images"], [[what, number(total), number(total / millions)] for what, total in items])
 
 
-TABLES = {"rates": rates, "fleet": fleet, "shards": shards, "limits": limits, "dollars": dollars}
+TABLES = {"rates": rates, "fleet": fleet, "shards": shards, "limits": limits, "heartbeats": heartbeats, "dollars": dollars}
 
 
 def marks(name: str) -> tuple[str, str]:
