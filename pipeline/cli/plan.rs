@@ -40,7 +40,7 @@ pub(super) fn plan_run(args: &PlanArgs, format: Format) -> anyhow::Result<ExitCo
     let job = PlanJob {
         config: &config,
         missing: REQUIRED.iter().filter_map(|name| layers.require(name).err()).collect(),
-        options: args.run.options(),
+        options: args.run.options()?,
         forecast: ForecastRequest {
             preview: args.preview.clone(),
             rate: args.rate,

@@ -90,6 +90,7 @@ pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
     let shards = list_inputs(&mut stores, config, &mut findings).await;
     let place = Place { output: output.as_ref(), config, options: &options };
     let work = find_work(place, models.model.as_ref(), shards, &mut findings).await;
+    work.note_share(options.task, &mut findings);
     let images = count_images(&work, &config.input.read, &mut findings).await;
     let slots = slots_of(config, &models, &mut findings);
     let compute = models.compute(config, slots.map(|slots| slots.slots));

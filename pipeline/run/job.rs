@@ -156,6 +156,7 @@ async fn run_unlocked(
     let committer = commit_log.committer(plan.configuration.clone(), options.overwrite).await?;
     let described = Output::new(config, &model, &output, committer);
     let mut report = RunReport::begin(config, &model, &output, &plan);
+    report.task = options.task;
     monitor.planned(planned(&plan));
     monitor.describe(RunFacts {
         output: report.output.clone(),
@@ -182,7 +183,7 @@ async fn run_unlocked(
         monitor.watch(&progress);
         let _bar = reporter.start(&progress);
         let context = RunContext { config, model: &model, devices: &devices, stop, progress: &progress };
-        let job = Job { plan: &plan, output: &described, workers, limit: options.limit };
+        let job = Job { plan: &plan, output: &described, workers, limit: options.limit, task: options.task };
         let rounds = run_rounds(context, job).await;
         report.computed_by(&devices, &progress);
         rounds?

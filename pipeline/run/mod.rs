@@ -15,9 +15,10 @@
 //! | `rounds`, `retry_rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
 //! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer`, `parts` | the stages, in the order of the data flow |
 //! | `source` | which shard is next, given what other workers do |
-//! | `selection`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
+//! | `selection`, `array_task`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
 //! | `record`, `failures`, `status`, `progress` | what is reported |
 
+mod array_task;
 mod captioners;
 mod cleanup;
 mod collector;
@@ -49,6 +50,7 @@ mod status;
 mod stop;
 mod webdataset_part;
 
+pub use array_task::ArrayTask;
 pub(crate) use captioners::copies_and_threads;
 pub use context::RunContext;
 pub use devices::{DeviceReport, Devices};

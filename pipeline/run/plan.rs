@@ -122,8 +122,8 @@ pub struct Plan {
     pub removals: Vec<(String, Vec<ExistingPart>)>,
     /// Shards that are processed again because their record or a part was invalid, with the reason.
     pub repaired: Vec<String>,
-    /// Shards that are skipped because they are not in the share of `--sample`, did not change since `--since`, or have nothing
-    /// to retry.
+    /// Shards that are skipped because they are not in the share of `--sample` or of the task, did not change since `--since`, or
+    /// have nothing to retry.
     pub not_selected: usize,
     /// Lists among the inputs; its shards are in the tasks.
     pub split: Split,

@@ -7,7 +7,7 @@ use recaption_store::{Location, StoreError, write_json};
 use serde::Serialize;
 
 use super::{
-    DeviceReport, Devices, RunModel, SelfTest,
+    ArrayTask, DeviceReport, Devices, RunModel, SelfTest,
     plan::Plan,
     progress::{Progress, StageReport, bottleneck},
 };
@@ -74,6 +74,9 @@ pub struct RunReport {
     /// What is known about a device that is not the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_test: Option<SelfTest>,
+    /// In an array job, which task of it this was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<ArrayTask>,
     /// Working directory: relative paths start here.
     pub directory: String,
     /// Keys that were set, by file, environment or flag.
@@ -100,7 +103,8 @@ pub struct RunReport {
     pub leftovers_removed: usize,
     /// Shards committed by this run that could be read only in part.
     pub shards_damaged: Vec<String>,
-    /// Shards that were not selected: beyond `--limit` or `--sample`, not modified since `--since`, or with nothing to retry.
+    /// Shards that were not selected: beyond `--limit` or `--sample`, in another task's share, not modified since `--since`, or
+    /// with nothing to retry.
     pub shards_not_selected: usize,
     /// Shards of the output that are no longer among the inputs, by name.
     pub shards_orphaned: Vec<String>,
@@ -141,6 +145,7 @@ impl RunReport {
             stages: Vec::new(),
             bottleneck: None,
             self_test: None,
+            task: None,
             directory: std::env::current_dir()
                 .map_or_else(|_| String::new(), |dir| dir.display().to_string()),
             explicit_settings: config.explicit_settings.clone(),
@@ -243,9 +248,10 @@ impl RunReport {
     /// Writes notes that follow the totals.
     fn fmt_notes(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.shards_not_selected > 0 {
+            let others = if self.task.is_some_and(|task| !task.steal) { "other tasks' shares, " } else { "" };
             writeln!(
                 f,
-                "note      {} shards not selected (--limit, --sample, --since, or nothing to retry)",
+                "note      {} shards not selected ({others}--limit, --sample, --since, or nothing to retry)",
                 self.shards_not_selected
             )?;
         }

@@ -7,6 +7,7 @@ use recaption_output::commits::{CommitResult, Workers};
 use recaption_schemas::FailureClass;
 
 use super::{
+    array_task::ArrayTask,
     collector::Collector,
     context::{RunContext, RunState},
     events::Events,
@@ -32,6 +33,8 @@ pub(super) struct Job<'a> {
     pub workers: &'a Option<Arc<Workers>>,
     /// After how many samples no further shard is begun.
     pub limit: Option<u64>,
+    /// In an array job, which task of it this is.
+    pub task: Option<ArrayTask>,
 }
 
 /// How the rounds ended.
@@ -53,8 +56,6 @@ pub(super) async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow:
     if job.limit.is_some() {
         let seed = context.config.resources.seed;
         begin.sort_by_key(|shard| rank(seed, &job.plan.todo[*shard].shard.id));
-    } else if job.workers.as_ref().is_some_and(|workers| workers.has_others()) {
-        fastrand::shuffle(&mut begin);
     }
     let mut not_begun = 0;
     let is_retryable = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.is_retryable);
@@ -65,7 +66,9 @@ pub(super) async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow:
         }
         // Shards that failed were begun: they are retried whatever the limit.
         let limit = job.limit.filter(|_| round == 1);
-        let Rounds { results, not_begun: left } = run_round(context, Job { limit, ..job }, begin).await?;
+        let task = job.task.filter(|_| round == 1);
+        let Rounds { results, not_begun: left } =
+            run_round(context, Job { limit, task, ..job }, begin).await?;
         not_begun += left;
         Ok(results)
     })
@@ -75,14 +78,24 @@ pub(super) async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow:
 
 /// Runs the plan's shards of these numbers once.
 async fn run_round(context: RunContext<'_>, job: Job<'_>, begin: Vec<usize>) -> anyhow::Result<Rounds> {
-    let Job { plan, output, workers, limit } = job;
+    let Job { plan, output, workers, limit, task } = job;
     let tasks: Arc<Tasks> = Arc::new(plan.todo.iter().cloned().collect());
     let (commit_log, location) = (output.committer.commit_log.clone(), output.location.clone());
     let claims = WorkerClaims::new(commit_log, location, Arc::clone(&tasks), workers.clone());
     let guard = FailureGuard::new(context.config.resources.max_failure_ratio);
     let collector = Collector::new(Arc::clone(output), Arc::clone(&tasks), guard);
-    let source = ShardSource::fixed(begin, Some(claims));
-    let source = Arc::new(if limit.is_some() { source.in_order() } else { source });
+    let source = Arc::new(match task {
+        Some(task) => {
+            let is_own = |shard: &usize| task.owns(&plan.todo[*shard].shard.id);
+            let (own, others): (Vec<usize>, Vec<usize>) = begin.into_iter().partition(is_own);
+            ShardSource::dealt(own, others, Some(claims))
+        }
+        None if limit.is_some() => ShardSource::fixed(begin, Some(claims)).in_order(),
+        None => ShardSource::fixed(begin, Some(claims)),
+    });
+    if task.is_none() && workers.as_ref().is_some_and(|workers| workers.has_others()) {
+        source.note_other_workers();
+    }
     let request = StreamRequest { tasks, source, keep_features: false, sampling: None, limit };
     stream(context, request, |state, events| collect(state, collector, events)).await
 }

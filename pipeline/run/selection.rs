@@ -10,7 +10,7 @@ use recaption_input::shards::ShardRef;
 use recaption_output::second_pass::Fraction;
 use recaption_schemas::{ShardId, sha256_hex};
 
-use super::options::RunOptions;
+use super::{array_task::ArrayTask, options::RunOptions};
 
 /// Hex digits of a digest that make a rank: 64 bits.
 const RANK_DIGITS: usize = 16;
@@ -25,20 +25,25 @@ pub(super) fn rank(seed: u64, shard: &ShardId) -> u64 {
 pub(super) struct Selection {
     since: Option<DateTime<Utc>>,
     share: Option<HashSet<ShardId>>,
+    /// The task whose share alone is processed.
+    task: Option<ArrayTask>,
 }
 
 impl Selection {
     /// Selects among the shards of a run, parts of lists included.
     pub(super) fn new(shards: &[ShardRef], options: &RunOptions, seed: u64) -> Self {
         let share = options.sample.map(|fraction| share_of(shards, fraction, seed));
-        Self { since: options.since, share }
+        Self { since: options.since, share, task: options.task.filter(|task| !task.steal) }
     }
 
-    /// Returns whether a shard is in the share of `--sample` and was modified since `--since`, as far as its store knows.
+    /// Returns whether a shard is in the share of `--sample` and of a task that does not help others, and was modified since
+    /// `--since`, as far as its store knows.
     pub(super) fn has(&self, shard: &ShardRef) -> bool {
         let is_old = |since| shard.modified().is_some_and(|modified| modified < since);
         let is_in = |share: &HashSet<ShardId>| share.contains(&shard.id);
-        !self.since.is_some_and(is_old) && self.share.as_ref().is_none_or(is_in)
+        !self.since.is_some_and(is_old)
+            && self.share.as_ref().is_none_or(is_in)
+            && self.task.is_none_or(|task| task.owns(&shard.id))
     }
 }
 

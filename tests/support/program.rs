@@ -16,7 +16,8 @@ pub(crate) fn recaption() -> Call {
     let mut command = Command::new(env!("CARGO_BIN_EXE_recaption"));
     // What a developer has set for runs of his own must not reach the tests'.
     for (name, _) in std::env::vars_os() {
-        let foreign = ["RECAPTION_", "AWS_", "AZURE_", "GOOGLE_"];
+        let foreign =
+            ["RECAPTION_", "AWS_", "AZURE_", "GOOGLE_", "SLURM_", "CLOUD_RUN_", "JOB_COMPLETION_INDEX"];
         if foreign.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);
         }

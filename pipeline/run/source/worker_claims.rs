@@ -1,24 +1,18 @@
 //! The other workers on the same output: which shards they claim, and which they have done.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use recaption_messages::{PreviousRows, ReadError};
 use recaption_output::{
-    commits::{ClaimAttempt, CommitLog, Records, Workers},
+    commits::{Between, ClaimAttempt, CommitLog, RecordName, Records, Workers},
     read_previous_rows,
 };
 use recaption_schemas::FailureClass;
 use recaption_store::Location;
-use tokio::{sync::Mutex, time::Instant};
 
 use super::Tasks;
 
-/// Least pause between two looks at shards that other workers claim.
-pub(super) const CLAIM_POLL: Duration = Duration::from_millis(500);
-/// A listing of the commit records is reused for this many times the time that it took.
-const LISTING_SHARE: u32 = 20;
-
-/// The shards of a run as other workers see them.
+/// The shards of a pass as other workers see them.
 #[derive(Debug)]
 pub struct WorkerClaims {
     commit_log: CommitLog,
@@ -26,18 +20,11 @@ pub struct WorkerClaims {
     tasks: Arc<Tasks>,
     /// `None` where claims are off, or the output cannot hold them.
     workers: Option<Arc<Workers>>,
-    listed: Mutex<ListedRecords>,
-}
-
-/// Commit records at the last listing.
-#[derive(Debug, Default)]
-struct ListedRecords {
-    records: Records,
-    fresh_until: Option<Instant>,
 }
 
 impl WorkerClaims {
-    /// Creates the view of the shards of `tasks`.
+    /// Creates the view of the shards of `tasks`. Without `workers` nothing is claimed, and shards are committed by whoever comes
+    /// first.
     #[must_use]
     pub fn new(
         commit_log: CommitLog,
@@ -45,11 +32,11 @@ impl WorkerClaims {
         tasks: Arc<Tasks>,
         workers: Option<Arc<Workers>>,
     ) -> Self {
-        Self { commit_log, output, tasks, workers, listed: Mutex::default() }
+        Self { commit_log, output, tasks, workers }
     }
 
     /// Claims a shard for this worker.
-    pub async fn claim(&self, shard: usize) -> ClaimAttempt {
+    pub(super) async fn claim(&self, shard: usize) -> ClaimAttempt {
         match (&self.workers, self.tasks.get(shard)) {
             (Some(workers), Some(task)) => workers.claim(task.shard.id.as_str()).await,
             _ => ClaimAttempt::Inherited,
@@ -57,21 +44,26 @@ impl WorkerClaims {
     }
 
     /// Claims a shard that another worker claimed, for a reader that has nothing else to do.
-    pub async fn claim_late(&self, shard: usize) -> ClaimAttempt {
+    pub(super) async fn claim_late(&self, shard: usize) -> ClaimAttempt {
         match (&self.workers, self.tasks.get(shard)) {
             (Some(workers), Some(task)) => workers.claim_or_take_over(task.shard.id.as_str()).await,
             _ => ClaimAttempt::Inherited,
         }
     }
 
-    /// Releases the claim on a shard that failed.
+    /// Releases the claim on a shard that failed, so that another worker may try it.
     pub async fn release(&self, shard: usize) {
         if let (Some(workers), Some(task)) = (&self.workers, self.tasks.get(shard)) {
             workers.release(task.shard.id.as_str()).await;
         }
     }
 
-    /// Returns whether another worker committed a shard after this run was planned. A shard whose record cannot be read counts
+    /// Returns the number of other workers that live.
+    pub(super) fn others(&self) -> usize {
+        self.workers.as_ref().map_or(0, |workers| workers.others())
+    }
+
+    /// Returns whether another worker committed a shard after this pass was planned. A shard whose record cannot be read counts
     /// as not committed.
     pub async fn is_committed(&self, shard: usize) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
@@ -82,21 +74,60 @@ impl WorkerClaims {
         }
     }
 
-    /// As [`WorkerClaims::is_committed`], from a listing of all records that is refreshed now and then.
-    pub async fn is_listed(&self, shard: usize) -> bool {
+    /// Returns the name of a shard's files; empty where the shard was removed.
+    pub(super) fn id_of(&self, shard: usize) -> String {
+        self.tasks.get(shard).map(|task| task.shard.id.as_str().to_owned()).unwrap_or_default()
+    }
+
+    /// Returns whether a shard's record among these names says that another worker committed it.
+    pub(super) fn is_recorded(&self, shard: usize, names: Option<&Vec<RecordName>>) -> bool {
         let Some(task) = self.tasks.get(shard) else { return false };
-        if task.replaces.is_some() {
-            return self.is_committed(shard).await;
-        }
-        let mut listed = self.listed.lock().await;
-        if listed.fresh_until.is_none_or(|until| until <= Instant::now()) {
-            let began = Instant::now();
-            if let Ok(records) = self.commit_log.list().await {
-                listed.records = records;
+        task.replaces.is_none() && names.is_some_and(|names| names.contains(&task.name))
+    }
+
+    /// Returns whether a shard has a record already that its own may replace: then a listing does not tell whether it is done.
+    pub(super) fn can_be_rewritten(&self, shard: usize) -> bool {
+        self.tasks.get(shard).is_some_and(|task| task.replaces.is_some())
+    }
+
+    /// Returns whether records and claims of some shards can be listed without those of all others.
+    pub(super) fn can_list_between(&self) -> bool {
+        self.commit_log.can_list_between()
+    }
+
+    /// Lists the records of shards, given in the order of their names. Also returns up to which shard they are known, if not all
+    /// are. Where the output cannot be listed there are none.
+    pub(super) async fn records_among(&self, shards: &[usize], max: usize) -> (Records, Option<String>) {
+        let Some((first, last)) = self.ends(shards) else { return Default::default() };
+        match self.commit_log.list_between((&first, &last), max).await {
+            Ok(Between { found, known_until }) => (found, known_until),
+            Err(error) => {
+                tracing::debug!(%error, "records of other workers cannot be listed");
+                Default::default()
             }
-            listed.fresh_until = Some(Instant::now() + CLAIM_POLL.max(began.elapsed() * LISTING_SHARE));
         }
-        listed.records.get(task.shard.id.as_str()).is_some_and(|names| names.contains(&task.name))
+    }
+
+    /// As [`WorkerClaims::records_among`], the shards that are claimed.
+    pub(super) async fn claimed_among(
+        &self,
+        shards: &[usize],
+        max: usize,
+    ) -> (HashSet<String>, Option<String>) {
+        let (Some(workers), Some((first, last))) = (&self.workers, self.ends(shards)) else {
+            return Default::default();
+        };
+        match workers.claimed_between((&first, &last), max).await {
+            Ok(Between { found, known_until }) => (found, known_until),
+            Err(error) => {
+                tracing::debug!(%error, "claims of other workers cannot be listed");
+                Default::default()
+            }
+        }
+    }
+
+    fn ends(&self, shards: &[usize]) -> Option<(String, String)> {
+        Some((self.id_of(*shards.first()?), self.id_of(*shards.last()?)))
     }
 
     /// Reads the rows of an earlier run that a retry of this shard keeps; `None` for a shard that is processed whole.

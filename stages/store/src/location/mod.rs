@@ -1,7 +1,10 @@
 //! A path in a store, and what can be done with it: listings, URLs, deletion.
 
+mod between;
 mod key_space;
 mod ranges;
+
+pub use between::NamesBetween;
 
 use std::{
     path::{Path as FsPath, PathBuf},

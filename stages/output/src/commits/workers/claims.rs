@@ -55,8 +55,8 @@ impl Claims {
         self.peers.out.child(CLAIMS).child(&format!("{shard}.json"))
     }
 
-    /// Claims a shard that another worker had claimed, also one of a living worker without progress. Reads the claim first: most
-    /// are still held.
+    /// Claims a shard that another worker claimed, also if that worker lives but makes no progress. Reads the claim before it
+    /// writes one: most likely it is still the other's.
     pub(super) async fn claim_or_take_over(&self, shard: &str) -> Result<ClaimAttempt, StoreError> {
         let location = self.location(shard);
         let existing = match read_claim(&location).await {
@@ -68,6 +68,13 @@ impl Claims {
         let worker = worker_of(&existing);
         if attempt != ClaimAttempt::HeldByOther || !self.peers.is_stuck(&worker).await? {
             return Ok(attempt);
+        }
+        // One of those that watch it takes the claim, so that not all of them process the shard.
+        let text = self.text();
+        let lock = self.peers.out.child(REPLACEMENT_LOCK);
+        let swapped = compare_and_swap(&location, &digest_of(&existing), text.as_bytes(), &lock).await?;
+        if let SwapResult::Mismatch(_) = swapped {
+            return Ok(ClaimAttempt::HeldByOther);
         }
         tracing::info!(shard, worker, "the shard's worker makes no progress; processing it here too");
         Ok(ClaimAttempt::Inherited)

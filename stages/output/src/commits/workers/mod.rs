@@ -27,6 +27,8 @@ use peers::Peers;
 
 pub use claims::ClaimAttempt;
 
+use crate::layout::CLAIMS;
+
 /// The least share of the time between two heartbeats that one may take: workers that started together do not stay together.
 const MIN_JITTER: f64 = 0.8;
 
@@ -111,6 +113,17 @@ impl Workers {
                 ClaimAttempt::Inherited
             }
         }
+    }
+
+    /// Returns the folder of the claims.
+    pub(in crate::commits) fn claims_folder(&self) -> Location {
+        self.peers.out.child(CLAIMS)
+    }
+
+    /// Returns the number of other workers that live.
+    #[must_use]
+    pub fn others(&self) -> usize {
+        self.peers.others()
     }
 
     /// Releases the claim of a shard that is not done.
