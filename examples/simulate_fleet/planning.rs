@@ -11,7 +11,7 @@ use crate::simulation::{Network, RateLimits, Setting, Work, plan};
 ///
 /// # Errors
 /// When planning fails, or the memory of the process cannot be read.
-pub fn measure(shards: usize) -> anyhow::Result<String> {
+pub(crate) fn measure(shards: usize) -> anyhow::Result<String> {
     let setting = Setting {
         work: Work { shards, shard_bytes: 1_000_000_000, shard_seconds: 60.0, spread: 0.0 },
         network: Network::REGIONAL,

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// All scenarios, in the order in which they run.
-pub const NAMES: [&str; 8] = ["calm", "deaths", "ten", "stragglers", "spot", "late", "slow-store", "storm"];
+pub(crate) const NAMES: [&str; 8] = ["calm", "deaths", "ten", "stragglers", "spot", "late", "slow-store", "storm"];
 
 /// Shards per machine, where neither a flag nor a scenario says otherwise.
 const SHARDS_PER_WORKER: usize = 100;
@@ -30,7 +30,7 @@ const SLOW: Network = Network {
 };
 
 /// Returns a scenario with the sizes of the flags.
-pub fn scenario(name: &str, args: &Args) -> Scenario {
+pub(crate) fn scenario(name: &str, args: &Args) -> Scenario {
     let deaths = Hazards { deaths: 0.01, ..Hazards::NONE };
     let stragglers = Hazards { stragglers: 0.02, ..deaths };
     let spot = Hazards { reclaims: 0.2, replaced: 0.8, ..deaths };

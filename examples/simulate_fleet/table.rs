@@ -5,11 +5,11 @@ use std::fmt::Write;
 use crate::simulation::{Outcome, RequestKind, Scenario};
 
 /// The columns.
-pub const HEADER: &str = "\
+pub(crate) const HEADER: &str = "\
 scenario    workers   shards  died  recl.  lost  twice  redone    hours    ideal   ratio    tail  plan s  GET/sh  PUT/sh  LIST/sh  writes/s  reads/s     503  retried  CPU s";
 
 /// What the columns are.
-pub const LEGEND: &str = "
+pub(crate) const LEGEND: &str = "
 died, recl.        machines that died without notice, and that were reclaimed with one, before the last record
 lost               shards without exactly one record and its two parts; more are an error
 twice              shards that two machines captioned to their end; redone: attempts that ended with their machine
@@ -22,7 +22,7 @@ writes/s, reads/s  highest number of requests in one second, to one partition of
 ";
 
 /// Returns the row of a scenario.
-pub fn row(scenario: &Scenario, outcome: &Outcome) -> String {
+pub(crate) fn row(scenario: &Scenario, outcome: &Outcome) -> String {
     let shards = scenario.setting.work.shards;
     let per_shard = |kinds: &[RequestKind]| {
         kinds.iter().map(|kind| outcome.served(*kind)).sum::<u64>() as f64 / shards as f64
@@ -54,7 +54,7 @@ pub fn row(scenario: &Scenario, outcome: &Outcome) -> String {
 }
 
 /// Returns the requests of each folder, and errors of processes.
-pub fn requests(scenario: &Scenario, outcome: &Outcome) -> String {
+pub(crate) fn requests(scenario: &Scenario, outcome: &Outcome) -> String {
     let shards = scenario.setting.work.shards as f64;
     let mut text = String::new();
     for (folder, kind, count) in &outcome.requests {

@@ -33,7 +33,7 @@ static ZEROS: [u8; PIECE] = [0; PIECE];
 
 /// The network between a process and the store.
 #[derive(Clone, Copy, Debug)]
-pub struct Network {
+pub(crate) struct Network {
     /// Median time of a request that reads or writes an object, without its body.
     pub latency: Duration,
     /// Median time of a page of a listing.
@@ -50,7 +50,7 @@ pub struct Network {
 
 impl Network {
     /// S3 from a machine in the same region: 30 ms for an object, 100 ms for a page, 200 MB/s.
-    pub const REGIONAL: Self = Self {
+    pub(crate) const REGIONAL: Self = Self {
         latency: Duration::from_millis(30),
         page_latency: Duration::from_millis(100),
         bytes_per_second: 200e6,
@@ -67,17 +67,17 @@ impl Network {
 }
 
 /// Draws from the standard normal distribution (Box and Muller).
-pub fn normal(mut uniform: impl FnMut() -> f64) -> f64 {
+pub(crate) fn normal(mut uniform: impl FnMut() -> f64) -> f64 {
     let (u, v) = (1.0 - uniform(), uniform());
     (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
 /// Requests of one process, with their times after its start.
-pub type Recording = Arc<Mutex<Vec<(Duration, RequestKind, String)>>>;
+pub(crate) type Recording = Arc<Mutex<Vec<(Duration, RequestKind, String)>>>;
 
 /// A client of one process. Cheap to clone.
 #[derive(Clone)]
-pub struct Client {
+pub(crate) struct Client {
     bucket: Arc<Bucket>,
     network: Network,
     /// Attempts after 503 SlowDown, as the cloud clients of object_store make them.
@@ -87,12 +87,12 @@ pub struct Client {
 
 impl Client {
     /// Returns a client with these attempts of its own.
-    pub fn new(bucket: Arc<Bucket>, network: Network, policy: RetryPolicy) -> Self {
+    pub(crate) fn new(bucket: Arc<Bucket>, network: Network, policy: RetryPolicy) -> Self {
         Self { bucket, network, policy, recording: None }
     }
 
     /// Returns a client that records its requests from now on.
-    pub fn recorded(&self, recording: Recording) -> Self {
+    pub(crate) fn recorded(&self, recording: Recording) -> Self {
         Self { recording: Some((self.bucket.elapsed(), recording)), ..self.clone() }
     }
 
@@ -140,7 +140,7 @@ impl Client {
     }
 
     /// Makes a request without a result, as another process made it: only its cost counts.
-    pub async fn repeat(&self, kind: RequestKind, path: &str) -> Result<()> {
+    pub(crate) async fn repeat(&self, kind: RequestKind, path: &str) -> Result<()> {
         self.request((kind, path, 1), |_| Ok(())).await
     }
 
@@ -161,7 +161,7 @@ impl Client {
                 let bytes = bytes.slice(range.start as usize..range.end as usize);
                 stream::iter([Ok(bytes)]).boxed()
             }
-            Content::Zeros(_) => self.zeros(range.clone()),
+            Content::Zeros => self.zeros(range.clone()),
         };
         Ok(GetResult {
             payload: GetResultPayload::Stream(body),

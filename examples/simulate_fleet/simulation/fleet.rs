@@ -30,7 +30,7 @@ const MAX_RATIO: f64 = 20.0;
 
 /// A fleet, and what happens to it.
 #[derive(Clone, Debug)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     /// Its name in the table.
     pub name: String,
     /// Number of machines.
@@ -47,7 +47,7 @@ pub struct Scenario {
 
 /// How a simulation ended.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Machines that died without notice.
     pub deaths: usize,
     /// Machines that were reclaimed.
@@ -88,23 +88,23 @@ pub struct Outcome {
 
 impl Outcome {
     /// Returns the makespan over the ideal.
-    pub fn ratio(&self) -> f64 {
+    pub(crate) fn ratio(&self) -> f64 {
         self.makespan / self.ideal
     }
 
     /// Returns the requests of a kind, refused ones not included.
-    pub fn served(&self, kind: RequestKind) -> u64 {
+    pub(crate) fn served(&self, kind: RequestKind) -> u64 {
         self.requests.iter().filter(|(_, of, _)| *of == kind).map(|(_, _, count)| count.served).sum()
     }
 
     /// Returns the requests of a kind to a folder, refused ones not included.
-    pub fn served_in(&self, folder: &str, kind: RequestKind) -> u64 {
+    pub(crate) fn served_in(&self, folder: &str, kind: RequestKind) -> u64 {
         let of = self.requests.iter().filter(|(name, of, _)| name == folder && *of == kind);
         of.map(|(_, _, count)| count.served).sum()
     }
 
     /// Returns the requests that were refused.
-    pub fn refused(&self) -> u64 {
+    pub(crate) fn refused(&self) -> u64 {
         self.requests.iter().map(|(_, _, count)| count.refused).sum()
     }
 }
@@ -113,7 +113,7 @@ impl Outcome {
 ///
 /// # Errors
 /// When the runtime cannot be started, planning fails, or the simulation does not end.
-pub fn simulate(scenario: &Scenario) -> anyhow::Result<Outcome> {
+pub(crate) fn simulate(scenario: &Scenario) -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     fastrand::seed(scenario.seed);
     LocalSet::new().block_on(&runtime, run(scenario))
@@ -252,7 +252,7 @@ fn check(world: &World) -> (usize, usize) {
 
 /// A plan that was made.
 #[derive(Clone, Copy, Debug)]
-pub struct Planned {
+pub(crate) struct Planned {
     /// Shards to do.
     pub tasks: usize,
     /// Pages of listings.
@@ -265,7 +265,7 @@ pub struct Planned {
 ///
 /// # Errors
 /// When the runtime cannot be started, or planning fails.
-pub fn plan(setting: Setting, limits: RateLimits) -> anyhow::Result<Planned> {
+pub(crate) fn plan(setting: Setting, limits: RateLimits) -> anyhow::Result<Planned> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     runtime.block_on(async {
         let inputs = Inputs { shards: setting.work.shards, bytes: setting.work.shard_bytes };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// What a request does. The order is that of the reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RequestKind {
+pub(crate) enum RequestKind {
     /// Reads an object.
     Get,
     /// Reads an object's metadata.
@@ -18,11 +18,8 @@ pub enum RequestKind {
 }
 
 impl RequestKind {
-    /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Get, Self::Head, Self::List, Self::Put, Self::Delete];
-
     /// Returns the name in reports.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",
             Self::Head => "HEAD",
@@ -39,7 +36,7 @@ impl RequestKind {
 
 /// The limits of one partition of a bucket, in requests per second.
 #[derive(Clone, Copy, Debug)]
-pub struct RateLimits {
+pub(crate) struct RateLimits {
     /// PUT, COPY, POST and DELETE.
     pub writes: f64,
     /// GET, HEAD and LIST.
@@ -50,12 +47,12 @@ pub struct RateLimits {
 
 impl RateLimits {
     /// S3's, of a bucket that was not split into partitions yet.
-    pub const S3: Self = Self { writes: 3500.0, reads: 5500.0, by_folder: false };
+    pub(crate) const S3: Self = Self { writes: 3500.0, reads: 5500.0, by_folder: false };
 }
 
 /// Requests of one folder and kind.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RequestCount {
+pub(crate) struct RequestCount {
     /// Requests that were served.
     pub served: u64,
     /// Requests that were answered with 503 SlowDown.
@@ -74,7 +71,7 @@ struct Meter {
 
 /// The highest number of requests that arrived in one second, refused ones included.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PeakRates {
+pub(crate) struct PeakRates {
     /// PUT and DELETE.
     pub writes: u64,
     /// GET, HEAD and LIST.
@@ -83,7 +80,7 @@ pub struct PeakRates {
 
 /// Counts and limits requests.
 #[derive(Debug)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     limits: RateLimits,
     meters: BTreeMap<(String, bool), Meter>,
     counts: BTreeMap<(String, RequestKind), RequestCount>,
@@ -91,12 +88,12 @@ pub struct Traffic {
 
 impl Traffic {
     /// Returns the traffic of an unused bucket.
-    pub fn new(limits: RateLimits) -> Self {
+    pub(crate) fn new(limits: RateLimits) -> Self {
         Self { limits, meters: BTreeMap::new(), counts: BTreeMap::new() }
     }
 
     /// Admits a request of `weight` keys at `now` seconds, or refuses it.
-    pub fn admit(&mut self, now: f64, kind: RequestKind, path: &str, weight: f64) -> bool {
+    pub(crate) fn admit(&mut self, now: f64, kind: RequestKind, path: &str, weight: f64) -> bool {
         let folder = folder_of(path);
         let limit = if kind.is_write() { self.limits.writes } else { self.limits.reads };
         let partition = if self.limits.by_folder { folder } else { "" };
@@ -126,22 +123,17 @@ impl Traffic {
     }
 
     /// Returns the counts by folder and kind.
-    pub fn counts(&self) -> &BTreeMap<(String, RequestKind), RequestCount> {
+    pub(crate) fn counts(&self) -> &BTreeMap<(String, RequestKind), RequestCount> {
         &self.counts
     }
 
     /// Returns the requests of a kind that were served, of all folders.
-    pub fn served(&self, kind: RequestKind) -> u64 {
+    pub(crate) fn served(&self, kind: RequestKind) -> u64 {
         self.counts.iter().filter(|((_, of), _)| *of == kind).map(|(_, count)| count.served).sum()
     }
 
-    /// Returns the requests that were refused.
-    pub fn refused(&self) -> u64 {
-        self.counts.values().map(|count| count.refused).sum()
-    }
-
     /// Returns the highest rates of any partition.
-    pub fn peaks(&self) -> PeakRates {
+    pub(crate) fn peaks(&self) -> PeakRates {
         let peak = |writes| {
             let meters = self.meters.iter().filter(|((_, of), _)| *of == writes);
             meters.map(|(_, meter)| meter.peak).max().unwrap_or(0)

@@ -7,7 +7,7 @@ use tokio::{sync::Mutex, time::sleep};
 
 /// How the machines of a fleet differ, and what happens to them. Shares are of all machines, 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Hazards {
+pub(crate) struct Hazards {
     /// Share that dies without notice, at a time drawn uniformly from the ideal duration.
     pub deaths: f64,
     /// Share that is reclaimed with a notice, as spot machines are.
@@ -28,7 +28,7 @@ pub struct Hazards {
 
 impl Hazards {
     /// Nothing happens.
-    pub const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         deaths: 0.0,
         reclaims: 0.0,
         notice: 120.0,
@@ -42,7 +42,7 @@ impl Hazards {
 
 /// How a machine ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum End {
+pub(crate) enum End {
     /// It is gone from one moment to the next.
     Death,
     /// Its process gets SIGTERM, and is killed after this time.
@@ -51,7 +51,7 @@ pub enum End {
 
 impl End {
     /// Returns the time between the notice and the end.
-    pub fn notice(self) -> Duration {
+    pub(crate) fn notice(self) -> Duration {
         match self {
             Self::Death => Duration::ZERO,
             Self::Reclaim(notice) => notice,
@@ -61,7 +61,7 @@ impl End {
 
 /// What becomes of a machine.
 #[derive(Clone, Copy, Debug)]
-pub struct Fate {
+pub(crate) struct Fate {
     /// When it joins, and its process starts.
     pub joins: Duration,
     /// Images relative to an average machine.
@@ -81,7 +81,7 @@ const BOOT: std::ops::Range<f64> = 20.0..60.0;
 
 impl Fate {
     /// Draws the fate of a machine. `duration` is about the seconds that the fleet needs.
-    pub fn draw(hazards: &Hazards, duration: f64, random: &mut Rng) -> Self {
+    pub(crate) fn draw(hazards: &Hazards, duration: f64, random: &mut Rng) -> Self {
         let mut happens = |share: f64| random.f64() < share;
         let (dies, reclaimed, straggles, is_late, is_replaced) = (
             happens(hazards.deaths),
@@ -112,19 +112,19 @@ impl Fate {
 
 /// What computes captions in one process: one task at a time, in turn.
 #[derive(Debug)]
-pub struct Device {
+pub(crate) struct Device {
     speed: f64,
     turn: Mutex<()>,
 }
 
 impl Device {
     /// Returns a device of this relative speed.
-    pub fn new(speed: f64) -> Self {
+    pub(crate) fn new(speed: f64) -> Self {
         Self { speed, turn: Mutex::new(()) }
     }
 
     /// Does work that takes an average machine this many seconds.
-    pub async fn work(&self, seconds: f64) {
+    pub(crate) async fn work(&self, seconds: f64) {
         let _turn = self.turn.lock().await;
         sleep(Duration::from_secs_f64(seconds / self.speed)).await;
     }
@@ -132,7 +132,7 @@ impl Device {
 
 /// When a machine could have worked: from the moment its models were loaded until its end.
 #[derive(Clone, Copy, Debug)]
-pub struct Presence {
+pub(crate) struct Presence {
     /// From here, in seconds.
     pub from: f64,
     /// To here; infinite for a machine that never ends.
@@ -143,7 +143,7 @@ pub struct Presence {
 
 /// Returns the seconds after which machines that are never idle have done `work` (seconds of an average machine). Infinite
 /// where they never do.
-pub fn ideal_seconds(presences: &[Presence], work: f64) -> f64 {
+pub(crate) fn ideal_seconds(presences: &[Presence], work: f64) -> f64 {
     let mut changes: Vec<(f64, f64)> = Vec::with_capacity(2 * presences.len());
     for presence in presences {
         changes.push((presence.from, presence.speed));

@@ -20,8 +20,8 @@ mod objects;
 mod process;
 mod world;
 
-pub use client::Network;
-pub use fleet::{Outcome, Scenario, plan, simulate};
-pub use limits::{RateLimits, RequestKind};
-pub use machine::Hazards;
-pub use world::{Setting, Work};
+pub(crate) use client::Network;
+pub(crate) use fleet::{Outcome, Scenario, plan, simulate};
+pub(crate) use limits::{RateLimits, RequestKind};
+pub(crate) use machine::Hazards;
+pub(crate) use world::{Setting, Work};

@@ -17,15 +17,15 @@ use tokio::time::Instant;
 use super::limits::{RateLimits, RequestKind, Traffic};
 
 /// Keys of one page of a listing.
-pub const PAGE: usize = 1000;
+pub(crate) const PAGE: usize = 1000;
 /// Folder of the input shards.
-pub const INPUTS: &str = "in";
+pub(crate) const INPUTS: &str = "in";
 /// 2026-01-01, the time at which every simulation begins.
 const EPOCH: i64 = 1_767_225_600;
 
 /// The input shards: `in/00000000.tar` and so on.
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs {
+pub(crate) struct Inputs {
     /// Number of shards.
     pub shards: usize,
     /// Bytes of each.
@@ -34,12 +34,12 @@ pub struct Inputs {
 
 impl Inputs {
     /// Returns the key of a shard.
-    pub fn key(number: usize) -> String {
+    pub(crate) fn key(number: usize) -> String {
         format!("{INPUTS}/{number:08}.tar")
     }
 
     /// Returns the number of the shard with this key.
-    pub fn number(self, key: &str) -> Option<usize> {
+    pub(crate) fn number(self, key: &str) -> Option<usize> {
         let number = key.strip_prefix(INPUTS)?.strip_prefix('/')?.strip_suffix(".tar")?.parse().ok()?;
         (number < self.shards && Self::key(number) == key).then_some(number)
     }
@@ -61,11 +61,11 @@ impl Inputs {
 
 /// The content of an object.
 #[derive(Clone, Debug)]
-pub enum Content {
+pub(crate) enum Content {
     /// Its bytes.
     Stored(Bytes),
     /// Zeros: an input shard.
-    Zeros(u64),
+    Zeros,
 }
 
 #[derive(Debug)]
@@ -93,7 +93,7 @@ struct State {
 
 /// A bucket in virtual time, shared by all workers.
 #[derive(Debug)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     inputs: Inputs,
     began: Instant,
     state: Mutex<State>,
@@ -101,7 +101,7 @@ pub struct Bucket {
 
 impl Bucket {
     /// Returns a bucket that holds only the inputs.
-    pub fn new(inputs: Inputs, limits: RateLimits) -> Self {
+    pub(crate) fn new(inputs: Inputs, limits: RateLimits) -> Self {
         let state = State { objects: BTreeMap::new(), puts: 0, traffic: Traffic::new(limits) };
         Self { inputs, began: Instant::now(), state: Mutex::new(state) }
     }
@@ -111,27 +111,27 @@ impl Bucket {
     }
 
     /// Returns the input shards.
-    pub fn inputs(&self) -> Inputs {
+    pub(crate) fn inputs(&self) -> Inputs {
         self.inputs
     }
 
     /// Returns the virtual time since the simulation began.
-    pub fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
     /// Admits a request, or refuses it because there are too many.
-    pub fn admit(&self, kind: RequestKind, path: &str, weight: f64) -> bool {
+    pub(crate) fn admit(&self, kind: RequestKind, path: &str, weight: f64) -> bool {
         self.state().traffic.admit(self.elapsed().as_secs_f64(), kind, path, weight)
     }
 
     /// Calls `read` with the counts of requests.
-    pub fn traffic<T>(&self, read: impl FnOnce(&Traffic) -> T) -> T {
+    pub(crate) fn traffic<T>(&self, read: impl FnOnce(&Traffic) -> T) -> T {
         read(&self.state().traffic)
     }
 
     /// Writes an object, on the condition that `mode` names.
-    pub fn put(&self, path: &Path, bytes: Bytes, mode: &PutMode) -> Result<PutResult> {
+    pub(crate) fn put(&self, path: &Path, bytes: Bytes, mode: &PutMode) -> Result<PutResult> {
         let modified = EPOCH * 1000 + self.elapsed().as_millis() as i64;
         let mut state = self.state();
         let existing = state.objects.get(path.as_ref());
@@ -152,9 +152,9 @@ impl Bucket {
     }
 
     /// Returns an object and its metadata.
-    pub fn get(&self, path: &Path) -> Result<(ObjectMeta, Content)> {
+    pub(crate) fn get(&self, path: &Path) -> Result<(ObjectMeta, Content)> {
         if let Some(number) = self.inputs.number(path.as_ref()) {
-            return Ok((self.inputs.meta(number), Content::Zeros(self.inputs.bytes)));
+            return Ok((self.inputs.meta(number), Content::Zeros));
         }
         let state = self.state();
         let missing = || Error::NotFound { path: path.to_string(), source: "simulated".into() };
@@ -163,12 +163,12 @@ impl Bucket {
     }
 
     /// Deletes an object. As in S3, a missing one is no error.
-    pub fn delete(&self, path: &Path) {
+    pub(crate) fn delete(&self, path: &Path) {
         self.state().objects.remove(path.as_ref());
     }
 
     /// Returns the keys below a folder, without a request.
-    pub fn keys(&self, folder: &str) -> Vec<String> {
+    pub(crate) fn keys(&self, folder: &str) -> Vec<String> {
         let state = self.state();
         let prefix = format!("{folder}/");
         let below = state.objects.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
@@ -176,7 +176,7 @@ impl Bucket {
     }
 
     /// Returns the objects below a folder, without a request.
-    pub fn contents(&self, folder: &str) -> Vec<(String, Bytes)> {
+    pub(crate) fn contents(&self, folder: &str) -> Vec<(String, Bytes)> {
         let state = self.state();
         let prefix = format!("{folder}/");
         let below = state.objects.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
@@ -184,7 +184,7 @@ impl Bucket {
     }
 
     /// Returns the page of a listing that begins after the key `after`.
-    pub fn page(&self, prefix: &str, after: &str) -> Vec<ObjectMeta> {
+    pub(crate) fn page(&self, prefix: &str, after: &str) -> Vec<ObjectMeta> {
         if prefix == INPUTS {
             let first = if after.is_empty() { 0 } else { self.inputs.first_after(after) };
             let end = (first + PAGE).min(self.inputs.shards);
@@ -199,7 +199,7 @@ impl Bucket {
     }
 
     /// Returns one level of a folder, and the number of pages that it takes.
-    pub fn level(&self, prefix: &str) -> (ListResult, usize) {
+    pub(crate) fn level(&self, prefix: &str) -> (ListResult, usize) {
         let folder = format!("{prefix}/");
         let (mut objects, mut common_prefixes) = (Vec::new(), Vec::new());
         let mut after = String::new();

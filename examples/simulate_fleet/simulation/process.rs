@@ -22,7 +22,7 @@ use super::{machine::Device, world::World};
 const IMAGES: u64 = 10_000;
 
 /// A process on a machine. Dropping the future of [`Process::run`] kills it.
-pub struct Process {
+pub(crate) struct Process {
     world: Arc<World>,
     output: Location,
     /// In an array job, which task of it this is.
@@ -45,7 +45,7 @@ impl Process {
     ///
     /// # Errors
     /// Those that end the program with an exit code that schedulers retry.
-    pub async fn run(world: Arc<World>, (index, speed): (u32, f64), stop: Arc<Stop>) -> anyhow::Result<()> {
+    pub(crate) async fn run(world: Arc<World>, (index, speed): (u32, f64), stop: Arc<Stop>) -> anyhow::Result<()> {
         let (output, counters) = world.output();
         let process = Self {
             world: Arc::clone(&world),

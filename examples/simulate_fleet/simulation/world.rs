@@ -1,6 +1,7 @@
 //! What all processes of a simulation share: the bucket, the shards' work, plans, and what was seen.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -31,11 +32,11 @@ use super::{
 /// URL of the bucket. Nothing is ever sent there: the bucket is simulated.
 const BUCKET: &str = "s3://simulated";
 /// Folder of the output.
-pub const OUTPUT: &str = "out";
+pub(crate) const OUTPUT: &str = "out";
 
 /// How long the shards take.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Work {
+pub(crate) struct Work {
     /// Number of shards.
     pub shards: usize,
     /// Bytes of a shard.
@@ -48,7 +49,7 @@ pub struct Work {
 
 /// What became of the attempts at shards.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// How often each shard was captioned to its end.
     pub captioned: Vec<u32>,
     /// Seconds at which the last record was put.
@@ -73,7 +74,7 @@ pub struct Seen {
 
 /// The shards that a process has to do, and what planning found.
 #[derive(Debug)]
-pub struct SharedPlan {
+pub(crate) struct SharedPlan {
     /// The shards.
     pub tasks: Arc<Tasks>,
     /// The task of an array job that each belongs to.
@@ -83,7 +84,7 @@ pub struct SharedPlan {
 }
 
 /// Everything that is shared. One thread uses it.
-pub struct World {
+pub(crate) struct World {
     /// The store.
     pub bucket: Arc<Bucket>,
     /// Attempts and timeouts of requests.
@@ -107,7 +108,7 @@ pub struct World {
 
 /// What a world is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// The shards.
     pub work: Work,
     /// Between every process and the store.
@@ -129,7 +130,7 @@ impl World {
     ///
     /// # Errors
     /// When no client of the bucket's kind can be built.
-    pub fn new(
+    pub(crate) fn new(
         bucket: Bucket,
         (setting, workers): (Setting, usize),
         random: &mut Rng,
@@ -159,37 +160,37 @@ impl World {
     }
 
     /// Returns the seconds that an average machine takes for a shard.
-    pub fn seconds(&self, shard: usize) -> f64 {
+    pub(crate) fn seconds(&self, shard: usize) -> f64 {
         self.seconds.get(shard).copied().unwrap_or(0.0)
     }
 
     /// Returns the name of a shard's files.
-    pub fn shard_id(&self, number: usize) -> ShardId {
+    pub(crate) fn shard_id(&self, number: usize) -> ShardId {
         ShardId::from_url(&format!("{BUCKET}/{}", Inputs::key(number)))
     }
 
     /// Returns the seconds that an average machine takes for all shards.
-    pub fn total_seconds(&self) -> f64 {
+    pub(crate) fn total_seconds(&self) -> f64 {
         self.seconds.iter().sum()
     }
 
     /// Returns the longest time of a shard.
-    pub fn longest_seconds(&self) -> f64 {
+    pub(crate) fn longest_seconds(&self) -> f64 {
         self.seconds.iter().copied().fold(0.0, f64::max)
     }
 
     /// Returns the task of an array job that a machine runs; `None` where there is no such job.
-    pub fn task(&self, index: u32) -> Option<ArrayTask> {
+    pub(crate) fn task(&self, index: u32) -> Option<ArrayTask> {
         self.is_dealt.then_some(ArrayTask { index, count: self.workers, steal: true })
     }
 
     /// Returns what was seen so far.
-    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the output as a new process sees it, and what counts its requests.
-    pub fn output(&self) -> (Location, Arc<StoreCounters>) {
+    pub(crate) fn output(&self) -> (Location, Arc<StoreCounters>) {
         let (store, counters) = self.store(self.client());
         let mut output = self.output.clone();
         output.store = store;
@@ -210,7 +211,7 @@ impl World {
     ///
     /// # Errors
     /// As [`Plan::make`].
-    pub async fn plan(&self) -> anyhow::Result<Arc<SharedPlan>> {
+    pub(crate) async fn plan(&self) -> anyhow::Result<Arc<SharedPlan>> {
         let began = self.bucket.elapsed();
         let window = began.as_millis() / self.plan_window.as_millis().max(1);
         let cell = {
@@ -218,15 +219,15 @@ impl World {
             plans.retain(|key, _| *key + 1 >= window as u64);
             Arc::clone(plans.entry(window as u64).or_default())
         };
-        let mut made = false;
+        let made = Cell::new(false);
         let plan = cell
             .get_or_try_init(|| async {
-                made = true;
+                made.set(true);
                 self.make_plan().await.map(Arc::new)
             })
             .await?;
         let plan = Arc::clone(plan);
-        if !made {
+        if !made.get() {
             let client = self.client();
             let repeated = plan.requests.iter().map(async |(offset, kind, path)| {
                 sleep(*offset).await;
@@ -245,7 +246,7 @@ impl World {
     ///
     /// # Errors
     /// As [`Plan::make`].
-    pub async fn plan_afresh(&self) -> anyhow::Result<SharedPlan> {
+    pub(crate) async fn plan_afresh(&self) -> anyhow::Result<SharedPlan> {
         self.make_plan().await
     }
 
@@ -266,7 +267,7 @@ impl World {
         let splitter = Splitter { settings: &read, output: &output, can_write: true };
         let plan = Plan::make(
             shards?,
-            (scan?, &removals?),
+            (scan?, &*removals?),
             (&commit_log, splitter),
             (self.configuration.clone(), &BTreeMap::new()),
             (&RunOptions::default(), 0),
