@@ -4,8 +4,8 @@
 
 - requests: two runs over an S3 server on this machine (moto), few shards and many: what one more shard costs in requests by kind
   and in bytes, as the run's own metrics and the bucket tell.
-- plan: seconds and peak memory of a run that finds 10,000 and 100,000 shards committed, over a server that lists 1,000 keys a
-  page and takes 100 ms for each, with the number of its pages.
+- plan: seconds and peak memory of a plan of 10,000 and 100,000 shards, none of them and all of them committed, over a server
+  that lists 1,000 keys a page and takes 100 ms for each, with the number of pages.
 - processes: captions per second of one process with all cores, and of as many processes as cores with one thread each that share
   an output, in interleaved turns.
 - commits: shards of one image per second, over a folder and over moto.
@@ -76,10 +76,12 @@ def requests(options) -> dict:
 def plan(options) -> dict:
     found = {}
     for shards in options.shards:
-        seconds, peak, pages = scale.nothing_listed(argparse.Namespace(shards=shards, latency=0.1, profile=False))
-        found[shards] = {"seconds": seconds, "peak_bytes": peak, "pages": pages}
-        print(f"plan of {shards} committed shards: {seconds:.1f} s, peak {peak / 2**20:.0f} MiB, {pages} pages of 100 ms",
-              flush=True)
+        given = argparse.Namespace(shards=shards, latency=0.1, profile=False)
+        for name, measured in (("pending", scale.pending), ("committed", scale.nothing_listed)):
+            seconds, peak, pages = measured(given)
+            found[f"{shards} {name}"] = {"seconds": seconds, "peak_bytes": peak, "pages": pages}
+            print(f"plan of {shards} {name} shards: {seconds:.1f} s, peak {peak / 2**20:.0f} MiB, {pages} pages of 100 ms",
+                  flush=True)
     return found
 
 

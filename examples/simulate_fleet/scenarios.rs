@@ -10,7 +10,8 @@ use crate::{
 };
 
 /// All scenarios, in the order in which they run.
-pub(crate) const NAMES: [&str; 8] = ["calm", "deaths", "ten", "stragglers", "spot", "late", "slow-store", "storm"];
+pub(crate) const NAMES: [&str; 8] =
+    ["calm", "deaths", "ten", "stragglers", "spot", "late", "slow-store", "storm"];
 
 /// Shards per machine, where neither a flag nor a scenario says otherwise.
 const SHARDS_PER_WORKER: usize = 100;

@@ -12,6 +12,7 @@
 //! | `memory`, `disk`, `machine` | what a run takes, and what there is |
 //! | `forecast` | hours and cost |
 //! | `report`, `text` | the result |
+//! | `shards` | the shards to do alone, for a driver of workers |
 
 mod disk;
 mod forecast;
@@ -23,6 +24,7 @@ mod models;
 mod output;
 mod problem;
 mod report;
+mod shards;
 mod text;
 mod work;
 
@@ -39,6 +41,7 @@ pub use self::{
     models::Compute,
     problem::{Problem, Subject},
     report::{ByteCounts, PlanReport, ShardCounts},
+    shards::{ShardToDo, shards_to_do},
     work::Redo,
 };
 use self::{

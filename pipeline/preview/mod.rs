@@ -78,7 +78,7 @@ pub async fn preview(
     let devices = Arc::new(Devices::new(&executions));
     let sampling = Arc::new(Sampling::new(places::spread(&shards, options.samples, options.seed)));
     let mut progress = Progress::of_shards(&shards).on(&devices).expecting(Some(options.samples));
-    progress.shards = sampling.shards().len();
+    progress.shards = sampling.shards().len().into();
     let progress = Arc::new(progress);
     let request = StreamRequest {
         tasks: Arc::new(Tasks::of_shards(shards.iter().cloned())),

@@ -6,7 +6,7 @@
 use recaption_schemas::ShardId;
 use serde::Serialize;
 
-use super::selection::rank;
+use super::rank::rank;
 
 /// Seed of the hash. Not `run.seed`: tasks with different seeds must agree, and a share of `--sample` is dealt too.
 const SEED: u64 = 0;

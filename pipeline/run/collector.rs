@@ -6,9 +6,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::Arc,
 };
 
+use futures::FutureExt;
 use recaption_messages::{PreviousOutcome, SampleOutcome, SampleResult, ShardContents, ShardEvent};
 use recaption_schemas::{CaptionTable, Counts, RejectTable, caption_schema, reject_schema};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -120,7 +122,7 @@ impl OpenShard {
 }
 
 /// Sorts sample results by shard and position.
-pub(super) struct Collector {
+pub(crate) struct Collector {
     output: Arc<Output>,
     tasks: Arc<Tasks>,
     /// The first shard that was begun of each list: its parts are one input.
@@ -137,7 +139,7 @@ pub(super) struct Collector {
 impl Collector {
     /// An empty collector.
     #[must_use]
-    pub(super) fn new(output: Arc<Output>, tasks: Arc<Tasks>, guard: FailureGuard) -> Self {
+    pub(crate) fn new(output: Arc<Output>, tasks: Arc<Tasks>, guard: FailureGuard) -> Self {
         Self {
             output,
             tasks,
@@ -155,7 +157,7 @@ impl Collector {
     /// # Errors
     /// When rows do not fit the schema, which is a defect and not bad data, or when so many samples failed that something
     /// is wrong with the run.
-    pub(super) async fn take(&mut self, event: ShardEvent) -> anyhow::Result<()> {
+    pub(crate) async fn take(&mut self, event: ShardEvent) -> anyhow::Result<()> {
         match event {
             ShardEvent::Begun { shard, permit } => self.begin(shard, permit),
             ShardEvent::Sample(result) => {
@@ -224,7 +226,8 @@ impl Collector {
         self.open.insert(shard, open);
         let output = Arc::clone(&self.output);
         self.writers.spawn(async move {
-            let outcome = write_shard(&output, &task, from_collector).await;
+            let writing = AssertUnwindSafe(write_shard(&output, &task, from_collector)).catch_unwind();
+            let outcome = writing.await.unwrap_or_else(|_| Err(ShardFailure::panicked(&task.shard.url)));
             drop(permit);
             ShardResult { shard, outcome }
         });
@@ -250,7 +253,7 @@ impl Collector {
     }
 
     /// Shards that ended since the last call.
-    pub(super) fn ended(&mut self) -> Vec<ShardResult> {
+    pub(crate) fn ended(&mut self) -> Vec<ShardResult> {
         let mut ended = std::mem::take(&mut self.early);
         while let Some(result) = self.writers.try_join_next() {
             ended.extend(self.joined(result));
@@ -258,8 +261,19 @@ impl Collector {
         ended
     }
 
+    /// Waits until a shard's writer has ended; forever while there is none. Then [`Collector::ended`] returns the shard.
+    pub(crate) async fn writer_ended(&mut self) {
+        match self.writers.join_next().await {
+            Some(result) => {
+                let result = self.joined(result);
+                self.early.extend(result);
+            }
+            None => std::future::pending().await,
+        }
+    }
+
     /// Waits for the uploads of complete shards; shards that are not complete are abandoned.
-    pub(super) async fn finish(mut self) -> Vec<ShardResult> {
+    pub(crate) async fn finish(mut self) -> Vec<ShardResult> {
         self.open.clear();
         let mut ended = std::mem::take(&mut self.early);
         while let Some(result) = self.writers.join_next().await {
@@ -275,7 +289,7 @@ impl Collector {
             Ok(result) if result.outcome.is_ok() => Some(result),
             Ok(result) => self.reported.insert(result.shard).then_some(result),
             Err(error) => {
-                tracing::error!(%error, "a shard's writer panicked");
+                tracing::error!(%error, "a shard's writer was cancelled");
                 None
             }
         }

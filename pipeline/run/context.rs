@@ -34,15 +34,15 @@ pub struct RunContext<'a> {
 /// State of one pass over shards, shared by the threads and tasks of all stages.
 pub(crate) struct RunState {
     /// All shards that have a number.
-    pub(super) tasks: Arc<Tasks>,
+    pub(crate) tasks: Arc<Tasks>,
     /// Which of them is next.
-    pub(super) source: Arc<ShardSource>,
+    pub(crate) source: Arc<ShardSource>,
     /// Where only some samples of each shard are read, which.
     pub(super) sampling: Option<Arc<Sampling>>,
     /// Where reading ends after some samples, when.
     pub(super) limit: Option<ReadLimit>,
-    pub(super) stop: Arc<Stop>,
-    pub(super) progress: Arc<Progress>,
+    pub(crate) stop: Arc<Stop>,
+    pub(crate) progress: Arc<Progress>,
     /// Places for open shards.
     pub(super) window: Arc<Semaphore>,
     pub(super) budget: ByteBudget,

@@ -1,7 +1,8 @@
 //! The plan of a run: inputs compared with commit records.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashSet, hash_map::RandomState},
+    hash::BuildHasher,
     sync::Arc,
 };
 
@@ -38,17 +39,18 @@ pub struct Task {
     /// The record that its own will replace.
     pub replaces: Option<ExistingRecord>,
     /// Records of the same shard that are obsolete; deleted once its record is written.
-    pub stale_records: Vec<ExistingRecord>,
+    pub stale_records: Box<[ExistingRecord]>,
     /// Parts that are obsolete once its record is written.
-    pub orphaned_parts: Vec<ExistingPart>,
+    pub orphaned_parts: Box<[ExistingPart]>,
     /// In a retry, the record whose rows stay, except for samples that were rejected for a transient reason.
-    pub keep: Option<Keep>,
+    pub keep: Option<Box<Keep>>,
 }
 
 impl Task {
     /// Of a shard that is not done.
-    fn new(shard: ShardRef, name: RecordName, found: ShardState) -> Self {
+    pub(crate) fn new(shard: ShardRef, name: RecordName, found: ShardState) -> Self {
         let ShardState { replaces, stale_records, orphaned_parts, .. } = found;
+        let (stale_records, orphaned_parts) = (stale_records.into(), orphaned_parts.into());
         Self { shard, name, replaces, stale_records, orphaned_parts, keep: None }
     }
 
@@ -74,6 +76,16 @@ struct Done {
     name: RecordName,
     standing: ExistingRecord,
     found: ShardState,
+}
+
+impl Done {
+    /// Keeps what the run needs of a shard that is not retried.
+    fn end(self, done: &mut Vec<DoneShard>, leftovers: &mut Vec<ShardState>) {
+        done.push(DoneShard::new(&self));
+        if !self.found.stale_records.is_empty() || !self.found.orphaned_parts.is_empty() {
+            leftovers.push(self.found);
+        }
+    }
 }
 
 /// A shard that is done, with what its record says.
@@ -104,10 +116,8 @@ impl DoneShard {
 pub struct Plan {
     /// Shards to process, in input order.
     pub todo: Vec<Arc<Task>>,
-    /// Shards that are done.
-    pub done: Vec<ShardId>,
-    /// The same shards, with what their records say.
-    pub done_shards: Vec<DoneShard>,
+    /// Shards that are done, with what their records say.
+    pub done: Vec<DoneShard>,
     /// Records and parts that unfinished attempts left of shards that are done.
     pub leftovers: Vec<ShardState>,
     /// Shards of the output that are no longer among the inputs.
@@ -115,7 +125,7 @@ pub struct Plan {
     /// Parts that lists had before they became shorter, by list.
     pub superseded: BTreeMap<String, Orphans>,
     /// Names of all inputs, and those that they have in outputs of versions before 0.2.
-    pub inputs: HashSet<ShardId>,
+    pub inputs: InputNames,
     /// Old parts of shards without a record.
     pub strays: Vec<(String, Vec<ExistingPart>)>,
     /// Parts of shards whose deletion an earlier run did not finish.
@@ -151,9 +161,11 @@ impl Plan {
             |shard: &ShardRef| RecordName { input: shard.fingerprint(), configuration: fingerprint.clone() };
         let is_done = |shard: &ShardRef| survey.done(&shard.url, &name_of(shard)).is_some();
         let mut split = splitter.split(shards, is_done).await?;
-        let inputs = names_of(&split);
+        let inputs = InputNames::of(&split.shards);
         let selection = Selection::new(&split.shards, options, seed);
         let (mut todo, mut done, mut not_selected, mut repaired) = (Vec::new(), Vec::new(), 0, Vec::new());
+        let (mut leftovers, can_retry) = (Vec::new(), options.retry || options.overwrite);
+        let mut retriable = Vec::new();
         let mut incomplete = HashSet::new(); // objects of which some shards are not selected
         for shard in std::mem::take(&mut split.shards) {
             let name = name_of(&shard);
@@ -162,7 +174,12 @@ impl Plan {
             if shard.lookup_error().is_none()
                 && let Some(standing) = found.done.take()
             {
-                done.push(Done { shard, name, standing, found });
+                let one = Done { shard, name, standing, found };
+                if can_retry {
+                    retriable.push(one)
+                } else {
+                    one.end(&mut done, &mut leftovers)
+                }
                 continue;
             }
             if !selection.has(&shard) {
@@ -172,7 +189,7 @@ impl Plan {
             }
             let found = if shard.lookup_error().is_some() { ShardState::default() } else { found };
             repaired.extend(faults_of(&shard, &found));
-            todo.push(Task::new(shard, name, found));
+            todo.push(Arc::new(Task::new(shard, name, found)));
         }
         if options.retry {
             let before = todo.len();
@@ -180,17 +197,15 @@ impl Plan {
             todo = failed_before(todo, commit_log, &split).await?;
             not_selected += before - todo.len();
         }
-        let (retries, done) = select_retries(done, commit_log, (settings, options)).await?;
-        todo.extend(retries);
-        let done_shards = done.iter().map(DoneShard::new).collect();
-        let (done, leftovers) = done.into_iter().map(|done| (done.shard.id, done.found)).unzip();
+        let (retries, rest) = select_retries(retriable, commit_log, (settings, options)).await?;
+        todo.extend(retries.into_iter().map(Arc::new));
+        rest.into_iter().for_each(|one| one.end(&mut done, &mut leftovers));
         let (superseded, orphans) = split_off_stale_parts(&mut survey, &split, &incomplete);
         let removals = with_parts(&survey, removals);
         let strays = with_parts(&survey, &CommitLog::orphaned_shards(&survey));
         Ok(Self {
-            todo: todo.into_iter().map(Arc::new).collect(),
+            todo,
             done,
-            done_shards,
             leftovers,
             orphans,
             superseded,
@@ -245,13 +260,31 @@ pub(crate) fn unclaimed(error: CommitError, configuration: &BTreeMap<String, Str
 
 /// Shards by name, with the parts that exist of them.
 fn with_parts(survey: &OutputScan, shards: &[String]) -> Vec<(String, Vec<ExistingPart>)> {
-    shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard).to_vec())).collect()
+    shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard))).collect()
 }
 
-/// Names of all inputs, today's and those of versions before 0.2.
-fn names_of(split: &Split) -> HashSet<ShardId> {
-    let names = |shard: &ShardRef| [shard.id.clone(), ShardId::old_from_url(&shard.url)];
-    split.shards.iter().flat_map(names).collect()
+/// Names of all inputs, today's and those of versions before 0.2, as digests of 64 bits.
+#[derive(Debug, Default)]
+pub struct InputNames {
+    digests: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl InputNames {
+    fn of(shards: &[ShardRef]) -> Self {
+        let hasher = RandomState::new();
+        let digests_of = |shard: &ShardRef| {
+            [shard.id.clone(), ShardId::old_from_url(&shard.url)].map(|id| hasher.hash_one(id.as_str()))
+        };
+        let digests = shards.iter().flat_map(digests_of).collect();
+        Self { digests, hasher }
+    }
+
+    /// Returns whether an input has this name.
+    #[must_use]
+    pub fn contains(&self, shard: &str) -> bool {
+        self.digests.contains(&self.hasher.hash_one(shard))
+    }
 }
 
 /// Logs what was invalid about a shard that was done.
@@ -274,7 +307,7 @@ fn split_off_stale_parts(
 ) -> (BTreeMap<String, Orphans>, Orphans) {
     let (mut superseded, mut orphans): (BTreeMap<String, Orphans>, _) = (BTreeMap::new(), Orphans::new());
     for (shard, standing) in survey.take_records() {
-        let parts = survey.parts_of(&shard).to_vec();
+        let parts = survey.parts_of(&shard);
         match split.stale_part(&shard) {
             Some(StalePart::Superseded(list)) if !incomplete.contains(list) => {
                 superseded.entry(list.to_owned()).or_default().insert(shard, (standing, parts));
@@ -296,7 +329,11 @@ pub(super) type Settings = BTreeMap<String, String>;
 const RECORDS_AT_ONCE: usize = 64;
 
 /// Of shards that are not done those that failed before.
-async fn failed_before(todo: Vec<Task>, commit_log: &CommitLog, split: &Split) -> anyhow::Result<Vec<Task>> {
+async fn failed_before(
+    todo: Vec<Arc<Task>>,
+    commit_log: &CommitLog,
+    split: &Split,
+) -> anyhow::Result<Vec<Arc<Task>>> {
     let failed: HashSet<String> = commit_log.failures().await?.into_iter().collect();
     // A list that could not be looked at failed for all its parts, and one that cannot be looked at now is there for them.
     let for_parts: HashSet<&str> = failed
@@ -310,7 +347,7 @@ async fn failed_before(todo: Vec<Task>, commit_log: &CommitLog, split: &Split) -
         failed.contains(ShardId::from_url(url).as_str())
             || failed.contains(ShardId::old_from_url(url).as_str())
     };
-    let has_failed = |task: &Task| {
+    let has_failed = |task: &Arc<Task>| {
         let (shard, list) = (&task.shard, task.shard.location.url());
         // A shard that was done and is invalid now is always processed.
         let invalid =
@@ -330,10 +367,7 @@ async fn select_retries(
     commit_log: &CommitLog,
     (settings, options): (&Settings, &RunOptions),
 ) -> anyhow::Result<(Vec<Task>, Vec<Done>)> {
-    if !options.retry && !options.overwrite {
-        return Ok((Vec::new(), done));
-    }
-    let looked: Vec<(Done, Option<Keep>)> = stream::iter(done)
+    let looked: Vec<(Done, Option<Box<Keep>>)> = stream::iter(done)
         .map(|done| async move {
             let facts = done.standing.summary.as_ref();
             let retried =
@@ -342,7 +376,7 @@ async fn select_retries(
                 true => None,
                 false => commit_log.find(&done.standing.file, &done.name).await?,
             };
-            anyhow::Ok((done, commit.map(|commit| Keep { commit: Box::new(commit), retried })))
+            anyhow::Ok((done, commit.map(|commit| Box::new(Keep { commit: Box::new(commit), retried }))))
         })
         .buffered(RECORDS_AT_ONCE)
         .try_collect()
@@ -369,6 +403,7 @@ async fn select_retries(
             stale_records.push(standing);
             None
         };
+        let (stale_records, orphaned_parts) = (stale_records.into(), orphaned_parts.into());
         todo.push(Task { shard, name, replaces, stale_records, orphaned_parts, keep });
     }
     Ok((todo, rest))

@@ -6,7 +6,7 @@ use recaption_input::read::{ReadRequest, ReadSettings, read_shard};
 use recaption_messages::{Closed, ReadSink, ReadStop, ShardContents, ShardEvent};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{context::RunState, read_limit::Turn, source::Next};
+use super::{context::RunState, panic_guard::PanicGuard, read_limit::Turn, source::Next};
 
 /// Takes the next shard, once it is this reader's turn where there is a limit; `None` once the limit is reached.
 async fn next_in_turn(state: &RunState) -> Option<(Next, Option<Turn>)> {
@@ -24,6 +24,7 @@ pub(super) async fn read_all(
     sink: ReadSink,
     events: mpsc::Sender<ShardEvent>,
 ) {
+    let _guard = PanicGuard::new(&state, "a reader");
     loop {
         // The stop is polled first: shards that are abandoned keep their places in the window until the run ends.
         let next = tokio::select! {

@@ -4,7 +4,6 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use anyhow::anyhow;
 use recaption_output::commits::{CommitResult, Workers};
-use recaption_schemas::FailureClass;
 
 use super::{
     array_task::ArrayTask,
@@ -15,9 +14,9 @@ use super::{
     output::Output,
     pipeline::{StreamRequest, stream},
     plan::{Mismatch, Plan},
+    rank::rank,
     read_limit::ReadLimit,
     retry_rounds::retry_rounds,
-    selection::rank,
     shard_writer::{ShardOutcome, ShardResult},
     source::{ShardSource, Tasks, WorkerClaims},
 };
@@ -144,7 +143,7 @@ async fn on_ended(state: &RunState, ended: Vec<ShardResult>, results: &mut Vec<S
                     state.fail(anyhow!("the output cannot be written: {}", failure.error));
                 }
                 state.progress.failed.fetch_add(1, Relaxed);
-                if failure.class == FailureClass::Transport {
+                if failure.class.is_transient() {
                     tracing::error!(error = failure.error, "shard failed");
                 }
                 if let Some(claims) = state.source.claims() {

@@ -8,18 +8,9 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use recaption_input::shards::ShardRef;
 use recaption_output::second_pass::Fraction;
-use recaption_schemas::{ShardId, sha256_hex};
+use recaption_schemas::ShardId;
 
-use super::{array_task::ArrayTask, options::RunOptions};
-
-/// Hex digits of a digest that make a rank: 64 bits.
-const RANK_DIGITS: usize = 16;
-
-/// Returns a shard's place in the seeded order, uniform over all 64-bit numbers.
-pub(super) fn rank(seed: u64, shard: &ShardId) -> u64 {
-    let digest = sha256_hex(format!("{seed}\n{}", shard.as_str()).as_bytes());
-    u64::from_str_radix(&digest[..RANK_DIGITS], 16).unwrap_or(0)
-}
+use super::{array_task::ArrayTask, options::RunOptions, rank::rank};
 
 /// The shards that the options of a run select among all.
 pub(super) struct Selection {

@@ -60,6 +60,11 @@ impl Call {
         self
     }
 
+    /// The command, for a story that needs its streams.
+    pub(crate) fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Runs it to its end, which must be this exit code.
     #[track_caller]
     pub(crate) fn ends(mut self, code: i32) -> Said {

@@ -45,7 +45,11 @@ impl Process {
     ///
     /// # Errors
     /// Those that end the program with an exit code that schedulers retry.
-    pub(crate) async fn run(world: Arc<World>, (index, speed): (u32, f64), stop: Arc<Stop>) -> anyhow::Result<()> {
+    pub(crate) async fn run(
+        world: Arc<World>,
+        (index, speed): (u32, f64),
+        stop: Arc<Stop>,
+    ) -> anyhow::Result<()> {
         let (output, counters) = world.output();
         let process = Self {
             world: Arc::clone(&world),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use recaption_output::commits::ClaimAttempt;
 use tokio::time::Instant;
 
-use super::{state::Group, worker_claims::WorkerClaims};
+use super::worker_claims::WorkerClaims;
 
 /// Shards of a group, where a store can list a part of a folder: their records and claims are one page each.
 const GROUP: usize = 900;
@@ -23,9 +23,13 @@ pub(super) const CLAIM_POLL: Duration = Duration::from_millis(500);
 /// Longest pause, where very many workers look at the same shards.
 const MAX_POLL: Duration = Duration::from_secs(30);
 /// Number of other workers from which on the pause grows: all together look as often as these.
-const FULL_RATE_WORKERS: u32 = 16;
+const FULL_RATE_WORKERS: u32 = 32;
 /// A listing is repeated after this many times the time that it took, at the earliest.
 const LISTING_SHARE: u32 = 20;
+
+/// Shards that are looked at together, in the order of their names.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Group(pub(super) Vec<usize>);
 
 /// What was found of a group.
 #[derive(Debug, Default)]

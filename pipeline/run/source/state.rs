@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use super::listing::{Listing, Poll};
+use super::listing::{Group, Listing, Poll};
 
 /// Own shards in a row that others had claimed, after which the rest of a task's share is looked at in listings too.
 const MAX_OWN_CONFLICTS: usize = 8;
@@ -27,10 +27,6 @@ pub(super) struct Waiting {
     /// Whether it is looked at again as long as another worker claims it.
     pub(super) wait: bool,
 }
-
-/// Shards that are looked at together, in the order of their names.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Group(pub(super) Vec<usize>);
 
 /// What a reader is to do.
 #[derive(Debug)]
@@ -286,7 +282,8 @@ impl State {
     }
 
     /// Takes groups of shards that others claimed, for a round of looks.
-    pub(super) fn add_polls(&mut self, groups: Vec<Group>) {
+    pub(super) fn add_polls(&mut self, mut groups: Vec<Group>) {
+        fastrand::shuffle(&mut groups);
         self.polls.extend(groups);
     }
 

@@ -48,7 +48,8 @@ impl Output {
     fn in_memory(count: usize) -> Arc<Self> {
         let store = CountingStore::default();
         let requests = store.requests.clone();
-        let place = Location { store: Arc::new(store), ..Location::nowhere() };
+        let mut place = Location::nowhere();
+        place.store = Arc::new(store);
         Self::at(place, requests, count)
     }
 
@@ -83,6 +84,15 @@ impl Output {
         }
     }
 
+    fn note_reader(&self, shard: usize, worker: usize) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.entry(shard).or_default().push(worker);
+    }
+
+    fn note_report(&self, shard: usize) {
+        *self.reports.lock().unwrap_or_else(PoisonError::into_inner).entry(shard).or_default() += 1;
+    }
+
     /// Works as one worker with two readers until the source ends; each shard takes `pace`.
     async fn work(self: Arc<Self>, number: usize, source: Arc<ShardSource>, pace: Duration) {
         let mut readers = tokio::task::JoinSet::new();
@@ -92,15 +102,12 @@ impl Output {
                 loop {
                     match source.next().await {
                         Next::Read(shard) => {
-                            let mut all = output.readers.lock().unwrap_or_else(PoisonError::into_inner);
-                            all.entry(shard).or_default().push(number);
-                            drop(all);
+                            output.note_reader(shard, number);
                             tokio::time::sleep(pace).await;
                             output.commit(shard).await;
                         }
                         Next::CommittedByOther(shard) => {
-                            let mut all = output.reports.lock().unwrap_or_else(PoisonError::into_inner);
-                            *all.entry(shard).or_default() += 1;
+                            output.note_report(shard);
                         }
                         Next::Claimed(_) => unreachable!("all are waited for"),
                         Next::Nothing => return,

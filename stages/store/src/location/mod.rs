@@ -53,14 +53,14 @@ pub struct Location {
     /// The kind of the store.
     pub kind: StoreKind,
     /// Prefix of every canonical URL in this store, redacted, without a final slash: `s3://bucket`.
-    pub(crate) base: String,
+    pub(crate) base: Arc<str>,
 }
 
 impl Location {
     /// Returns a location in an empty store in memory: a place where nothing is.
     #[must_use]
     pub fn nowhere() -> Self {
-        let (store, base) = (Arc::new(InMemory::new()), "memory:/".to_owned());
+        let (store, base) = (Arc::new(InMemory::new()), "memory:/".into());
         Self { store, path: Path::default(), kind: StoreKind::Bucket, base }
     }
 
@@ -74,6 +74,19 @@ impl Location {
     #[must_use]
     pub fn url(&self) -> String {
         self.url_of(&self.path)
+    }
+
+    /// Returns a URL that names this location when it is given back to [`Stores::locate`](crate::Stores::locate), without
+    /// secrets. It differs from [`Location::url`] where a name holds characters that mean something in a URL.
+    #[must_use]
+    pub fn locatable_url(&self) -> String {
+        let path = match self.kind {
+            // object_store escapes these names already.
+            StoreKind::Local => return self.url(),
+            StoreKind::Bucket | StoreKind::Http | StoreKind::Hub => self.path.as_ref(),
+        };
+        let path = path.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
+        format!("{}/{path}", self.base)
     }
 
     /// Returns the identity of the folder that holds this location.
@@ -131,8 +144,8 @@ impl Location {
     /// Returns whether the store lists in the order of keys and can begin after any of them. Azure cannot in accounts with
     /// hierarchical names, and S3's directory buckets (Express One Zone) have no order.
     fn can_list_ranges(&self) -> bool {
-        let is_ordered = ["s3://", "s3a://", "gs://"].iter().any(|scheme| self.base.starts_with(scheme));
-        is_ordered && !self.base.ends_with("--x-s3")
+        // In memory every listing begins with the first key.
+        self.can_list_between() && !self.base.starts_with("memory:")
     }
 
     /// Lists at most `max` objects below this location. A store that repeats its first page is an error: its listing

@@ -64,25 +64,29 @@ impl Claims {
             Err(Error::NotFound { .. }) => return self.claim(shard).await,
             Err(source) => return Err(StoreError::Store { url: location.url(), source }),
         };
-        let attempt = self.replace_if_dead(&location, &existing).await?;
         let worker = worker_of(&existing);
-        if attempt != ClaimAttempt::HeldByOther || !self.peers.is_stuck(&worker).await? {
-            return Ok(attempt);
+        if worker == self.peers.id || !self.peers.is_alive(&worker).await? {
+            return self.replace_if_dead(&location, &existing).await;
+        }
+        if !self.peers.is_stuck(&worker).await? {
+            return Ok(ClaimAttempt::HeldByOther);
         }
         // One of those that watch it takes the claim, so that not all of them process the shard.
-        let text = self.text();
-        let lock = self.peers.out.child(REPLACEMENT_LOCK);
-        let swapped = compare_and_swap(&location, &digest_of(&existing), text.as_bytes(), &lock).await?;
-        if let SwapResult::Mismatch(_) = swapped {
+        if self.replace(&location, &existing).await? == ClaimAttempt::HeldByOther {
             return Ok(ClaimAttempt::HeldByOther);
         }
         tracing::info!(shard, worker, "the shard's worker makes no progress; processing it here too");
         Ok(ClaimAttempt::Inherited)
     }
 
+    /// Returns the content of this worker's claims.
+    fn claim_text(&self) -> String {
+        format!("{{\"worker\":\"{}\"}}\n", self.peers.id)
+    }
+
     /// Claims a shard unless a living worker has it.
     pub(super) async fn claim(&self, shard: &str) -> Result<ClaimAttempt, StoreError> {
-        let (location, text) = (self.location(shard), self.text());
+        let (location, text) = (self.location(shard), self.claim_text());
         if self.create(&location, &text).await? {
             return Ok(ClaimAttempt::Acquired);
         }
@@ -104,24 +108,25 @@ impl Claims {
         location: &Location,
         existing: &[u8],
     ) -> Result<ClaimAttempt, StoreError> {
-        let (worker, text) = (worker_of(existing), self.text());
+        let worker = worker_of(existing);
         if worker == self.peers.id {
             return Ok(ClaimAttempt::Acquired);
         }
         if self.peers.is_alive(&worker).await? {
             return Ok(ClaimAttempt::HeldByOther);
         }
+        self.replace(location, existing).await
+    }
+
+    /// Replaces exactly this existing claim by this worker's.
+    async fn replace(&self, location: &Location, existing: &[u8]) -> Result<ClaimAttempt, StoreError> {
+        let text = self.claim_text();
         let lock = self.peers.out.child(REPLACEMENT_LOCK);
         match compare_and_swap(location, &digest_of(existing), text.as_bytes(), &lock).await? {
             SwapResult::Swapped | SwapResult::Missing => Ok(ClaimAttempt::Inherited),
             SwapResult::Mismatch(now) if now == text.as_bytes() => Ok(ClaimAttempt::Inherited),
             SwapResult::Mismatch(_) => Ok(ClaimAttempt::HeldByOther),
         }
-    }
-
-    /// Returns the content of this worker's claims.
-    fn text(&self) -> String {
-        format!("{{\"worker\":\"{}\"}}\n", self.peers.id)
     }
 
     /// Deletes a claim.

@@ -82,6 +82,15 @@ impl Workers {
         self.peers.has_others()
     }
 
+    /// Waits until every other worker was heard of again, or counts as dead: one that died a moment ago has a young heartbeat.
+    /// Takes the lease at most; on a file system nothing. Returns the number of other workers that live.
+    ///
+    /// # Errors
+    /// Returns an error when the heartbeats cannot be listed.
+    pub async fn settle(&self) -> Result<usize, StoreError> {
+        self.peers.settle().await
+    }
+
     /// Returns what counts the other workers, for an observer that may outlive this one.
     #[must_use]
     pub fn count(&self) -> WorkerCount {

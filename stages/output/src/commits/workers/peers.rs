@@ -18,6 +18,9 @@ use tokio::time::Instant;
 use super::timing::{MIN_REFRESH, Timing};
 use crate::layout::WORKERS;
 
+/// Pause between two looks at workers that were not heard of again yet.
+const SETTLE_POLL: Duration = Duration::from_millis(500);
+
 /// The content of a heartbeat.
 #[derive(Deserialize)]
 struct Heartbeat {
@@ -137,7 +140,8 @@ impl Peers {
 
     /// Lists the heartbeats and decides which workers live.
     pub(super) async fn refresh(&self) -> Result<(), StoreError> {
-        let listed = self.out.child(WORKERS).list_as(|meta| {
+        let folder = self.out.child(WORKERS);
+        let listed = folder.list_as(|meta| {
             Some((meta.location.filename()?.strip_suffix(".json")?.to_owned(), meta.last_modified))
         });
         let listed: HashMap<String, DateTime<Utc>> = listed.await?.into_iter().collect();
@@ -168,6 +172,28 @@ impl Peers {
         }
         let _listing = self.listing.lock().await;
         if is_old() { self.refresh().await } else { Ok(()) }
+    }
+
+    /// Waits until every other worker was heard of again or counts as dead; at most for the lease. Returns the number of those
+    /// that live.
+    pub(super) async fn settle(&self) -> Result<usize, StoreError> {
+        let times = || -> HashMap<String, DateTime<Utc>> {
+            let known = self.known();
+            let living = known.peers.iter().filter(|(id, peer)| !peer.is_expired && !self.is_unlocked(id));
+            living.map(|(id, peer)| (id.clone(), peer.modified)).collect()
+        };
+        self.refresh().await?;
+        let first = times();
+        loop {
+            let now = times();
+            let is_silent = |(id, modified): (&String, &DateTime<Utc>)| now.get(id) == Some(modified);
+            // On a file system the kernel knows.
+            if self.is_local() || !first.iter().any(is_silent) {
+                return Ok(now.len());
+            }
+            tokio::time::sleep(SETTLE_POLL).await;
+            self.refresh().await?;
+        }
     }
 
     /// Returns whether a worker's file is not locked: its process has ended.
@@ -294,5 +320,49 @@ mod tests {
         assert!(first.has_others());
         drop(file);
         assert!(!first.is_alive("joining").await.expect("known"));
+    }
+
+    /// Returns an output in a bucket, and counts of its requests.
+    fn bucket() -> (Location, std::sync::Arc<recaption_store::StoreCounters>) {
+        let memory: std::sync::Arc<dyn object_store::ObjectStore> =
+            std::sync::Arc::new(object_store::memory::InMemory::new());
+        let mut stores = recaption_store::Stores::new(recaption_store::StoreSettings::default())
+            .wrapped(std::sync::Arc::new(move |_| std::sync::Arc::clone(&memory)));
+        (stores.locate("gs://bucket/out").expect("a location"), stores.counters())
+    }
+
+    #[tokio::test]
+    async fn buckets_are_listed_only_when_the_last_listing_is_old() {
+        let (out, counters) = bucket();
+        let lists = || counters.requests(recaption_store::StoreOperation::List);
+        let first = Peers::join(&out, LEASE).expect("joins");
+        first.send_heartbeat().await.expect("sent");
+        first.refresh().await.expect("listed");
+        let later = Peers::join(&out, LEASE).expect("joins");
+        assert!(!first.is_alive(&later.id).await.expect("asked"), "it has no heartbeat");
+        later.send_heartbeat().await.expect("sent");
+        for _ in 0..100 {
+            assert!(first.is_alive(&later.id).await.expect("asked"), "it joined after the listing");
+            assert!(!first.is_alive("unknown").await.expect("asked"));
+        }
+        assert!(first.has_others());
+        assert_eq!(lists(), 1, "single workers are looked up");
+        later.own_heartbeat().delete().await.expect("deleted");
+        first.refresh_if_older(|_| Duration::ZERO).await.expect("listed");
+        assert!(!first.is_alive(&later.id).await.expect("asked"), "it left");
+        assert_eq!((lists(), first.others()), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn workers_that_expired_live_again_with_their_next_heartbeat() {
+        let lease = Duration::from_millis(200);
+        let (out, _) = bucket();
+        let [first, silent] = [(); 2].map(|()| Peers::join(&out, lease).expect("joins"));
+        silent.send_heartbeat().await.expect("sent");
+        tokio::time::sleep(lease + lease / 2).await;
+        first.send_heartbeat().await.expect("sent");
+        assert!(!first.is_alive(&silent.id).await.expect("asked"), "its heartbeat is older than the lease");
+        silent.send_heartbeat().await.expect("sent");
+        assert!(first.is_alive(&silent.id).await.expect("asked"));
     }
 }
