@@ -26,7 +26,13 @@ impl ArrayTask {
     /// Returns whether a shard is in this task's share.
     #[must_use]
     pub fn owns(&self, shard: &ShardId) -> bool {
-        rank(SEED, shard) % u64::from(self.count.max(1)) == u64::from(self.index)
+        self.owner(shard) == self.index
+    }
+
+    /// Returns the number of the task in whose share a shard is.
+    #[must_use]
+    pub fn owner(&self, shard: &ShardId) -> u32 {
+        (rank(SEED, shard) % u64::from(self.count.max(1))) as u32
     }
 }
 

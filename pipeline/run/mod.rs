@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `job` | a whole run, from lock to report |
 //! | `plan`, `cleanup` | what is to be done, and what no longer belongs in the output |
-//! | `rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
+//! | `rounds`, `retry_rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
 //! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer`, `parts` | the stages, in the order of the data flow |
 //! | `source` | which shard is next, given what other workers do |
 //! | `selection`, `rank`, `array_task`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
@@ -45,6 +45,7 @@ mod rank;
 mod read_limit;
 mod readers;
 mod record;
+mod retry_rounds;
 mod rounds;
 mod sampling;
 mod selection;
@@ -82,6 +83,7 @@ pub use progress::{
     StageReport, WriteMeter,
 };
 pub use record::{ExitCode, FailedShard, RunReport};
+pub use retry_rounds::retry_rounds;
 pub(crate) use sampling::Sampling;
 pub use self_test::{SelfTest, self_test, self_test_with};
 pub(crate) use shard_writer::{ShardFailure, ShardOutcome, ShardResult};
