@@ -167,17 +167,22 @@ def exit_codes_of_job(resource: dict) -> list[str]:
 
 
 def check_kustomizations(examples: pathlib.Path) -> list[str]:
-    """Builds both kustomizations and holds the result against the schema."""
+    """Builds the kustomization with and without its component, and holds the result against the schema."""
     import yaml
     found = []
-    for folder in (examples / "kubernetes", examples / "kubernetes/pull-model"):
-        done = subprocess.run([tool("kubectl"), "kustomize", folder], capture_output=True, text=True)
+    for component in ("", "components: [pull-model]"):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = shutil.copytree(examples / "kubernetes", pathlib.Path(scratch) / "kubernetes")
+            text = (folder / "kustomization.yaml").read_text()
+            assert "\n# components: [pull-model]\n" in text, "kustomization.yaml offers no component"
+            (folder / "kustomization.yaml").write_text(text + component + "\n")
+            done = subprocess.run([tool("kubectl"), "kustomize", folder], capture_output=True, text=True)
         if done.returncode:
             found.append(done.stderr.strip())
             continue
         resources = list(yaml.safe_load_all(done.stdout))
         if sorted(r["kind"] for r in resources) != ["ConfigMap", "Job", "ServiceAccount"]:
-            found.append(f"{folder.name}: {[r['kind'] for r in resources]}")
+            found.append(f"kustomization: {[r['kind'] for r in resources]}")
         for resource in resources:
             found += against_schema(resource) + references(resource, resources) + exit_codes_of_job(resource)
     return found
@@ -344,7 +349,7 @@ MISTAKES = {
                ("docker/Dockerfile", "USER 65532:65532", "USER root"),
                ("docker/Dockerfile.cuda", "HEALTHCHECK", "# HEALTHCHECK"),
                ("docker/Dockerfile.cuda", "WORKDIR /work", "WORKDIR work")],
-    "shell": [("slurm/recaption.sbatch", "esac\n", "\n"), ("slurm/recaption.sbatch", 'wait "$child"', "wait $child"),
+    "shell": [("slurm/recaption.sbatch", "esac\n", "\n"), ("slurm/recaption.sbatch", 'run "$config"', "run $config"),
               ("skypilot/recaption.yaml", 'exit "$code"', "exit $codes"), ("docker/healthcheck.sh", "[ -n", "[ -q")],
     "program": [("slurm/recaption.sbatch", "--threads", "--thread"), ("slurm/recaption.toml", "grace_seconds", "grace_secs"),
                 ("slurm/finalize.sbatch", "--config", "--conf"), ("kubernetes/config.yaml", "metrics_addr", "metrics_address"),
@@ -376,6 +381,7 @@ def prove(name: str, check, problems: list[str]) -> None:
 
 
 def main() -> int:
+    """Runs every check, and proves each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--installed", action="store_true", help="use what this Python has; no SkyPilot, no kubectl")
     parser.add_argument("--recaption", type=pathlib.Path, default=TARGET / "release/recaption")
