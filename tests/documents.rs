@@ -52,6 +52,7 @@ pages_with_commands! {
     commands_of_captioning_run: "docs/src/captioning.md",
     commands_of_configuration_run: "docs/src/configuration.md",
     commands_of_evaluation_run: "docs/src/evaluation.md",
+    commands_of_exit_codes_run: "docs/src/exit-codes.md",
     commands_of_filtering_run: "docs/src/filtering.md",
     commands_of_fine_tuning_run: "docs/src/fine-tuning.md",
     commands_of_inputs_run: "docs/src/inputs.md",
@@ -67,6 +68,7 @@ pages_with_commands! {
     commands_of_troubleshooting_run: "docs/src/troubleshooting.md",
     commands_of_verification_run: "docs/src/verification.md",
     commands_of_walkthrough_run: "docs/src/walkthrough.md",
+    commands_of_worker_protocol_run: "docs/src/worker-protocol.md",
 }
 
 /// The training program, where it was built too.

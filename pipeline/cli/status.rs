@@ -1,18 +1,15 @@
 //! `recaption status OUT` and `recaption retry OUT`: what is missing in an output, and another attempt at it. Both read
 //! the configuration from the record of the last run.
 
-use std::path::Path;
-
-use recaption_store::Stores;
-
 use super::{
     args::StatusArgs,
+    last_run::{enter, environment_stores},
     logging,
     run::finish_run,
     run_args::{RetryArgs, set_inputs},
 };
 use crate::{
-    config::{RunConfig, environment_store_settings},
+    config::RunConfig,
     run::{ExitCode, LastRun, RunOptions, status},
 };
 use crate::{runtime::on_runtime, terminal::print};
@@ -48,18 +45,4 @@ pub(super) fn retry(args: &RetryArgs, format: logging::Format) -> anyhow::Result
     let config = RunConfig::build(&layers)?;
     let options = RunOptions { retry: true, lock: args.lock, ..RunOptions::default() };
     finish_run(&config, options, format)
-}
-
-/// Goes where the last run was started, so that its paths mean the same, if that place is still there.
-fn enter(last: &LastRun) {
-    if !last.directory.is_empty() && std::env::set_current_dir(Path::new(&last.directory)).is_err() {
-        tracing::warn!(
-            directory = last.directory,
-            "the last run's directory is gone; its paths are taken from here"
-        );
-    }
-}
-
-fn environment_stores() -> anyhow::Result<Stores> {
-    Ok(Stores::new(environment_store_settings()?))
 }

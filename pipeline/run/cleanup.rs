@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
 use recaption_input::read::StalePart;
-use recaption_output::commits::{CommitLog, ExistingPart, ExistingRecord, Workers};
+use recaption_output::commits::{CommitLog, ExistingPart, ExistingRecord, ShardState, Workers};
 use recaption_schemas::ShardId;
 
 use super::{
@@ -19,15 +19,18 @@ const LEFTOVER_AGE: TimeDelta = TimeDelta::hours(1);
 
 /// Removes files that unfinished attempts left of shards that are done: a reader of the folders would see rows twice. Files that
 /// may belong to another worker's attempt stay.
-pub(super) async fn clear_leftovers(
+///
+/// # Errors
+/// When one cannot be removed.
+pub(crate) async fn clear_leftovers(
     commit_log: &CommitLog,
-    plan: &Plan,
+    leftovers: &[ShardState],
     workers: Option<&Workers>,
 ) -> anyhow::Result<usize> {
     let others = workers.is_some_and(Workers::has_others);
     let old = Utc::now() - LEFTOVER_AGE;
     let mut removed = 0;
-    for found in &plan.leftovers {
+    for found in leftovers {
         let is_abandoned = |seen: &&ExistingPart| !others || seen.modified < old;
         let parts: Vec<ExistingPart> = found.orphaned_parts.iter().filter(is_abandoned).cloned().collect();
         for one in found
@@ -50,8 +53,21 @@ pub(super) async fn clear_leftovers(
 /// Finishes deletions that earlier runs began: rows of shards without a record, except shards that will be processed.
 pub(super) async fn finish_deletions(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
     let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
-    for (shard, parts) in &plan.removals {
-        if inputs.contains(shard.as_str()) || plan.orphans.contains_key(shard) {
+    let is_kept = |shard: &str| inputs.contains(shard) || plan.orphans.contains_key(shard);
+    finish_deletions_of(commit_log, &plan.removals, is_kept).await
+}
+
+/// Finishes deletions of these shards with their parts, except of those that are inputs or have a record: `is_kept`.
+///
+/// # Errors
+/// When the store fails for good.
+pub(crate) async fn finish_deletions_of(
+    commit_log: &CommitLog,
+    removals: &[(String, Vec<ExistingPart>)],
+    is_kept: impl Fn(&str) -> bool,
+) -> anyhow::Result<()> {
+    for (shard, parts) in removals {
+        if is_kept(shard) {
             commit_log.cancel_deletion(shard).await?;
         } else {
             tracing::info!(shard, "finished an interrupted deletion");

@@ -47,9 +47,15 @@ pub struct Task {
 
 impl Task {
     /// Of a shard that is not done.
-    fn new(shard: ShardRef, name: RecordName, found: ShardState) -> Self {
+    pub(crate) fn new(shard: ShardRef, name: RecordName, found: ShardState) -> Self {
         let ShardState { replaces, stale_records, orphaned_parts, .. } = found;
         Self { shard, name, replaces, stale_records, orphaned_parts, keep: None }
+    }
+
+    /// Creates the task of a shard that is read without being committed.
+    pub(super) fn uncommitted(shard: ShardRef) -> Self {
+        let name = RecordName { input: shard.fingerprint(), configuration: String::new() };
+        Self::new(shard, name, ShardState::default())
     }
 }
 
@@ -97,7 +103,7 @@ impl DoneShard {
 #[derive(Debug)]
 pub struct Plan {
     /// Shards to process, in input order.
-    pub todo: Arc<Vec<Task>>,
+    pub todo: Vec<Arc<Task>>,
     /// Shards that are done.
     pub done: Vec<ShardId>,
     /// The same shards, with what their records say.
@@ -116,8 +122,8 @@ pub struct Plan {
     pub removals: Vec<(String, Vec<ExistingPart>)>,
     /// Shards that are processed again because their record or a part was invalid, with the reason.
     pub repaired: Vec<String>,
-    /// Shards that are skipped because they are not in the share of `--sample`, did not change since `--since`, or have nothing
-    /// to retry.
+    /// Shards that are skipped because they are not in the share of `--sample` or of the task, did not change since `--since`, or
+    /// have nothing to retry.
     pub not_selected: usize,
     /// Lists among the inputs; its shards are in the tasks.
     pub split: Split,
@@ -182,7 +188,7 @@ impl Plan {
         let removals = with_parts(&survey, removals);
         let strays = with_parts(&survey, &CommitLog::orphaned_shards(&survey));
         Ok(Self {
-            todo: Arc::new(todo),
+            todo: todo.into_iter().map(Arc::new).collect(),
             done,
             done_shards,
             leftovers,

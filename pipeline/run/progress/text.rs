@@ -25,7 +25,7 @@ pub(super) fn headline(p: &Progress, rates: &[StageReport; 4]) -> String {
         "ETA {eta}, {:.1}/s{busiest} | shards {}/{}{failed} | {} images, {} rejected{devices}",
         rates[Stage::Write as usize].samples_per_second,
         p.committed.load(Relaxed),
-        p.shards,
+        p.shards.load(Relaxed),
         p.outcomes.finished(),
         p.outcomes.rejected(),
     )

@@ -115,7 +115,7 @@ fn is_local_path(name: &str) -> bool {
 
 /// Returns whether a name is a folder's: by its trailing slash, as a whole bucket or dataset, or because it is one on this
 /// machine.
-fn is_folder(name: &str) -> bool {
+pub(super) fn is_folder(name: &str) -> bool {
     match name.split_once("://") {
         None => name.ends_with('/') || std::path::Path::new(name).is_dir(),
         Some((scheme, rest)) => {

@@ -183,6 +183,17 @@ impl ShardRef {
         sha256_hex(text.as_bytes())[..16].to_owned()
     }
 
+    /// Returns a URL that names this shard when it is asked for by name, without secrets. See [`Location::locatable_url`].
+    #[must_use]
+    pub fn locatable_url(&self) -> String {
+        let url = self.location.locatable_url();
+        match &self.source {
+            ShardSource::Folder { .. } => format!("{url}/"),
+            ShardSource::ListPart { part, .. } => part_url(&url, part.number),
+            ShardSource::Object(_) | ShardSource::Unavailable { .. } => url,
+        }
+    }
+
     /// Returns the number of bytes that are read for this shard.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -1,5 +1,9 @@
 //! A path in a store, and what can be done with it: listings, URLs, deletion.
 
+mod between;
+
+pub use between::NamesBetween;
+
 use std::{
     path::{Path as FsPath, PathBuf},
     sync::Arc,
@@ -66,6 +70,19 @@ impl Location {
     #[must_use]
     pub fn url(&self) -> String {
         self.url_of(&self.path)
+    }
+
+    /// Returns a URL that names this location when it is given back to [`Stores::locate`](crate::Stores::locate), without
+    /// secrets. It differs from [`Location::url`] where a name holds characters that mean something in a URL.
+    #[must_use]
+    pub fn locatable_url(&self) -> String {
+        let path = match self.kind {
+            // object_store escapes these names already.
+            StoreKind::Local => return self.url(),
+            StoreKind::Bucket | StoreKind::Http | StoreKind::Hub => self.path.as_ref(),
+        };
+        let path = path.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
+        format!("{}/{path}", self.base)
     }
 
     /// Returns the identity of the folder that holds this location.

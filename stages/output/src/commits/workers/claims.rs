@@ -55,24 +55,41 @@ impl Claims {
         self.peers.out.child(CLAIMS).child(&format!("{shard}.json"))
     }
 
-    /// Claims a shard, also one of a living worker without progress.
+    /// Claims a shard that another worker claimed, also if that worker lives but makes no progress. Reads the claim before it
+    /// writes one: most likely it is still the other's.
     pub(super) async fn claim_or_take_over(&self, shard: &str) -> Result<ClaimAttempt, StoreError> {
-        let attempt = self.claim(shard).await?;
-        if attempt != ClaimAttempt::HeldByOther {
-            return Ok(attempt);
+        let location = self.location(shard);
+        let existing = match read_claim(&location).await {
+            Ok(existing) => existing,
+            Err(Error::NotFound { .. }) => return self.claim(shard).await,
+            Err(source) => return Err(StoreError::Store { url: location.url(), source }),
+        };
+        let Ok(Claim { worker }) = serde_json::from_slice(&existing) else { return self.claim(shard).await };
+        if worker == self.peers.id || !self.peers.is_alive(&worker).await? {
+            return self.claim(shard).await;
         }
-        let claim = recaption_store::read_json::<Claim>(&self.location(shard)).await.ok().flatten();
-        let Some(Claim { worker }) = claim else { return Ok(ClaimAttempt::HeldByOther) };
         if !self.peers.is_stuck(&worker).await? {
+            return Ok(ClaimAttempt::HeldByOther);
+        }
+        // One of those that watch it takes the claim, so that not all of them process the shard.
+        let text = self.claim_text();
+        let lock = self.peers.out.child(REPLACEMENT_LOCK);
+        let swapped = compare_and_swap(&location, &digest_of(&existing), text.as_bytes(), &lock).await?;
+        if let SwapResult::Mismatch(_) = swapped {
             return Ok(ClaimAttempt::HeldByOther);
         }
         tracing::info!(shard, worker, "the shard's worker makes no progress; processing it here too");
         Ok(ClaimAttempt::Inherited)
     }
 
+    /// Returns the content of this worker's claims.
+    fn claim_text(&self) -> String {
+        format!("{{\"worker\":\"{}\"}}\n", self.peers.id)
+    }
+
     /// Claims a shard unless a living worker has it.
     pub(super) async fn claim(&self, shard: &str) -> Result<ClaimAttempt, StoreError> {
-        let (location, text) = (self.location(shard), format!("{{\"worker\":\"{}\"}}\n", self.peers.id));
+        let (location, text) = (self.location(shard), self.claim_text());
         if self.create(&location, &text).await? {
             return Ok(ClaimAttempt::Acquired);
         }

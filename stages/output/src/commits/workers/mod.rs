@@ -20,6 +20,8 @@ use peers::Peers;
 
 pub use claims::ClaimAttempt;
 
+use crate::layout::CLAIMS;
+
 /// Heartbeats within the duration after which a worker counts as dead.
 const HEARTBEATS: u32 = 4;
 /// Longest time between two heartbeats.
@@ -65,6 +67,15 @@ impl Workers {
         self.peers.has_others()
     }
 
+    /// Waits until every other worker was heard of again, or counts as dead: one that died a moment ago has a young heartbeat.
+    /// Takes the lease at most; on a file system nothing. Returns the number of other workers that live.
+    ///
+    /// # Errors
+    /// Returns an error when the heartbeats cannot be listed.
+    pub async fn settle(&self) -> Result<usize, StoreError> {
+        self.peers.settle().await
+    }
+
     /// Returns what counts the other workers, for an observer that may outlive this one.
     #[must_use]
     pub fn count(&self) -> WorkerCount {
@@ -96,6 +107,17 @@ impl Workers {
                 ClaimAttempt::Inherited
             }
         }
+    }
+
+    /// Returns the folder of the claims.
+    pub(in crate::commits) fn claims_folder(&self) -> Location {
+        self.peers.out.child(CLAIMS)
+    }
+
+    /// Returns the number of other workers that live.
+    #[must_use]
+    pub fn others(&self) -> usize {
+        self.peers.others()
     }
 
     /// Releases the claim of a shard that is not done.

@@ -21,6 +21,9 @@ const STUCK_AFTER: Duration = Duration::from_secs(8);
 /// Shortest time between two listings of the workers.
 const MIN_REFRESH: Duration = Duration::from_millis(250);
 
+/// Pause between two looks at workers that were not heard of again yet.
+const SETTLE_POLL: Duration = Duration::from_millis(500);
+
 /// The content of a heartbeat.
 #[derive(Deserialize)]
 struct Heartbeat {
@@ -142,6 +145,28 @@ impl Peers {
         }
         known.refreshed = Some(Instant::now());
         Ok(())
+    }
+
+    /// Waits until every other worker was heard of again or counts as dead; at most for the lease. Returns the number of those
+    /// that live.
+    pub(super) async fn settle(&self) -> Result<usize, StoreError> {
+        let times = || -> HashMap<String, DateTime<Utc>> {
+            let known = self.known();
+            let living = known.peers.iter().filter(|(id, peer)| !peer.is_expired && !self.is_unlocked(id));
+            living.map(|(id, peer)| (id.clone(), peer.modified)).collect()
+        };
+        self.refresh().await?;
+        let first = times();
+        loop {
+            let now = times();
+            let is_silent = |(id, modified): (&String, &DateTime<Utc>)| now.get(id) == Some(modified);
+            // On a file system the kernel knows.
+            if self.is_local() || !first.iter().any(is_silent) {
+                return Ok(now.len());
+            }
+            tokio::time::sleep(SETTLE_POLL).await;
+            self.refresh().await?;
+        }
     }
 
     /// Returns whether a worker's file is not locked: its process has ended.
