@@ -218,6 +218,10 @@ class Trial:
     def log(self, task: str) -> str:
         return (self.folder / f"recaption-{task}.log").read_text()
 
+    def log_lines(self, task: str) -> list[dict]:
+        """What recaption logged, without what the script printed."""
+        return [json.loads(line) for line in self.log(task).splitlines() if line.startswith("{")]
+
     def commits(self) -> int:
         return len(list((self.output / "_recaption/shards").glob("*.json")))
 
@@ -242,6 +246,8 @@ def killed_task(cluster: Cluster, shared: pathlib.Path, wanted: dict) -> None:
     ends = {task: (cluster.job(task)["ExitCode"], cluster.job(task)["Restarts"]) for task in tasks}
     check(ends == {task: ("0:0", "1" if task == victim else "0") for task in tasks},
           "exit code and restarts of the tasks: " + ", ".join(f"{t} {code} {n}" for t, (code, n) in ends.items()))
+    places = [(line["index"], line["count"]) for line in trial.log_lines(victim) if line.get("scheduler") == "Slurm"]
+    check(places == [(1, 4)] * 2, f"before and after the restart the task is number and count {places}")
     check("exit code 137; task" in trial.log(victim), "the log of the killed task says exit code 137 and restart 1 of 10")
     report = (trial.folder / f"recaption-finalize-{finalize}.log").read_text()
     check(cluster.job(finalize)["ExitCode"] == "0:0" and (trial.output / "_recaption/totals.json").exists(),
