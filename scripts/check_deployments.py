@@ -325,7 +325,7 @@ def check_program(examples: pathlib.Path, program: pathlib.Path) -> list[str]:
 
 # Every check has to find these.
 MISTAKES = {
-    "kubernetes": [("kubernetes/job.yaml", "backoffLimitPerIndex: 4", "backoffLimitPerIndx: 4"),
+    "kubernetes": [("kubernetes/job.yaml", "backoffLimitPerIndex: 4", "backoffLimitPerIndices: 4"),
                    ("kubernetes/job.yaml", "parallelism: 8", "parallelism: eight"),
                    ("kubernetes/job.yaml", "completions: 8", "completions: 9"),
                    ("kubernetes/job.yaml", "values: [2, 4]", "values: [2]"),
