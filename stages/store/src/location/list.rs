@@ -66,7 +66,7 @@ impl Location {
 
     /// Lists at most `max` objects below this location. A store that repeats its first page is an error: its listing
     /// would never end.
-    async fn list_bounded<T>(
+    pub(super) async fn list_bounded<T>(
         &self,
         max: usize,
         mut keep: impl FnMut(ObjectMeta) -> Option<T>,
