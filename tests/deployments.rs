@@ -103,7 +103,8 @@ fn slurm_tasks_pass_sigterm_on_and_wait() {
 
 #[test]
 fn slurm_finalize_waits_for_the_array() {
-    let stubs = Stubs::new(&[("sbatch", "case $* in *recaption.sbatch*) echo '12;cluster';; *) echo 13;; esac")]);
+    let stubs =
+        Stubs::new(&[("sbatch", "case $* in *recaption.sbatch*) echo '12;cluster';; *) echo 13;; esac")]);
     let output = stubs.bash(&example("slurm/submit.sh"), &[]);
     assert!(output.status.success(), "{output:?}");
     let calls = stubs.calls();
@@ -123,15 +124,20 @@ fn skypilot_script(name: &str) -> String {
 fn skypilot_jobs_retry_retryable_codes_alone() {
     let stubs = Stubs::new(&[("sudo", "exit $CODE"), ("sleep", "")]);
     stubs.place.write("job.sh", skypilot_script("recaption.yaml"));
-    let settings = [("IMAGE", "image"), ("INPUT", "s3://b/*.tar"), ("OUTPUT", "s3://b/out"), ("ATTEMPTS", "3")];
+    let settings =
+        [("IMAGE", "image"), ("INPUT", "s3://b/*.tar"), ("OUTPUT", "s3://b/out"), ("ATTEMPTS", "3")];
     for code in ExitCode::ALL {
         let number = (code as u8).to_string();
         let more = [("CODE", number.as_str()), ("SKYPILOT_JOB_RANK", "2"), ("SKYPILOT_NUM_JOBS", "8")];
         let output = stubs.bash(&stubs.place.path("job.sh"), &[&settings[..], &more[..]].concat());
         assert_eq!(output.status.code(), Some(i32::from(code as u8)));
-        let runs: Vec<_> = stubs.calls().into_iter().filter(|call| call.starts_with("sudo docker run")).collect();
+        let runs: Vec<_> =
+            stubs.calls().into_iter().filter(|call| call.starts_with("sudo docker run")).collect();
         assert_eq!(runs.len(), if code.is_retryable() { 3 } else { 1 }, "exit code {number}");
-        assert!(runs[0].ends_with("--input s3://b/*.tar --output s3://b/out --task-index 2 --task-count 8"), "{runs:?}");
+        assert!(
+            runs[0].ends_with("--input s3://b/*.tar --output s3://b/out --task-index 2 --task-count 8"),
+            "{runs:?}"
+        );
     }
 }
 
@@ -154,7 +160,10 @@ fn containers_are_healthy_while_healthz_answers() {
         stubs.place.write("cmdline", format!("{}\0", command.replace(' ', "\0")));
         let cmdline = stubs.place.path("cmdline").display().to_string();
         stubs.place.write("check.sh", script.replace("/proc/1/cmdline", &cmdline));
-        stubs.bash(&stubs.place.path("check.sh"), &[("RECAPTION_RUN__METRICS_ADDR", address)]).status.success()
+        stubs
+            .bash(&stubs.place.path("check.sh"), &[("RECAPTION_RUN__METRICS_ADDR", address)])
+            .status
+            .success()
     };
     for (status, is_healthy) in [("200 OK", true), ("503 Service Unavailable", false)] {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -55,8 +55,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn transient_failures_are_retried_twice_and_others_never() {
-        let mut rounds = Vec::new();
-        let results = retry_rounds(&Stop::default(), vec![1, 2, 3, 4], retried, async |round, begin| {
+        let (mut rounds, stop) = (Vec::new(), Stop::default());
+        let results = retry_rounds(&stop, vec![1, 2, 3, 4], retried, async |round, begin| {
             rounds.push((round, begin.clone()));
             Ok(begin.into_iter().map(|shard| (shard, round)).collect())
         });

@@ -127,10 +127,8 @@ impl ShardLookup {
             };
             return Err(missing(what, fingerprint));
         };
-        let mut shard = available(part.clone(), &url)?;
         // The parts may have been found with a signature that has expired since.
-        shard.location = named.location.clone();
-        Ok(shard)
+        Ok(available(part.clone(), &url)?.at(named.location.clone()))
     }
 }
 

@@ -144,6 +144,13 @@ impl ShardRef {
         Self::of_url(self.location.clone(), url, source)
     }
 
+    /// Returns this shard, read from another location of the same object: one that is signed anew.
+    #[must_use]
+    pub fn at(&self, location: Location) -> Self {
+        let Shard { url, id, source, .. } = &*self.0;
+        Self(Arc::new(Shard { location, url: url.clone(), id: id.clone(), source: source.clone() }))
+    }
+
     /// Returns this shard as one that is unavailable for now.
     #[must_use]
     pub(crate) fn into_unavailable(self, error: LookupError) -> Self {
