@@ -171,6 +171,6 @@ mod tests {
         let waited = tokio::time::timeout(std::time::Duration::from_millis(50), input.next()).await;
         assert!(waited.is_err(), "there is no place for another line");
         held.pop();
-        input.next().await.expect("the last line");
+        drop(input.next().await.expect("the last line"));
     }
 }
