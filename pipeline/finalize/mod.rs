@@ -160,8 +160,7 @@ async fn clean(
     workers: &Workers,
 ) -> anyhow::Result<usize> {
     let inputs: HashSet<&str> = split.shards.iter().map(|shard| shard.id.as_str()).collect();
-    let removals: Vec<_> =
-        removals.iter().map(|shard| (shard.clone(), scan.parts_of(shard).to_vec())).collect();
+    let removals: Vec<_> = removals.iter().map(|shard| (shard.clone(), scan.parts_of(shard))).collect();
     let has_record: HashSet<String> = scan.records().map(|(shard, _)| shard.to_owned()).collect();
     let mut leftovers = Vec::new();
     for shard in &split.shards {

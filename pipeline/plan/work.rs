@@ -178,7 +178,7 @@ impl Work {
         let pending = |task: &Arc<Task>| Pending { shard: task.shard.clone(), recorded: recorded(task) };
         Self {
             pending: plan.todo.iter().map(pending).collect(),
-            done: plan.done_shards.clone(),
+            done: plan.done.clone(),
             redo: redo.into_values().collect(),
             not_selected: plan.not_selected,
             orphaned: plan.orphans.len(),

@@ -7,11 +7,11 @@ use anyhow::Context;
 use chrono::{TimeDelta, Utc};
 use recaption_input::read::StalePart;
 use recaption_output::commits::{CommitLog, ExistingPart, ExistingRecord, ShardState, Workers};
-use recaption_schemas::ShardId;
 
 use super::{
-    plan::{Orphans, Plan, Task},
+    plan::{Orphans, Plan},
     shard_writer::ShardResult,
+    task::Task,
 };
 
 /// Age from which files of an unfinished attempt count as abandoned, even if another worker is running.
@@ -27,7 +27,13 @@ pub(crate) async fn clear_leftovers(
     leftovers: &[ShardState],
     workers: Option<&Workers>,
 ) -> anyhow::Result<usize> {
-    let others = workers.is_some_and(Workers::has_others);
+    if leftovers.is_empty() {
+        return Ok(0);
+    }
+    let others = match workers {
+        Some(workers) => workers.look_for_others().await,
+        None => false,
+    };
     let old = Utc::now() - LEFTOVER_AGE;
     let mut removed = 0;
     for found in leftovers {
@@ -52,8 +58,7 @@ pub(crate) async fn clear_leftovers(
 
 /// Finishes deletions that earlier runs began: rows of shards without a record, except shards that will be processed.
 pub(super) async fn finish_deletions(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
-    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
-    let is_kept = |shard: &str| inputs.contains(shard) || plan.orphans.contains_key(shard);
+    let is_kept = |shard: &str| plan.inputs.contains(shard) || plan.orphans.contains_key(shard);
     finish_deletions_of(commit_log, &plan.removals, is_kept).await
 }
 
@@ -102,9 +107,9 @@ pub(super) async fn clear_superseded(
 /// Removes shards that are no longer among the inputs.
 pub(super) async fn retire(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
     commit_log.delete_shards(&plan.orphans).await?;
-    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
     let is_input = |shard: &str| {
-        inputs.contains(shard) || matches!(plan.split.stale_part(shard), Some(StalePart::ListUnavailable(_)))
+        plan.inputs.contains(shard)
+            || matches!(plan.split.stale_part(shard), Some(StalePart::ListUnavailable(_)))
     };
     for shard in commit_log.failures().await?.iter().filter(|shard| !is_input(shard)) {
         commit_log.delete_failure_of(shard).await?;

@@ -29,7 +29,7 @@ pub(super) async fn remember(
         }
     };
     // A shard may be back as it was: its rows are still there, and its failure is over.
-    for id in plan.done.iter().filter(|id| earlier.contains(id.as_str())) {
+    for id in plan.done.iter().map(|done| &done.shard.id).filter(|id| earlier.contains(id.as_str())) {
         forget(commit_log, id).await;
     }
     for result in results {

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `job` | a whole run, from lock to report |
 //! | `plan`, `cleanup` | what is to be done, and what no longer belongs in the output |
-//! | `rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
+//! | `rounds`, `retry_rounds`, `pipeline`, `context` | threads and channels of a pass over shards |
 //! | `readers`, `decoders`, `captioners`, `collector`, `shard_writer`, `parts` | the stages, in the order of the data flow |
 //! | `source` | which shard is next, given what other workers do |
 //! | `selection`, `rank`, `array_task`, `read_limit`, `sampling` | parts of the input: some shards, some samples of each |
@@ -45,6 +45,7 @@ mod rank;
 mod read_limit;
 mod readers;
 mod record;
+mod retry_rounds;
 mod rounds;
 mod sampling;
 mod selection;
@@ -53,6 +54,7 @@ mod shard_writer;
 mod source;
 mod status;
 mod stop;
+mod task;
 mod webdataset_part;
 
 pub use array_task::ArrayTask;
@@ -74,13 +76,14 @@ pub use model::RunModel;
 pub use options::RunOptions;
 pub(crate) use output::Output;
 pub(crate) use pipeline::{MIN_CAPTION_QUEUE, StreamRequest, stream};
-pub use plan::{DoneShard, Mismatch, Plan, Task};
+pub use plan::{Mismatch, Plan};
 pub(crate) use plan::{differences, refuse_others, unclaimed};
 pub use progress::{
     DecodeCounters, Outcomes, Progress, ProgressHandle, QueueGauge, Reading, Reporter, Stage, StageReading,
     StageReport, WriteMeter,
 };
 pub use record::{ExitCode, FailedShard, RunReport};
+pub use retry_rounds::retry_rounds;
 pub(crate) use sampling::Sampling;
 pub use self_test::{SelfTest, self_test, self_test_with};
 pub(crate) use shard_writer::{ShardFailure, ShardOutcome, ShardResult};
@@ -88,3 +91,4 @@ pub use source::{Next, ShardSource, Tasks, WorkerClaims};
 pub use status::{Status, status};
 pub(crate) use status::{list_inputs, read_failures};
 pub use stop::{Stop, install_signal_handlers};
+pub use task::{DoneShard, InputNames, Keep, Task};

@@ -1,9 +1,6 @@
 //! Runs the plan in rounds: shards that failed for a transient reason are retried when all others are done.
 
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use anyhow::anyhow;
 use recaption_output::commits::{CommitResult, Workers};
@@ -19,14 +16,10 @@ use super::{
     plan::{Mismatch, Plan},
     rank::rank,
     read_limit::ReadLimit,
+    retry_rounds::retry_rounds,
     shard_writer::{ShardOutcome, ShardResult},
     source::{ShardSource, Tasks, WorkerClaims},
 };
-
-/// Rounds over shards that fail for a transient reason.
-const MAX_ROUNDS: u32 = 3;
-/// Pause before each round but the first, so that a retry does not meet the same outage.
-const ROUND_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a run writes: the plan's shards, into an output that other workers may share.
 #[derive(Clone, Copy)]
@@ -63,33 +56,22 @@ pub(super) async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow:
         let seed = context.config.resources.seed;
         begin.sort_by_key(|shard| rank(seed, &job.plan.todo[*shard].shard.id));
     }
-    let Rounds { mut results, mut not_begun } = Rounds::default();
-    for round in 1.. {
+    let mut not_begun = 0;
+    let is_retryable = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.is_retryable);
+    let retried = |result: &ShardResult| is_retryable(result).then_some(result.shard);
+    let results = retry_rounds(stop, begin, retried, async |round, begin| {
+        if round > 1 {
+            progress.failed.fetch_sub(begin.len(), Relaxed);
+        }
         // Shards that failed were begun: they are retried whatever the limit.
         let limit = job.limit.filter(|_| round == 1);
         let task = job.task.filter(|_| round == 1);
-        let Rounds { results: round_results, not_begun: left } =
+        let Rounds { results, not_begun: left } =
             run_round(context, Job { limit, task, ..job }, begin).await?;
         not_begun += left;
-        let is_retryable = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.is_retryable);
-        let is_last = round == MAX_ROUNDS || stop.requested();
-        let (retried, ended): (Vec<_>, Vec<_>) =
-            round_results.into_iter().partition(|result| !is_last && is_retryable(result));
-        results.extend(ended);
-        if retried.is_empty() {
-            break;
-        }
-        tracing::warn!(shards = retried.len(), "transient failures; retrying these shards");
-        tokio::select! {
-            () = tokio::time::sleep(ROUND_PAUSE) => {}
-            () = stop.wait_requested() => {
-                results.extend(retried);
-                break;
-            }
-        }
-        progress.failed.fetch_sub(retried.len(), Relaxed);
-        begin = retried.iter().map(|result| result.shard).collect();
-    }
+        Ok(results)
+    })
+    .await?;
     Ok(Rounds { results, not_begun })
 }
 

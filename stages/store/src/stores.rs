@@ -151,7 +151,7 @@ impl Stores {
                 store
             }
         };
-        let base = redact_url(&url[..url::Position::BeforePath]);
+        let base = redact_url(&url[..url::Position::BeforePath]).into();
         Ok(Location { store, path, kind, base })
     }
 
@@ -171,7 +171,7 @@ impl Stores {
                 store
             }
         };
-        Ok(Location { store, path, kind: StoreKind::Hub, base })
+        Ok(Location { store, path, kind: StoreKind::Hub, base: base.into() })
     }
 }
 

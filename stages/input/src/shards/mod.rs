@@ -32,7 +32,7 @@ pub use error::ListError;
 pub use files::{FileRole, FolderFiles, MetadataFile};
 pub use list::list_shards;
 pub(crate) use probe::is_image_file;
-pub use shard::{ListPart, LookupError, ShardRef, ShardSource, TextRange};
+pub use shard::{ListPart, LookupError, Shard, ShardRef, ShardSource, TextRange};
 pub use single::{is_folder, list_folder, look_up_object, secret_urls};
 pub(crate) use unversioned::content_digest;
 pub use version::{ObjectVersion, VersionTag};

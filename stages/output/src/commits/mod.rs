@@ -32,7 +32,8 @@ pub use commit::{CommitRequest, CommitResult};
 pub use committer::{CommitError, CommitStart, Committer, OutputConfiguration};
 pub use log::CommitLog;
 pub use record::{
-    ExistingPart, ExistingRecord, RecordName, RecordSummary, Records, configuration_fingerprint,
+    ExistingPart, ExistingRecord, RecordContent, RecordName, RecordSummary, Records,
+    configuration_fingerprint,
 };
 pub use scan::{OutputScan, ShardState};
 pub use workers::{ClaimAttempt, WorkerCount, Workers};

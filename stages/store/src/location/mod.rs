@@ -1,6 +1,9 @@
 //! A path in a store, and what can be done with it: listings, URLs, deletion.
 
 mod between;
+mod key_space;
+mod list;
+mod ranges;
 
 pub use between::NamesBetween;
 
@@ -10,16 +13,11 @@ use std::{
     time::Duration,
 };
 
-use futures::TryStreamExt;
 use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
 use url::Url;
 
-use crate::{ErrorKind, RetryPolicy, StoreError, user_message};
+use crate::StoreError;
 
-/// Further attempts at a listing that ends early. Pages have no attempts of their own: a listing starts over.
-const LIST_RETRIES: RetryPolicy = RetryPolicy::new(4, Duration::from_secs(1), Duration::from_secs(1));
-/// Most objects of one listing: some gigabytes of memory, and 10,000 requests.
-const MAX_LISTED: usize = 10_000_000;
 /// Time for a listing of one level, whose pages object_store collects itself.
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -49,14 +47,14 @@ pub struct Location {
     /// The kind of the store.
     pub kind: StoreKind,
     /// Prefix of every canonical URL in this store, redacted, without a final slash: `s3://bucket`.
-    pub(crate) base: String,
+    pub(crate) base: Arc<str>,
 }
 
 impl Location {
     /// Returns a location in an empty store in memory: a place where nothing is.
     #[must_use]
     pub fn nowhere() -> Self {
-        let (store, base) = (Arc::new(InMemory::new()), "memory:/".to_owned());
+        let (store, base) = (Arc::new(InMemory::new()), "memory:/".into());
         Self { store, path: Path::default(), kind: StoreKind::Bucket, base }
     }
 
@@ -91,52 +89,6 @@ impl Location {
         let mut parts: Vec<_> = self.path.parts().collect();
         parts.pop();
         (Arc::as_ptr(&self.store).addr(), Path::from_iter(parts))
-    }
-
-    /// Lists all objects below this location, in no order. Returns none where there is no such folder. A listing that
-    /// ends early starts over.
-    ///
-    /// # Errors
-    /// Returns an error when the store fails for good, or lists more than 10 million objects.
-    pub async fn list(&self) -> Result<Vec<ObjectMeta>, StoreError> {
-        let mut budget = LIST_RETRIES.budget();
-        loop {
-            let error = match self.list_bounded(MAX_LISTED).await {
-                Ok(metas) => return Ok(metas),
-                Err(Error::NotFound { .. }) if self.kind == StoreKind::Local => return Ok(Vec::new()),
-                Err(error) => error,
-            };
-            let transient = ErrorKind::of(&error) == ErrorKind::Transient;
-            let Some(pause) = transient.then(|| budget.next_pause(None)).flatten() else {
-                return Err(StoreError::Store { url: self.url(), source: error });
-            };
-            tracing::warn!(folder = self.url(), error = user_message(&error), "listing failed; retrying");
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Lists at most `max` objects below this location. A store that repeats its first page is an error: its listing
-    /// would never end.
-    async fn list_bounded(&self, max: usize) -> Result<Vec<ObjectMeta>, Error> {
-        let failed = |what: String| Error::Generic { store: "listing", source: what.into() };
-        let mut listing = self.store.list(Some(&self.path));
-        let mut metas: Vec<ObjectMeta> = Vec::new();
-        while let Some(meta) = listing.try_next().await? {
-            if metas.first().is_some_and(|first| first.location == meta.location) {
-                return Err(failed(format!(
-                    "the listing starts over with {} after {} objects: the store's paging is broken",
-                    meta.location,
-                    metas.len()
-                )));
-            }
-            if metas.len() == max {
-                return Err(failed(format!(
-                    "the folder has more than {max} objects: name a folder below it"
-                )));
-            }
-            metas.push(meta);
-        }
-        Ok(metas)
     }
 
     /// Returns the path on this machine of a location in [`StoreKind::Local`].

@@ -64,18 +64,15 @@ impl Claims {
             Err(Error::NotFound { .. }) => return self.claim(shard).await,
             Err(source) => return Err(StoreError::Store { url: location.url(), source }),
         };
-        let Ok(Claim { worker }) = serde_json::from_slice(&existing) else { return self.claim(shard).await };
+        let worker = worker_of(&existing);
         if worker == self.peers.id || !self.peers.is_alive(&worker).await? {
-            return self.claim(shard).await;
+            return self.replace_if_dead(&location, &existing).await;
         }
         if !self.peers.is_stuck(&worker).await? {
             return Ok(ClaimAttempt::HeldByOther);
         }
         // One of those that watch it takes the claim, so that not all of them process the shard.
-        let text = self.claim_text();
-        let lock = self.peers.out.child(REPLACEMENT_LOCK);
-        let swapped = compare_and_swap(&location, &digest_of(&existing), text.as_bytes(), &lock).await?;
-        if let SwapResult::Mismatch(_) = swapped {
+        if self.replace(&location, &existing).await? == ClaimAttempt::HeldByOther {
             return Ok(ClaimAttempt::HeldByOther);
         }
         tracing::info!(shard, worker, "the shard's worker makes no progress; processing it here too");
@@ -93,28 +90,39 @@ impl Claims {
         if self.create(&location, &text).await? {
             return Ok(ClaimAttempt::Acquired);
         }
-        let existing = match read_claim(&location).await {
-            Ok(existing) => existing,
+        match read_claim(&location).await {
+            Ok(existing) => self.replace_if_dead(&location, &existing).await,
             // Released a moment ago.
-            Err(Error::NotFound { .. }) => {
-                return Ok(if self.create(&location, &text).await? {
-                    ClaimAttempt::Inherited
-                } else {
-                    ClaimAttempt::HeldByOther
-                });
-            }
-            Err(source) => return Err(StoreError::Store { url: location.url(), source }),
-        };
-        // An incomplete claim belongs to no worker.
-        let worker = serde_json::from_slice::<Claim>(&existing).map(|claim| claim.worker).unwrap_or_default();
+            Err(Error::NotFound { .. }) => Ok(if self.create(&location, &text).await? {
+                ClaimAttempt::Inherited
+            } else {
+                ClaimAttempt::HeldByOther
+            }),
+            Err(source) => Err(StoreError::Store { url: location.url(), source }),
+        }
+    }
+
+    /// Replaces an existing claim by this worker's, unless a living worker has it.
+    async fn replace_if_dead(
+        &self,
+        location: &Location,
+        existing: &[u8],
+    ) -> Result<ClaimAttempt, StoreError> {
+        let worker = worker_of(existing);
         if worker == self.peers.id {
             return Ok(ClaimAttempt::Acquired);
         }
         if self.peers.is_alive(&worker).await? {
             return Ok(ClaimAttempt::HeldByOther);
         }
+        self.replace(location, existing).await
+    }
+
+    /// Replaces exactly this existing claim by this worker's.
+    async fn replace(&self, location: &Location, existing: &[u8]) -> Result<ClaimAttempt, StoreError> {
+        let text = self.claim_text();
         let lock = self.peers.out.child(REPLACEMENT_LOCK);
-        match compare_and_swap(&location, &digest_of(&existing), text.as_bytes(), &lock).await? {
+        match compare_and_swap(location, &digest_of(existing), text.as_bytes(), &lock).await? {
             SwapResult::Swapped | SwapResult::Missing => Ok(ClaimAttempt::Inherited),
             SwapResult::Mismatch(now) if now == text.as_bytes() => Ok(ClaimAttempt::Inherited),
             SwapResult::Mismatch(_) => Ok(ClaimAttempt::HeldByOther),
@@ -152,8 +160,7 @@ impl Claims {
         let mut paths = vec![peers.own_heartbeat().path];
         if !peers.has_others() {
             for folder in [CLAIMS, WORKERS] {
-                let metas = peers.out.child(folder).list().await?;
-                paths.extend(metas.into_iter().map(|meta| meta.location));
+                paths.extend(peers.out.child(folder).list_as(|meta| Some(meta.location)).await?);
             }
         }
         let paths = stream::iter(paths.into_iter().map(Ok)).boxed();
@@ -166,6 +173,11 @@ impl Claims {
         }
         Ok(())
     }
+}
+
+/// Returns the worker of a claim. An incomplete claim belongs to no worker.
+fn worker_of(claim: &[u8]) -> String {
+    serde_json::from_slice::<Claim>(claim).map(|claim| claim.worker).unwrap_or_default()
 }
 
 /// Reads a claim's bytes. On a file system a claim is created before it is written, so an incomplete one is read again.

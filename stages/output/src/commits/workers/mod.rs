@@ -4,9 +4,16 @@
 //! Claims save work, nothing else: a shard that two workers process is still committed once. A worker counts as dead when the
 //! store's times of its heartbeat and of the reader's own are too far apart, or when its heartbeat did not change for that
 //! long; on a file system at once when the kernel's lock on its file is free. No other machine's clock is trusted.
+//!
+//! | module | content |
+//! |---|---|
+//! | `claims` | claims of shards |
+//! | `peers` | heartbeats, this worker's and those of the others |
+//! | `timing` | how often they are written and looked at |
 
 mod claims;
 mod peers;
+mod timing;
 
 use std::{
     sync::{Arc, Weak},
@@ -22,10 +29,8 @@ pub use claims::ClaimAttempt;
 
 use crate::layout::CLAIMS;
 
-/// Heartbeats within the duration after which a worker counts as dead.
-const HEARTBEATS: u32 = 4;
-/// Longest time between two heartbeats.
-const MAX_HEARTBEAT: Duration = Duration::from_secs(2);
+/// The least share of the time between two heartbeats that one may take: workers that started together do not stay together.
+const MIN_JITTER: f64 = 0.8;
 
 /// This worker among the workers of an output.
 #[derive(Debug)]
@@ -48,10 +53,11 @@ impl Workers {
         let sender = Arc::clone(&peers);
         let heartbeat = tokio::spawn(async move {
             loop {
-                tokio::time::sleep((lease / HEARTBEATS).min(MAX_HEARTBEAT)).await;
+                let jitter = MIN_JITTER + (1.0 - MIN_JITTER) * fastrand::f64();
+                tokio::time::sleep(sender.timing.heartbeat().mul_f64(jitter)).await;
                 let beat = async {
                     sender.send_heartbeat().await?;
-                    sender.refresh().await
+                    sender.refresh_if_older(|peers| sender.timing.background_listing(peers)).await
                 };
                 if let Err(error) = beat.await {
                     tracing::debug!(%error, "heartbeat failed; other workers may take this one for dead");
@@ -61,9 +67,18 @@ impl Workers {
         Ok(Self { claims: Claims::new(Arc::clone(&peers)), peers, heartbeat })
     }
 
-    /// Returns whether another worker lives.
+    /// Returns whether another worker lives, as far as the last listing tells: in a bucket that may be minutes old.
     #[must_use]
     pub fn has_others(&self) -> bool {
+        self.peers.has_others()
+    }
+
+    /// Returns whether another worker lives now, by a new listing. Where the store fails one may live.
+    pub async fn look_for_others(&self) -> bool {
+        if let Err(error) = self.peers.refresh().await {
+            tracing::debug!(%error, "workers not listed; another one may be alive");
+            return true;
+        }
         self.peers.has_others()
     }
 
