@@ -249,6 +249,12 @@ def failures(env: dict[str, str], program: Path) -> None:
     check("shards given up", [Path(failed["shard"]).name for failed in report["shards_failed"]], [KILLER])
     check("attempts at it", report["shards_failed"][0]["attempts"], 3)
     check("exit code", code, 4)
+    failed = [json.loads(path.read_text()) for path in (PLACE / "out/_recaption/failures").glob("*.json")]
+    check("failure records", [(Path(record["shard"]).name, record["class"], record["attempts"]) for record in failed],
+          [(KILLER, "crash", 3)])
+    totals = PLACE / "out/_recaption/totals.json"
+    if totals.exists():
+        check("shards that finalize counts", json.loads(totals.read_text())["shards"]["committed"], SHARDS - 1)
     say(f"{SHARDS - 1} shards done, 1 given up: {report['shards_failed'][0]['error']}")
     say(f"of these, {report['shards_done_by_others']} were committed by workers that were taken for lost; done twice: {report['shards_done_twice']}")
     say(f"workers: {report['workers_ready']} were ready, {report['workers_ended']}")
