@@ -9,8 +9,9 @@ use recaption_input::read::StalePart;
 use recaption_output::commits::{CommitLog, ExistingPart, ExistingRecord, ShardState, Workers};
 
 use super::{
-    plan::{Orphans, Plan, Task},
+    plan::{Orphans, Plan},
     shard_writer::ShardResult,
+    task::Task,
 };
 
 /// Age from which files of an unfinished attempt count as abandoned, even if another worker is running.

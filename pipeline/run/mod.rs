@@ -54,6 +54,7 @@ mod shard_writer;
 mod source;
 mod status;
 mod stop;
+mod task;
 mod webdataset_part;
 
 pub use array_task::ArrayTask;
@@ -75,7 +76,7 @@ pub use model::RunModel;
 pub use options::RunOptions;
 pub(crate) use output::Output;
 pub(crate) use pipeline::{MIN_CAPTION_QUEUE, StreamRequest, stream};
-pub use plan::{DoneShard, Mismatch, Plan, Task};
+pub use plan::{Mismatch, Plan};
 pub(crate) use plan::{differences, refuse_others, unclaimed};
 pub use progress::{
     DecodeCounters, Outcomes, Progress, ProgressHandle, QueueGauge, Reading, Reporter, Stage, StageReading,
@@ -90,3 +91,4 @@ pub use source::{Next, ShardSource, Tasks, WorkerClaims};
 pub use status::{Status, status};
 pub(crate) use status::{list_inputs, read_failures};
 pub use stop::{Stop, install_signal_handlers};
+pub use task::{DoneShard, InputNames, Keep, Task};

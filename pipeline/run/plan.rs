@@ -1,8 +1,7 @@
 //! The plan of a run: inputs compared with commit records.
 
 use std::{
-    collections::{BTreeMap, HashSet, hash_map::RandomState},
-    hash::BuildHasher,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
@@ -15,9 +14,13 @@ use recaption_output::commits::{
     CommitError, CommitLog, ExistingPart, ExistingRecord, OutputScan, RecordName, RecordSummary, ShardState,
     configuration_fingerprint,
 };
-use recaption_schemas::{RejectReason, ShardCommit, ShardId};
+use recaption_schemas::{RejectReason, ShardId};
 
-use super::{options::RunOptions, selection::Selection};
+use super::{
+    options::RunOptions,
+    selection::Selection,
+    task::{Done, DoneShard, DoneShards, InputNames, Keep, Task},
+};
 
 /// An output that was made with another configuration. Ends the program with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -27,88 +30,6 @@ use super::{options::RunOptions, selection::Selection};
 pub struct Mismatch {
     /// Keys with both values.
     pub differences: String,
-}
-
-/// One shard to process.
-#[derive(Debug)]
-pub struct Task {
-    /// The input.
-    pub shard: ShardRef,
-    /// Fingerprints of input and configuration.
-    pub name: RecordName,
-    /// The record that its own will replace.
-    pub replaces: Option<ExistingRecord>,
-    /// Records of the same shard that are obsolete; deleted once its record is written.
-    pub stale_records: Box<[ExistingRecord]>,
-    /// Parts that are obsolete once its record is written.
-    pub orphaned_parts: Box<[ExistingPart]>,
-    /// In a retry, the record whose rows stay, except for samples that were rejected for a transient reason.
-    pub keep: Option<Box<Keep>>,
-}
-
-impl Task {
-    /// Of a shard that is not done.
-    pub(crate) fn new(shard: ShardRef, name: RecordName, found: ShardState) -> Self {
-        let ShardState { replaces, stale_records, orphaned_parts, .. } = found;
-        let (stale_records, orphaned_parts) = (stale_records.into(), orphaned_parts.into());
-        Self { shard, name, replaces, stale_records, orphaned_parts, keep: None }
-    }
-
-    /// Creates the task of a shard that is read without being committed.
-    pub(super) fn uncommitted(shard: ShardRef) -> Self {
-        let name = RecordName { input: shard.fingerprint(), configuration: String::new() };
-        Self::new(shard, name, ShardState::default())
-    }
-}
-
-/// Rows that stay.
-#[derive(Debug)]
-pub struct Keep {
-    /// The record of them.
-    pub commit: Box<ShardCommit>,
-    /// Reasons of rejects that are retried.
-    pub retried: Vec<RejectReason>,
-}
-
-/// A shard that is done, with the files that earlier attempts left.
-struct Done {
-    shard: ShardRef,
-    name: RecordName,
-    standing: ExistingRecord,
-    found: ShardState,
-}
-
-impl Done {
-    /// Keeps what the run needs of a shard that is not retried.
-    fn end(self, done: &mut Vec<DoneShard>, leftovers: &mut Vec<ShardState>) {
-        done.push(DoneShard::new(&self));
-        if !self.found.stale_records.is_empty() || !self.found.orphaned_parts.is_empty() {
-            leftovers.push(self.found);
-        }
-    }
-}
-
-/// A shard that is done, with what its record says.
-#[derive(Clone, Debug)]
-pub struct DoneShard {
-    /// The input.
-    pub shard: ShardRef,
-    /// Samples that were read.
-    pub samples: u64,
-    /// Bytes of both parts.
-    pub part_bytes: u64,
-}
-
-impl DoneShard {
-    fn new(done: &Done) -> Self {
-        let summary = done.standing.summary.as_ref();
-        let parts = summary.iter().flat_map(|summary| summary.parts());
-        Self {
-            shard: done.shard.clone(),
-            samples: summary.map_or(0, |summary| summary.counts.read),
-            part_bytes: parts.map(|part| part.bytes).sum(),
-        }
-    }
 }
 
 /// The shards of a run.
@@ -163,34 +84,10 @@ impl Plan {
         let mut split = splitter.split(shards, is_done).await?;
         let inputs = InputNames::of(&split.shards);
         let selection = Selection::new(&split.shards, options, seed);
-        let (mut todo, mut done, mut not_selected, mut repaired) = (Vec::new(), Vec::new(), 0, Vec::new());
-        let (mut leftovers, can_retry) = (Vec::new(), options.retry || options.overwrite);
-        let mut retriable = Vec::new();
-        let mut incomplete = HashSet::new(); // objects of which some shards are not selected
-        for shard in std::mem::take(&mut split.shards) {
-            let name = name_of(&shard);
-            let mut found = survey.take(&shard.url, &name);
-            // A shard that cannot be looked at now keeps what it has, but is reported.
-            if shard.lookup_error().is_none()
-                && let Some(standing) = found.done.take()
-            {
-                let one = Done { shard, name, standing, found };
-                if can_retry {
-                    retriable.push(one)
-                } else {
-                    one.end(&mut done, &mut leftovers)
-                }
-                continue;
-            }
-            if !selection.has(&shard) {
-                not_selected += 1;
-                incomplete.insert(shard.location.url());
-                continue;
-            }
-            let found = if shard.lookup_error().is_some() { ShardState::default() } else { found };
-            repaired.extend(faults_of(&shard, &found));
-            todo.push(Arc::new(Task::new(shard, name, found)));
-        }
+        let can_retry = options.retry || options.overwrite;
+        let shards = std::mem::take(&mut split.shards).into_iter().map(|shard| (name_of(&shard), shard));
+        let sorted = sort_shards(shards, &mut survey, &selection, can_retry);
+        let Sorted { mut todo, mut done, retriable, repaired, mut incomplete, mut not_selected } = sorted;
         if options.retry {
             let before = todo.len();
             incomplete.extend(todo.iter().map(|task| task.shard.location.url()));
@@ -199,14 +96,14 @@ impl Plan {
         }
         let (retries, rest) = select_retries(retriable, commit_log, (settings, options)).await?;
         todo.extend(retries.into_iter().map(Arc::new));
-        rest.into_iter().for_each(|one| one.end(&mut done, &mut leftovers));
+        rest.into_iter().for_each(|one| done.add(one));
         let (superseded, orphans) = split_off_stale_parts(&mut survey, &split, &incomplete);
         let removals = with_parts(&survey, removals);
         let strays = with_parts(&survey, &CommitLog::orphaned_shards(&survey));
         Ok(Self {
             todo,
-            done,
-            leftovers,
+            done: done.done,
+            leftovers: done.leftovers,
             orphans,
             superseded,
             split,
@@ -224,6 +121,52 @@ impl Plan {
     pub fn bytes(&self) -> u64 {
         self.todo.iter().map(|t| t.shard.bytes()).sum()
     }
+}
+
+/// The shards of a plan, before any is retried.
+#[derive(Default)]
+struct Sorted {
+    todo: Vec<Arc<Task>>,
+    done: DoneShards,
+    /// Shards that are done but may be retried.
+    retriable: Vec<Done>,
+    repaired: Vec<String>,
+    /// Objects of which some shards are not selected.
+    incomplete: HashSet<String>,
+    not_selected: usize,
+}
+
+fn sort_shards(
+    shards: impl Iterator<Item = (RecordName, ShardRef)>,
+    survey: &mut OutputScan,
+    selection: &Selection,
+    can_retry: bool,
+) -> Sorted {
+    let mut sorted = Sorted::default();
+    for (name, shard) in shards {
+        let mut found = survey.take(&shard.url, &name);
+        // A shard that cannot be looked at now keeps what it has, but is reported.
+        if shard.lookup_error().is_none()
+            && let Some(standing) = found.done.take()
+        {
+            let one = Done { shard, name, standing, found };
+            if can_retry {
+                sorted.retriable.push(one)
+            } else {
+                sorted.done.add(one)
+            }
+            continue;
+        }
+        if !selection.has(&shard) {
+            sorted.not_selected += 1;
+            sorted.incomplete.insert(shard.location.url());
+            continue;
+        }
+        let found = if shard.lookup_error().is_some() { ShardState::default() } else { found };
+        sorted.repaired.extend(faults_of(&shard, &found));
+        sorted.todo.push(Arc::new(Task::new(shard, name, found)));
+    }
+    sorted
 }
 
 /// Rejects an output that is claimed for another configuration or, where it is not claimed, holds rows of another.
@@ -261,30 +204,6 @@ pub(crate) fn unclaimed(error: CommitError, configuration: &BTreeMap<String, Str
 /// Shards by name, with the parts that exist of them.
 fn with_parts(survey: &OutputScan, shards: &[String]) -> Vec<(String, Vec<ExistingPart>)> {
     shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard))).collect()
-}
-
-/// Names of all inputs, today's and those of versions before 0.2, as digests of 64 bits.
-#[derive(Debug, Default)]
-pub struct InputNames {
-    digests: HashSet<u64>,
-    hasher: RandomState,
-}
-
-impl InputNames {
-    fn of(shards: &[ShardRef]) -> Self {
-        let hasher = RandomState::new();
-        let digests_of = |shard: &ShardRef| {
-            [shard.id.clone(), ShardId::old_from_url(&shard.url)].map(|id| hasher.hash_one(id.as_str()))
-        };
-        let digests = shards.iter().flat_map(digests_of).collect();
-        Self { digests, hasher }
-    }
-
-    /// Returns whether an input has this name.
-    #[must_use]
-    pub fn contains(&self, shard: &str) -> bool {
-        self.digests.contains(&self.hasher.hash_one(shard))
-    }
 }
 
 /// Logs what was invalid about a shard that was done.

@@ -13,7 +13,10 @@ use tokio::sync::mpsc;
 
 use super::output::Output;
 use super::parts::{PartError, Parts, ToPart};
-use super::plan::{Settings, Task, differences};
+use super::{
+    plan::{Settings, differences},
+    task::Task,
+};
 
 /// Why a shard failed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use recaption_input::shards::ShardRef;
 
-use crate::run::plan::Task;
+use crate::run::task::Task;
 
 /// All shards of a pass that have a number, from 0 on. The table of a run is complete from the start; that of a worker which is
 /// driven from outside grows, and forgets shards that have ended.

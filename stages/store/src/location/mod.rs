@@ -2,6 +2,7 @@
 
 mod between;
 mod key_space;
+mod list;
 mod ranges;
 
 pub use between::NamesBetween;
@@ -12,18 +13,11 @@ use std::{
     time::Duration,
 };
 
-use futures::TryStreamExt;
 use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
 use url::Url;
 
-use self::ranges::{RangeError, RangeListing};
-use crate::{ErrorKind, RetryPolicy, StoreError, user_message};
+use crate::StoreError;
 
-/// Further attempts at a listing that ends early. Pages have no attempts of their own: a listing starts over, or goes on after its
-/// last key.
-const LIST_RETRIES: RetryPolicy = RetryPolicy::new(4, Duration::from_secs(1), Duration::from_secs(1));
-/// Most objects of one listing: some gigabytes of memory, and 10,000 requests.
-const MAX_LISTED: usize = 10_000_000;
 /// Time for a listing of one level, whose pages object_store collects itself.
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -97,84 +91,6 @@ impl Location {
         (Arc::as_ptr(&self.store).addr(), Path::from_iter(parts))
     }
 
-    /// Lists all objects below this location, in no order. Returns none where there is no such folder. A listing that
-    /// ends early starts over, or goes on where it ended.
-    ///
-    /// # Errors
-    /// Returns an error when the store fails for good, or lists more than 10 million objects.
-    pub async fn list(&self) -> Result<Vec<ObjectMeta>, StoreError> {
-        self.list_as(Some).await
-    }
-
-    /// As [`Location::list`], but returns only what `keep` makes of each object: a million descriptions are 250 MB. Buckets of
-    /// S3 and Google Cloud Storage with many objects are listed in several ranges of keys at once.
-    ///
-    /// # Errors
-    /// As [`Location::list`].
-    pub async fn list_as<T: Send>(
-        &self,
-        mut keep: impl FnMut(ObjectMeta) -> Option<T> + Send,
-    ) -> Result<Vec<T>, StoreError> {
-        let failed = |source| StoreError::Store { url: self.url(), source };
-        if self.can_list_ranges() {
-            match RangeListing::new(self, MAX_LISTED, &mut keep).run().await {
-                Ok(all) => return Ok(all),
-                Err(RangeError::Store(source)) => return Err(failed(source)),
-                Err(RangeError::Unordered) => {
-                    tracing::debug!(folder = self.url(), "store lists out of order; listing page by page");
-                }
-            }
-        }
-        let mut budget = LIST_RETRIES.budget();
-        loop {
-            let error = match self.list_bounded(MAX_LISTED, &mut keep).await {
-                Ok(all) => return Ok(all),
-                Err(Error::NotFound { .. }) if self.kind == StoreKind::Local => return Ok(Vec::new()),
-                Err(error) => error,
-            };
-            let transient = ErrorKind::of(&error) == ErrorKind::Transient;
-            let Some(pause) = transient.then(|| budget.next_pause(None)).flatten() else {
-                return Err(failed(error));
-            };
-            tracing::warn!(folder = self.url(), error = user_message(&error), "listing failed; retrying");
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Returns whether the store lists in the order of keys and can begin after any of them. Azure cannot in accounts with
-    /// hierarchical names, and S3's directory buckets (Express One Zone) have no order.
-    fn can_list_ranges(&self) -> bool {
-        // In memory every listing begins with the first key.
-        self.can_list_between() && !self.base.starts_with("memory:")
-    }
-
-    /// Lists at most `max` objects below this location. A store that repeats its first page is an error: its listing
-    /// would never end.
-    async fn list_bounded<T>(
-        &self,
-        max: usize,
-        mut keep: impl FnMut(ObjectMeta) -> Option<T>,
-    ) -> Result<Vec<T>, Error> {
-        let mut listing = self.store.list(Some(&self.path));
-        let (mut all, mut first, mut count) = (Vec::new(), None, 0);
-        while let Some(meta) = listing.try_next().await? {
-            if first.as_ref() == Some(&meta.location) {
-                let what = format!(
-                    "the listing starts over with {} after {count} objects: the store's paging is broken",
-                    meta.location
-                );
-                return Err(Error::Generic { store: "listing", source: what.into() });
-            }
-            if count == max {
-                return Err(too_many(max));
-            }
-            count += 1;
-            first = first.or_else(|| Some(meta.location.clone()));
-            all.extend(keep(meta));
-        }
-        Ok(all)
-    }
-
     /// Returns the path on this machine of a location in [`StoreKind::Local`].
     #[must_use]
     pub fn local_path(&self) -> PathBuf {
@@ -224,11 +140,6 @@ impl Location {
         let path = name.split('/').fold(self.path.clone(), |path, part| path.join(part));
         self.at(path)
     }
-}
-
-fn too_many(max: usize) -> Error {
-    let what = format!("the folder has more than {max} objects: name a folder below it");
-    Error::Generic { store: "listing", source: what.into() }
 }
 
 impl std::fmt::Debug for Location {

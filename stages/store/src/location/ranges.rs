@@ -9,15 +9,21 @@
 //! Only for stores that list in the order of keys and can begin after any of them. Order is checked: a store that breaks it is
 //! listed page by page.
 
+use std::time::Duration;
+
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered};
 use object_store::{Error, ObjectMeta, path::Path};
 
 use super::{
-    LIST_RETRIES, Location,
+    Location,
     key_space::{KeySpace, common_prefix, end_of_prefix},
-    too_many,
 };
-use crate::{ErrorKind, RetryBudget, user_message};
+use crate::{ErrorKind, RetryBudget, RetryPolicy, user_message};
+
+/// Further attempts at a listing that ends early. Pages have no attempts of their own: a listing starts over, or goes on after its
+/// last key.
+pub(super) const LIST_RETRIES: RetryPolicy =
+    RetryPolicy::new(4, Duration::from_secs(1), Duration::from_secs(1));
 
 /// Requests of one listing at the same time.
 const CONCURRENT_REQUESTS: usize = 16;
@@ -309,4 +315,10 @@ async fn next_page(range: usize, mut listing: Listing) -> Page {
         }
     }
     (range, Ok((metas, Some(listing))))
+}
+
+/// Returns the error of a folder with too many objects.
+pub(super) fn too_many(max: usize) -> Error {
+    let what = format!("the folder has more than {max} objects: name a folder below it");
+    Error::Generic { store: "listing", source: what.into() }
 }

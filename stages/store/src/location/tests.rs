@@ -5,7 +5,7 @@ mod ranges;
 use futures::{StreamExt, stream::BoxStream};
 use object_store::memory::InMemory;
 
-use super::*;
+use super::{list::MAX_LISTED, *};
 use crate::{StoreSettings, Stores};
 
 fn location() -> Location {
