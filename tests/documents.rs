@@ -32,7 +32,7 @@ use support::{
 /// Lines of README at most.
 const README_LINES: usize = 150;
 /// What a block may lack here. `finetune` runs where the training program lies beside `recaption`.
-const NEEDS: &[&str] = &["build", "download", "finetune", "gpu", "root"];
+const NEEDS: &[&str] = &["build", "download", "finetune", "gpu", "root", "scheduler"];
 /// Folders of the repository that commands of the pages name.
 const LINKED: &[&str] = &["examples", "onnx", "scripts", "stages", "tests"];
 

@@ -162,5 +162,4 @@ fn missing_models_and_libraries_are_retried_a_limited_time() {
     recaption().dir(place.root()).args(["export", "--checkpoint", "nowhere", "--out", "m"]).ends(1);
     let full = recaption().dir(place.root()).arg("export").arg("--checkpoint").arg(checkpoint());
     full.args(["--out", "/dev/full/model"]).ends(1);
-    assert!(!place.path("out").exists());
 }

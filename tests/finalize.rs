@@ -182,7 +182,7 @@ fn killed_runs_are_finalized_by_their_configuration() {
     }
     killed.kill();
     killed.wait();
-    finalize(&place, "out").ends(2).warns("input.shards");
+    finalize(&place, "out").ends(2).warns("no record of a run").warns("--config");
     let by_config =
         || recaption().dir(place.root()).args(["--log-format", "json", "finalize", "--config"]).arg(&config);
     let report = by_config().ends(3).report();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use recaption_output::open_output;
+use recaption_output::{locate_output, open_output};
 use recaption_store::Stores;
 
 use super::{
@@ -59,12 +59,16 @@ pub(super) fn finalize_output(args: &FinalizeArgs, format: Format) -> anyhow::Re
         layers.add_assignment(assignment)?;
     }
     set_inputs(&mut layers, &args.input)?;
+    if layers.require("input.shards").is_err() {
+        let what = "no record of a run that ended here has inputs; give the run's configuration as --config CONFIG.toml, or its inputs as --input URL";
+        return Err(ConfigError::new(named.unwrap_or(origin), what.to_owned()).into());
+    }
     if let Some(url) = named {
         layers.set("output.url", url, "OUT")?;
     }
     let config = RunConfig::build_requiring(&layers, &["output.url", "input.shards"])?;
     let job = FinalizeJob {
-        origin,
+        origin: if args.input.is_empty() { origin } else { "--input".to_owned() },
         must_match: args.config.is_some(),
         page: (!args.no_report).then_some(PageOptions { images: !args.no_images }),
         config,
@@ -89,7 +93,8 @@ fn absolute(output: &str) -> anyhow::Result<String> {
 
 /// Returns the settings of the last run, and goes where it was started; the environment's where no run has ended.
 fn layers_of_last_run(output: &str) -> anyhow::Result<(Layers, String)> {
-    let place = environment_stores()?.locate(output)?;
+    // Of an output that could not be written, no record is looked for.
+    let place = locate_output(&mut environment_stores()?, output)?;
     let (last, is_filtered) =
         on_runtime(async { Ok((LastRun::find(&place).await?, is_made_by_filter(&place).await?)) })?;
     if let Some(last) = last {

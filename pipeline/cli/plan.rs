@@ -46,7 +46,7 @@ pub(super) struct PlanArgs {
 pub(super) fn plan_run(args: &PlanArgs, format: Format) -> anyhow::Result<ExitCode> {
     let layers = args.run.layers()?;
     if args.shards {
-        return print_shards(&RunConfig::build(&layers)?, args.run.options());
+        return print_shards(&RunConfig::build(&layers)?, args.run.options()?);
     }
     let config = RunConfig::build_requiring(&layers, &[])?;
     let job = PlanJob {

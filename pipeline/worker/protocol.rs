@@ -39,8 +39,10 @@ impl Request {
     /// What is wrong with it.
     pub(super) fn parse(line: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
-        let request: Self =
-            serde_json::from_str(text).map_err(|error| format!("it is no request: {error}"))?;
+        let request: Self = serde_json::from_str(text).map_err(|error| {
+            // A request is one line, whose number is reported beside.
+            format!("it is no request: {}", error.to_string().replace(" at line 1 column ", ", column "))
+        })?;
         if request.shard.trim().is_empty() || request.shard.contains('\0') {
             return Err("it is no request: `shard` names no shard".to_owned());
         }

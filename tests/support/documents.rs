@@ -45,7 +45,7 @@ pub(crate) struct Block {
     pub(crate) place: String,
     /// `sh`, `toml` and so on.
     pub(crate) language: String,
-    /// What is missing here: `gpu`, `download`, `build`, `root`, `finetune`.
+    /// What is missing here: `gpu`, `download`, `build`, `root`, `finetune`, `scheduler`.
     pub(crate) needs: Option<String>,
     /// The name under which the block is stored before later ones run.
     pub(crate) file: Option<String>,

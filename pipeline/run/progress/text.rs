@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn lines_name_the_bottleneck_first_and_fit_a_terminal() {
-        let progress = Progress { shards: 9, ..Progress::default() };
+        let progress = Progress { shards: 9.into(), ..Progress::default() };
         for (queue, capacity) in
             [(&progress.decode_queue, 64), (&progress.caption_queue, 256), (&progress.write_queue, 256)]
         {

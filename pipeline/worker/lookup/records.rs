@@ -44,13 +44,6 @@ pub(super) enum Compared {
     Done(Box<Counts>),
 }
 
-/// What is known of a shard without a look at the output.
-enum Found {
-    Known(ShardState),
-    /// It was asked for before, and may have changed since.
-    Unknown,
-}
-
 impl Records {
     /// Takes the records of an output, as they were scanned, and the shards whose deletion an earlier run has not finished.
     pub(in crate::worker) fn new(
@@ -85,17 +78,14 @@ impl Records {
     pub(super) async fn compare(&self, shard: ShardRef) -> anyhow::Result<Compared> {
         let name = self.name_of(&shard);
         let mut found = self.take(&shard, &name);
-        if let Found::Known(state) = &mut found
+        if let Some(state) = &mut found
             && let Some(done) = state.done.take()
         {
             clear_leftovers(&self.commit_log, std::slice::from_ref(state), self.workers.as_deref()).await?;
             return Ok(done_by(&done));
         }
         // A record that was invalid when the output was scanned is replaced, unless it was since.
-        let invalid = match &found {
-            Found::Known(state) => state.replaces.as_ref().map(|record| record.digest),
-            Found::Unknown => None,
-        };
+        let invalid = found.as_ref().and_then(|state| Some(state.replaces.as_ref()?.digest));
         let may_be_done = match invalid {
             None => true,
             Some(invalid) => {
@@ -107,8 +97,8 @@ impl Records {
             return Ok(Compared::Done(Box::new(commit.counts)));
         }
         let found = match found {
-            Found::Known(state) => state,
-            Found::Unknown => self.scan_again(&shard, &name).await?,
+            Some(state) => state,
+            None => self.scan_again(&shard, &name).await?,
         };
         if let Some(done) = &found.done {
             return Ok(done_by(done));
@@ -120,15 +110,14 @@ impl Records {
         Ok(Compared::ToDo(Box::new(Task::new(shard, name, found))))
     }
 
-    /// Takes what is known of a shard.
-    fn take(&self, shard: &ShardRef, name: &RecordName) -> Found {
+    /// Takes what is known of a shard without a look at the output; `None` if it was asked for before and may have changed since.
+    fn take(&self, shard: &ShardRef, name: &RecordName) -> Option<ShardState> {
         let mut known = self.known();
         let is_new = known.asked.insert(digest(&shard.id));
         match known.returned.remove(shard.id.as_str()) {
-            Some((returned, state)) if returned == *name => Found::Known(state),
-            Some(_) => Found::Unknown,
-            None if is_new => Found::Known(known.scan.take(&shard.url, name)),
-            None => Found::Unknown,
+            Some((returned, state)) if returned == *name => Some(state),
+            Some(_) => None,
+            None => is_new.then(|| known.scan.take(&shard.url, name)),
         }
     }
 

@@ -2,7 +2,10 @@ mod store;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -59,7 +62,11 @@ impl Output {
     }
 
     async fn join(&self) -> Arc<Workers> {
-        Arc::new(Workers::join(&self.place, LEASE).await.expect("joined"))
+        let workers = Workers::join(&self.place, LEASE).await.expect("joined");
+        // However slow this machine is, no worker counts as stuck.
+        let progress = AtomicU64::new(0);
+        workers.report_progress(move || progress.fetch_add(1, Relaxed));
+        Arc::new(workers)
     }
 
     fn claims(&self, workers: &Arc<Workers>) -> (Arc<Tasks>, WorkerClaims) {
