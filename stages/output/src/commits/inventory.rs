@@ -63,7 +63,7 @@ impl Inventory {
     /// Removes and returns a record's entry if the record's entity tag is unchanged.
     pub(super) fn take(&mut self, record: &str, tag: Option<&str>) -> Option<Entry> {
         let entry = self.entries.remove(record)?;
-        (tag == Some(entry.tag.as_str())).then(|| *entry)
+        (tag == Some(entry.tag.as_str())).then_some(*entry)
     }
 }
 
