@@ -124,8 +124,13 @@ fn skypilot_script(name: &str) -> String {
 fn skypilot_jobs_retry_retryable_codes_alone() {
     let stubs = Stubs::new(&[("sudo", "exit $CODE"), ("sleep", "")]);
     stubs.place.write("job.sh", skypilot_script("recaption.yaml"));
-    let settings =
-        [("IMAGE", "image"), ("INPUT", "s3://b/*.tar"), ("OUTPUT", "s3://b/out"), ("ATTEMPTS", "3")];
+    let settings = [
+        ("IMAGE", "image"),
+        ("INPUT", "s3://b/*.tar"),
+        ("OUTPUT", "s3://b/out"),
+        ("ATTEMPTS", "3"),
+        ("AWS_REGION", "eu-north-1"),
+    ];
     for code in ExitCode::ALL {
         let number = (code as u8).to_string();
         let more = [("CODE", number.as_str()), ("SKYPILOT_JOB_RANK", "2"), ("SKYPILOT_NUM_JOBS", "8")];
@@ -134,6 +139,7 @@ fn skypilot_jobs_retry_retryable_codes_alone() {
         let runs: Vec<_> =
             stubs.calls().into_iter().filter(|call| call.starts_with("sudo docker run")).collect();
         assert_eq!(runs.len(), if code.is_retryable() { 3 } else { 1 }, "exit code {number}");
+        assert!(runs[0].contains(" --env AWS_REGION=eu-north-1 "), "sudo keeps no variables: {runs:?}");
         assert!(
             runs[0].ends_with("--input s3://b/*.tar --output s3://b/out --task-index 2 --task-count 8"),
             "{runs:?}"
