@@ -90,6 +90,30 @@ fn slurm_tasks_requeue_themselves_after_retryable_codes() {
 }
 
 #[test]
+fn slurm_tasks_ask_again_where_the_controller_does_not_answer() {
+    // Each fails as often as its variable says.
+    let fails =
+        |name: &str| format!("echo >> {name}; [ $(wc -l < {name}) -gt ${{{name}_FAILS}} ] || exit 1; ");
+    let (squeue, scontrol) = (fails("SQUEUE") + "echo $STATE", fails("SCONTROL"));
+    let run = |state: &str, squeue_fails: &str, scontrol_fails: &str| {
+        let programs =
+            [("recaption", "exit 1"), ("squeue", &*squeue), ("scontrol", &*scontrol), ("sleep", "")];
+        let stubs = Stubs::new(&programs);
+        let more = [("STATE", state), ("SQUEUE_FAILS", squeue_fails), ("SCONTROL_FAILS", scontrol_fails)];
+        let output = stubs.bash(&array_script(&stubs), &[&TASK[..], &more[..]].concat());
+        assert_eq!(output.status.code(), Some(1), "the task ends as recaption does");
+        let calls = stubs.calls();
+        let count = |name: &str| calls.iter().filter(|call| call.starts_with(name)).count();
+        (count("squeue"), count("scontrol"))
+    };
+    assert_eq!(run("RUNNING", "0", "0"), (1, 1));
+    assert_eq!(run("RUNNING", "4", "1"), (5, 2));
+    assert_eq!(run("RUNNING", "9", "0"), (5, 0), "a state that is not known");
+    assert_eq!(run("RUNNING", "0", "9"), (1, 2));
+    assert_eq!(run("", "0", "0"), (1, 0), "an answer, though an empty one");
+}
+
+#[test]
 fn slurm_tasks_pass_sigterm_on_and_wait() {
     // Ends a while after the signal, as a run that finishes its shards does.
     let recaption = "trap 'sleep 0.3; exit 1' TERM; sleep 0.5; kill -TERM $PPID; while :; do sleep 0.1; done";
