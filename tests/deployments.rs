@@ -175,10 +175,15 @@ fn skypilot_jobs_retry_retryable_codes_alone() {
 fn answer_once(listener: TcpListener, status: &'static str) -> thread::JoinHandle<String> {
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
-        let mut request = [0; 512];
-        let read = stream.read(&mut request).expect("a request");
+        // To its end, which may come in another packet: a connection that is closed before that is reset, and its answer lost.
+        let (mut request, mut part) = (Vec::new(), [0; 512]);
+        while !request.ends_with(b"\r\n\r\n") {
+            let read = stream.read(&mut part).expect("a request");
+            assert_ne!(read, 0, "half a request");
+            request.extend_from_slice(&part[..read]);
+        }
         write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok").expect("an answer");
-        String::from_utf8_lossy(&request[..read]).lines().next().unwrap_or_default().to_owned()
+        String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned()
     })
 }
 
