@@ -145,10 +145,16 @@ fn skypilot_jobs_retry_retryable_codes_alone() {
 fn answer_once(listener: TcpListener, status: &'static str) -> thread::JoinHandle<String> {
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
-        let mut request = [0; 512];
-        let read = stream.read(&mut request).expect("a request");
+        // Bash writes line by line.
+        let mut request = String::new();
+        while !request.ends_with("\r\n\r\n") {
+            let mut more = [0; 512];
+            let read = stream.read(&mut more).expect("a request");
+            assert!(read > 0, "half a request: {request}");
+            request.push_str(&String::from_utf8_lossy(&more[..read]));
+        }
         write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok").expect("an answer");
-        String::from_utf8_lossy(&request[..read]).lines().next().unwrap_or_default().to_owned()
+        request.lines().next().unwrap_or_default().to_owned()
     })
 }
 
