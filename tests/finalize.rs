@@ -219,6 +219,54 @@ fn finalized_outputs_are_converted_whatever_their_last_run() {
     convert("third").ends(2).warns("interrupted");
 }
 
+#[test]
+fn inputs_on_the_command_line_are_relative_to_here() {
+    let place = Place::new();
+    let input = place.draw("in", 2, 3);
+    place.run(&input, "out").ends(0);
+    // One shard, of another name, in a folder that is called as the run's.
+    place.write("elsewhere/in/other.tar", scenes(5, 2));
+    place.write("elsewhere/list", "in/other.tar\n");
+    let call = |command: &str| {
+        let call = recaption().dir(place.path("elsewhere")).args(["--log-format", "json", command]);
+        call.arg(place.path("out"))
+    };
+    for named in ["in", "in/*.tar", "@list"] {
+        let said = call("finalize").args(["--no-report", "--input", named]).ends(3);
+        shards(&said, "incomplete", &[("inputs", 1), ("committed", 0), ("pending", 1)]);
+    }
+    call("finalize").args(["--no-report", "--set", "input.shards=in"]).ends(3);
+    shards(&call("finalize").arg("--no-report").ends(0), "complete", &[("inputs", 2), ("committed", 2)]);
+    call("retry").args(["--input", "@list"]).ends(0);
+    assert!(
+        commits(&place.path("out")).iter().any(|commit| commit.shard.ends_with("elsewhere/in/other.tar"))
+    );
+}
+
+#[test]
+fn inputs_are_those_of_the_last_run_that_had_some() {
+    let place = Place::new();
+    let input = place.draw("in", 2, 3);
+    place.run(&input, "out").ends(0);
+    // Of a worker, whose driver names the shards.
+    let record =
+        r#"{"run": "worker", "finished": "9000-01-01T00:00:00Z", "explicit_settings": {"run.seed": "0"}}"#;
+    place.write("out/_recaption/runs/90000101T000000000Z-00000000.json", record);
+    shards(&finalize(&place, "out").arg("--no-report").ends(0), "complete", &[("inputs", 2)]);
+    let status = |output: &str| {
+        recaption().dir(place.root()).args(["--log-format", "json", "status"]).arg(place.path(output))
+    };
+    let found = status("out").ends(0).report();
+    assert_eq!((&found["last_run"], &found["pending"]), (&json!("worker"), &json!(0)), "{found:#}");
+
+    // No run had inputs.
+    place.write("bare/_recaption/runs/90000101T000000000Z-00000000.json", record);
+    let found = status("bare").ends(0).report();
+    let why = found["inputs_unknown"].as_str().expect("a reason");
+    assert!(why.contains("no run that ended here had inputs"), "{why}");
+    finalize(&place, "bare").ends(2).warns("no record of a run that ended here has inputs");
+}
+
 /// Whether a folder has files.
 fn exists(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())

@@ -365,6 +365,33 @@ fn idle_worker_ends_at_sigterm_with_nothing_left() {
     assert!(ended.rest.is_empty(), "{:?}", ended.rest);
 }
 
+/// A stop while the models are loaded: its driver must not take it for a worker that did everything.
+#[test]
+fn stop_before_the_worker_is_ready_is_no_success() {
+    let place = Place::new();
+    for attempt in 0..20 {
+        let output = format!("out{attempt}");
+        let worker = Worker::start(place.worker(&output));
+        // It has joined the output, and has not loaded its models.
+        let heartbeats = place.path(&output).join("_recaption/workers");
+        until("a heartbeat", || fs::read_dir(&heartbeats).is_ok_and(|mut files| files.next().is_some()));
+        worker.terminate();
+        let ended = worker.wait();
+        if ended.rest.first().is_some_and(|line| line["type"] == "ready") {
+            // The signal came late.
+            continue;
+        }
+        assert_eq!(ended.code, Some(1), "{:?}\n{}", ended.rest, ended.stderr);
+        assert_eq!(ended.rest.len(), 1, "{:#?}", ended.rest);
+        let fatal = &ended.rest[0];
+        assert_eq!((&fatal["type"], &fatal["class"]), (&json!("fatal"), &json!("transient")), "{fatal:#}");
+        assert!(fatal["error"].as_str().is_some_and(|e| e.contains("before the worker was ready")));
+        assert!(!fs::read_dir(&heartbeats).is_ok_and(|mut files| files.next().is_some()));
+        return;
+    }
+    panic!("every signal came after `ready`");
+}
+
 /// A shard that takes minutes: thousands of scenes, few tokens at a time.
 fn long_shard(place: &Place) {
     place.draw("in", 1, 4000);
