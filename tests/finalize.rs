@@ -222,25 +222,28 @@ fn finalized_outputs_are_converted_whatever_their_last_run() {
 #[test]
 fn inputs_on_the_command_line_are_relative_to_here() {
     let place = Place::new();
-    let input = place.draw("in", 2, 3);
+    let input = place.draw("in", 3, 3);
     place.run(&input, "out").ends(0);
-    // One shard, of another name, in a folder that is called as the run's.
-    place.write("elsewhere/in/other.tar", scenes(5, 2));
-    place.write("elsewhere/list", "in/other.tar\n");
-    let call = |command: &str| {
-        let call = recaption().dir(place.path("elsewhere")).args(["--log-format", "json", command]);
-        call.arg(place.path("out"))
+    // Other shards, in a folder that is called as the run's. One of them fails at first.
+    place.write("elsewhere/list", "in/good.tar\nin/other.tar\n");
+    place.write("elsewhere/in/good.tar", scenes(5, 2));
+    place.write("elsewhere/in/other.tar", b"<html>not found</html>".repeat(100));
+    place.run(place.path("elsewhere/in"), "retried").ends(3);
+    place.write("elsewhere/in/other.tar", scenes(6, 2));
+    let call = |command: &str, output: &str| {
+        let call = recaption().dir(&place.path("elsewhere")).args(["--log-format", "json", command]);
+        call.arg(place.path(output))
     };
     for named in ["in", "in/*.tar", "@list"] {
-        let said = call("finalize").args(["--no-report", "--input", named]).ends(3);
-        shards(&said, "incomplete", &[("inputs", 1), ("committed", 0), ("pending", 1)]);
+        let said = call("finalize", "out").args(["--no-report", "--input", named]).ends(3);
+        shards(&said, "incomplete", &[("inputs", 2), ("committed", 0), ("pending", 2)]);
     }
-    call("finalize").args(["--no-report", "--set", "input.shards=in"]).ends(3);
-    shards(&call("finalize").arg("--no-report").ends(0), "complete", &[("inputs", 2), ("committed", 2)]);
-    call("retry").args(["--input", "@list"]).ends(0);
-    assert!(
-        commits(&place.path("out")).iter().any(|commit| commit.shard.ends_with("elsewhere/in/other.tar"))
-    );
+    call("finalize", "out").args(["--no-report", "--set", "input.shards=in"]).ends(3);
+    let said = call("finalize", "out").arg("--no-report").ends(0);
+    shards(&said, "complete", &[("inputs", 3), ("committed", 3)]);
+    call("retry", "retried").args(["--input", "@list"]).ends(0);
+    let is_other = |shard: &str| shard.ends_with("elsewhere/in/other.tar");
+    assert!(commits(&place.path("retried")).iter().any(|commit| is_other(&commit.shard)));
 }
 
 #[test]
