@@ -213,6 +213,29 @@ fn changed_shards_are_processed_again_and_leave_no_old_rows() {
     assert!(essence(&place.path("out")) == essence(&place.path("fresh")), "rows of old versions are left");
 }
 
+/// The first worker scanned the output before the second one committed an earlier version, which the second still claims.
+#[test]
+fn shard_that_changed_since_another_worker_did_it_leaves_no_old_rows() {
+    let place = Place::new();
+    place.draw("in", 1, 3);
+    let mut first = Worker::start(place.worker("out"));
+    first.ready();
+    let mut second = Worker::start(place.worker("out"));
+    second.ready();
+    assert_eq!(second.ask(json!({"shard": "in/00000.tar"}))["outcome"], "committed");
+    place.write("in/00000.tar", scenes(40, 5));
+    let answer = first.ask(json!({"shard": "in/00000.tar", "wait": false}));
+    assert_eq!(
+        (&answer["outcome"], &answer["counts"]["read"]),
+        (&json!("committed"), &json!(5)),
+        "{answer:#}"
+    );
+    first.ends(0);
+    second.ends(0);
+    place.run(place.path("in"), "fresh").ends(0);
+    assert!(essence(&place.path("out")) == essence(&place.path("fresh")), "rows of the old version are left");
+}
+
 #[test]
 fn claimed_shards_are_waited_for_or_not() {
     let place = Place::new();

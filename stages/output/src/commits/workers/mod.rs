@@ -102,9 +102,11 @@ impl Workers {
         self.peers.report_progress(Box::new(progress));
     }
 
-    /// Claims a shard unless a living worker has it. Where the store fails the shard is processed: claims are not locks.
-    pub async fn claim(&self, shard: &str) -> ClaimAttempt {
-        match self.claims.claim(shard).await {
+    /// Claims a version of a shard unless a living worker has it. Where the store fails the shard is processed: claims are not
+    /// locks. A version is any text without quotes that tells apart what is processed: claims stay until the last worker leaves,
+    /// and that on an earlier version must not hold up the next.
+    pub async fn claim(&self, shard: &str, version: &str) -> ClaimAttempt {
+        match self.claims.claim(shard, version).await {
             Ok(attempt) => attempt,
             Err(error) => {
                 tracing::debug!(shard, %error, "shard cannot be claimed; processing it anyway");
@@ -114,8 +116,8 @@ impl Workers {
     }
 
     /// Claims a shard for a worker that has nothing else to do: also one of a living worker without progress.
-    pub async fn claim_or_take_over(&self, shard: &str) -> ClaimAttempt {
-        match self.claims.claim_or_take_over(shard).await {
+    pub async fn claim_or_take_over(&self, shard: &str, version: &str) -> ClaimAttempt {
+        match self.claims.claim_or_take_over(shard, version).await {
             Ok(attempt) => attempt,
             Err(error) => {
                 tracing::debug!(shard, %error, "shard cannot be claimed; processing it anyway");
