@@ -174,7 +174,9 @@ impl Peers {
     pub(super) async fn refresh_if_older(&self, age: impl Fn(usize) -> Duration) -> Result<(), StoreError> {
         let is_old = || {
             let known = self.known();
-            known.refreshed.is_none_or(|at| at.elapsed() >= age(known.peers.len()))
+            let (refreshed, peers) = (known.refreshed, known.peers.len());
+            drop(known); // `age` may ask for it
+            refreshed.is_none_or(|at| at.elapsed() >= age(peers))
         };
         if !is_old() {
             return Ok(());
@@ -224,8 +226,8 @@ impl Peers {
         }
         if is_expired() != Some(false) {
             // An unknown worker may have joined since the last listing.
-            self.refresh_if_older(|_| if is_expired().is_some() { MIN_REFRESH } else { Duration::ZERO })
-                .await?;
+            let age = if is_expired().is_some() { MIN_REFRESH } else { Duration::ZERO };
+            self.refresh_if_older(|_| age).await?;
         }
         Ok(is_expired() == Some(false) && !self.is_unlocked(id))
     }
