@@ -249,10 +249,12 @@ def killed_task(cluster: Cluster, shared: pathlib.Path, wanted: dict) -> None:
     places = [(line["index"], line["count"]) for line in trial.log_lines(victim) if line.get("scheduler") == "Slurm"]
     check(places == [(1, 4)] * 2, f"before and after the restart the task is number and count {places}")
     check("exit code 137; task" in trial.log(victim), "the log of the killed task says exit code 137 and restart 1 of 10")
-    report = (trial.folder / f"recaption-finalize-{finalize}.log").read_text()
-    check(cluster.job(finalize)["ExitCode"] == "0:0" and (trial.output / "_recaption/totals.json").exists(),
-          f"finalize ended with {cluster.job(finalize)['ExitCode']} and wrote totals.json")
-    print("\n".join("        " + line for line in report.splitlines()[-12:]))
+    totals = json.loads((trial.output / "_recaption/totals.json").read_text())
+    state, shards, images = totals["state"], totals["shards"], totals["samples"]["captioned"]
+    ends_well = cluster.job(finalize)["ExitCode"] == "0:0" and state == "complete" and shards["committed"] == len(wanted)
+    check(ends_well and (trial.output / "report.html").exists(),
+          f"finalize ended with {cluster.job(finalize)['ExitCode']}: {state}, {shards['committed']} of {shards['inputs']} shards, "
+          f"{images} images captioned; totals.json and report.html are there")
     found = soak.rows(soak.Folder(shared), "killed")
     check(True, f"{soak.compare(wanted, found, 'killed')} rows of {len(found)} shards are those of one process alone")
 

@@ -46,9 +46,12 @@ fn fails(resolved: Result<Resolved, String>, words: &[&str]) {
     }
 }
 
+/// Names and values of variables.
+type Environment<'a> = &'a [(&'a str, &'a str)];
+
 #[test]
 fn schedulers_name_their_tasks() {
-    let cases: [(&[(&str, &str)], &str, (u32, u32)); 8] = [
+    let cases: [(Environment<'_>, &str, (u32, u32)); 8] = [
         (&slurm("3", "0", "7", "1", "8"), "Slurm", (3, 8)), // --array=0-7%2 has the same variables
         (&slurm("10", "10", "12", "1", "3"), "Slurm", (0, 3)),
         (&slurm("5", "1", "7", "2", "4"), "Slurm", (2, 4)),
@@ -79,7 +82,7 @@ fn slurm_lists_with_gaps_have_a_place_for_every_number() {
 
 #[test]
 fn nothing_is_detected_outside_of_array_jobs() {
-    let alone: [&[(&str, &str)]; 6] = [
+    let alone: [Environment<'_>; 6] = [
         &[],
         // Slurm jobs that are no arrays, and variables that are set but empty.
         &[("SLURM_JOB_ID", "7"), ("SLURM_PROCID", "1"), ("SLURM_ARRAY_TASK_COUNT", "4")],

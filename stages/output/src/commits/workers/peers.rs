@@ -100,6 +100,11 @@ impl Peers {
         heartbeat_location(&self.out, &self.id)
     }
 
+    /// Returns where the heartbeats of all other workers are that were listed, dead ones too.
+    pub(super) fn heartbeats(&self) -> Vec<object_store::path::Path> {
+        self.known().peers.keys().map(|id| heartbeat_location(&self.out, id).path).collect()
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,6 +139,10 @@ impl Peers {
             return put.map(drop).map_err(|source| StoreError::Store { url: location.url(), source });
         };
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        if !location.local_path().exists() {
+            // Somebody deleted it: a worker without a file is dead to all others.
+            *file = locked(&location)?;
+        }
         let written = file.rewind().and_then(|()| file.write_all(text.as_bytes()));
         written.map_err(|e| StoreError::Record { url: location.url(), what: e.to_string() })
     }
