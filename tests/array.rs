@@ -99,9 +99,10 @@ fn tasks_that_do_not_help_do_their_share() {
 #[test]
 fn tasks_do_their_share_first_and_then_help() {
     let place = Place::new();
-    let input = place.draw("in", 16, 6);
-    // The other four tasks never run.
-    let report = task(place.run(&input, "out"), 2, 5).set("run.batch_size=2").ends(0).report();
+    let input = place.draw("in", 16, 100);
+    // The other four tasks never run. One reader, and shards that are larger than what the stages hold, end in their order.
+    let call = task(place.run(&input, "out"), 2, 5).set("run.batch_size=2").set("input.concurrent_shards=1");
+    let report = call.ends(0).report();
     assert_eq!(
         (number(&report, "shards_done"), number(&report, "shards_not_selected")),
         (16, 0),

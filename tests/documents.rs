@@ -49,6 +49,7 @@ macro_rules! pages_with_commands {
 
 pages_with_commands! {
     commands_of_readme_run: "README.md",
+    commands_of_array_jobs_run: "docs/src/array-jobs.md",
     commands_of_captioning_run: "docs/src/captioning.md",
     commands_of_configuration_run: "docs/src/configuration.md",
     commands_of_evaluation_run: "docs/src/evaluation.md",
@@ -64,6 +65,7 @@ pages_with_commands! {
     commands_of_pull_run: "docs/src/pull.md",
     commands_of_quickstart_run: "docs/src/quickstart.md",
     commands_of_report_run: "docs/src/report.md",
+    commands_of_scaling_run: "docs/src/scaling.md",
     commands_of_trainers_run: "docs/src/trainers.md",
     commands_of_troubleshooting_run: "docs/src/troubleshooting.md",
     commands_of_verification_run: "docs/src/verification.md",

@@ -172,10 +172,12 @@ fn damaged_shards_are_committed() {
 #[test]
 fn killed_runs_are_finalized_by_their_configuration() {
     let place = Place::new();
-    place.draw("in", 12, 6);
+    // Several times what the stages hold between reader and writer.
+    place.draw("in", 12, 200);
     let config = configuration(&place);
     let run = || recaption().dir(place.root()).arg("run").arg(&config);
-    let mut killed = run().set("model.sessions=1").set("run.batch_size=1").start();
+    let mut killed =
+        run().set("model.sessions=1").set("run.batch_size=1").set("input.concurrent_shards=1").start();
     let records = place.path("out/_recaption/shards");
     while killed.is_alive() && fs::read_dir(&records).map_or(0, Iterator::count) < 3 {
         std::thread::yield_now();

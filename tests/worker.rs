@@ -327,7 +327,8 @@ fn two_workers_and_a_run_share_an_output() {
 #[test]
 fn sigterm_finishes_the_shards_in_flight() {
     let place = Place::new();
-    place.draw("in", 12, 60);
+    // Several times what the stages hold between reader and writer.
+    place.draw("in", 12, 250);
     let calls = place.worker("out").set("model.sessions=1").set("input.concurrent_shards=1");
     let mut worker = Worker::start(calls);
     worker.ready();
