@@ -170,7 +170,8 @@ impl Peers {
         Ok(())
     }
 
-    /// As [`Peers::refresh`], if the last listing is older than `age`, which may depend on the number of other workers.
+    /// As [`Peers::refresh`], if the last listing is older than `age`, which may depend on the number of other workers and is
+    /// called while what is known is locked.
     pub(super) async fn refresh_if_older(&self, age: impl Fn(usize) -> Duration) -> Result<(), StoreError> {
         let is_old = || {
             let known = self.known();
@@ -222,10 +223,11 @@ impl Peers {
             self.refresh_if_older(|peers| self.timing.listing(peers)).await?;
             return if is_expired() == Some(false) { Ok(true) } else { self.look_at(id).await };
         }
-        if is_expired() != Some(false) {
+        let before = is_expired();
+        if before != Some(false) {
             // An unknown worker may have joined since the last listing.
-            self.refresh_if_older(|_| if is_expired().is_some() { MIN_REFRESH } else { Duration::ZERO })
-                .await?;
+            let age = if before.is_some() { MIN_REFRESH } else { Duration::ZERO };
+            self.refresh_if_older(|_| age).await?;
         }
         Ok(is_expired() == Some(false) && !self.is_unlocked(id))
     }
@@ -329,6 +331,9 @@ mod tests {
         assert!(first.has_others());
         drop(file);
         assert!(!first.is_alive("joining").await.expect("known"));
+        std::fs::remove_file(joining.local_path()).expect("removed");
+        assert!(!first.is_alive("joining").await.expect("known"), "it left");
+        assert!(!first.is_alive("unknown").await.expect("known"), "it was never there");
     }
 
     /// Returns an output in a bucket, and counts of its requests.
