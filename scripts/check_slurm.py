@@ -265,11 +265,22 @@ def gpu_of(task: str) -> str:
 
 
 def time_limit(cluster: Cluster, shared: pathlib.Path, wanted: dict) -> None:
-    # Slurm counts minutes, so the signal comes 20 s after the start, at the earliest.
-    trial = Trial(cluster, "time", shared, {}, 1, 1, lead_seconds=40)
+    # Slurm looks every 30 s and sends the signal up to a minute early: here 10 to 70 s after the start. One that comes while the
+    # script is being started is lost, and there is no second one.
+    trial = Trial(cluster, "time", shared, {}, 1, 2, lead_seconds=50)
     array, finalize = trial.submit()
     task = f"{array}_0"
-    wait_until("the end of the task and of finalize", lambda: cluster.ended(task, finalize), 900)
+    wait_until("a running task", lambda: bool(recaptions(task)))
+    began = time.monotonic()
+    wait_until("a commit", lambda: trial.commits() >= 1)
+    # Held until the signal has come, so that a fast machine is not done before it.
+    held = [pid for pid in recaptions(task) if time.monotonic() - began < 70]
+    for pid in held:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until("the signal", lambda: not held or time.monotonic() - began > 75)
+    for pid in held:
+        os.kill(pid, signal.SIGCONT)
+    wait_until("the end of the task and of finalize", lambda: cluster.ended(task, finalize), 1800)
     restarts, log = int(cluster.job(task)["Restarts"]), trial.log(task)
     check(cluster.job(task)["ExitCode"] == "0:0" and restarts >= 1,
           f"--time: ended with {cluster.job(task)['ExitCode']} after {restarts} restarts")
@@ -336,8 +347,17 @@ def descendants_of_node(node: str) -> list[int]:
     return [parents[pid] for pid in steps if parents.get(pid, 1) > 1] + steps
 
 
-def prepare(shared: pathlib.Path, options) -> dict:
-    """Program, model and shards where all nodes see them; returns the rows of one process alone."""
+def draw_and_caption(shared: pathlib.Path, name: str, shards: int, samples: int) -> dict:
+    """Draws shards, and returns the rows of one process alone."""
+    soak.draw(shared / name, shards, samples)
+    alone = subprocess.run(soak.command(f"{shared}/{name}/*.tar", f"{shared}/{name}-alone"), env=soak.environment(),
+                           capture_output=True)
+    assert alone.returncode == 0, alone.stderr.decode()[-500:]
+    return soak.rows(soak.Folder(shared), f"{name}-alone")
+
+
+def prepare(shared: pathlib.Path) -> None:
+    """Program and model where all nodes see them."""
     (shared / "bin").mkdir()
     shutil.copy(soak.PROGRAM, shared / "bin/recaption")
     shutil.copytree(soak.MODEL, shared / "model")
@@ -345,14 +365,7 @@ def prepare(shared: pathlib.Path, options) -> dict:
     (shared / "onnxruntime/lib").mkdir(parents=True)
     shutil.copy(library, shared / "onnxruntime/lib/libonnxruntime.so")
     os.environ["ORT_DYLIB_PATH"] = str(shared / "onnxruntime/lib/libonnxruntime.so")
-    soak.draw(shared / "in", options.shards, options.samples)
-    began = time.monotonic()
-    alone = subprocess.run(soak.command(f"{shared}/in/*.tar", f"{shared}/alone"), env=soak.environment(), capture_output=True)
-    assert alone.returncode == 0, alone.stderr.decode()[-500:]
-    wanted = soak.rows(soak.Folder(shared), "alone")
-    print(f"        one process alone: {options.shards} shards of {options.samples} images in {time.monotonic() - began:.0f} s")
     shared.chmod(0o777)
-    return wanted
 
 
 def main() -> int:
@@ -366,13 +379,19 @@ def main() -> int:
         raise SystemExit(f"needs root, and {', '.join(missing) or 'nothing else'}: "
                          "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge")
     soak.in_venv()
+    # Everything that was started is ended then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Short: the path of a socket has 107 characters at most.
     root = pathlib.Path(tempfile.mkdtemp(prefix="slurm-trial-", dir="/tmp"))
     try:
         root.chmod(0o755)
         shared = root / "shared"
         shared.mkdir()
-        wanted = prepare(shared, options)
+        prepare(shared)
+        began = time.monotonic()
+        wanted = draw_and_caption(shared, "in", options.shards, options.samples)
+        seconds = time.monotonic() - began
+        print(f"        one process alone: {options.shards} shards of {options.samples} images in {seconds:.0f} s")
         with Cluster(root) as cluster:
             print(f"        {cluster.ask('sinfo', '--version')}: nodes {', '.join(cluster.nodes())}")
             killed_task(cluster, shared, wanted)

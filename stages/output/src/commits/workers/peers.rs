@@ -170,12 +170,13 @@ impl Peers {
         Ok(())
     }
 
-    /// As [`Peers::refresh`], if the last listing is older than `age`, which may depend on the number of other workers and is
-    /// called while what is known is locked.
+    /// As [`Peers::refresh`], if the last listing is older than `age`, which may depend on the number of other workers.
     pub(super) async fn refresh_if_older(&self, age: impl Fn(usize) -> Duration) -> Result<(), StoreError> {
         let is_old = || {
             let known = self.known();
-            known.refreshed.is_none_or(|at| at.elapsed() >= age(known.peers.len()))
+            let (refreshed, peers) = (known.refreshed, known.peers.len());
+            drop(known); // `age` may ask for it
+            refreshed.is_none_or(|at| at.elapsed() >= age(peers))
         };
         if !is_old() {
             return Ok(());
@@ -223,10 +224,9 @@ impl Peers {
             self.refresh_if_older(|peers| self.timing.listing(peers)).await?;
             return if is_expired() == Some(false) { Ok(true) } else { self.look_at(id).await };
         }
-        let before = is_expired();
-        if before != Some(false) {
+        if is_expired() != Some(false) {
             // An unknown worker may have joined since the last listing.
-            let age = if before.is_some() { MIN_REFRESH } else { Duration::ZERO };
+            let age = if is_expired().is_some() { MIN_REFRESH } else { Duration::ZERO };
             self.refresh_if_older(|_| age).await?;
         }
         Ok(is_expired() == Some(false) && !self.is_unlocked(id))
