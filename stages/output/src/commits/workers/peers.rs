@@ -331,6 +331,9 @@ mod tests {
         assert!(first.has_others());
         drop(file);
         assert!(!first.is_alive("joining").await.expect("known"));
+        std::fs::remove_file(joining.local_path()).expect("removed");
+        assert!(!first.is_alive("joining").await.expect("known"), "it left");
+        assert!(!first.is_alive("unknown").await.expect("known"), "it was never there");
     }
 
     /// Returns an output in a bucket, and counts of its requests.
