@@ -58,7 +58,9 @@ def requests(options) -> dict:
             for tar in drawn[:count]:
                 store.put(f"in{count}/{tar.name}", tar.read_bytes())
             metrics = folder / f"{count}.prom"
-            run(store, f"in{count}", f"out{count}", "--metrics-file", str(metrics))
+            # Heartbeats depend on time, not on shards.
+            quiet = ("--set", "run.claim_seconds=86400")
+            run(store, f"in{count}", f"out{count}", "--metrics-file", str(metrics), *quiet)
             found[count] = counters(metrics)
         more, read = MANY - FEW, sum(tar.stat().st_size for tar in drawn)
         written = {k: (v - sizes(store, f"out{FEW}").get(k, 0)) / more / options.samples

@@ -38,7 +38,7 @@ class Plan:
     @property
     def heartbeats_per_second(self) -> float:
         """PUTs of all workers."""
-        return self.workers * HEARTBEATS / self.claim_seconds
+        return self.workers * HEARTBEATS / (MEAN_PAUSE * self.claim_seconds)
 
     @property
     def worker_listings_per_second(self) -> float:
@@ -69,6 +69,10 @@ LISTINGS_PER_RUN, PUTS_PER_RUN = 10, 2
 # stages/output/src/commits/workers/timing.rs: heartbeats in claim_seconds; workers that are listed once per heartbeat.
 HEARTBEATS, PEERS_PER_HEARTBEAT = 4, 250
 
+# pipeline/run/source: a worker that is done looks at the others' shards in groups of 900, at their records and at most once at their
+# claims. stages/output/src/commits/workers: the pause between two heartbeats is 0.8 to 1 of the nominal one.
+GROUP, LISTINGS_PER_GROUP, MEAN_PAUSE = 900, 2, 0.9
+
 # Published. S3, us-east-1, Standard class.
 PUT_DOLLARS, GET_DOLLARS = 0.005 / 1000, 0.0004 / 1000  # PUT, COPY, POST, LIST; GET, HEAD. DELETE is free
 EGRESS_DOLLARS = 0.09  # per GB to the internet, first 10 TB a month; within the region free
@@ -78,7 +82,7 @@ LIMITS = [("S3, per partitioned prefix", 3500, 5500), ("Google Cloud Storage, a 
 PAGE, PAGE_SECONDS = 1000, 0.1
 LISTING_RANGES, LISTING_ROUNDS = 16, 5  # requests of one listing at a time, and rounds until all are in use; measured by tests of stages/store
 # Measured: simulate_fleet --plan 1000000.
-PLAN_BYTES_PER_SHARD = 1000.0
+PLAN_BYTES_PER_SHARD = 798.0
 # Measured: a commit record of the bundled base, and its line in the inventory.
 RECORD_BYTES, INVENTORY_BYTES = 1450, 200
 # Measured: benchmarks/scaling.py requests, short captions of the bundled base, with rejects and records.
@@ -140,10 +144,11 @@ def requests(plan: Plan) -> dict[str, float]:
     """Requests of the whole run by kind."""
     seconds = plan.hours * 3600
     pages = math.ceil(plan.shards / PAGE) + LISTINGS_PER_RUN - 1  # of the inputs; the output is empty at the start
+    stealing = math.ceil(plan.shards / GROUP) * LISTINGS_PER_GROUP  # once, when a worker's share is done
     return {
         "GET": plan.shards * REQUESTS_PER_SHARD["GET"],
         "PUT": plan.shards * REQUESTS_PER_SHARD["PUT"] + plan.workers * PUTS_PER_RUN + seconds * plan.heartbeats_per_second,
-        "LIST": plan.workers * pages + seconds * plan.worker_listings_per_second,
+        "LIST": plan.workers * (pages + stealing) + seconds * plan.worker_listings_per_second,
     }
 
 

@@ -90,6 +90,30 @@ fn slurm_tasks_requeue_themselves_after_retryable_codes() {
 }
 
 #[test]
+fn slurm_tasks_ask_again_where_the_controller_does_not_answer() {
+    // Each fails as often as its variable says.
+    let fails =
+        |name: &str| format!("echo >> {name}; [ $(wc -l < {name}) -gt ${{{name}_FAILS}} ] || exit 1; ");
+    let (squeue, scontrol) = (fails("SQUEUE") + "echo $STATE", fails("SCONTROL"));
+    let run = |state: &str, squeue_fails: &str, scontrol_fails: &str| {
+        let programs =
+            [("recaption", "exit 1"), ("squeue", &*squeue), ("scontrol", &*scontrol), ("sleep", "")];
+        let stubs = Stubs::new(&programs);
+        let more = [("STATE", state), ("SQUEUE_FAILS", squeue_fails), ("SCONTROL_FAILS", scontrol_fails)];
+        let output = stubs.bash(&array_script(&stubs), &[&TASK[..], &more[..]].concat());
+        assert_eq!(output.status.code(), Some(1), "the task ends as recaption does");
+        let calls = stubs.calls();
+        let count = |name: &str| calls.iter().filter(|call| call.starts_with(name)).count();
+        (count("squeue"), count("scontrol"))
+    };
+    assert_eq!(run("RUNNING", "0", "0"), (1, 1));
+    assert_eq!(run("RUNNING", "4", "1"), (5, 2));
+    assert_eq!(run("RUNNING", "9", "0"), (5, 0), "a state that is not known");
+    assert_eq!(run("RUNNING", "0", "9"), (1, 2));
+    assert_eq!(run("", "0", "0"), (1, 0), "an answer, though an empty one");
+}
+
+#[test]
 fn slurm_tasks_pass_sigterm_on_and_wait() {
     // Ends a while after the signal, as a run that finishes its shards does.
     let recaption = "trap 'sleep 0.3; exit 1' TERM; sleep 0.5; kill -TERM $PPID; while :; do sleep 0.1; done";
@@ -124,8 +148,13 @@ fn skypilot_script(name: &str) -> String {
 fn skypilot_jobs_retry_retryable_codes_alone() {
     let stubs = Stubs::new(&[("sudo", "exit $CODE"), ("sleep", "")]);
     stubs.place.write("job.sh", skypilot_script("recaption.yaml"));
-    let settings =
-        [("IMAGE", "image"), ("INPUT", "s3://b/*.tar"), ("OUTPUT", "s3://b/out"), ("ATTEMPTS", "3")];
+    let settings = [
+        ("IMAGE", "image"),
+        ("INPUT", "s3://b/*.tar"),
+        ("OUTPUT", "s3://b/out"),
+        ("ATTEMPTS", "3"),
+        ("AWS_REGION", "eu-north-1"),
+    ];
     for code in ExitCode::ALL {
         let number = (code as u8).to_string();
         let more = [("CODE", number.as_str()), ("SKYPILOT_JOB_RANK", "2"), ("SKYPILOT_NUM_JOBS", "8")];
@@ -134,6 +163,7 @@ fn skypilot_jobs_retry_retryable_codes_alone() {
         let runs: Vec<_> =
             stubs.calls().into_iter().filter(|call| call.starts_with("sudo docker run")).collect();
         assert_eq!(runs.len(), if code.is_retryable() { 3 } else { 1 }, "exit code {number}");
+        assert!(runs[0].contains(" --env AWS_REGION=eu-north-1 "), "sudo keeps no variables: {runs:?}");
         assert!(
             runs[0].ends_with("--input s3://b/*.tar --output s3://b/out --task-index 2 --task-count 8"),
             "{runs:?}"
@@ -145,16 +175,15 @@ fn skypilot_jobs_retry_retryable_codes_alone() {
 fn answer_once(listener: TcpListener, status: &'static str) -> thread::JoinHandle<String> {
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
-        // Bash writes line by line.
-        let mut request = String::new();
-        while !request.ends_with("\r\n\r\n") {
-            let mut more = [0; 512];
-            let read = stream.read(&mut more).expect("a request");
-            assert!(read > 0, "half a request: {request}");
-            request.push_str(&String::from_utf8_lossy(&more[..read]));
+        // To its end, which may come in another packet: a connection that is closed before that is reset, and its answer lost.
+        let (mut request, mut part) = (Vec::new(), [0; 512]);
+        while !request.ends_with(b"\r\n\r\n") {
+            let read = stream.read(&mut part).expect("a request");
+            assert_ne!(read, 0, "half a request");
+            request.extend_from_slice(&part[..read]);
         }
         write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok").expect("an answer");
-        request.lines().next().unwrap_or_default().to_owned()
+        String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned()
     })
 }
 

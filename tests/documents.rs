@@ -294,6 +294,18 @@ fn links_and_anchors_resolve() {
     assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
 }
 
+/// A page that waits for its numbers holds a word in capitals with a hyphen or between signs that no prose has.
+#[test]
+fn no_placeholder_is_left_in_a_page() {
+    let marks = ["@@", "-OUTPUT", "_OUTPUT\n", "_FACTS", "TODO", "FIXME", "TBD", "XXX"];
+    for page in pages() {
+        let text = std::fs::read_to_string(repository().join(&page)).expect("a page");
+        for mark in marks {
+            assert!(!text.contains(mark), "{page}: `{mark}` is a placeholder");
+        }
+    }
+}
+
 #[test]
 fn paths_in_inline_code_exist() {
     let is_history = |page: &&String| *page == "CHANGELOG.md";

@@ -219,6 +219,57 @@ fn finalized_outputs_are_converted_whatever_their_last_run() {
     convert("third").ends(2).warns("interrupted");
 }
 
+#[test]
+fn inputs_on_the_command_line_are_relative_to_here() {
+    let place = Place::new();
+    let input = place.draw("in", 3, 3);
+    place.run(&input, "out").ends(0);
+    // Other shards, in a folder that is called as the run's. One of them fails at first.
+    place.write("elsewhere/list", "in/good.tar\nin/other.tar\n");
+    place.write("elsewhere/in/good.tar", scenes(5, 2));
+    place.write("elsewhere/in/other.tar", b"<html>not found</html>".repeat(100));
+    place.run(place.path("elsewhere/in"), "retried").ends(3);
+    place.write("elsewhere/in/other.tar", scenes(6, 2));
+    let call = |command: &str, output: &str| {
+        let call = recaption().dir(&place.path("elsewhere")).args(["--log-format", "json", command]);
+        call.arg(place.path(output))
+    };
+    for named in ["in", "in/*.tar", "@list"] {
+        let said = call("finalize", "out").args(["--no-report", "--input", named]).ends(3);
+        shards(&said, "incomplete", &[("inputs", 2), ("committed", 0), ("pending", 2)]);
+    }
+    call("finalize", "out").args(["--no-report", "--set", "input.shards=in"]).ends(3);
+    let said = call("finalize", "out").arg("--no-report").ends(0);
+    shards(&said, "complete", &[("inputs", 3), ("committed", 3)]);
+    call("retry", "retried").args(["--input", "@list"]).ends(0);
+    let is_other = |shard: &str| shard.ends_with("elsewhere/in/other.tar");
+    assert!(commits(&place.path("retried")).iter().any(|commit| is_other(&commit.shard)));
+}
+
+#[test]
+fn inputs_are_those_of_the_last_run_that_had_some() {
+    let place = Place::new();
+    let input = place.draw("in", 2, 3);
+    place.run(&input, "out").ends(0);
+    // Of a worker, whose driver names the shards.
+    let record =
+        r#"{"run": "worker", "finished": "9000-01-01T00:00:00Z", "explicit_settings": {"run.seed": "0"}}"#;
+    place.write("out/_recaption/runs/90000101T000000000Z-00000000.json", record);
+    shards(&finalize(&place, "out").arg("--no-report").ends(0), "complete", &[("inputs", 2)]);
+    let status = |output: &str| {
+        recaption().dir(place.root()).args(["--log-format", "json", "status"]).arg(place.path(output))
+    };
+    let found = status("out").ends(0).report();
+    assert_eq!((&found["last_run"], &found["pending"]), (&json!("worker"), &json!(0)), "{found:#}");
+
+    // No run had inputs.
+    place.write("bare/_recaption/runs/90000101T000000000Z-00000000.json", record);
+    let found = status("bare").ends(0).report();
+    let why = found["inputs_unknown"].as_str().expect("a reason");
+    assert!(why.contains("no run that ended here had inputs"), "{why}");
+    finalize(&place, "bare").ends(2).warns("no record of a run that ended here has inputs");
+}
+
 /// Whether a folder has files.
 fn exists(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())

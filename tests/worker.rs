@@ -213,6 +213,29 @@ fn changed_shards_are_processed_again_and_leave_no_old_rows() {
     assert!(essence(&place.path("out")) == essence(&place.path("fresh")), "rows of old versions are left");
 }
 
+/// The first worker scanned the output before the second one committed an earlier version, which the second still claims.
+#[test]
+fn shard_that_changed_since_another_worker_did_it_leaves_no_old_rows() {
+    let place = Place::new();
+    place.draw("in", 1, 3);
+    let mut first = Worker::start(place.worker("out"));
+    first.ready();
+    let mut second = Worker::start(place.worker("out"));
+    second.ready();
+    assert_eq!(second.ask(json!({"shard": "in/00000.tar"}))["outcome"], "committed");
+    place.write("in/00000.tar", scenes(40, 5));
+    let answer = first.ask(json!({"shard": "in/00000.tar", "wait": false}));
+    assert_eq!(
+        (&answer["outcome"], &answer["counts"]["read"]),
+        (&json!("committed"), &json!(5)),
+        "{answer:#}"
+    );
+    first.ends(0);
+    second.ends(0);
+    place.run(place.path("in"), "fresh").ends(0);
+    assert!(essence(&place.path("out")) == essence(&place.path("fresh")), "rows of the old version are left");
+}
+
 #[test]
 fn claimed_shards_are_waited_for_or_not() {
     let place = Place::new();
@@ -340,6 +363,33 @@ fn idle_worker_ends_at_sigterm_with_nothing_left() {
     let ended = worker.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(ended.rest.is_empty(), "{:?}", ended.rest);
+}
+
+/// A stop while the models are loaded: its driver must not take it for a worker that did everything.
+#[test]
+fn stop_before_the_worker_is_ready_is_no_success() {
+    let place = Place::new();
+    for attempt in 0..20 {
+        let output = format!("out{attempt}");
+        let worker = Worker::start(place.worker(&output));
+        // It has joined the output, and has not loaded its models.
+        let heartbeats = place.path(&output).join("_recaption/workers");
+        until("a heartbeat", || fs::read_dir(&heartbeats).is_ok_and(|mut files| files.next().is_some()));
+        worker.terminate();
+        let ended = worker.wait();
+        if ended.rest.first().is_some_and(|line| line["type"] == "ready") {
+            // The signal came late.
+            continue;
+        }
+        assert_eq!(ended.code, Some(1), "{:?}\n{}", ended.rest, ended.stderr);
+        assert_eq!(ended.rest.len(), 1, "{:#?}", ended.rest);
+        let fatal = &ended.rest[0];
+        assert_eq!((&fatal["type"], &fatal["class"]), (&json!("fatal"), &json!("transient")), "{fatal:#}");
+        assert!(fatal["error"].as_str().is_some_and(|e| e.contains("before the worker was ready")));
+        assert!(!fs::read_dir(&heartbeats).is_ok_and(|mut files| files.next().is_some()));
+        return;
+    }
+    panic!("every signal came after `ready`");
 }
 
 /// A shard that takes minutes: thousands of scenes, few tokens at a time.

@@ -1,7 +1,7 @@
 //! Simulates fleets of workers over one output and compares them with the ideal.
 //!
 //! ```text
-//! cargo run --release --example simulate_fleet                       # all scenarios, 200 workers
+//! cargo run --release --example simulate_fleet                       # all scenarios, 100 workers
 //! cargo run --release --example simulate_fleet -- --workers 1000 --scenario deaths
 //! cargo run --release --example simulate_fleet -- --plan 1000000     # seconds and memory of a plan
 //! ```
@@ -26,7 +26,7 @@ use simulation::{Hazards, simulate};
 #[command(name = "simulate_fleet")]
 struct Args {
     /// Machines.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 100)]
     workers: usize,
     /// Shards per machine; a scenario may have its own number.
     #[arg(long)]

@@ -6,7 +6,7 @@ use crate::simulation::{Outcome, RequestKind, Scenario};
 
 /// The columns.
 pub(crate) const HEADER: &str = "\
-scenario    workers   shards  died  recl.  lost  twice  redone    hours    ideal   ratio    tail  plan s  GET/sh  PUT/sh  LIST/sh  writes/s  reads/s     503  retried  CPU s";
+scenario    workers   shards  died  recl.  lost  twice  redone    hours    ideal   ratio    tail   end s  plan s  claims  GET/sh  PUT/sh  LIST/sh  writes/s  reads/s     503  retried  CPU s";
 
 /// What the columns are.
 pub(crate) const LEGEND: &str = "
@@ -15,7 +15,9 @@ lost               shards without exactly one record and its two parts; more are
 twice              shards that two machines captioned to their end; redone: attempts that ended with their machine
 hours, ideal       until the last record; machines that are never idle, lose nothing and need no store
 ratio, tail        hours / ideal; the difference in times of the longest shard
+end s              from the last record until the last process ended
 plan s             longest time that a process took to plan
+claims             attempts to claim a shard, per shard
 GET/sh, ...        requests per shard, planning and heartbeats included
 writes/s, reads/s  highest number of requests in one second, to one partition of the bucket
 503, retried       requests that were refused because of their rate; requests that were sent again for another reason
@@ -28,7 +30,7 @@ pub(crate) fn row(scenario: &Scenario, outcome: &Outcome) -> String {
         kinds.iter().map(|kind| outcome.served(*kind)).sum::<u64>() as f64 / shards as f64
     };
     format!(
-        "{:<11} {:>7} {:>8} {:>5} {:>6} {:>5} {:>6} {:>7} {:>8.3} {:>8.3} {:>7.4} {:>7.2} {:>7.1} {:>7.2} {:>7.2} {:>8.3} {:>9} {:>8} {:>7} {:>8} {:>6.1}",
+        "{:<11} {:>7} {:>8} {:>5} {:>6} {:>5} {:>6} {:>7} {:>8.3} {:>8.3} {:>7.4} {:>7.2} {:>7.1} {:>7.1} {:>7.3} {:>7.2} {:>7.2} {:>8.3} {:>9} {:>8} {:>7} {:>8} {:>6.1}",
         scenario.name,
         scenario.workers,
         shards,
@@ -41,7 +43,9 @@ pub(crate) fn row(scenario: &Scenario, outcome: &Outcome) -> String {
         outcome.ideal / 3600.0,
         outcome.ratio(),
         (outcome.makespan - outcome.ideal) / outcome.longest,
+        outcome.ending,
         outcome.planning,
+        outcome.served_in("out/_recaption/claims", RequestKind::Put) as f64 / shards as f64,
         per_shard(&[RequestKind::Get, RequestKind::Head]),
         per_shard(&[RequestKind::Put]),
         per_shard(&[RequestKind::List]),

@@ -6,7 +6,7 @@ use recaption_output::{locate_output, open_output};
 use recaption_store::Stores;
 
 use super::{
-    last_run::{enter, environment_stores},
+    last_run::{absolute, configuring, enter, environment_stores},
     logging::Format,
     run_args::set_inputs,
 };
@@ -53,7 +53,7 @@ pub(super) fn finalize_output(args: &FinalizeArgs, format: Format) -> anyhow::Re
             layers.add_process_environment()?;
             (layers, path.display().to_string())
         }
-        None => layers_of_last_run(named.as_deref().unwrap_or_default())?,
+        None => layers_of_last_run(named.as_deref().unwrap_or_default(), args.names_inputs())?,
     };
     for assignment in &args.set {
         layers.add_assignment(assignment)?;
@@ -83,22 +83,30 @@ pub(super) fn finalize_output(args: &FinalizeArgs, format: Format) -> anyhow::Re
     Ok(report.exit_code())
 }
 
-/// Returns an output's name so that it means the same in another directory.
-fn absolute(output: &str) -> anyhow::Result<String> {
-    if output.contains("://") {
-        return Ok(output.to_owned());
+impl FinalizeArgs {
+    /// Returns whether inputs are given, which are relative to this directory.
+    fn names_inputs(&self) -> bool {
+        let is_input = |assignment: &String| assignment.trim_start().starts_with("input.shards");
+        !self.input.is_empty() || self.set.iter().any(is_input)
     }
-    Ok(std::path::absolute(output)?.display().to_string())
 }
 
-/// Returns the settings of the last run, and goes where it was started; the environment's where no run has ended.
-fn layers_of_last_run(output: &str) -> anyhow::Result<(Layers, String)> {
+/// Returns the settings of the last run; the environment's where no run has ended. Goes where the run was started, unless inputs
+/// are given: no other setting that is used here is a path.
+fn layers_of_last_run(output: &str, inputs_given: bool) -> anyhow::Result<(Layers, String)> {
     // Of an output that could not be written, no record is looked for.
     let place = locate_output(&mut environment_stores()?, output)?;
-    let (last, is_filtered) =
-        on_runtime(async { Ok((LastRun::find(&place).await?, is_made_by_filter(&place).await?)) })?;
+    let (last, is_filtered) = on_runtime(async {
+        let last = match LastRun::find(&place).await? {
+            Some(last) => Some(configuring(last, &place, !inputs_given).await?),
+            None => None,
+        };
+        Ok((last, is_made_by_filter(&place).await?))
+    })?;
     if let Some(last) = last {
-        enter(&last);
+        if !inputs_given {
+            enter(&last);
+        }
         return Ok((last.layers()?, format!("run {}", last.run)));
     }
     if is_filtered {

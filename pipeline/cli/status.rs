@@ -3,7 +3,7 @@
 
 use super::{
     args::StatusArgs,
-    last_run::{enter, environment_stores},
+    last_run::{absolute_patterns, configuring, enter, environment_stores},
     logging,
     run::finish_run,
     run_args::{RetryArgs, set_inputs},
@@ -19,7 +19,7 @@ pub(super) fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result
     let mut stores = environment_stores()?;
     let output = stores.locate(&args.output)?;
     let found = on_runtime(async {
-        enter(&LastRun::of(&output).await?);
+        enter(&configuring(LastRun::of(&output).await?, &output, true).await?);
         status(&mut stores, &output, args.verify).await
     })?;
     match format {
@@ -33,12 +33,13 @@ pub(super) fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result
 pub(super) fn retry(args: &RetryArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     // Looked up before the directory changes.
     let output = environment_stores()?.locate(&args.output)?;
-    let last = on_runtime(LastRun::of(&output))?;
+    let needs_inputs = args.input.is_empty();
+    let last = on_runtime(async { configuring(LastRun::of(&output).await?, &output, needs_inputs).await })?;
     let mut layers = last.layers()?;
     for assignment in &args.set {
         layers.add_assignment(assignment)?;
     }
-    set_inputs(&mut layers, &args.input)?;
+    set_inputs(&mut layers, &absolute_patterns(&args.input)?)?;
     let url = if args.output.contains("://") { args.output.clone() } else { output.url() };
     layers.set("output.url", url, "OUT")?;
     enter(&last);

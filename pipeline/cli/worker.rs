@@ -12,7 +12,7 @@ use crate::{
     metrics::{Monitor, check_textfile, write_textfile},
     run::{ExitCode, Stop, install_signal_handlers},
     runtime::on_runtime,
-    worker::{Answers, ErrorClass, Parent, WorkerJob, work},
+    worker::{Answers, ErrorClass, Parent, StoppedEarly, WorkerJob, work},
 };
 
 /// Keys that a worker requires: its shards come from its driver.
@@ -85,6 +85,9 @@ async fn serve_until_end(
 fn class_of(error: &anyhow::Error) -> ErrorClass {
     if exit_code_of(error) == ExitCode::Usage {
         return ErrorClass::Configuration;
+    }
+    if error.is::<StoppedEarly>() {
+        return ErrorClass::Transient;
     }
     let is_transient = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<StoreError>().is_some_and(|error| error.kind().is_retryable())

@@ -1,11 +1,17 @@
 //! The record of an output's last run, from which `status`, `retry` and `finalize` know inputs and settings.
 
+use std::future::ready;
+
 use anyhow::{Context, bail};
-use recaption_store::{Location, read_json};
+use futures::{StreamExt, TryStreamExt, stream};
+use recaption_store::{Location, StoreError, read_json};
 use serde::Deserialize;
 
 use crate::config::{ExplicitSettings, Layers};
 use crate::filter::FILTER_RECORD;
+
+/// Earlier records that are read at the same time.
+const CONCURRENCY: usize = 16;
 
 /// The record of the last run, as far as another run needs it.
 #[derive(Clone, Debug, Deserialize)]
@@ -43,18 +49,35 @@ impl LastRun {
     /// # Errors
     /// Returns an error when it cannot be listed or read.
     pub(crate) async fn find(output: &Location) -> anyhow::Result<Option<Self>> {
-        let folder = output.child("_recaption/runs");
-        let runs = folder.list().await?;
-        let latest = runs
-            .into_iter()
-            .map(|meta| folder.at(meta.location))
-            .filter(|place| place.path.as_ref().ends_with(".json"))
-            .max_by(|a, b| {
-                // Names begin with the time.
-                a.path.filename().cmp(&b.path.filename())
-            });
-        let Some(place) = latest else { return Ok(None) };
+        let Some(place) = latest_first(output).await?.into_iter().next() else { return Ok(None) };
         read_json(&place).await?.with_context(|| format!("{} is gone", place.url())).map(Some)
+    }
+
+    /// Returns this record if its run had inputs, else the latest one whose run had: a worker has none. `None` if no run had.
+    ///
+    /// # Errors
+    /// Returns an error when the records cannot be listed or read. One that is malformed is passed over.
+    pub(crate) async fn with_inputs(&self, output: &Location) -> anyhow::Result<Option<Self>> {
+        if self.has_inputs() {
+            return Ok(Some(self.clone()));
+        }
+        let records = stream::iter(latest_first(output).await?).map(|place| async move {
+            match read_json::<Self>(&place).await {
+                Err(error @ StoreError::Record { .. }) => {
+                    tracing::warn!(%error, "unusable record of a run");
+                    Ok(None)
+                }
+                record => record,
+            }
+        });
+        let found = records
+            .buffered(CONCURRENCY)
+            .try_filter_map(|record: Option<Self>| ready(Ok(record.filter(Self::has_inputs))));
+        Ok(std::pin::pin!(found).try_next().await?)
+    }
+
+    fn has_inputs(&self) -> bool {
+        self.explicit_settings.get("input.shards").is_some_and(|inputs| inputs != "[]")
     }
 
     /// Returns what was set, as a layer that others may replace.
@@ -66,6 +89,17 @@ impl LastRun {
         layers.add_described(&self.explicit_settings, &format!("run {}", self.run))?;
         Ok(layers)
     }
+}
+
+/// Lists the records of an output, the latest first.
+async fn latest_first(output: &Location) -> Result<Vec<Location>, StoreError> {
+    let folder = output.child("_recaption/runs");
+    let mut places: Vec<Location> =
+        folder.list().await?.into_iter().map(|meta| folder.at(meta.location)).collect();
+    places.retain(|place| place.path.as_ref().ends_with(".json"));
+    // Names begin with the time.
+    places.sort_by(|a, b| b.path.filename().cmp(&a.path.filename()));
+    Ok(places)
 }
 
 /// Returns whether an output was made by `recaption filter`.

@@ -84,6 +84,10 @@ pub(crate) async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     }
     drop((sink, to_collector));
     let results = consume(Arc::clone(&state), events).await;
+    if results.is_err() {
+        // Readers may wait for shards that nobody adds any more.
+        state.stop.abort();
+    }
     while let Some(done) = readers.join_next().await {
         done.context("a reader broke down")?;
     }

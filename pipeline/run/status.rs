@@ -1,5 +1,6 @@
 //! The state of an output: commit records, failures, and the inputs of its last run.
 
+use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_input::{
     read::{Split, Splitter},
@@ -146,6 +147,8 @@ async fn inputs_of(
     output: &Location,
     survey: &OutputScan,
 ) -> anyhow::Result<Split> {
+    let with_inputs = last.with_inputs(output).await?;
+    let last = with_inputs.context("no run that ended here had inputs of its own; `recaption finalize OUT --input URL` looks for what is missing")?;
     let config = RunConfig::build(&last.layers()?)?;
     Ok(list_inputs(stores, &config, output, survey).await?)
 }
@@ -242,7 +245,7 @@ impl std::fmt::Display for Status {
             writeln!(f, "note      {orphaned} shards are no longer among the inputs")?;
         }
         if let Some(why) = &self.inputs_unknown {
-            writeln!(f, "note      the inputs of the last run cannot be listed: {why}")?;
+            writeln!(f, "note      the inputs cannot be listed: {why}")?;
         }
         Ok(())
     }

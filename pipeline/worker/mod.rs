@@ -33,7 +33,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use recaption_output::{
     commits::{CommitLog, Committer, OutputScan, Workers, configuration_fingerprint},
     open_output,
@@ -62,6 +62,11 @@ use crate::{
 /// Bytes that are read from stdin at once.
 const STDIN_BUFFER: usize = 64 << 10;
 
+/// A stop was requested before the worker was ready: its driver knows of no request that was taken.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped before the worker was ready; nothing was done")]
+pub(crate) struct StoppedEarly;
+
 /// What a worker is started with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WorkerJob<'a> {
@@ -79,7 +84,7 @@ pub(crate) struct WorkerJob<'a> {
 ///
 /// # Errors
 /// Bad configuration, an output of another configuration, an unusable model, an output that cannot be listed or written, a model
-/// that fails, too many samples that fail. Shards that fail are answers, not errors.
+/// that fails, too many samples that fail, and [`StoppedEarly`]. Shards that fail are answers, not errors.
 pub(crate) async fn work(job: WorkerJob<'_>) -> anyhow::Result<RunReport> {
     let WorkerJob { config, monitor, .. } = job;
     // A port that is in use is an error before models are loaded.
@@ -114,7 +119,7 @@ async fn work_joined(
     let mut report = RunReport::begin_without_plan(config, &model, &output);
     let commit_log = CommitLog::new(output.clone());
     let Some(found) = stop.unless_requested(look_at(&commit_log, &model, config)).await else {
-        return Ok(report);
+        bail!(StoppedEarly)
     };
     let (found, committer) = found?;
     warn_circular(&model);
@@ -180,11 +185,12 @@ async fn serve_requests(
     let collector = Collector::new(Arc::clone(output), Arc::clone(&tasks), guard);
     let request = StreamRequest { tasks, source, keep_features: false, sampling: None, limit: None };
     stream(context, request, |state, events| async move {
-        if !stop.requested() {
-            answers.send(Answer::Ready(ready(config, context, report)), None);
+        if stop.requested() {
+            bail!(StoppedEarly);
         }
         let lines = Lines::start(BufReader::with_capacity(STDIN_BUFFER, std::io::stdin()))
             .context("stdin cannot be read")?;
+        answers.send(Answer::Ready(ready(config, context, report)), None);
         let totals = Totals::new(report, monitor);
         let session = Session::new(answers, (names, lookup), failures, state, totals);
         Ok(session.run(collector, lines, events).await)

@@ -22,10 +22,11 @@ use super::{
     requests::{Line, Lines},
     totals::Totals,
 };
-use crate::run::{Collector, Events, RunState, Stop, Task};
+use crate::run::{Collector, Events, RunState, Task};
 
-/// Time that commits under way have to end once the shards in flight are abandoned.
-const ABORTED_COMMITS: Duration = Duration::from_millis(500);
+/// Time that commits and failure records under way have to end, all together, once the shards in flight are abandoned. After a
+/// second signal the process ends 0.9 s later, whatever hangs.
+const ABORTED_WORK: Duration = Duration::from_millis(400);
 
 /// A shard that was looked up, by URL.
 type LookedUp = (String, Lookup);
@@ -91,8 +92,13 @@ impl<'a> Session<'a> {
                 () = stop.wait_aborted() => break,
                 () = stop.wait_requested(), if is_reading => is_reading = false,
                 event = events.recv() => match event {
-                    Some(event) => if let Err(error) = collector.take(event).await {
-                        self.state.fail(error);
+                    // An upload that hangs holds up the collector, and must not hold up the end.
+                    Some(event) => tokio::select! {
+                        biased;
+                        () = stop.wait_aborted() => break,
+                        taken = collector.take(event) => if let Err(error) = taken {
+                            self.state.fail(error);
+                        },
                     },
                     None => break,
                 },
@@ -119,13 +125,20 @@ impl<'a> Session<'a> {
     /// Waits for commits and failure records under way, and answers what is left.
     async fn end(mut self, collector: Collector, mut lines: Lines) -> usize {
         let stop = Arc::clone(&self.state.stop);
-        for result in unless_aborted(&stop, collector.finish()).await.unwrap_or_default() {
+        let too_late = async {
+            stop.wait_aborted().await;
+            tokio::time::sleep(ABORTED_WORK).await;
+        };
+        let too_late = too_late.shared();
+        for result in before(too_late.clone(), collector.finish()).await.unwrap_or_default() {
             self.shard_ended(result);
         }
         self.lookups.clear();
-        while let Some(Some(recorded)) = unless_aborted(&stop, self.records.join_next()).await {
+        while let Some(Some(recorded)) = before(too_late.clone(), self.records.join_next()).await {
             self.recorded(recorded);
         }
+        // What is left holds the claims, which are given back once nobody holds them.
+        self.records.shutdown().await;
         let mut left = self.open.stop_all();
         while let Some((line, place)) = lines.try_next() {
             let answer = match line.request {
@@ -241,15 +254,28 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Waits for `work`, but for no longer than [`ABORTED_COMMITS`] once the run was aborted.
-async fn unless_aborted<T>(stop: &Stop, work: impl Future<Output = T>) -> Option<T> {
-    let aborted = async {
-        stop.wait_aborted().await;
-        tokio::time::sleep(ABORTED_COMMITS).await;
-    };
+/// Waits for `work`, but not beyond the end of `too_late`.
+async fn before<T>(too_late: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
         done = work => Some(done),
-        () = aborted => None,
+        () = too_late => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn all_work_has_one_deadline() {
+        let began = tokio::time::Instant::now();
+        let too_late = tokio::time::sleep(ABORTED_WORK).shared();
+        assert_eq!(before(too_late.clone(), std::future::ready(1)).await, Some(1));
+        for _ in 0..2 {
+            assert_eq!(before(too_late.clone(), std::future::pending::<u32>()).await, None);
+        }
+        assert!(began.elapsed() < 2 * ABORTED_WORK, "{:?}", began.elapsed());
+        assert_eq!(before(too_late, std::future::ready(2)).await, Some(2), "what has ended counts");
     }
 }

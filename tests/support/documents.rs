@@ -30,7 +30,10 @@ pub(crate) fn pages() -> Vec<String> {
                 if !skipped {
                     folders.push(path);
                 }
-            } else if path.extension().is_some_and(|extension| extension == "md") {
+            } else if entry.file_type().expect("a type").is_file()
+                && path.extension().is_some_and(|extension| extension == "md")
+            {
+                // A link to a page is no page of its own.
                 found.insert(path.display().to_string());
             }
         }

@@ -17,10 +17,7 @@ from .process import WorkerSpec
 from .progress import Progress
 from .report import ExitCode, Report
 from .scheduler import Limits, Scheduler
-
-# Flags of `recaption run` that choose shards: `plan` takes them, `worker` does not, and after them "everything is done" is
-# not the question.
-SELECTION = ("--since", "--sample")
+from .settings import for_finalize, sets_threads, split_selection
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--workers", type=positive, metavar="N", help="most workers at a time (default: as many as the nodes have room for)")
     p.add_argument("--gpus-per-worker", type=float, default=1.0, metavar="N", help="GPUs of one worker; 0 for CPUs")
     p.add_argument("--cpus-per-worker", type=float, default=1.0, metavar="N",
-                   help="CPUs of one worker; without GPUs also its number of threads")
+                   help="CPUs of one worker; with --gpus-per-worker 0 also its number of threads, in place of the file's "
+                        "run.threads, unless --threads or --set run.threads=N follows --")
     p.add_argument("--resources", type=json.loads, default={}, metavar="JSON", help='custom resources of one worker: {"spot": 1}')
     p.add_argument("--max-attempts", type=positive, default=3, metavar="N",
                    help="deaths of its process, or transient failures, after which a shard is given up")
@@ -108,20 +106,20 @@ def run(args: argparse.Namespace, settings: list[str]) -> int:
         return code
     report, progress = Report(shards=len(shards)), Progress()
     progress.log(f"{len(shards)} shards to do")
-    exit_code = ExitCode.DONE
     if shards:
-        exit_code = drive(args, settings, shards, report, progress)
+        drive(args, settings, shards, report, progress)
         del shards
-    if not args.no_finalize and exit_code not in (ExitCode.FAILED, ExitCode.USAGE):
-        checked = finalize(args, settings)
+    if not args.no_finalize and report.exit_code() not in (ExitCode.FAILED, ExitCode.USAGE):
+        code = finalize(args, settings)
         # What a selection left out is not missing.
-        exit_code = exit_code if selection or checked is None else worse(exit_code, checked)
+        if code is not None and not (selection and code in (ExitCode.INCOMPLETE, ExitCode.PERMANENT)):
+            report.finalized(code)
     is_text = args.format == "text" or (args.format is None and sys.stderr.isatty())
     print(report.to_text() if is_text else json.dumps(report.to_json()) + "\n", end="", flush=True)
-    return exit_code
+    return report.exit_code()
 
 
-def drive(args: argparse.Namespace, settings: list[str], shards: list[str], report: Report, progress: Progress) -> ExitCode:
+def drive(args: argparse.Namespace, settings: list[str], shards: list[str], report: Report, progress: Progress) -> None:
     """Connects to Ray and runs the loop."""
     # Lines of different workers look alike; Ray would print one of them.
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -136,7 +134,7 @@ def drive(args: argparse.Namespace, settings: list[str], shards: list[str], repo
         report.fail("failed", f"cannot join the Ray cluster at {args.address}: {error} (is it up, and are RAY_AUTH_MODE and the "
                               "token here those of its nodes?)")
         report.shards_incomplete = len(shards)
-        return report.exit_code()
+        return
     scheduler = Scheduler(shards, Limits(args.max_attempts, args.max_losses, args.retry_seconds))
     options = Options(
         workers=args.workers, max_start_failures=args.max_start_failures, start_timeout=args.start_timeout,
@@ -148,7 +146,7 @@ def drive(args: argparse.Namespace, settings: list[str], shards: list[str], repo
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: driver.request_stop())
     try:
-        return driver.run(progress.tick)
+        driver.run(progress.tick)
     finally:
         progress.clear()
         ray.shutdown()
@@ -158,7 +156,7 @@ def worker_specs(args: argparse.Namespace, settings: list[str]):
     """What each worker runs."""
     config = args.config.read_bytes()
     threads = []
-    if not args.gpus_per_worker and not any(s.startswith(("--threads", "run.threads")) for s in settings):
+    if not args.gpus_per_worker and not sets_threads(settings):
         threads = ["--threads", str(max(1, int(args.cpus_per_worker)))]
 
     def spec(worker: int) -> WorkerSpec:
@@ -166,18 +164,6 @@ def worker_specs(args: argparse.Namespace, settings: list[str]):
                           label=f"worker {worker}")
 
     return spec
-
-
-def split_selection(settings: list[str]) -> tuple[list[str], list[str]]:
-    """Separates the flags that choose shards, with their values, from the settings."""
-    selection, others, rest = [], [], iter(settings)
-    for flag in rest:
-        name, has_value, _ = flag.partition("=")
-        if name in SELECTION:
-            selection += [flag] if has_value else [flag, next(rest, "")]
-        else:
-            others.append(flag)
-    return selection, others
 
 
 def plan(args: argparse.Namespace, settings: list[str]) -> tuple[list[str], int]:
@@ -189,17 +175,10 @@ def plan(args: argparse.Namespace, settings: list[str]) -> tuple[list[str], int]
 
 
 def finalize(args: argparse.Namespace, settings: list[str]) -> int | None:
-    """Calls `recaption finalize` if this program has it; returns its exit code. Its totals go to standard error, since
-    standard output has this run's report."""
+    """Calls `recaption finalize` if this program has it; returns its exit code, negative for a signal. Its totals go to standard
+    error, since standard output has this run's report."""
     probe = subprocess.run([args.binary, "finalize", "--help"], capture_output=True)
     if probe.returncode:
         return None
-    command = [args.binary, "finalize", "--config", str(args.config), *settings]
+    command = [args.binary, "finalize", "--config", str(args.config), *for_finalize(settings)]
     return subprocess.run(command, stdout=sys.stderr).returncode
-
-
-def worse(of_run: ExitCode, of_output: int) -> int:
-    """Both exit codes as one: what needs the most attention."""
-    order = [ExitCode.DONE, ExitCode.PERMANENT, ExitCode.INCOMPLETE, ExitCode.FAILED, ExitCode.USAGE]
-    known = [code for code in (of_run, of_output) if code in order]
-    return int(max(known, key=order.index))

@@ -58,6 +58,8 @@ class Report:
     interrupted: bool = False
     # Class and text of the error that ended the run.
     fatal: tuple[str, str] | None = None
+    # How `recaption finalize` ended, if it was called and that counts.
+    finalize_code: ExitCode | None = None
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -101,8 +103,16 @@ class Report:
             "shard": redact(result.shard), "outcome": result.outcome.value, "error": result.error[:MAX_ERROR_CHARACTERS],
             "attempts": result.attempts, "permanent": result.permanent})
 
+    def finalized(self, code: int) -> None:
+        """Takes the exit code of `recaption finalize`. A signal, or a code that is none of recaption's, counts as failed."""
+        self.finalize_code = ExitCode(code) if code in list(ExitCode) else ExitCode.FAILED
+
     def exit_code(self) -> ExitCode:
-        """The exit code that this report means."""
+        """The exit code that this report means: the run's or finalize's, whichever needs more attention."""
+        order = [ExitCode.DONE, ExitCode.PERMANENT, ExitCode.INCOMPLETE, ExitCode.FAILED, ExitCode.USAGE]
+        return max(self._run_code(), self.finalize_code or ExitCode.DONE, key=order.index)
+
+    def _run_code(self) -> ExitCode:
         if self.fatal:
             return ExitCode.USAGE if self.fatal[0] == "configuration" else ExitCode.FAILED
         if self.shards_incomplete:
@@ -123,6 +133,7 @@ class Report:
                        "reasons": dict(self.reasons)},
             "workers_ready": self.workers_ready, "workers_ended": dict(self.workers_ended),
             "interrupted": self.interrupted, "error": self.fatal[1] if self.fatal else None,
+            "finalize_exit_code": None if self.finalize_code is None else int(self.finalize_code),
             "exit_code": int(self.exit_code())}
 
     def to_text(self) -> str:
@@ -150,6 +161,8 @@ class Report:
             lines.append(f"note      {self.shards_done_twice} shards were processed here too, though another worker "
                          "committed them first")
         lines.append(f"output    {self.output or 'no worker was ready'}")
+        if self.finalize_code:
+            lines.append(f"finalize  ended with exit code {int(self.finalize_code)}")
         if self.interrupted and self.shards_incomplete:
             lines.append("interrupted: the same command continues where this one stopped")
         if self.fatal:

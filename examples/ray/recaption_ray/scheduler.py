@@ -27,6 +27,8 @@ from . import protocol
 # How often the record of a given-up shard is tried, each time at another worker, before it is reported without one.
 MAX_RECORD_ATTEMPTS = 3
 MAX_RETRY_PAUSE = 600.0
+# Seconds for which a suspect is kept from idle workers on a host where it killed a process, for a worker on another.
+MAX_HOST_PAUSE = 300.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Shard:
     is_suspect: bool = False
     reason: str = ""
     crashed_on: set[str] = field(default_factory=set)
+    # When it was first kept from a worker on one of these.
+    kept_since: float | None = None
 
     @property
     def attempts(self) -> int:
@@ -122,6 +126,10 @@ class _Worker:
     @property
     def holds_suspect(self) -> bool:
         return any(r.shard.is_suspect and not r.give_up for r in self.requests.values())
+
+    @property
+    def waits(self) -> bool:
+        return any(r.wait for r in self.requests.values())
 
 
 class Scheduler:
@@ -238,7 +246,7 @@ class Scheduler:
             return None
         if self._give_ups:
             return self._request(self._give_ups.popleft(), give_up=True)
-        if not state.requests and (suspect := self._take_suspect(state)):
+        if not state.requests and (suspect := self._take_suspect(state, now)):
             return self._request(suspect)
         if self._queue:
             entry = self._queue.popleft()
@@ -260,14 +268,23 @@ class Scheduler:
     def _fits(shard: Shard, state: _Worker) -> bool:
         return not (shard.is_suspect and state.requests)
 
-    def _take_suspect(self, state: _Worker) -> Shard | None:
-        """A suspect that did not kill a process on this host, unless no other host is there."""
-        others = {worker.host for worker in self._workers.values()}
+    def _take_suspect(self, state: _Worker, now: float) -> Shard | None:
+        """A suspect that did not kill a process on this host, unless no other host is there or none took it for a while. A
+        worker that waits for a claimed shard may do so for hours, and takes no suspect meanwhile."""
+        hosts = {worker.host for worker in self._workers.values() if not worker.waits}
         for suspect in self._suspects:
-            if state.host not in suspect.crashed_on or others <= suspect.crashed_on:
+            if state.host not in suspect.crashed_on or hosts <= suspect.crashed_on or self._was_kept(suspect, now):
                 self._suspects.remove(suspect)
+                suspect.kept_since = None
                 return suspect
         return None
+
+    @staticmethod
+    def _was_kept(suspect: Shard, now: float) -> bool:
+        """Whether a suspect was kept for another host for long enough; the first call begins that."""
+        if suspect.kept_since is None:
+            suspect.kept_since = now
+        return now - suspect.kept_since >= MAX_HOST_PAUSE
 
     def _request(self, shard: Shard, wait: bool = False, give_up: bool = False) -> Request:
         self._number += 1

@@ -3,7 +3,10 @@
 
     worker CONFIG [--threads N]    a configuration that begins with "bad" is refused, "noise" prints nonsense
     plan CONFIG --shards           the lines of the configuration are the shards
+    finalize [OUT] [...]           takes the arguments of `recaption finalize` and no others, and writes them to
+                                   $FAKE_FINALIZE_JOURNAL; ends with the code $FAKE_FINALIZE_ENDS, or "kill"
 """
+import argparse
 import ctypes
 import json
 import os
@@ -61,6 +64,25 @@ def worker(config: str) -> int:
     return 0
 
 
+def finalize() -> int:
+    # As FinalizeArgs in pipeline/cli/finalize.rs, and the flags of every command.
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("output", nargs="?")
+    for flag in ("--config", "--log-format", "--log-level"):
+        parser.add_argument(flag)
+    for flag in ("--input", "--set"):
+        parser.add_argument(flag, action="append")
+    for flag in ("--no-report", "--no-images"):
+        parser.add_argument(flag, action="store_true")
+    args = parser.parse_args(sys.argv[2:])
+    with open(os.environ["FAKE_FINALIZE_JOURNAL"], "w") as journal:
+        json.dump(vars(args), journal)
+    ends = os.environ["FAKE_FINALIZE_ENDS"]
+    if ends == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return int(ends)
+
+
 def main() -> int:
     command, config = sys.argv[1], open(sys.argv[2]).read() if len(sys.argv) > 2 and os.path.exists(sys.argv[2]) else ""
     if command == "worker":
@@ -69,6 +91,8 @@ def main() -> int:
         for shard in config.split():
             print(json.dumps({"shard": shard, "bytes": 1}))
         return 0
+    if command == "finalize":
+        return finalize()
     return 2
 
 

@@ -2,7 +2,7 @@
 
 import unittest
 
-from recaption_ray.scheduler import MAX_RECORD_ATTEMPTS, End, Limits, Outcome, Scheduler
+from recaption_ray.scheduler import MAX_HOST_PAUSE, MAX_RECORD_ATTEMPTS, End, Limits, Outcome, Scheduler
 
 
 def answer(request, outcome, **more):
@@ -181,6 +181,32 @@ class Deaths(unittest.TestCase):
         scheduler.worker_ready(4, "there", 1)
         self.assertEqual(urls(scheduler.requests_for(3, 0)), ["b"])
         self.assertEqual(urls(scheduler.requests_for(4, 0)), ["bad"])
+
+    def test_a_host_whose_workers_wait_for_claimed_shards_is_no_other_host(self):
+        scheduler = self.scheduler(["claimed", "bad"])
+        scheduler.worker_ready(1, "there", 1)
+        (claimed,) = scheduler.requests_for(1, 0)
+        scheduler.worker_ready(2, "here", 1)
+        (bad,) = scheduler.requests_for(2, 0)
+        scheduler.answer(1, answer(claimed, "claimed"), 0)
+        (waiting,) = scheduler.requests_for(1, 0)
+        self.assertTrue(waiting.wait)
+        scheduler.worker_ended(2, End.CRASHED)
+        scheduler.worker_ready(3, "here", 1)
+        self.assertEqual(urls(scheduler.requests_for(3, 1)), ["bad"])
+
+    def test_a_suspect_waits_for_another_host_a_few_minutes(self):
+        scheduler = self.scheduler(["busy", "bad"])
+        scheduler.worker_ready(1, "there", 1)
+        scheduler.requests_for(1, 0)
+        self.crash(scheduler, 2, host="here", in_flight=1)
+        scheduler.worker_ready(3, "here", 1)
+        self.assertEqual(scheduler.requests_for(3, 1000), [], "there may take it soon")
+        self.assertEqual(scheduler.requests_for(3, 1000 + MAX_HOST_PAUSE - 1), [])
+        self.assertEqual(urls(scheduler.requests_for(3, 1000 + MAX_HOST_PAUSE)), ["bad"])
+        scheduler.worker_ended(3, End.CRASHED)
+        scheduler.worker_ready(4, "here", 1)
+        self.assertEqual(scheduler.requests_for(4, 2000), [], "the next wait begins anew")
 
     def test_stopped_shards_go_back_to_the_queue(self):
         scheduler = self.scheduler(["a"])

@@ -27,6 +27,8 @@ use super::{
 
 /// Bytes of one piece of an input shard's body.
 const PIECE: usize = 32 << 20;
+/// Longest duration of a request, by the cloud clients of recaption-store.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Standard deviation of the logarithm of a request's time: one in a hundred takes four times the median.
 const LATENCY_SPREAD: f64 = 0.6;
 static ZEROS: [u8; PIECE] = [0; PIECE];
@@ -118,7 +120,8 @@ impl Client {
                     return Err(broken("connection reset by peer"));
                 }
                 if draw < resets + silent {
-                    return std::future::pending().await;
+                    sleep(CLIENT_TIMEOUT).await;
+                    return Err(broken("no response"));
                 }
                 let result = carry_out(&self.bucket);
                 if draw < resets + silent + lost_responses {

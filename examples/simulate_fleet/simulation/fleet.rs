@@ -72,6 +72,8 @@ pub(crate) struct Outcome {
     pub planning: f64,
     /// Seconds from the start to the last record.
     pub makespan: f64,
+    /// Seconds from the last record until the last process ended by itself.
+    pub ending: f64,
     /// Seconds that the machines need that are never idle, lose nothing and need no store.
     pub ideal: f64,
     /// Longest time of a shard on an average machine, in seconds.
@@ -167,6 +169,9 @@ async fn live(world: &Arc<World>, index: u32, fate: &Fate, end: Option<(Duration
             world.seen().crashed.push(format!("{error:#}"));
             sleep(RESTART).await;
         }
+        let now = world.bucket.elapsed().as_secs_f64();
+        let mut seen = world.seen();
+        seen.last_end = seen.last_end.max(now);
     };
     let ends = async {
         let Some((at, end)) = end else { return std::future::pending().await };
@@ -210,6 +215,7 @@ fn outcome(world: &World, fates: &[Fate]) -> Outcome {
         plans: seen.plans,
         planning: seen.planning,
         makespan: seen.last_commit,
+        ending: seen.last_end - seen.last_commit,
         ideal: ideal_seconds(&seen.presences, world.total_seconds()),
         longest: world.longest_seconds(),
         requests,

@@ -1,9 +1,15 @@
 //! Machines: how fast they are, and what becomes of them.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use fastrand::Rng;
-use tokio::{sync::Mutex, time::sleep};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 
 /// How the machines of a fleet differ, and what happens to them. Shares are of all machines, 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,19 +121,46 @@ impl Fate {
 pub(crate) struct Device {
     speed: f64,
     turn: Mutex<()>,
+    work: Arc<StdMutex<WorkDone>>,
+}
+
+/// What a device has done.
+#[derive(Debug, Default)]
+struct WorkDone {
+    seconds: f64,
+    /// When it began what it does now.
+    began: Option<Instant>,
 }
 
 impl Device {
     /// Returns a device of this relative speed.
     pub(crate) fn new(speed: f64) -> Self {
-        Self { speed, turn: Mutex::new(()) }
+        Self { speed, turn: Mutex::new(()), work: Arc::default() }
     }
 
     /// Does work that takes an average machine this many seconds.
     pub(crate) async fn work(&self, seconds: f64) {
         let _turn = self.turn.lock().await;
+        locked(&self.work).began = Some(Instant::now());
         sleep(Duration::from_secs_f64(seconds / self.speed)).await;
+        let mut work = locked(&self.work);
+        work.began = None;
+        work.seconds += seconds / self.speed;
     }
+
+    /// Returns a function that tells how many milliseconds the device has worked, as a captioner counts its images one by one.
+    pub(crate) fn progress(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
+        let work = Arc::clone(&self.work);
+        move || {
+            let work = locked(&work);
+            let now = work.began.map_or(0.0, |began| began.elapsed().as_secs_f64());
+            ((work.seconds + now) * 1e3) as u64
+        }
+    }
+}
+
+fn locked(work: &StdMutex<WorkDone>) -> MutexGuard<'_, WorkDone> {
+    work.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When a machine could have worked: from the moment its models were loaded until its end.

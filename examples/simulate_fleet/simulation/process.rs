@@ -1,12 +1,6 @@
 //! One worker process: the program's own planning, claims, retries and commits around a captioner that only sleeps.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::anyhow;
 use futures::{TryStreamExt, future::join_all};
@@ -29,7 +23,6 @@ pub(crate) struct Process {
     task: Option<ArrayTask>,
     device: Device,
     stop: Arc<Stop>,
-    progress: Arc<AtomicU64>,
 }
 
 /// How an attempt at a shard ended.
@@ -57,7 +50,6 @@ impl Process {
             task: world.task(index),
             device: Device::new(speed),
             stop,
-            progress: Arc::default(),
         };
         let result = process.work().await;
         world.seen().retried += counters.retried();
@@ -73,8 +65,7 @@ impl Process {
         let commit_log = CommitLog::new(self.output.clone());
         let committer = commit_log.committer(self.world.configuration.clone(), false).await?;
         if let Some(workers) = &workers {
-            let progress = Arc::clone(&self.progress);
-            workers.report_progress(move || progress.load(Relaxed));
+            workers.report_progress(self.device.progress());
         }
         let begin: Vec<usize> = (0..plan.tasks.len()).collect();
         let failed = retry_rounds(
@@ -175,7 +166,6 @@ impl Process {
         let mut body = got.into_stream();
         while let Some(piece) = body.try_next().await? {
             self.device.work(seconds * piece.len() as f64 / bytes).await;
-            self.progress.fetch_add(piece.len() as u64, Relaxed);
         }
         Ok(())
     }

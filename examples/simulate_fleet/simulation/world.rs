@@ -54,6 +54,8 @@ pub(crate) struct Seen {
     pub captioned: Vec<u32>,
     /// Seconds at which the last record was put.
     pub last_commit: f64,
+    /// Seconds at which the last process ended that had nothing left to do.
+    pub last_end: f64,
     /// Shards that a worker found committed by another after captioning them too.
     pub twice: u64,
     /// Attempts at shards that failed for a transient reason.

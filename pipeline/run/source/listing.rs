@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use recaption_output::commits::ClaimAttempt;
 use tokio::time::Instant;
 
@@ -15,6 +16,9 @@ const MAX_NAMES: usize = 1000;
 const FEW: usize = 2;
 /// The same on a file system, where a folder is listed whole.
 const FEW_LOCAL: usize = 16;
+/// Shards that are asked for one by one in a look whose listing told about few: they are sparse among the records of a large
+/// folder.
+const SPARSE: usize = 32;
 /// Claims of other workers that are read in one look.
 const CLAIMS_AT_ONCE: usize = 4;
 
@@ -123,17 +127,23 @@ impl WorkerClaims {
 
     /// Looks at shards that others claimed: what they have committed, and whether some of their workers are dead or stuck.
     pub(super) async fn poll(&self, mut group: Group) -> Poll {
-        let (mut poll, mut open, mut cost) = (Poll::default(), Vec::new(), Duration::ZERO);
+        let mut poll = Poll::default();
+        let (mut open, cost);
         if self.is_few(group.0.len()) {
-            for shard in group.0 {
-                let found = if self.is_committed(shard).await { &mut poll.committed } else { &mut open };
-                found.push(shard);
-            }
+            cost = Duration::ZERO;
+            (poll.committed, open) = self.ask(group.0).await;
         } else {
             let began = Instant::now();
             group.0.sort_by_cached_key(|shard| self.id_of(*shard));
             (poll.committed, open, poll.unknown.0) = self.committed_of(group).await;
             cost = began.elapsed();
+            if self.is_few(poll.committed.len() + open.len()) {
+                let unknown = &mut poll.unknown.0;
+                let next = unknown.drain(..unknown.len().min(SPARSE)).collect();
+                let (committed, not_committed) = self.ask(next).await;
+                poll.committed.extend(committed);
+                open.extend(not_committed);
+            }
         }
         fastrand::shuffle(&mut open);
         poll.held = open.split_off(open.len().min(CLAIMS_AT_ONCE));
@@ -151,6 +161,15 @@ impl WorkerClaims {
         let has_changed = !poll.committed.is_empty() || !poll.claimed.is_empty();
         poll.next = (!has_changed).then(|| Instant::now() + self.pause(cost));
         poll
+    }
+
+    /// Divides shards into those that others committed and those that they did not, by a request for each.
+    async fn ask(&self, shards: Vec<usize>) -> (Vec<usize>, Vec<usize>) {
+        let asked = shards.into_iter().map(|shard| async move { (shard, self.is_committed(shard).await) });
+        let (committed, open): (Vec<_>, Vec<_>) =
+            join_all(asked).await.into_iter().partition(|(_, is_committed)| *is_committed);
+        let numbers = |found: Vec<(usize, bool)>| found.into_iter().map(|(shard, _)| shard).collect();
+        (numbers(committed), numbers(open))
     }
 
     /// Returns the pause after a look that found nothing new and took `cost`.

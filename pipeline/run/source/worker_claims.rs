@@ -7,10 +7,11 @@ use recaption_output::{
     commits::{Between, ClaimAttempt, CommitLog, RecordName, Records, Workers},
     read_previous_rows,
 };
-use recaption_schemas::FailureClass;
+use recaption_schemas::{FailureClass, hex};
 use recaption_store::Location;
 
 use super::Tasks;
+use crate::run::Task;
 
 /// The shards of a pass as other workers see them.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl WorkerClaims {
     /// Claims a shard for this worker.
     pub(super) async fn claim(&self, shard: usize) -> ClaimAttempt {
         match (&self.workers, self.tasks.get(shard)) {
-            (Some(workers), Some(task)) => workers.claim(task.shard.id.as_str()).await,
+            (Some(workers), Some(task)) => workers.claim(task.shard.id.as_str(), &version_of(&task)).await,
             _ => ClaimAttempt::Inherited,
         }
     }
@@ -46,7 +47,9 @@ impl WorkerClaims {
     /// Claims a shard that another worker claimed, for a reader that has nothing else to do.
     pub(super) async fn claim_late(&self, shard: usize) -> ClaimAttempt {
         match (&self.workers, self.tasks.get(shard)) {
-            (Some(workers), Some(task)) => workers.claim_or_take_over(task.shard.id.as_str()).await,
+            (Some(workers), Some(task)) => {
+                workers.claim_or_take_over(task.shard.id.as_str(), &version_of(&task)).await
+            }
             _ => ClaimAttempt::Inherited,
         }
     }
@@ -144,5 +147,13 @@ impl WorkerClaims {
             class: FailureClass::Transport,
             is_retryable: true,
         })
+    }
+}
+
+/// What of a shard a task processes: input and configuration, and the record that it replaces, if there is one.
+fn version_of(task: &Task) -> String {
+    match &task.replaces {
+        Some(record) => format!("{}-{}", task.name.fingerprint(), hex(&record.digest[..8])),
+        None => task.name.fingerprint(),
     }
 }

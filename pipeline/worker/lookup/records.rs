@@ -7,11 +7,17 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use recaption_input::shards::ShardRef;
 use recaption_output::commits::{CommitLog, ExistingRecord, OutputScan, RecordName, ShardState, Workers};
 use recaption_schemas::{Counts, ShardId};
 
 use crate::run::{Task, clear_leftovers};
+
+/// How long the scan may take at the start, and how far this machine's clock may be from the store's.
+const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::hours(1);
+/// Records of one shard that are listed; more than two are there only after several crashes.
+const MAX_VERSIONS: usize = 16;
 
 /// The records and parts of an output, as far as no request has asked for their shard.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ pub(in crate::worker) struct Records {
 #[derive(Debug, Default)]
 struct Known {
     scan: OutputScan,
+    /// When the scan began, or a moment later.
+    scanned: DateTime<Utc>,
     /// Shards with a deletion that is not finished.
     deleted: HashSet<String>,
     /// Digests of the shards that were asked for: the scan knows nothing of them any more. 64 bits each; a collision costs a scan.
@@ -52,7 +60,8 @@ impl Records {
         configuration: String,
         workers: Option<Arc<Workers>>,
     ) -> Self {
-        let known = Known { scan, deleted: deleted.into_iter().collect(), ..Known::default() };
+        let known =
+            Known { scan, scanned: Utc::now(), deleted: deleted.into_iter().collect(), ..Known::default() };
         let (known, scanning) = (Mutex::new(known), tokio::sync::Mutex::default());
         Self { commit_log, configuration, workers, known, scanning }
     }
@@ -97,8 +106,8 @@ impl Records {
             return Ok(Compared::Done(Box::new(commit.counts)));
         }
         let found = match found {
-            Some(state) => state,
-            None => self.scan_again(&shard, &name).await?,
+            Some(state) if !self.has_unknown_record(&shard, &state).await? => state,
+            _ => self.scan_again(&shard, &name).await?,
         };
         if let Some(done) = &found.done {
             return Ok(done_by(done));
@@ -108,6 +117,21 @@ impl Records {
             self.commit_log.cancel_deletion(shard.id.as_str()).await?;
         }
         Ok(Compared::ToDo(Box::new(Task::new(shard, name, found))))
+    }
+
+    /// Returns whether another worker committed an earlier version of the shard after the output was scanned: its rows have to go.
+    /// That can be where the shard's object is newer than the scan, or its time is not known.
+    async fn has_unknown_record(&self, shard: &ShardRef, state: &ShardState) -> anyhow::Result<bool> {
+        let scanned = self.known().scanned - CLOCK_DIFFERENCE;
+        if shard.modified().is_some_and(|modified| modified < scanned) {
+            return Ok(false);
+        }
+        let id = shard.id.as_str();
+        let records = self.commit_log.list_between((id, id), MAX_VERSIONS).await?.found;
+        let is_known = |name: &RecordName| {
+            state.replaces.iter().chain(&state.stale_records).any(|record| record.name == *name)
+        };
+        Ok(records.get(id).is_some_and(|names| !names.iter().all(is_known)))
     }
 
     /// Takes what is known of a shard without a look at the output; `None` if it was asked for before and may have changed since.
@@ -138,9 +162,11 @@ impl Records {
     async fn scan_again(&self, shard: &ShardRef, name: &RecordName) -> anyhow::Result<ShardState> {
         let _alone = self.scanning.lock().await;
         tracing::debug!(shard = shard.url, "the shard was asked for before; scanning the output again");
+        let began = Utc::now();
         let mut scan = self.commit_log.scan().await?;
         let found = scan.take(&shard.url, name);
-        self.known().scan = scan;
+        let mut known = self.known();
+        (known.scan, known.scanned) = (scan, began);
         Ok(found)
     }
 }

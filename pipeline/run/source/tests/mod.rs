@@ -15,7 +15,7 @@ use recaption_output::commits::{CommitLog, Workers};
 use recaption_store::{Location, StoreSettings, Stores};
 
 use self::store::{CountingStore, Requests};
-use super::*;
+use super::{listing::Group, *};
 use crate::run::ArrayTask;
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -201,4 +201,23 @@ async fn workers_share_a_folder() {
     let place = stores.locate(&folder.path().display().to_string()).expect("a location");
     let output = Output::at(place, Requests::default(), 300);
     output.run(&[2, 2, 10], |number, _, claims| dealt(number, 3, &output, claims)).await;
+}
+
+/// Of shards that are sparse among many records, one listing tells about one.
+#[tokio::test]
+async fn sparse_shards_are_looked_at_together() {
+    const APART: usize = 1500;
+    const SPARSE: usize = 6;
+    let output = Output::in_memory(APART * SPARSE);
+    let done = 3 * APART;
+    for shard in (0..output.shards.len()).filter(|shard| shard % APART != 0 || *shard == done) {
+        output.commit(shard).await;
+    }
+    let workers = output.join().await;
+    let (_, claims) = output.claims(&workers);
+    let poll = claims.poll(Group((0..SPARSE).map(|n| n * APART).collect())).await;
+    assert!(poll.unknown.0.is_empty(), "{poll:?}");
+    assert_eq!(poll.committed, [done], "{poll:?}");
+    assert_eq!(poll.claimed.len() + poll.held.len(), SPARSE - 1, "{poll:?}");
+    assert_eq!(output.requests.of("list", "shards"), 1);
 }

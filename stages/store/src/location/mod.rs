@@ -7,16 +7,12 @@ mod ranges;
 
 pub use between::NamesBetween;
 
-use std::{
-    path::{Path as FsPath, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
 use url::Url;
 
-use crate::StoreError;
+use crate::{StoreError, local::file_path};
 
 /// Time for a listing of one level, whose pages object_store collects itself.
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(600);
@@ -75,8 +71,10 @@ impl Location {
     #[must_use]
     pub fn locatable_url(&self) -> String {
         let path = match self.kind {
-            // object_store escapes these names already.
-            StoreKind::Local => return self.url(),
+            StoreKind::Local => {
+                let url = Url::from_file_path(self.local_path());
+                return url.map_or_else(|()| self.url(), String::from);
+            }
             StoreKind::Bucket | StoreKind::Http | StoreKind::Hub => self.path.as_ref(),
         };
         let path = path.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
@@ -94,9 +92,7 @@ impl Location {
     /// Returns the path on this machine of a location in [`StoreKind::Local`].
     #[must_use]
     pub fn local_path(&self) -> PathBuf {
-        // object_store escapes a few characters in paths of local files.
-        let file = Url::parse(&format!("file:///{}", self.path)).ok().and_then(|url| url.to_file_path().ok());
-        file.unwrap_or_else(|| FsPath::new("/").join(self.path.as_ref()))
+        file_path(&self.path)
     }
 
     /// Lists one level: the folders and objects directly in this location. Returns none where there is no such folder.

@@ -52,17 +52,7 @@ impl Workers {
         peers.refresh().await?;
         let sender = Arc::clone(&peers);
         let heartbeat = tokio::spawn(async move {
-            loop {
-                let jitter = MIN_JITTER + (1.0 - MIN_JITTER) * fastrand::f64();
-                tokio::time::sleep(sender.timing.heartbeat().mul_f64(jitter)).await;
-                let beat = async {
-                    sender.send_heartbeat().await?;
-                    sender.refresh_if_older(|peers| sender.timing.background_listing(peers)).await
-                };
-                if let Err(error) = beat.await {
-                    tracing::debug!(%error, "heartbeat failed; other workers may take this one for dead");
-                }
-            }
+            tokio::join!(send_heartbeats(&sender), list_workers(&sender));
         });
         Ok(Self { claims: Claims::new(Arc::clone(&peers)), peers, heartbeat })
     }
@@ -102,9 +92,11 @@ impl Workers {
         self.peers.report_progress(Box::new(progress));
     }
 
-    /// Claims a shard unless a living worker has it. Where the store fails the shard is processed: claims are not locks.
-    pub async fn claim(&self, shard: &str) -> ClaimAttempt {
-        match self.claims.claim(shard).await {
+    /// Claims a version of a shard unless a living worker has it. Where the store fails the shard is processed: claims are not
+    /// locks. A version is any text without quotes that tells apart what is processed: claims stay until the last worker leaves,
+    /// and that on an earlier version must not hold up the next.
+    pub async fn claim(&self, shard: &str, version: &str) -> ClaimAttempt {
+        match self.claims.claim(shard, version).await {
             Ok(attempt) => attempt,
             Err(error) => {
                 tracing::debug!(shard, %error, "shard cannot be claimed; processing it anyway");
@@ -114,8 +106,8 @@ impl Workers {
     }
 
     /// Claims a shard for a worker that has nothing else to do: also one of a living worker without progress.
-    pub async fn claim_or_take_over(&self, shard: &str) -> ClaimAttempt {
-        match self.claims.claim_or_take_over(shard).await {
+    pub async fn claim_or_take_over(&self, shard: &str, version: &str) -> ClaimAttempt {
+        match self.claims.claim_or_take_over(shard, version).await {
             Ok(attempt) => attempt,
             Err(error) => {
                 tracing::debug!(shard, %error, "shard cannot be claimed; processing it anyway");
@@ -160,6 +152,32 @@ impl WorkerCount {
     #[must_use]
     pub fn others(&self) -> usize {
         self.0.upgrade().map_or(0, |peers| peers.others())
+    }
+}
+
+/// Sends heartbeats for ever. One that is not answered is given up for the next, so that it costs no lease.
+async fn send_heartbeats(peers: &Peers) {
+    loop {
+        let jitter = MIN_JITTER + (1.0 - MIN_JITTER) * fastrand::f64();
+        tokio::time::sleep(peers.timing.heartbeat().mul_f64(jitter)).await;
+        let error = match tokio::time::timeout(peers.timing.heartbeat(), peers.send_heartbeat()).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no response".to_owned(),
+        };
+        tracing::debug!(error, "heartbeat failed; other workers may take this one for dead");
+    }
+}
+
+/// Lists the workers for ever: on its own, since a listing may take longer than a lease.
+async fn list_workers(peers: &Peers) {
+    loop {
+        tokio::time::sleep(peers.timing.heartbeat()).await;
+        if let Err(error) =
+            peers.refresh_if_older(|peers_known| peers.timing.background_listing(peers_known)).await
+        {
+            tracing::debug!(%error, "workers not listed");
+        }
     }
 }
 

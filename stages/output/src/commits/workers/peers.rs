@@ -100,6 +100,11 @@ impl Peers {
         heartbeat_location(&self.out, &self.id)
     }
 
+    /// Returns where the heartbeats of all other workers are that were listed, dead ones too.
+    pub(super) fn heartbeats(&self) -> Vec<object_store::path::Path> {
+        self.known().peers.keys().map(|id| heartbeat_location(&self.out, id).path).collect()
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,6 +139,10 @@ impl Peers {
             return put.map(drop).map_err(|source| StoreError::Store { url: location.url(), source });
         };
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        if !location.local_path().exists() {
+            // Somebody deleted it: a worker without a file is dead to all others.
+            *file = locked(&location)?;
+        }
         let written = file.rewind().and_then(|()| file.write_all(text.as_bytes()));
         written.map_err(|e| StoreError::Record { url: location.url(), what: e.to_string() })
     }
@@ -165,7 +174,9 @@ impl Peers {
     pub(super) async fn refresh_if_older(&self, age: impl Fn(usize) -> Duration) -> Result<(), StoreError> {
         let is_old = || {
             let known = self.known();
-            known.refreshed.is_none_or(|at| at.elapsed() >= age(known.peers.len()))
+            let (refreshed, peers) = (known.refreshed, known.peers.len());
+            drop(known); // `age` may ask for it
+            refreshed.is_none_or(|at| at.elapsed() >= age(peers))
         };
         if !is_old() {
             return Ok(());
@@ -215,8 +226,8 @@ impl Peers {
         }
         if is_expired() != Some(false) {
             // An unknown worker may have joined since the last listing.
-            self.refresh_if_older(|_| if is_expired().is_some() { MIN_REFRESH } else { Duration::ZERO })
-                .await?;
+            let age = if is_expired().is_some() { MIN_REFRESH } else { Duration::ZERO };
+            self.refresh_if_older(|_| age).await?;
         }
         Ok(is_expired() == Some(false) && !self.is_unlocked(id))
     }
