@@ -383,6 +383,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Short: the path of a socket has 107 characters at most.
     root = pathlib.Path(tempfile.mkdtemp(prefix="slurm-trial-", dir="/tmp"))
+    ended = False
     try:
         root.chmod(0o755)
         shared = root / "shared"
@@ -398,8 +399,9 @@ def main() -> int:
             no_restarts(cluster, shared)
             dead_node(cluster, shared, wanted)
             time_limit(cluster, shared, wanted)
+        ended = True
     finally:
-        if options.keep or problems:
+        if options.keep or problems or not ended:
             print(f"logs: {root}")
         else:
             shutil.rmtree(root)
