@@ -242,7 +242,7 @@ def killed_task(cluster: Cluster, shared: pathlib.Path, wanted: dict) -> None:
     print(f"        killed the process of task {victim} (kill -9) with {at} of {len(wanted)} shards committed", flush=True)
     wait_until("the killed task in the queue", lambda: cluster.job(victim).get("Restarts") == "1", 60)
     check(cluster.state(finalize) == "PENDING", f"task {victim} is back in the queue (Restarts=1), and finalize waits for it")
-    wait_until("the end of the array and of finalize", lambda: cluster.ended(*tasks, finalize), 600)
+    wait_until("the end of the array and of finalize", lambda: cluster.ended(*tasks, finalize), 1800)
     ends = {task: (cluster.job(task)["ExitCode"], cluster.job(task)["Restarts"]) for task in tasks}
     check(ends == {task: ("0:0", "1" if task == victim else "0") for task in tasks},
           "exit code and restarts of the tasks: " + ", ".join(f"{t} {code} {n}" for t, (code, n) in ends.items()))
@@ -323,7 +323,7 @@ def dead_node(cluster: Cluster, shared: pathlib.Path, wanted: dict) -> None:
     cluster.processes["n2"].wait()
     cluster.ask("scontrol", "update", "nodename=n2", "state=down", "reason=dead")
     wait_until("the tasks of the dead node in the queue", lambda: all(cluster.job(t).get("Restarts") == "1" for t in lost), 60)
-    wait_until("the end", lambda: cluster.ended(*tasks, finalize), 600)
+    wait_until("the end", lambda: cluster.ended(*tasks, finalize), 1800)
     ends = {task: (cluster.job(task)["ExitCode"], cluster.job(task)["Restarts"]) for task in tasks}
     check(ends == {task: ("0:0", "1" if task in lost else "0") for task in tasks},
           f"a dead node: Slurm restarted its tasks ({', '.join(lost)}), all ended with 0 on the other one")
@@ -383,6 +383,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Short: the path of a socket has 107 characters at most.
     root = pathlib.Path(tempfile.mkdtemp(prefix="slurm-trial-", dir="/tmp"))
+    ended = False
     try:
         root.chmod(0o755)
         shared = root / "shared"
@@ -398,8 +399,9 @@ def main() -> int:
             no_restarts(cluster, shared)
             dead_node(cluster, shared, wanted)
             time_limit(cluster, shared, wanted)
+        ended = True
     finally:
-        if options.keep or problems:
+        if options.keep or problems or not ended:
             print(f"logs: {root}")
         else:
             shutil.rmtree(root)
