@@ -1,4 +1,5 @@
-//! A model folder: `model.json`, `tokenizer.json`, the graphs (three of a CoCa, two of a CLIP) and their weights.
+//! A model folder: `model.json`, `tokenizer.json`, the graphs (three of a CoCa, two of a CLIP or a BLIP captioner) and their
+//! weights.
 
 use std::{
     io::Read,
@@ -9,10 +10,14 @@ use recaption_schemas::{Preprocess, sha256_hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Version of `model.json` and of the graphs' inputs and outputs.
-pub(crate) const MODEL_FORMAT: u32 = 1;
+use crate::checkpoint::Normalisation;
+
+/// Newest version of `model.json` and of the graphs' inputs and outputs that is read, see [`Architecture::format_version`].
+const NEWEST_FORMAT: u32 = 2;
 /// Largest side of a model's input image, pixels; far beyond real models.
 pub(crate) const MAX_IMAGE_SIZE: u32 = 8192;
+/// Maximal length of a BLIP's caption where none is set, in generated tokens.
+const BLIP_CAPTION_TOKENS: usize = 19;
 /// File with the description of the model.
 pub const MODEL_FILE: &str = "model.json";
 /// File of the tokenizer, optional.
@@ -24,6 +29,8 @@ pub(crate) const TEXT_ENCODER_FILE: &str = "text_encoder.onnx";
 /// File of the decoder's graph.
 pub(crate) const DECODER_FILE: &str = "decoder.onnx";
 
+/// Output of a BLIP's image encoder: the tokens that its decoder attends to, for comparisons.
+pub(crate) const IMAGE_TOKENS: &str = "image_tokens";
 /// Name of the batch dimension in graphs.
 pub(crate) const IMAGES: &str = "images";
 
@@ -98,6 +105,19 @@ pub enum Architecture {
     Coca,
     /// Scores captions only: two towers without a decoder.
     Clip,
+    /// Captions images only: an image encoder, and a text decoder that attends to it in every layer.
+    Blip,
+}
+
+/// Whose generation a model's captions follow, where programs differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GenerationRules {
+    /// open_clip's: padding is never generated; at the maximal length the end token is written whatever the logits are, except by
+    /// beam search, which ends as transformers' BeamSearchScorer (version 4).
+    OpenClip,
+    /// transformers' since version 5: any token may be generated; at the maximal length a caption ends without an end token; beam
+    /// search compares the best beam that goes on with the worst finished one.
+    Transformers,
 }
 
 impl Architecture {
@@ -107,6 +127,35 @@ impl Architecture {
         match self {
             Self::Coca => "coca",
             Self::Clip => "clip",
+            Self::Blip => "blip",
+        }
+    }
+
+    /// Returns the version of `model.json` that describes it: 1 for CoCa and CLIP, which every version of this program reads, 2 for
+    /// what came later.
+    #[must_use]
+    pub fn format_version(self) -> u32 {
+        match self {
+            Self::Coca | Self::Clip => 1,
+            Self::Blip => 2,
+        }
+    }
+
+    /// Returns whether the model embeds images and texts, so that it can score captions.
+    #[must_use]
+    pub fn scores(self) -> bool {
+        match self {
+            Self::Coca | Self::Clip => true,
+            Self::Blip => false,
+        }
+    }
+
+    /// Returns whose generation its captions follow.
+    #[must_use]
+    pub fn generation_rules(self) -> GenerationRules {
+        match self {
+            Self::Coca | Self::Clip => GenerationRules::OpenClip,
+            Self::Blip => GenerationRules::Transformers,
         }
     }
 }
@@ -114,7 +163,7 @@ impl Architecture {
 /// Sizes of a model's inputs and outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dimensions {
-    /// Width of the shared embedding, `E`.
+    /// Width of the shared embedding, `E`; 0 without one (a BLIP captioner).
     pub embed_dim: usize,
     /// Size of the vocabulary, `V`.
     pub vocab_size: usize,
@@ -167,10 +216,19 @@ impl DecoderDimensions {
     }
 }
 
+/// Lengths of captions, generated tokens, end token included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaptionTokens {
+    /// The maximal length where none is set.
+    pub default: usize,
+    /// The largest maximal length that fits the context.
+    pub largest: usize,
+}
+
 /// Ids of special tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecialIds {
-    /// Padding; never generated.
+    /// Padding.
     pub pad: i64,
     /// Start of text.
     pub start: i64,
@@ -179,7 +237,7 @@ pub struct SpecialIds {
 }
 
 impl SpecialIds {
-    /// Returns the ids by CLIP's rule, which all models here follow: padding is 0, start and end are the last two.
+    /// Returns the ids by CLIP's rule, which CoCa and CLIP follow: padding is 0, start and end are the last two.
     ///
     /// ```
     /// let ids = recaption_onnx::model::SpecialIds::of_vocabulary(49408);
@@ -206,9 +264,9 @@ pub struct ModelFile {
 /// Contents of `model.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
-    /// Version of the format, 1.
+    /// Version of the format, see [`Architecture::format_version`].
     pub format_version: u32,
-    /// CoCa or CLIP.
+    /// CoCa, CLIP or BLIP.
     pub architecture: Architecture,
     /// Sizes of inputs and outputs.
     pub dimensions: Dimensions,
@@ -218,6 +276,9 @@ pub struct ModelSpec {
     pub image_size: u32,
     /// How images are resized to it.
     pub preprocessing: Preprocess,
+    /// How pixels are normalised, which the image encoder's weights include; since version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalisation: Option<Normalisation>,
     /// Precision of the graphs.
     pub precision: Precision,
     /// ONNX operator set of the graphs.
@@ -254,6 +315,11 @@ pub enum ModelError {
         "model {0} is a CLIP, which scores captions but cannot generate them: use it as --scorer, and a CoCa as --model"
     )]
     NoDecoder(PathBuf),
+    /// Similarities were requested of a model that has none.
+    #[error(
+        "model {0} is a BLIP captioner, which has no embeddings to compute similarity with: set another model as scorer (`model.scorer`, --scorer MODEL), a CLIP or a CoCa"
+    )]
+    NoEmbeddings(PathBuf),
 }
 
 /// An opened model folder, checked for completeness.
@@ -302,15 +368,15 @@ impl ModelFolder {
             .map_err(|e| bad(format!("not valid JSON: {e}")))?
             .get("format_version")
             .and_then(serde_json::Value::as_u64);
-        if version != Some(u64::from(MODEL_FORMAT)) {
+        if !version.is_some_and(|version| (1..=u64::from(NEWEST_FORMAT)).contains(&version)) {
             return Err(bad(format!(
-                "format_version is {}, this build reads {MODEL_FORMAT}: export the model again",
+                "format_version is {}, this build reads 1 to {NEWEST_FORMAT}: export the model again",
                 version.map_or("missing".to_owned(), |v| v.to_string())
             )));
         }
         let spec: ModelSpec = serde_json::from_slice(&text).map_err(|e| bad(format!("malformed: {e}")))?;
-        if spec.architecture == Architecture::Coca && spec.dimensions.decoder.is_none() {
-            return Err(bad("malformed: a coca without decoder sizes".into()));
+        if spec.architecture != Architecture::Clip && spec.dimensions.decoder.is_none() {
+            return Err(bad(format!("malformed: a {} without decoder sizes", spec.architecture.as_str())));
         }
         let sides = [("image_size", spec.image_size), ("preprocessing.size", spec.preprocessing.size)];
         if let Some((name, side)) = sides.into_iter().find(|(_, side)| !(1..=MAX_IMAGE_SIZE).contains(side)) {
@@ -355,6 +421,27 @@ impl ModelFolder {
     /// [`ModelError::NoDecoder`] for a CLIP.
     pub fn decoder(&self) -> Result<DecoderDimensions, ModelError> {
         self.spec.dimensions.decoder.ok_or_else(|| ModelError::NoDecoder(self.dir.clone()))
+    }
+
+    /// Checks that the model can score captions.
+    ///
+    /// # Errors
+    /// [`ModelError::NoEmbeddings`] for a BLIP captioner.
+    pub fn require_scores(&self) -> Result<(), ModelError> {
+        if self.spec.architecture.scores() { Ok(()) } else { Err(ModelError::NoEmbeddings(self.dir.clone())) }
+    }
+
+    /// Returns how many tokens a caption may have after a prompt of `prompt` tokens: the number where none is set, and the largest
+    /// one. The first is the largest, but for a BLIP, whose context has room for hundreds of tokens: there it is that of
+    /// transformers' `max_length` = 20, which counts the start token.
+    #[must_use]
+    pub fn caption_tokens(&self, prompt: usize) -> CaptionTokens {
+        let largest = self.spec.dimensions.context_length.saturating_sub(1 + prompt);
+        let default = match self.spec.architecture {
+            Architecture::Coca | Architecture::Clip => largest,
+            Architecture::Blip => BLIP_CAPTION_TOKENS.min(largest),
+        };
+        CaptionTokens { default, largest }
     }
 
     /// Returns the path of one of its files.

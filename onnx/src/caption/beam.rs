@@ -1,4 +1,8 @@
-//! Beam search over one image, with the semantics of Hugging Face's BeamSearchScorer on log-probabilities.
+//! Beam search over one image, with the semantics of Hugging Face's transformers on log-probabilities.
+//!
+//! transformers ends a search by two rules. Until version 4 (BeamSearchScorer, which open_clip uses) a continuation that ends counts
+//! as the best attainable too, and at the maximal length all unfinished beams are finished. Since version 5 only what goes on counts,
+//! and at the maximal length the best `beams` continuations are finished, whether they end or not.
 //!
 //! A beam occupies a row of the decoder; when beams are replaced, a row's cache is copied only where a beam has more than
 //! one successor. The copying itself is left to the generator.
@@ -9,7 +13,10 @@ use super::{
     settings::{BeamSettings, EarlyStopping},
     token_selection::{LogitsRequest, TopTokens, non_finite_logits},
 };
-use crate::runtime::{RowUpdate, RuntimeError};
+use crate::{
+    model::GenerationRules,
+    runtime::{RowUpdate, RuntimeError},
+};
 
 /// An unfinished beam.
 #[derive(Clone, Debug)]
@@ -94,18 +101,21 @@ impl BeamSearch {
         }
         let successors = self.successors(tokens)?;
         let length = self.beams[0].ids.len() + 1;
-        // As in the reference, a successor that ends counts as the best attainable too.
-        let best = successors[0].logprob;
-        let next = self.select(successors, context, length);
-        self.place(next, copies);
         let last = length == context.settings.max_tokens;
-        let over = last || self.beams.is_empty() || self.is_over(best, length, context);
-        if last && !self.is_over(best, length, context) {
+        let best_of_all = successors[0].logprob;
+        let next = self.select(successors, context, last);
+        self.place(next, copies);
+        let best = match context.rules {
+            GenerationRules::OpenClip => Some(best_of_all),
+            GenerationRules::Transformers => self.beams.first().map(|beam| beam.logprob),
+        };
+        let is_over = best.is_none_or(|best| self.is_over(best, length, context));
+        if last && !is_over && context.rules == GenerationRules::OpenClip {
             for beam in std::mem::take(&mut self.beams) {
                 self.add(beam.ids, beam.logprob);
             }
         }
-        Ok(over)
+        Ok(last || is_over || self.beams.is_empty())
     }
 
     /// Returns the `2 * beams` best successors of all beams, best first: enough remain if half of them end.
@@ -126,22 +136,17 @@ impl BeamSearch {
         Ok(all)
     }
 
-    /// Splits the best successors into those that end, which become hypotheses, and the next beams. `length` counts the
-    /// generated tokens of a successor.
-    fn select(
-        &mut self,
-        successors: Vec<Successor>,
-        context: &RowContext<'_>,
-        length: usize,
-    ) -> Vec<Successor> {
+    /// Splits the best successors into those that end, which become hypotheses, and the next beams. `last` is whether they reach the
+    /// maximal length.
+    fn select(&mut self, successors: Vec<Successor>, context: &RowContext<'_>, last: bool) -> Vec<Successor> {
         let mut next = Vec::with_capacity(self.settings.beams);
+        let all_end = last && context.rules == GenerationRules::Transformers;
         for (rank, successor) in successors.into_iter().enumerate() {
-            if successor.id as i64 == context.special.end {
+            if successor.id as i64 == context.special.end || all_end {
                 // As in the reference, an end that is not among the best beams is dropped.
                 if rank < self.settings.beams {
                     let mut ids = self.beams[successor.beam].ids.clone();
-                    ids.push(context.special.end);
-                    debug_assert_eq!(ids.len(), length);
+                    ids.push(successor.id as i64);
                     self.add(ids, successor.logprob);
                 }
             } else if next.len() < self.settings.beams {

@@ -29,15 +29,16 @@ impl TextEncoder {
     /// Loads the graph.
     ///
     /// # Errors
-    /// When the library or the graph cannot be loaded.
+    /// When the model has no text encoder (a BLIP captioner), or the library or the graph cannot be loaded.
     pub fn load(model: &ModelFolder, options: &SessionOptions) -> Result<Self, RuntimeError> {
+        model.require_scores()?;
         Ok(Self {
             session: session::create(model, TEXT_ENCODER_FILE, options)?,
             context: model.spec.dimensions.context_length,
             pad: model.spec.special_ids.pad,
             padding: match model.spec.architecture {
                 Architecture::Coca => 1,
-                Architecture::Clip => 0,
+                Architecture::Clip | Architecture::Blip => 0,
             },
             embed_dim: model.spec.dimensions.embed_dim,
             batch: MAX_BATCH,
