@@ -95,7 +95,7 @@ impl Tokenizer {
             Architecture::Coca | Architecture::Clip => {
                 Self::from_file(&path, special, d.context_length, d.vocab_size)
             }
-            Architecture::Blip => {
+            Architecture::Blip | Architecture::BlipRetrieval => {
                 let inner = open(&path, d.vocab_size)?;
                 Ok(Self::new(inner, special, d.context_length, Reading::Transformers))
             }

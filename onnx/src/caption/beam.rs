@@ -13,10 +13,7 @@ use super::{
     settings::{BeamSettings, EarlyStopping},
     token_selection::{LogitsRequest, TopTokens, non_finite_logits},
 };
-use crate::{
-    model::GenerationRules,
-    runtime::{RowUpdate, RuntimeError},
-};
+use crate::runtime::{RowUpdate, RuntimeError};
 
 /// An unfinished beam.
 #[derive(Clone, Debug)]
@@ -105,12 +102,10 @@ impl BeamSearch {
         let best_of_all = successors[0].logprob;
         let next = self.select(successors, context, last);
         self.place(next, copies);
-        let best = match context.rules {
-            GenerationRules::OpenClip => Some(best_of_all),
-            GenerationRules::Transformers => self.beams.first().map(|beam| beam.logprob),
-        };
+        let has_scorer = context.rules.has_beam_scorer();
+        let best = if has_scorer { Some(best_of_all) } else { self.beams.first().map(|beam| beam.logprob) };
         let is_over = best.is_none_or(|best| self.is_over(best, length, context));
-        if last && !is_over && context.rules == GenerationRules::OpenClip {
+        if last && !is_over && has_scorer {
             for beam in std::mem::take(&mut self.beams) {
                 self.add(beam.ids, beam.logprob);
             }
@@ -140,7 +135,7 @@ impl BeamSearch {
     /// maximal length.
     fn select(&mut self, successors: Vec<Successor>, context: &RowContext<'_>, last: bool) -> Vec<Successor> {
         let mut next = Vec::with_capacity(self.settings.beams);
-        let all_end = last && context.rules == GenerationRules::Transformers;
+        let all_end = last && !context.rules.has_beam_scorer();
         for (rank, successor) in successors.into_iter().enumerate() {
             if successor.id as i64 == context.special.end || all_end {
                 // As in the reference, an end that is not among the best beams is dropped.
@@ -210,5 +205,72 @@ impl BeamSearch {
     pub(super) fn finish(self, count: usize) -> Vec<GeneratedTokens> {
         let tokens = |h: Hypothesis| GeneratedTokens { ids: h.ids, logprob: h.logprob as f32 };
         self.finished.into_iter().take(count).map(tokens).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        caption::{CaptionSettings, Strategy, token_selection::NextToken},
+        model::{GenerationRules, SpecialIds},
+    };
+
+    const END: i64 = 9;
+
+    /// Searches with two beams; `steps` are the tokens with log-probabilities that every unfinished beam gets, by its rank.
+    fn search(rules: GenerationRules, max_tokens: usize, steps: &[[&[(usize, f32)]; 2]]) -> Vec<Vec<i64>> {
+        let settings = BeamSettings { beams: 2, ..BeamSettings::default() };
+        let plain = CaptionSettings::greedy(max_tokens, 0, 1);
+        let all = CaptionSettings { strategy: Strategy::Beam(settings), candidates: 2, ..plain };
+        let special = SpecialIds { pad: 0, start: 1, end: END };
+        let context = RowContext { prefix: &[1], special, rules, settings: &all };
+        let mut search = BeamSearch::new(settings);
+        for tokens in steps {
+            let mut rows = vec![TopTokens::new(); 2];
+            for (beam, tokens) in search.beams.iter().zip(tokens) {
+                let token = |(id, logprob): &(usize, f32)| NextToken { id: *id, logprob: *logprob };
+                rows[beam.row] = tokens.iter().map(token).collect();
+            }
+            if search.advance(&rows, &context, &mut Vec::new()).expect("tokens") {
+                break;
+            }
+        }
+        search.finish(2).into_iter().map(|tokens| tokens.ids).collect()
+    }
+
+    /// Two captions have ended with -2 in all, and what goes on is worse, but the last one to end is better: the search goes on by
+    /// the rule of transformers 4 and is over by that of 5.
+    #[test]
+    fn a_beam_that_has_just_ended_keeps_the_search_going_only_in_version_4() {
+        let steps: [[&[(usize, f32)]; 2]; 3] = [
+            [&[(9, -2.0), (2, -2.1), (3, -3.0), (4, -9.0)], &[]],
+            // The end is -2.2 in all, -1.1 per token; the best that goes on has -5.1, -2.55 per token.
+            [&[(9, -0.1), (5, -3.0), (6, -8.0), (7, -9.0)], &[(5, -4.0), (6, -5.0), (7, -8.0), (8, -9.0)]],
+            [&[(9, -0.1), (5, -8.0), (6, -8.5), (7, -9.0)], &[(9, -6.0), (5, -7.0), (6, -8.0), (7, -9.0)]],
+        ];
+        let four = search(GenerationRules::Transformers4, 9, &steps);
+        let five = search(GenerationRules::Transformers, 9, &steps);
+        assert_eq!(five, [vec![2, 9], vec![9]]);
+        // -5.2 / 3 is better than -2 / 1.
+        assert_eq!(four, [vec![2, 9], vec![2, 5, 9]]);
+    }
+
+    /// At the maximal length the second-best continuation ends, the third does not.
+    #[test]
+    fn captions_at_the_maximal_length_differ_by_version() {
+        let steps: [[&[(usize, f32)]; 2]; 2] = [
+            [&[(2, -0.5), (3, -0.6), (4, -8.0), (5, -9.0)], &[]],
+            [&[(4, -0.5), (9, -0.8), (5, -0.9), (6, -9.0)], &[(7, -5.0), (4, -6.0), (5, -7.0), (6, -9.0)]],
+        ];
+        assert_eq!(search(GenerationRules::Transformers, 2, &steps), [vec![2, 4], vec![2, 9]]);
+        // Version 4 finishes both beams that go on, besides the one that ended, and keeps the best two of the three.
+        assert_eq!(search(GenerationRules::Transformers4, 2, &steps), [vec![2, 4], vec![2, 9]]);
+        let ends: [[&[(usize, f32)]; 2]; 2] = [
+            [&[(2, -0.5), (3, -0.6), (4, -8.0), (5, -9.0)], &[]],
+            // Three continuations before the first end: by version 5 it does not count, nor does the third.
+            [&[(4, -0.5), (5, -0.6), (9, -0.9), (6, -9.0)], &[(7, -0.7), (4, -6.0), (5, -7.0), (6, -9.0)]],
+        ];
+        assert_eq!(search(GenerationRules::Transformers, 2, &ends), [vec![2, 4], vec![2, 5]]);
     }
 }

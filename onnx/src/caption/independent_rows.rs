@@ -7,10 +7,7 @@ use super::{
     settings::Strategy,
     token_selection::{LogitsRequest, TopTokens, non_finite_logits},
 };
-use crate::{
-    model::GenerationRules,
-    runtime::{RowUpdate, RuntimeError},
-};
+use crate::runtime::{RowUpdate, RuntimeError};
 
 /// The candidate that a row generates.
 #[derive(Debug)]
@@ -71,8 +68,7 @@ impl IndependentRows {
         let generated = row.ids.len();
         let mut request = LogitsRequest {
             forbid_end: generated < context.settings.min_tokens,
-            force_end: context.rules == GenerationRules::OpenClip
-                && generated + 1 == context.settings.max_tokens,
+            force_end: context.rules.forces_end() && generated + 1 == context.settings.max_tokens,
             ..LogitsRequest::default()
         };
         if let Strategy::Sample(settings) = context.settings.strategy {

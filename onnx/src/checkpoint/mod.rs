@@ -17,7 +17,7 @@ pub mod torch_zip;
 
 use std::path::{Path, PathBuf};
 
-pub use blip::{BlipCheckpoint, BlipConfig, BlipTextConfig, BlipVisionConfig};
+pub use blip::{BlipCheckpoint, BlipConfig, BlipTask, BlipTextConfig, BlipVisionConfig};
 pub use config::{
     Activation, DecoderConfig, ModelConfig, MultimodalInput, Normalisation, PoolerConfig, PoolerKind,
     TextConfig, TextPooling, VisionConfig,

@@ -9,7 +9,7 @@ use super::{BlipCheckpoint, Checkpoint, CheckpointError};
 pub enum AnyCheckpoint {
     /// A CoCa or a CLIP, as open_clip publishes it.
     OpenClip(Checkpoint),
-    /// A BLIP captioner, as transformers publishes it.
+    /// A BLIP, as transformers publishes it.
     Blip(BlipCheckpoint),
 }
 

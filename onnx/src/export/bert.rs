@@ -6,7 +6,7 @@ use super::{
     blocks::Block,
     error::ExportError,
     fold::{pad_head_columns, pad_head_rows},
-    graph::Value,
+    graph::{Attr, Value},
     linear::Linear,
     tower::Tower,
 };
@@ -117,7 +117,24 @@ impl Bert<'_> {
         let words = t.g.op("Gather", &[&words, ids], &[]);
         let places = t.g.op("Gather", &[&places, positions], &[]);
         let sum = t.g.op("Add", &[&words, &places], &[]);
-        let rows = t.as_rows(&sum, self.width);
+        self.norm_embeddings(t, &sum)
+    }
+
+    /// Adds the normed sum of word and position embeddings of whole texts `ids [R, T]`; `[R * T, W]`.
+    pub(super) fn embed_sequence(&self, t: &mut Tower<'_>, ids: &Value) -> Result<Value, ExportError> {
+        let words = t.checkpoint_weight(&self.words(), &[self.vocab_size, self.width])?;
+        let places = format!("{}.embeddings.position_embeddings.weight", self.prefix);
+        let places = t.checkpoint_weight(&places, &[self.context_length, self.width])?;
+        let words = t.g.op("Gather", &[&words, ids], &[]);
+        let length = t.g.op("Shape", &[ids], &[("start", Attr::Int(1)), ("end", Attr::Int(2))]);
+        let (zero, axis) = (t.g.ints(&[0]), t.g.ints(&[0]));
+        let places = t.g.op("Slice", &[&places, &zero, &length, &axis], &[]);
+        let sum = t.g.op("Add", &[&words, &places], &[]);
+        self.norm_embeddings(t, &sum)
+    }
+
+    fn norm_embeddings(&self, t: &mut Tower<'_>, sum: &Value) -> Result<Value, ExportError> {
+        let rows = t.as_rows(sum, self.width);
         t.layer_norm(&format!("{}.embeddings.LayerNorm", self.prefix), &rows, self.width)
     }
 

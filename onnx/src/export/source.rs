@@ -2,10 +2,12 @@
 
 use super::{blip, decoder, error::ExportError, graph, image_encoder, text_encoder, tower::Tower};
 use crate::{
-    checkpoint::{Activation, AnyCheckpoint, BlipConfig, CheckpointError, ModelConfig, TensorReader},
+    checkpoint::{
+        Activation, AnyCheckpoint, BlipConfig, BlipTask, CheckpointError, ModelConfig, TensorReader,
+    },
     model::{
-        Architecture, DECODER_FILE, DecoderDimensions, Dimensions, IMAGE_ENCODER_FILE, ModelFile, ModelSpec,
-        Precision, SpecialIds, TEXT_ENCODER_FILE, padded_head_dim,
+        Architecture, DECODER_FILE, DecoderDimensions, Dimensions, FUSION_FILE, FusionDimensions,
+        IMAGE_ENCODER_FILE, ModelFile, ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE, padded_head_dim,
     },
 };
 
@@ -16,12 +18,15 @@ pub(super) enum Graph {
     ImageEncoder,
     /// Token ids to features.
     TextEncoder,
+    /// Token ids and image tokens to matching logits.
+    Fusion,
     /// One step of generation.
     Decoder,
 }
 
 const IMAGE_ENCODER: (&str, Graph) = (IMAGE_ENCODER_FILE, Graph::ImageEncoder);
 const TEXT_ENCODER: (&str, Graph) = (TEXT_ENCODER_FILE, Graph::TextEncoder);
+const FUSION: (&str, Graph) = (FUSION_FILE, Graph::Fusion);
 const DECODER: (&str, Graph) = (DECODER_FILE, Graph::Decoder);
 
 impl AnyCheckpoint {
@@ -48,7 +53,10 @@ impl AnyCheckpoint {
                 &[IMAGE_ENCODER, TEXT_ENCODER]
             }
             Self::OpenClip(_) => &[IMAGE_ENCODER, TEXT_ENCODER, DECODER],
-            Self::Blip(_) => &[IMAGE_ENCODER, DECODER],
+            Self::Blip(checkpoint) => match checkpoint.config.task {
+                BlipTask::Captions => &[IMAGE_ENCODER, DECODER],
+                BlipTask::Retrieval { .. } => &[IMAGE_ENCODER, TEXT_ENCODER, FUSION],
+            },
         }
     }
 
@@ -64,12 +72,14 @@ impl AnyCheckpoint {
                     Graph::ImageEncoder => image_encoder::build(t, c),
                     Graph::TextEncoder => text_encoder::build(t, c),
                     Graph::Decoder => c.decoder.as_ref().map_or(Ok(()), |d| decoder::build(t, c, d)),
+                    Graph::Fusion => Ok(()),
                 }
             }
             Self::Blip(checkpoint) => match graph {
                 Graph::ImageEncoder => blip::image_encoder(t, &checkpoint.config),
                 Graph::Decoder => blip::decoder(t, &checkpoint.config),
-                Graph::TextEncoder => Ok(()),
+                Graph::TextEncoder => blip::text_encoder(t, &checkpoint.config),
+                Graph::Fusion => blip::fusion(t, &checkpoint.config),
             },
         }
     }
@@ -124,8 +134,16 @@ impl AnyCheckpoint {
             }
             Self::Blip(checkpoint) => {
                 let c = &checkpoint.config;
-                let normalisation = Some(c.normalisation);
-                (Architecture::Blip, blip_dimensions(c), c.text.special, c.preprocess, normalisation)
+                let (normalisation, mut special) = (Some(c.normalisation), c.text.special);
+                let (architecture, dimensions) = match c.task {
+                    BlipTask::Captions => (Architecture::Blip, captioner_dimensions(c)),
+                    BlipTask::Retrieval { .. } => {
+                        let (cls, enc) = checkpoint.text_starts()?;
+                        special.start = cls;
+                        (Architecture::BlipRetrieval, retrieval_dimensions(c, enc))
+                    }
+                };
+                (architecture, dimensions, special, c.preprocess, normalisation)
             }
         };
         Ok(ModelSpec {
@@ -160,10 +178,11 @@ fn open_clip_dimensions(c: &ModelConfig) -> Dimensions {
             decoder_heads: d.heads,
             decoder_head_dim: padded_head_dim(d.width / d.heads),
         }),
+        fusion: None,
     }
 }
 
-fn blip_dimensions(c: &BlipConfig) -> Dimensions {
+fn captioner_dimensions(c: &BlipConfig) -> Dimensions {
     let (heads, head_dim) = (c.text.heads, padded_head_dim(c.text.width / c.text.heads));
     Dimensions {
         embed_dim: 0,
@@ -177,6 +196,22 @@ fn blip_dimensions(c: &BlipConfig) -> Dimensions {
             decoder_layers: c.text.layers,
             decoder_heads: heads,
             decoder_head_dim: head_dim,
+        }),
+        fusion: None,
+    }
+}
+
+fn retrieval_dimensions(c: &BlipConfig, enc_id: i64) -> Dimensions {
+    Dimensions {
+        embed_dim: c.embed_dim(),
+        vocab_size: c.text.vocab_size,
+        context_length: c.text.context_length,
+        decoder: None,
+        fusion: Some(FusionDimensions {
+            image_tokens: c.vision.tokens(),
+            image_width: c.vision.width,
+            text_width: c.text.width,
+            enc_id,
         }),
     }
 }

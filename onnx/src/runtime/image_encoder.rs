@@ -114,11 +114,11 @@ impl ImageEncoder {
         Ok(Encoded { images: n, features, cross })
     }
 
-    /// Returns the tokens that a BLIP's decoder attends to, f32 `[N, Q, W]`; for comparisons.
+    /// Returns the tokens that a BLIP's texts attend to, f32 `[N, Q, W]`, for a [`Matcher`](super::Matcher) and for comparisons.
     ///
     /// # Errors
     /// As [`ImageEncoder::encode`], and when the graph has no such output.
-    pub(crate) fn image_tokens(&mut self, pixels: &[u8]) -> Result<Vec<f32>, RuntimeError> {
+    pub fn image_tokens(&mut self, pixels: &[u8]) -> Result<Vec<f32>, RuntimeError> {
         let n = pixels.len() / self.image_bytes();
         let failed = |source| RuntimeError::Run { graph: "image encoder", rows: n, source };
         let input = TensorRef::from_array_view(([n, self.size, self.size, 3], pixels)).map_err(failed)?;

@@ -40,7 +40,7 @@ pub fn verify(
     golden: &Path,
     options: &SessionOptions,
 ) -> Result<Vec<Check>, VerifyError> {
-    if model.spec.architecture == Architecture::Blip {
+    if matches!(model.spec.architecture, Architecture::Blip | Architecture::BlipRetrieval) {
         return blip::verify(model, golden, options);
     }
     let golden = Golden::read(golden, model)?;

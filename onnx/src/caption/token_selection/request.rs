@@ -42,7 +42,7 @@ impl SelectionConfig {
         special: SpecialIds,
         rules: GenerationRules,
     ) -> Self {
-        let banned = (rules == GenerationRules::OpenClip).then_some(special.pad as usize);
+        let banned = rules.bans_padding().then_some(special.pad as usize);
         Self { selection, banned, end: special.end as usize }
     }
 

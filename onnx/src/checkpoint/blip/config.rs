@@ -16,6 +16,8 @@ use crate::{
 pub(super) const MODEL_TYPE: &str = "blip";
 /// The class that generates captions.
 const CAPTIONER: &str = "BlipForConditionalGeneration";
+/// The class that scores them.
+const RETRIEVAL: &str = "BlipForImageTextRetrieval";
 /// Width of BLIP base's and large's texts, whose published weights have 12 heads.
 const PUBLISHED_TEXT_WIDTH: usize = 768;
 /// transformers' default of the text's heads, which fits none of the published weights.
@@ -75,12 +77,26 @@ pub struct BlipTextConfig {
     pub special: SpecialIds,
 }
 
-/// A BLIP captioner.
+/// What a BLIP is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlipTask {
+    /// Generating captions (`BlipForConditionalGeneration`).
+    Captions,
+    /// Scoring captions (`BlipForImageTextRetrieval`).
+    Retrieval {
+        /// Width of the shared embedding.
+        embed_dim: usize,
+    },
+}
+
+/// A BLIP.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BlipConfig {
+    /// What it is for.
+    pub task: BlipTask,
     /// Image encoder.
     pub vision: BlipVisionConfig,
-    /// Text decoder.
+    /// Text decoder, or text encoder.
     pub text: BlipTextConfig,
     /// How images are resized.
     pub preprocess: Preprocess,
@@ -96,28 +112,47 @@ impl BlipConfig {
     pub fn parse(text: &str, processor: Option<&Map<String, Value>>) -> Parsed<Self> {
         let root: Value = serde_json::from_str(text).map_err(|e| format!("not valid JSON: {e}"))?;
         let Value::Object(root) = root else { return Err("expected a JSON object".into()) };
-        check_class(&root)?;
+        let task = task(&root)?;
         let empty = Map::new();
         let vision = parse_vision(&section(&root, "vision_config", &empty)?)?;
         let text = parse_text(&section(&root, "text_config", &empty)?)?;
         let (preprocess, normalisation) = preprocess::parse(processor, vision.image_size)?;
-        Ok(Self { vision, text, preprocess, normalisation })
+        Ok(Self { task, vision, text, preprocess, normalisation })
+    }
+
+    /// Returns the width of the shared embedding, 0 of a captioner.
+    #[must_use]
+    pub fn embed_dim(&self) -> usize {
+        match self.task {
+            BlipTask::Captions => 0,
+            BlipTask::Retrieval { embed_dim } => embed_dim,
+        }
     }
 }
 
-/// Checks that the model is one that generates captions.
-fn check_class(root: &Map<String, Value>) -> Parsed<()> {
+/// Returns what the model is for, by its class.
+fn task(root: &Map<String, Value>) -> Parsed<BlipTask> {
     let kind = root.get("model_type").and_then(Value::as_str).unwrap_or("missing");
     if kind != MODEL_TYPE {
         return Err(format!("`model_type` is {kind}, expected {MODEL_TYPE}"));
     }
     let classes = root.get("architectures").and_then(Value::as_array);
-    let Some(classes) = classes.filter(|classes| !classes.is_empty()) else { return Ok(()) };
-    if classes.iter().any(|class| class.as_str() == Some(CAPTIONER)) {
-        return Ok(());
+    let Some(classes) = classes.filter(|classes| !classes.is_empty()) else {
+        return Ok(BlipTask::Captions);
+    };
+    let is = |wanted: &str| classes.iter().any(|class| class.as_str() == Some(wanted));
+    if is(CAPTIONER) {
+        return Ok(BlipTask::Captions);
+    }
+    if is(RETRIEVAL) {
+        let embed_dim = Section::new("config", root).size("image_text_hidden_size", Some(256))?;
+        return Ok(BlipTask::Retrieval { embed_dim });
     }
     let classes: Vec<String> = classes.iter().map(Value::to_string).collect();
-    Err(format!("`architectures` is {}, of BLIP's only {CAPTIONER} is supported", classes.join(", ")))
+    Err(format!(
+        "`architectures` is {}, of BLIP's only {CAPTIONER} and {RETRIEVAL} are supported",
+        classes.join(", ")
+    ))
 }
 
 /// Returns an object of `root`; an absent one is empty, so that everything in it has its default.

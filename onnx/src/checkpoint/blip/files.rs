@@ -8,3 +8,5 @@ pub(super) const PREPROCESSOR: &str = "preprocessor_config.json";
 pub(super) const PROCESSOR: &str = "processor_config.json";
 /// Files with the weights, first to last.
 pub(super) const WEIGHTS: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+/// Extension of the authors' files, without the dot.
+pub(super) const AUTHORS_EXTENSION: &str = "pth";

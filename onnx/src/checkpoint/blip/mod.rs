@@ -1,11 +1,13 @@
-//! A BLIP checkpoint as transformers writes it (`BlipForConditionalGeneration`): `config.json`, `preprocessor_config.json`, weights
-//! as safetensors or as `torch.save` wrote them, and BERT's tokenizer.
+//! A BLIP checkpoint as transformers writes it (`BlipForConditionalGeneration`, `BlipForImageTextRetrieval`): `config.json`, `preprocessor_config.json`, weights
+//! as safetensors or as `torch.save` wrote them, and BERT's tokenizer. The weights may have the authors' names instead, in a `.pth`
+//! file too.
 //!
 //! Read as transformers reads it: what `config.json` does not set has transformers' default, keys that do not change what is
 //! computed are skipped, and an option that would change it and is not supported is an error that names it.
 
 mod config;
 mod files;
+mod names;
 mod preprocess;
 #[cfg(test)]
 mod tests;
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-pub use self::config::{BlipConfig, BlipTextConfig, BlipVisionConfig};
+pub use self::config::{BlipConfig, BlipTask, BlipTextConfig, BlipVisionConfig};
 use super::{error::CheckpointError, tensors::TensorReader, tokenizer_files};
 
 /// An opened BLIP checkpoint: configuration and tensor directory.
@@ -43,7 +45,7 @@ impl BlipCheckpoint {
     /// When a file is missing, an option is unsupported, or the tensor directory is malformed.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         let config = Self::read_config(dir)?;
-        let tensors = TensorReader::open(&weights(dir)?)?;
+        let tensors = names::as_in_transformers(TensorReader::open(&weights(dir)?)?, config.task);
         Ok(Self { dir: dir.to_owned(), config, tensors })
     }
 
@@ -59,6 +61,25 @@ impl BlipCheckpoint {
         BlipConfig::parse(&text, processor.as_ref()).map_err(|what| CheckpointError::Config { path, what })
     }
 
+    /// Returns the ids of `[CLS]` and `[ENC]`, with which the texts of a model that scores begin. The tokenizer of the hub's copies
+    /// lacks `[ENC]`, which then follows `[DEC]`.
+    ///
+    /// # Errors
+    /// When there is no tokenizer with `[CLS]`.
+    pub fn text_starts(&self) -> Result<(i64, i64), CheckpointError> {
+        let bad = |what: &str| CheckpointError::Vocabulary { path: self.dir.clone(), what: what.into() };
+        let bytes = self.tokenizer()?.ok_or_else(|| {
+            bad("has neither tokenizer.json nor vocab.txt, in which a BLIP that scores finds its texts' first token")
+        })?;
+        let tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(&e.to_string()))?;
+        let cls = tokenizer.token_to_id("[CLS]").ok_or_else(|| bad("the tokenizer has no `[CLS]`"))?;
+        let enc = tokenizer.token_to_id("[ENC]").map_or(self.config.text.special.start + 1, i64::from);
+        if enc >= self.config.text.vocab_size as i64 {
+            return Err(bad("the vocabulary has no place for `[ENC]`"));
+        }
+        Ok((cls.into(), enc))
+    }
+
     /// Returns the contents of the checkpoint's `tokenizer.json`, or of one built from its `vocab.txt`; `None` where there is
     /// neither.
     ///
@@ -69,13 +90,20 @@ impl BlipCheckpoint {
     }
 }
 
-/// Returns the path of the weights: the safetensors file, or else torch's.
+/// Returns the path of the weights: the safetensors file, or else torch's, or else the only `.pth` file.
 fn weights(dir: &Path) -> Result<PathBuf, CheckpointError> {
     for name in files::WEIGHTS {
         let path = dir.join(name);
         if path.is_file() {
             return Ok(path);
         }
+    }
+    let entries =
+        std::fs::read_dir(dir).map_err(|source| CheckpointError::BlipIo { path: dir.to_owned(), source })?;
+    let of_authors = |path: &PathBuf| path.extension().is_some_and(|e| e == files::AUTHORS_EXTENSION);
+    let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(of_authors);
+    if let (Some(path), None) = (paths.next(), paths.next()) {
+        return Ok(path);
     }
     Err(CheckpointError::BlipIo {
         path: dir.join(files::WEIGHTS[0]),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{BlipCheckpoint, BlipConfig};
+use super::{BlipCheckpoint, BlipConfig, BlipTask};
 use crate::checkpoint::AnyCheckpoint;
 
 fn small() -> Value {
@@ -28,7 +28,14 @@ fn options_are_read() {
     assert_eq!((c.text.heads, c.text.context_length, c.text.epsilon), (4, 40, 0.02));
     // The end is `sep_token_id`.
     assert_eq!((c.text.special.pad, c.text.special.start, c.text.special.end), (0, 196, 7));
-    assert_eq!(c.preprocess.size, 32);
+    assert_eq!((c.preprocess.size, c.task), (32, BlipTask::Captions));
+    let mut config = small();
+    config["architectures"][0] = "BlipForImageTextRetrieval".into();
+    // Not `projection_dim`.
+    config["projection_dim"] = 24.into();
+    assert_eq!(parse(&config, None).expect("valid").task, BlipTask::Retrieval { embed_dim: 256 });
+    config["image_text_hidden_size"] = 28.into();
+    assert_eq!(parse(&config, None).expect("valid").embed_dim(), 28);
 }
 
 #[test]
@@ -59,10 +66,8 @@ fn unsupported_options_are_named() {
         *config.pointer_mut(path).expect("a key") = value;
         parse(&config, None).expect_err("unsupported")
     };
-    let retrieval = error("/architectures/0", "BlipForImageTextRetrieval".into());
-    assert!(
-        retrieval.contains("BlipForImageTextRetrieval") && retrieval.contains("BlipForConditionalGeneration")
-    );
+    let answers = error("/architectures/0", "BlipForQuestionAnswering".into());
+    assert!(answers.contains("BlipForQuestionAnswering") && answers.contains("BlipForConditionalGeneration"));
     assert!(error("/model_type", "blip-2".into()).contains("`model_type` is blip-2"));
     assert!(error("/text_config/sep_token_id", 198.into()).contains("`text_config.sep_token_id` = 198"));
     assert!(error("/text_config/sep_token_id", 196.into()).contains("must differ"));

@@ -3,7 +3,7 @@
 //!
 //! The output embeddings are the word embeddings, unless the checkpoint stores others: fine-tunes of transformers 4 may.
 
-use super::bert;
+use super::parts::bert;
 use crate::{
     checkpoint::{BlipConfig, TensorReader},
     export::{

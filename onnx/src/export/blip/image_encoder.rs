@@ -1,12 +1,13 @@
-//! `image_encoder.onnx`: `pixels` u8 `[N, S, S, 3]` -> `cross_key_<i>` and `cross_value_<i>` `[N, Q, H * D]` of every layer of the
-//! decoder, and `image_tokens` f32 `[N, Q, W]`, from which they are projected; `Q` is the number of patches and the class token.
+//! `image_encoder.onnx`: `pixels` u8 `[N, S, S, 3]` -> `image_tokens` f32 `[N, Q, W]`, with `Q` for the patches and the class token. Of a
+//! captioner also `cross_key_<i>` and `cross_value_<i>` `[N, Q, H * D]` of every layer of the decoder, which are projected from them; of a
+//! model that scores `image_features` f32 `[N, E]`.
 //!
 //! A ViT with LayerNorm before each part and once after all of them. The rows of `qkv` are those of query, key and value, one after
 //! another.
 
-use super::bert;
+use super::parts::{bert, features};
 use crate::{
-    checkpoint::{BlipConfig, BlipVisionConfig, TensorReader},
+    checkpoint::{BlipConfig, BlipTask, BlipVisionConfig, TensorReader},
     export::{
         bert::{AttentionKind, Projection},
         blocks::{Block, Stream},
@@ -47,7 +48,13 @@ pub(in crate::export) fn build(t: &mut Tower<'_>, c: &BlipConfig) -> Result<(), 
     let plain = t.cast_to_f32(&tokens);
     let shape = t.g.ints(&[-1, v.tokens() as i64, v.width as i64]);
     t.g.op_into("Reshape", &[&plain, &shape], &output, &[]);
-    cross_keys_and_values(t, c, &tokens)
+    match c.task {
+        BlipTask::Captions => cross_keys_and_values(t, c, &tokens),
+        BlipTask::Retrieval { embed_dim } => {
+            let tokens = t.as_batch(&tokens, v.tokens(), v.width);
+            features(t, &tokens, ("vision_proj", v.width, embed_dim), "image_features")
+        }
+    }
 }
 
 /// Embeds pixels as tokens `[N * Q, W]`: patches, class token, positions.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    LOG_PROBABILITY, check_numbers,
+    checks::{LOG_PROBABILITY, check_numbers},
     golden::{Golden, unusable},
 };
 use crate::{
@@ -60,8 +60,7 @@ const GENERATIONS: [Generation; 7] = [
         score: Some("beams_all_448_score"),
         text: None,
         all_beams: true,
-        // Those of BeamSearchScorer.
-        rules: GenerationRules::OpenClip,
+        rules: GenerationRules::Transformers4,
         ..BEAM
     },
     Generation {

@@ -1,10 +1,12 @@
-//! A BLIP captioner against tensors that transformers computed. One verdict per tensor of the golden; a tensor that is an input of the
+//! A BLIP against tensors that transformers computed. One verdict per tensor of the golden; a tensor that is an input of the
 //! comparison, or unknown, is listed as unchecked.
 //!
 //! Bounds are those of fp32, in which a BLIP is exported: several times what transformers' own fp32 differs from float64.
 
 mod captions;
+mod checks;
 mod golden;
+mod retrieval;
 
 use std::path::Path;
 
@@ -13,6 +15,7 @@ use safetensors::Dtype;
 
 use self::{
     captions::Captions,
+    checks::{IMAGE_TOKENS, LOG_PROBABILITY, check_numbers, check_rows, normalised},
     golden::{Golden, unusable},
 };
 use super::{
@@ -22,19 +25,13 @@ use super::{
     report::{Check, VerifyError},
 };
 use crate::{
-    model::ModelFolder,
+    model::{Architecture, ModelFolder},
     runtime::{Encoded, ImageEncoder, RuntimeError, SessionOptions},
     tokenizer::Tokenizer,
 };
 
-/// Largest absolute difference of normalised pixels.
-const PIXELS: Bound = Bound::Difference(2e-6);
-/// Largest absolute difference of image tokens.
-const IMAGE_TOKENS: Bound = Bound::Difference(3e-5);
 /// Largest absolute difference of logits.
 const LOGITS: Bound = Bound::Difference(1e-4);
-/// Largest absolute difference of a text's log-probability.
-const LOG_PROBABILITY: f32 = 1e-4;
 /// Tensors that comparisons start from.
 const INPUTS: [&str; 4] = ["images", "raw_image", "text", "attention_mask"];
 
@@ -47,6 +44,9 @@ pub(super) fn verify(
     path: &Path,
     options: &SessionOptions,
 ) -> Result<Vec<Check>, VerifyError> {
+    if model.spec.architecture == Architecture::BlipRetrieval {
+        return retrieval::verify(model, path, options);
+    }
     let data = std::fs::read(path).map_err(|e| unusable(path, e.to_string()))?;
     let golden = Golden::parse(&data, path, model)?;
     let mut encoder = ImageEncoder::load(model, options)?;
@@ -100,7 +100,7 @@ impl Verifier<'_> {
         let mut checks = Vec::new();
         if file.has("pixel_values") {
             let want = file.floats("pixel_values", &rows(self.golden.count)).map_err(self.unusable())?.1;
-            checks.push(self.normalised("pixel_values", &self.golden.images, &want));
+            checks.push(normalised(self.model, "pixel_values", &self.golden.images, &want));
         }
         if !file.has("raw_image") {
             return Ok(checks);
@@ -122,30 +122,9 @@ impl Verifier<'_> {
         }
         if file.has("raw_pixel_values") {
             let want = file.floats("raw_pixel_values", &rows(1)).map_err(self.unusable())?.1;
-            checks.push(self.normalised("raw_pixel_values", squashed.as_slice(), &want));
+            checks.push(normalised(self.model, "raw_pixel_values", squashed.as_slice(), &want));
         }
         Ok(checks)
-    }
-
-    /// Checks normalised pixels `[N, 3, S, S]` of images u8 `[N, S, S, 3]`.
-    fn normalised(&self, tensor: &'static str, images: &[u8], want: &[f32]) -> Check {
-        let Some(normalisation) = self.model.spec.normalisation else {
-            return Check::new(
-                tensor,
-                false,
-                "model.json has no normalisation: export the model again".into(),
-            );
-        };
-        let area = (self.model.spec.image_size as usize).pow(2);
-        let mut got = Vec::with_capacity(want.len());
-        for image in images.chunks_exact(3 * area) {
-            for channel in 0..3 {
-                let (mean, std) = (normalisation.mean[channel], normalisation.std[channel]);
-                let values = image.iter().skip(channel).step_by(3);
-                got.extend(values.map(|v| ((f64::from(*v) / 255.0 - mean) / std) as f32));
-            }
-        }
-        check_rows(tensor, &Comparison::of_rows(&got, want, area), PIXELS)
     }
 
     /// Checks the tokens that the decoder attends to.
@@ -248,15 +227,4 @@ impl Verifier<'_> {
         Captions { path: self.path, model: self.model, options: self.options, golden: self.golden }
             .checks(self.tokenizer.as_ref())
     }
-}
-
-fn check_rows(tensor: &'static str, comparison: &Comparison, bound: Bound) -> Check {
-    Check::new(tensor, bound.holds(comparison), format!("{comparison} ({bound})"))
-}
-
-/// Checks one number per caption or text.
-fn check_numbers(tensor: &'static str, got: &[f32], want: &[f32], max: f32) -> Check {
-    let difference = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, super::compare::max_or_nan);
-    let detail = format!("{} values, max abs difference {difference:.2e} (allowed {max:.0e})", want.len());
-    Check::new(tensor, got.len() == want.len() && difference <= max, detail)
 }

@@ -1,6 +1,9 @@
 //! A model folder: `model.json`, `tokenizer.json`, the graphs (three of a CoCa, two of a CLIP or a BLIP captioner) and their
 //! weights.
 
+mod architecture;
+mod dimensions;
+
 use std::{
     io::Read,
     path::{Path, PathBuf},
@@ -10,6 +13,10 @@ use recaption_schemas::{Preprocess, sha256_hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use self::{
+    architecture::{Architecture, GenerationRules, Precision},
+    dimensions::{DecoderDimensions, Dimensions, FusionDimensions},
+};
 use crate::checkpoint::Normalisation;
 
 /// Newest version of `model.json` and of the graphs' inputs and outputs that is read, see [`Architecture::format_version`].
@@ -26,11 +33,17 @@ pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(crate) const IMAGE_ENCODER_FILE: &str = "image_encoder.onnx";
 /// File of the text encoder's graph.
 pub(crate) const TEXT_ENCODER_FILE: &str = "text_encoder.onnx";
+/// File of the graph that matches texts with images.
+pub(crate) const FUSION_FILE: &str = "fusion.onnx";
 /// File of the decoder's graph.
 pub(crate) const DECODER_FILE: &str = "decoder.onnx";
 
-/// Output of a BLIP's image encoder: the tokens that its decoder attends to, for comparisons.
+/// Output of a BLIP's image encoder: the tokens that texts attend to.
 pub(crate) const IMAGE_TOKENS: &str = "image_tokens";
+/// Output of a BLIP's text encoder: a text's tokens, for comparisons.
+pub(crate) const TEXT_TOKENS: &str = "text_tokens";
+/// Output of the graph that matches texts with images: no match, match.
+pub(crate) const ITM_LOGITS: &str = "itm_logits";
 /// Name of the batch dimension in graphs.
 pub(crate) const IMAGES: &str = "images";
 
@@ -62,158 +75,6 @@ pub(crate) fn present_value(layer: usize) -> String {
 /// Returns the size of a head in the graphs: the next multiple of 8, which ONNX Runtime's GroupQueryAttention requires.
 pub(crate) fn padded_head_dim(head_dim: usize) -> usize {
     head_dim.next_multiple_of(8)
-}
-
-/// Precision of weights and activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// IEEE single.
-    Fp32,
-    /// IEEE half.
-    Fp16,
-    /// Linear layers in 8 bits, weights with a scale per output, activations with one per row; the rest in IEEE single.
-    Int8,
-}
-
-impl Precision {
-    /// Returns the bytes per number in caches and in cross-attention keys and values.
-    #[must_use]
-    pub fn cache_bytes(self) -> usize {
-        match self {
-            Self::Fp32 | Self::Int8 => 4,
-            Self::Fp16 => 2,
-        }
-    }
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Fp32 => "fp32",
-            Self::Fp16 => "fp16",
-            Self::Int8 => "int8",
-        })
-    }
-}
-
-/// Kind of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Architecture {
-    /// Captions images, and scores captions.
-    Coca,
-    /// Scores captions only: two towers without a decoder.
-    Clip,
-    /// Captions images only: an image encoder, and a text decoder that attends to it in every layer.
-    Blip,
-}
-
-/// Whose generation a model's captions follow, where programs differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GenerationRules {
-    /// open_clip's: padding is never generated; at the maximal length the end token is written whatever the logits are, except by
-    /// beam search, which ends as transformers' BeamSearchScorer (version 4).
-    OpenClip,
-    /// transformers' since version 5: any token may be generated; at the maximal length a caption ends without an end token; beam
-    /// search compares the best beam that goes on with the worst finished one.
-    Transformers,
-}
-
-impl Architecture {
-    /// Returns the name in `model.json`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Coca => "coca",
-            Self::Clip => "clip",
-            Self::Blip => "blip",
-        }
-    }
-
-    /// Returns the version of `model.json` that describes it: 1 for CoCa and CLIP, which every version of this program reads, 2 for
-    /// what came later.
-    #[must_use]
-    pub fn format_version(self) -> u32 {
-        match self {
-            Self::Coca | Self::Clip => 1,
-            Self::Blip => 2,
-        }
-    }
-
-    /// Returns whether the model embeds images and texts, so that it can score captions.
-    #[must_use]
-    pub fn scores(self) -> bool {
-        match self {
-            Self::Coca | Self::Clip => true,
-            Self::Blip => false,
-        }
-    }
-
-    /// Returns whose generation its captions follow.
-    #[must_use]
-    pub fn generation_rules(self) -> GenerationRules {
-        match self {
-            Self::Coca | Self::Clip => GenerationRules::OpenClip,
-            Self::Blip => GenerationRules::Transformers,
-        }
-    }
-}
-
-/// Sizes of a model's inputs and outputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dimensions {
-    /// Width of the shared embedding, `E`; 0 without one (a BLIP captioner).
-    pub embed_dim: usize,
-    /// Size of the vocabulary, `V`.
-    pub vocab_size: usize,
-    /// Longest text, ids with start and end, `T`.
-    pub context_length: usize,
-    /// Sizes of the decoder, if there is one; in `model.json` they are among the others.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub decoder: Option<DecoderDimensions>,
-}
-
-/// Sizes of the decoder's graph, which runs the multimodal layers and, unless the decoder reads embeddings, the text tower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DecoderDimensions {
-    /// Tokens that the decoder cross-attends to, `Q`.
-    pub image_tokens: usize,
-    /// Layers of the text tower with a KV cache; 0 for a decoder that reads token and position embeddings
-    /// (`recaption.multimodal_input` = `embeddings`).
-    pub text_layers: usize,
-    /// Heads of the text tower.
-    pub text_heads: usize,
-    /// Size of one head of the text tower, in the graph.
-    pub text_head_dim: usize,
-    /// Pairs of layers of the multimodal decoder.
-    pub decoder_layers: usize,
-    /// Heads of the multimodal decoder.
-    pub decoder_heads: usize,
-    /// Size of one head of the multimodal decoder, in the graph.
-    pub decoder_head_dim: usize,
-}
-
-impl DecoderDimensions {
-    /// Returns the number of layers with a KV cache.
-    pub(crate) fn cached_layers(&self) -> usize {
-        self.text_layers + self.decoder_layers
-    }
-
-    /// Returns heads and head size of cached layer `i`; the text tower's layers come first.
-    pub(crate) fn cache_heads(&self, i: usize) -> (usize, usize) {
-        if i < self.text_layers {
-            (self.text_heads, self.text_head_dim)
-        } else {
-            (self.decoder_heads, self.decoder_head_dim)
-        }
-    }
-
-    /// Returns the width of cross-attention keys and values.
-    #[must_use]
-    pub fn cross_width(&self) -> usize {
-        self.decoder_heads * self.decoder_head_dim
-    }
 }
 
 /// Lengths of captions, generated tokens, end token included.
@@ -312,12 +173,17 @@ pub enum ModelError {
     },
     /// Captions were requested of a model without a decoder.
     #[error(
-        "model {0} is a CLIP, which scores captions but cannot generate them: use it as --scorer, and a CoCa as --model"
+        "model {0} is a CLIP or another model that scores captions but cannot generate them: use it as --scorer, and a CoCa or a BLIP captioner as --model"
     )]
     NoDecoder(PathBuf),
+    /// Matching was requested of a model without its head.
+    #[error(
+        "model {0} does not match texts with images (ITM): of the supported models BlipForImageTextRetrieval does"
+    )]
+    NoMatching(PathBuf),
     /// Similarities were requested of a model that has none.
     #[error(
-        "model {0} is a BLIP captioner, which has no embeddings to compute similarity with: set another model as scorer (`model.scorer`, --scorer MODEL), a CLIP or a CoCa"
+        "model {0} is a BLIP captioner, which has no embeddings to compute similarity with: set another model as scorer (`model.scorer`, --scorer MODEL): a CLIP, a CoCa or a BlipForImageTextRetrieval"
     )]
     NoEmbeddings(PathBuf),
 }
@@ -375,8 +241,14 @@ impl ModelFolder {
             )));
         }
         let spec: ModelSpec = serde_json::from_slice(&text).map_err(|e| bad(format!("malformed: {e}")))?;
-        if spec.architecture != Architecture::Clip && spec.dimensions.decoder.is_none() {
-            return Err(bad(format!("malformed: a {} without decoder sizes", spec.architecture.as_str())));
+        let has_sizes = match spec.architecture {
+            Architecture::Clip => true,
+            Architecture::Coca | Architecture::Blip => spec.dimensions.decoder.is_some(),
+            Architecture::BlipRetrieval => spec.dimensions.fusion.is_some(),
+        };
+        if !has_sizes {
+            let architecture = spec.architecture.as_str();
+            return Err(bad(format!("malformed: a {architecture} without sizes of its text graphs")));
         }
         let sides = [("image_size", spec.image_size), ("preprocessing.size", spec.preprocessing.size)];
         if let Some((name, side)) = sides.into_iter().find(|(_, side)| !(1..=MAX_IMAGE_SIZE).contains(side)) {
@@ -418,9 +290,17 @@ impl ModelFolder {
     /// Returns the sizes of the decoder.
     ///
     /// # Errors
-    /// [`ModelError::NoDecoder`] for a CLIP.
+    /// [`ModelError::NoDecoder`] for a model that scores only.
     pub fn decoder(&self) -> Result<DecoderDimensions, ModelError> {
         self.spec.dimensions.decoder.ok_or_else(|| ModelError::NoDecoder(self.dir.clone()))
+    }
+
+    /// Returns the sizes of the graph that matches texts with images.
+    ///
+    /// # Errors
+    /// [`ModelError::NoMatching`] for all but a BLIP that scores.
+    pub fn fusion(&self) -> Result<FusionDimensions, ModelError> {
+        self.spec.dimensions.fusion.ok_or_else(|| ModelError::NoMatching(self.dir.clone()))
     }
 
     /// Checks that the model can score captions.
@@ -439,7 +319,7 @@ impl ModelFolder {
         let largest = self.spec.dimensions.context_length.saturating_sub(1 + prompt);
         let default = match self.spec.architecture {
             Architecture::Coca | Architecture::Clip => largest,
-            Architecture::Blip => BLIP_CAPTION_TOKENS.min(largest),
+            Architecture::Blip | Architecture::BlipRetrieval => BLIP_CAPTION_TOKENS.min(largest),
         };
         CaptionTokens { default, largest }
     }
