@@ -22,7 +22,8 @@ pub(crate) fn run_to_end(
 ) -> anyhow::Result<RunReport> {
     on_runtime(async {
         let stop = Arc::new(Stop::default());
-        run::install_signal_handlers(&stop).context("cannot install signal handlers")?;
+        run::install_signal_handlers(&stop, config.resources.grace)
+            .context("cannot install signal handlers")?;
         run::run_monitored(config, options, &stop, &reporter, monitor).await
     })
 }

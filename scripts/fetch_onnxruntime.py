@@ -3,31 +3,38 @@
     python3 scripts/fetch_onnxruntime.py DEST                  (make onnxruntime: DEST = target/onnxruntime)
     python3 scripts/fetch_onnxruntime.py DEST gpu              (make onnxruntime-gpu: DEST = target/onnxruntime-gpu)
     python3 scripts/fetch_onnxruntime.py DEST gpu tensorrt     (make onnxruntime-gpu TENSORRT=1)
+    python3 scripts/fetch_onnxruntime.py DEST gpu system-cuda  (examples/docker/Dockerfile.cuda)
 
 Writes DEST/lib/libonnxruntime.so.<version>, a link libonnxruntime.so to it, and the wheel's licence files; with `gpu` also
 ONNX Runtime's provider libraries beside it and NVIDIA's libraries as DEST/nvidia/<package>/lib, where the program looks for
-them. pip checks every wheel's hash against onnx/onnxruntime-requirements.txt or onnx/onnxruntime-gpu-requirements.txt.
+them; `system-cuda` leaves these out, where the system has them. pip checks every wheel's hash against
+onnx/onnxruntime-requirements.txt or onnx/onnxruntime-gpu-requirements.txt.
 
 TensorRT's libraries are not on PyPI: the package there (hash-checked) fetches them from NVIDIA's own index while it is built.
 """
-import pathlib, platform, shutil, subprocess, sys, tempfile, zipfile
+import pathlib, platform, re, shutil, subprocess, sys, tempfile, zipfile
 
 ONNX = pathlib.Path(__file__).resolve().parent.parent / "onnx"
 TENSORRT = "onnxruntime-tensorrt-requirements.txt"
 
 
-def pip(command: str, scratch: str, requirements: str, *options: str) -> list[pathlib.Path]:
-    """The wheels that a requirements file names."""
+def pip(command: str, scratch: str, requirements: str, *options: str, only: str = "") -> list[pathlib.Path]:
+    """The wheels that a requirements file names; with `only` those whose name begins so."""
+    text = (ONNX / requirements).read_text()
+    entries = re.findall(r"^[\w-]+==.*?[^\\]$", text, re.M | re.S)
+    selected = pathlib.Path(scratch) / requirements
+    selected.write_text("\n".join(entry for entry in entries if entry.startswith(only)) + "\n" if only else text)
     arguments = [sys.executable, "-m", "pip", command, "--quiet", "--no-deps", "--require-hashes", *options,
-                 "-r", str(ONNX / requirements)]
+                 "-r", str(selected)]
     if subprocess.run(arguments).returncode:
         sys.exit(f"pip could not fetch what onnx/{requirements} names; without pip, point ORT_DYLIB_PATH at a libonnxruntime 1.24 or newer")
     return sorted(pathlib.Path(scratch).glob("*.whl"))
 
 
-def binaries(scratch: str, requirements: str, machine: str) -> list[pathlib.Path]:
+def binaries(scratch: str, requirements: str, machine: str, only: str) -> list[pathlib.Path]:
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in (28, 27, 17, 12, 5)]
-    return pip("download", scratch, requirements, "--only-binary=:all:", "--python-version", "3.11", *platforms, "-d", scratch)
+    return pip("download", scratch, requirements, "--only-binary=:all:", "--python-version", "3.11", *platforms, "-d", scratch,
+               only=only)
 
 
 def write(archive: zipfile.ZipFile, name: str, folder: pathlib.Path) -> pathlib.Path:
@@ -81,7 +88,8 @@ def main() -> None:
         sys.exit(f"no pinned {what} for {sys.platform} {machine}: point ORT_DYLIB_PATH at a libonnxruntime 1.24 or newer")
     with tempfile.TemporaryDirectory() as scratch:
         requirements = "onnxruntime-gpu-requirements.txt" if gpu else "onnxruntime-requirements.txt"
-        for wheel in binaries(scratch, requirements, machine):
+        only = "onnxruntime" if "system-cuda" in sys.argv[2:] else ""
+        for wheel in binaries(scratch, requirements, machine, only):
             (unpack_onnxruntime if wheel.name.startswith("onnxruntime") else unpack_nvidia)(wheel, dest)
             wheel.unlink()
         if tensorrt:

@@ -4,14 +4,15 @@
                                                               each; glibc's malloc keeps N arenas (its own default: 8 a core)
     python3 scripts/scale.py nothing [--shards 100000]  `recaption run` over a folder whose shards are all committed
     python3 scripts/scale.py nothing-s3 [--shards 10000]   the same over moto_server, most of whose time is moto's
-    python3 scripts/scale.py nothing-listed [--shards 100000] [--latency 0.1]   over a server that only lists, 1,000 keys a page,
-                                                            and takes that many seconds for each
+    python3 scripts/scale.py nothing-listed [--shards 100000] [--latency 0.1]   over a server that lists 1,000 keys a page and
+                                                            takes that many seconds for each; the first run reads all records
+    python3 scripts/scale.py pending [--shards 1000000] [--latency 0.1]   `recaption plan --shards` over the same, nothing done
 
 `memory` prints the peak of the program's resident memory (VmHWM) and its throughput; images are embedded. `nothing` makes
 inputs, parts and commit records as the program would have left them, from one shard that it did itself, and prints the time of
 a run that finds nothing to do, with what it is spent on (`strace -c` and `perf` where they are installed: --profile).
 """
-import argparse, bisect, concurrent.futures, hashlib, http.server, json, os, pathlib, shutil, subprocess, sys, tempfile, threading
+import argparse, bisect, concurrent.futures, hashlib, http.server, json, math, os, pathlib, shutil, subprocess, sys, tempfile, threading
 import time, urllib.parse
 
 import soak
@@ -25,7 +26,7 @@ POLL_SECONDS = 0.05
 PAGE = 1_000
 
 
-def measure(call: list[str], env: dict[str, str]) -> tuple[dict, float, int]:
+def measure(call: list[str], env: dict[str, str], parse=json.loads) -> tuple:
     """Runs the program; its report, seconds, and peak memory in bytes."""
     began = time.monotonic()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -42,7 +43,7 @@ def measure(call: list[str], env: dict[str, str]) -> tuple[dict, float, int]:
         out.seek(0), err.seek(0)
         if process.returncode:
             sys.exit(f"exit code {process.returncode}: {err.read().decode()[-3000:]}")
-        return json.loads(out.read()), took, peak * 1024
+        return parse(out.read()), took, peak * 1024
 
 
 def repeated(drawn: bytes, samples: int, path: pathlib.Path) -> None:
@@ -175,20 +176,26 @@ def nothing_s3(options) -> None:
 
 
 class Lister(http.server.BaseHTTPRequestHandler):
-    """S3 as far as a run needs it that finds nothing to do: listings, and a record of the run that is put."""
+    """S3 as far as a run needs it that finds nothing to do: listings, records, and what the run puts."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1
     keys: list[tuple[str, int, str]]
+    # Content of some keys, beside what was put.
+    bodies: dict[str, bytes] = {}
     latency: float
+    pages = 0
 
     def do_GET(self) -> None:
         query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
-        time.sleep(self.latency)
         if "list-type" not in query:
-            return self.answer(404)
+            body = self.bodies.get(self.key())
+            return self.answer(404) if body is None else self.answer(200, body)
+        time.sleep(self.latency)
+        Lister.pages += 1
         prefix = query.get("prefix", "")
-        begin = bisect.bisect_right(self.keys, (query.get("continuation-token") or prefix, sys.maxsize))
+        after = query.get("continuation-token") or max(prefix, query.get("start-after", ""))
+        begin = bisect.bisect_right(self.keys, (after, sys.maxsize))
         page = [k for k in self.keys[begin:begin + PAGE] if k[0].startswith(prefix)]
         body = "".join(f"<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>2023-10-19T12:00:00.000Z</LastModified>"
                        f"<ETag>{etag}</ETag></Contents>" for key, size, etag in page)
@@ -196,23 +203,39 @@ class Lister(http.server.BaseHTTPRequestHandler):
             body += f"<NextContinuationToken>{page[-1][0]}</NextContinuationToken>"
         self.answer(200, f"<ListBucketResult>{body}</ListBucketResult>".encode())
 
+    do_HEAD = do_GET
+
     def do_PUT(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.bodies[self.key()] = self.rfile.read(int(self.headers["Content-Length"]))
         self.answer(200)
+
+    def do_DELETE(self) -> None:
+        self.bodies.pop(self.key(), None)
+        self.answer(204)
+
+    def do_POST(self) -> None:
+        # Deletes of many.
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(200, b"<DeleteResult></DeleteResult>")
+
+    def key(self) -> str:
+        return urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).split("/", 2)[2]
 
     def answer(self, status: int, body: bytes = b"") -> None:
         self.send_response(status)
         self.send_header("ETag", '"0"')
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Last-Modified", "Thu, 19 Oct 2023 12:00:00 GMT")
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body if self.command != "HEAD" else b"")
         self.wfile.flush()
 
     def log_message(self, *_) -> None:
         pass
 
 
-def nothing_listed(options) -> None:
+def nothing_listed(options) -> tuple[float, int, int]:
+    """Seconds and peak bytes of the fastest run, and the pages of the last one."""
     with tempfile.TemporaryDirectory(dir=soak.MODEL.parent) as scratch:
         folder = soak.Folder(pathlib.Path(scratch))
         tar = (soak.draw(folder.root / "drawn", 1, 1) / "00000.tar").read_bytes()
@@ -221,20 +244,49 @@ def nothing_listed(options) -> None:
 
     def put(key: str, body: bytes) -> str:
         keys[key] = (key, len(body), etag)
+        if key.endswith(".json"):
+            Lister.bodies[key] = body
         return etag
 
-    fabricate(f"s3://{soak.BUCKET}", options.shards, tar, commit, configuration, put, lambda *_: None)
+    def put_part(key: str, table: str, n: int, size: int) -> None:
+        keys[key] = (key, size, etag)
+
+    Lister.bodies = {}
+    fabricate(f"s3://{soak.BUCKET}", options.shards, tar, commit, configuration, put, put_part)
     Lister.keys, Lister.latency = sorted(keys.values()), options.latency
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Lister) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        finds_nothing(soak.S3(server.server_port, make=False), options)
+        found = finds_nothing(soak.S3(server.server_port, make=False), options)
         server.shutdown()
+    return *found, Lister.pages
 
 
-def finds_nothing(store, options) -> None:
+def pending(options) -> tuple[float, int, int]:
+    """Seconds and peak bytes of a plan in which no shard is done, and its pages."""
+    name = "datasets/images-of-the-web/2026/shard-{n:07}.tar"
+    Lister.bodies = {}
+    Lister.keys = [(name.format(n=n), 300_000_000, f'"{n:032x}"') for n in range(options.shards)]
+    Lister.latency, Lister.pages = options.latency, 0
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Lister) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        store = soak.S3(server.server_port, make=False)
+        call = [str(soak.PROGRAM), "plan", "--shards", "--model", str(soak.MODEL), "--input", f"{store.base}/datasets/images-of-the-web/2026/",
+                "--output", f"{store.base}/out"]
+        lines, took, peak = measure(call, store.environment, lambda text: text.count(b"\n"))
+        server.shutdown()
+    assert lines == options.shards, lines
+    print(f"{lines} shards planned after {took:.2f} s, peak {peak / 2**20:.0f} MiB, {Lister.pages} pages", flush=True)
+    return took, peak, Lister.pages
+
+
+def finds_nothing(store, options) -> tuple[float, int]:
+    """Seconds and peak bytes of the fastest of three runs."""
     call = soak.command(f"{store.base}/in/", f"{store.base}/out")
+    best = (math.inf, 0)
     for attempt in range(3):
+        Lister.pages = 0
         report, took, peak = measure(call, store.environment)
+        best = min(best, (took, peak))
         assert report["shards_skipped"] == options.shards and report["shards_done"] == 0, report
         print(f"run {attempt + 1}: nothing to do after {took:.2f} s, peak {peak / 2**20:.0f} MiB", flush=True)
     if options.profile:
@@ -242,20 +294,22 @@ def finds_nothing(store, options) -> None:
             if shutil.which(tool[0]):
                 done = subprocess.run([*tool, *call], env=store.environment, capture_output=True, text=True)
                 print("\n".join(done.stderr.splitlines()[:14]) if tool[0] == "strace" else f"perf: {tool[-1]}")
+    return best
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["memory", "nothing", "nothing-s3", "nothing-listed"])
+    parser.add_argument("what", choices=["memory", "nothing", "nothing-s3", "nothing-listed", "pending"])
     parser.add_argument("--part", type=int, default=1, help="of `memory`: that much less of everything")
     parser.add_argument("--arenas", type=int, help="of `memory`: MALLOC_ARENA_MAX of the program")
     parser.add_argument("--shards", type=int)
     parser.add_argument("--latency", type=float, default=0.1, help="of `nothing-listed`: seconds for a page")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
-    options.shards = options.shards or (10_000 if options.what == "nothing-s3" else 100_000)
+    options.shards = options.shards or {"nothing-s3": 10_000, "pending": 1_000_000}.get(options.what, 100_000)
     soak.in_venv()
-    {"memory": memory, "nothing": nothing, "nothing-s3": nothing_s3, "nothing-listed": nothing_listed}[options.what](options)
+    {"memory": memory, "nothing": nothing, "nothing-s3": nothing_s3, "nothing-listed": nothing_listed, "pending": pending}[options.what](options)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -9,10 +9,12 @@ use recaption_store::HubModel;
 
 use super::{
     convert::ConvertArgs,
+    finalize::FinalizeArgs,
     logging::{FormatArg, LevelArg},
     plan::PlanArgs,
     report::ReportArgs,
     run_args::{ProviderArgs, RetryArgs, RunArgs, SettingsArgs},
+    worker::WorkerArgs,
 };
 use crate::{
     config::help,
@@ -54,10 +56,14 @@ pub(super) enum Command {
     Plan(Box<PlanArgs>),
     /// Caption shards.
     Run(RunArgs),
+    /// Caption the shards that another program names, one JSON object per line on stdin, and answer on stdout.
+    Worker(Box<WorkerArgs>),
     /// Show what of an output is done, pending and failed, and what was rejected.
     Status(StatusArgs),
     /// Retry what failed: shards, and samples that were rejected for a transient reason.
     Retry(RetryArgs),
+    /// Check that all shards are committed, sum up all records, clean up after dead workers, and write the report.
+    Finalize(FinalizeArgs),
     /// Select the best rows of a finished output into a new dataset.
     Filter(FilterArgs),
     /// Show an output as one HTML page: sample, statistics, rejects, and a threshold to choose.

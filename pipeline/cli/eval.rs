@@ -27,7 +27,7 @@ pub(super) fn eval(args: &EvalArgs, format: logging::Format) -> anyhow::Result<E
     let config = RunConfig::build_requiring(&layers, &["model.captioner", "input.shards"])?;
     let report = on_runtime(async {
         let stop = Arc::new(Stop::default());
-        run::install_signal_handlers(&stop).context("cannot install signal handlers")?;
+        run::install_signal_handlers(&stop, None).context("cannot install signal handlers")?;
         evaluate(&config, &stop, &Reporter::Auto).await
     })?;
     match format {

@@ -117,7 +117,7 @@ pub(super) fn report(format: Format, error: &anyhow::Error) {
 }
 
 /// Formats an error and its causes. Many libraries repeat a cause in the error above it; each is printed once.
-fn with_causes(error: &anyhow::Error) -> String {
+pub(super) fn with_causes(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
         // Its wrapper has put it into one line.

@@ -1,6 +1,7 @@
 //! The command line: arguments in, exit code out.
 
 mod args;
+mod array;
 mod caption;
 mod config;
 mod convert;
@@ -8,8 +9,10 @@ mod eval;
 mod exit;
 mod export;
 mod filter;
+mod finalize;
 mod finetune;
 mod inspect;
+mod last_run;
 mod logging;
 mod plan;
 mod preview;
@@ -20,6 +23,7 @@ mod run_args;
 mod scenes;
 mod status;
 mod verify;
+mod worker;
 
 use std::{ffi::OsString, process::ExitCode as ProcessExit};
 
@@ -66,8 +70,10 @@ fn dispatch(command: Command, passed: &[OsString], format: logging::Format) -> a
         Command::Preview(args) => preview::preview(&args, format),
         Command::Plan(args) => plan::plan_run(&args, format),
         Command::Run(args) => run::run_job(&args, format),
+        Command::Worker(args) => worker::serve(&args),
         Command::Status(args) => status::show(&args, format),
         Command::Retry(args) => status::retry(&args, format),
+        Command::Finalize(args) => finalize::finalize_output(&args, format),
         Command::Caption(args) => caption::caption(&args),
         Command::Eval(args) => eval::eval(&args, format),
         Command::Filter(args) => filter::filter(&args, format),

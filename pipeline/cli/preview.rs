@@ -23,7 +23,7 @@ pub(super) fn preview(args: &PreviewArgs, format: Format) -> anyhow::Result<Exit
     };
     let preview = on_runtime(async {
         let stop = Arc::new(Stop::default());
-        run::install_signal_handlers(&stop).context("cannot install signal handlers")?;
+        run::install_signal_handlers(&stop, None).context("cannot install signal handlers")?;
         preview::preview(&config, &options, &stop, &Reporter::Auto).await
     })?;
     match format {

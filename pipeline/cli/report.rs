@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::logging;
 use crate::{
     config,
-    report::{DEFAULT_IMAGE_BYTES, DEFAULT_SAMPLES, MAX_SAMPLES, ReportJob, report},
+    report::{DEFAULT_IMAGE_BYTES, DEFAULT_SAMPLES, MAX_SAMPLES, ReportJob, ReportTarget, report},
     run::ExitCode,
     runtime::on_runtime,
     terminal::print,
@@ -48,7 +48,7 @@ fn local_file(text: &str) -> Result<PathBuf, String> {
 pub(super) fn write_report(args: &ReportArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     let job = ReportJob {
         output: args.output.clone(),
-        file: args.out.clone(),
+        target: ReportTarget::File(args.out.clone()),
         samples: usize::try_from(args.samples).unwrap_or(MAX_SAMPLES),
         seed: args.seed,
         images: !args.no_images,

@@ -14,7 +14,7 @@ use crate::{
 /// Runs the configured job.
 pub(super) fn run_job(args: &RunArgs, format: Format) -> anyhow::Result<ExitCode> {
     let config = RunConfig::build(&args.layers()?)?;
-    finish_run(&config, args.options(), format)
+    finish_run(&config, args.options()?, format)
 }
 
 /// Runs a job, prints its report, and writes its metrics where a file is configured, also when the run fails.

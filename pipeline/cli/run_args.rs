@@ -6,6 +6,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use recaption_output::second_pass::Fraction;
 use toml::Value;
 
+use super::array::{ArrayArgs, Exclusive};
 use crate::{
     config::{ConfigError, Layers, help},
     run::RunOptions,
@@ -94,6 +95,8 @@ pub(super) struct RunArgs {
     /// Process this share of the shards, chosen by run.seed; a larger share includes a smaller one.
     #[arg(long, value_name = "FRACTION", conflicts_with = "overwrite")]
     pub sample: Option<Fraction>,
+    #[command(flatten)]
+    pub array: ArrayArgs,
 }
 
 /// `recaption retry`: configured as the last run over the same output was.
@@ -114,17 +117,22 @@ pub(super) struct RetryArgs {
 }
 
 impl RunArgs {
-    /// How the run treats what is there.
-    pub(super) fn options(&self) -> RunOptions {
-        RunOptions {
+    /// How the run treats what is there. In an array job, the first task alone removes what has no input.
+    ///
+    /// # Errors
+    /// As [`ArrayArgs::resolve`].
+    pub(super) fn options(&self) -> Result<RunOptions, ConfigError> {
+        let task = self.array.resolve(Exclusive { limit: self.limit.is_some(), lock: self.lock })?;
+        Ok(RunOptions {
             overwrite: self.overwrite,
             since: self.since,
-            retire: self.retire,
+            retire: self.retire && task.is_none_or(|task| task.index == 0),
             lock: self.lock,
             retry: false,
             limit: self.limit,
             sample: self.sample,
-        }
+            task,
+        })
     }
 
     /// Reads all layers.

@@ -1,18 +1,15 @@
 //! `recaption status OUT` and `recaption retry OUT`: what is missing in an output, and another attempt at it. Both read
 //! the configuration from the record of the last run.
 
-use std::path::Path;
-
-use recaption_store::Stores;
-
 use super::{
     args::StatusArgs,
+    last_run::{absolute_patterns, configuring, enter, environment_stores},
     logging,
     run::finish_run,
     run_args::{RetryArgs, set_inputs},
 };
 use crate::{
-    config::{RunConfig, environment_store_settings},
+    config::RunConfig,
     run::{ExitCode, LastRun, RunOptions, status},
 };
 use crate::{runtime::on_runtime, terminal::print};
@@ -22,7 +19,7 @@ pub(super) fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result
     let mut stores = environment_stores()?;
     let output = stores.locate(&args.output)?;
     let found = on_runtime(async {
-        enter(&LastRun::of(&output).await?);
+        enter(&configuring(LastRun::of(&output).await?, &output, true).await?);
         status(&mut stores, &output, args.verify).await
     })?;
     match format {
@@ -36,30 +33,17 @@ pub(super) fn show(args: &StatusArgs, format: logging::Format) -> anyhow::Result
 pub(super) fn retry(args: &RetryArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
     // Looked up before the directory changes.
     let output = environment_stores()?.locate(&args.output)?;
-    let last = on_runtime(LastRun::of(&output))?;
+    let needs_inputs = args.input.is_empty();
+    let last = on_runtime(async { configuring(LastRun::of(&output).await?, &output, needs_inputs).await })?;
     let mut layers = last.layers()?;
     for assignment in &args.set {
         layers.add_assignment(assignment)?;
     }
-    set_inputs(&mut layers, &args.input)?;
+    set_inputs(&mut layers, &absolute_patterns(&args.input)?)?;
     let url = if args.output.contains("://") { args.output.clone() } else { output.url() };
     layers.set("output.url", url, "OUT")?;
     enter(&last);
     let config = RunConfig::build(&layers)?;
     let options = RunOptions { retry: true, lock: args.lock, ..RunOptions::default() };
     finish_run(&config, options, format)
-}
-
-/// Goes where the last run was started, so that its paths mean the same, if that place is still there.
-fn enter(last: &LastRun) {
-    if !last.directory.is_empty() && std::env::set_current_dir(Path::new(&last.directory)).is_err() {
-        tracing::warn!(
-            directory = last.directory,
-            "the last run's directory is gone; its paths are taken from here"
-        );
-    }
-}
-
-fn environment_stores() -> anyhow::Result<Stores> {
-    Ok(Stores::new(environment_store_settings()?))
 }

@@ -108,6 +108,8 @@ pub struct ResourceConfig {
     pub lock_seconds: u64,
     /// Lease of claimed shards; `None` shares no shards among workers.
     pub claim_lease: Option<Duration>,
+    /// Time that shards in flight have after a request to stop; `None` waits for them.
+    pub grace: Option<Duration>,
 }
 
 /// Who may watch a run.
@@ -242,7 +244,7 @@ fn output(
 
 fn resources(section: &RunSection) -> ResourceConfig {
     let cores = std::thread::available_parallelism().map_or(1, Into::into);
-    let claim_lease = Some(section.claim_seconds).filter(|seconds| *seconds > 0);
+    let positive = |seconds: u64| Some(seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs);
     ResourceConfig {
         seed: section.seed,
         threads: section.threads.unwrap_or(cores),
@@ -251,7 +253,8 @@ fn resources(section: &RunSection) -> ResourceConfig {
         max_failure_ratio: section.max_failure_ratio,
         self_test: section.self_test,
         lock_seconds: section.lock_seconds,
-        claim_lease: claim_lease.map(Duration::from_secs),
+        claim_lease: positive(section.claim_seconds),
+        grace: positive(section.grace_seconds),
     }
 }
 

@@ -5,7 +5,7 @@ use recaption_store::{Location, StoreKind, read_json};
 use serde::Deserialize;
 
 use super::job::ConvertJob;
-use crate::{config::ConfigError, filter::FILTER_RECORD, run::LastRun};
+use crate::{config::ConfigError, filter::FILTER_RECORD, finalize::is_complete, run::LastRun};
 
 /// Folder of the records of runs.
 const RUNS: &str = "_recaption/runs";
@@ -52,6 +52,18 @@ async fn incomplete(source: &SourceDataset) -> anyhow::Result<Option<String>> {
     if read_json::<serde_json::Value>(&location.child(FILTER_RECORD)).await?.is_some() {
         return Ok(None);
     }
+    if !is_complete(location).await?
+        && let Some(why) = left_by_last_run(location).await?
+    {
+        return Ok(Some(why));
+    }
+    let orphaned = CommitLog::new(location.clone()).scan().await?.parts_without_record().count();
+    Ok((orphaned > 0)
+        .then(|| format!("{orphaned} parts belong to no commit record: a run is in progress, or died")))
+}
+
+/// Returns what the last run left, as its record tells.
+async fn left_by_last_run(location: &Location) -> anyhow::Result<Option<String>> {
     let Ok(last) = LastRun::of(location).await else {
         return Ok(Some("no run over this output has ended yet".to_owned()));
     };
@@ -70,7 +82,5 @@ async fn incomplete(source: &SourceDataset) -> anyhow::Result<Option<String>> {
             end.shards_incomplete
         )));
     }
-    let orphaned = CommitLog::new(location.clone()).scan().await?.parts_without_record().count();
-    Ok((orphaned > 0)
-        .then(|| format!("{orphaned} parts belong to no commit record: a run is in progress, or died")))
+    Ok(None)
 }

@@ -60,7 +60,9 @@ pub(super) async fn gather(mut events: Events, urls: Vec<String>) -> anyhow::Res
     let url = |shard: usize| urls.get(shard).cloned().unwrap_or_default();
     while let Some(event) = events.recv().await {
         match event {
-            ShardEvent::Begun { .. } | ShardEvent::CommittedByOther { .. } => {}
+            ShardEvent::Begun { .. }
+            | ShardEvent::CommittedByOther { .. }
+            | ShardEvent::ClaimedByOther { .. } => {}
             ShardEvent::Sample(finished) => {
                 counts.entry(finished.shard).or_default().1 += 1;
                 match finished.outcome {

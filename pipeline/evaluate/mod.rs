@@ -17,7 +17,10 @@ use recaption_store::Stores;
 pub use self::{report::EvalReport, scenes::ScenesReport};
 use crate::{
     config::RunConfig,
-    run::{Devices, Progress, Reporter, RunContext, RunModel, Stop, StreamRequest, self_test, stream},
+    run::{
+        Devices, Progress, Reporter, RunContext, RunModel, ShardSource, Stop, StreamRequest, Tasks,
+        self_test, stream,
+    },
 };
 
 /// Captions the configured shards and measures the captions.
@@ -40,9 +43,8 @@ pub async fn evaluate(
     let urls: Vec<String> = shards.iter().map(|shard| shard.url.clone()).collect();
     let bar = reporter.start(&progress);
     let request = StreamRequest {
-        begin: (0..shards.len()).collect(),
-        shards,
-        claims: None,
+        source: Arc::new(ShardSource::fixed(0..shards.len(), None)),
+        tasks: Arc::new(Tasks::of_shards(shards)),
         keep_features: true,
         sampling: None,
         limit: None,

@@ -66,7 +66,7 @@ impl Plan {
                 todo.push(CopyTask { shard, name, replaces, stale_records, orphaned_parts });
             }
         }
-        let foreign_parts: Vec<ExistingPart> = survey.parts_except(&ours).cloned().collect();
+        let foreign_parts: Vec<ExistingPart> = survey.parts_except(&ours).collect();
         let foreign_records: Vec<ExistingRecord> = survey.take_records().into_values().flatten().collect();
         let first = foreign_records.first().map(|standing| format!("shard {}", standing.file));
         let first = first.or_else(|| foreign_parts.first().map(|seen| output.child(&seen.path).url()));

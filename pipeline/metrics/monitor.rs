@@ -45,7 +45,7 @@ pub struct Monitor {
     clock: Instant,
     stores: OnceLock<Arc<StoreCounters>>,
     facts: OnceLock<RunFacts>,
-    planned: OnceLock<PlannedShards>,
+    planned: Mutex<PlannedShards>,
     /// Shards of the plan that were not begun because of a limit.
     left_out: AtomicUsize,
     progress: OnceLock<Arc<Progress>>,
@@ -61,7 +61,7 @@ impl Default for Monitor {
             clock: Instant::now(),
             stores: OnceLock::new(),
             facts: OnceLock::new(),
-            planned: OnceLock::new(),
+            planned: Mutex::default(),
             left_out: AtomicUsize::new(0),
             progress: OnceLock::new(),
             workers: OnceLock::new(),
@@ -83,9 +83,9 @@ impl Monitor {
         let _ = self.facts.set(facts);
     }
 
-    /// Remembers the plan.
+    /// Remembers the plan; a worker's grows.
     pub(crate) fn planned(&self, shards: PlannedShards) {
-        let _ = self.planned.set(shards);
+        *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = shards;
     }
 
     /// Notes shards of the plan that were not begun because of a limit: they count as not selected.
@@ -124,7 +124,7 @@ impl Monitor {
     }
 
     pub(super) fn planned_shards(&self) -> PlannedShards {
-        self.planned.get().copied().unwrap_or_default()
+        *self.planned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn progress(&self) -> &Progress {

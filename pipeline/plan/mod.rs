@@ -12,6 +12,7 @@
 //! | `memory`, `disk`, `machine` | what a run takes, and what there is |
 //! | `forecast` | hours and cost |
 //! | `report`, `text` | the result |
+//! | `shards` | the shards to do alone, for a driver of workers |
 
 mod disk;
 mod forecast;
@@ -23,6 +24,7 @@ mod models;
 mod output;
 mod problem;
 mod report;
+mod shards;
 mod text;
 mod work;
 
@@ -39,6 +41,7 @@ pub use self::{
     models::Compute,
     problem::{Problem, Subject},
     report::{ByteCounts, PlanReport, ShardCounts},
+    shards::{ShardToDo, shards_to_do},
     work::Redo,
 };
 use self::{
@@ -90,6 +93,7 @@ pub async fn plan_over(mut stores: Stores, job: PlanJob<'_>) -> PlanReport {
     let shards = list_inputs(&mut stores, config, &mut findings).await;
     let place = Place { output: output.as_ref(), config, options: &options };
     let work = find_work(place, models.model.as_ref(), shards, &mut findings).await;
+    work.note_share(options.task, &mut findings);
     let images = count_images(&work, &config.input.read, &mut findings).await;
     let slots = slots_of(config, &models, &mut findings);
     let compute = models.compute(config, slots.map(|slots| slots.slots));

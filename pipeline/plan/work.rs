@@ -1,6 +1,6 @@
 //! What is done and what is pending: the run's own comparison of inputs and output.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use recaption_input::{read::Splitter, shards::ShardRef};
 use recaption_output::commits::{CommitLog, OutputScan, configuration_fingerprint};
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::RunConfig,
-    run::{DoneShard, Mismatch, Plan, RunModel, RunOptions, Task, compare, refuse_others},
+    run::{ArrayTask, DoneShard, Mismatch, Plan, RunModel, RunOptions, Task, compare, refuse_others},
 };
 
 /// Most shards that are named for each reason.
@@ -154,6 +154,16 @@ async fn note_failures(commit_log: &CommitLog, plan: &Plan, findings: &mut Findi
 }
 
 impl Work {
+    /// Notes how many shards are the share of a task that also helps with the others.
+    pub(super) fn note_share(&self, task: Option<ArrayTask>, findings: &mut Findings) {
+        let Some(task) = task.filter(|task| task.steal) else { return };
+        let own = self.pending.iter().filter(|pending| task.owns(&pending.shard.id)).count();
+        findings.note(format!(
+            "{own} of the pending shards are the share of task {} of {} and come first; hours are those of one task that does all",
+            task.index, task.count
+        ));
+    }
+
     fn of(plan: &Plan) -> Self {
         let mut redo: BTreeMap<String, Redo> = BTreeMap::new();
         for task in plan.todo.iter() {
@@ -165,10 +175,10 @@ impl Work {
                 entry.examples.push(task.shard.url.clone());
             }
         }
-        let pending = |task: &Task| Pending { shard: task.shard.clone(), recorded: recorded(task) };
+        let pending = |task: &Arc<Task>| Pending { shard: task.shard.clone(), recorded: recorded(task) };
         Self {
             pending: plan.todo.iter().map(pending).collect(),
-            done: plan.done_shards.clone(),
+            done: plan.done.clone(),
             redo: redo.into_values().collect(),
             not_selected: plan.not_selected,
             orphaned: plan.orphans.len(),

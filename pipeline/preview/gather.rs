@@ -35,7 +35,9 @@ pub(super) async fn gather(mut events: Events, progress: &Progress) -> anyhow::R
     let mut counts: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
     while let Some(event) = events.recv().await {
         match event {
-            ShardEvent::Begun { .. } | ShardEvent::CommittedByOther { .. } => {}
+            ShardEvent::Begun { .. }
+            | ShardEvent::CommittedByOther { .. }
+            | ShardEvent::ClaimedByOther { .. } => {}
             ShardEvent::Sample(result) => {
                 gathered.time = started.elapsed();
                 counts.entry(result.shard).or_default().1 += 1;

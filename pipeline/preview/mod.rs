@@ -37,7 +37,8 @@ use crate::{
     config::RunConfig,
     report::{ReportBuilder, ReportSource},
     run::{
-        Devices, Progress, Reporter, RunContext, RunModel, Sampling, Stop, StreamRequest, self_test, stream,
+        Devices, Progress, Reporter, RunContext, RunModel, Sampling, ShardSource, Stop, StreamRequest, Tasks,
+        self_test, stream,
     },
 };
 
@@ -77,12 +78,11 @@ pub async fn preview(
     let devices = Arc::new(Devices::new(&executions));
     let sampling = Arc::new(Sampling::new(places::spread(&shards, options.samples, options.seed)));
     let mut progress = Progress::of_shards(&shards).on(&devices).expecting(Some(options.samples));
-    progress.shards = sampling.shards().len();
+    progress.shards = sampling.shards().len().into();
     let progress = Arc::new(progress);
     let request = StreamRequest {
-        begin: sampling.shards(),
-        shards: shards.clone(),
-        claims: None,
+        tasks: Arc::new(Tasks::of_shards(shards.iter().cloned())),
+        source: Arc::new(ShardSource::fixed(sampling.shards(), None)),
         keep_features: false,
         sampling: Some(Arc::clone(&sampling)),
         limit: None,

@@ -29,5 +29,5 @@ mod texts;
 mod thumbnail;
 
 pub(crate) use builder::{DEFAULT_SAMPLES, MAX_SAMPLES, ReportBuilder};
-pub(crate) use output::{DEFAULT_IMAGE_BYTES, ReportJob, report};
+pub(crate) use output::{DEFAULT_IMAGE_BYTES, ReportJob, ReportTarget, report, report_over};
 pub(crate) use source::{ReportCaption, ReportReject, ReportSource};

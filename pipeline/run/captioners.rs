@@ -19,6 +19,7 @@ use super::{
     RunModel,
     context::{RunContext, RunState},
     devices::{Device, Devices},
+    panic_guard::PanicGuard,
 };
 use crate::config::RunConfig;
 
@@ -106,6 +107,7 @@ fn caption_all(
     state: &Arc<RunState>,
     events: &mpsc::Sender<ShardEvent>,
 ) {
+    let _guard = PanicGuard::new(state, "a captioning thread");
     let device = &devices.all()[number];
     let emit = |result: SampleResult| {
         device.images.fetch_add(1, Relaxed);

@@ -6,12 +6,12 @@ use std::collections::HashSet;
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
 use recaption_input::read::StalePart;
-use recaption_output::commits::{CommitLog, ExistingPart, ExistingRecord, Workers};
-use recaption_schemas::ShardId;
+use recaption_output::commits::{CommitLog, ExistingPart, ExistingRecord, ShardState, Workers};
 
 use super::{
-    plan::{Orphans, Plan, Task},
+    plan::{Orphans, Plan},
     shard_writer::ShardResult,
+    task::Task,
 };
 
 /// Age from which files of an unfinished attempt count as abandoned, even if another worker is running.
@@ -19,15 +19,24 @@ const LEFTOVER_AGE: TimeDelta = TimeDelta::hours(1);
 
 /// Removes files that unfinished attempts left of shards that are done: a reader of the folders would see rows twice. Files that
 /// may belong to another worker's attempt stay.
-pub(super) async fn clear_leftovers(
+///
+/// # Errors
+/// When one cannot be removed.
+pub(crate) async fn clear_leftovers(
     commit_log: &CommitLog,
-    plan: &Plan,
+    leftovers: &[ShardState],
     workers: Option<&Workers>,
 ) -> anyhow::Result<usize> {
-    let others = workers.is_some_and(Workers::has_others);
+    if leftovers.is_empty() {
+        return Ok(0);
+    }
+    let others = match workers {
+        Some(workers) => workers.look_for_others().await,
+        None => false,
+    };
     let old = Utc::now() - LEFTOVER_AGE;
     let mut removed = 0;
-    for found in &plan.leftovers {
+    for found in leftovers {
         let is_abandoned = |seen: &&ExistingPart| !others || seen.modified < old;
         let parts: Vec<ExistingPart> = found.orphaned_parts.iter().filter(is_abandoned).cloned().collect();
         for one in found
@@ -49,9 +58,21 @@ pub(super) async fn clear_leftovers(
 
 /// Finishes deletions that earlier runs began: rows of shards without a record, except shards that will be processed.
 pub(super) async fn finish_deletions(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
-    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
-    for (shard, parts) in &plan.removals {
-        if inputs.contains(shard.as_str()) || plan.orphans.contains_key(shard) {
+    let is_kept = |shard: &str| plan.inputs.contains(shard) || plan.orphans.contains_key(shard);
+    finish_deletions_of(commit_log, &plan.removals, is_kept).await
+}
+
+/// Finishes deletions of these shards with their parts, except of those that are inputs or have a record: `is_kept`.
+///
+/// # Errors
+/// When the store fails for good.
+pub(crate) async fn finish_deletions_of(
+    commit_log: &CommitLog,
+    removals: &[(String, Vec<ExistingPart>)],
+    is_kept: impl Fn(&str) -> bool,
+) -> anyhow::Result<()> {
+    for (shard, parts) in removals {
+        if is_kept(shard) {
             commit_log.cancel_deletion(shard).await?;
         } else {
             tracing::info!(shard, "finished an interrupted deletion");
@@ -86,9 +107,9 @@ pub(super) async fn clear_superseded(
 /// Removes shards that are no longer among the inputs.
 pub(super) async fn retire(commit_log: &CommitLog, plan: &Plan) -> anyhow::Result<()> {
     commit_log.delete_shards(&plan.orphans).await?;
-    let inputs: HashSet<&str> = plan.inputs.iter().map(ShardId::as_str).collect();
     let is_input = |shard: &str| {
-        inputs.contains(shard) || matches!(plan.split.stale_part(shard), Some(StalePart::ListUnavailable(_)))
+        plan.inputs.contains(shard)
+            || matches!(plan.split.stale_part(shard), Some(StalePart::ListUnavailable(_)))
     };
     for shard in commit_log.failures().await?.iter().filter(|shard| !is_input(shard)) {
         commit_log.delete_failure_of(shard).await?;

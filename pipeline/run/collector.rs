@@ -6,9 +6,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::Arc,
 };
 
+use futures::FutureExt;
 use recaption_messages::{PreviousOutcome, SampleOutcome, SampleResult, ShardContents, ShardEvent};
 use recaption_schemas::{CaptionTable, Counts, RejectTable, caption_schema, reject_schema};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -17,8 +19,8 @@ use super::{
     guard::FailureGuard,
     output::Output,
     parts::{Table, ToPart},
-    plan::Task,
     shard_writer::{ShardFailure, ShardOutcome, ShardResult, write_shard},
+    source::Tasks,
 };
 
 /// Uncompressed bytes gathered before a batch goes to the encoder.
@@ -28,6 +30,8 @@ const BATCH_QUEUE: usize = 2;
 
 /// A shard whose rows are being gathered.
 struct OpenShard {
+    /// The shard, or the first part that was begun of the same list.
+    input: usize,
     waiting: BTreeMap<u64, SampleOutcome>,
     /// Whether earlier rows are kept, and new ones take the place of rejects among them.
     retries: bool,
@@ -118,11 +122,11 @@ impl OpenShard {
 }
 
 /// Sorts sample results by shard and position.
-pub(super) struct Collector {
+pub(crate) struct Collector {
     output: Arc<Output>,
-    tasks: Arc<Vec<Task>>,
-    /// Of each shard the first one of the same object: parts of a list are one input.
-    inputs: Vec<usize>,
+    tasks: Arc<Tasks>,
+    /// The first shard that was begun of each list: its parts are one input.
+    lists: HashMap<String, usize>,
     open: BTreeMap<usize, OpenShard>,
     writers: tokio::task::JoinSet<ShardResult>,
     /// Shards that ended without being written.
@@ -135,15 +139,11 @@ pub(super) struct Collector {
 impl Collector {
     /// An empty collector.
     #[must_use]
-    pub(super) fn new(output: Arc<Output>, tasks: Arc<Vec<Task>>, guard: FailureGuard) -> Self {
-        let mut firsts = HashMap::new();
-        let inputs = tasks.iter().enumerate();
-        let inputs =
-            inputs.map(|(at, task)| *firsts.entry(task.shard.location.url()).or_insert(at)).collect();
+    pub(crate) fn new(output: Arc<Output>, tasks: Arc<Tasks>, guard: FailureGuard) -> Self {
         Self {
             output,
             tasks,
-            inputs,
+            lists: HashMap::new(),
             open: BTreeMap::new(),
             writers: tokio::task::JoinSet::new(),
             early: Vec::new(),
@@ -157,7 +157,7 @@ impl Collector {
     /// # Errors
     /// When rows do not fit the schema, which is a defect and not bad data, or when so many samples failed that something
     /// is wrong with the run.
-    pub(super) async fn take(&mut self, event: ShardEvent) -> anyhow::Result<()> {
+    pub(crate) async fn take(&mut self, event: ShardEvent) -> anyhow::Result<()> {
         match event {
             ShardEvent::Begun { shard, permit } => self.begin(shard, permit),
             ShardEvent::Sample(result) => {
@@ -165,7 +165,7 @@ impl Collector {
                 // Late results of a shard that failed are dropped: the shard will be processed again as a whole.
                 let Some(open) = self.open.get_mut(&shard) else { return Ok(()) };
                 open.counts.texts_cut += texts_cut;
-                self.guard.count(self.inputs[shard], &outcome)?;
+                self.guard.count(open.input, &outcome)?;
                 open.waiting.insert(index, outcome);
                 self.advance(shard).await?;
             }
@@ -177,6 +177,9 @@ impl Collector {
             }
             ShardEvent::CommittedByOther { shard } => {
                 self.abandon_shard(ShardResult { shard, outcome: Ok(ShardOutcome::CommittedByOther) });
+            }
+            ShardEvent::ClaimedByOther { shard } => {
+                self.abandon_shard(ShardResult { shard, outcome: Ok(ShardOutcome::ClaimedByOther) });
             }
             ShardEvent::Failed { shard, error } => {
                 self.abandon_shard(ShardResult { shard, outcome: Err(ShardFailure::of_input(&error)) });
@@ -196,11 +199,17 @@ impl Collector {
 
     fn begin(&mut self, shard: usize, permit: OwnedSemaphorePermit) {
         let (to_part, from_collector) = mpsc::channel(BATCH_QUEUE);
-        let url = self.tasks[shard].shard.url.clone();
+        let Some(task) = self.tasks.get(shard) else { return };
+        let url = task.shard.url.clone();
         let metadata = self.output.metadata();
-        let earlier = self.tasks[shard].keep.as_ref();
+        let earlier = task.keep.as_ref();
         let texts_cut = earlier.map_or(0, |keep| keep.commit.counts.texts_cut);
+        let input = match task.shard.list_part() {
+            Some(_) => *self.lists.entry(task.shard.location.url()).or_insert(shard),
+            None => shard,
+        };
         let open = OpenShard {
+            input,
             waiting: BTreeMap::new(),
             retries: earlier.is_some(),
             kept: [0; 2],
@@ -215,9 +224,10 @@ impl Collector {
             to_part,
         };
         self.open.insert(shard, open);
-        let (output, tasks) = (Arc::clone(&self.output), Arc::clone(&self.tasks));
+        let output = Arc::clone(&self.output);
         self.writers.spawn(async move {
-            let outcome = write_shard(&output, &tasks[shard], from_collector).await;
+            let writing = AssertUnwindSafe(write_shard(&output, &task, from_collector)).catch_unwind();
+            let outcome = writing.await.unwrap_or_else(|_| Err(ShardFailure::panicked(&task.shard.url)));
             drop(permit);
             ShardResult { shard, outcome }
         });
@@ -243,7 +253,7 @@ impl Collector {
     }
 
     /// Shards that ended since the last call.
-    pub(super) fn ended(&mut self) -> Vec<ShardResult> {
+    pub(crate) fn ended(&mut self) -> Vec<ShardResult> {
         let mut ended = std::mem::take(&mut self.early);
         while let Some(result) = self.writers.try_join_next() {
             ended.extend(self.joined(result));
@@ -251,8 +261,19 @@ impl Collector {
         ended
     }
 
+    /// Waits until a shard's writer has ended; forever while there is none. Then [`Collector::ended`] returns the shard.
+    pub(crate) async fn writer_ended(&mut self) {
+        match self.writers.join_next().await {
+            Some(result) => {
+                let result = self.joined(result);
+                self.early.extend(result);
+            }
+            None => std::future::pending().await,
+        }
+    }
+
     /// Waits for the uploads of complete shards; shards that are not complete are abandoned.
-    pub(super) async fn finish(mut self) -> Vec<ShardResult> {
+    pub(crate) async fn finish(mut self) -> Vec<ShardResult> {
         self.open.clear();
         let mut ended = std::mem::take(&mut self.early);
         while let Some(result) = self.writers.join_next().await {
@@ -268,7 +289,7 @@ impl Collector {
             Ok(result) if result.outcome.is_ok() => Some(result),
             Ok(result) => self.reported.insert(result.shard).then_some(result),
             Err(error) => {
-                tracing::error!(%error, "a shard's writer panicked");
+                tracing::error!(%error, "a shard's writer was cancelled");
                 None
             }
         }

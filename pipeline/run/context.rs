@@ -2,13 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use recaption_input::shards::ShardRef;
 use recaption_messages::ByteBudget;
 use tokio::sync::Semaphore;
 
 use super::{
-    devices::Devices, model::RunModel, progress::Progress, read_limit::ReadLimit, sampling::Sampling,
-    shard_queue::ShardQueue, stop::Stop, worker_claims::WorkerClaims,
+    devices::Devices,
+    model::RunModel,
+    progress::Progress,
+    read_limit::ReadLimit,
+    sampling::Sampling,
+    source::{ShardSource, Tasks},
+    stop::Stop,
 };
 use crate::config::RunConfig;
 
@@ -30,16 +34,15 @@ pub struct RunContext<'a> {
 /// State of one pass over shards, shared by the threads and tasks of all stages.
 pub(crate) struct RunState {
     /// All shards that have a number.
-    pub(super) shards: Vec<ShardRef>,
-    pub(super) queue: ShardQueue,
-    /// Which shards other workers claim or have done; `None` where nothing is committed.
-    pub(super) claims: Option<WorkerClaims>,
+    pub(crate) tasks: Arc<Tasks>,
+    /// Which of them is next.
+    pub(crate) source: Arc<ShardSource>,
     /// Where only some samples of each shard are read, which.
     pub(super) sampling: Option<Arc<Sampling>>,
     /// Where reading ends after some samples, when.
     pub(super) limit: Option<ReadLimit>,
-    pub(super) stop: Arc<Stop>,
-    pub(super) progress: Arc<Progress>,
+    pub(crate) stop: Arc<Stop>,
+    pub(crate) progress: Arc<Progress>,
     /// Places for open shards.
     pub(super) window: Arc<Semaphore>,
     pub(super) budget: ByteBudget,
@@ -48,19 +51,17 @@ pub(crate) struct RunState {
 }
 
 impl RunState {
-    /// Creates the state of a pass over `shards` with at most `window` of them open, and `budget` bytes of images in flight.
+    /// Creates the state of a pass over the shards of `source` with at most `window` of them open, and `budget` bytes of images in flight.
     #[must_use]
     pub(crate) fn new(
         context: RunContext<'_>,
-        (shards, queue): (Vec<ShardRef>, ShardQueue),
-        claims: Option<WorkerClaims>,
+        (tasks, source): (Arc<Tasks>, Arc<ShardSource>),
         (sampling, limit): (Option<Arc<Sampling>>, Option<ReadLimit>),
         window: usize,
     ) -> Self {
         Self {
-            shards,
-            queue,
-            claims,
+            tasks,
+            source,
             sampling,
             limit,
             stop: Arc::clone(context.stop),
@@ -68,14 +69,6 @@ impl RunState {
             window: Arc::new(Semaphore::new(window)),
             budget: ByteBudget::new(context.config.input.buffer_bytes),
             fatal: Mutex::new(None),
-        }
-    }
-
-    /// Shuffles the shards that are left, since another worker processes the same ones, unless a limit takes the beginning of a
-    /// seeded order.
-    pub(super) fn shuffle_remaining(&self) {
-        if self.limit.is_none() {
-            self.queue.shuffle_remaining();
         }
     }
 
@@ -94,11 +87,10 @@ impl RunState {
 #[cfg(test)]
 impl RunState {
     /// A state without shards' data, for tests of the queue and the window.
-    pub(super) fn for_tests(queue: ShardQueue, window: usize) -> Self {
+    pub(super) fn for_tests(source: ShardSource, window: usize) -> Self {
         Self {
-            shards: Vec::new(),
-            queue,
-            claims: None,
+            tasks: Arc::default(),
+            source: Arc::new(source),
             sampling: None,
             limit: None,
             stop: Arc::default(),

@@ -7,6 +7,8 @@ use recaption_schemas::RejectReason;
 
 /// Samples that must have ended before a ratio of failures counts.
 const MIN_SAMPLES: u64 = 1000;
+/// Shards whose tallies are kept. Of more, those with the most failures: only the worst one matters.
+const MAX_SHARDS: usize = 4096;
 
 /// Too many samples failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +39,7 @@ impl Tally {
 
 /// Counts samples that failed in decoding, transport or a model; never those that a filter rejects.
 #[derive(Debug)]
-pub(super) struct FailureGuard {
+pub(crate) struct FailureGuard {
     limit: f64,
     all: Tally,
     shards: HashMap<usize, Tally>,
@@ -47,7 +49,7 @@ pub(super) struct FailureGuard {
 impl FailureGuard {
     /// Allows this share of failed samples, 0 to 1.
     #[must_use]
-    pub(super) fn new(limit: f64) -> Self {
+    pub(crate) fn new(limit: f64) -> Self {
         Self { limit, all: Tally::default(), shards: HashMap::new(), reasons: BTreeMap::new() }
     }
 
@@ -60,6 +62,9 @@ impl FailureGuard {
             SampleOutcome::Reject(reject) if reject.reason.is_failure() => Some(reject.reason),
             _ => None,
         };
+        if self.shards.len() >= MAX_SHARDS && !self.shards.contains_key(&shard) {
+            self.forget_good_shards();
+        }
         let one = self.shards.entry(shard).or_default();
         for tally in [&mut self.all, one] {
             tally.ended += 1;
@@ -83,6 +88,16 @@ impl FailureGuard {
             limit: self.limit,
             reasons: reasons.join(", "),
         })
+    }
+
+    /// Drops the half of the shards with the fewest failures.
+    fn forget_good_shards(&mut self) {
+        let mut failed: Vec<(u64, usize)> =
+            self.shards.iter().map(|(shard, tally)| (tally.failed, *shard)).collect();
+        failed.sort_unstable();
+        for (_, shard) in &failed[..MAX_SHARDS / 2] {
+            self.shards.remove(shard);
+        }
     }
 }
 
@@ -108,6 +123,17 @@ mod tests {
             }
         }
         None
+    }
+
+    #[test]
+    fn tallies_do_not_grow_with_the_number_of_shards() {
+        let mut guard = FailureGuard::new(0.5);
+        for at in 0..5000 {
+            guard.count(7, &reject(RejectReason::CorruptImage)).expect("one bad shard");
+            guard.count(100 + at, &reject(RejectReason::CaptionRule)).expect("a good one");
+        }
+        assert!(guard.shards.len() <= MAX_SHARDS);
+        assert_eq!(guard.shards[&7].failed, 5000, "the worst one is kept");
     }
 
     #[test]

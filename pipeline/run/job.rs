@@ -115,19 +115,7 @@ async fn run_watched(
         false => None,
     };
     // Joined before the records are listed, so that the last worker to leave knows that no listing predates its own work.
-    let workers = match config.resources.claim_lease {
-        Some(lease) => match Workers::join(&output, lease).await {
-            Ok(workers) => {
-                watchers.1.watch_workers(workers.count());
-                Some(Arc::new(workers))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot publish claims to other workers; shards may be processed twice");
-                None
-            }
-        },
-        None => None,
-    };
+    let workers = join_workers(config, &output, watchers.1).await;
     let report = run_unlocked((stores, output), (config, model), options, (stop, &workers), watchers).await;
     if let Some(workers) = workers.and_then(Arc::into_inner) {
         workers.leave().await;
@@ -156,20 +144,19 @@ async fn run_unlocked(
     let committer = commit_log.committer(plan.configuration.clone(), options.overwrite).await?;
     let described = Output::new(config, &model, &output, committer);
     let mut report = RunReport::begin(config, &model, &output, &plan);
+    report.task = options.task;
     monitor.planned(planned(&plan));
     monitor.describe(RunFacts {
         output: report.output.clone(),
         model: report.model.clone(),
         scorer: report.scorer.clone().unwrap_or_default(),
     });
-    report.leftovers_removed = clear_leftovers(&commit_log, &plan, workers.as_deref()).await?;
+    report.leftovers_removed = clear_leftovers(&commit_log, &plan.leftovers, workers.as_deref()).await?;
     finish_deletions(&commit_log, &plan).await.context("an interrupted deletion cannot be finished")?;
     let Rounds { results, not_begun } = if plan.todo.is_empty() {
         Rounds::default()
     } else {
-        if model.is_circular() {
-            warn_circular();
-        }
+        warn_circular(&model);
         let executions = model.resolve(config)?;
         report.self_test = self_test(config, &model, &executions).await?;
         let devices = Arc::new(Devices::new(&executions));
@@ -182,7 +169,7 @@ async fn run_unlocked(
         monitor.watch(&progress);
         let _bar = reporter.start(&progress);
         let context = RunContext { config, model: &model, devices: &devices, stop, progress: &progress };
-        let job = Job { plan: &plan, output: &described, workers, limit: options.limit };
+        let job = Job { plan: &plan, output: &described, workers, limit: options.limit, task: options.task };
         let rounds = run_rounds(context, job).await;
         report.computed_by(&devices, &progress);
         rounds?
@@ -202,6 +189,24 @@ async fn run_unlocked(
     report.interrupted = stop.requested();
     report.write(&output).await.context("the run's record could not be written")?;
     Ok(report)
+}
+
+/// Joins the workers of an output; `None` where claims are off, or the output cannot hold them.
+pub(crate) async fn join_workers(
+    config: &RunConfig,
+    output: &Location,
+    monitor: &Monitor,
+) -> Option<Arc<Workers>> {
+    match Workers::join(output, config.resources.claim_lease?).await {
+        Ok(workers) => {
+            monitor.watch_workers(workers.count());
+            Some(Arc::new(workers))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot publish claims to other workers; shards may be processed twice");
+            None
+        }
+    }
 }
 
 fn planned(plan: &Plan) -> PlannedShards {
@@ -234,8 +239,11 @@ pub(crate) fn refuse_output_among_inputs(
     Ok(())
 }
 
-/// Compares the inputs with the commit records.
-async fn plan(
+/// Compares the inputs with the commit records, as a run does.
+///
+/// # Errors
+/// Inputs or an output that cannot be listed, and those of [`Plan::make`].
+pub(crate) async fn plan(
     (stores, output): (&mut Stores, &Location),
     config: &RunConfig,
     options: RunOptions,
@@ -273,8 +281,11 @@ pub(crate) async fn compare(
     Plan::make(shards, found, (commit_log, splitter), (keys, &settings), options).await
 }
 
-/// A captioner that scores its own captions prefers what it tends to generate.
-fn warn_circular() {
+/// Warns where the captioner scores its own captions: it prefers what it tends to generate.
+pub(crate) fn warn_circular(model: &RunModel) {
+    if !model.is_circular() {
+        return;
+    }
     tracing::warn!(
         "the captioner scores its own captions, which is circular: similarities rank captions of one model, they do not compare models; use --scorer MODEL to score with another model"
     );

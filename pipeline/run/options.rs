@@ -3,6 +3,8 @@
 use chrono::{DateTime, Utc};
 use recaption_output::second_pass::Fraction;
 
+use super::array_task::ArrayTask;
+
 /// Options of a run that are no configuration: they may differ from run to run over one output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunOptions {
@@ -20,4 +22,6 @@ pub struct RunOptions {
     pub limit: Option<u64>,
     /// Processes this share of the shards, chosen by seed.
     pub sample: Option<Fraction>,
+    /// In an array job, which task of it this is.
+    pub task: Option<ArrayTask>,
 }

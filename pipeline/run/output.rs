@@ -10,7 +10,7 @@ use super::{model::RunModel, plan::Settings, progress::WriteMeter};
 use crate::config::RunConfig;
 
 /// The output of a run.
-pub(super) struct Output {
+pub(crate) struct Output {
     /// Where it is.
     pub location: Location,
     /// Commits its shards; knows the keys that change rows.
@@ -36,7 +36,7 @@ pub(super) struct Output {
 impl Output {
     /// Describes the output of a run with this configuration and these models.
     #[must_use]
-    pub(super) fn new(
+    pub(crate) fn new(
         config: &RunConfig,
         model: &RunModel,
         location: &Location,

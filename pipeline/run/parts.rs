@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     output::Output,
-    plan::Task,
+    task::Task,
     webdataset_part::{WebdatasetError, WebdatasetPart},
 };
 

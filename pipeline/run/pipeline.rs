@@ -5,7 +5,6 @@ use std::{future::Future, sync::Arc};
 use anyhow::{Context, anyhow};
 use recaption_caption::CaptionWorkerSettings;
 use recaption_image::PrepareSettings;
-use recaption_input::shards::ShardRef;
 use recaption_messages::ReadSink;
 use tokio::sync::mpsc;
 
@@ -17,8 +16,7 @@ use super::{
     read_limit::ReadLimit,
     readers::read_all,
     sampling::Sampling,
-    shard_queue::ShardQueue,
-    worker_claims::WorkerClaims,
+    source::{ShardSource, Tasks},
 };
 
 /// Samples waiting between readers and decoders.
@@ -31,11 +29,9 @@ const SHARD_WINDOW: usize = 64;
 /// What is read, and what results carry.
 pub(crate) struct StreamRequest {
     /// All shards that have a number.
-    pub shards: Vec<ShardRef>,
-    /// Numbers of the shards to read, in the order in which they are begun.
-    pub begin: Vec<usize>,
-    /// Which shards other workers claim or have done; `None` where nothing is committed.
-    pub claims: Option<WorkerClaims>,
+    pub tasks: Arc<Tasks>,
+    /// Which of them are read, and which is next.
+    pub source: Arc<ShardSource>,
     /// Whether results carry the scorer's features.
     pub keep_features: bool,
     /// Which samples of the shards are read; `None` reads all.
@@ -56,9 +52,8 @@ pub(crate) async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     let RunContext { config, model, .. } = context;
     let settings = worker_settings(context, request.keep_features);
     let window = SHARD_WINDOW.max(config.input.concurrent_shards);
-    let to_read = (request.shards, ShardQueue::new(request.begin));
     let parts = (request.sampling, request.limit.map(ReadLimit::new));
-    let state = Arc::new(RunState::new(context, to_read, request.claims, parts, window));
+    let state = Arc::new(RunState::new(context, (request.tasks, request.source), parts, window));
     let progress = context.progress;
     let (to_collector, events) = events(progress);
     let caption_queue = model.settings.max_slots.max(MIN_CAPTION_QUEUE);
@@ -89,6 +84,10 @@ pub(crate) async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     }
     drop((sink, to_collector));
     let results = consume(Arc::clone(&state), events).await;
+    if results.is_err() {
+        // Readers may wait for shards that nobody adds any more.
+        state.stop.abort();
+    }
     while let Some(done) = readers.join_next().await {
         done.context("a reader broke down")?;
     }

@@ -14,9 +14,13 @@ use recaption_output::commits::{
     CommitError, CommitLog, ExistingPart, ExistingRecord, OutputScan, RecordName, RecordSummary, ShardState,
     configuration_fingerprint,
 };
-use recaption_schemas::{RejectReason, ShardCommit, ShardId};
+use recaption_schemas::{RejectReason, ShardId};
 
-use super::{options::RunOptions, selection::Selection};
+use super::{
+    options::RunOptions,
+    selection::Selection,
+    task::{Done, DoneShard, DoneShards, InputNames, Keep, Task},
+};
 
 /// An output that was made with another configuration. Ends the program with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -28,80 +32,13 @@ pub struct Mismatch {
     pub differences: String,
 }
 
-/// One shard to process.
-#[derive(Debug)]
-pub struct Task {
-    /// The input.
-    pub shard: ShardRef,
-    /// Fingerprints of input and configuration.
-    pub name: RecordName,
-    /// The record that its own will replace.
-    pub replaces: Option<ExistingRecord>,
-    /// Records of the same shard that are obsolete; deleted once its record is written.
-    pub stale_records: Vec<ExistingRecord>,
-    /// Parts that are obsolete once its record is written.
-    pub orphaned_parts: Vec<ExistingPart>,
-    /// In a retry, the record whose rows stay, except for samples that were rejected for a transient reason.
-    pub keep: Option<Keep>,
-}
-
-impl Task {
-    /// Of a shard that is not done.
-    fn new(shard: ShardRef, name: RecordName, found: ShardState) -> Self {
-        let ShardState { replaces, stale_records, orphaned_parts, .. } = found;
-        Self { shard, name, replaces, stale_records, orphaned_parts, keep: None }
-    }
-}
-
-/// Rows that stay.
-#[derive(Debug)]
-pub struct Keep {
-    /// The record of them.
-    pub commit: Box<ShardCommit>,
-    /// Reasons of rejects that are retried.
-    pub retried: Vec<RejectReason>,
-}
-
-/// A shard that is done, with the files that earlier attempts left.
-struct Done {
-    shard: ShardRef,
-    name: RecordName,
-    standing: ExistingRecord,
-    found: ShardState,
-}
-
-/// A shard that is done, with what its record says.
-#[derive(Clone, Debug)]
-pub struct DoneShard {
-    /// The input.
-    pub shard: ShardRef,
-    /// Samples that were read.
-    pub samples: u64,
-    /// Bytes of both parts.
-    pub part_bytes: u64,
-}
-
-impl DoneShard {
-    fn new(done: &Done) -> Self {
-        let summary = done.standing.summary.as_ref();
-        let parts = summary.iter().flat_map(|summary| summary.parts());
-        Self {
-            shard: done.shard.clone(),
-            samples: summary.map_or(0, |summary| summary.counts.read),
-            part_bytes: parts.map(|part| part.bytes).sum(),
-        }
-    }
-}
-
 /// The shards of a run.
 #[derive(Debug)]
 pub struct Plan {
     /// Shards to process, in input order.
-    pub todo: Arc<Vec<Task>>,
-    /// Shards that are done.
-    pub done: Vec<ShardId>,
-    /// The same shards, with what their records say.
-    pub done_shards: Vec<DoneShard>,
+    pub todo: Vec<Arc<Task>>,
+    /// Shards that are done, with what their records say.
+    pub done: Vec<DoneShard>,
     /// Records and parts that unfinished attempts left of shards that are done.
     pub leftovers: Vec<ShardState>,
     /// Shards of the output that are no longer among the inputs.
@@ -109,15 +46,15 @@ pub struct Plan {
     /// Parts that lists had before they became shorter, by list.
     pub superseded: BTreeMap<String, Orphans>,
     /// Names of all inputs, and those that they have in outputs of versions before 0.2.
-    pub inputs: HashSet<ShardId>,
+    pub inputs: InputNames,
     /// Old parts of shards without a record.
     pub strays: Vec<(String, Vec<ExistingPart>)>,
     /// Parts of shards whose deletion an earlier run did not finish.
     pub removals: Vec<(String, Vec<ExistingPart>)>,
     /// Shards that are processed again because their record or a part was invalid, with the reason.
     pub repaired: Vec<String>,
-    /// Shards that are skipped because they are not in the share of `--sample`, did not change since `--since`, or have nothing
-    /// to retry.
+    /// Shards that are skipped because they are not in the share of `--sample` or of the task, did not change since `--since`, or
+    /// have nothing to retry.
     pub not_selected: usize,
     /// Lists among the inputs; its shards are in the tasks.
     pub split: Split,
@@ -145,47 +82,28 @@ impl Plan {
             |shard: &ShardRef| RecordName { input: shard.fingerprint(), configuration: fingerprint.clone() };
         let is_done = |shard: &ShardRef| survey.done(&shard.url, &name_of(shard)).is_some();
         let mut split = splitter.split(shards, is_done).await?;
-        let inputs = names_of(&split);
+        let inputs = InputNames::of(&split.shards);
         let selection = Selection::new(&split.shards, options, seed);
-        let (mut todo, mut done, mut not_selected, mut repaired) = (Vec::new(), Vec::new(), 0, Vec::new());
-        let mut incomplete = HashSet::new(); // objects of which some shards are not selected
-        for shard in std::mem::take(&mut split.shards) {
-            let name = name_of(&shard);
-            let mut found = survey.take(&shard.url, &name);
-            // A shard that cannot be looked at now keeps what it has, but is reported.
-            if shard.lookup_error().is_none()
-                && let Some(standing) = found.done.take()
-            {
-                done.push(Done { shard, name, standing, found });
-                continue;
-            }
-            if !selection.has(&shard) {
-                not_selected += 1;
-                incomplete.insert(shard.location.url());
-                continue;
-            }
-            let found = if shard.lookup_error().is_some() { ShardState::default() } else { found };
-            repaired.extend(faults_of(&shard, &found));
-            todo.push(Task::new(shard, name, found));
-        }
+        let can_retry = options.retry || options.overwrite;
+        let shards = std::mem::take(&mut split.shards).into_iter().map(|shard| (name_of(&shard), shard));
+        let sorted = sort_shards(shards, &mut survey, &selection, can_retry);
+        let Sorted { mut todo, mut done, retriable, repaired, mut incomplete, mut not_selected } = sorted;
         if options.retry {
             let before = todo.len();
             incomplete.extend(todo.iter().map(|task| task.shard.location.url()));
             todo = failed_before(todo, commit_log, &split).await?;
             not_selected += before - todo.len();
         }
-        let (retries, done) = select_retries(done, commit_log, (settings, options)).await?;
-        todo.extend(retries);
-        let done_shards = done.iter().map(DoneShard::new).collect();
-        let (done, leftovers) = done.into_iter().map(|done| (done.shard.id, done.found)).unzip();
+        let (retries, rest) = select_retries(retriable, commit_log, (settings, options)).await?;
+        todo.extend(retries.into_iter().map(Arc::new));
+        rest.into_iter().for_each(|one| done.add(one));
         let (superseded, orphans) = split_off_stale_parts(&mut survey, &split, &incomplete);
         let removals = with_parts(&survey, removals);
         let strays = with_parts(&survey, &CommitLog::orphaned_shards(&survey));
         Ok(Self {
-            todo: Arc::new(todo),
-            done,
-            done_shards,
-            leftovers,
+            todo,
+            done: done.done,
+            leftovers: done.leftovers,
             orphans,
             superseded,
             split,
@@ -203,6 +121,52 @@ impl Plan {
     pub fn bytes(&self) -> u64 {
         self.todo.iter().map(|t| t.shard.bytes()).sum()
     }
+}
+
+/// The shards of a plan, before any is retried.
+#[derive(Default)]
+struct Sorted {
+    todo: Vec<Arc<Task>>,
+    done: DoneShards,
+    /// Shards that are done but may be retried.
+    retriable: Vec<Done>,
+    repaired: Vec<String>,
+    /// Objects of which some shards are not selected.
+    incomplete: HashSet<String>,
+    not_selected: usize,
+}
+
+fn sort_shards(
+    shards: impl Iterator<Item = (RecordName, ShardRef)>,
+    survey: &mut OutputScan,
+    selection: &Selection,
+    can_retry: bool,
+) -> Sorted {
+    let mut sorted = Sorted::default();
+    for (name, shard) in shards {
+        let mut found = survey.take(&shard.url, &name);
+        // A shard that cannot be looked at now keeps what it has, but is reported.
+        if shard.lookup_error().is_none()
+            && let Some(standing) = found.done.take()
+        {
+            let one = Done { shard, name, standing, found };
+            if can_retry {
+                sorted.retriable.push(one)
+            } else {
+                sorted.done.add(one)
+            }
+            continue;
+        }
+        if !selection.has(&shard) {
+            sorted.not_selected += 1;
+            sorted.incomplete.insert(shard.location.url());
+            continue;
+        }
+        let found = if shard.lookup_error().is_some() { ShardState::default() } else { found };
+        sorted.repaired.extend(faults_of(&shard, &found));
+        sorted.todo.push(Arc::new(Task::new(shard, name, found)));
+    }
+    sorted
 }
 
 /// Rejects an output that is claimed for another configuration or, where it is not claimed, holds rows of another.
@@ -239,13 +203,7 @@ pub(crate) fn unclaimed(error: CommitError, configuration: &BTreeMap<String, Str
 
 /// Shards by name, with the parts that exist of them.
 fn with_parts(survey: &OutputScan, shards: &[String]) -> Vec<(String, Vec<ExistingPart>)> {
-    shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard).to_vec())).collect()
-}
-
-/// Names of all inputs, today's and those of versions before 0.2.
-fn names_of(split: &Split) -> HashSet<ShardId> {
-    let names = |shard: &ShardRef| [shard.id.clone(), ShardId::old_from_url(&shard.url)];
-    split.shards.iter().flat_map(names).collect()
+    shards.iter().map(|shard| (shard.clone(), survey.parts_of(shard))).collect()
 }
 
 /// Logs what was invalid about a shard that was done.
@@ -268,7 +226,7 @@ fn split_off_stale_parts(
 ) -> (BTreeMap<String, Orphans>, Orphans) {
     let (mut superseded, mut orphans): (BTreeMap<String, Orphans>, _) = (BTreeMap::new(), Orphans::new());
     for (shard, standing) in survey.take_records() {
-        let parts = survey.parts_of(&shard).to_vec();
+        let parts = survey.parts_of(&shard);
         match split.stale_part(&shard) {
             Some(StalePart::Superseded(list)) if !incomplete.contains(list) => {
                 superseded.entry(list.to_owned()).or_default().insert(shard, (standing, parts));
@@ -290,7 +248,11 @@ pub(super) type Settings = BTreeMap<String, String>;
 const RECORDS_AT_ONCE: usize = 64;
 
 /// Of shards that are not done those that failed before.
-async fn failed_before(todo: Vec<Task>, commit_log: &CommitLog, split: &Split) -> anyhow::Result<Vec<Task>> {
+async fn failed_before(
+    todo: Vec<Arc<Task>>,
+    commit_log: &CommitLog,
+    split: &Split,
+) -> anyhow::Result<Vec<Arc<Task>>> {
     let failed: HashSet<String> = commit_log.failures().await?.into_iter().collect();
     // A list that could not be looked at failed for all its parts, and one that cannot be looked at now is there for them.
     let for_parts: HashSet<&str> = failed
@@ -304,7 +266,7 @@ async fn failed_before(todo: Vec<Task>, commit_log: &CommitLog, split: &Split) -
         failed.contains(ShardId::from_url(url).as_str())
             || failed.contains(ShardId::old_from_url(url).as_str())
     };
-    let has_failed = |task: &Task| {
+    let has_failed = |task: &Arc<Task>| {
         let (shard, list) = (&task.shard, task.shard.location.url());
         // A shard that was done and is invalid now is always processed.
         let invalid =
@@ -324,10 +286,7 @@ async fn select_retries(
     commit_log: &CommitLog,
     (settings, options): (&Settings, &RunOptions),
 ) -> anyhow::Result<(Vec<Task>, Vec<Done>)> {
-    if !options.retry && !options.overwrite {
-        return Ok((Vec::new(), done));
-    }
-    let looked: Vec<(Done, Option<Keep>)> = stream::iter(done)
+    let looked: Vec<(Done, Option<Box<Keep>>)> = stream::iter(done)
         .map(|done| async move {
             let facts = done.standing.summary.as_ref();
             let retried =
@@ -336,7 +295,7 @@ async fn select_retries(
                 true => None,
                 false => commit_log.find(&done.standing.file, &done.name).await?,
             };
-            anyhow::Ok((done, commit.map(|commit| Keep { commit: Box::new(commit), retried })))
+            anyhow::Ok((done, commit.map(|commit| Box::new(Keep { commit: Box::new(commit), retried }))))
         })
         .buffered(RECORDS_AT_ONCE)
         .try_collect()
@@ -363,6 +322,7 @@ async fn select_retries(
             stale_records.push(standing);
             None
         };
+        let (stale_records, orphaned_parts) = (stale_records.into(), orphaned_parts.into());
         todo.push(Task { shard, name, replaces, stale_records, orphaned_parts, keep });
     }
     Ok((todo, rest))

@@ -4,62 +4,17 @@ use std::sync::Arc;
 
 use recaption_input::read::{ReadRequest, ReadSettings, read_shard};
 use recaption_messages::{Closed, ReadSink, ReadStop, ShardContents, ShardEvent};
-use recaption_output::commits::ClaimAttempt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{context::RunState, read_limit::Turn, worker_claims::CLAIM_POLL};
+use super::{context::RunState, panic_guard::PanicGuard, read_limit::Turn, source::Next};
 
-/// What a reader does next.
-enum Next {
-    /// Reads this shard.
-    Read(usize),
-    /// Reports that another worker committed this shard.
-    CommittedByOther(usize),
-    /// Ends: no shard is left.
-    Nothing,
-}
-
-/// Takes the next shard: first one that no worker claims, then those that others claimed.
-async fn next(state: &RunState) -> Next {
-    let Some(claims) = &state.claims else {
-        return state.queue.take().map_or(Next::Nothing, Next::Read);
-    };
-    while let Some(shard) = state.queue.take() {
-        match claims.claim(shard).await {
-            ClaimAttempt::Acquired => return Next::Read(shard),
-            ClaimAttempt::Inherited if claims.is_committed(shard).await => {
-                return Next::CommittedByOther(shard);
-            }
-            ClaimAttempt::Inherited => return Next::Read(shard),
-            ClaimAttempt::HeldByOther => {
-                state.queue.defer(shard);
-                state.shuffle_remaining();
-            }
-        }
-    }
-    while let Some(shard) = state.queue.take_deferred() {
-        if claims.is_listed(shard).await {
-            return Next::CommittedByOther(shard);
-        }
-        match claims.claim_late(shard).await {
-            ClaimAttempt::HeldByOther => {
-                state.queue.defer(shard);
-                tokio::time::sleep(CLAIM_POLL).await;
-            }
-            _ if claims.is_committed(shard).await => return Next::CommittedByOther(shard),
-            _ => return Next::Read(shard),
-        }
-    }
-    Next::Nothing
-}
-
-/// As [`next`], once it is this reader's turn where there is a limit; `None` once the limit is reached.
+/// Takes the next shard, once it is this reader's turn where there is a limit; `None` once the limit is reached.
 async fn next_in_turn(state: &RunState) -> Option<(Next, Option<Turn>)> {
     let turn = match &state.limit {
         Some(limit) => Some(limit.turn().await?),
         None => None,
     };
-    Some((next(state).await, turn))
+    Some((state.source.next().await, turn))
 }
 
 /// Runs one reader until no shard is left, the run stops, or the collector is gone.
@@ -69,6 +24,7 @@ pub(super) async fn read_all(
     sink: ReadSink,
     events: mpsc::Sender<ShardEvent>,
 ) {
+    let _guard = PanicGuard::new(&state, "a reader");
     loop {
         // The stop is polled first: shards that are abandoned keep their places in the window until the run ends.
         let next = tokio::select! {
@@ -83,9 +39,10 @@ pub(super) async fn read_all(
                 Err(Closed) => return,
             },
             Next::CommittedByOther(shard) => {
-                state.shuffle_remaining();
+                state.source.note_other_workers();
                 ShardEvent::CommittedByOther { shard }
             }
+            Next::Claimed(shard) => ShardEvent::ClaimedByOther { shard },
             Next::Nothing => return,
         };
         if let (Some(turn), ShardEvent::Read { contents, .. }) = (turn, &event) {
@@ -136,14 +93,14 @@ async fn read(
     settings: &ReadSettings,
     sink: &ReadSink,
 ) -> Result<ShardContents, ReadStop> {
-    let Some(shard) = state.shards.get(number) else { return Err(Closed.into()) };
+    let Some(task) = state.tasks.get(number) else { return Err(Closed.into()) };
     let _working = state.progress.read.clock.work();
-    let previous = match &state.claims {
+    let previous = match state.source.claims() {
         Some(claims) => claims.previous_rows(number).await?,
         None => None,
     };
     let (budget, counters) = (&state.budget, &state.progress.read);
-    let request = ReadRequest { number, shard, settings, budget, counters, previous, sink };
+    let request = ReadRequest { number, shard: &task.shard, settings, budget, counters, previous, sink };
     match &state.sampling {
         Some(sampling) => sampling.read(request).await,
         None => read_shard(request).await,
@@ -157,13 +114,13 @@ mod tests {
     use anyhow::anyhow;
 
     use super::*;
-    use crate::run::shard_queue::ShardQueue;
+    use crate::run::ShardSource;
 
     /// Shards that are abandoned keep their places in the window: a reader that waits for one must notice the stop.
     #[tokio::test]
     async fn reader_waiting_for_a_full_window_stops() {
         for abort in [false, true] {
-            let state = Arc::new(RunState::for_tests(ShardQueue::new([0]), 1));
+            let state = Arc::new(RunState::for_tests(ShardSource::fixed([0], None), 1));
             let place = Arc::clone(&state.window).acquire_owned().await.expect("a place");
             let ((samples, _samples), (events, mut received)) = (mpsc::channel(1), mpsc::channel(1));
             let sink = ReadSink::Routed { samples, events: events.clone() };

@@ -7,7 +7,7 @@ use recaption_store::{Location, StoreError, write_json};
 use serde::Serialize;
 
 use super::{
-    DeviceReport, Devices, RunModel, SelfTest,
+    ArrayTask, DeviceReport, Devices, RunModel, SelfTest,
     plan::Plan,
     progress::{Progress, StageReport, bottleneck},
 };
@@ -26,6 +26,29 @@ pub enum ExitCode {
     Incomplete = 3,
     /// Finished, and every failure left is of a shard that failed the same way before: permanent.
     Permanent = 4,
+}
+
+impl ExitCode {
+    /// All codes.
+    pub const ALL: [Self; 5] = [Self::Done, Self::Failed, Self::Usage, Self::Incomplete, Self::Permanent];
+
+    /// Returns the name in documents.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Incomplete => "incomplete",
+            Self::Permanent => "permanent",
+        }
+    }
+
+    /// Returns whether a scheduler should start the same command again, a limited number of times.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Failed | Self::Incomplete)
+    }
 }
 
 /// A shard that failed.
@@ -74,6 +97,9 @@ pub struct RunReport {
     /// What is known about a device that is not the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_test: Option<SelfTest>,
+    /// In an array job, which task of it this was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<ArrayTask>,
     /// Working directory: relative paths start here.
     pub directory: String,
     /// Keys that were set, by file, environment or flag.
@@ -100,7 +126,8 @@ pub struct RunReport {
     pub leftovers_removed: usize,
     /// Shards committed by this run that could be read only in part.
     pub shards_damaged: Vec<String>,
-    /// Shards that were not selected: beyond `--limit` or `--sample`, not modified since `--since`, or with nothing to retry.
+    /// Shards that were not selected: beyond `--limit` or `--sample`, in another task's share, not modified since `--since`, or
+    /// with nothing to retry.
     pub shards_not_selected: usize,
     /// Shards of the output that are no longer among the inputs, by name.
     pub shards_orphaned: Vec<String>,
@@ -128,6 +155,20 @@ impl RunReport {
     /// At the start of a run.
     #[must_use]
     pub fn begin(config: &RunConfig, model: &RunModel, output: &Location, plan: &Plan) -> Self {
+        Self {
+            configuration: plan.configuration.clone(),
+            shards_skipped: plan.done.len(),
+            shards_repaired: plan.repaired.clone(),
+            shards_not_selected: plan.not_selected,
+            shards_orphaned: sorted(plan.orphans.keys()),
+            planned: plan.todo.len(),
+            ..Self::begin_without_plan(config, model, output)
+        }
+    }
+
+    /// At the start of a worker, which learns of its shards one by one.
+    #[must_use]
+    pub(crate) fn begin_without_plan(config: &RunConfig, model: &RunModel, output: &Location) -> Self {
         let now = chrono::Utc::now();
         Self {
             run: format!("{}-{:08x}", now.format("%Y%m%dT%H%M%S%3fZ"), std::process::id()),
@@ -141,22 +182,23 @@ impl RunReport {
             stages: Vec::new(),
             bottleneck: None,
             self_test: None,
+            task: None,
             directory: std::env::current_dir()
                 .map_or_else(|_| String::new(), |dir| dir.display().to_string()),
             explicit_settings: config.explicit_settings.clone(),
-            configuration: plan.configuration.clone(),
+            configuration: model.row_keys(config),
             started: now.to_rfc3339(),
             finished: String::new(),
             seconds: 0.0,
-            shards_skipped: plan.done.len(),
+            shards_skipped: 0,
             shards_done: 0,
             shards_done_by_others: 0,
             shards_done_twice: 0,
-            shards_repaired: plan.repaired.clone(),
+            shards_repaired: Vec::new(),
             leftovers_removed: 0,
             shards_damaged: Vec::new(),
-            shards_not_selected: plan.not_selected,
-            shards_orphaned: sorted(plan.orphans.keys()),
+            shards_not_selected: 0,
+            shards_orphaned: Vec::new(),
             retired: false,
             shards_failed: Vec::new(),
             shards_incomplete: 0,
@@ -165,8 +207,17 @@ impl RunReport {
             decoder_panics: 0,
             interrupted: false,
             clock: std::time::Instant::now(),
-            planned: plan.todo.len(),
+            planned: 0,
         }
+    }
+
+    /// Ends the report of a worker that was asked for shards that it did not process.
+    pub(crate) fn end_with(&mut self, stopped: usize) {
+        self.planned = self.ended() + stopped;
+    }
+
+    fn ended(&self) -> usize {
+        self.shards_done + self.shards_done_by_others + self.shards_failed.len()
     }
 
     /// Counts shards that were not begun because of `--limit` as not selected.
@@ -190,8 +241,7 @@ impl RunReport {
     pub async fn write(&mut self, output: &Location) -> Result<(), StoreError> {
         self.finished = chrono::Utc::now().to_rfc3339();
         self.seconds = self.clock.elapsed().as_secs_f64();
-        let ended = self.shards_done + self.shards_done_by_others + self.shards_failed.len();
-        self.shards_incomplete = self.planned.saturating_sub(ended);
+        self.shards_incomplete = self.planned.saturating_sub(self.ended());
         self.interrupted &= self.shards_incomplete > 0;
         write_json(&output.child("_recaption/runs").child(&format!("{}.json", self.run)), self).await
     }
@@ -243,9 +293,10 @@ impl RunReport {
     /// Writes notes that follow the totals.
     fn fmt_notes(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.shards_not_selected > 0 {
+            let others = if self.task.is_some_and(|task| !task.steal) { "other tasks' shares, " } else { "" };
             writeln!(
                 f,
-                "note      {} shards not selected (--limit, --sample, --since, or nothing to retry)",
+                "note      {} shards not selected ({others}--limit, --sample, --since, or nothing to retry)",
                 self.shards_not_selected
             )?;
         }

@@ -1,15 +1,12 @@
 //! Runs the plan in rounds: shards that failed for a transient reason are retried when all others are done.
 
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use anyhow::anyhow;
 use recaption_output::commits::{CommitResult, Workers};
-use recaption_schemas::FailureClass;
 
 use super::{
+    array_task::ArrayTask,
     collector::Collector,
     context::{RunContext, RunState},
     events::Events,
@@ -17,16 +14,12 @@ use super::{
     output::Output,
     pipeline::{StreamRequest, stream},
     plan::{Mismatch, Plan},
+    rank::rank,
     read_limit::ReadLimit,
-    selection::rank,
+    retry_rounds::retry_rounds,
     shard_writer::{ShardOutcome, ShardResult},
-    worker_claims::WorkerClaims,
+    source::{ShardSource, Tasks, WorkerClaims},
 };
-
-/// Rounds over shards that fail for a transient reason.
-const MAX_ROUNDS: u32 = 3;
-/// Pause before each round but the first, so that a retry does not meet the same outage.
-const ROUND_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a run writes: the plan's shards, into an output that other workers may share.
 #[derive(Clone, Copy)]
@@ -39,6 +32,8 @@ pub(super) struct Job<'a> {
     pub workers: &'a Option<Arc<Workers>>,
     /// After how many samples no further shard is begun.
     pub limit: Option<u64>,
+    /// In an array job, which task of it this is.
+    pub task: Option<ArrayTask>,
 }
 
 /// How the rounds ended.
@@ -60,48 +55,47 @@ pub(super) async fn run_rounds(context: RunContext<'_>, job: Job<'_>) -> anyhow:
     if job.limit.is_some() {
         let seed = context.config.resources.seed;
         begin.sort_by_key(|shard| rank(seed, &job.plan.todo[*shard].shard.id));
-    } else if job.workers.as_ref().is_some_and(|workers| workers.has_others()) {
-        fastrand::shuffle(&mut begin);
     }
-    let Rounds { mut results, mut not_begun } = Rounds::default();
-    for round in 1.. {
+    let mut not_begun = 0;
+    let is_retryable = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.is_retryable);
+    let retried = |result: &ShardResult| is_retryable(result).then_some(result.shard);
+    let results = retry_rounds(stop, begin, retried, async |round, begin| {
+        if round > 1 {
+            progress.failed.fetch_sub(begin.len(), Relaxed);
+        }
         // Shards that failed were begun: they are retried whatever the limit.
         let limit = job.limit.filter(|_| round == 1);
-        let Rounds { results: round_results, not_begun: left } =
-            run_round(context, Job { limit, ..job }, begin).await?;
+        let task = job.task.filter(|_| round == 1);
+        let Rounds { results, not_begun: left } =
+            run_round(context, Job { limit, task, ..job }, begin).await?;
         not_begun += left;
-        let is_retryable = |result: &ShardResult| result.outcome.as_ref().is_err_and(|f| f.is_retryable);
-        let is_last = round == MAX_ROUNDS || stop.requested();
-        let (retried, ended): (Vec<_>, Vec<_>) =
-            round_results.into_iter().partition(|result| !is_last && is_retryable(result));
-        results.extend(ended);
-        if retried.is_empty() {
-            break;
-        }
-        tracing::warn!(shards = retried.len(), "transient failures; retrying these shards");
-        tokio::select! {
-            () = tokio::time::sleep(ROUND_PAUSE) => {}
-            () = stop.wait_requested() => {
-                results.extend(retried);
-                break;
-            }
-        }
-        progress.failed.fetch_sub(retried.len(), Relaxed);
-        begin = retried.iter().map(|result| result.shard).collect();
-    }
+        Ok(results)
+    })
+    .await?;
     Ok(Rounds { results, not_begun })
 }
 
 /// Runs the plan's shards of these numbers once.
 async fn run_round(context: RunContext<'_>, job: Job<'_>, begin: Vec<usize>) -> anyhow::Result<Rounds> {
-    let Job { plan, output, workers, limit } = job;
-    let shards = plan.todo.iter().map(|task| task.shard.clone()).collect();
+    let Job { plan, output, workers, limit, task } = job;
+    let tasks: Arc<Tasks> = Arc::new(plan.todo.iter().cloned().collect());
     let (commit_log, location) = (output.committer.commit_log.clone(), output.location.clone());
-    let claims = WorkerClaims::new(commit_log, location, Arc::clone(&plan.todo), workers.clone());
+    let claims = WorkerClaims::new(commit_log, location, Arc::clone(&tasks), workers.clone());
     let guard = FailureGuard::new(context.config.resources.max_failure_ratio);
-    let collector = Collector::new(Arc::clone(output), Arc::clone(&plan.todo), guard);
-    let request =
-        StreamRequest { shards, begin, claims: Some(claims), keep_features: false, sampling: None, limit };
+    let collector = Collector::new(Arc::clone(output), Arc::clone(&tasks), guard);
+    let source = Arc::new(match task {
+        Some(task) => {
+            let is_own = |shard: &usize| task.owns(&plan.todo[*shard].shard.id);
+            let (own, others): (Vec<usize>, Vec<usize>) = begin.into_iter().partition(is_own);
+            ShardSource::dealt(own, others, Some(claims))
+        }
+        None if limit.is_some() => ShardSource::fixed(begin, Some(claims)).in_order(),
+        None => ShardSource::fixed(begin, Some(claims)),
+    });
+    if task.is_none() && workers.as_ref().is_some_and(|workers| workers.has_others()) {
+        source.note_other_workers();
+    }
+    let request = StreamRequest { tasks, source, keep_features: false, sampling: None, limit };
     stream(context, request, |state, events| collect(state, collector, events)).await
 }
 
@@ -119,22 +113,24 @@ async fn collect(
     }
     on_ended(&state, collector.finish().await, &mut results).await;
     let is_limited = state.limit.as_ref().is_some_and(ReadLimit::is_reached);
-    Ok(Rounds { results, not_begun: if is_limited { state.queue.len() } else { 0 } })
+    Ok(Rounds { results, not_begun: if is_limited { state.source.len() } else { 0 } })
 }
 
 /// Counts shards that ended, and ends the run where its output fails.
 async fn on_ended(state: &RunState, ended: Vec<ShardResult>, results: &mut Vec<ShardResult>) {
     for result in ended {
         match &result.outcome {
+            Ok(ShardOutcome::ClaimedByOther) => {}
             Ok(outcome) => {
+                let task = state.tasks.get(result.shard);
                 let (shard, captioned) = match outcome {
                     ShardOutcome::Committed { commit, .. } => {
                         (commit.shard.as_str(), commit.counts.captioned)
                     }
-                    _ => (state.shards.get(result.shard).map_or("", |shard| &shard.url), 0),
+                    _ => (task.as_ref().map_or("", |task| &task.shard.url), 0),
                 };
                 if !matches!(outcome, ShardOutcome::Committed { committed: CommitResult::Created, .. }) {
-                    state.shuffle_remaining();
+                    state.source.note_other_workers();
                 }
                 state.progress.committed.fetch_add(1, Relaxed);
                 let by_other = !matches!(outcome, ShardOutcome::Committed { .. });
@@ -147,10 +143,10 @@ async fn on_ended(state: &RunState, ended: Vec<ShardResult>, results: &mut Vec<S
                     state.fail(anyhow!("the output cannot be written: {}", failure.error));
                 }
                 state.progress.failed.fetch_add(1, Relaxed);
-                if failure.class == FailureClass::Transport {
+                if failure.class.is_transient() {
                     tracing::error!(error = failure.error, "shard failed");
                 }
-                if let Some(claims) = &state.claims {
+                if let Some(claims) = state.source.claims() {
                     claims.release(result.shard).await;
                 }
             }

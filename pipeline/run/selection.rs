@@ -8,37 +8,33 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use recaption_input::shards::ShardRef;
 use recaption_output::second_pass::Fraction;
-use recaption_schemas::{ShardId, sha256_hex};
+use recaption_schemas::ShardId;
 
-use super::options::RunOptions;
-
-/// Hex digits of a digest that make a rank: 64 bits.
-const RANK_DIGITS: usize = 16;
-
-/// Returns a shard's place in the seeded order, uniform over all 64-bit numbers.
-pub(super) fn rank(seed: u64, shard: &ShardId) -> u64 {
-    let digest = sha256_hex(format!("{seed}\n{}", shard.as_str()).as_bytes());
-    u64::from_str_radix(&digest[..RANK_DIGITS], 16).unwrap_or(0)
-}
+use super::{array_task::ArrayTask, options::RunOptions, rank::rank};
 
 /// The shards that the options of a run select among all.
 pub(super) struct Selection {
     since: Option<DateTime<Utc>>,
     share: Option<HashSet<ShardId>>,
+    /// The task whose share alone is processed.
+    task: Option<ArrayTask>,
 }
 
 impl Selection {
     /// Selects among the shards of a run, parts of lists included.
     pub(super) fn new(shards: &[ShardRef], options: &RunOptions, seed: u64) -> Self {
         let share = options.sample.map(|fraction| share_of(shards, fraction, seed));
-        Self { since: options.since, share }
+        Self { since: options.since, share, task: options.task.filter(|task| !task.steal) }
     }
 
-    /// Returns whether a shard is in the share of `--sample` and was modified since `--since`, as far as its store knows.
+    /// Returns whether a shard is in the share of `--sample` and of a task that does not help others, and was modified since
+    /// `--since`, as far as its store knows.
     pub(super) fn has(&self, shard: &ShardRef) -> bool {
         let is_old = |since| shard.modified().is_some_and(|modified| modified < since);
         let is_in = |share: &HashSet<ShardId>| share.contains(&shard.id);
-        !self.since.is_some_and(is_old) && self.share.as_ref().is_none_or(is_in)
+        !self.since.is_some_and(is_old)
+            && self.share.as_ref().is_none_or(is_in)
+            && self.task.is_none_or(|task| task.owns(&shard.id))
     }
 }
 

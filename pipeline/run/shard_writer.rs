@@ -13,11 +13,14 @@ use tokio::sync::mpsc;
 
 use super::output::Output;
 use super::parts::{PartError, Parts, ToPart};
-use super::plan::{Settings, Task, differences};
+use super::{
+    plan::{Settings, differences},
+    task::Task,
+};
 
 /// Why a shard failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ShardFailure {
+pub(crate) struct ShardFailure {
     /// Data or transport.
     pub class: FailureClass,
     /// What happened.
@@ -42,6 +45,17 @@ impl ShardFailure {
         }
     }
 
+    /// A shard whose writer panicked, which is a defect.
+    pub(super) fn panicked(shard: &str) -> Self {
+        Self {
+            class: FailureClass::Data,
+            error: format!("shard {shard}: internal error: its writer panicked"),
+            is_retryable: false,
+            ends_run: false,
+            mismatch: None,
+        }
+    }
+
     /// A shard that was abandoned, because it failed elsewhere or the run stops.
     fn abandoned() -> Self {
         Self {
@@ -54,7 +68,7 @@ impl ShardFailure {
     }
 
     /// A shard that could not be read.
-    pub(super) fn of_input(error: &ReadError) -> Self {
+    pub(crate) fn of_input(error: &ReadError) -> Self {
         Self {
             class: error.class,
             error: error.to_string(),
@@ -66,7 +80,8 @@ impl ShardFailure {
 }
 
 /// How a shard was committed.
-pub(super) enum ShardOutcome {
+#[derive(Debug)]
+pub(crate) enum ShardOutcome {
     /// By this worker.
     Committed {
         /// Its record.
@@ -78,10 +93,13 @@ pub(super) enum ShardOutcome {
     CommittedByOther,
     /// By another worker, while this one processed it too.
     ProcessedTwice,
+    /// Not yet: another worker claims it, and the shard was not to be waited for.
+    ClaimedByOther,
 }
 
 /// How a shard ended.
-pub(super) struct ShardResult {
+#[derive(Debug)]
+pub(crate) struct ShardResult {
     /// Number within the run.
     pub shard: usize,
     /// Its commit record, or why there is none.

@@ -1,85 +1,29 @@
 //! The state of an output: commit records, failures, and the inputs of its last run.
 
-use std::collections::{HashMap, HashSet};
-
-use anyhow::{Context, bail};
+use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
 use recaption_input::{
-    read::{Split, Splitter, StalePart},
-    shards::{ShardRef, list_shards},
+    read::{Split, Splitter},
+    shards::{ListError, ShardRef, list_shards},
 };
 use recaption_output::{
-    commits::{CommitLog, ExistingRecord, OutputScan, RecordSummary},
+    commits::{CommitLog, OutputScan, RecordSummary},
     object_digest,
 };
 use recaption_schemas::{Counts, FailureRecord};
-use recaption_store::{Location, Stores, read_json};
-use serde::{Deserialize, Serialize};
+use recaption_store::{Location, StoreError, Stores};
+use serde::Serialize;
 
-use crate::config::{ExplicitSettings, Layers, RunConfig};
-use crate::filter::FILTER_RECORD;
+use super::{
+    comparison::{Comparison, OpenState},
+    last_run::LastRun,
+};
+use crate::config::RunConfig;
 
 /// Failures read at the same time.
 const CONCURRENCY: usize = 64;
 /// Parts read at the same time.
 const AT_ONCE: usize = 16;
-
-/// The record of the last run, as far as another run needs it.
-#[derive(Clone, Debug, Deserialize)]
-pub struct LastRun {
-    /// Its id.
-    pub run: String,
-    /// When it ended, RFC 3339.
-    pub finished: String,
-    /// Where it was started.
-    #[serde(default)]
-    pub directory: String,
-    /// Keys that were set, without secrets; records of version 0.1 before its release call them `typed`.
-    #[serde(alias = "typed")]
-    pub explicit_settings: ExplicitSettings,
-}
-
-impl LastRun {
-    /// The latest record of an output.
-    ///
-    /// # Errors
-    /// Where there is none, or it cannot be read.
-    pub async fn of(output: &Location) -> anyhow::Result<Self> {
-        let folder = output.child("_recaption/runs");
-        let runs = folder.list().await?;
-        let latest = runs
-            .into_iter()
-            .map(|meta| folder.at(meta.location))
-            .filter(|place| place.path.as_ref().ends_with(".json"))
-            .max_by(|a, b| {
-                // Names begin with the time.
-                a.path.filename().cmp(&b.path.filename())
-            });
-        let Some(place) = latest else {
-            let made_by_filter = read_json::<serde_json::Value>(&output.child(FILTER_RECORD)).await?;
-            match made_by_filter {
-                Some(_) => bail!(
-                    "{} was made by `recaption filter`, which has nothing pending: see it with `recaption inspect {0}`",
-                    output.url()
-                ),
-                None => {
-                    bail!("{} is not an output of `recaption run`: it has no record of a run", output.url())
-                }
-            }
-        };
-        read_json(&place).await?.with_context(|| format!("{} is gone", place.url()))
-    }
-
-    /// What was set, as a layer that others may replace.
-    ///
-    /// # Errors
-    /// Keys that this version does not know.
-    pub fn layers(&self) -> anyhow::Result<Layers> {
-        let mut layers = Layers::default();
-        layers.add_described(&self.explicit_settings, &format!("run {}", self.run))?;
-        Ok(layers)
-    }
-}
 
 /// The state of an output.
 #[derive(Clone, Debug, Serialize)]
@@ -149,44 +93,22 @@ pub async fn status(stores: &mut Stores, output: &Location, verify: bool) -> any
         counts,
     };
     match inputs {
-        Ok(split) => status.compare(&survey, &split, claimed.as_deref()),
+        Ok(split) => status.add(Comparison::new(&survey, &split, claimed.as_deref(), &status.failed)),
         Err(error) => status.inputs_unknown = Some(format!("{error:#}")),
     }
     Ok(status)
 }
 
 impl Status {
-    fn compare(&mut self, survey: &OutputScan, split: &Split, claimed: Option<&str>) {
-        let shards = &split.shards;
+    fn add(&mut self, found: Comparison) {
+        let counts = found.open_by_state();
+        let number = |state| counts.get(&state).copied().unwrap_or(0);
+        self.done = found.done;
+        self.pending = Some(number(OpenState::Pending) + number(OpenState::Invalid));
+        self.changed = Some(number(OpenState::Changed));
+        self.orphaned = Some(found.orphaned);
         // A failure of a shard that is no longer an input is irrelevant.
-        let urls: HashSet<&str> = shards.iter().map(|shard| shard.url.as_str()).collect();
-        self.failed.retain(|record| urls.contains(record.shard.as_str()));
-        let failed: HashSet<&str> = self.failed.iter().map(|record| record.shard.as_str()).collect();
-        let mut records: HashMap<&str, Vec<&ExistingRecord>> = HashMap::new();
-        for (shard, standing) in survey.records() {
-            let holds = claimed.is_none_or(|claimed| standing.name.configuration == claimed);
-            if standing.is_valid() && holds {
-                records.entry(shard).or_default().push(standing);
-            }
-        }
-        let (mut done, mut pending, mut changed) = (0, 0, 0);
-        for shard in shards {
-            let input = shard.fingerprint();
-            match records.get(shard.id.as_str()) {
-                Some(standing) if standing.iter().any(|one| one.name.input == input) => done += 1,
-                _ if failed.contains(shard.url.as_str()) => {}
-                Some(_) => changed += 1,
-                None => pending += 1,
-            }
-        }
-        let inputs: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();
-        let orphaned = records.keys().filter(|shard| {
-            !inputs.contains(**shard)
-                && !matches!(split.stale_part(shard), Some(StalePart::ListUnavailable(_)))
-        });
-        let orphaned = orphaned.count();
-        (self.done, self.pending, self.changed) = (done, Some(pending), Some(changed));
-        self.orphaned = Some(orphaned);
+        self.failed = found.failed;
     }
 
     /// Returns whether records or parts are invalid.
@@ -225,20 +147,36 @@ async fn inputs_of(
     output: &Location,
     survey: &OutputScan,
 ) -> anyhow::Result<Split> {
+    let with_inputs = last.with_inputs(output).await?;
+    let last = with_inputs.context("no run that ended here had inputs of its own; `recaption finalize OUT --input URL` looks for what is missing")?;
     let config = RunConfig::build(&last.layers()?)?;
+    Ok(list_inputs(stores, &config, output, survey).await?)
+}
+
+/// Lists the inputs of a configuration; long lists are split without a note in the output. Lists with a record stay whole.
+///
+/// # Errors
+/// Returns an error when they cannot be listed.
+pub(crate) async fn list_inputs(
+    stores: &mut Stores,
+    config: &RunConfig,
+    output: &Location,
+    scan: &OutputScan,
+) -> Result<Split, ListError> {
     let shards = list_shards(stores, &config.input.shards, config.input.read.format).await?;
     let is_done = |shard: &ShardRef| {
         let input = shard.fingerprint();
-        survey
-            .records_of(&shard.url)
-            .iter()
-            .any(|standing| standing.is_valid() && standing.name.input == input)
+        scan.records_of(&shard.url).iter().any(|standing| standing.is_valid() && standing.name.input == input)
     };
     let splitter = Splitter { settings: &config.input.read, output, can_write: false };
-    Ok(splitter.split(shards, is_done).await?)
+    splitter.split(shards, is_done).await
 }
 
-async fn read_failures(commit_log: &CommitLog) -> anyhow::Result<Vec<FailureRecord>> {
+/// Reads all failure records, in the order of their shards.
+///
+/// # Errors
+/// Returns an error when they cannot be listed or read.
+pub(crate) async fn read_failures(commit_log: &CommitLog) -> Result<Vec<FailureRecord>, StoreError> {
     let mut failed: Vec<FailureRecord> = stream::iter(commit_log.failures().await?)
         .map(|shard| async move { commit_log.failure_of(&shard).await })
         .buffer_unordered(CONCURRENCY)
@@ -307,26 +245,8 @@ impl std::fmt::Display for Status {
             writeln!(f, "note      {orphaned} shards are no longer among the inputs")?;
         }
         if let Some(why) = &self.inputs_unknown {
-            writeln!(f, "note      the inputs of the last run cannot be listed: {why}")?;
+            writeln!(f, "note      the inputs cannot be listed: {why}")?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_with_the_old_key_configure_a_retry() {
-        for key in ["typed", "explicit_settings"] {
-            let text = format!(
-                r#"{{"run": "r", "finished": "f", "{key}": {{"run.seed": "3", "input.shards": "[\"a.tar\"]"}}}}"#
-            );
-            let last: LastRun = serde_json::from_str(&text).expect("a record");
-            let layers = last.layers().expect("known keys");
-            assert_eq!(layers.origin("run.seed"), "run r");
-            assert_eq!(layers.describe(), last.explicit_settings);
-        }
     }
 }

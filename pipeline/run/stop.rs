@@ -86,11 +86,20 @@ impl Stop {
     }
 }
 
-/// Connects Ctrl-C and SIGTERM with `stop`. Must be called within a tokio runtime.
+/// Connects Ctrl-C and SIGTERM with `stop`. Shards in flight have `grace` to end, whoever requests the stop; `None` waits for
+/// them. Must be called within a tokio runtime.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
-pub fn install_signal_handlers(stop: &Arc<Stop>) -> std::io::Result<()> {
+pub fn install_signal_handlers(stop: &Arc<Stop>, grace: Option<Duration>) -> std::io::Result<()> {
+    if let Some(grace) = grace {
+        let stop = Arc::clone(stop);
+        tokio::spawn(async move {
+            if abandon_after(grace, &stop).await {
+                exit_after(GRACE_ABORT_TIMEOUT);
+            }
+        });
+    }
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -104,7 +113,7 @@ pub fn install_signal_handlers(stop: &Arc<Stop>) -> std::io::Result<()> {
             stop.request_stop();
             if stop.is_aborted() {
                 tracing::warn!("stopping now; unfinished shards are left to the next run");
-                exit_soon();
+                exit_after(ABORT_TIMEOUT);
             } else {
                 tracing::warn!("finishing the shards in flight; interrupt again to stop at once");
             }
@@ -113,15 +122,31 @@ pub fn install_signal_handlers(stop: &Arc<Stop>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Time that an aborted run has to end by itself.
+/// Time that a run has to end by itself after the second signal.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(900);
+/// The same once the grace is over, when nobody waits at a keyboard: for a model call that is under way, for uploads that are
+/// aborted, and for the run's record.
+const GRACE_ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Exit code of a run that was stopped.
 const STOPPED: i32 = 1;
 
-/// Ends the process within a second, whatever hangs. Nothing visible is half-written at any moment.
-fn exit_soon() {
-    std::thread::spawn(|| {
-        std::thread::sleep(ABORT_TIMEOUT);
+/// Abandons the shards that are in flight `grace` after a request to stop, and returns whether they had not been before.
+async fn abandon_after(grace: Duration, stop: &Stop) -> bool {
+    stop.wait_requested().await;
+    tokio::time::sleep(grace).await;
+    let is_over = !stop.is_aborted();
+    if is_over {
+        let grace_seconds = grace.as_secs();
+        tracing::warn!(grace_seconds, "the grace is over; unfinished shards are left to the next run");
+        stop.abort();
+    }
+    is_over
+}
+
+/// Ends the process after `timeout`, whatever hangs. Nothing visible is half-written at any moment.
+fn exit_after(timeout: Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(timeout);
         std::process::exit(STOPPED);
     });
 }
@@ -129,6 +154,20 @@ fn exit_soon() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn shards_are_abandoned_once_the_grace_is_over() {
+        let (stop, grace) = (Arc::new(Stop::default()), Duration::from_millis(200));
+        let watch = Arc::clone(&stop);
+        let grace_over = tokio::spawn(async move { abandon_after(grace, &watch).await });
+        tokio::time::sleep(2 * grace).await;
+        assert!(!stop.requested(), "nobody asked for a stop");
+        stop.request_stop();
+        let began = std::time::Instant::now();
+        stop.wait_aborted().await;
+        assert!(began.elapsed() >= grace && grace_over.await.expect("no panic"));
+        assert!(!abandon_after(Duration::ZERO, &stop).await, "they are abandoned already");
+    }
 
     #[tokio::test]
     async fn second_request_aborts() {

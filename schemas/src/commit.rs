@@ -191,6 +191,30 @@ pub enum FailureClass {
     Data,
     /// There is no such object, or it is not a regular file: it fails the same way until it exists.
     Missing,
+    /// The processes that worked on it died, and whoever started them gave it up: `recaption worker`'s `give_up`.
+    Crash,
+}
+
+impl FailureClass {
+    /// Returns whether another attempt may succeed although nothing changed.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        match self {
+            Self::Transport => true,
+            Self::Data | Self::Missing | Self::Crash => false,
+        }
+    }
+
+    /// Returns the class as records and answers spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transport => "transport",
+            Self::Data => "data",
+            Self::Missing => "missing",
+            Self::Crash => "crash",
+        }
+    }
 }
 
 /// The record of a failed shard, by which a rerun recognises a permanent failure.
@@ -204,13 +228,37 @@ pub struct FailureRecord {
     pub class: FailureClass,
     /// The error's text.
     pub error: String,
-    /// Number of runs in which the shard failed this way.
+    /// Number of runs, or of requests to workers, in which the shard failed this way.
     pub attempts: u32,
+}
+
+impl FailureRecord {
+    /// Returns whether another attempt fails the same way: the shard failed twice in the same class, other than in transport,
+    /// or was given up.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        !self.class.is_transient() && (self.attempts > 1 || self.class == FailureClass::Crash)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_of_data_are_permanent_the_second_time() {
+        let permanent = |class, attempts| {
+            let (shard, input, error) = (String::new(), String::new(), String::new());
+            FailureRecord { shard, input, class, error, attempts }.is_permanent()
+        };
+        assert_eq!([1, 2].map(|n| permanent(FailureClass::Data, n)), [false, true]);
+        assert_eq!([1, 9].map(|n| permanent(FailureClass::Transport, n)), [false, false]);
+        assert!(permanent(FailureClass::Crash, 1), "its driver has tried often enough");
+        for class in [FailureClass::Transport, FailureClass::Data, FailureClass::Missing, FailureClass::Crash]
+        {
+            assert_eq!(serde_json::to_value(class).expect("JSON"), class.as_str());
+        }
+    }
 
     #[test]
     fn counts_of_older_records_are_read() {

@@ -30,7 +30,10 @@ pub(crate) fn pages() -> Vec<String> {
                 if !skipped {
                     folders.push(path);
                 }
-            } else if path.extension().is_some_and(|extension| extension == "md") {
+            } else if entry.file_type().expect("a type").is_file()
+                && path.extension().is_some_and(|extension| extension == "md")
+            {
+                // A link to a page is no page of its own.
                 found.insert(path.display().to_string());
             }
         }
@@ -45,7 +48,7 @@ pub(crate) struct Block {
     pub(crate) place: String,
     /// `sh`, `toml` and so on.
     pub(crate) language: String,
-    /// What is missing here: `gpu`, `download`, `build`, `root`, `finetune`.
+    /// What is missing here: `gpu`, `download`, `build`, `root`, `finetune`, `scheduler`.
     pub(crate) needs: Option<String>,
     /// The name under which the block is stored before later ones run.
     pub(crate) file: Option<String>,

@@ -17,6 +17,7 @@ pub(crate) mod server;
 pub(crate) mod services;
 pub(crate) mod shards;
 pub(crate) mod torch_zip;
+pub(crate) mod worker;
 
 use std::{
     collections::BTreeMap,
@@ -108,6 +109,12 @@ impl Place {
         for input in inputs {
             call = call.arg("--input").arg(input.as_ref());
         }
+        call.arg("--output").arg(self.path(output))
+    }
+
+    /// `recaption worker` with the bundled captioner, into `output` below this folder.
+    pub(crate) fn worker(&self, output: &str) -> Call {
+        let call = recaption().dir(self.root()).arg("worker").arg("--model").arg(model());
         call.arg("--output").arg(self.path(output))
     }
 }

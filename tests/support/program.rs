@@ -16,7 +16,8 @@ pub(crate) fn recaption() -> Call {
     let mut command = Command::new(env!("CARGO_BIN_EXE_recaption"));
     // What a developer has set for runs of his own must not reach the tests'.
     for (name, _) in std::env::vars_os() {
-        let foreign = ["RECAPTION_", "AWS_", "AZURE_", "GOOGLE_"];
+        let foreign =
+            ["RECAPTION_", "AWS_", "AZURE_", "GOOGLE_", "SLURM_", "CLOUD_RUN_", "JOB_COMPLETION_INDEX"];
         if foreign.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);
         }
@@ -57,6 +58,11 @@ impl Call {
     pub(crate) fn dir(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);
         self
+    }
+
+    /// The command, for a story that needs its streams.
+    pub(crate) fn into_command(self) -> Command {
+        self.command
     }
 
     /// Runs it to its end, which must be this exit code.

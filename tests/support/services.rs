@@ -180,7 +180,8 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-fn python(program: &str) -> PathBuf {
+/// A program of the Python that `scripts/test_services.py` made.
+pub(crate) fn python(program: &str) -> PathBuf {
     installed(&format!("python/bin/{program}"), "test-services")
 }
 

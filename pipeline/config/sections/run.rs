@@ -62,6 +62,9 @@ section! {
         /// Claim lease: seconds until the shards of a worker that stopped renewing its claim go to others; 0 turns claims off.
         #[schemars(range(min = 0, max = 86_400), extend("x-unit" = "seconds"))]
         pub claim_seconds: u64 = DEFAULT_CLAIM_SECONDS,
+        /// Seconds that shards in flight have after SIGTERM or Ctrl-C, before they are abandoned; 0 waits for them.
+        #[schemars(range(min = 0, max = 86_400), extend("x-unit" = "seconds"))]
+        pub grace_seconds: u64 = 0,
         /// Address, `HOST:PORT`, at which the run serves metrics for Prometheus, at `/metrics`.
         #[schemars(extend("x-default" = "none", "x-flag" = "--metrics-addr HOST:PORT"))]
         pub metrics_addr: String = String::new(),

@@ -96,8 +96,7 @@ pub(super) async fn add_images(
 
 /// Returns how the last run read its inputs, and its fetcher; the defaults where no record says it.
 async fn settings_of(output: &Location) -> (ReadSettings, Option<Fetcher>) {
-    let config = LastRun::of(output).await.and_then(|last| Ok(RunConfig::build(&last.layers()?)?));
-    match config {
+    match last_config(output).await {
         Ok(config) => {
             let fetcher = config.input.read.fetcher.clone();
             (ReadSettings { fetcher: None, ..(*config.input.read).clone() }, fetcher)
@@ -107,6 +106,12 @@ async fn settings_of(output: &Location) -> (ReadSettings, Option<Fetcher>) {
             (ReadSettings::default(), Fetcher::new(recaption_input::fetch::FetchSettings::default()).ok())
         }
     }
+}
+
+async fn last_config(output: &Location) -> anyhow::Result<RunConfig> {
+    let last = LastRun::of(output).await?;
+    let with_inputs = last.with_inputs(output).await?;
+    Ok(RunConfig::build(&with_inputs.unwrap_or(last).layers()?)?)
 }
 
 /// Finds the input of a shard.

@@ -4,13 +4,22 @@ use std::path::PathBuf;
 
 use recaption_store::StoreSettings;
 
+/// Where a page goes.
+#[derive(Clone, Debug)]
+pub(crate) enum ReportTarget {
+    /// A file of this machine.
+    File(PathBuf),
+    /// The output itself, as `report.html`.
+    Output,
+}
+
 /// What is reported, and where to.
 #[derive(Clone, Debug)]
 pub(crate) struct ReportJob {
     /// The output: folder or bucket prefix.
     pub(crate) output: String,
-    /// The file that is written.
-    pub(crate) file: PathBuf,
+    /// Where the page goes.
+    pub(crate) target: ReportTarget,
     /// Captions in the sample.
     pub(crate) samples: usize,
     /// Seed of the sample.

@@ -22,21 +22,26 @@ mod rows;
 use std::time::Instant;
 
 use anyhow::Context;
-use recaption_store::{StoreKind, Stores};
+use object_store::{Attribute, PutOptions};
+use recaption_output::layout::REPORT;
+use recaption_store::{Location, StoreError, StoreKind, Stores};
 
 use self::{details::add_details, images::add_images, parts::parts_of, rows::read_rows};
 use super::builder::ReportBuilder;
 use crate::config::ConfigError;
 
-pub(crate) use self::{images::DEFAULT_IMAGE_BYTES, job::ReportJob};
+pub(crate) use self::{
+    images::DEFAULT_IMAGE_BYTES,
+    job::{ReportJob, ReportTarget},
+};
 
 /// What was reported.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct ReportSummary {
     /// The output.
     output: String,
-    /// The file that was written.
-    file: String,
+    /// The file that was written: a path, or a URL where it is in the output.
+    pub(crate) file: String,
     /// Its size.
     bytes: usize,
     /// Captions of the output.
@@ -54,10 +59,17 @@ pub(crate) struct ReportSummary {
 /// Writes the report of an output. Inputs that are gone are no error.
 ///
 /// # Errors
-/// Returns an error when the output has no commit record or cannot be read, or the file cannot be written.
+/// Returns an error when the output has no commit record or cannot be read, or the page cannot be written.
 pub(crate) async fn report(job: &ReportJob) -> anyhow::Result<ReportSummary> {
+    report_over(Stores::new(job.stores), job).await
+}
+
+/// As [`report()`], over given stores.
+///
+/// # Errors
+/// As [`report()`].
+pub(crate) async fn report_over(mut stores: Stores, job: &ReportJob) -> anyhow::Result<ReportSummary> {
     let began = Instant::now();
-    let mut stores = Stores::new(job.stores);
     let output = stores.locate(&job.output)?;
     if output.kind == StoreKind::Http {
         let what = "a web server cannot be listed, and the shards of an output are found by listing";
@@ -73,17 +85,37 @@ pub(crate) async fn report(job: &ReportJob) -> anyhow::Result<ReportSummary> {
     }
     let report = tokio::task::spawn_blocking(move || builder.finish()).await.context("a thumbnail failed")?;
     let html = report.to_html()?;
-    write(&job.file, &html)?;
+    let bytes = html.len();
+    let file = match &job.target {
+        ReportTarget::File(file) => {
+            write(file, &html)?;
+            file.display().to_string()
+        }
+        ReportTarget::Output => put(&output.child(REPORT), html).await?,
+    };
     Ok(ReportSummary {
         output: output.url(),
-        file: job.file.display().to_string(),
-        bytes: html.len(),
+        file,
+        bytes,
         captions: report.statistics.captions,
         rejects: report.statistics.rejects(),
         samples: report.captions.len(),
         images: report.captions.iter().filter(|sampled| sampled.has_image()).count(),
         seconds: began.elapsed().as_secs_f64(),
     })
+}
+
+/// Puts the page into a store, where it replaces an older one whole. Returns its URL.
+async fn put(location: &Location, html: String) -> anyhow::Result<String> {
+    let mut options = PutOptions::default();
+    // Files have no attributes.
+    if location.kind != StoreKind::Local {
+        options.attributes.insert(Attribute::ContentType, "text/html; charset=utf-8".into());
+    }
+    let put = location.store.put_opts(&location.path, html.into_bytes().into(), options).await;
+    let failed = |source| StoreError::Store { url: location.url(), source };
+    put.map_err(failed).context("cannot write the report")?;
+    Ok(location.url())
 }
 
 /// Writes the file under another name first, so that an older report stays whole until it is replaced.

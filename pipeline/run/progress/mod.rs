@@ -52,10 +52,10 @@ pub struct DecodeCounters {
 /// Counters of a run, written by all stages and read by whoever shows them.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Shards to be done.
-    pub shards: usize,
-    /// Bytes to be read.
-    pub bytes: u64,
+    /// Shards to be done; grows in a worker.
+    pub shards: AtomicUsize,
+    /// Bytes to be read; grows in a worker.
+    pub bytes: AtomicU64,
     /// Bytes and samples that the readers have read.
     pub read: ReadCounters,
     /// What the decoders did.
@@ -88,13 +88,23 @@ impl Progress {
     /// Of a plan.
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
-        Self { shards: plan.todo.len(), bytes: plan.bytes(), ..Self::default() }
+        Self::of(plan.todo.len(), plan.bytes())
     }
 
     /// Of shards that are all to be read.
     #[must_use]
     pub fn of_shards(shards: &[ShardRef]) -> Self {
-        Self { shards: shards.len(), bytes: shards.iter().map(ShardRef::size).sum(), ..Self::default() }
+        Self::of(shards.len(), shards.iter().map(ShardRef::size).sum())
+    }
+
+    fn of(shards: usize, bytes: u64) -> Self {
+        Self { shards: AtomicUsize::new(shards), bytes: AtomicU64::new(bytes), ..Self::default() }
+    }
+
+    /// Counts one more shard to be done.
+    pub fn add_shard(&self, bytes: u64) {
+        self.shards.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
     }
 
     /// With rates per device.
@@ -126,7 +136,7 @@ impl Progress {
     pub fn fraction(&self) -> f64 {
         let (read, finished) = (self.read.samples.load(Relaxed), self.outcomes.finished());
         let by_samples = self.expected.map_or(0.0, |expected| finished as f64 / expected.max(1) as f64);
-        let bytes = self.read.bytes.load(Relaxed) as f64 / (self.bytes.max(1)) as f64;
+        let bytes = self.read.bytes.load(Relaxed) as f64 / (self.bytes.load(Relaxed).max(1)) as f64;
         let by_bytes = if read == 0 { 0.0 } else { bytes * finished as f64 / read as f64 };
         by_bytes.max(by_samples).min(1.0)
     }

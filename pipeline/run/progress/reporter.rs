@@ -110,7 +110,7 @@ fn log_line(p: &Progress, rates: &[StageReport; 4]) {
         rejected = p.outcomes.rejected(),
         shards_done = p.committed.load(Relaxed),
         shards_failed = p.failed.load(Relaxed),
-        shards = p.shards,
+        shards = p.shards.load(Relaxed),
         bottleneck = bottleneck(rates).map(|worst| worst.stage.worker()),
         read_per_second = per_second(Stage::Read),
         read_bytes_per_second = rates[Stage::Read as usize].bytes_per_second.round(),

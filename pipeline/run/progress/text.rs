@@ -25,7 +25,7 @@ pub(super) fn headline(p: &Progress, rates: &[StageReport; 4]) -> String {
         "ETA {eta}, {:.1}/s{busiest} | shards {}/{}{failed} | {} images, {} rejected{devices}",
         rates[Stage::Write as usize].samples_per_second,
         p.committed.load(Relaxed),
-        p.shards,
+        p.shards.load(Relaxed),
         p.outcomes.finished(),
         p.outcomes.rejected(),
     )
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn lines_name_the_bottleneck_first_and_fit_a_terminal() {
-        let progress = Progress { shards: 9, ..Progress::default() };
+        let progress = Progress { shards: 9.into(), ..Progress::default() };
         for (queue, capacity) in
             [(&progress.decode_queue, 64), (&progress.caption_queue, 256), (&progress.write_queue, 256)]
         {

@@ -84,6 +84,11 @@ pub enum ShardEvent {
         /// What it held.
         contents: ShardContents,
     },
+    /// Another worker claims a shard that is not waited for.
+    ClaimedByOther {
+        /// Number of the shard.
+        shard: usize,
+    },
     /// Another worker committed a shard before this one began it.
     CommittedByOther {
         /// Number of the shard within the run.

@@ -24,3 +24,9 @@ pub(crate) const INVENTORY: &str = "_recaption/inventory.json.zst";
 pub(crate) const REPLACEMENT_LOCK: &str = "_recaption/records.lock";
 /// The lock of a run that excludes others.
 pub const RUN_LOCK: &str = "_recaption/lock.json";
+/// The sums over all records, which `recaption finalize` writes.
+pub const TOTALS: &str = "_recaption/totals.json";
+/// The page that `recaption finalize` writes.
+pub const REPORT: &str = "report.html";
+/// Folder of the records of runs.
+pub const RUNS: &str = "_recaption/runs";

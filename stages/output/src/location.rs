@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind::NotFound,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -9,7 +10,7 @@ use std::{
 
 use recaption_store::{Location, StoreError, StoreKind, Stores};
 
-use crate::layout::{COMMITS, INTERNAL, TABLES};
+use crate::layout::{COMMITS, INTERNAL, REPORT, TABLES};
 
 /// Age from which a staged upload belongs to no living worker.
 const STALE_UPLOAD: Duration = Duration::from_secs(3600);
@@ -33,7 +34,7 @@ pub fn open_output(stores: &mut Stores, url: &str) -> Result<Location, StoreErro
 /// Returns an error for a URL that names no usable location, and for a store that cannot be written.
 pub fn locate_output(stores: &mut Stores, url: &str) -> Result<Location, StoreError> {
     let output = stores.locate(url)?;
-    let read_only = |what: &str| StoreError::Record { url: output.url(), what: what.to_owned() };
+    let read_only = |what: &str| StoreError::Url { url: output.url(), what: what.to_owned() };
     match output.kind {
         StoreKind::Http => {
             return Err(read_only("the output cannot be on a web server, which cannot be written to"));
@@ -61,20 +62,25 @@ fn delete_stale_uploads(output: &Location) -> Result<(), StoreError> {
     let mut folders: Vec<PathBuf> = TABLES.iter().map(|table| root.join(table)).collect();
     let below = fs::read_dir(&internal).into_iter().flatten().flatten();
     folders.extend(below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()));
-    folders.push(internal);
+    folders.extend([internal, root.clone()]);
     for folder in folders {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let staged =
-                name.to_string_lossy().rsplit_once('#').is_some_and(|(_, n)| n.parse::<u32>().is_ok());
+            let name = name.to_string_lossy();
+            let staged = name.rsplit_once('#').filter(|(_, n)| n.parse::<u32>().is_ok());
+            // The output's own folder may hold files of others.
+            let staged = staged.is_some_and(|(of, _)| folder != root || of == REPORT);
             let modified = entry.metadata().and_then(|meta| meta.modified());
             let stale = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE_UPLOAD));
             if staged && stale {
-                fs::remove_file(entry.path()).map_err(|e| StoreError::Record {
-                    url: format!("file://{}", entry.path().display()),
-                    what: format!("cannot delete this stale upload: {e}"),
-                })?;
+                let removed = fs::remove_file(entry.path());
+                // Another process may have removed it.
+                if let Err(e) = removed.or_else(|e| if e.kind() == NotFound { Ok(()) } else { Err(e) }) {
+                    let what = format!("cannot delete this stale upload: {e}");
+                    let url = format!("file://{}", entry.path().display());
+                    return Err(StoreError::Record { url, what });
+                }
             }
         }
     }
@@ -167,10 +173,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let old = SystemTime::now() - 2 * STALE_UPLOAD;
         let mut kept = Vec::new();
-        for folder in ["captions", "_recaption", "_recaption/lists"] {
+        for folder in [".", "captions", "_recaption", "_recaption/lists"] {
             fs::create_dir_all(dir.path().join(folder)).expect("a folder");
             for (name, modified, stays) in [
-                ("part#7", old, false),
+                ("part#7", old, folder == "."),
+                ("report.html#1", old, false),
                 ("part#8", SystemTime::now(), true),
                 ("part", old, true),
                 ("part#x", old, true),

@@ -133,7 +133,7 @@ async fn missing_and_changed_parts_are_found() {
     store.delete(&Path::from(format!("out/{}", one.rejects.path))).await.expect("memory");
     put(&store, &one.captions.path, b"a").await;
     let problem =
-        commit_log.scan().await.expect("memory").take(URL, &name()).replaces.and_then(|s| s.problem);
+        commit_log.scan().await.expect("memory").take(URL, &name()).replaces.and_then(|s| s.problem.clone());
     assert!(problem.as_ref().is_some_and(|f| f.contains("is missing")), "{problem:?}");
     // When the shard is redone, the new record replaces the old one and no other.
     let again = commit(b"again", 1);
@@ -196,7 +196,7 @@ async fn deleted_shards_leave_nothing_and_recommitted_ones_stay() {
         let mut survey = commit_log.scan().await.expect("memory");
         let records = survey.take_records().into_iter();
         let with_parts = records.map(|(shard, record)| {
-            let parts = survey.parts_of(&shard).to_vec();
+            let parts = survey.parts_of(&shard);
             (shard, (record, parts))
         });
         with_parts.collect::<BTreeMap<_, _>>()
@@ -221,7 +221,7 @@ async fn deleted_shards_leave_nothing_and_recommitted_ones_stay() {
     put(&store, &format!("_recaption/removals/{id}.json"), b"{}").await;
     assert_eq!(commit_log.pending_deletions().await.expect("memory"), [id.as_str()]);
     let survey = commit_log.scan().await.expect("memory");
-    commit_log.finish_deletion(id.as_str(), survey.parts_of(id.as_str())).await.expect("memory");
+    commit_log.finish_deletion(id.as_str(), &survey.parts_of(id.as_str())).await.expect("memory");
     let objects = store.list_with_delimiter(Some(&Path::from("out"))).await.expect("memory");
     assert!(objects.objects.is_empty() && objects.common_prefixes.is_empty(), "{objects:?}");
 }

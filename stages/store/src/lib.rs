@@ -54,7 +54,7 @@ pub use hub::{
 };
 pub use json::{read_json, to_json, write_json};
 pub use local::open_lock_file;
-pub use location::{Folder, Location, StoreKind};
+pub use location::{Folder, Location, NamesBetween, StoreKind};
 pub use lock::{LockAttempt, LockError, RunLock, lock, lock_holder};
 pub use message::{is_client_error, user_message};
 pub use probe::probe_writes;

@@ -1,4 +1,4 @@
-//! Listings of buckets without the keys that no path can name: `a//b`, `a/./b`, control characters.
+//! Listings of buckets without the keys that no path can name: `/a`, `a//b`, `a/./b`, control characters.
 //!
 //! object_store refuses a whole page of a listing for one such key. Here they are removed from the response before it is
 //! parsed, with a warning that counts them.
@@ -65,7 +65,7 @@ fn remove_invalid_keys(listing: Bytes) -> Bytes {
             let Some(end) = rest[at..].find(&close).map(|end| at + end + close.len()) else { break };
             kept.push_str(&rest[..at]);
             let key = key_of(&rest[at..end], name);
-            if key.as_deref().is_some_and(|key| Path::parse(key).is_err()) {
+            if key.as_deref().is_some_and(|key| key.starts_with('/') || Path::parse(key).is_err()) {
                 skipped += 1;
                 first = first.or(key.map(Cow::into_owned));
             } else {
@@ -130,7 +130,10 @@ mod tests {
         };
         let whole = listing(&["a/b.tar", "a&amp;b", "dir/"], &["a/c/"]);
         assert_eq!(remove_invalid_keys(whole.clone().into()), whole);
-        let bad = listing(&["a/b.tar", "a//b.jpg", "a&amp;b", "a/&#9;", "a/../b", "dir/"], &["a//", "a/c/"]);
+        let bad = listing(
+            &["a/b.tar", "a//b.jpg", "a&amp;b", "a/&#9;", "/a/b", "a/../b", "dir/"],
+            &["a//", "a/c/"],
+        );
         assert_eq!(remove_invalid_keys(bad.into()), whole);
         let azure = "<Blobs><Blob><Name>a//b</Name></Blob><Blob><Name>a/b</Name></Blob></Blobs>";
         assert_eq!(remove_invalid_keys(azure.into()), "<Blobs><Blob><Name>a/b</Name></Blob></Blobs>");

@@ -85,7 +85,7 @@ fn is_plain(location: &Path) -> bool {
 }
 
 /// Returns the path on this machine, with escapes resolved.
-fn file_path(location: &Path) -> PathBuf {
+pub(crate) fn file_path(location: &Path) -> PathBuf {
     let mut path = PathBuf::from("/");
     path.extend(location.parts().map(|part| OsString::from_vec(name_bytes(part.as_ref()))));
     path

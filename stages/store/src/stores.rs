@@ -51,6 +51,19 @@ impl Stores {
         Self { environment: Some(environment), ..self }
     }
 
+    /// Closes the stores of presigned URLs that nobody uses any more: each query has a client of its own, and a process that
+    /// lives for many of them would keep all.
+    pub fn close_unused_presigned(&mut self) {
+        let is_presigned = |key: &str| key.rsplit_once('#').is_some_and(|(_, query)| !query.is_empty());
+        self.open.retain(|key, store| !is_presigned(key) || Arc::strong_count(store) > 1);
+    }
+
+    /// Returns the number of open stores.
+    #[must_use]
+    pub fn open_stores(&self) -> usize {
+        self.open.len()
+    }
+
     fn variable(&self, name: &str) -> Option<String> {
         self.environment.as_ref().map_or_else(|| std::env::var(name).ok(), |lookup| lookup(name))
     }
@@ -138,7 +151,7 @@ impl Stores {
                 store
             }
         };
-        let base = redact_url(&url[..url::Position::BeforePath]);
+        let base = redact_url(&url[..url::Position::BeforePath]).into();
         Ok(Location { store, path, kind, base })
     }
 
@@ -158,7 +171,7 @@ impl Stores {
                 store
             }
         };
-        Ok(Location { store, path, kind: StoreKind::Hub, base })
+        Ok(Location { store, path, kind: StoreKind::Hub, base: base.into() })
     }
 }
 
@@ -206,6 +219,33 @@ mod tests {
         assert_eq!(one.url(), "https://h.example:8443/b/0.tar");
         assert!(!Arc::ptr_eq(&one.store, &two.store), "each signature needs its own client");
         assert!(!format!("{stores:?}").contains("sig="), "{stores:?}");
+    }
+
+    #[test]
+    fn unused_presigned_stores_are_closed() {
+        let mut stores = Stores::default();
+        let kept = stores.locate("https://h.example/0.tar?sig=kept").expect("url");
+        for n in 1..9 {
+            stores.locate(&format!("https://h.example/{n}.tar?sig={n}")).expect("url");
+        }
+        stores.locate("https://h.example/9.tar").expect("url");
+        assert_eq!(stores.open_stores(), 10);
+        stores.close_unused_presigned();
+        assert_eq!(stores.open_stores(), 2, "one is in use, one is not presigned");
+        let again = stores.locate("https://h.example/0.tar?sig=kept").expect("url");
+        assert!(Arc::ptr_eq(&kept.store, &again.store));
+    }
+
+    #[test]
+    fn locatable_urls_name_the_same_object() {
+        let mut stores = Stores::default();
+        for url in ["https://h.example/a%20b/c%23%3F%25.tar", "https://h.example/plain.tar"] {
+            let location = stores.locate(url).expect("url");
+            let again = stores.locate(&location.locatable_url()).expect("url");
+            assert_eq!((again.path, again.base), (location.path.clone(), location.base.clone()), "{url}");
+        }
+        let file = stores.locate("/data/a#b%20c?.tar").expect("path");
+        assert_eq!(stores.locate(&file.locatable_url()).expect("url").path, file.path);
     }
 
     #[test]

@@ -135,16 +135,33 @@ impl<'a> FolderListing<'a> {
         name.as_ref().starts_with('.').then_some((at, "hidden"))
     }
 
-    /// Returns a shard for each file directly in the folder whose name matches.
-    fn shards_by_name(&self, matches: impl Fn(&str) -> bool) -> Vec<ShardRef> {
-        let matching = self.files.iter().filter(|meta| {
-            parent(&meta.location) == self.folder.path && meta.location.filename().is_some_and(&matches)
-        });
-        matching.map(|meta| ShardRef::of_object(self.folder.at(meta.location.clone()), meta)).collect()
+    /// Returns the files directly in the folder.
+    fn direct(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().filter_map(|meta| direct_name(&self.folder.path, &meta.location))
     }
 
-    fn has_image_name(&self) -> bool {
-        self.files.iter().any(|meta| is_image_name(meta.location.as_ref()))
+    fn counts(&self) -> Counts {
+        let mut counts = Counts { hidden_files: self.ignored.len(), ..Counts::default() };
+        for name in self.direct() {
+            counts.tars += usize::from(is_tar_name(name));
+            counts.tables += usize::from(is_parquet_name(name));
+            counts.metadata_tables +=
+                usize::from(is_parquet_name(name) && MetadataKind::of_name(name).is_some());
+            counts.lists += usize::from(is_plain_list(name));
+        }
+        counts.images = self.files.iter().filter(|meta| is_image_name(meta.location.as_ref())).count();
+        counts
+    }
+
+    /// Returns a shard for each file directly in the folder whose name matches. A million descriptions are not kept beside a
+    /// million shards.
+    fn into_shards(self, matches: impl Fn(&str) -> bool) -> Vec<ShardRef> {
+        let folder = self.folder;
+        let matching = self
+            .files
+            .into_iter()
+            .filter(|meta| direct_name(&folder.path, &meta.location).is_some_and(&matches));
+        matching.map(|meta| ShardRef::of_listed(folder, meta)).collect()
     }
 
     /// Returns a shard for each folder that directly holds an image.
@@ -217,76 +234,85 @@ impl<'a> FolderListing<'a> {
     }
 }
 
+/// What a folder holds, in files.
+#[derive(Default)]
+struct Counts {
+    /// Directly in it.
+    tars: usize,
+    tables: usize,
+    metadata_tables: usize,
+    lists: usize,
+    /// At any depth.
+    images: usize,
+    hidden_files: usize,
+}
+
+fn is_tar_name(name: &str) -> bool {
+    is_shard_name(name) && !is_parquet_name(name)
+}
+
+/// Returns whether a name is that of a list which is not metadata of images.
+fn is_plain_list(name: &str) -> bool {
+    is_list_name(name) && MetadataKind::of_name(name).is_none()
+}
+
 /// Lists the shards of a folder: files directly in it, or else folders of images at any depth.
 pub(super) async fn list(folder: &Location, format: InputFormat) -> Result<Vec<ShardRef>, ListError> {
     let listing = FolderListing::list(folder).await?;
-    let tars = listing.shards_by_name(|name| is_shard_name(name) && !is_parquet_name(name));
-    let tables = listing.shards_by_name(is_parquet_name);
+    let counts = listing.counts();
+    let is_url_list = |name: &str| ListKind::of_name(name).is_some() || is_parquet_name(name);
     let (contents, shards) = match format {
-        InputFormat::Webdataset => ("tars", tars.clone()),
-        InputFormat::Parquet => ("Parquet files", tables.clone()),
-        InputFormat::UrlList => {
-            let lists =
-                listing.shards_by_name(|name| ListKind::of_name(name).is_some() || is_parquet_name(name));
-            ("lists of URLs", lists)
-        }
-        InputFormat::Folder => ("folders of images", listing.image_folders().await),
-        InputFormat::Auto if !tars.is_empty() => ("tars", tars.clone()),
-        InputFormat::Auto => detect_contents(&listing, &tables).await,
+        InputFormat::Webdataset => (TARS, listing.into_shards(is_tar_name)),
+        InputFormat::Parquet => (TABLES, listing.into_shards(is_parquet_name)),
+        InputFormat::UrlList => (LISTS, listing.into_shards(is_url_list)),
+        InputFormat::Folder => (IMAGES, listing.image_folders().await),
+        // Tables and lists beside images are about them, so that images come before them. Files are opened only if no name is
+        // conclusive.
+        InputFormat::Auto if counts.tars > 0 => (TARS, listing.into_shards(is_tar_name)),
+        InputFormat::Auto if counts.images > 0 => (IMAGES, listing.image_folders().await),
+        InputFormat::Auto if counts.tables > 0 => (TABLES, listing.into_shards(is_parquet_name)),
+        InputFormat::Auto if counts.lists > 0 => (LISTS, listing.into_shards(is_plain_list)),
+        InputFormat::Auto => (IMAGES, listing.image_folders().await),
     };
     if !shards.is_empty() {
-        log_contents(&listing, (contents, &shards), (&tars, &tables));
+        log_contents(folder, (contents, shards.len()), &counts);
     }
     Ok(shards)
 }
 
-/// Detects what a folder without tars holds. Tables and lists beside images are about them, so that images come first.
-async fn detect_contents(listing: &FolderListing<'_>, tables: &[ShardRef]) -> (&'static str, Vec<ShardRef>) {
-    let lists = || listing.shards_by_name(|name| is_list_name(name) && MetadataKind::of_name(name).is_none());
-    if listing.has_image_name() {
-        return ("folders of images", listing.image_folders().await);
-    }
-    // Files are opened only if no name is conclusive.
-    if !tables.is_empty() {
-        return ("Parquet files", tables.to_vec());
-    }
-    let lists = lists();
-    if !lists.is_empty() {
-        return ("lists of URLs", lists);
-    }
-    ("folders of images", listing.image_folders().await)
-}
+/// Contents of a folder, as logs have them.
+const TARS: &str = "tars";
+const TABLES: &str = "Parquet files";
+const LISTS: &str = "lists of URLs";
+const IMAGES: &str = "folders of images";
 
 /// Logs what a folder was found to hold, and what of it is ignored.
-fn log_contents(
-    listing: &FolderListing<'_>,
-    (contents, shards): (&str, &[ShardRef]),
-    (tars, tables): (&[ShardRef], &[ShardRef]),
-) {
-    let images = listing.files.iter().filter(|meta| is_image_name(meta.location.as_ref())).count();
-    let lists =
-        listing.shards_by_name(|name| is_list_name(name) && MetadataKind::of_name(name).is_none()).len();
-    let is_metadata = |shard: &ShardRef| MetadataKind::of_name(shard.name()).is_some();
-    let tables = tables.iter().filter(|table| !is_metadata(table)).count();
+fn log_contents(folder: &Location, (contents, shards): (&str, usize), counts: &Counts) {
     let ignored: Vec<String> = [
-        ("tars", tars.len(), "tars"),
-        ("Parquet files", tables, "Parquet files"),
-        ("lists of URLs", lists, "lists"),
-        ("folders of images", images, "images"),
+        (TARS, counts.tars, "tars"),
+        (TABLES, counts.tables - counts.metadata_tables, "Parquet files"),
+        (LISTS, counts.lists, "lists"),
+        (IMAGES, counts.images, "images"),
     ]
     .into_iter()
     .filter(|(of, n, _)| *of != contents && *n > 0)
     .map(|(_, n, what)| format!("{n} {what}"))
     .collect();
-    let (folder, hidden_files) = (listing.folder.url(), listing.ignored.len());
     tracing::info!(
-        folder,
+        folder = folder.url(),
         contents,
-        shards = shards.len(),
+        shards,
         ignored = if ignored.is_empty() { "nothing".to_owned() } else { ignored.join(", ") },
-        hidden_files,
+        hidden_files = counts.hidden_files,
         "detected the contents of a folder; set the input format to choose otherwise"
     );
+}
+
+/// Returns the name of a file directly in a folder.
+fn direct_name<'p>(folder: &Path, path: &'p Path) -> Option<&'p str> {
+    let name = path.as_ref().strip_prefix(folder.as_ref())?;
+    let name = if folder.as_ref().is_empty() { name } else { name.strip_prefix('/')? };
+    (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
 fn parent(path: &Path) -> Path {

@@ -1,8 +1,11 @@
 //! Patterns -> shards.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::Arc,
+};
 
-use object_store::ObjectStore;
 use recaption_schemas::redact_url;
 use recaption_store::{StoreKind, Stores};
 
@@ -23,8 +26,7 @@ pub async fn list_shards(
 ) -> Result<Vec<ShardRef>, ListError> {
     let patterns = list_file::expand(stores, patterns).await?;
     let mut shards: Vec<ShardRef> = Vec::new();
-    let mut seen: HashMap<String, Arc<dyn ObjectStore>> = HashMap::new();
-    let mut ids = HashMap::new();
+    let mut seen = Seen::default();
     for pattern in &patterns {
         let found = list_pattern(stores, pattern, format).await?;
         if found.is_empty() {
@@ -32,17 +34,18 @@ pub async fn list_shards(
             return Err(ListError::NoMatch { pattern: redact_url(pattern), looked_for });
         }
         for shard in found {
-            if let Some(store) = seen.insert(shard.url.clone(), Arc::clone(&shard.location.store)) {
+            if let Some(other) = seen.with_id(&shard, &shards) {
+                if other.url != shard.url {
+                    return Err(ListError::Collision(other.url.clone(), shard.url.clone()));
+                }
                 // Every query and user info has its own store.
-                if !Arc::ptr_eq(&store, &shard.location.store) {
-                    return Err(ListError::Ambiguous(shard.url));
+                if !Arc::ptr_eq(&other.location.store, &shard.location.store) {
+                    return Err(ListError::Ambiguous(shard.url.clone()));
                 }
                 tracing::warn!(shard = shard.url, "shard is named twice; reading it once");
                 continue;
             }
-            if let Some(other) = ids.insert(shard.id.clone(), shard.url.clone()) {
-                return Err(ListError::Collision(other, shard.url));
-            }
+            seen.insert(&shard, shards.len());
             shards.push(shard);
         }
     }
@@ -51,6 +54,31 @@ pub async fn list_shards(
             Err(ListError::AllUnavailable { shards: shards.len(), url, error: first.message.clone() })
         }
         _ => Ok(shards),
+    }
+}
+
+/// The shards so far by the digests of their names: a million names more would be 100 MB.
+#[derive(Default)]
+struct Seen {
+    by_digest: HashMap<u64, usize>,
+    hasher: RandomState,
+    /// Those whose digest another shard has.
+    others: Vec<usize>,
+}
+
+impl Seen {
+    /// Adds the shard of a number.
+    fn insert(&mut self, shard: &ShardRef, number: usize) {
+        if let Some(other) = self.by_digest.insert(self.hasher.hash_one(&shard.id), number) {
+            self.others.push(other);
+        }
+    }
+
+    /// Returns the shard with the same name, which is that of its URL.
+    fn with_id<'s>(&self, shard: &ShardRef, shards: &'s [ShardRef]) -> Option<&'s ShardRef> {
+        let first = self.by_digest.get(&self.hasher.hash_one(&shard.id))?;
+        let with_digest = [first].into_iter().chain(&self.others).filter_map(|number| shards.get(*number));
+        with_digest.into_iter().find(|other| other.id == shard.id)
     }
 }
 
@@ -115,7 +143,7 @@ fn is_local_path(name: &str) -> bool {
 
 /// Returns whether a name is a folder's: by its trailing slash, as a whole bucket or dataset, or because it is one on this
 /// machine.
-fn is_folder(name: &str) -> bool {
+pub(super) fn is_folder(name: &str) -> bool {
     match name.split_once("://") {
         None => name.ends_with('/') || std::path::Path::new(name).is_dir(),
         Some((scheme, rest)) => {

@@ -9,6 +9,7 @@
 //! | `braces`, `glob`, `list_file` | the syntax of patterns |
 //! | `folder` (with `files`, `probe`) | a folder -> the shards in it |
 //! | `lookup` (with `regular`, `unversioned`) | a name -> size and version tag |
+//! | `single` | one shard by its URL, where nothing is a pattern |
 //! | `shard`, `version` | the types |
 
 mod braces;
@@ -22,6 +23,7 @@ mod lookup;
 mod probe;
 mod regular;
 mod shard;
+mod single;
 mod unversioned;
 mod version;
 
@@ -30,6 +32,7 @@ pub use error::ListError;
 pub use files::{FileRole, FolderFiles, MetadataFile};
 pub use list::list_shards;
 pub(crate) use probe::is_image_file;
-pub use shard::{ListPart, LookupError, ShardRef, ShardSource, TextRange};
+pub use shard::{ListPart, LookupError, Shard, ShardRef, ShardSource, TextRange};
+pub use single::{is_folder, list_folder, look_up_object, secret_urls};
 pub(crate) use unversioned::content_digest;
 pub use version::{ObjectVersion, VersionTag};

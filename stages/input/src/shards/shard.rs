@@ -1,6 +1,9 @@
 //! The type that this stage yields: one input shard, with what its store knows of it.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::{Deref, Range},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use object_store::ObjectMeta;
@@ -9,9 +12,13 @@ use recaption_store::{Location, StoreKind};
 
 use super::{files::FolderFiles, version::ObjectVersion};
 
-/// One input shard: an object, a part of a list, or a folder of images.
+/// One input shard: an object, a part of a list, or a folder of images. Cheap to clone: there may be millions.
 #[derive(Clone, Debug)]
-pub struct ShardRef {
+pub struct ShardRef(Arc<Shard>);
+
+/// The content of a [`ShardRef`].
+#[derive(Clone, Debug)]
+pub struct Shard {
     /// Where it is: its object, its list, or its folder.
     pub location: Location,
     /// Canonical URL, redacted.
@@ -32,7 +39,7 @@ pub enum ShardSource {
         /// The list.
         list: ObjectVersion,
         /// Which rows.
-        part: ListPart,
+        part: Box<ListPart>,
     },
     /// The files directly in a folder of images.
     Folder {
@@ -44,7 +51,7 @@ pub enum ShardSource {
     /// A shard whose object could not be looked up.
     Unavailable {
         /// The error of its store.
-        error: LookupError,
+        error: Box<LookupError>,
         /// Its version, if only a later look at it failed.
         version: Option<ObjectVersion>,
     },
@@ -82,6 +89,14 @@ pub struct TextRange {
     pub bytes: Range<u64>,
 }
 
+impl Deref for ShardRef {
+    type Target = Shard;
+
+    fn deref(&self) -> &Shard {
+        &self.0
+    }
+}
+
 impl ShardRef {
     /// Creates the shard of an object or a folder.
     pub(super) fn new(location: Location, source: ShardSource) -> Self {
@@ -89,7 +104,12 @@ impl ShardRef {
             ShardSource::Folder { .. } => format!("{}/", location.url()),
             _ => location.url(),
         };
-        Self { id: ShardId::from_url(&url), location, url, source }
+        Self::of_url(location, url, source)
+    }
+
+    fn of_url(location: Location, mut url: String, source: ShardSource) -> Self {
+        url.shrink_to_fit();
+        Self(Arc::new(Shard { id: ShardId::from_url(&url), location, url, source }))
     }
 
     /// Creates the shard of an object.
@@ -97,6 +117,12 @@ impl ShardRef {
     pub fn of_object(location: Location, meta: &ObjectMeta) -> Self {
         let version = ObjectVersion::of_meta(meta, location.kind);
         Self::new(location, ShardSource::Object(version))
+    }
+
+    /// Creates the shard of an object in the store of `folder`, without a copy of what a listing returned.
+    pub(super) fn of_listed(folder: &Location, meta: ObjectMeta) -> Self {
+        let version = ObjectVersion::of_listed(&meta.last_modified, meta.size, meta.e_tag, folder.kind);
+        Self::new(folder.at(meta.location), ShardSource::Object(version))
     }
 
     /// Creates the shard of a folder of images.
@@ -107,22 +133,29 @@ impl ShardRef {
 
     /// Creates a shard whose object could not be looked up.
     pub(super) fn unavailable(location: Location, error: LookupError) -> Self {
-        Self::new(location, ShardSource::Unavailable { error, version: None })
+        Self::new(location, ShardSource::Unavailable { error: Box::new(error), version: None })
     }
 
     /// Returns a part of this list. The first has the list's name, so that a list that outgrows one shard keeps it.
     #[must_use]
     pub(crate) fn with_part(&self, list: ObjectVersion, part: ListPart) -> Self {
         let url = part_url(&self.url, part.number);
-        let (location, source) = (self.location.clone(), ShardSource::ListPart { list, part });
-        Self { id: ShardId::from_url(&url), location, url, source }
+        let source = ShardSource::ListPart { list, part: Box::new(part) };
+        Self::of_url(self.location.clone(), url, source)
+    }
+
+    /// Returns this shard, read from another location of the same object: one that is signed anew.
+    #[must_use]
+    pub fn at(&self, location: Location) -> Self {
+        let Shard { url, id, source, .. } = &*self.0;
+        Self(Arc::new(Shard { location, url: url.clone(), id: id.clone(), source: source.clone() }))
     }
 
     /// Returns this shard as one that is unavailable for now.
     #[must_use]
     pub(crate) fn into_unavailable(self, error: LookupError) -> Self {
-        let version = self.version().cloned();
-        Self { source: ShardSource::Unavailable { error, version }, ..self }
+        let source = ShardSource::Unavailable { error: Box::new(error), version: self.version().cloned() };
+        Self(Arc::new(Shard { source, ..Arc::unwrap_or_clone(self.0) }))
     }
 
     /// Returns the version of the object, the list or the folder's files, if it is known.
@@ -183,6 +216,17 @@ impl ShardRef {
         sha256_hex(text.as_bytes())[..16].to_owned()
     }
 
+    /// Returns a URL that names this shard when it is asked for by name, without secrets. See [`Location::locatable_url`].
+    #[must_use]
+    pub fn locatable_url(&self) -> String {
+        let url = self.location.locatable_url();
+        match &self.source {
+            ShardSource::Folder { .. } => format!("{url}/"),
+            ShardSource::ListPart { part, .. } => part_url(&url, part.number),
+            ShardSource::Object(_) | ShardSource::Unavailable { .. } => url,
+        }
+    }
+
     /// Returns the number of bytes that are read for this shard.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -226,7 +270,7 @@ mod tests {
         let error = LookupError { message: "gone".into(), is_missing: true };
         let unavailable = shard.clone().into_unavailable(error.clone());
         assert_eq!(unavailable.fingerprint(), shard.fingerprint(), "it keeps the version that was seen");
-        let never_seen = ShardRef::unavailable(shard.location, error);
+        let never_seen = ShardRef::unavailable(shard.location.clone(), error);
         assert_eq!(never_seen.fingerprint(), fingerprint("\n0\n-"));
     }
 }

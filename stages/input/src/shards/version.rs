@@ -36,13 +36,20 @@ pub enum VersionTag {
 impl ObjectVersion {
     /// Returns the version that a store of this kind describes.
     pub(super) fn of_meta(meta: &ObjectMeta, kind: StoreKind) -> Self {
-        let tag = match &meta.e_tag {
-            Some(etag) => VersionTag::Etag(etag.clone()),
-            None => VersionTag::Modified(meta.last_modified),
-        };
+        Self::of_listed(&meta.last_modified, meta.size, meta.e_tag.clone(), kind)
+    }
+
+    /// As [`ObjectVersion::of_meta`], of the fields of a description.
+    pub(super) fn of_listed(
+        changed: &DateTime<Utc>,
+        size: u64,
+        etag: Option<String>,
+        kind: StoreKind,
+    ) -> Self {
+        let tag = etag.map_or(VersionTag::Modified(*changed), VersionTag::Etag);
         // The Hugging Face Hub knows no time of change.
-        let modified = (kind != StoreKind::Hub).then_some(meta.last_modified);
-        Self { size: meta.size, tag, modified }
+        let modified = (kind != StoreKind::Hub).then_some(*changed);
+        Self { size, tag, modified }
     }
 }
 

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use object_store::{Error, ObjectStoreExt, PutMode};
 use recaption_schemas::ShardCommit;
 use recaption_store::{Location, StoreError, lacks_conditional_put, to_json};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::{
     commit::{CommitRequest, CommitResult},

@@ -2,12 +2,13 @@
 
 use std::{
     fs::{File, TryLockError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use object_store::{Error, ObjectStoreExt, PutMode, UpdateVersion};
 use recaption_store::{Location, StoreError, StoreKind, lacks_conditional_put, open_lock_file};
+use tokio::time::Instant;
 
 use crate::digest::{ContentDigest, digest_of};
 

@@ -1,7 +1,11 @@
 //! A cache of all commit records of a large output in one object: in a bucket each record would be a request in every run.
 //! An entry is used only if the record's entity tag is unchanged; any other record is read.
 
-use std::{collections::HashMap, io::Read};
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Read, Write},
+    sync::Arc,
+};
 
 use object_store::ObjectStoreExt;
 use recaption_store::{Location, StoreError, StoreKind};
@@ -9,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     log::{CommitLog, read_bytes},
-    record::RecordSummary,
+    record::{ExistingRecord, RecordSummary},
 };
 use crate::{digest::ContentDigest, layout::INVENTORY};
 
@@ -23,7 +27,7 @@ const ZSTD_LEVEL: i32 = 3;
 const MAX_BYTES: u64 = 4 << 30;
 
 /// One record. The names in JSON are those of earlier versions.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(super) struct Entry {
     /// The record's file name.
     pub(super) record: String,
@@ -37,17 +41,29 @@ pub(super) struct Entry {
     pub(super) summary: RecordSummary,
 }
 
+/// An [`Entry`] as it is written.
+#[derive(Serialize)]
+struct EntryRef<'a> {
+    record: &'a str,
+    tag: &'a str,
+    sum: &'a ContentDigest,
+    facts: &'a RecordSummary,
+}
+
+/// A record with its entity tag.
+pub(super) type TaggedRecord = (ExistingRecord, Option<String>);
+
 /// The entries by the file names of their records.
 #[derive(Default)]
 pub(super) struct Inventory {
-    entries: HashMap<String, Entry>,
+    entries: HashMap<String, Box<Entry>>,
 }
 
 impl Inventory {
     /// Removes and returns a record's entry if the record's entity tag is unchanged.
     pub(super) fn take(&mut self, record: &str, tag: Option<&str>) -> Option<Entry> {
         let entry = self.entries.remove(record)?;
-        (tag == Some(entry.tag.as_str())).then_some(entry)
+        (tag == Some(entry.tag.as_str())).then_some(*entry)
     }
 }
 
@@ -79,32 +95,47 @@ impl CommitLog {
             let bad =
                 |e: &dyn std::fmt::Display| StoreError::Record { url: url.clone(), what: e.to_string() };
             let decoder = zstd::Decoder::new(packed.as_ref()).map_err(|e| bad(&e))?;
-            let mut text = String::new();
-            decoder.take(MAX_BYTES).read_to_string(&mut text).map_err(|e| bad(&e))?;
-            let entries = text.lines().map(serde_json::from_str::<Entry>);
-            let entries = entries.map(|entry| entry.map(|entry| (entry.record.clone(), entry)));
-            Ok(Inventory { entries: entries.collect::<Result<_, _>>().map_err(|e| bad(&e))? })
+            let mut entries = HashMap::new();
+            for line in BufReader::new(decoder.take(MAX_BYTES)).lines() {
+                let line = line.map_err(|e| bad(&e))?;
+                let mut entry: Box<Entry> = serde_json::from_str(&line).map_err(|e| bad(&e))?;
+                entries.insert(std::mem::take(&mut entry.record), entry);
+            }
+            Ok(Inventory { entries })
         });
         decompressed.await.map_err(|e| StoreError::Record { url: location.url(), what: e.to_string() })?
     }
 
-    /// Writes the inventory if `new` records, read one by one, are many. A failed write costs the next run time, nothing
-    /// else.
-    pub(super) async fn write_inventory(&self, entries: Vec<Entry>, new: usize) {
-        if new < MIN_NEW_RECORDS || entries.len() < MIN_RECORDS || self.out.kind == StoreKind::Local {
-            return;
+    /// Writes the inventory if `new` records, read one by one, are many, and returns the records. A failed write costs the next
+    /// run time, nothing else.
+    pub(super) async fn write_inventory(&self, records: Vec<TaggedRecord>, new: usize) -> Vec<TaggedRecord> {
+        if new < MIN_NEW_RECORDS || records.len() < MIN_RECORDS || self.out.kind == StoreKind::Local {
+            return records;
         }
         let location = self.inventory_location();
-        let packed = tokio::task::spawn_blocking(move || {
-            let lines = entries.iter().filter_map(|entry| serde_json::to_string(entry).ok());
-            let text: String = lines.flat_map(|line| [line, "\n".to_owned()]).collect();
-            zstd::encode_all(text.as_bytes(), ZSTD_LEVEL)
-        });
-        let Ok(Ok(packed)) = packed.await else { return };
-        if let Err(error) = location.store.put(&location.path, packed.into()).await {
+        let records = Arc::new(records);
+        let read = Arc::clone(&records);
+        let packed = tokio::task::spawn_blocking(move || pack(&read)).await;
+        if let Ok(Ok(packed)) = packed
+            && let Err(error) = location.store.put(&location.path, packed.into()).await
+        {
             tracing::debug!(%error, "inventory not written");
         }
+        Arc::unwrap_or_clone(records)
     }
+}
+
+/// Writes the lines of an inventory, compressed: as text a million would be a gigabyte.
+fn pack(records: &[TaggedRecord]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+    for (record, tag) in records {
+        let (Some(tag), Some(facts)) = (tag, &record.summary) else { continue };
+        let path = record.path();
+        let file = path.rsplit('/').next().unwrap_or_default();
+        serde_json::to_writer(&mut encoder, &EntryRef { record: file, tag, sum: &record.digest, facts })?;
+        encoder.write_all(b"\n")?;
+    }
+    encoder.finish()
 }
 
 #[cfg(test)]
@@ -119,7 +150,7 @@ mod tests {
         let counts = serde_json::to_string(&recaption_schemas::Counts::default()).expect("counts");
         let entry: Entry = serde_json::from_str(&LINE.replace("COUNTS", &counts)).expect("an entry");
         assert_eq!((entry.digest[31], entry.summary.captions.rows), (7, 1));
-        let mut inventory = Inventory { entries: [(entry.record.clone(), entry)].into() };
+        let mut inventory = Inventory { entries: [(entry.record.clone(), Box::new(entry))].into() };
         assert!(inventory.take("a.b-c.json", Some("other")).is_none(), "the record changed");
     }
 }

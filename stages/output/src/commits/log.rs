@@ -1,6 +1,6 @@
 //! The commit and failure records of one output: reading, listing, deleting.
 
-use object_store::{Error, ObjectStoreExt};
+use object_store::{Error, ObjectMeta, ObjectStoreExt};
 use recaption_schemas::{FailureRecord, PartInfo, ShardCommit, ShardId};
 use recaption_store::{Location, StoreError, read_json, write_json};
 
@@ -39,10 +39,9 @@ impl CommitLog {
     /// Returns an error when the output cannot be listed.
     pub async fn list(&self) -> Result<Records, StoreError> {
         let mut records = Records::new();
-        for meta in self.out.child(COMMITS).list().await? {
-            if let Some((shard, name)) = meta.location.filename().and_then(RecordName::parse) {
-                records.entry(shard).or_default().push(name);
-            }
+        let folder = self.out.child(COMMITS);
+        for (shard, name) in folder.list_as(|meta| RecordName::parse(meta.location.filename()?)).await? {
+            records.entry(shard).or_default().push(name);
         }
         Ok(records)
     }
@@ -150,11 +149,8 @@ impl CommitLog {
 
     /// Lists the names of the JSON documents in a folder of the output.
     pub(super) async fn documents_in(&self, folder: &str) -> Result<Vec<String>, StoreError> {
-        let metas = self.out.child(folder).list().await?;
-        Ok(metas
-            .iter()
-            .filter_map(|m| Some(m.location.filename()?.strip_suffix(".json")?.to_owned()))
-            .collect())
+        let name = |meta: ObjectMeta| Some(meta.location.filename()?.strip_suffix(".json")?.to_owned());
+        self.out.child(folder).list_as(name).await
     }
 }
 

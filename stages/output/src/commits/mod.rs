@@ -9,11 +9,13 @@
 //! |---|---|
 //! | `record` | names and content of records and parts |
 //! | `log` | reading, listing and deleting records |
+//! | `between` | records and claims of some shards |
 //! | `scan`, `read_records`, `inventory` | all records and parts of an output, and the cache of records |
 //! | `committer`, `commit`, `compare_and_swap` | the commit of one shard |
 //! | `deletion` | deleting shards |
 //! | `workers` | which worker processes which shard |
 
+mod between;
 mod commit;
 mod committer;
 mod compare_and_swap;
@@ -25,11 +27,13 @@ mod record;
 mod scan;
 mod workers;
 
+pub use between::Between;
 pub use commit::{CommitRequest, CommitResult};
 pub use committer::{CommitError, CommitStart, Committer, OutputConfiguration};
 pub use log::CommitLog;
 pub use record::{
-    ExistingPart, ExistingRecord, RecordName, RecordSummary, Records, configuration_fingerprint,
+    ExistingPart, ExistingRecord, RecordContent, RecordName, RecordSummary, Records,
+    configuration_fingerprint,
 };
 pub use scan::{OutputScan, ShardState};
 pub use workers::{ClaimAttempt, WorkerCount, Workers};

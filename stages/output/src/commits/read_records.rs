@@ -5,7 +5,7 @@ use object_store::{Error, ObjectStoreExt};
 use recaption_store::{ErrorKind, Location, StoreError, StoreKind, user_message};
 
 use super::{
-    inventory::{Entry, MIN_NEW_RECORDS},
+    inventory::{Entry, TaggedRecord},
     log::CommitLog,
     record::{ExistingRecord, RecordName, RecordSummary},
 };
@@ -33,50 +33,43 @@ impl CommitLog {
     /// Reads all records, and writes an inventory of them for the next run.
     pub(super) async fn existing_records(&self) -> Result<Vec<ExistingRecord>, StoreError> {
         let folder = self.out.child(COMMITS);
-        let mut listed = Vec::new();
-        for meta in folder.list().await? {
-            if let Some((file, name)) = meta.location.filename().and_then(RecordName::parse) {
-                let location = folder.at(meta.location);
-                listed.push(ListedRecord { file, name, tag: meta.e_tag, location, content: None });
-            }
-        }
+        let found = folder.list_as(|meta| {
+            let (file, name) = RecordName::parse(meta.location.filename()?)?;
+            Some(ListedRecord {
+                file,
+                name,
+                tag: meta.e_tag,
+                location: folder.at(meta.location),
+                content: None,
+            })
+        });
+        let mut listed = found.await?;
         // The same for every worker, in whatever order a store lists.
         listed.sort_by(|a, b| a.location.path.cmp(&b.location.path));
         let listed = read_local(&folder, listed).await;
         let mut inventory = self.inventory(listed.len()).await;
-        let known: Vec<_> = listed
-            .into_iter()
-            .map(|record| {
-                let file = record.location.path.filename().unwrap_or_default();
-                let entry = inventory.take(file, record.tag.as_deref());
-                (record, entry)
-            })
-            .collect();
-        let new = known.iter().filter(|(_, entry)| entry.is_none()).count();
-        let records: Vec<(ExistingRecord, Option<String>)> = stream::iter(known)
-            .map(|(listed, entry)| async move {
-                let tag = listed.tag.clone();
-                match entry {
-                    Some(entry) => {
-                        let ListedRecord { file, name, .. } = listed;
-                        let (digest, summary) = (entry.digest, Some(entry.summary));
-                        Ok(Some((ExistingRecord { file, name, digest, summary, problem: None }, tag)))
+        let mut new = 0;
+        let records: Vec<TaggedRecord> = stream::iter(listed)
+            .map(|listed| {
+                let file = listed.location.path.filename().unwrap_or_default();
+                let entry = inventory.take(file, listed.tag.as_deref());
+                new += usize::from(entry.is_none());
+                async move {
+                    let tag = listed.tag.clone();
+                    match entry {
+                        Some(Entry { digest, summary, .. }) => {
+                            let name = (listed.file, listed.name);
+                            Ok(Some((ExistingRecord::new(name, digest, Ok(summary)), tag)))
+                        }
+                        None => listed.read().await.map(|record| record.map(|record| (record, tag))),
                     }
-                    None => listed.read().await.map(|record| record.map(|record| (record, tag))),
                 }
             })
             .buffered(READ_CONCURRENCY)
             .try_filter_map(|record| std::future::ready(Ok(record)))
             .try_collect()
             .await?;
-        let entries = records.iter().filter_map(|(record, tag)| {
-            let file = record.path().rsplit('/').next()?.to_owned();
-            let (tag, summary) = (tag.clone()?, record.summary.clone()?);
-            Some(Entry { record: file, tag, digest: record.digest, summary })
-        });
-        if new >= MIN_NEW_RECORDS {
-            self.write_inventory(entries.collect(), new).await;
-        }
+        let records = self.write_inventory(records, new).await;
         Ok(records.into_iter().map(|(record, _)| record).collect())
     }
 }
@@ -132,10 +125,6 @@ impl ListedRecord {
                 }
             }
         };
-        let (summary, problem) = match summary {
-            Ok(summary) => (Some(summary), None),
-            Err(problem) => (None, Some(problem)),
-        };
-        Ok(Some(ExistingRecord { file, name, digest, summary, problem }))
+        Ok(Some(ExistingRecord::new((file, name), digest, summary)))
     }
 }

@@ -1,6 +1,9 @@
 //! Records and parts that exist in an output, as a scan finds them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::{Deref, DerefMut},
+};
 
 use chrono::{DateTime, Utc};
 use recaption_schemas::{Counts, Damage, PartInfo, ShardId, sha256_hex};
@@ -90,9 +93,27 @@ impl RecordSummary {
     }
 }
 
-/// A commit record that exists in an output.
+/// A commit record that exists in an output. One pointer: most shards have none.
 #[derive(Clone, Debug)]
-pub struct ExistingRecord {
+pub struct ExistingRecord(Box<RecordContent>);
+
+impl Deref for ExistingRecord {
+    type Target = RecordContent;
+
+    fn deref(&self) -> &RecordContent {
+        &self.0
+    }
+}
+
+impl DerefMut for ExistingRecord {
+    fn deref_mut(&mut self) -> &mut RecordContent {
+        &mut self.0
+    }
+}
+
+/// The content of an [`ExistingRecord`].
+#[derive(Clone, Debug)]
+pub struct RecordContent {
     /// The shard's name in the record's file name.
     pub file: String,
     /// The fingerprints in the record's file name.
@@ -103,9 +124,31 @@ pub struct ExistingRecord {
     pub summary: Option<RecordSummary>,
     /// Why the shard must be processed again: the record is unusable, or a part does not match it.
     pub problem: Option<String>,
+    /// When the last of its parts was put, by the store's clock, once they were found.
+    pub(super) parts_modified: DateTime<Utc>,
 }
 
 impl ExistingRecord {
+    /// Creates a record whose parts were not looked for.
+    pub(super) fn new(
+        (file, name): (String, RecordName),
+        digest: ContentDigest,
+        summary: Result<RecordSummary, String>,
+    ) -> Self {
+        let (summary, problem) = match summary {
+            Ok(summary) => (Some(summary), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        let parts_modified = DateTime::UNIX_EPOCH;
+        Self(Box::new(RecordContent { file, name, digest, summary, problem, parts_modified }))
+    }
+
+    /// Returns the content.
+    #[must_use]
+    pub fn into_content(self) -> RecordContent {
+        *self.0
+    }
+
     /// Returns whether the record is usable and both parts match it.
     #[must_use]
     pub fn is_valid(&self) -> bool {
@@ -116,6 +159,17 @@ impl ExistingRecord {
     #[must_use]
     pub fn path(&self) -> String {
         format!("{COMMITS}/{}.{}.json", self.file, self.name.fingerprint())
+    }
+
+    /// Returns the parts of a valid record, none of any other.
+    pub(super) fn existing_parts(&self) -> impl Iterator<Item = ExistingPart> {
+        let valid = self.summary.iter().filter(|_| self.is_valid());
+        let modified = self.parts_modified;
+        valid.flat_map(RecordSummary::parts).map(move |part| ExistingPart {
+            path: part.path.clone(),
+            bytes: part.bytes,
+            modified,
+        })
     }
 
     /// Returns the paths of the parts that the record names.

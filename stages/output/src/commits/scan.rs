@@ -3,7 +3,10 @@
 //! It takes three listings and a small read per record. A record that cannot be used is named, and its shard is processed
 //! again; it stops nothing else.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet, hash_map::RandomState},
+    hash::BuildHasher,
+};
 
 use chrono::{DateTime, Utc};
 use recaption_schemas::{PartInfo, ShardId, shard_of_part};
@@ -15,13 +18,40 @@ use super::{
 };
 use crate::layout::TABLES;
 
-/// Records and parts of an output, by the name of their shard.
+/// Records and parts of an output, by the name of their shard. There may be millions: parts of valid records are not kept
+/// beside these, and names of others only as digests.
 #[derive(Debug, Default)]
 pub struct OutputScan {
     records: HashMap<String, Vec<ExistingRecord>>,
+    /// Parts that no valid record names.
     parts: HashMap<String, Vec<ExistingPart>>,
     /// Parts that a usable record names, with the name of its shard.
-    named: HashMap<String, String>,
+    named: NamedParts,
+    /// Shards of `parts` of which a valid record names other parts.
+    with_valid_parts: HashSet<String>,
+}
+
+/// Parts with the names of shards, both as digests of 64 bits.
+#[derive(Debug, Default)]
+struct NamedParts {
+    shards: HashMap<u64, u64>,
+    hasher: RandomState,
+}
+
+impl NamedParts {
+    fn insert(&mut self, part: &str, shard: &str) {
+        self.shards.insert(self.hasher.hash_one(part), self.hasher.hash_one(shard));
+    }
+
+    fn has(&self, part: &str) -> bool {
+        self.shards.contains_key(&self.hasher.hash_one(part))
+    }
+
+    /// Returns whether the record of another shard names a part.
+    fn has_of_other(&self, part: &str, shard: &str) -> bool {
+        let of = self.shards.get(&self.hasher.hash_one(part));
+        of.is_some_and(|of| *of != self.hasher.hash_one(shard))
+    }
 }
 
 /// The records and parts of one shard.
@@ -53,13 +83,16 @@ impl OutputScan {
                 }
             }
         }
-        let kept: HashSet<&str> = state.done.iter().flat_map(ExistingRecord::part_paths).collect();
-        for part in [&id, &old].into_iter().filter_map(|id| self.parts.get(id.as_str())).flatten() {
-            let of_other = self.named.get(&part.path).is_some_and(|shard| shard != id.as_str());
-            if !of_other && !kept.contains(part.path.as_str()) {
-                state.orphaned_parts.push(part.clone());
-            }
-        }
+        let is_kept =
+            |path: &str| state.done.iter().flat_map(ExistingRecord::part_paths).any(|kept| kept == path);
+        let found = [&id, &old].into_iter().filter_map(|id| self.parts.get(id.as_str())).flatten().cloned();
+        let of_records = state.stale_records.iter().flat_map(ExistingRecord::existing_parts);
+        let parts = found
+            .chain(of_records)
+            .filter(|part| !self.named.has_of_other(&part.path, id.as_str()) && !is_kept(&part.path));
+        state.orphaned_parts = parts.collect();
+        state.orphaned_parts.sort_by(|a, b| a.path.cmp(&b.path));
+        state.orphaned_parts.dedup_by(|a, b| a.path == b.path);
         state
     }
 
@@ -77,7 +110,7 @@ impl OutputScan {
 
     /// Returns the parts that no usable record names.
     pub fn parts_without_record(&self) -> impl Iterator<Item = &ExistingPart> {
-        self.parts.values().flatten().filter(|part| !self.named.contains_key(&part.path))
+        self.parts.values().flatten().filter(|part| !self.named.has(&part.path))
     }
 
     /// Returns all records that were not taken, with the names of their shards.
@@ -97,22 +130,30 @@ impl OutputScan {
         self.records.contains_key(shard)
     }
 
-    /// Returns the parts of a shard.
+    /// Returns the parts of a shard, but for those of records that were taken.
     #[must_use]
-    pub fn parts_of(&self, shard: &str) -> &[ExistingPart] {
-        self.parts.get(shard).map_or(&[], Vec::as_slice)
+    pub fn parts_of(&self, shard: &str) -> Vec<ExistingPart> {
+        let records = self.records.get(shard).into_iter().flatten();
+        let found = self.parts.get(shard).into_iter().flatten().cloned();
+        found.chain(records.flat_map(ExistingRecord::existing_parts)).collect()
     }
 
     /// Returns the parts of all shards except these.
-    pub fn parts_except(&self, shards: &HashSet<String>) -> impl Iterator<Item = &ExistingPart> {
-        self.parts.iter().filter(|(shard, _)| !shards.contains(*shard)).flat_map(|(_, parts)| parts)
+    pub fn parts_except(&self, shards: &HashSet<String>) -> impl Iterator<Item = ExistingPart> {
+        let found = self.parts.iter().filter(|(shard, _)| !shards.contains(*shard));
+        let records = self.records.iter().filter(|(shard, _)| !shards.contains(*shard));
+        let found = found.flat_map(|(_, parts)| parts).cloned();
+        found.chain(records.flat_map(|(_, all)| all).flat_map(ExistingRecord::existing_parts))
     }
 
     /// Returns the shards that have parts, all put before `before`, and no record that names one of them.
     #[must_use]
     pub fn orphaned_shards(&self, before: DateTime<Utc>) -> Vec<String> {
-        let is_orphan = |part: &ExistingPart| !self.named.contains_key(&part.path) && part.modified < before;
-        let orphaned = self.parts.iter().filter(|(_, parts)| parts.iter().all(is_orphan));
+        let is_orphan = |part: &ExistingPart| !self.named.has(&part.path) && part.modified < before;
+        let orphaned = self
+            .parts
+            .iter()
+            .filter(|(shard, parts)| !self.with_valid_parts.contains(*shard) && parts.iter().all(is_orphan));
         orphaned.map(|(shard, _)| shard.clone()).collect()
     }
 }
@@ -125,24 +166,39 @@ impl CommitLog {
     pub async fn scan(&self) -> Result<OutputScan, StoreError> {
         let (records, parts) = futures::try_join!(self.existing_records(), self.existing_parts())?;
         let mut scan = OutputScan::default();
-        let sizes: HashMap<&str, u64> = parts.iter().map(|part| (part.path.as_str(), part.bytes)).collect();
+        let mut is_valid = vec![false; parts.len()];
         for mut record in records {
             let shard = record.summary.as_ref().map_or_else(
                 || record.file.clone(),
                 |summary| ShardId::from_url(&summary.shard).as_str().to_owned(),
             );
-            let parts = record.summary.iter().flat_map(RecordSummary::parts);
-            record.problem = parts.into_iter().find_map(|part| problem_of(part, &sizes)).or(record.problem);
-            for path in record.part_paths() {
-                scan.named.insert(path.to_owned(), shard.clone());
+            let found: Vec<(&PartInfo, Option<usize>)> = record
+                .summary
+                .iter()
+                .flat_map(RecordSummary::parts)
+                .map(|part| (part, parts.binary_search_by(|found| found.path.as_str().cmp(&part.path)).ok()))
+                .collect();
+            let problem = found.iter().find_map(|(part, at)| problem_of(part, at.map(|at| parts[at].bytes)));
+            let at: Vec<usize> = found.iter().filter_map(|(_, at)| *at).collect();
+            found.iter().for_each(|(part, _)| scan.named.insert(&part.path, &shard));
+            record.problem = problem.or(record.problem.take());
+            if record.is_valid() {
+                record.parts_modified = at.iter().map(|at| parts[*at].modified).max().unwrap_or_default();
+                at.iter().for_each(|at| is_valid[*at] = true);
             }
             scan.records.entry(shard).or_default().push(record);
         }
-        for part in parts {
-            if let Some(shard) = part.path.rsplit('/').next().and_then(shard_of_part) {
+        let mut of_valid = HashSet::new();
+        for (part, is_valid) in parts.into_iter().zip(is_valid) {
+            let Some(shard) = part.path.rsplit('/').next().and_then(shard_of_part) else { continue };
+            if is_valid {
+                of_valid.insert(scan.named.hasher.hash_one(shard));
+            } else {
                 scan.parts.entry(shard.to_owned()).or_default().push(part);
             }
         }
+        let has_valid = |shard: &&String| of_valid.contains(&scan.named.hasher.hash_one(shard.as_str()));
+        scan.with_valid_parts = scan.parts.keys().filter(has_valid).cloned().collect();
         Ok(scan)
     }
 
@@ -152,15 +208,15 @@ impl CommitLog {
         for table in TABLES {
             let folder = self.out.child(table);
             let links = links_in(&folder).await;
-            for meta in folder.list().await? {
+            let depth = folder.path.parts().count() + 1;
+            let parts = folder.list_as(|meta| {
+                let file = meta.location.filename()?;
                 // Files of the folder itself, not of one in it.
-                let Some(file) = meta.location.filename() else { continue };
-                if meta.location.parts().count() != folder.path.parts().count() + 1 || links.contains(file) {
-                    continue;
-                }
+                let is_part = meta.location.parts().count() == depth && !links.contains(file);
                 let path = format!("{table}/{file}");
-                all.push(ExistingPart { path, bytes: meta.size, modified: meta.last_modified });
-            }
+                is_part.then_some(ExistingPart { path, bytes: meta.size, modified: meta.last_modified })
+            });
+            all.extend(parts.await?);
         }
         all.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(all)
@@ -181,11 +237,11 @@ async fn links_in(folder: &Location) -> HashSet<String> {
     links.await.unwrap_or_default()
 }
 
-/// Returns why a part does not match its record.
-fn problem_of(part: &PartInfo, sizes: &HashMap<&str, u64>) -> Option<String> {
-    match sizes.get(part.path.as_str()) {
+/// Returns why a part does not match its record; `bytes` is its size, if it exists.
+fn problem_of(part: &PartInfo, bytes: Option<u64>) -> Option<String> {
+    match bytes {
         None => Some(format!("its part {} is missing", part.path)),
-        Some(bytes) if *bytes != part.bytes => {
+        Some(bytes) if bytes != part.bytes => {
             Some(format!("its part {} has {bytes} bytes instead of {}", part.path, part.bytes))
         }
         Some(_) => None,

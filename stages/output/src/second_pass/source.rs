@@ -8,7 +8,7 @@ use recaption_store::Location;
 
 use super::{error::SecondPassError, selection::ScoreColumn};
 use crate::{
-    commits::{CommitLog, ExistingRecord, RecordName},
+    commits::{CommitLog, ExistingRecord, RecordContent, RecordName},
     part_reader::{PartReader, ReadPartError},
 };
 
@@ -64,7 +64,8 @@ impl SourceDataset {
         }
         let configuration = commit_log.read(&first.file, &first.name).await?.configuration;
         let mut shards = Vec::with_capacity(records.len());
-        for (id, ExistingRecord { file, name, summary, problem, .. }) in records {
+        for (id, record) in records {
+            let RecordContent { file, name, summary, problem, .. } = record.into_content();
             if let Some(problem) = problem {
                 return Err(failed(format!("shard {id}: {problem}; run the job again first")));
             }
@@ -119,7 +120,7 @@ async fn usable_records(
             records.into_iter().partition(|record| record.summary.is_some());
         for record in others {
             unusable += 1;
-            let (url, problem) = (location.child(&record.path()).url(), record.problem);
+            let (url, problem) = (location.child(&record.path()).url(), &record.problem);
             tracing::warn!(
                 record = url,
                 problem,

@@ -110,7 +110,7 @@ async fn work(out: &Location, job: &Job, who: u32) -> Result<(), CommitError> {
     let mut records: Vec<(String, Vec<ExistingRecord>)> = survey.take_records().into_iter().collect();
     records.sort_by(|a, b| a.0.cmp(&b.0));
     for (shard, standing) in records {
-        let parts = survey.parts_of(&shard).to_vec();
+        let parts = survey.parts_of(&shard);
         foreign.insert(shard, (standing, parts));
     }
     let committer = commit_log.committer(configuration, job.kind == Kind::Overwrite).await?;

@@ -1,21 +1,19 @@
 //! A path in a store, and what can be done with it: listings, URLs, deletion.
 
-use std::{
-    path::{Path as FsPath, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod between;
+mod key_space;
+mod list;
+mod ranges;
 
-use futures::TryStreamExt;
+pub use between::NamesBetween;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
 use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
 use url::Url;
 
-use crate::{ErrorKind, RetryPolicy, StoreError, user_message};
+use crate::{StoreError, local::file_path};
 
-/// Further attempts at a listing that ends early. Pages have no attempts of their own: a listing starts over.
-const LIST_RETRIES: RetryPolicy = RetryPolicy::new(4, Duration::from_secs(1), Duration::from_secs(1));
-/// Most objects of one listing: some gigabytes of memory, and 10,000 requests.
-const MAX_LISTED: usize = 10_000_000;
 /// Time for a listing of one level, whose pages object_store collects itself.
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -45,14 +43,14 @@ pub struct Location {
     /// The kind of the store.
     pub kind: StoreKind,
     /// Prefix of every canonical URL in this store, redacted, without a final slash: `s3://bucket`.
-    pub(crate) base: String,
+    pub(crate) base: Arc<str>,
 }
 
 impl Location {
     /// Returns a location in an empty store in memory: a place where nothing is.
     #[must_use]
     pub fn nowhere() -> Self {
-        let (store, base) = (Arc::new(InMemory::new()), "memory:/".to_owned());
+        let (store, base) = (Arc::new(InMemory::new()), "memory:/".into());
         Self { store, path: Path::default(), kind: StoreKind::Bucket, base }
     }
 
@@ -68,6 +66,21 @@ impl Location {
         self.url_of(&self.path)
     }
 
+    /// Returns a URL that names this location when it is given back to [`Stores::locate`](crate::Stores::locate), without
+    /// secrets. It differs from [`Location::url`] where a name holds characters that mean something in a URL.
+    #[must_use]
+    pub fn locatable_url(&self) -> String {
+        let path = match self.kind {
+            StoreKind::Local => {
+                let url = Url::from_file_path(self.local_path());
+                return url.map_or_else(|()| self.url(), String::from);
+            }
+            StoreKind::Bucket | StoreKind::Http | StoreKind::Hub => self.path.as_ref(),
+        };
+        let path = path.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
+        format!("{}/{path}", self.base)
+    }
+
     /// Returns the identity of the folder that holds this location.
     #[must_use]
     pub fn folder(&self) -> Folder {
@@ -76,58 +89,10 @@ impl Location {
         (Arc::as_ptr(&self.store).addr(), Path::from_iter(parts))
     }
 
-    /// Lists all objects below this location, in no order. Returns none where there is no such folder. A listing that
-    /// ends early starts over.
-    ///
-    /// # Errors
-    /// Returns an error when the store fails for good, or lists more than 10 million objects.
-    pub async fn list(&self) -> Result<Vec<ObjectMeta>, StoreError> {
-        let mut budget = LIST_RETRIES.budget();
-        loop {
-            let error = match self.list_bounded(MAX_LISTED).await {
-                Ok(metas) => return Ok(metas),
-                Err(Error::NotFound { .. }) if self.kind == StoreKind::Local => return Ok(Vec::new()),
-                Err(error) => error,
-            };
-            let transient = ErrorKind::of(&error) == ErrorKind::Transient;
-            let Some(pause) = transient.then(|| budget.next_pause(None)).flatten() else {
-                return Err(StoreError::Store { url: self.url(), source: error });
-            };
-            tracing::warn!(folder = self.url(), error = user_message(&error), "listing failed; retrying");
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Lists at most `max` objects below this location. A store that repeats its first page is an error: its listing
-    /// would never end.
-    async fn list_bounded(&self, max: usize) -> Result<Vec<ObjectMeta>, Error> {
-        let failed = |what: String| Error::Generic { store: "listing", source: what.into() };
-        let mut listing = self.store.list(Some(&self.path));
-        let mut metas: Vec<ObjectMeta> = Vec::new();
-        while let Some(meta) = listing.try_next().await? {
-            if metas.first().is_some_and(|first| first.location == meta.location) {
-                return Err(failed(format!(
-                    "the listing starts over with {} after {} objects: the store's paging is broken",
-                    meta.location,
-                    metas.len()
-                )));
-            }
-            if metas.len() == max {
-                return Err(failed(format!(
-                    "the folder has more than {max} objects: name a folder below it"
-                )));
-            }
-            metas.push(meta);
-        }
-        Ok(metas)
-    }
-
     /// Returns the path on this machine of a location in [`StoreKind::Local`].
     #[must_use]
     pub fn local_path(&self) -> PathBuf {
-        // object_store escapes a few characters in paths of local files.
-        let file = Url::parse(&format!("file:///{}", self.path)).ok().and_then(|url| url.to_file_path().ok());
-        file.unwrap_or_else(|| FsPath::new("/").join(self.path.as_ref()))
+        file_path(&self.path)
     }
 
     /// Lists one level: the folders and objects directly in this location. Returns none where there is no such folder.

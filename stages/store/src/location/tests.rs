@@ -1,9 +1,11 @@
 //! Listings of a store that repeats its first page.
 
+mod ranges;
+
 use futures::{StreamExt, stream::BoxStream};
 use object_store::memory::InMemory;
 
-use super::*;
+use super::{list::MAX_LISTED, *};
 use crate::{StoreSettings, Stores};
 
 fn location() -> Location {
@@ -93,8 +95,8 @@ impl ObjectStore for Endless {
 #[tokio::test]
 async fn listings_that_repeat_or_grow_too_large_are_errors() {
     let location = Location { store: Arc::new(Endless(InMemory::new())), ..location() };
-    let error = location.list_bounded(MAX_LISTED).await.expect_err("the same page again").to_string();
+    let error = location.list_bounded(MAX_LISTED, Some).await.expect_err("the same page again").to_string();
     assert!(error.contains("starts over with a/0 after 1000 objects"), "{error}");
-    let error = location.list_bounded(10).await.expect_err("too many").to_string();
+    let error = location.list_bounded(10, Some).await.expect_err("too many").to_string();
     assert!(error.contains("more than 10 objects"), "{error}");
 }

@@ -1,14 +1,11 @@
 //! An object's bytes, resumed where a connection breaks.
 
-use std::{
-    ops::Range,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use object_store::{Error, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, Result, path::Path};
+use tokio::time::Instant;
 
 use super::{
     attempts::{Attempts, io_error, timeout_error},

@@ -19,12 +19,16 @@ use object_store::{
 };
 
 use self::{
-    attempts::{Attempts, io_error},
+    attempts::{Attempts, io_error, timeout_error},
     body::ResumableBody,
 };
 use crate::{StoreCounters, StoreOperation, StoreSettings};
 
 pub use versions::is_unversioned;
+
+/// Longest wait for the next object of a listing. A folder of a file system is walked whole before its first one; pages of
+/// buckets have the shorter timeout of their client.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Largest object, in bytes, that is read whole before it is returned, as records are: whatever fails, it can be requested
 /// again.
@@ -176,10 +180,11 @@ impl ObjectStore for RetryingStore {
             .boxed()
     }
 
-    /// Lists as the inner store does: [`crate::Location::list`] starts over where a listing breaks.
+    /// Lists as the inner store does, and fails where no response comes: [`crate::Location::list`] starts over where a listing
+    /// breaks.
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         self.0.counters.count(StoreOperation::List);
-        self.0.inner.list(prefix)
+        with_timeout(self.0.inner.list(prefix), LISTING_TIMEOUT)
     }
 
     fn list_with_offset(
@@ -188,7 +193,7 @@ impl ObjectStore for RetryingStore {
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
         self.0.counters.count(StoreOperation::List);
-        self.0.inner.list_with_offset(prefix, offset)
+        with_timeout(self.0.inner.list_with_offset(prefix, offset), LISTING_TIMEOUT)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -213,6 +218,22 @@ impl ObjectStore for RetryingStore {
     }
 }
 
+/// Ends a listing with an error where its next object does not come within `timeout`.
+fn with_timeout(
+    listing: BoxStream<'static, Result<ObjectMeta>>,
+    timeout: Duration,
+) -> BoxStream<'static, Result<ObjectMeta>> {
+    let listing = futures::stream::unfold(Some(listing), move |listing| async move {
+        let mut listing = listing?;
+        match tokio::time::timeout(timeout, listing.next()).await {
+            Ok(Some(object)) => Some((object, Some(listing))),
+            Ok(None) => None,
+            Err(_) => Some((Err(timeout_error(timeout)), None)),
+        }
+    });
+    listing.boxed()
+}
+
 impl fmt::Debug for RetryingStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RetryingStore({:?})", self.0.inner)
@@ -222,5 +243,21 @@ impl fmt::Debug for RetryingStore {
 impl fmt::Display for RetryingStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.inner.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_listings_end_with_a_transient_error() {
+        let timeout = Duration::from_secs(30);
+        let mut listing = with_timeout(futures::stream::pending().boxed(), timeout);
+        let began = tokio::time::Instant::now();
+        let error = listing.next().await.expect("an item").expect_err("nothing came");
+        assert_eq!((ErrorKind::of(&error), began.elapsed()), (ErrorKind::Transient, timeout), "{error}");
+        assert!(listing.next().await.is_none());
     }
 }

@@ -17,7 +17,7 @@ use super::peers::Peers;
 use crate::{
     commits::compare_and_swap::{SwapResult, compare_and_swap},
     digest::digest_of,
-    layout::{CLAIMS, REPLACEMENT_LOCK, WORKERS},
+    layout::{CLAIMS, REPLACEMENT_LOCK},
 };
 
 /// Further reads of an incomplete claim before it counts as abandoned: its writer is between two system calls.
@@ -35,9 +35,24 @@ pub enum ClaimAttempt {
 }
 
 /// The content of a claim.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Claim {
     worker: String,
+    /// What of the shard is processed: a claim on another version of it is no claim on this one. Claims of
+    /// earlier versions of the program do not say it.
+    #[serde(default)]
+    version: Option<String>,
+}
+
+impl Claim {
+    /// Reads a claim. An incomplete one belongs to no worker.
+    fn parse(claim: &[u8]) -> Self {
+        serde_json::from_slice(claim).unwrap_or_default()
+    }
+
+    fn is_of(&self, version: &str) -> bool {
+        self.version.as_ref().is_none_or(|claimed| claimed == version)
+    }
 }
 
 /// Claims shards for this worker.
@@ -55,58 +70,98 @@ impl Claims {
         self.peers.out.child(CLAIMS).child(&format!("{shard}.json"))
     }
 
-    /// Claims a shard, also one of a living worker without progress.
-    pub(super) async fn claim_or_take_over(&self, shard: &str) -> Result<ClaimAttempt, StoreError> {
-        let attempt = self.claim(shard).await?;
-        if attempt != ClaimAttempt::HeldByOther {
+    /// Claims a shard that another worker claimed, also if that worker lives but makes no progress. Reads the claim before it
+    /// writes one: most likely it is still the other's.
+    pub(super) async fn claim_or_take_over(
+        &self,
+        shard: &str,
+        version: &str,
+    ) -> Result<ClaimAttempt, StoreError> {
+        let location = self.location(shard);
+        let existing = match read_claim(&location).await {
+            Ok(existing) => existing,
+            Err(Error::NotFound { .. }) => return self.claim(shard, version).await,
+            Err(source) => return Err(StoreError::Store { url: location.url(), source }),
+        };
+        let attempt = self.replace_unless_held(&location, &existing, version).await?;
+        let worker = Claim::parse(&existing).worker;
+        if attempt != ClaimAttempt::HeldByOther || !self.peers.is_stuck(&worker).await? {
             return Ok(attempt);
         }
-        let claim = recaption_store::read_json::<Claim>(&self.location(shard)).await.ok().flatten();
-        let Some(Claim { worker }) = claim else { return Ok(ClaimAttempt::HeldByOther) };
-        if !self.peers.is_stuck(&worker).await? {
+        // One of those that watch it takes the claim, so that not all of them process the shard.
+        if self.replace(&location, &existing, version).await? == ClaimAttempt::HeldByOther {
             return Ok(ClaimAttempt::HeldByOther);
         }
         tracing::info!(shard, worker, "the shard's worker makes no progress; processing it here too");
         Ok(ClaimAttempt::Inherited)
     }
 
-    /// Claims a shard unless a living worker has it.
-    pub(super) async fn claim(&self, shard: &str) -> Result<ClaimAttempt, StoreError> {
-        let (location, text) = (self.location(shard), format!("{{\"worker\":\"{}\"}}\n", self.peers.id));
+    /// Returns the content of this worker's claims.
+    fn claim_text(&self, version: &str) -> String {
+        format!("{{\"worker\":\"{}\",\"version\":\"{version}\"}}\n", self.peers.id)
+    }
+
+    /// Claims this version of a shard unless a living worker has it.
+    pub(super) async fn claim(&self, shard: &str, version: &str) -> Result<ClaimAttempt, StoreError> {
+        let (location, text) = (self.location(shard), self.claim_text(version));
         if self.create(&location, &text).await? {
             return Ok(ClaimAttempt::Acquired);
         }
-        let existing = match read_claim(&location).await {
-            Ok(existing) => existing,
+        match read_claim(&location).await {
+            Ok(existing) => self.replace_unless_held(&location, &existing, version).await,
             // Released a moment ago.
-            Err(Error::NotFound { .. }) => {
-                return Ok(if self.create(&location, &text).await? {
-                    ClaimAttempt::Inherited
-                } else {
-                    ClaimAttempt::HeldByOther
-                });
+            Err(Error::NotFound { .. }) => Ok(if self.create(&location, &text).await? {
+                ClaimAttempt::Inherited
+            } else {
+                ClaimAttempt::HeldByOther
+            }),
+            Err(source) => Err(StoreError::Store { url: location.url(), source }),
+        }
+    }
+
+    /// Replaces an existing claim by this worker's, unless a living worker has the same version.
+    async fn replace_unless_held(
+        &self,
+        location: &Location,
+        existing: &[u8],
+        version: &str,
+    ) -> Result<ClaimAttempt, StoreError> {
+        let claim = Claim::parse(existing);
+        if claim.is_of(version) {
+            if claim.worker == self.peers.id {
+                return Ok(ClaimAttempt::Acquired);
             }
-            Err(source) => return Err(StoreError::Store { url: location.url(), source }),
-        };
-        // An incomplete claim belongs to no worker.
-        let worker = serde_json::from_slice::<Claim>(&existing).map(|claim| claim.worker).unwrap_or_default();
-        if worker == self.peers.id {
-            return Ok(ClaimAttempt::Acquired);
+            if self.peers.is_alive(&claim.worker).await? {
+                return Ok(ClaimAttempt::HeldByOther);
+            }
         }
-        if self.peers.is_alive(&worker).await? {
-            return Ok(ClaimAttempt::HeldByOther);
-        }
+        self.replace(location, existing, version).await
+    }
+
+    /// Replaces exactly this existing claim by this worker's.
+    async fn replace(
+        &self,
+        location: &Location,
+        existing: &[u8],
+        version: &str,
+    ) -> Result<ClaimAttempt, StoreError> {
+        let text = self.claim_text(version);
         let lock = self.peers.out.child(REPLACEMENT_LOCK);
-        match compare_and_swap(&location, &digest_of(&existing), text.as_bytes(), &lock).await? {
+        match compare_and_swap(location, &digest_of(existing), text.as_bytes(), &lock).await? {
             SwapResult::Swapped | SwapResult::Missing => Ok(ClaimAttempt::Inherited),
             SwapResult::Mismatch(now) if now == text.as_bytes() => Ok(ClaimAttempt::Inherited),
             SwapResult::Mismatch(_) => Ok(ClaimAttempt::HeldByOther),
         }
     }
 
-    /// Deletes a claim.
+    /// Deletes this worker's claim; one that another worker has taken over stays.
     pub(super) async fn release(&self, shard: &str) -> Result<(), StoreError> {
-        self.location(shard).delete().await
+        let location = self.location(shard);
+        match read_claim(&location).await {
+            Ok(existing) if Claim::parse(&existing).worker == self.peers.id => location.delete().await,
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(StoreError::Store { url: location.url(), source }),
+        }
     }
 
     /// Puts a claim if there is none. Returns whether there was none. On a file system it is not synced: it need not
@@ -128,15 +183,18 @@ impl Claims {
         }
     }
 
-    /// Deletes this worker's heartbeat and, if no other worker lives, all claims and heartbeats.
+    /// Deletes this worker's heartbeat and, if no other worker lives, all claims, and the heartbeats of the dead. Listing many
+    /// claims takes its time: the heartbeat of a worker that joins meanwhile stays, and so do the claims.
     pub(super) async fn leave(&self) -> Result<(), StoreError> {
         let peers = &self.peers;
         peers.refresh().await?;
         let mut paths = vec![peers.own_heartbeat().path];
         if !peers.has_others() {
-            for folder in [CLAIMS, WORKERS] {
-                let metas = peers.out.child(folder).list().await?;
-                paths.extend(metas.into_iter().map(|meta| meta.location));
+            let dead = peers.heartbeats();
+            let claims = peers.out.child(CLAIMS).list_as(|meta| Some(meta.location)).await?;
+            peers.refresh().await?;
+            if !peers.has_others() {
+                paths.extend(claims.into_iter().chain(dead));
             }
         }
         let paths = stream::iter(paths.into_iter().map(Ok)).boxed();
