@@ -12,7 +12,7 @@
 inputs, parts and commit records as the program would have left them, from one shard that it did itself, and prints the time of
 a run that finds nothing to do, with what it is spent on (`strace -c` and `perf` where they are installed: --profile).
 """
-import argparse, bisect, concurrent.futures, hashlib, http.server, json, math, os, pathlib, shutil, subprocess, sys, tempfile, threading
+import argparse, bisect, concurrent.futures, hashlib, html, http.server, json, math, os, pathlib, re, shutil, subprocess, sys, tempfile, threading
 import time, urllib.parse
 
 import soak
@@ -215,8 +215,11 @@ class Lister(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         # Deletes of many.
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer(200, b"<DeleteResult></DeleteResult>")
+        keys = re.findall(rb"<Key>(.*?)</Key>", self.rfile.read(int(self.headers["Content-Length"])))
+        for key in keys:
+            self.bodies.pop(html.unescape(key.decode()), None)
+        deleted = b"".join(b"<Deleted><Key>" + key + b"</Key></Deleted>" for key in keys)
+        self.answer(200, b"<DeleteResult>" + deleted + b"</DeleteResult>")
 
     def key(self) -> str:
         return urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).split("/", 2)[2]
