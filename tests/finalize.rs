@@ -173,7 +173,8 @@ fn damaged_shards_are_committed() {
 fn killed_runs_are_finalized_by_their_configuration() {
     let place = Place::new();
     // Several times what the stages hold between reader and writer.
-    place.draw("in", 12, 200);
+    let (shards, samples) = (12, 200);
+    place.draw("in", shards, samples);
     let config = configuration(&place);
     let run = || recaption().dir(place.root()).arg("run").arg(&config);
     let mut killed =
@@ -188,17 +189,17 @@ fn killed_runs_are_finalized_by_their_configuration() {
     let by_config =
         || recaption().dir(place.root()).args(["--log-format", "json", "finalize", "--config"]).arg(&config);
     let report = by_config().ends(3).report();
-    let shards = &report["totals"]["shards"];
-    assert_eq!(shards["inputs"], json!(12), "{report:#}");
-    assert!(shards["committed"].as_u64() >= Some(2) && shards["pending"].as_u64() > Some(0), "{report:#}");
+    let totals = &report["totals"]["shards"];
+    assert_eq!(totals["inputs"], json!(shards), "{report:#}");
+    assert!(totals["committed"].as_u64() >= Some(2) && totals["pending"].as_u64() > Some(0), "{report:#}");
     assert_eq!((&report["totals"]["runs"]["processes"], &report["workers"]), (&json!(0), &json!(0)));
     assert!(!exists(&place.path("out/_recaption/claims")) && !exists(&place.path("out/_recaption/workers")));
 
     by_config().set("output.images=embed").ends(2).warns("`output.images` was none, is embed");
     run().ends(0);
     let report = by_config().ends(0).report();
-    assert_eq!(report["totals"]["samples"]["captioned"], json!(72), "{report:#}");
-    assert_eq!(output::read(&place.path("out")).captions.len(), 72);
+    assert_eq!(report["totals"]["samples"]["captioned"], json!(shards * samples), "{report:#}");
+    assert_eq!(output::read(&place.path("out")).captions.len(), shards * samples);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     fs::File,
-    io::{Seek, Write},
+    io::{ErrorKind, Seek, Write},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -207,13 +207,15 @@ impl Peers {
         }
     }
 
-    /// Returns whether a worker's file is not locked: its process has ended.
+    /// Returns whether a worker's file is not locked, as its process has ended, or is gone, as the worker has left.
     fn is_unlocked(&self, id: &str) -> bool {
         if self.file.is_none() {
             return false;
         }
-        let path = heartbeat_location(&self.out, id).local_path();
-        File::open(path).is_ok_and(|file| file.try_lock_shared().is_ok())
+        match File::open(heartbeat_location(&self.out, id).local_path()) {
+            Ok(file) => file.try_lock_shared().is_ok(),
+            Err(e) => e.kind() == ErrorKind::NotFound,
+        }
     }
 
     /// Returns whether a worker lives, as far as the last listing tells; one that it takes for dead, or does not know, is looked
