@@ -1,5 +1,4 @@
-//! CoCa and CLIP models on ONNX Runtime: an open_clip checkpoint is exported to ONNX graphs, and the graphs caption and
-//! score images.
+//! CoCa, CLIP and BLIP models on ONNX Runtime: a checkpoint is exported to ONNX graphs, and the graphs caption and score images.
 //!
 //! [`CaptionModel`] is the whole path from images to captions:
 //!

@@ -1,6 +1,6 @@
 //! Text to ids and back, with a `tokenizer.json` in the format of Hugging Face's tokenizers.
 //!
-//! Text is cleaned as in open_clip before the file's own normalizer runs.
+//! For CoCa and CLIP text is cleaned as in open_clip before the file's own normalizer runs, for BLIP it is not.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use tokenizers::ModelWrapper;
 
 use crate::{
     clean::clean,
-    model::{ModelFolder, SpecialIds, TOKENIZER_FILE},
+    model::{Architecture, ModelFolder, SpecialIds, TOKENIZER_FILE},
 };
 
 /// Why a tokenizer cannot be used.
@@ -20,7 +20,7 @@ use crate::{
 pub enum TokenizerError {
     /// The model has no tokenizer.
     #[error(
-        "model {0} has no tokenizer.json, so it cannot read or write text: put the checkpoint's tokenizer.json, or its vocab.json and merges.txt, next to its weights and export again (a checkpoint with CLIP's vocabulary needs none: CLIP's tokenizer is built in)"
+        "model {0} has no tokenizer.json, so it cannot read or write text: put the checkpoint's tokenizer.json, or its vocab.json and merges.txt, next to its weights and export again (of a BLIP its tokenizer.json or vocab.txt; a checkpoint with CLIP's vocabulary needs none: CLIP's tokenizer is built in)"
     )]
     Missing(PathBuf),
     /// The tokenizer cannot be loaded, fails, or does not fit the model.
@@ -58,9 +58,17 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialIds,
     context: usize,
-    literals: LiteralSpecials,
+    reading: Reading,
     /// Marks the end of a word in the vocabulary; decoders of byte-level files do not remove it.
     suffix: Option<String>,
+}
+
+/// What is done to a text before the file's own rules.
+enum Reading {
+    /// open_clip's: it is cleaned, and start and end tokens that it spells out are found by open_clip's pattern.
+    OpenClip(LiteralSpecials),
+    /// Nothing; special tokens that a text spells out are found by the tokenizer, as in transformers.
+    Transformers,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -81,11 +89,20 @@ impl Tokenizer {
         if !model.has_tokenizer() {
             return Err(TokenizerError::Missing(model.dir.clone()));
         }
-        let d = &model.spec.dimensions;
-        Self::from_file(&model.path(TOKENIZER_FILE), model.spec.special_ids, d.context_length, d.vocab_size)
+        let (d, special) = (&model.spec.dimensions, model.spec.special_ids);
+        let path = model.path(TOKENIZER_FILE);
+        match model.spec.architecture {
+            Architecture::Coca | Architecture::Clip => {
+                Self::from_file(&path, special, d.context_length, d.vocab_size)
+            }
+            Architecture::Blip | Architecture::BlipRetrieval => {
+                let inner = open(&path, d.vocab_size)?;
+                Ok(Self::new(inner, special, d.context_length, Reading::Transformers))
+            }
+        }
     }
 
-    /// Loads a tokenizer for a model with `vocab` ids and texts of at most `context` ids.
+    /// Loads a tokenizer for a CoCa or CLIP with `vocab` ids and texts of at most `context` ids.
     ///
     /// # Errors
     /// When the file is missing or malformed, or its vocabulary is larger than `vocab`.
@@ -95,39 +112,42 @@ impl Tokenizer {
         context: usize,
         vocab: usize,
     ) -> Result<Self, TokenizerError> {
-        let unusable = |what: String| TokenizerError::Unusable { path: path.to_owned(), what };
-        let mut inner = tokenizers::Tokenizer::from_file(path).map_err(|e| unusable(e.to_string()))?;
-        // Texts are truncated and padded elsewhere, whatever the file's settings are.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| unusable(e.to_string()))?;
+        let mut inner = open(path, vocab)?;
         // Special tokens in a text are found by `LiteralSpecials`.
         inner.set_encode_special_tokens(true);
-        let size = inner.get_vocab_size(true);
-        if size > vocab {
-            return Err(unusable(format!("the vocabulary has {size} entries, the model's has {vocab}")));
-        }
+        let literals = LiteralSpecials::new(&inner, special)
+            .map_err(|e| TokenizerError::Unusable { path: path.to_owned(), what: e.to_string() })?;
+        Ok(Self::new(inner, special, context, Reading::OpenClip(literals)))
+    }
+
+    fn new(inner: tokenizers::Tokenizer, special: SpecialIds, context: usize, reading: Reading) -> Self {
         let suffix = match inner.get_model() {
             ModelWrapper::BPE(bpe) => bpe.end_of_word_suffix.clone().filter(|s| !s.is_empty()),
             _ => None,
         };
-        let literals = LiteralSpecials::new(&inner, special).map_err(|e| unusable(e.to_string()))?;
-        Ok(Self { inner, special, context, literals, suffix })
+        Self { inner, special, context, reading, suffix }
     }
 
-    /// Returns the ids of `text`, cleaned, between start and end token and truncated to the context.
+    /// Returns the ids of `text` between start and end token and truncated to the context. For CoCa and CLIP it is cleaned as
+    /// open_clip does it.
     ///
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<TextIds, TokenizerError> {
-        let cleaned = clean(text);
         let mut words = Vec::new();
-        let mut from = 0;
-        for (place, id) in self.literals.find(&cleaned) {
-            self.encode_words(&cleaned[from..place.start], &mut words)?;
-            words.push(id);
-            from = place.end;
+        match &self.reading {
+            Reading::Transformers => self.encode_words(text, &mut words)?,
+            Reading::OpenClip(literals) => {
+                let cleaned = clean(text);
+                let mut from = 0;
+                for (place, id) in literals.find(&cleaned) {
+                    self.encode_words(&cleaned[from..place.start], &mut words)?;
+                    words.push(id);
+                    from = place.end;
+                }
+                self.encode_words(&cleaned[from..], &mut words)?;
+            }
         }
-        self.encode_words(&cleaned[from..], &mut words)?;
         let room = self.context - 2;
         let truncated = words.len() > room;
         words.truncate(room);
@@ -163,6 +183,20 @@ impl Tokenizer {
     }
 }
 
+/// Opens a tokenizer file for a model with `vocab` ids.
+fn open(path: &Path, vocab: usize) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let unusable = |what: String| TokenizerError::Unusable { path: path.to_owned(), what };
+    let mut inner = tokenizers::Tokenizer::from_file(path).map_err(|e| unusable(e.to_string()))?;
+    // Texts are truncated and padded elsewhere, whatever the file's settings are.
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(|e| unusable(e.to_string()))?;
+    let size = inner.get_vocab_size(true);
+    if size > vocab {
+        return Err(unusable(format!("the vocabulary has {size} entries, the model's has {vocab}")));
+    }
+    Ok(inner)
+}
+
 /// Finds start and end tokens that a text spells out. open_clip reads them as the tokens, but only where its pattern matches at
 /// their first character: not after other punctuation.
 struct LiteralSpecials {
@@ -192,7 +226,7 @@ impl LiteralSpecials {
 }
 
 /// Returns the text with one space between words, none before `, . ; : ! ?`, and trimmed. CLIP's decoder yields "left , a".
-fn tidy(text: &str) -> String {
+pub(crate) fn tidy(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for word in text.split_whitespace() {
         if !out.is_empty() && !word.starts_with([',', '.', ';', ':', '!', '?']) {

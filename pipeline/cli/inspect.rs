@@ -65,6 +65,9 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
         Some(d) => (
             format!("{} tokens for the decoder", d.image_tokens),
             match d.text_layers {
+                _ if !s.architecture.scores() => {
+                    format!("decoder {}; captions only, another model scores (--scorer)", d.decoder_layers)
+                }
                 // model.json counts the layers that run at every step.
                 0 => format!("decoder {}, reads embeddings; the text tower only scores", d.decoder_layers),
                 layers => format!("text {layers}, decoder {}", d.decoder_layers),
@@ -75,13 +78,13 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
         }
     };
     print(&format!(
-        "image          {0} x {0}, {1:?}, {2:?}, {tokens}\ntext           vocabulary {3}, context {4}, embedding {5}\nlayers         {layers}\ntokenizer      {6}\n",
+        "image          {0} x {0}, {1:?}, {2:?}, {tokens}\ntext           vocabulary {3}, context {4}, {5}\nlayers         {layers}\ntokenizer      {6}\n",
         s.image_size,
         s.preprocessing.resize_mode,
         s.preprocessing.interpolation,
         d.vocab_size,
         d.context_length,
-        d.embed_dim,
+        if s.architecture.scores() { format!("embedding {}", d.embed_dim) } else { "no embedding".into() },
         if folder.has_tokenizer() { "yes" } else { "no: `run` and `caption` need one" }
     ));
     let mut damaged = false;

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
 use recaption_onnx::{
-    ModelFolder, caption::CaptionSettings, checkpoint::Checkpoint, runtime::Execution, tokenizer::Tokenizer,
+    ModelFolder,
+    caption::CaptionSettings,
+    checkpoint::{BlipCheckpoint, Checkpoint},
+    runtime::Execution,
+    tokenizer::Tokenizer,
 };
 use recaption_schemas::Preprocess;
 
@@ -45,6 +49,11 @@ impl RunModel {
         };
         // A scorer that is the captioner itself is dropped: it would compute the same features twice.
         let scorer = scorer.filter(|scorer| scorer.digest != folder.digest);
+        let scoring = scorer.as_ref().map_or_else(
+            || folder.require_scores().context("model.captioner"),
+            |scorer| scorer.require_scores().context("model.scorer"),
+        );
+        scoring.map_err(|error| vec![error])?;
         let settings = caption_settings(config, &folder).map_err(|error| vec![error])?;
         Ok(Self { folder, scorer, settings })
     }
@@ -133,12 +142,14 @@ fn open_captioner(config: &RunConfig) -> anyhow::Result<ModelFolder> {
 /// Adapts the settings to the captioner.
 fn caption_settings(config: &RunConfig, folder: &ModelFolder) -> anyhow::Result<CaptionSettings> {
     let prompt = prompt_ids(folder, &config.caption.prompt)?;
-    let most = (folder.spec.dimensions.context_length - 1).saturating_sub(prompt.len());
-    let max_tokens = config.caption.max_tokens.unwrap_or(most);
-    if max_tokens > most {
+    let available = folder.caption_tokens(prompt.len());
+    let max_tokens = config.caption.max_tokens.unwrap_or(available.default);
+    if max_tokens > available.largest {
         let after = if prompt.is_empty() { "" } else { " after this prompt" };
-        let what =
-            format!("`caption.max_tokens` = {max_tokens}: this model generates at most {most} tokens{after}");
+        let what = format!(
+            "`caption.max_tokens` = {max_tokens}: this model generates at most {} tokens{after}",
+            available.largest
+        );
         return Err(unfit(what));
     }
     if config.caption.min_tokens >= max_tokens {
@@ -218,6 +229,13 @@ fn open_folder(dir: &Path) -> anyhow::Result<ModelFolder> {
     if !dir.join("model.json").exists() && dir.join(Checkpoint::CONFIG).exists() {
         anyhow::bail!(
             "{} is an open_clip checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
+            dir.display(),
+            dir.display()
+        );
+    }
+    if !dir.join("model.json").exists() && BlipCheckpoint::is_in(dir) {
+        anyhow::bail!(
+            "{} is a BLIP checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
             dir.display(),
             dir.display()
         );

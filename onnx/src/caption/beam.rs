@@ -1,4 +1,8 @@
-//! Beam search over one image, with the semantics of Hugging Face's BeamSearchScorer on log-probabilities.
+//! Beam search over one image, with the semantics of Hugging Face's transformers on log-probabilities.
+//!
+//! transformers ends a search by two rules. Until version 4 (BeamSearchScorer, which open_clip uses) a continuation that ends counts
+//! as the best attainable too, and at the maximal length all unfinished beams are finished. Since version 5 only what goes on counts,
+//! and at the maximal length the best `beams` continuations are finished, whether they end or not.
 //!
 //! A beam occupies a row of the decoder; when beams are replaced, a row's cache is copied only where a beam has more than
 //! one successor. The copying itself is left to the generator.
@@ -94,18 +98,19 @@ impl BeamSearch {
         }
         let successors = self.successors(tokens)?;
         let length = self.beams[0].ids.len() + 1;
-        // As in the reference, a successor that ends counts as the best attainable too.
-        let best = successors[0].logprob;
-        let next = self.select(successors, context, length);
-        self.place(next, copies);
         let last = length == context.settings.max_tokens;
-        let over = last || self.beams.is_empty() || self.is_over(best, length, context);
-        if last && !self.is_over(best, length, context) {
+        let best_of_all = successors[0].logprob;
+        let next = self.select(successors, context, last);
+        self.place(next, copies);
+        let has_scorer = context.rules.has_beam_scorer();
+        let best = if has_scorer { Some(best_of_all) } else { self.beams.first().map(|beam| beam.logprob) };
+        let is_over = best.is_none_or(|best| self.is_over(best, length, context));
+        if last && !is_over && has_scorer {
             for beam in std::mem::take(&mut self.beams) {
                 self.add(beam.ids, beam.logprob);
             }
         }
-        Ok(over)
+        Ok(last || is_over || self.beams.is_empty())
     }
 
     /// Returns the `2 * beams` best successors of all beams, best first: enough remain if half of them end.
@@ -126,22 +131,17 @@ impl BeamSearch {
         Ok(all)
     }
 
-    /// Splits the best successors into those that end, which become hypotheses, and the next beams. `length` counts the
-    /// generated tokens of a successor.
-    fn select(
-        &mut self,
-        successors: Vec<Successor>,
-        context: &RowContext<'_>,
-        length: usize,
-    ) -> Vec<Successor> {
+    /// Splits the best successors into those that end, which become hypotheses, and the next beams. `last` is whether they reach the
+    /// maximal length.
+    fn select(&mut self, successors: Vec<Successor>, context: &RowContext<'_>, last: bool) -> Vec<Successor> {
         let mut next = Vec::with_capacity(self.settings.beams);
+        let all_end = last && !context.rules.has_beam_scorer();
         for (rank, successor) in successors.into_iter().enumerate() {
-            if successor.id as i64 == context.special.end {
+            if successor.id as i64 == context.special.end || all_end {
                 // As in the reference, an end that is not among the best beams is dropped.
                 if rank < self.settings.beams {
                     let mut ids = self.beams[successor.beam].ids.clone();
-                    ids.push(context.special.end);
-                    debug_assert_eq!(ids.len(), length);
+                    ids.push(successor.id as i64);
                     self.add(ids, successor.logprob);
                 }
             } else if next.len() < self.settings.beams {
@@ -205,5 +205,72 @@ impl BeamSearch {
     pub(super) fn finish(self, count: usize) -> Vec<GeneratedTokens> {
         let tokens = |h: Hypothesis| GeneratedTokens { ids: h.ids, logprob: h.logprob as f32 };
         self.finished.into_iter().take(count).map(tokens).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        caption::{CaptionSettings, Strategy, token_selection::NextToken},
+        model::{GenerationRules, SpecialIds},
+    };
+
+    const END: i64 = 9;
+
+    /// Searches with two beams; `steps` are the tokens with log-probabilities that every unfinished beam gets, by its rank.
+    fn search(rules: GenerationRules, max_tokens: usize, steps: &[[&[(usize, f32)]; 2]]) -> Vec<Vec<i64>> {
+        let settings = BeamSettings { beams: 2, ..BeamSettings::default() };
+        let plain = CaptionSettings::greedy(max_tokens, 0, 1);
+        let all = CaptionSettings { strategy: Strategy::Beam(settings), candidates: 2, ..plain };
+        let special = SpecialIds { pad: 0, start: 1, end: END };
+        let context = RowContext { prefix: &[1], special, rules, settings: &all };
+        let mut search = BeamSearch::new(settings);
+        for tokens in steps {
+            let mut rows = vec![TopTokens::new(); 2];
+            for (beam, tokens) in search.beams.iter().zip(tokens) {
+                let token = |(id, logprob): &(usize, f32)| NextToken { id: *id, logprob: *logprob };
+                rows[beam.row] = tokens.iter().map(token).collect();
+            }
+            if search.advance(&rows, &context, &mut Vec::new()).expect("tokens") {
+                break;
+            }
+        }
+        search.finish(2).into_iter().map(|tokens| tokens.ids).collect()
+    }
+
+    /// Two captions have ended with -2 in all, and what goes on is worse, but the last one to end is better: the search goes on by
+    /// the rule of transformers 4 and is over by that of 5.
+    #[test]
+    fn a_beam_that_has_just_ended_keeps_the_search_going_only_in_version_4() {
+        let steps: [[&[(usize, f32)]; 2]; 3] = [
+            [&[(9, -2.0), (2, -2.1), (3, -3.0), (4, -9.0)], &[]],
+            // The end is -2.2 in all, -1.1 per token; the best that goes on has -5.1, -2.55 per token.
+            [&[(9, -0.1), (5, -3.0), (6, -8.0), (7, -9.0)], &[(5, -4.0), (6, -5.0), (7, -8.0), (8, -9.0)]],
+            [&[(9, -0.1), (5, -8.0), (6, -8.5), (7, -9.0)], &[(9, -6.0), (5, -7.0), (6, -8.0), (7, -9.0)]],
+        ];
+        let four = search(GenerationRules::Transformers4, 9, &steps);
+        let five = search(GenerationRules::Transformers, 9, &steps);
+        assert_eq!(five, [vec![2, 9], vec![9]]);
+        // -5.2 / 3 is better than -2 / 1.
+        assert_eq!(four, [vec![2, 9], vec![2, 5, 9]]);
+    }
+
+    /// At the maximal length the second-best continuation ends, the third does not.
+    #[test]
+    fn captions_at_the_maximal_length_differ_by_version() {
+        let steps: [[&[(usize, f32)]; 2]; 2] = [
+            [&[(2, -0.5), (3, -0.6), (4, -8.0), (5, -9.0)], &[]],
+            [&[(4, -0.5), (9, -0.8), (5, -0.9), (6, -9.0)], &[(7, -5.0), (4, -6.0), (5, -7.0), (6, -9.0)]],
+        ];
+        assert_eq!(search(GenerationRules::Transformers, 2, &steps), [vec![2, 4], vec![2, 9]]);
+        // Version 4 finishes both beams that go on, besides the one that ended, and keeps the best two of the three.
+        assert_eq!(search(GenerationRules::Transformers4, 2, &steps), [vec![2, 4], vec![2, 9]]);
+        let ends: [[&[(usize, f32)]; 2]; 2] = [
+            [&[(2, -0.5), (3, -0.6), (4, -8.0), (5, -9.0)], &[]],
+            // Three continuations before the first end: by version 5 it does not count, nor does the third.
+            [&[(4, -0.5), (5, -0.6), (9, -0.9), (6, -9.0)], &[(7, -0.7), (4, -6.0), (5, -7.0), (6, -9.0)]],
+        ];
+        assert_eq!(search(GenerationRules::Transformers, 2, &ends), [vec![2, 4], vec![2, 5]]);
     }
 }

@@ -12,7 +12,7 @@ use super::{
     settings::CaptionSettings,
 };
 use crate::{
-    model::ModelFolder,
+    model::{GenerationRules, ModelFolder},
     runtime::{RuntimeError, SessionOptions},
 };
 
@@ -35,6 +35,20 @@ impl Captioner {
         settings: CaptionSettings,
     ) -> Result<Self, RuntimeError> {
         let generator = Generator::load(model, options, settings)?;
+        Ok(Self { encoder: BatchEncoder::load(model, options)?, generator })
+    }
+
+    /// Loads as [`Captioner::load`] does, for captions that follow other rules than the model's.
+    ///
+    /// # Errors
+    /// As [`Captioner::load`].
+    pub(crate) fn load_with_rules(
+        model: &ModelFolder,
+        options: &SessionOptions,
+        settings: CaptionSettings,
+        rules: GenerationRules,
+    ) -> Result<Self, RuntimeError> {
+        let generator = Generator::load_with_rules(model, options, settings, rules)?;
         Ok(Self { encoder: BatchEncoder::load(model, options)?, generator })
     }
 

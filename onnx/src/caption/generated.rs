@@ -14,7 +14,8 @@ pub struct Admission {
 /// One caption of an image, as token ids.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GeneratedTokens {
-    /// Generated ids without start token and prompt; the end token is included unless a beam reached the maximal length.
+    /// Generated ids without start token and prompt; the end token is included unless the maximal length was reached: by a beam,
+    /// or by any row under [`GenerationRules::Transformers`](crate::model::GenerationRules::Transformers).
     pub ids: Vec<i64>,
     /// Sum of the model's own log-probabilities of `ids`; natural logarithm, at most 0.
     pub logprob: f32,

@@ -19,7 +19,7 @@ use super::{
     token_selection::{LogitsRequest, SelectionConfig, Selector, TokenSelection, TopTokens, select_on_host},
 };
 use crate::{
-    model::{ModelFolder, SpecialIds},
+    model::{GenerationRules, ModelFolder, SpecialIds},
     runtime::{Decoder, Encoded, Logits, RowUpdate, RuntimeError, SessionOptions},
 };
 
@@ -34,6 +34,7 @@ pub struct Generator {
     /// Selects tokens on the device; `None` where logits are in host memory.
     selector: Option<Selector>,
     special: SpecialIds,
+    rules: GenerationRules,
     prefix: Vec<i64>,
     settings: CaptionSettings,
     max_slots: usize,
@@ -54,6 +55,19 @@ impl Generator {
         model: &ModelFolder,
         options: &SessionOptions,
         settings: CaptionSettings,
+    ) -> Result<Self, RuntimeError> {
+        Self::load_with_rules(model, options, settings, model.spec.architecture.generation_rules())
+    }
+
+    /// Loads as [`Generator::load`] does, for captions that follow other rules than the model's.
+    ///
+    /// # Errors
+    /// As [`Generator::load`].
+    pub(crate) fn load_with_rules(
+        model: &ModelFolder,
+        options: &SessionOptions,
+        settings: CaptionSettings,
+        rules: GenerationRules,
     ) -> Result<Self, RuntimeError> {
         settings.validate()?;
         let special = model.spec.special_ids;
@@ -77,13 +91,14 @@ impl Generator {
             Strategy::Beam(beam) => TokenSelection::Best(2 * beam.beams),
             Strategy::Sample(sample) => TokenSelection::Sample(sample),
         };
-        let selection = SelectionConfig::new(selection, special);
+        let selection = SelectionConfig::new(selection, special, rules);
         let select = |_| Selector::load(model, options, selection, settings.cache_length());
         Ok(Self {
             decoder: Box::new(decoder),
             selection,
             selector: options.memory().map(select).transpose()?,
             special,
+            rules,
             prefix: std::iter::once(special.start).chain(settings.prompt.iter().copied()).collect(),
             max_slots,
             settings,
@@ -242,10 +257,20 @@ impl Generator {
         Ok(tokens)
     }
 
+    /// Returns what all rows have in common.
+    fn context(&self) -> RowContext<'_> {
+        RowContext {
+            prefix: &self.prefix,
+            special: self.special,
+            rules: self.rules,
+            settings: &self.settings,
+        }
+    }
+
     /// Returns what every row reads next and requests of its logits; `None` for idle rows.
     fn next_step(&self) -> (Vec<Option<RowUpdate>>, Vec<Option<LogitsRequest>>) {
         let rows = self.settings.rows_per_image();
-        let context = RowContext { prefix: &self.prefix, special: self.special, settings: &self.settings };
+        let context = self.context();
         let mut inputs: Vec<Option<RowUpdate>> = Vec::with_capacity(self.slots.len() * rows);
         let mut requests = Vec::with_capacity(self.slots.len() * rows);
         for slot in &self.slots {
@@ -267,7 +292,12 @@ impl Generator {
         tokens: &[TopTokens],
     ) -> Result<(Vec<Generated>, Vec<CacheCopy>), RuntimeError> {
         let rows = self.settings.rows_per_image();
-        let context = RowContext { prefix: &self.prefix, special: self.special, settings: &self.settings };
+        let context = RowContext {
+            prefix: &self.prefix,
+            special: self.special,
+            rules: self.rules,
+            settings: &self.settings,
+        };
         let (mut finished, mut copies, mut moves) = (Vec::new(), Vec::new(), Vec::new());
         for (index, (place, tokens)) in self.slots.iter_mut().zip(tokens.chunks_exact(rows)).enumerate() {
             let Some(slot) = place else { continue };

@@ -68,8 +68,7 @@ impl IndependentRows {
         let generated = row.ids.len();
         let mut request = LogitsRequest {
             forbid_end: generated < context.settings.min_tokens,
-            // At the maximal length the end token is written whatever the logits are, as in open_clip.
-            force_end: generated + 1 == context.settings.max_tokens,
+            force_end: context.rules.forces_end() && generated + 1 == context.settings.max_tokens,
             ..LogitsRequest::default()
         };
         if let Strategy::Sample(settings) = context.settings.strategy {
@@ -99,7 +98,7 @@ impl IndependentRows {
             let token = tokens.first().ok_or_else(non_finite_logits)?;
             row.ids.push(token.id as i64);
             row.logprob += f64::from(token.logprob);
-            if token.id as i64 == context.special.end {
+            if token.id as i64 == context.special.end || row.ids.len() == context.settings.max_tokens {
                 let ids = std::mem::take(&mut row.ids);
                 self.finished.push((row.candidate, GeneratedTokens { ids, logprob: row.logprob as f32 }));
                 *place = (self.next < context.settings.candidates).then(|| CandidateRow::new(self.next));

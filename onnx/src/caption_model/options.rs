@@ -43,11 +43,13 @@ pub struct CaptionOptions {
     pub prompt: String,
     /// Whether returned texts include the prompt.
     pub keep_prompt: bool,
-    /// Largest number of generated tokens, end token included; `None` is the most that the model can generate.
+    /// Largest number of generated tokens, end token included; `None` is the most that the model can generate, or 19 for a BLIP
+    /// (transformers' `max_length` = 20, which counts the start token).
     pub max_tokens: Option<usize>,
     /// Smallest number of tokens before the end token.
     pub min_tokens: usize,
-    /// Whether captions are scored with the model's own towers, and candidates sorted by that score.
+    /// Whether captions are scored with the model's own towers, and candidates sorted by that score; an error for a BLIP captioner,
+    /// which has none.
     pub similarity: bool,
     /// Seed of sampled captions, which otherwise depend on the image's pixels alone.
     pub seed: u64,
@@ -101,11 +103,12 @@ impl CaptionOptions {
         execution: Execution,
         prompt: Vec<i64>,
     ) -> Result<CaptionSettings, RuntimeError> {
-        let available = model.spec.dimensions.context_length.saturating_sub(1 + prompt.len());
-        let max_tokens = self.max_tokens.unwrap_or(available);
-        if max_tokens > available {
+        let available = model.caption_tokens(prompt.len());
+        let max_tokens = self.max_tokens.unwrap_or(available.default);
+        if max_tokens > available.largest {
             return Err(RuntimeError::Input(format!(
-                "max_tokens is {max_tokens}, but this model generates at most {available} tokens after the prompt"
+                "max_tokens is {max_tokens}, but this model generates at most {} tokens after the prompt",
+                available.largest
             )));
         }
         let batch_size = if execution.is_gpu() { GPU_BATCH_SIZE } else { CPU_BATCH_SIZE };

@@ -15,6 +15,16 @@ pub enum CheckpointError {
         /// Cause.
         source: std::io::Error,
     },
+    /// A file of a BLIP is missing or unreadable.
+    #[error(
+        "checkpoint {path}: {source}; expected a BLIP as transformers publishes it, with config.json, model.safetensors (or pytorch_model.bin) and tokenizer.json (or vocab.txt)"
+    )]
+    BlipIo {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
     /// The directory holds something else.
     #[error("checkpoint {path}: {what}")]
     Foreign {

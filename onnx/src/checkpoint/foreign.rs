@@ -32,6 +32,6 @@ pub(super) fn describe(dir: &Path) -> Option<String> {
     };
     Some(format!(
         "a model of Hugging Face transformers (config.json, model_type `{kind}`), not of open_clip: only CoCa and CLIP in \
-         open_clip's format are read{advice}"
+         open_clip's format, and BLIP in transformers', are read{advice}"
     ))
 }

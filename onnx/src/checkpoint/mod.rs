@@ -1,19 +1,23 @@
-//! An open_clip checkpoint directory, read strictly: an unsupported option or tensor is an error that names it.
+//! Checkpoint directories, read strictly: an unsupported option or tensor is an error that names it.
 //!
-//! The first step of an export. Tensors are read one at a time.
+//! The first step of an export. [`Checkpoint`] is open_clip's, [`BlipCheckpoint`] transformers' of a BLIP, [`AnyCheckpoint`] whichever
+//! is there. Tensors are read one at a time.
 
+mod blip;
 mod config;
 mod entry;
 mod error;
 mod files;
 mod foreign;
 mod parameters;
+mod source;
 mod tensors;
 pub mod tokenizer_files;
 pub mod torch_zip;
 
 use std::path::{Path, PathBuf};
 
+pub use blip::{BlipCheckpoint, BlipConfig, BlipTask, BlipTextConfig, BlipVisionConfig};
 pub use config::{
     Activation, DecoderConfig, ModelConfig, MultimodalInput, Normalisation, PoolerConfig, PoolerKind,
     TextConfig, TextPooling, VisionConfig,
@@ -21,9 +25,10 @@ pub use config::{
 pub use error::CheckpointError;
 pub use parameters::{Init, Parameter};
 pub use safetensors::Dtype;
+pub use source::AnyCheckpoint;
 pub use tensors::TensorReader;
 
-/// An opened checkpoint: configuration and tensor directory.
+/// An opened open_clip checkpoint: configuration and tensor directory.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The directory.

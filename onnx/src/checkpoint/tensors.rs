@@ -68,6 +68,15 @@ impl TensorReader {
         Ok(Self { path: path.to_owned(), file, entries, metadata, used: RefCell::default() })
     }
 
+    /// Gives every tensor the name that `rename` returns for it, and leaves out those without one.
+    #[must_use]
+    pub(super) fn renamed(mut self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        let entries = std::mem::take(&mut self.entries);
+        self.entries =
+            entries.into_iter().filter_map(|(name, entry)| Some((rename(&name)?, entry))).collect();
+        self
+    }
+
     fn error(&self, what: String) -> CheckpointError {
         CheckpointError::Tensors { path: self.path.clone(), what }
     }

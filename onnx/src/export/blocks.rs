@@ -15,9 +15,6 @@ use crate::{
     model::{Precision, padded_head_dim},
 };
 
-/// torch's default epsilon of LayerNorm, which open_clip uses throughout.
-pub(super) const LAYER_NORM_EPSILON: f32 = 1e-5;
-
 /// `x * sigmoid(1.702 x)`: OpenAI's approximation of GELU.
 const QUICK_GELU_FACTOR: f32 = 1.702;
 
@@ -82,7 +79,7 @@ impl Tower<'_> {
     pub(super) fn layer_norm(&mut self, prefix: &str, x: &Value, width: usize) -> Result<Value, ExportError> {
         let scale = self.checkpoint_weight(&format!("{prefix}.weight"), &[width])?;
         let bias = self.checkpoint_weight(&format!("{prefix}.bias"), &[width])?;
-        let attrs = [("axis", Attr::Int(-1)), ("epsilon", Attr::Float(LAYER_NORM_EPSILON))];
+        let attrs = [("axis", Attr::Int(-1)), ("epsilon", Attr::Float(self.epsilon))];
         Ok(self.g.op("LayerNormalization", &[x, &scale, &bias], &attrs))
     }
 
@@ -99,7 +96,7 @@ impl Tower<'_> {
         };
         let scale = self.checkpoint_weight(&format!("{prefix}.weight"), &[width])?;
         let shift = self.checkpoint_weight(&format!("{prefix}.bias"), &[width])?;
-        let attrs = [("epsilon", Attr::Float(LAYER_NORM_EPSILON))];
+        let attrs = [("epsilon", Attr::Float(self.epsilon))];
         let (none, sum) = (GraphBuilder::none(), self.g.name("skip_sum"));
         let normed = self.g.microsoft_op(
             "SkipLayerNormalization",
@@ -111,7 +108,7 @@ impl Tower<'_> {
     }
 
     /// Returns the stream after a block with output `update`.
-    fn add_to_stream(&mut self, base: &Value, update: LinearOutput) -> Stream {
+    pub(super) fn add_to_stream(&mut self, base: &Value, update: LinearOutput) -> Stream {
         match update {
             LinearOutput { value, bias: Some(bias) } => {
                 Stream::Pending { base: base.clone(), update: value, bias }
@@ -121,7 +118,7 @@ impl Tower<'_> {
     }
 
     /// Adds a linear layer of the checkpoint, `name.weight [out, in]` and `name.bias [out]`, times LayerScale if given.
-    fn linear(
+    pub(super) fn linear(
         &mut self,
         name: &str,
         x: &Value,
@@ -272,7 +269,7 @@ impl Tower<'_> {
     }
 
     /// Adds the bias and the MLP's activation.
-    fn activate(&mut self, hidden: LinearOutput) -> Value {
+    pub(super) fn activate(&mut self, hidden: LinearOutput) -> Value {
         if self.activation == Activation::Gelu
             && let LinearOutput { value, bias: Some(bias) } = &hidden
         {

@@ -22,24 +22,24 @@ use crate::{
     model::{IMAGES, Precision, cross_key, cross_value, past_key, past_value, present_key, present_value},
 };
 
-const ROWS: &str = "rows";
+pub(super) const ROWS: &str = "rows";
 const CACHE: &str = "cache";
 
 /// Values that every layer reads.
-struct StepInputs {
+pub(super) struct StepInputs {
     /// Index of each row's newest token, i32 `[R]`.
     last: Value,
     /// Length of the caches, i32 scalar in host memory, which kernels read as the bound of all rows' lengths.
     total: Value,
     /// `[N, R / N, H * D]` as a shape.
-    queries: Value,
+    pub(super) queries: Value,
 }
 
 /// Builds the graph.
 pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Result<(), ExportError> {
     let ids = t.g.input("ids", DType::I64, &[Dim::Named(ROWS), Dim::Fixed(1)]);
     let positions = t.g.input("positions", DType::I64, &[Dim::Named(ROWS), Dim::Fixed(1)]);
-    let cross = declare_cross(t, c, d);
+    let cross = declare_cross(t, &block(d, "cross_attn", 0), c.image_tokens(), d.layers);
     let text_layers = c.decoding_text_layers();
     let blocks: Vec<Block> = (0..text_layers)
         .map(|layer| text_encoder::block(c, layer))
@@ -47,7 +47,7 @@ pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Re
         .collect();
     let caches: Vec<LayerCache> =
         blocks.iter().enumerate().map(|(i, block)| declare_cache(t, block, i)).collect();
-    let step = prepare(t, d, &positions, &cross[0].0, &caches[0].past[0]);
+    let step = prepare(t, &block(d, "cross_attn", 0), &positions, &cross[0].0, &caches[0]);
     let mut x = Stream::Whole(embed(t, c, &ids, &positions)?);
     for (layer, (block, cache)) in blocks.iter().zip(&caches).enumerate() {
         x = self_attention(t, block, &x, &step, cache)?;
@@ -91,21 +91,27 @@ fn block(d: &DecoderConfig, kind: &str, layer: usize) -> Block {
     }
 }
 
-fn declare_cross(t: &mut Tower<'_>, c: &ModelConfig, d: &DecoderConfig) -> Vec<(Value, Value)> {
-    let block = block(d, "cross_attn", 0);
-    let shape = [Dim::Named(IMAGES), Dim::Fixed(c.image_tokens()), Dim::Fixed(block.heads * block.padded())];
-    (0..d.layers)
+/// Declares keys and values of `layers` cross-attentions to `tokens` tokens of an image.
+pub(super) fn declare_cross(
+    t: &mut Tower<'_>,
+    block: &Block,
+    tokens: usize,
+    layers: usize,
+) -> Vec<(Value, Value)> {
+    let shape = [Dim::Named(IMAGES), Dim::Fixed(tokens), Dim::Fixed(block.heads * block.padded())];
+    (0..layers)
         .map(|i| (t.g.input(&cross_key(i), t.dtype, &shape), t.g.input(&cross_value(i), t.dtype, &shape)))
         .collect()
 }
 
 /// Keys and values of one self-attention.
-struct LayerCache {
+pub(super) struct LayerCache {
     past: [Value; 2],
     present: [Value; 2],
 }
 
-fn declare_cache(t: &mut Tower<'_>, block: &Block, i: usize) -> LayerCache {
+/// Declares the cache of layer `i`.
+pub(super) fn declare_cache(t: &mut Tower<'_>, block: &Block, i: usize) -> LayerCache {
     let shape = [Dim::Named(ROWS), Dim::Fixed(block.heads), Dim::Named(CACHE), Dim::Fixed(block.padded())];
     LayerCache {
         past: [past_key(i), past_value(i)].map(|name| t.g.input(&name, t.dtype, &shape)),
@@ -113,22 +119,23 @@ fn declare_cache(t: &mut Tower<'_>, block: &Block, i: usize) -> LayerCache {
     }
 }
 
-fn prepare(
+/// Computes what every layer reads, from `positions` and from the shapes of a cross-attention's keys and of a cache; `block` is a
+/// cross-attention.
+pub(super) fn prepare(
     t: &mut Tower<'_>,
-    d: &DecoderConfig,
+    block: &Block,
     positions: &Value,
     any_cross: &Value,
-    any_cache: &Value,
+    any_cache: &LayerCache,
 ) -> StepInputs {
     let flat = t.g.ints(&[-1]);
     let last = t.g.op("Reshape", &[positions, &flat], &[]);
     let last = t.g.op("Cast", &[&last], &[("to", Attr::Int(DType::I32.code().into()))]);
     // Not reduced from positions: kernels read it in host memory, and positions are on the device.
-    let total = t.g.op("Shape", &[any_cache], &[("start", Attr::Int(2)), ("end", Attr::Int(3))]);
+    let total = t.g.op("Shape", &[&any_cache.past[0]], &[("start", Attr::Int(2)), ("end", Attr::Int(3))]);
     let total = t.g.op("Squeeze", &[&total], &[]);
     let total = t.g.op("Cast", &[&total], &[("to", Attr::Int(DType::I32.code().into()))]);
     let images = t.g.op("Shape", &[any_cross], &[("start", Attr::Int(0)), ("end", Attr::Int(1))]);
-    let block = block(d, "cross_attn", 0);
     let rest = t.g.ints(&[-1, (block.heads * block.padded()) as i64]);
     let queries = t.g.op("Concat", &[&images, &rest], &[("axis", Attr::Int(0))]);
     StepInputs { last, total, queries }
@@ -152,12 +159,9 @@ fn self_attention(
     step: &StepInputs,
     cache: &LayerCache,
 ) -> Result<Stream, ExportError> {
-    let (heads, dim) = (block.heads, block.padded());
-    let inner = heads * dim;
-    let LayerCache { past, present } = cache;
+    let inner = block.heads * block.padded();
     let (normed, x) = t.norm_stream(&format!("{}.ln_1", block.prefix), stream, block.width)?;
-    let none = GraphBuilder::none();
-    let [query, key, value] = if t.precision == Precision::Int8 {
+    let qkv = if t.precision == Precision::Int8 {
         let mut part = |part| -> Result<Value, ExportError> {
             let rows = t.project_part(block, &normed, part)?;
             Ok(t.as_batch(&rows, 1, inner))
@@ -165,21 +169,39 @@ fn self_attention(
         [part(0)?, part(1)?, part(2)?]
     } else {
         let qkv = t.project_packed(block, &normed)?;
-        [t.as_batch(&qkv, 1, 3 * inner), none.clone(), none]
+        packed(t, &qkv, inner)
     };
+    let out = cached_attention(t, block, &qkv, step, cache);
+    let x = t.attention_out(block, &out, &x, None)?;
+    t.mlp(block, &x)
+}
+
+/// Returns query, key and value in one, `[R, 3 * H * D]`, as inputs of [`cached_attention`].
+pub(super) fn packed(t: &mut Tower<'_>, qkv: &Value, inner: usize) -> [Value; 3] {
+    let none = GraphBuilder::none();
+    [t.as_batch(qkv, 1, 3 * inner), none.clone(), none]
+}
+
+/// Adds a causal self-attention of each row's newest token over its cache, which gets the token's key and value; `[R, H * D]`.
+pub(super) fn cached_attention(
+    t: &mut Tower<'_>,
+    block: &Block,
+    [query, key, value]: &[Value; 3],
+    step: &StepInputs,
+    LayerCache { past, present }: &LayerCache,
+) -> Value {
+    let heads = block.heads as i64;
     let out = t.g.microsoft_op(
         "GroupQueryAttention",
-        &[&query, &key, &value, &past[0], &past[1], &step.last, &step.total],
+        &[query, key, value, &past[0], &past[1], &step.last, &step.total],
         &[&present[0], &present[1]],
         &[
-            ("num_heads", Attr::Int(heads as i64)),
-            ("kv_num_heads", Attr::Int(heads as i64)),
+            ("num_heads", Attr::Int(heads)),
+            ("kv_num_heads", Attr::Int(heads)),
             ("scale", Attr::Float(block.scale())),
         ],
     );
-    let out = t.as_rows(&out, inner);
-    let x = t.attention_out(block, &out, &x, None)?;
-    t.mlp(block, &x)
+    t.as_rows(&out, block.heads * block.padded())
 }
 
 /// Adds cross-attention to the image, then the MLP. The rows of one image are its queries.

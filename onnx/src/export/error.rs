@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::host_inputs::GraphError;
-use crate::{checkpoint::CheckpointError, model::ModelError};
+use crate::{
+    checkpoint::CheckpointError,
+    model::{Architecture, ModelError, Precision},
+};
 
 /// Why an export failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,14 @@ pub enum ExportError {
         name: String,
         /// The value.
         value: f32,
+    },
+    /// A kind of model is not exported in a precision.
+    #[error("a {} is exported in fp32 only, not in {precision}: export with --precision fp32", architecture.as_str())]
+    Precision {
+        /// The kind of model.
+        architecture: Architecture,
+        /// The precision that was asked for.
+        precision: Precision,
     },
     /// The target exists and is not a model folder.
     #[error(

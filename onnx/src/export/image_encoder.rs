@@ -1,25 +1,22 @@
 //! `image_encoder.onnx`: `pixels` u8 `[N, S, S, 3]` -> `image_features` f32 `[N, E]` and, for every multimodal layer
 //! (none in a CLIP), `cross_key_<i>` and `cross_value_<i>` `[N, Q, H * D]`, computed once per image.
 //!
-//! Normalisation is folded into the patch embedding, which is a matrix product over flattened patches. Poolers are in
-//! [`pooler`].
+//! The patch embedding is in [`patches`], poolers are in [`pooler`].
 
 use super::{
-    blocks::{Block, LAYER_NORM_EPSILON, Stream},
+    blocks::{Block, Stream},
     error::ExportError,
-    fold::{pad_head_rows, transpose},
+    fold::pad_head_rows,
     graph::{Attr, DType, Dim, Value},
     linear::Linear,
+    patches::{self, PatchEmbedding},
     pooler::{self, Pooler, PoolerInput},
-    tower::Tower,
+    tower::{LAYER_NORM_EPSILON, Tower},
 };
 use crate::{
     checkpoint::{DecoderConfig, ModelConfig, PoolerConfig, PoolerKind, TensorReader},
     model::{IMAGES, cross_key, cross_value, padded_head_dim},
 };
-
-/// Pixels are divided by this before the patch embedding in fp16, so that the folded weights stay normal numbers.
-const FP16_PIXEL_SCALE: f32 = 128.0;
 
 /// Builds the graph.
 pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
@@ -108,83 +105,28 @@ fn split(t: &mut Tower<'_>, x: &Value, count: usize, width: usize) -> (Value, Va
 /// Embeds pixels as tokens `[N * (G + 1), W]`: patches, class token, positions, `ln_pre`.
 fn embed(t: &mut Tower<'_>, c: &ModelConfig, pixels: &Value) -> Result<Value, ExportError> {
     let v = &c.vision;
-    let (grid, patch, width) = (v.grid() as i64, v.patch_size as i64, v.width);
-    let used = grid * patch;
-    let mut x = pixels.clone();
-    if used != v.image_size as i64 {
-        let (starts, ends, axes) = (t.g.ints(&[0, 0]), t.g.ints(&[used, used]), t.g.ints(&[1, 2]));
-        x = t.g.op("Slice", &[&x, &starts, &ends, &axes], &[]);
-    }
-    // Moving bytes is cheaper than moving floats, so patches are cut before the cast.
-    let shape = t.g.ints(&[-1, grid, patch, grid, patch, 3]);
-    let x = t.g.op("Reshape", &[&x, &shape], &[]);
-    let x = t.g.op("Transpose", &[&x], &[("perm", Attr::Ints(&[0, 1, 3, 2, 4, 5]))]);
-    let shape = t.g.ints(&[-1, patch * patch * 3]);
-    let x = t.g.op("Reshape", &[&x, &shape], &[]);
-    let mut x = t.g.op("Cast", &[&x], &[("to", Attr::Int(t.dtype.code().into()))]);
-    let scale = if t.dtype == DType::F16 { FP16_PIXEL_SCALE } else { 1.0 };
-    if t.dtype == DType::F16 {
-        let factor = t.g.real(t.dtype, 1.0 / scale);
-        x = t.g.op("Mul", &[&x, &factor], &[]);
-    }
-    let patches = (grid * grid) as usize;
-    let pixels_per_patch = (patch * patch * 3) as usize;
-    let sizes = [width, pixels_per_patch];
-    let (name, fused) = ("visual.patch_weight", t.is_fused());
-    let shape = if fused { [pixels_per_patch, width] } else { sizes };
-    let weight = t.derived_weight(name, &shape, |r| {
-        let weight = fold_normalisation(r, c, scale)?.0;
-        Ok(if fused { transpose(&weight, sizes) } else { weight })
-    })?;
-    // The patch embedding is not quantised.
-    let x = match fused {
-        true => t.g.op("MatMul", &[&x, &weight], &[]),
-        false => t.g.op("Gemm", &[&x, &weight], &[("transB", Attr::Int(1))]),
+    let (width, patches) = (v.width, v.grid() * v.grid());
+    let embedding = PatchEmbedding {
+        image_size: v.image_size,
+        patch_size: v.patch_size,
+        width,
+        weight: "visual.conv1.weight",
+        bias: None,
+        normalisation: c.normalisation,
     };
-    let x = t.as_batch(&x, patches, width);
+    let x = patches::embed(t, &embedding, pixels)?;
     let positions = t.derived_weight("visual.patch_positions", &[patches, width], |r| {
-        let bias = fold_normalisation(r, c, scale)?.1;
+        let bias = embedding.folded_bias(r)?;
         let positions = r.get("visual.positional_embedding", &[patches + 1, width])?;
         Ok(positions[width..].iter().enumerate().map(|(i, p)| p + bias[i % width]).collect())
     })?;
-    let x = t.g.op("Add", &[&x, &positions], &[]);
-    let class = t.derived_weight("visual.class_token", &[1, 1, width], |r| {
+    let class = |r: &TensorReader| {
         let positions = r.get("visual.positional_embedding", &[patches + 1, width])?;
         let class = r.get("visual.class_embedding", &[width])?;
         Ok(class.iter().zip(&positions).map(|(c, p)| c + p).collect())
-    })?;
-    let class = t.repeat(&class, &x, [1, width as i64]);
-    let x = t.g.op("Concat", &[&class, &x], &[("axis", Attr::Int(1))]);
-    let x = t.as_rows(&x, width);
+    };
+    let x = patches::add_positions_and_class(t, &x, &positions, width, class)?;
     if v.ln_pre { t.layer_norm("visual.ln_pre", &x, width) } else { Ok(x) }
-}
-
-/// Folds the normalisation of pixels into `conv1.weight [W, 3, P, P]`: a matrix `[W, P * P * 3]` over raw pixels and its bias
-/// `[W]`,
-/// `w * (v / 255 - mean) / std = (w / (255 std)) * v - w * mean / std`.
-fn fold_normalisation(
-    r: &TensorReader,
-    c: &ModelConfig,
-    scale: f32,
-) -> Result<(Vec<f32>, Vec<f32>), ExportError> {
-    let (width, patch) = (c.vision.width, c.vision.patch_size);
-    let conv = r.get("visual.conv1.weight", &[width, 3, patch, patch])?;
-    let area = patch * patch;
-    let mut weight = vec![0.0; conv.len()];
-    let mut bias = vec![0.0; width];
-    for (out, filter) in conv.chunks_exact(3 * area).enumerate() {
-        let mut sum = 0.0;
-        for channel in 0..3 {
-            let (mean, std) = (c.normalisation.mean[channel], c.normalisation.std[channel]);
-            for at in 0..area {
-                let w = f64::from(filter[channel * area + at]);
-                weight[(out * area + at) * 3 + channel] = (w * f64::from(scale) / (255.0 * std)) as f32;
-                sum -= w * mean / std;
-            }
-        }
-        bias[out] = sum as f32;
-    }
-    Ok((weight, bias))
 }
 
 /// Adds a self-attention; `stream` is `[N * tokens, W]`, and so is the result, or `[N, W]` with `class_only`.
@@ -221,7 +163,7 @@ fn self_attention(
 }
 
 /// Selects the first token: `[N, tokens, W] -> [N, W]`.
-fn first_token(t: &mut Tower<'_>, x: &Value) -> Value {
+pub(super) fn first_token(t: &mut Tower<'_>, x: &Value) -> Value {
     let index = t.g.int(0);
     t.g.op("Gather", &[x, &index], &[("axis", Attr::Int(1))])
 }

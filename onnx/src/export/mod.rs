@@ -2,6 +2,8 @@
 //!
 //! Nothing here runs a model. The folder is written next to its final place and renamed when complete.
 
+mod bert;
+mod blip;
 mod blocks;
 mod decoder;
 mod error;
@@ -10,7 +12,9 @@ pub(crate) mod graph;
 pub(crate) mod host_inputs;
 mod image_encoder;
 mod linear;
+mod patches;
 mod pooler;
+mod source;
 mod text_encoder;
 mod tower;
 mod weights;
@@ -22,23 +26,11 @@ pub use host_inputs::GraphError;
 use recaption_schemas::sha256_hex;
 use weights::{WEIGHTS_FILE, WeightsWriter};
 
+use self::tower::Tower;
 use crate::{
-    checkpoint::{Checkpoint, ModelConfig},
-    model::{
-        Architecture, DECODER_FILE, DecoderDimensions, Dimensions, IMAGE_ENCODER_FILE, MODEL_FILE,
-        MODEL_FORMAT, ModelFile, ModelFolder, ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE,
-        TOKENIZER_FILE, padded_head_dim,
-    },
+    checkpoint::AnyCheckpoint,
+    model::{MODEL_FILE, ModelFile, ModelFolder, Precision, TOKENIZER_FILE},
 };
-
-type BuildGraph = fn(&mut tower::Tower<'_>, &ModelConfig) -> Result<(), ExportError>;
-
-/// The graphs of a model folder; a CLIP has the first two.
-const GRAPHS: [(&str, BuildGraph); 3] = [
-    (IMAGE_ENCODER_FILE, image_encoder::build),
-    (TEXT_ENCODER_FILE, text_encoder::build),
-    (DECODER_FILE, |tower, c| c.decoder.as_ref().map_or(Ok(()), |d| decoder::build(tower, c, d))),
-];
 
 /// Exports the checkpoint in `checkpoint` to the model folder `out`, replacing an older export.
 ///
@@ -55,7 +47,8 @@ const GRAPHS: [(&str, BuildGraph); 3] = [
 /// # Errors
 /// See [`ExportError`]; nothing is left half-written at `out`.
 pub fn export(checkpoint: &Path, out: &Path, precision: Precision) -> Result<ModelFolder, ExportError> {
-    let source = Checkpoint::open(checkpoint)?;
+    let source = AnyCheckpoint::open(checkpoint)?;
+    source.check_precision(precision)?;
     if out.exists() && !is_empty_dir(out) && !is_model_folder(out) {
         return Err(ExportError::Occupied(out.to_owned()));
     }
@@ -126,29 +119,22 @@ fn write(path: PathBuf, bytes: &[u8]) -> Result<(), ExportError> {
     std::fs::write(&path, bytes).map_err(|source| ExportError::Write { path, source })
 }
 
-fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result<(), ExportError> {
+fn write_folder(source: &AnyCheckpoint, dir: &Path, precision: Precision) -> Result<(), ExportError> {
     remove(dir)?;
     std::fs::create_dir_all(dir).map_err(|source| ExportError::Write { path: dir.to_owned(), source })?;
-    let c = &source.config;
+    let tensors = source.tensors();
     let mut weights = WeightsWriter::create(dir, precision)?;
     let mut files = Vec::new();
-    let graphs = GRAPHS.iter().filter(|(name, _)| c.decoder.is_some() || *name != DECODER_FILE);
-    for (name, build) in graphs {
-        let mut tower = tower::Tower::new(
-            name.trim_end_matches(".onnx"),
-            &source.tensors,
-            &mut weights,
-            precision,
-            c.activation,
-        );
-        build(&mut tower, c)?;
+    for (name, graph) in source.graphs() {
+        let title = name.trim_end_matches(".onnx");
+        let mut tower = Tower::new(title, tensors, &mut weights, precision, source.activation());
+        source.build(*graph, &mut tower)?;
         let bytes = tower.g.finish()?;
         files.push(ModelFile { name: (*name).into(), size: bytes.len() as u64, sha256: sha256_hex(&bytes) });
         write(dir.join(name), &bytes)?;
     }
-    // Used in training only.
-    source.tensors.ignore(&["logit_scale", "logit_bias"]);
-    source.tensors.finish()?;
+    tensors.ignore(source.unused());
+    tensors.finish()?;
     let (size, sha256) = weights.finish()?;
     files.push(ModelFile { name: WEIGHTS_FILE.into(), size, sha256 });
     if let Some(bytes) = source.tokenizer()? {
@@ -159,52 +145,12 @@ fn write_folder(source: &Checkpoint, dir: &Path, precision: Precision) -> Result
         });
         write(dir.join(TOKENIZER_FILE), &bytes)?;
     }
-    let spec = describe(source, precision, files)?;
+    let spec = source.describe(precision, files)?;
     let mut json = serde_json::to_vec_pretty(&spec)
         .map_err(std::io::Error::from)
         .map_err(|source| ExportError::Write { path: dir.join(MODEL_FILE), source })?;
     json.push(b'\n');
     write(dir.join(MODEL_FILE), &json)
-}
-
-/// Returns the contents of `model.json`.
-fn describe(
-    source: &Checkpoint,
-    precision: Precision,
-    files: Vec<ModelFile>,
-) -> Result<ModelSpec, ExportError> {
-    let c = &source.config;
-    Ok(ModelSpec {
-        format_version: MODEL_FORMAT,
-        architecture: if c.decoder.is_some() { Architecture::Coca } else { Architecture::Clip },
-        dimensions: dimensions(c),
-        special_ids: SpecialIds::of_vocabulary(c.text.vocab_size),
-        image_size: c.preprocess.size,
-        preprocessing: c.preprocess,
-        precision,
-        opset: graph::OPSET,
-        source_sha256: source.tensors.sha256()?,
-        parameters: source.tensors.parameters(),
-        files,
-    })
-}
-
-fn dimensions(c: &ModelConfig) -> Dimensions {
-    let context = c.text.context_length;
-    Dimensions {
-        embed_dim: c.embed_dim,
-        vocab_size: c.text.vocab_size,
-        context_length: c.decoder.map_or(context, |d| context.min(d.context_length + 1)),
-        decoder: c.decoder.map(|d| DecoderDimensions {
-            image_tokens: c.image_tokens(),
-            text_layers: c.decoding_text_layers(),
-            text_heads: c.text.heads,
-            text_head_dim: padded_head_dim(c.text.width / c.text.heads),
-            decoder_layers: d.layers,
-            decoder_heads: d.heads,
-            decoder_head_dim: padded_head_dim(d.width / d.heads),
-        }),
-    }
 }
 
 #[cfg(test)]

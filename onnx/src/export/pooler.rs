@@ -4,12 +4,12 @@
 //! The queries do not depend on the image: they are normalised and projected at export, in f64.
 
 use super::{
-    blocks::{Block, LAYER_NORM_EPSILON, Stream},
+    blocks::{Block, Stream},
     error::ExportError,
     fold::{add_product, pad_head_rows},
     graph::Value,
     linear::Linear,
-    tower::Tower,
+    tower::{LAYER_NORM_EPSILON, Tower},
 };
 use crate::checkpoint::TensorReader;
 

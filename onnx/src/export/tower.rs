@@ -1,6 +1,6 @@
 //! One graph under construction over a checkpoint: its weights, its precision, and the operations that all towers share.
 //!
-//! Weights keep open_clip's names and torch's layout (`[out, in]`, `Gemm` with `transB`).
+//! Weights keep the checkpoint's names and torch's layout (`[out, in]`, `Gemm` with `transB`).
 
 use std::collections::HashMap;
 
@@ -13,6 +13,9 @@ use crate::{
     checkpoint::{Activation, TensorReader},
     model::Precision,
 };
+
+/// torch's default epsilon of LayerNorm, which open_clip uses throughout.
+pub(super) const LAYER_NORM_EPSILON: f32 = 1e-5;
 
 /// Activations in 8 bits.
 #[derive(Clone)]
@@ -37,6 +40,8 @@ pub(super) struct Tower<'a> {
     pub(super) dtype: DType,
     /// Activation of the MLPs.
     pub(super) activation: Activation,
+    /// Epsilon of LayerNorm.
+    pub(super) epsilon: f32,
     /// Activations that are quantised already, by their unquantised value.
     pub(super) quantised: HashMap<Value, Quantised>,
 }
@@ -57,6 +62,7 @@ impl<'a> Tower<'a> {
             precision,
             dtype: DType::of(precision),
             activation,
+            epsilon: LAYER_NORM_EPSILON,
             quantised: HashMap::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! `image_encoder.onnx`: pixels -> contrastive features and the cross-attention keys and values.
+//! `image_encoder.onnx`: pixels -> contrastive features (none in a BLIP captioner) and the cross-attention keys and values.
 
 use ort::{
     memory::Allocator,
@@ -7,14 +7,14 @@ use ort::{
 };
 
 use super::{error::RuntimeError, memory::Memory, options::SessionOptions, session};
-use crate::model::{IMAGE_ENCODER_FILE, ModelFolder, cross_key, cross_value};
+use crate::model::{IMAGE_ENCODER_FILE, IMAGE_TOKENS, ModelFolder, cross_key, cross_value};
 
 /// What is computed once per image, for a batch of images.
 #[derive(Debug)]
 pub struct Encoded {
     /// Number of images, `N`, at least 1.
     images: usize,
-    /// L2-normalised embeddings, `[N, E]`.
+    /// L2-normalised embeddings, `[N, E]`; empty for a BLIP captioner.
     pub features: Vec<f32>,
     /// Keys and values of the multimodal layers, alternating, each `[N, Q, H * D]` in the model's precision, in the session's
     /// memory. Empty for a CLIP.
@@ -28,7 +28,7 @@ impl Encoded {
         self.images
     }
 
-    /// Returns the embedding of image `index`, `[E]`.
+    /// Returns the embedding of image `index`, `[E]`; empty for a BLIP captioner.
     ///
     /// # Panics
     /// When there is no such image.
@@ -39,7 +39,7 @@ impl Encoded {
     }
 }
 
-/// The image tower, with a CoCa's pooler and cross-attention projections.
+/// The image tower, with a CoCa's pooler, and with the projections of cross-attentions.
 #[derive(Debug)]
 pub struct ImageEncoder {
     session: Session,
@@ -97,7 +97,10 @@ impl ImageEncoder {
         let input = TensorRef::from_array_view(([n, self.size, self.size, 3], pixels)).map_err(failed)?;
         let inputs = ort::inputs!["pixels" => input];
         let mut outputs = self.session.run(inputs).map_err(failed)?;
-        let features = outputs["image_features"].try_extract_tensor::<f32>().map_err(failed)?.1.to_vec();
+        let features = match self.embed_dim {
+            0 => Vec::new(),
+            _ => outputs["image_features"].try_extract_tensor::<f32>().map_err(failed)?.1.to_vec(),
+        };
         debug_assert_eq!(features.len(), n * self.embed_dim);
         let mut cross = Vec::with_capacity(self.outputs.len());
         for name in &self.outputs {
@@ -111,6 +114,21 @@ impl ImageEncoder {
         Ok(Encoded { images: n, features, cross })
     }
 
+    /// Returns the tokens that a BLIP's texts attend to, f32 `[N, Q, W]`, for a [`Matcher`](super::Matcher) and for comparisons.
+    ///
+    /// # Errors
+    /// As [`ImageEncoder::encode`], and when the graph has no such output.
+    pub fn image_tokens(&mut self, pixels: &[u8]) -> Result<Vec<f32>, RuntimeError> {
+        let n = pixels.len() / self.image_bytes();
+        let failed = |source| RuntimeError::Run { graph: "image encoder", rows: n, source };
+        let input = TensorRef::from_array_view(([n, self.size, self.size, 3], pixels)).map_err(failed)?;
+        let outputs = self.session.run(ort::inputs!["pixels" => input]).map_err(failed)?;
+        let tokens = outputs.get(IMAGE_TOKENS).ok_or_else(|| {
+            RuntimeError::Input(format!("the image encoder has no output `{IMAGE_TOKENS}`"))
+        })?;
+        Ok(tokens.try_extract_tensor::<f32>().map_err(failed)?.1.to_vec())
+    }
+
     /// Encodes images with one upload of the pixels; keys and values stay on the device, features are copied to the host.
     fn encode_on_device(&mut self, pixels: &[u8], n: usize) -> ort::Result<Encoded> {
         let Some((memory, binding)) = &mut self.device else {
@@ -121,14 +139,19 @@ impl ImageEncoder {
         input.extract_tensor_mut().1.copy_from_slice(pixels);
         binding.bind_input("pixels", &input)?;
         // Bound for every call: an output keeps the shape of the call after it was bound.
-        binding.bind_output_to_device("image_features", &Memory::Cpu.info()?)?;
+        if self.embed_dim > 0 {
+            binding.bind_output_to_device("image_features", &Memory::Cpu.info()?)?;
+        }
         let device = memory.info()?;
         for name in &self.outputs {
             binding.bind_output_to_device(name.as_str(), &device)?;
         }
         binding.synchronize_inputs()?;
         let mut outputs = self.session.run_binding(binding)?;
-        let features = outputs["image_features"].try_extract_tensor::<f32>()?.1.to_vec();
+        let features = match self.embed_dim {
+            0 => Vec::new(),
+            _ => outputs["image_features"].try_extract_tensor::<f32>()?.1.to_vec(),
+        };
         let mut cross: Vec<DynTensor> = Vec::with_capacity(self.outputs.len());
         for name in &self.outputs {
             let missing = || ort::Error::new(format!("no output `{name}`: export the model again"));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ort::{session::Session, value::TensorRef};
 
 use super::{error::RuntimeError, options::SessionOptions, session};
-use crate::model::{Architecture, ModelFolder, TEXT_ENCODER_FILE};
+use crate::model::{Architecture, ModelFolder, TEXT_ENCODER_FILE, TEXT_TOKENS};
 
 /// Texts are padded to a multiple of this, so that a text's padded length, and so its row, does not depend on other texts.
 const LENGTH_STEP: usize = 8;
@@ -29,15 +29,16 @@ impl TextEncoder {
     /// Loads the graph.
     ///
     /// # Errors
-    /// When the library or the graph cannot be loaded.
+    /// When the model has no text encoder (a BLIP captioner), or the library or the graph cannot be loaded.
     pub fn load(model: &ModelFolder, options: &SessionOptions) -> Result<Self, RuntimeError> {
+        model.require_scores()?;
         Ok(Self {
             session: session::create(model, TEXT_ENCODER_FILE, options)?,
             context: model.spec.dimensions.context_length,
             pad: model.spec.special_ids.pad,
             padding: match model.spec.architecture {
                 Architecture::Coca => 1,
-                Architecture::Clip => 0,
+                Architecture::Clip | Architecture::Blip | Architecture::BlipRetrieval => 0,
             },
             embed_dim: model.spec.dimensions.embed_dim,
             batch: MAX_BATCH,
@@ -88,6 +89,25 @@ impl TextEncoder {
             }
         }
         Ok(features)
+    }
+
+    /// Returns the tokens of padded texts of one length, f32 `[N, T, W]`, of a model whose graph returns them; for comparisons.
+    ///
+    /// # Errors
+    /// When lengths differ, the graph has no such output, or it fails.
+    pub(crate) fn text_tokens(&mut self, texts: &[Vec<i64>]) -> Result<Vec<f32>, RuntimeError> {
+        let length = texts.first().map_or(0, Vec::len);
+        if texts.iter().any(|text| text.len() != length) {
+            return Err(RuntimeError::Input("texts of several lengths have no tokens together".into()));
+        }
+        let failed = |source| RuntimeError::Run { graph: "text encoder", rows: texts.len(), source };
+        let ids = texts.concat();
+        let input = TensorRef::from_array_view(([texts.len(), length], ids.as_slice())).map_err(failed)?;
+        let outputs = self.session.run(ort::inputs!["ids" => input]).map_err(failed)?;
+        let tokens = outputs
+            .get(TEXT_TOKENS)
+            .ok_or_else(|| RuntimeError::Input(format!("the text encoder has no output `{TEXT_TOKENS}`")))?;
+        Ok(tokens.try_extract_tensor::<f32>().map_err(failed)?.1.to_vec())
     }
 
     fn encode_group(

@@ -131,7 +131,7 @@ impl GenerationLimits {
 }
 
 /// Returns the log-probability of `id` over the whole vocabulary, natural logarithm.
-fn log_probability(logits: &[f32], id: i64) -> f64 {
+pub(super) fn log_probability(logits: &[f32], id: i64) -> f64 {
     let selected = usize::try_from(id).ok().and_then(|id| logits.get(id)).map_or(f64::NAN, |v| f64::from(*v));
     selected - log_sum_of_exponentials(logits)
 }

@@ -4,10 +4,10 @@
 
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use serde::Deserialize;
 
-use super::report::VerifyError;
+use super::{report::VerifyError, tensor_file::TensorFile};
 use crate::{caption::BeamSettings, model::ModelFolder};
 
 /// Settings in the JSON file. `seq_len` and `min_seq_len` count the start token; a CLIP's golden has neither.
@@ -88,7 +88,7 @@ impl Golden {
         let unusable =
             |path: &Path, what: String| VerifyError::Golden { path: path.display().to_string(), what };
         let data = std::fs::read(path).map_err(|e| unusable(path, e.to_string()))?;
-        let file = SafeTensors::deserialize(&data).map_err(|e| unusable(path, e.to_string()))?;
+        let file = TensorFile::parse(&data).map_err(|what| unusable(path, what))?;
         let json = path.with_extension("json");
         let text = std::fs::read(&json)
             .map_err(|e| unusable(&json, format!("{e}; the file must hold ids and lengths")))?;
@@ -99,7 +99,7 @@ impl Golden {
 
 /// An open file and the model that its tensors must fit. Errors do not name the file.
 struct Tensors<'a> {
-    file: SafeTensors<'a>,
+    file: TensorFile<'a>,
     settings: Settings,
     model: &'a ModelFolder,
 }
@@ -176,49 +176,25 @@ impl Tensors<'_> {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.file.names().contains(&name)
+        self.file.has(name)
     }
 
-    /// Reads a tensor of the expected type and shape; `None` is any size.
     fn tensor(
         &self,
         name: &str,
         dtype: Dtype,
         shape: &[Option<usize>],
     ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        let view = self.file.tensor(name).map_err(|_| format!("no tensor `{name}`"))?;
-        let fits = view.shape().len() == shape.len()
-            && view.shape().iter().zip(shape).all(|(got, want)| want.is_none_or(|want| *got == want));
-        if view.dtype() != dtype || !fits {
-            let sizes: Vec<String> =
-                shape.iter().map(|d| d.map_or("any".into(), |d| d.to_string())).collect();
-            return Err(format!(
-                "tensor `{name}` is {:?} {:?}, this model needs {dtype:?} [{}]",
-                view.dtype(),
-                view.shape(),
-                sizes.join(", ")
-            ));
-        }
-        Ok((view.shape().to_vec(), view.data().to_vec()))
+        self.file.tensor(name, dtype, shape)
     }
 
     fn floats(&self, name: &str, shape: &[Option<usize>]) -> Result<(Vec<usize>, Vec<f32>), String> {
-        let (shape, bytes) = self.tensor(name, Dtype::F32, shape)?;
-        Ok((shape, bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+        self.file.floats(name, shape)
     }
 
     /// Reads rows of ids and checks that they are within the vocabulary.
     fn ids(&self, name: &str, rows: Option<usize>) -> Result<Vec<Vec<i64>>, String> {
-        let (shape, bytes) = self.tensor(name, Dtype::I64, &[rows, None])?;
-        let ids: Vec<i64> = bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
-        let vocabulary = self.model.spec.dimensions.vocab_size as i64;
-        if let Some(id) = ids.iter().find(|id| !(0..vocabulary).contains(*id)) {
-            return Err(format!("tensor `{name}` holds id {id}, this model's vocabulary has {vocabulary}"));
-        }
-        if shape[1] == 0 {
-            return Err(format!("tensor `{name}` has rows without ids"));
-        }
-        Ok(ids.chunks_exact(shape[1]).map(<[i64]>::to_vec).collect())
+        self.file.ids(name, rows, self.model.spec.dimensions.vocab_size)
     }
 
     /// Truncates ids after the end token.

@@ -1,15 +1,17 @@
-//! `recaption verify`: an exported model against reference tensors that open_clip computed.
+//! `recaption verify`: an exported model against reference tensors that open_clip, or transformers of a BLIP, computed.
 //!
 //! Every tensor that the model computes is compared, in every precision and on every provider, with the bounds of
 //! `criteria`. A tensor that is not compared is reported with the reason.
 
 mod beam_replay;
+mod blip;
 mod caption_checks;
 pub(crate) mod compare;
 pub(crate) mod criteria;
 pub(crate) mod forced;
 mod golden;
 mod report;
+mod tensor_file;
 
 use std::path::Path;
 
@@ -25,7 +27,7 @@ pub use self::{
     report::{Check, CheckStatus, VerifyError, passed},
 };
 use crate::{
-    model::ModelFolder,
+    model::{Architecture, ModelFolder},
     runtime::{ImageEncoder, RuntimeError, SessionOptions, TextEncoder},
 };
 
@@ -38,6 +40,9 @@ pub fn verify(
     golden: &Path,
     options: &SessionOptions,
 ) -> Result<Vec<Check>, VerifyError> {
+    if matches!(model.spec.architecture, Architecture::Blip | Architecture::BlipRetrieval) {
+        return blip::verify(model, golden, options);
+    }
     let golden = Golden::read(golden, model)?;
     let criteria = Criteria::of(model.spec.precision, options.execution);
     let width = model.spec.dimensions.embed_dim;

@@ -32,7 +32,7 @@ pub enum CheckStatus {
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// Name of the golden's tensor.
+    /// Name of the golden's tensor, or of what else was compared.
     pub tensor: &'static str,
     /// Result of the comparison.
     pub status: CheckStatus,

@@ -29,6 +29,7 @@ mod budget;
 mod buffer;
 mod containers;
 mod error;
+mod exact;
 mod geometry;
 mod jpeg;
 mod options;

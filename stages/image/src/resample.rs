@@ -11,6 +11,7 @@ use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resize
 
 use super::buffer::grown;
 use super::error::DecodeError;
+use super::exact;
 use super::geometry::{Axis, Plan, Region, Turn};
 use super::raster::{Channels, Raster};
 use recaption_schemas::{Interpolation, Preprocess, ResizeMode};
@@ -79,13 +80,43 @@ pub(super) fn resample(
         None => Plan::new(width, height, preprocess.size, preprocess.resize_mode),
     };
     let (x, y) = plan.stored(turn);
-    resize(workspace, raster, data, (x, y), turn.transpose, preprocess.interpolation)?;
+    let columns_first = turn.transpose;
+    if region.is_none() && preprocess.resize_mode == ResizeMode::Squash {
+        squash(workspace, raster, data, (x.length, y.length), columns_first, preprocess.interpolation);
+    } else {
+        resize(workspace, raster, data, (x, y), columns_first, preprocess.interpolation)?;
+    }
     let fill = match preprocess.resize_mode {
         ResizeMode::Longest { fill } => fill,
         ResizeMode::Shortest | ResizeMode::Squash => [0; 3],
     };
     let small = Small { data: &workspace.small, width: x.length as usize, height: y.length as usize, turn };
     Ok(small.place(raster.channels, &plan, preprocess.size as usize, fill))
+}
+
+/// Resizes the whole raster to `(width, height)` exactly as Pillow does, into `workspace.small`.
+fn squash(
+    workspace: &mut Workspace,
+    raster: &Raster,
+    data: &[u8],
+    (width, height): (u32, u32),
+    columns_first: bool,
+    interpolation: Interpolation,
+) {
+    let rows = exact::taps(raster.width, width, interpolation);
+    let columns = exact::taps(raster.height, height, interpolation);
+    let (channels, from) = (raster.channels.count(), raster.width as usize);
+    let (width, height) = (width as usize, height as usize);
+    let small = grown(&mut workspace.small, width * height * channels);
+    if columns_first {
+        let half = grown(&mut workspace.half, from * height * channels);
+        exact::along_columns(data, from * channels, &columns, half);
+        exact::along_rows(half, (from, channels), &rows, small);
+    } else {
+        let half = grown(&mut workspace.half, width * raster.height as usize * channels);
+        exact::along_rows(data, (from, channels), &rows, half);
+        exact::along_columns(half, width * channels, &columns, small);
+    }
 }
 
 /// Applies both passes, into `workspace.small`, `[y.length, x.length, channels]`.

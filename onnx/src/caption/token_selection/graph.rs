@@ -130,10 +130,12 @@ impl Builder {
 
     /// Makes padding, and the end token where it is forbidden, impossible.
     fn mask(&mut self, x: &Value, config: &SelectionConfig, forbid_end: &Value) -> Value {
-        let (pad, end, never) =
-            (self.one_hot(config.pad), self.one_hot(config.end), self.f32(f32::NEG_INFINITY));
-        let end = self.binary("And", &end, forbid_end);
-        let banned = self.binary("Or", &pad, &end);
+        let (end, never) = (self.one_hot(config.end), self.f32(f32::NEG_INFINITY));
+        let mut banned = self.binary("And", &end, forbid_end);
+        if let Some(id) = config.banned {
+            let always = self.one_hot(id);
+            banned = self.binary("Or", &always, &banned);
+        }
         self.select_where(&banned, &never, x)
     }
 

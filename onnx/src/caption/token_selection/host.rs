@@ -33,7 +33,12 @@ pub(super) fn select_row(
     request: &LogitsRequest,
     config: &SelectionConfig,
 ) -> Result<TopTokens, RuntimeError> {
-    let banned: &[usize] = if request.forbid_end { &[config.pad, config.end] } else { &[config.pad] };
+    let banned: &[usize] = match (config.banned, request.forbid_end) {
+        (Some(id), true) => &[id, config.end],
+        (Some(id), false) => &[id],
+        (None, true) => &[config.end],
+        (None, false) => &[],
+    };
     let token = match config.selection {
         _ if request.force_end => {
             let raw_end = logits[config.end];

@@ -14,5 +14,7 @@ mod selector;
 mod tests;
 
 pub(super) use host::select_on_host;
+#[cfg(test)]
+pub(super) use request::NextToken;
 pub(super) use request::{LogitsRequest, SelectionConfig, TokenSelection, TopTokens, non_finite_logits};
 pub(super) use selector::Selector;

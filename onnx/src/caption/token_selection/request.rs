@@ -1,6 +1,10 @@
 //! What a row requests of its logits, and what it gets.
 
-use crate::{caption::settings::SampleSettings, model::SpecialIds, runtime::RuntimeError};
+use crate::{
+    caption::settings::SampleSettings,
+    model::{GenerationRules, SpecialIds},
+    runtime::RuntimeError,
+};
 
 /// A token that may come next.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,16 +29,21 @@ pub(in crate::caption) enum TokenSelection {
 pub(in crate::caption) struct SelectionConfig {
     /// How tokens are selected.
     pub(in crate::caption) selection: TokenSelection,
-    /// Id of the padding, which is never selected.
-    pub(in crate::caption) pad: usize,
+    /// Id that is never selected, the padding's, if there is one.
+    pub(in crate::caption) banned: Option<usize>,
     /// Id of the end token.
     pub(in crate::caption) end: usize,
 }
 
 impl SelectionConfig {
-    /// Returns the configuration for a model's special ids.
-    pub(in crate::caption) fn new(selection: TokenSelection, special: SpecialIds) -> Self {
-        Self { selection, pad: special.pad as usize, end: special.end as usize }
+    /// Returns the configuration for a model's special ids and the rules that its captions follow.
+    pub(in crate::caption) fn new(
+        selection: TokenSelection,
+        special: SpecialIds,
+        rules: GenerationRules,
+    ) -> Self {
+        let banned = rules.bans_padding().then_some(special.pad as usize);
+        Self { selection, banned, end: special.end as usize }
     }
 
     /// Returns whether tokens that stand in the text already are penalised.

@@ -218,7 +218,7 @@ impl List<'_> {
             let token = NextToken { id: config.end, logprob: self.end };
             return if self.end.is_finite() { Ok(Some(vec![token])) } else { Err(non_finite_logits()) };
         }
-        let forbidden = |id: usize| id == config.pad || request.forbid_end && id == config.end;
+        let forbidden = |id: usize| config.banned == Some(id) || request.forbid_end && id == config.end;
         let mut tokens: Vec<(f32, NextToken)> = (self.ids.iter().zip(self.logprobs).zip(self.values))
             .map(|((id, logprob), value)| (*value, NextToken { id: *id as usize, logprob: *logprob }))
             .filter(|(value, token)| *value > f32::NEG_INFINITY && !forbidden(token.id))

@@ -44,7 +44,7 @@ fn on_device(logits: &[f32], vocab: usize) -> Tensor<f32> {
 
 fn selector(selection: TokenSelection, vocab: usize, max_ids: usize) -> (SelectionConfig, Selector) {
     load_library().expect("ONNX Runtime");
-    let config = SelectionConfig { selection, pad: 0, end: vocab - 1 };
+    let config = SelectionConfig { selection, banned: Some(0), end: vocab - 1 };
     let selector = Selector::build(&SessionOptions::on_cpu(1), config, vocab, max_ids).expect("a graph");
     (config, selector)
 }

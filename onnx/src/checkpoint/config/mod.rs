@@ -6,8 +6,8 @@
 //! next to `model_cfg`, see `extensions`.
 
 mod extensions;
-mod preprocess;
-mod section;
+pub(super) mod preprocess;
+pub(super) mod section;
 #[cfg(test)]
 mod tests;
 mod towers;

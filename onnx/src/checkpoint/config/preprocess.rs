@@ -9,9 +9,9 @@ use super::{
 };
 
 /// OpenAI's mean per channel, RGB, on a scale of 0 to 1 (open_clip's `OPENAI_DATASET_MEAN`).
-const OPENAI_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+pub(in crate::checkpoint) const OPENAI_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// OpenAI's standard deviation per channel, RGB.
-const OPENAI_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+pub(in crate::checkpoint) const OPENAI_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 /// Parses the section in `root`, if there is one, for a model that takes squares of `image_size` pixels.
 pub(super) fn parse_preprocess(

@@ -1,6 +1,7 @@
 //! The configuration of a model as the rest of the crate reads it.
 
 use recaption_schemas::Preprocess;
+use serde::{Deserialize, Serialize};
 
 /// Activation of the MLPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub enum Activation {
 }
 
 /// Mean and standard deviation per channel, RGB, of pixels scaled to [0, 1].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Normalisation {
     /// Mean.
     pub mean: [f64; 3],

@@ -1,13 +1,15 @@
-//! The tokenizer of a checkpoint: its `tokenizer.json`, or one built from the files that CLIP's vocabulary comes in.
+//! The tokenizer of a checkpoint: its `tokenizer.json`, or one built from the files that CLIP's or BERT's vocabulary comes in.
 //!
-//! Files of a checkpoint, first to last: `tokenizer.json`; `vocab.json` with `merges.txt`, as transformers writes them;
+//! Files of an open_clip checkpoint, first to last: `tokenizer.json`; `vocab.json` with `merges.txt`, as transformers writes them;
 //! `bpe_simple_vocab_16e6.txt.gz`, CLIP's own. Where there is none, the configuration has CLIP's number of entries and names
 //! no other tokenizer, CLIP's vocabulary inside the program is taken (`onnx/vocabulary`). What is built is what
-//! `scripts/build_tokenizer.py` builds from open_clip's: the same ids for the same texts.
+//! `scripts/build_tokenizer.py` builds from open_clip's: the same ids for the same texts. A BLIP has `tokenizer.json` or BERT's
+//! `vocab.txt`.
 
 mod build;
 #[cfg(test)]
 mod tests;
+mod word_piece;
 
 use std::{
     io::Read,
@@ -57,6 +59,19 @@ pub(super) fn read(dir: &Path, text: &TextConfig) -> Result<Option<Vec<u8>>, Che
         return clip().map(Some).map_err(|what| bad(files::TOKENIZER, what));
     }
     Ok(None)
+}
+
+/// Returns the contents of the tokenizer of the BLIP in `dir`, `None` where there is none.
+pub(super) fn read_bert(dir: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
+    if let Some(bytes) = optional(&dir.join(files::TOKENIZER))? {
+        return Ok(Some(bytes));
+    }
+    let path = dir.join(word_piece::VOCABULARY);
+    let Some(vocabulary) = optional(&path)? else { return Ok(None) };
+    let settings = optional(&dir.join(word_piece::SETTINGS))?;
+    let bad = |what| CheckpointError::Vocabulary { path: path.clone(), what };
+    let vocabulary = utf8(vocabulary).map_err(bad)?;
+    word_piece::from_vocabulary(&vocabulary, settings.as_deref()).map(Some).map_err(bad)
 }
 
 /// Returns the contents of CLIP's `tokenizer.json`, built from the vocabulary inside the program.

@@ -1,4 +1,8 @@
-//! A model folder: `model.json`, `tokenizer.json`, the graphs (three of a CoCa, two of a CLIP) and their weights.
+//! A model folder: `model.json`, `tokenizer.json`, the graphs (three of a CoCa, two of a CLIP or a BLIP captioner) and their
+//! weights.
+
+mod architecture;
+mod dimensions;
 
 use std::{
     io::Read,
@@ -9,10 +13,18 @@ use recaption_schemas::{Preprocess, sha256_hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Version of `model.json` and of the graphs' inputs and outputs.
-pub(crate) const MODEL_FORMAT: u32 = 1;
+pub use self::{
+    architecture::{Architecture, GenerationRules, Precision},
+    dimensions::{DecoderDimensions, Dimensions, FusionDimensions},
+};
+use crate::checkpoint::Normalisation;
+
+/// Newest version of `model.json` and of the graphs' inputs and outputs that is read, see [`Architecture::format_version`].
+const NEWEST_FORMAT: u32 = 2;
 /// Largest side of a model's input image, pixels; far beyond real models.
 pub(crate) const MAX_IMAGE_SIZE: u32 = 8192;
+/// Maximal length of a BLIP's caption where none is set, in generated tokens.
+const BLIP_CAPTION_TOKENS: usize = 19;
 /// File with the description of the model.
 pub const MODEL_FILE: &str = "model.json";
 /// File of the tokenizer, optional.
@@ -21,9 +33,17 @@ pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(crate) const IMAGE_ENCODER_FILE: &str = "image_encoder.onnx";
 /// File of the text encoder's graph.
 pub(crate) const TEXT_ENCODER_FILE: &str = "text_encoder.onnx";
+/// File of the graph that matches texts with images.
+pub(crate) const FUSION_FILE: &str = "fusion.onnx";
 /// File of the decoder's graph.
 pub(crate) const DECODER_FILE: &str = "decoder.onnx";
 
+/// Output of a BLIP's image encoder: the tokens that texts attend to.
+pub(crate) const IMAGE_TOKENS: &str = "image_tokens";
+/// Output of a BLIP's text encoder: a text's tokens, for comparisons.
+pub(crate) const TEXT_TOKENS: &str = "text_tokens";
+/// Output of the graph that matches texts with images: no match, match.
+pub(crate) const ITM_LOGITS: &str = "itm_logits";
 /// Name of the batch dimension in graphs.
 pub(crate) const IMAGES: &str = "images";
 
@@ -57,120 +77,19 @@ pub(crate) fn padded_head_dim(head_dim: usize) -> usize {
     head_dim.next_multiple_of(8)
 }
 
-/// Precision of weights and activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// IEEE single.
-    Fp32,
-    /// IEEE half.
-    Fp16,
-    /// Linear layers in 8 bits, weights with a scale per output, activations with one per row; the rest in IEEE single.
-    Int8,
-}
-
-impl Precision {
-    /// Returns the bytes per number in caches and in cross-attention keys and values.
-    #[must_use]
-    pub fn cache_bytes(self) -> usize {
-        match self {
-            Self::Fp32 | Self::Int8 => 4,
-            Self::Fp16 => 2,
-        }
-    }
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Fp32 => "fp32",
-            Self::Fp16 => "fp16",
-            Self::Int8 => "int8",
-        })
-    }
-}
-
-/// Kind of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Architecture {
-    /// Captions images, and scores captions.
-    Coca,
-    /// Scores captions only: two towers without a decoder.
-    Clip,
-}
-
-impl Architecture {
-    /// Returns the name in `model.json`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Coca => "coca",
-            Self::Clip => "clip",
-        }
-    }
-}
-
-/// Sizes of a model's inputs and outputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dimensions {
-    /// Width of the shared embedding, `E`.
-    pub embed_dim: usize,
-    /// Size of the vocabulary, `V`.
-    pub vocab_size: usize,
-    /// Longest text, ids with start and end, `T`.
-    pub context_length: usize,
-    /// Sizes of the decoder, if there is one; in `model.json` they are among the others.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub decoder: Option<DecoderDimensions>,
-}
-
-/// Sizes of the decoder's graph, which runs the multimodal layers and, unless the decoder reads embeddings, the text tower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DecoderDimensions {
-    /// Tokens that the decoder cross-attends to, `Q`.
-    pub image_tokens: usize,
-    /// Layers of the text tower with a KV cache; 0 for a decoder that reads token and position embeddings
-    /// (`recaption.multimodal_input` = `embeddings`).
-    pub text_layers: usize,
-    /// Heads of the text tower.
-    pub text_heads: usize,
-    /// Size of one head of the text tower, in the graph.
-    pub text_head_dim: usize,
-    /// Pairs of layers of the multimodal decoder.
-    pub decoder_layers: usize,
-    /// Heads of the multimodal decoder.
-    pub decoder_heads: usize,
-    /// Size of one head of the multimodal decoder, in the graph.
-    pub decoder_head_dim: usize,
-}
-
-impl DecoderDimensions {
-    /// Returns the number of layers with a KV cache.
-    pub(crate) fn cached_layers(&self) -> usize {
-        self.text_layers + self.decoder_layers
-    }
-
-    /// Returns heads and head size of cached layer `i`; the text tower's layers come first.
-    pub(crate) fn cache_heads(&self, i: usize) -> (usize, usize) {
-        if i < self.text_layers {
-            (self.text_heads, self.text_head_dim)
-        } else {
-            (self.decoder_heads, self.decoder_head_dim)
-        }
-    }
-
-    /// Returns the width of cross-attention keys and values.
-    #[must_use]
-    pub fn cross_width(&self) -> usize {
-        self.decoder_heads * self.decoder_head_dim
-    }
+/// Lengths of captions, generated tokens, end token included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaptionTokens {
+    /// The maximal length where none is set.
+    pub default: usize,
+    /// The largest maximal length that fits the context.
+    pub largest: usize,
 }
 
 /// Ids of special tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecialIds {
-    /// Padding; never generated.
+    /// Padding.
     pub pad: i64,
     /// Start of text.
     pub start: i64,
@@ -179,7 +98,7 @@ pub struct SpecialIds {
 }
 
 impl SpecialIds {
-    /// Returns the ids by CLIP's rule, which all models here follow: padding is 0, start and end are the last two.
+    /// Returns the ids by CLIP's rule, which CoCa and CLIP follow: padding is 0, start and end are the last two.
     ///
     /// ```
     /// let ids = recaption_onnx::model::SpecialIds::of_vocabulary(49408);
@@ -206,9 +125,9 @@ pub struct ModelFile {
 /// Contents of `model.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
-    /// Version of the format, 1.
+    /// Version of the format, see [`Architecture::format_version`].
     pub format_version: u32,
-    /// CoCa or CLIP.
+    /// CoCa, CLIP or BLIP.
     pub architecture: Architecture,
     /// Sizes of inputs and outputs.
     pub dimensions: Dimensions,
@@ -218,6 +137,9 @@ pub struct ModelSpec {
     pub image_size: u32,
     /// How images are resized to it.
     pub preprocessing: Preprocess,
+    /// How pixels are normalised, which the image encoder's weights include; since version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalisation: Option<Normalisation>,
     /// Precision of the graphs.
     pub precision: Precision,
     /// ONNX operator set of the graphs.
@@ -251,9 +173,19 @@ pub enum ModelError {
     },
     /// Captions were requested of a model without a decoder.
     #[error(
-        "model {0} is a CLIP, which scores captions but cannot generate them: use it as --scorer, and a CoCa as --model"
+        "model {0} is a CLIP or another model that scores captions but cannot generate them: use it as --scorer, and a CoCa or a BLIP captioner as --model"
     )]
     NoDecoder(PathBuf),
+    /// Matching was requested of a model without its head.
+    #[error(
+        "model {0} does not match texts with images (ITM): of the supported models BlipForImageTextRetrieval does"
+    )]
+    NoMatching(PathBuf),
+    /// Similarities were requested of a model that has none.
+    #[error(
+        "model {0} is a BLIP captioner, which has no embeddings to compute similarity with: set another model as scorer (`model.scorer`, --scorer MODEL): a CLIP, a CoCa or a BlipForImageTextRetrieval"
+    )]
+    NoEmbeddings(PathBuf),
 }
 
 /// An opened model folder, checked for completeness.
@@ -302,15 +234,21 @@ impl ModelFolder {
             .map_err(|e| bad(format!("not valid JSON: {e}")))?
             .get("format_version")
             .and_then(serde_json::Value::as_u64);
-        if version != Some(u64::from(MODEL_FORMAT)) {
+        if !version.is_some_and(|version| (1..=u64::from(NEWEST_FORMAT)).contains(&version)) {
             return Err(bad(format!(
-                "format_version is {}, this build reads {MODEL_FORMAT}: export the model again",
+                "format_version is {}, this build reads 1 to {NEWEST_FORMAT}: export the model again",
                 version.map_or("missing".to_owned(), |v| v.to_string())
             )));
         }
         let spec: ModelSpec = serde_json::from_slice(&text).map_err(|e| bad(format!("malformed: {e}")))?;
-        if spec.architecture == Architecture::Coca && spec.dimensions.decoder.is_none() {
-            return Err(bad("malformed: a coca without decoder sizes".into()));
+        let has_sizes = match spec.architecture {
+            Architecture::Clip => true,
+            Architecture::Coca | Architecture::Blip => spec.dimensions.decoder.is_some(),
+            Architecture::BlipRetrieval => spec.dimensions.fusion.is_some(),
+        };
+        if !has_sizes {
+            let architecture = spec.architecture.as_str();
+            return Err(bad(format!("malformed: a {architecture} without sizes of its text graphs")));
         }
         let sides = [("image_size", spec.image_size), ("preprocessing.size", spec.preprocessing.size)];
         if let Some((name, side)) = sides.into_iter().find(|(_, side)| !(1..=MAX_IMAGE_SIZE).contains(side)) {
@@ -352,9 +290,38 @@ impl ModelFolder {
     /// Returns the sizes of the decoder.
     ///
     /// # Errors
-    /// [`ModelError::NoDecoder`] for a CLIP.
+    /// [`ModelError::NoDecoder`] for a model that scores only.
     pub fn decoder(&self) -> Result<DecoderDimensions, ModelError> {
         self.spec.dimensions.decoder.ok_or_else(|| ModelError::NoDecoder(self.dir.clone()))
+    }
+
+    /// Returns the sizes of the graph that matches texts with images.
+    ///
+    /// # Errors
+    /// [`ModelError::NoMatching`] for all but a BLIP that scores.
+    pub fn fusion(&self) -> Result<FusionDimensions, ModelError> {
+        self.spec.dimensions.fusion.ok_or_else(|| ModelError::NoMatching(self.dir.clone()))
+    }
+
+    /// Checks that the model can score captions.
+    ///
+    /// # Errors
+    /// [`ModelError::NoEmbeddings`] for a BLIP captioner.
+    pub fn require_scores(&self) -> Result<(), ModelError> {
+        if self.spec.architecture.scores() { Ok(()) } else { Err(ModelError::NoEmbeddings(self.dir.clone())) }
+    }
+
+    /// Returns how many tokens a caption may have after a prompt of `prompt` tokens: the number where none is set, and the largest
+    /// one. The first is the largest, but for a BLIP, whose context has room for hundreds of tokens: there it is that of
+    /// transformers' `max_length` = 20, which counts the start token.
+    #[must_use]
+    pub fn caption_tokens(&self, prompt: usize) -> CaptionTokens {
+        let largest = self.spec.dimensions.context_length.saturating_sub(1 + prompt);
+        let default = match self.spec.architecture {
+            Architecture::Coca | Architecture::Clip => largest,
+            Architecture::Blip | Architecture::BlipRetrieval => BLIP_CAPTION_TOKENS.min(largest),
+        };
+        CaptionTokens { default, largest }
     }
 
     /// Returns the path of one of its files.

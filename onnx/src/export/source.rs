@@ -1,0 +1,217 @@
+//! What is exported of each kind of checkpoint: its graphs, and what `model.json` says of it.
+
+use super::{blip, decoder, error::ExportError, graph, image_encoder, text_encoder, tower::Tower};
+use crate::{
+    checkpoint::{
+        Activation, AnyCheckpoint, BlipConfig, BlipTask, CheckpointError, ModelConfig, TensorReader,
+    },
+    model::{
+        Architecture, DECODER_FILE, DecoderDimensions, Dimensions, FUSION_FILE, FusionDimensions,
+        IMAGE_ENCODER_FILE, ModelFile, ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE, padded_head_dim,
+    },
+};
+
+/// A graph of a model folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Graph {
+    /// Pixels to features and cross-attention keys and values.
+    ImageEncoder,
+    /// Token ids to features.
+    TextEncoder,
+    /// Token ids and image tokens to matching logits.
+    Fusion,
+    /// One step of generation.
+    Decoder,
+}
+
+const IMAGE_ENCODER: (&str, Graph) = (IMAGE_ENCODER_FILE, Graph::ImageEncoder);
+const TEXT_ENCODER: (&str, Graph) = (TEXT_ENCODER_FILE, Graph::TextEncoder);
+const FUSION: (&str, Graph) = (FUSION_FILE, Graph::Fusion);
+const DECODER: (&str, Graph) = (DECODER_FILE, Graph::Decoder);
+
+impl AnyCheckpoint {
+    /// Returns the tensors.
+    pub(super) fn tensors(&self) -> &TensorReader {
+        match self {
+            Self::OpenClip(checkpoint) => &checkpoint.tensors,
+            Self::Blip(checkpoint) => &checkpoint.tensors,
+        }
+    }
+
+    /// Returns the activation of all MLPs.
+    pub(super) fn activation(&self) -> Activation {
+        match self {
+            Self::OpenClip(checkpoint) => checkpoint.config.activation,
+            Self::Blip(_) => Activation::Gelu,
+        }
+    }
+
+    /// Returns the graphs with the names of their files, in the order in which they are built.
+    pub(super) fn graphs(&self) -> &'static [(&'static str, Graph)] {
+        match self {
+            Self::OpenClip(checkpoint) if checkpoint.config.decoder.is_none() => {
+                &[IMAGE_ENCODER, TEXT_ENCODER]
+            }
+            Self::OpenClip(_) => &[IMAGE_ENCODER, TEXT_ENCODER, DECODER],
+            Self::Blip(checkpoint) => match checkpoint.config.task {
+                BlipTask::Captions => &[IMAGE_ENCODER, DECODER],
+                BlipTask::Retrieval { .. } => &[IMAGE_ENCODER, TEXT_ENCODER, FUSION],
+            },
+        }
+    }
+
+    /// Builds one of the graphs.
+    ///
+    /// # Errors
+    /// When a tensor is missing or malformed, or the weights cannot be written.
+    pub(super) fn build(&self, graph: Graph, t: &mut Tower<'_>) -> Result<(), ExportError> {
+        match self {
+            Self::OpenClip(checkpoint) => {
+                let c = &checkpoint.config;
+                match graph {
+                    Graph::ImageEncoder => image_encoder::build(t, c),
+                    Graph::TextEncoder => text_encoder::build(t, c),
+                    Graph::Decoder => c.decoder.as_ref().map_or(Ok(()), |d| decoder::build(t, c, d)),
+                    Graph::Fusion => Ok(()),
+                }
+            }
+            Self::Blip(checkpoint) => match graph {
+                Graph::ImageEncoder => blip::image_encoder(t, &checkpoint.config),
+                Graph::Decoder => blip::decoder(t, &checkpoint.config),
+                Graph::TextEncoder => blip::text_encoder(t, &checkpoint.config),
+                Graph::Fusion => blip::fusion(t, &checkpoint.config),
+            },
+        }
+    }
+
+    /// Returns the tensors that serve training only.
+    pub(super) fn unused(&self) -> &'static [&'static str] {
+        match self {
+            Self::OpenClip(_) => &["logit_scale", "logit_bias"],
+            Self::Blip(_) => &[],
+        }
+    }
+
+    /// Returns the contents of the tokenizer, if there is one.
+    ///
+    /// # Errors
+    /// When a file is unreadable or malformed.
+    pub(super) fn tokenizer(&self) -> Result<Option<Vec<u8>>, CheckpointError> {
+        match self {
+            Self::OpenClip(checkpoint) => checkpoint.tokenizer(),
+            Self::Blip(checkpoint) => checkpoint.tokenizer(),
+        }
+    }
+
+    /// Checks that the checkpoint can be exported in a precision.
+    ///
+    /// # Errors
+    /// [`ExportError::Precision`].
+    pub(super) fn check_precision(&self, precision: Precision) -> Result<(), ExportError> {
+        match self {
+            Self::Blip(_) if precision != Precision::Fp32 => {
+                Err(ExportError::Precision { architecture: Architecture::Blip, precision })
+            }
+            Self::OpenClip(_) | Self::Blip(_) => Ok(()),
+        }
+    }
+
+    /// Returns the contents of `model.json`.
+    ///
+    /// # Errors
+    /// When the weights cannot be read again for their digest.
+    pub(super) fn describe(
+        &self,
+        precision: Precision,
+        files: Vec<ModelFile>,
+    ) -> Result<ModelSpec, ExportError> {
+        let (architecture, dimensions, special_ids, preprocessing, normalisation) = match self {
+            Self::OpenClip(checkpoint) => {
+                let c = &checkpoint.config;
+                let architecture = if c.decoder.is_some() { Architecture::Coca } else { Architecture::Clip };
+                let special = SpecialIds::of_vocabulary(c.text.vocab_size);
+                (architecture, open_clip_dimensions(c), special, c.preprocess, None)
+            }
+            Self::Blip(checkpoint) => {
+                let c = &checkpoint.config;
+                let (normalisation, mut special) = (Some(c.normalisation), c.text.special);
+                let (architecture, dimensions) = match c.task {
+                    BlipTask::Captions => (Architecture::Blip, captioner_dimensions(c)),
+                    BlipTask::Retrieval { .. } => {
+                        let (cls, enc) = checkpoint.text_starts()?;
+                        special.start = cls;
+                        (Architecture::BlipRetrieval, retrieval_dimensions(c, enc))
+                    }
+                };
+                (architecture, dimensions, special, c.preprocess, normalisation)
+            }
+        };
+        Ok(ModelSpec {
+            format_version: architecture.format_version(),
+            architecture,
+            dimensions,
+            special_ids,
+            image_size: preprocessing.size,
+            preprocessing,
+            normalisation,
+            precision,
+            opset: graph::OPSET,
+            source_sha256: self.tensors().sha256()?,
+            parameters: self.tensors().parameters(),
+            files,
+        })
+    }
+}
+
+fn open_clip_dimensions(c: &ModelConfig) -> Dimensions {
+    let context = c.text.context_length;
+    Dimensions {
+        embed_dim: c.embed_dim,
+        vocab_size: c.text.vocab_size,
+        context_length: c.decoder.map_or(context, |d| context.min(d.context_length + 1)),
+        decoder: c.decoder.map(|d| DecoderDimensions {
+            image_tokens: c.image_tokens(),
+            text_layers: c.decoding_text_layers(),
+            text_heads: c.text.heads,
+            text_head_dim: padded_head_dim(c.text.width / c.text.heads),
+            decoder_layers: d.layers,
+            decoder_heads: d.heads,
+            decoder_head_dim: padded_head_dim(d.width / d.heads),
+        }),
+        fusion: None,
+    }
+}
+
+fn captioner_dimensions(c: &BlipConfig) -> Dimensions {
+    let (heads, head_dim) = (c.text.heads, padded_head_dim(c.text.width / c.text.heads));
+    Dimensions {
+        embed_dim: 0,
+        vocab_size: c.text.vocab_size,
+        context_length: c.text.context_length,
+        decoder: Some(DecoderDimensions {
+            image_tokens: c.vision.tokens(),
+            text_layers: 0,
+            text_heads: heads,
+            text_head_dim: head_dim,
+            decoder_layers: c.text.layers,
+            decoder_heads: heads,
+            decoder_head_dim: head_dim,
+        }),
+        fusion: None,
+    }
+}
+
+fn retrieval_dimensions(c: &BlipConfig, enc_id: i64) -> Dimensions {
+    Dimensions {
+        embed_dim: c.embed_dim(),
+        vocab_size: c.text.vocab_size,
+        context_length: c.text.context_length,
+        decoder: None,
+        fusion: Some(FusionDimensions {
+            image_tokens: c.vision.tokens(),
+            image_width: c.vision.width,
+            text_width: c.text.width,
+            enc_id,
+        }),
+    }
+}
