@@ -199,7 +199,7 @@ fn killed_runs_are_finalized_by_their_configuration() {
     run().ends(0);
     let report = by_config().ends(0).report();
     assert_eq!(report["totals"]["samples"]["captioned"], json!(shards * samples), "{report:#}");
-    assert_eq!(output::read(&place.path("out")).captions.len(), shards * samples);
+    assert_eq!(output::read(&place.path("out")).captions.len(), (shards * samples) as usize);
 }
 
 #[test]
