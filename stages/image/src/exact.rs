@@ -16,8 +16,21 @@ pub(super) struct Taps {
     weights: Vec<i32>,
 }
 
-/// Returns the taps of `length` pixels over an axis of `source` pixels.
-pub(super) fn taps(source: u32, length: u32, interpolation: Interpolation) -> Vec<Taps> {
+/// Returns the taps of `length` pixels over an axis of `source` pixels. A `reversed` axis is that of an image whose EXIF orientation
+/// flips it: Pillow flips first, and its weights are not symmetric to the last bit, which shows where a sum is half a grey level.
+pub(super) fn taps(source: u32, length: u32, interpolation: Interpolation, reversed: bool) -> Vec<Taps> {
+    let mut taps = upright_taps(source, length, interpolation);
+    if reversed {
+        taps.reverse();
+        for taps in &mut taps {
+            taps.from = source as usize - taps.from - taps.weights.len();
+            taps.weights.reverse();
+        }
+    }
+    taps
+}
+
+fn upright_taps(source: u32, length: u32, interpolation: Interpolation) -> Vec<Taps> {
     let (kernel, support): (fn(f64) -> f64, f64) = match interpolation {
         Interpolation::Bicubic => (bicubic, 2.0),
         Interpolation::Bilinear => (bilinear, 1.0),
@@ -127,8 +140,8 @@ mod tests {
             // Three channels that differ.
             let source: Vec<u8> = SOURCE.iter().flat_map(|v| [*v, 255 - *v, *v]).collect();
             let (mut half, mut small) = (vec![0; 4 * 5 * 3], vec![0; 4 * 7 * 3]);
-            along_rows(&source, (9, 3), &taps(9, 4, interpolation), &mut half);
-            along_columns(&half, 4 * 3, &taps(5, 7, interpolation), &mut small);
+            along_rows(&source, (9, 3), &taps(9, 4, interpolation, false), &mut half);
+            along_columns(&half, 4 * 3, &taps(5, 7, interpolation, false), &mut small);
             let first: Vec<u8> = small.iter().step_by(3).copied().collect();
             assert_eq!(first, want, "{interpolation:?}");
             assert!(small.chunks_exact(3).all(|pixel| pixel[0] == pixel[2]));
@@ -138,9 +151,9 @@ mod tests {
     #[test]
     fn an_axis_of_the_same_length_is_unchanged() {
         let mut out = vec![0; SOURCE.len()];
-        along_rows(&SOURCE, (9, 1), &taps(9, 9, Interpolation::Bicubic), &mut out);
+        along_rows(&SOURCE, (9, 1), &taps(9, 9, Interpolation::Bicubic, false), &mut out);
         assert_eq!(out, SOURCE);
-        along_columns(&SOURCE, 9, &taps(5, 5, Interpolation::Bilinear), &mut out);
+        along_columns(&SOURCE, 9, &taps(5, 5, Interpolation::Bilinear, true), &mut out);
         assert_eq!(out, SOURCE);
     }
 }

@@ -80,11 +80,10 @@ pub(super) fn resample(
         None => Plan::new(width, height, preprocess.size, preprocess.resize_mode),
     };
     let (x, y) = plan.stored(turn);
-    let columns_first = turn.transpose;
     if region.is_none() && preprocess.resize_mode == ResizeMode::Squash {
-        squash(workspace, raster, data, (x.length, y.length), columns_first, preprocess.interpolation);
+        squash(workspace, raster, data, (x.length, y.length), turn, preprocess.interpolation);
     } else {
-        resize(workspace, raster, data, (x, y), columns_first, preprocess.interpolation)?;
+        resize(workspace, raster, data, (x, y), turn.transpose, preprocess.interpolation)?;
     }
     let fill = match preprocess.resize_mode {
         ResizeMode::Longest { fill } => fill,
@@ -100,15 +99,16 @@ fn squash(
     raster: &Raster,
     data: &[u8],
     (width, height): (u32, u32),
-    columns_first: bool,
+    turn: Turn,
     interpolation: Interpolation,
 ) {
-    let rows = exact::taps(raster.width, width, interpolation);
-    let columns = exact::taps(raster.height, height, interpolation);
+    let rows = exact::taps(raster.width, width, interpolation, turn.flip_x);
+    let columns = exact::taps(raster.height, height, interpolation, turn.flip_y);
     let (channels, from) = (raster.channels.count(), raster.width as usize);
     let (width, height) = (width as usize, height as usize);
     let small = grown(&mut workspace.small, width * height * channels);
-    if columns_first {
+    // The upright image's rows come first.
+    if turn.transpose {
         let half = grown(&mut workspace.half, from * height * channels);
         exact::along_columns(data, from * channels, &columns, half);
         exact::along_rows(half, (from, channels), &rows, small);

@@ -183,21 +183,25 @@ impl Claims {
         }
     }
 
-    /// Deletes this worker's heartbeat and, if no other worker lives, all claims, and the heartbeats of the dead. Listing many
-    /// claims takes its time: the heartbeat of a worker that joins meanwhile stays, and so do the claims.
+    /// Deletes this worker's heartbeat and, if no other worker lives, all claims, and the heartbeats of the dead. The heartbeat goes
+    /// first, so that of several workers that leave together the last one sees no other. Listing many claims takes its time: the
+    /// heartbeat of a worker that joins meanwhile stays, and so do the claims.
     pub(super) async fn leave(&self) -> Result<(), StoreError> {
         let peers = &self.peers;
+        // Which workers are dead is known by their heartbeats beside this worker's.
         peers.refresh().await?;
-        let mut paths = vec![peers.own_heartbeat().path];
-        if !peers.has_others() {
-            let dead = peers.heartbeats();
-            let claims = peers.out.child(CLAIMS).list_as(|meta| Some(meta.location)).await?;
-            peers.refresh().await?;
-            if !peers.has_others() {
-                paths.extend(claims.into_iter().chain(dead));
-            }
+        peers.own_heartbeat().delete().await?;
+        peers.refresh().await?;
+        if peers.has_others() {
+            return Ok(());
         }
-        let paths = stream::iter(paths.into_iter().map(Ok)).boxed();
+        let dead = peers.heartbeats();
+        let claims = peers.out.child(CLAIMS).list_as(|meta| Some(meta.location)).await?;
+        peers.refresh().await?;
+        if peers.has_others() {
+            return Ok(());
+        }
+        let paths = stream::iter(claims.into_iter().chain(dead).map(Ok)).boxed();
         let mut deleted = peers.out.store.delete_stream(paths);
         while let Some(one) = deleted.next().await {
             match one {

@@ -161,10 +161,12 @@ impl Peers {
         for (id, modified) in listed.into_iter().filter(|(id, _)| *id != self.id) {
             let peer = known.peers.entry(id).or_insert_with(|| Peer::new(modified));
             if peer.modified != modified {
-                (peer.modified, peer.since) = (modified, Instant::now());
+                (peer.modified, peer.since, peer.is_expired) = (modified, Instant::now(), false);
             }
-            peer.is_expired =
-                own.is_some_and(|own| own - modified > lease) || peer.since.elapsed() > self.timing.lease;
+            // What has expired stays so, also once this worker has left and has no heartbeat to compare with.
+            peer.is_expired = peer.is_expired
+                || own.is_some_and(|own| own - modified > lease)
+                || peer.since.elapsed() > self.timing.lease;
         }
         known.refreshed = Some(Instant::now());
         Ok(())
