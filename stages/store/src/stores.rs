@@ -5,6 +5,7 @@ use std::{
     fmt,
     path::{Path as FsPath, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use object_store::{ObjectStore, path::Path};
@@ -17,6 +18,9 @@ use crate::{
     clients::{self, Build},
     local::LocalStore,
 };
+
+/// Longest wait for the first object of a listing that is collected whole: of a file system's folder, or of a dataset on the hub.
+const WHOLE_LISTING_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Puts a store around another.
 pub type Wrap = Arc<dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync>;
@@ -80,9 +84,14 @@ impl Stores {
         Arc::clone(&self.counters)
     }
 
-    fn with_retries(&self, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+    fn with_retries(&self, store: Arc<dyn ObjectStore>) -> RetryingStore {
         let store = self.wrap.as_ref().map_or(Arc::clone(&store), |wrap| wrap(store));
-        Arc::new(RetryingStore::new(store, self.settings, self.counters()))
+        RetryingStore::new(store, self.settings, self.counters())
+    }
+
+    /// As [`Stores::with_retries`], of a store that collects a whole listing before its first object.
+    fn with_whole_listings(&self, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(self.with_retries(store).with_listing_timeout(WHOLE_LISTING_TIMEOUT))
     }
 
     /// Returns the location that a URL or path names. Nothing is read yet.
@@ -108,7 +117,7 @@ impl Stores {
         let store = match self.open.get("file") {
             Some(store) => Arc::clone(store),
             None => {
-                let store = self.with_retries(Arc::new(LocalStore::new()));
+                let store = self.with_whole_listings(Arc::new(LocalStore::new()));
                 self.open.insert("file".into(), Arc::clone(&store));
                 store
             }
@@ -146,7 +155,7 @@ impl Stores {
             None => {
                 let store = build(&url, &self.settings, &|name| self.variable(name))
                     .map_err(|error| error.at(redacted))?;
-                let store = self.with_retries(store);
+                let store: Arc<dyn ObjectStore> = Arc::new(self.with_retries(store));
                 self.open.insert(key, Arc::clone(&store));
                 store
             }
@@ -166,7 +175,7 @@ impl Stores {
                 let hub = HubSettings::from_lookup(|name| self.variable(name)).map_err(bad)?;
                 let store = Hub::new(dataset, hub, self.settings)
                     .map_err(|source| StoreError::Store { url: redacted.to_owned(), source })?;
-                let store = self.with_retries(Arc::new(store));
+                let store = self.with_whole_listings(Arc::new(store));
                 self.open.insert(base.clone(), Arc::clone(&store));
                 store
             }

@@ -26,9 +26,8 @@ use crate::{StoreCounters, StoreOperation, StoreSettings};
 
 pub use versions::is_unversioned;
 
-/// Longest wait for the next object of a listing. A folder of a file system is walked whole before its first one; pages of
-/// buckets have the shorter timeout of their client.
-const LISTING_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest wait for the next page of a bucket's listing, in timeouts of a response: the cloud clients retry a page by themselves.
+const PAGE_TIMEOUTS: u32 = 4;
 
 /// Largest object, in bytes, that is read whole before it is returned, as records are: whatever fails, it can be requested
 /// again.
@@ -40,24 +39,36 @@ const MIN_UPLOAD_RATE: u64 = 64 << 10;
 
 /// A store that retries transient failures. Cheap to clone.
 #[derive(Clone)]
-pub struct RetryingStore(Attempts);
+pub struct RetryingStore {
+    attempts: Attempts,
+    listing_timeout: Duration,
+}
 
 impl RetryingStore {
     /// Returns a store around `inner` that counts its requests in `counters`.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, settings: StoreSettings, counters: Arc<StoreCounters>) -> Self {
-        Self(Attempts { inner, settings, counters })
+        let listing_timeout = settings.timeout.saturating_mul(PAGE_TIMEOUTS);
+        Self { attempts: Attempts { inner, settings, counters }, listing_timeout }
+    }
+
+    /// Sets the longest wait for the next object of a listing, of a store that collects whole listings before their first object. It is
+    /// four times [`StoreSettings::timeout`] otherwise, for stores that list in pages.
+    #[must_use]
+    pub fn with_listing_timeout(mut self, timeout: Duration) -> Self {
+        self.listing_timeout = timeout;
+        self
     }
 
     fn timeout(&self) -> Duration {
-        self.0.settings.timeout
+        self.attempts.settings.timeout
     }
 
     /// Gets an object whose body is resumed where it breaks.
     async fn get_resumable(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let (path, wanted) = (location.clone(), options.clone());
         let got = self
-            .0
+            .attempts
             .run((StoreOperation::Read, "reading"), location, self.timeout(), move |store| {
                 let (path, wanted) = (path.clone(), wanted.clone());
                 async move { store.get_opts(&path, wanted).await }.boxed()
@@ -68,7 +79,7 @@ impl RetryingStore {
             return Ok(GetResult { payload: GetResultPayload::Stream(stream), ..got });
         }
         let object = (got.meta.clone(), got.range.clone());
-        let body = ResumableBody::new(self.0.clone(), location.clone(), options, object, stream);
+        let body = ResumableBody::new(self.attempts.clone(), location.clone(), options, object, stream);
         Ok(GetResult { payload: GetResultPayload::Stream(body.into_stream()), ..got })
     }
 
@@ -82,7 +93,7 @@ impl RetryingStore {
             }
             .boxed()
         };
-        self.0.run((StoreOperation::Delete, "deleting"), &location, self.timeout(), delete).await
+        self.attempts.run((StoreOperation::Delete, "deleting"), &location, self.timeout(), delete).await
     }
 
     /// Deletes objects by one request where the store can; those that fail get attempts of their own.
@@ -97,9 +108,9 @@ impl RetryingStore {
         }
         let mut first = Vec::new();
         if paths.len() > 1 {
-            self.0.counters.count(StoreOperation::Delete);
+            self.attempts.counters.count(StoreOperation::Delete);
             let all = futures::stream::iter(paths.clone().into_iter().map(Ok)).boxed();
-            let deleted = self.0.inner.delete_stream(all).collect::<Vec<_>>();
+            let deleted = self.attempts.inner.delete_stream(all).collect::<Vec<_>>();
             first = tokio::time::timeout(self.timeout(), deleted).await.unwrap_or_default();
         }
         let done: HashSet<Path> = first.into_iter().filter_map(Result::ok).collect();
@@ -117,7 +128,7 @@ impl ObjectStore for RetryingStore {
         // After a conditional put whose response is lost, the next attempt fails because the object exists: the caller
         // must compare it with its own.
         let path = location.clone();
-        self.0
+        self.attempts
             .run((StoreOperation::Write, "writing"), location, self.timeout() + upload, move |store| {
                 let (path, payload, opts) = (path.clone(), payload.clone(), opts.clone());
                 async move { store.put_opts(&path, payload, opts).await }.boxed()
@@ -131,7 +142,7 @@ impl ObjectStore for RetryingStore {
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let path = location.clone();
-        self.0
+        self.attempts
             .run((StoreOperation::Write, "starting an upload"), location, self.timeout(), move |store| {
                 let (path, opts) = (path.clone(), opts.clone());
                 async move { store.put_multipart_opts(&path, opts).await }.boxed()
@@ -140,7 +151,7 @@ impl ObjectStore for RetryingStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let mut budget = self.0.budget();
+        let mut budget = self.attempts.budget();
         loop {
             let got = self.get_resumable(location, options.clone()).await?;
             let small = options.range.is_none() && !options.head && got.meta.size <= SMALL_OBJECT;
@@ -161,7 +172,7 @@ impl ObjectStore for RetryingStore {
                 // A server that announced more bytes than there are refuses the rest.
                 Err(error) if error.to_string().contains("416 Range Not Satisfiable") => {
                     let error = io_error(std::io::ErrorKind::UnexpectedEof, error.to_string());
-                    self.0.pause(&mut budget, "reading", location, error).await?;
+                    self.attempts.pause(&mut budget, "reading", location, error).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -183,8 +194,8 @@ impl ObjectStore for RetryingStore {
     /// Lists as the inner store does, and fails where no response comes: [`crate::Location::list`] starts over where a listing
     /// breaks.
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.0.counters.count(StoreOperation::List);
-        with_timeout(self.0.inner.list(prefix), LISTING_TIMEOUT)
+        self.attempts.counters.count(StoreOperation::List);
+        with_timeout(self.attempts.inner.list(prefix), self.listing_timeout)
     }
 
     fn list_with_offset(
@@ -192,14 +203,14 @@ impl ObjectStore for RetryingStore {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.0.counters.count(StoreOperation::List);
-        with_timeout(self.0.inner.list_with_offset(prefix, offset), LISTING_TIMEOUT)
+        self.attempts.counters.count(StoreOperation::List);
+        with_timeout(self.attempts.inner.list_with_offset(prefix, offset), self.listing_timeout)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let prefix = prefix.cloned();
         let shown = prefix.clone().unwrap_or_default();
-        self.0
+        self.attempts
             .run((StoreOperation::List, "listing"), &shown, self.timeout(), move |store| {
                 let prefix = prefix.clone();
                 async move { store.list_with_delimiter(prefix.as_ref()).await }.boxed()
@@ -209,7 +220,7 @@ impl ObjectStore for RetryingStore {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         let (source, to) = (from.clone(), to.clone());
-        self.0
+        self.attempts
             .run((StoreOperation::Copy, "copying"), from, self.timeout(), move |store| {
                 let (source, to, options) = (source.clone(), to.clone(), options.clone());
                 async move { store.copy_opts(&source, &to, options).await }.boxed()
@@ -236,13 +247,13 @@ fn with_timeout(
 
 impl fmt::Debug for RetryingStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RetryingStore({:?})", self.0.inner)
+        write!(f, "RetryingStore({:?})", self.attempts.inner)
     }
 }
 
 impl fmt::Display for RetryingStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.inner.fmt(f)
+        self.attempts.inner.fmt(f)
     }
 }
 
