@@ -224,7 +224,8 @@ fn well_under_way(place: &Place, input: &Path) -> Running {
 fn ctrl_c_finishes_open_shards_and_resumes() {
     let _alone = alone();
     let place = Place::new();
-    let input = place.draw("in", 12, 40);
+    // Seconds of work, so that the signal comes before its end.
+    let input = place.draw("in", 12, 200);
     let run = well_under_way(&place, &input);
     run.interrupt();
     let said = run.wait();

@@ -1,8 +1,8 @@
 //! The stored raster -> the model's square: crop and resize in one pass per axis, then turn the small result.
 //!
 //! The filters of fast_image_resize are Pillow's. As in Pillow, they are applied to the upright rows first and to the columns
-//! second: both passes round and clamp to u8, so that their order matters. (Pillow 13.0 reverses it if squashing shrinks the
-//! height much more than the width; older versions never do.) Pixels outside the cropped box contribute where the filter reaches
+//! second: both passes round and clamp to u8, so that their order matters. (Squashing follows Pillow 13.0, which reverses it if the
+//! height shrinks much more than the width; older versions never do.) Pixels outside the cropped box contribute where the filter reaches
 //! them, as if the whole image had been resized before the crop.
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
@@ -107,8 +107,10 @@ fn squash(
     let (channels, from) = (raster.channels.count(), raster.width as usize);
     let (width, height) = (width as usize, height as usize);
     let small = grown(&mut workspace.small, width * height * channels);
-    // The upright image's rows come first.
-    if turn.transpose {
+    // Both passes round, so that their order matters; it is the upright image's.
+    let upright = turn.upright(raster.width, raster.height);
+    let rows_first = exact::rows_first(upright, turn.upright(width as u32, height as u32));
+    if turn.transpose == rows_first {
         let half = grown(&mut workspace.half, from * height * channels);
         exact::along_columns(data, from * channels, &columns, half);
         exact::along_rows(half, (from, channels), &rows, small);
