@@ -16,7 +16,7 @@ pub use captioning::CaptionConfig;
 pub use recaption_config::{ConfigError, Description};
 pub use run_config::{
     DEFAULT_BATCH_SIZE, ExplicitSettings, GPU_BATCH_SIZE, InputConfig, ModelConfig, MonitoringConfig,
-    OutputConfig, ResourceConfig, RunConfig, environment_store_settings,
+    OutputConfig, ResourceConfig, RunConfig, ScoreConfig, environment_store_settings,
 };
 pub use sections::Settings;
 

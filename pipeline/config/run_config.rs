@@ -20,8 +20,8 @@ use recaption_store::{RetryPolicy, StoreSettings};
 use super::{
     CaptionConfig, Layers,
     sections::{
-        AUTO_COLUMN, BlendSection, FetchSection, InputSection, ModelSection, OutputFormatName, OutputSection,
-        RulesSection, RunSection, Settings, StoreSection,
+        AUTO_COLUMN, BlendSection, FetchSection, FilterSection, InputSection, ModelSection, OutputFormatName,
+        OutputSection, RulesSection, RunSection, ScoreSection, Settings, StoreSection,
     },
 };
 
@@ -51,6 +51,15 @@ pub struct ModelConfig {
     pub cuda_graphs: bool,
     /// Copies of the model; `None` chooses by its size.
     pub sessions: Option<usize>,
+}
+
+/// How captions are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScoreConfig {
+    /// Candidates of an image that a scorer with a matching head matches with it; 0 for none.
+    pub itm_top_k: usize,
+    /// Whether that was set, and is not the default.
+    pub is_itm_top_k_set: bool,
 }
 
 /// What is read, and how.
@@ -128,6 +137,8 @@ pub struct RunConfig {
     pub model: ModelConfig,
     /// `[caption]`
     pub caption: CaptionConfig,
+    /// `[score]`
+    pub score: ScoreConfig,
     /// `[filter]` and `[rules]`
     pub filter: Filter,
     /// `[input]` and `[fetch]`
@@ -162,10 +173,11 @@ impl RunConfig {
         let settings: Settings = layers.extract_partial()?;
         Ok(Self {
             caption: CaptionConfig::build(&settings.caption, layers)?,
-            filter: Filter {
-                min_similarity: settings.filter.min_similarity.map(|n| n as f32),
-                rules: Arc::new(text_rules(settings.rules, layers)?),
+            score: ScoreConfig {
+                itm_top_k: settings.score.itm_top_k,
+                is_itm_top_k_set: layers.is_set("score.itm_top_k"),
             },
+            filter: filter(&settings.filter, &settings.score, settings.rules, layers)?,
             input: InputConfig {
                 decode: decode_options(&settings.input),
                 concurrent_shards: settings.input.concurrent_shards,
@@ -284,6 +296,23 @@ fn decode_options(section: &InputSection) -> DecodeOptions {
         budget_setting: "input.decode_bytes",
         exif_orientation: section.exif_orientation,
     }
+}
+
+fn filter(
+    section: &FilterSection,
+    score: &ScoreSection,
+    rules: RulesSection,
+    layers: &Layers,
+) -> Result<Filter, ConfigError> {
+    if section.min_itm.is_some() && score.itm_top_k == 0 {
+        let what = "`filter.min_itm` needs captions that are matched: leave out `score.itm_top_k` = 0";
+        return Err(layers.error("filter.min_itm", what));
+    }
+    Ok(Filter {
+        min_similarity: section.min_similarity.map(|n| n as f32),
+        min_itm: section.min_itm.map(|n| n as f32),
+        rules: Arc::new(text_rules(rules, layers)?),
+    })
 }
 
 fn text_rules(section: RulesSection, layers: &Layers) -> Result<TextRules, ConfigError> {

@@ -61,6 +61,9 @@ impl CaptionWorker {
         settings: CaptionWorkerSettings,
     ) -> Result<Self, CaptionError> {
         let mut scorer = match scorer {
+            Some(scorer) if settings.itm_top_k > 0 && scorer.fusion().is_ok() => {
+                Scorer::matching(scorer, options)?
+            }
             Some(scorer) => Scorer::separate(scorer, options)?,
             None => Scorer::of_captioner(model, options)?,
         };
