@@ -207,7 +207,11 @@ fn other_kinds_of_models_are_told_before_their_weights() {
     files.insert("config.json".into(), b"{}".to_vec());
     let (place, hub) = (Place::new(), HubStub::start(files.clone(), Habits::default()));
     let said = call(&place, &hub.url()).args(["pull", "org/model"]).ends(1);
-    said.warns("not a model in open_clip's format").warns("config.json");
+    said.warns("a model of Hugging Face transformers").warns("config.json");
+    files.remove("config.json");
+    let hub = HubStub::start(files.clone(), Habits::default());
+    let said = call(&Place::new(), &hub.url()).args(["pull", "org/model"]).ends(1);
+    said.warns("not a model in open_clip's format").warns("nor a BLIP").warns(CONFIG);
     let text = String::from_utf8(config).expect("UTF-8").replace("\"quick_gelu\"", "\"slow_gelu\"");
     files.insert(CONFIG.into(), text.into_bytes());
     let hub = HubStub::start(files, Habits::default());
@@ -437,7 +441,7 @@ fn blips_that_cannot_be_exported_are_told_before_their_weights() {
     let hub = HubStub::start(blip("tied"), Habits::default());
     for name in [CONFIG, "pytorch_model.bin"] {
         place.write(&format!("other-{name}/{name}"), "of another model");
-        let pull = call(&place, &hub.url()).args(["pull", "org/blip", "--dir", &format!("other-{name}")]);
+        let pull = call(&place, &hub.url()).args(["pull", "org/model", "--dir", &format!("other-{name}")]);
         pull.ends(1).warns("which this model has not");
     }
 }
