@@ -146,7 +146,7 @@ fn top_k_of_0_turns_matching_off() {
     // Rows would differ, so an output is not continued with another number.
     run(&place, &input, "one").set("score.itm_top_k=2").ends(2).warns("`score.itm_top_k` was 1, is 2");
     run(&place, &input, "off").ends(2).warns("score.itm_top_k");
-    run(&place, &input, "off").set("score.itm_top_k=0").ends(0).prints("1 skipped");
+    run(&place, &input, "off").set("score.itm_top_k=0").ends(0).prints("\"shards_skipped\":1");
 }
 
 #[test]
@@ -197,7 +197,8 @@ fn second_pass_selects_by_itm() {
         rows(&place, "out").iter().map(|row| row.itm.expect("matched").get()).collect();
     probabilities.sort_by(f32::total_cmp);
     let filter = |arguments: &[&str], to: &str| {
-        let call = recaption().dir(place.root()).args(["filter", "out", "--to", to]).args(arguments);
+        let call = recaption().dir(place.root()).args(["filter", "out", "--to", to, "--log-format", "text"]);
+        let call = call.args(arguments);
         (call.ends(0), output::read(&place.path(to)))
     };
     let (said, top) = filter(&["--by", "itm", "--keep-top", "0.25"], "top");
@@ -222,7 +223,7 @@ fn scorers_without_a_head_cannot_be_held_to_min_itm() {
     refused.warns("`filter.min_itm` = 0.5").warns("model.scorer has no matching head");
     assert!(!place.path("out").exists());
     place.run(&input, "set").set("score.itm_top_k=3").ends(0).warns("`score.itm_top_k` is set");
-    place.run(&input, "plain").ends(0).never_says("itm");
+    place.run(&input, "plain").ends(0).never_says("itm_top_k");
     assert_eq!(rows(&place, "set"), rows(&place, "plain"), "the key changes nothing");
     // The other way round, too.
     scorer(&place);

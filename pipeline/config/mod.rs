@@ -8,6 +8,7 @@
 mod captioning;
 mod row_keys;
 mod run_config;
+mod scoring;
 pub mod sections;
 #[cfg(test)]
 mod tests;
@@ -16,8 +17,9 @@ pub use captioning::CaptionConfig;
 pub use recaption_config::{ConfigError, Description};
 pub use run_config::{
     DEFAULT_BATCH_SIZE, ExplicitSettings, GPU_BATCH_SIZE, InputConfig, ModelConfig, MonitoringConfig,
-    OutputConfig, ResourceConfig, RunConfig, ScoreConfig, environment_store_settings,
+    OutputConfig, ResourceConfig, RunConfig, environment_store_settings,
 };
+pub use scoring::ScoreConfig;
 pub use sections::Settings;
 
 /// Values of `recaption`'s keys, layer by layer.

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use recaption_caption::{
-    filter::Filter,
-    rules::{RuleSettings, TextRules},
-};
+use recaption_caption::filter::Filter;
 use recaption_config::ConfigError;
 use recaption_image::DecodeOptions;
 use recaption_input::{
@@ -18,10 +15,11 @@ use recaption_schemas::Blend;
 use recaption_store::{RetryPolicy, StoreSettings};
 
 use super::{
-    CaptionConfig, Layers,
+    CaptionConfig, Layers, ScoreConfig,
+    scoring::build_filter,
     sections::{
-        AUTO_COLUMN, BlendSection, FetchSection, FilterSection, InputSection, ModelSection, OutputFormatName,
-        OutputSection, RulesSection, RunSection, ScoreSection, Settings, StoreSection,
+        AUTO_COLUMN, BlendSection, FetchSection, InputSection, ModelSection, OutputFormatName, OutputSection,
+        RunSection, Settings, StoreSection,
     },
 };
 
@@ -51,15 +49,6 @@ pub struct ModelConfig {
     pub cuda_graphs: bool,
     /// Copies of the model; `None` chooses by its size.
     pub sessions: Option<usize>,
-}
-
-/// How captions are scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ScoreConfig {
-    /// Candidates of an image that a scorer with a matching head matches with it; 0 for none.
-    pub itm_top_k: usize,
-    /// Whether that was set, and is not the default.
-    pub is_itm_top_k_set: bool,
 }
 
 /// What is read, and how.
@@ -173,11 +162,8 @@ impl RunConfig {
         let settings: Settings = layers.extract_partial()?;
         Ok(Self {
             caption: CaptionConfig::build(&settings.caption, layers)?,
-            score: ScoreConfig {
-                itm_top_k: settings.score.itm_top_k,
-                is_itm_top_k_set: layers.is_set("score.itm_top_k"),
-            },
-            filter: filter(&settings.filter, &settings.score, settings.rules, layers)?,
+            score: ScoreConfig::build(&settings.score, layers),
+            filter: build_filter(&settings.filter, &settings.score, settings.rules, layers)?,
             input: InputConfig {
                 decode: decode_options(&settings.input),
                 concurrent_shards: settings.input.concurrent_shards,
@@ -296,38 +282,6 @@ fn decode_options(section: &InputSection) -> DecodeOptions {
         budget_setting: "input.decode_bytes",
         exif_orientation: section.exif_orientation,
     }
-}
-
-fn filter(
-    section: &FilterSection,
-    score: &ScoreSection,
-    rules: RulesSection,
-    layers: &Layers,
-) -> Result<Filter, ConfigError> {
-    if section.min_itm.is_some() && score.itm_top_k == 0 {
-        let what = "`filter.min_itm` needs captions that are matched: leave out `score.itm_top_k` = 0";
-        return Err(layers.error("filter.min_itm", what));
-    }
-    Ok(Filter {
-        min_similarity: section.min_similarity.map(|n| n as f32),
-        min_itm: section.min_itm.map(|n| n as f32),
-        rules: Arc::new(text_rules(rules, layers)?),
-    })
-}
-
-fn text_rules(section: RulesSection, layers: &Layers) -> Result<TextRules, ConfigError> {
-    let settings = RuleSettings {
-        min_words: section.min_words,
-        max_words: section.max_words,
-        min_chars: section.min_chars,
-        max_chars: section.max_chars,
-        max_repeats: section.max_repeats,
-        ngram: section.ngram,
-        banned_words: section.banned_words.0,
-        junk: section.junk,
-        duplicates: section.duplicates,
-    };
-    TextRules::new(settings).map_err(|e| layers.error(e.key, e.what))
 }
 
 fn read_settings(

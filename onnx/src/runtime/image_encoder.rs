@@ -129,7 +129,7 @@ impl ImageEncoder {
         let failed = |source| RuntimeError::Run { graph: "image encoder", rows: n, source };
         let input = TensorRef::from_array_view(([n, self.size, self.size, 3], pixels)).map_err(failed)?;
         let outputs = self.session.run(ort::inputs!["pixels" => input]).map_err(failed)?;
-        let values = |name: &str| {
+        let values = |name: &str| -> Result<Vec<f32>, RuntimeError> {
             let value = outputs
                 .get(name)
                 .ok_or_else(|| RuntimeError::Input(format!("the image encoder has no output `{name}`")))?;
