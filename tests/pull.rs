@@ -366,14 +366,14 @@ fn directories_never_mix_two_models() {
 #[test]
 fn directories_of_other_formats_are_named() {
     let place = Place::new();
-    place.write("blip/config.json", r#"{"model_type": "blip"}"#);
-    place.write("blip/model.safetensors", "x");
+    place.write("git/config.json", r#"{"model_type": "git"}"#);
+    place.write("git/model.safetensors", "x");
     place.write("file", "x");
     place.write("exported/model.json", "{}");
     let export = |checkpoint: &str| {
         call(&place, NOWHERE).args(["export", "--checkpoint", checkpoint, "--out", "m"]).ends(1)
     };
-    export("blip").warns("a model of Hugging Face transformers (config.json, model_type `blip`)");
+    export("git").warns("a model of Hugging Face transformers (config.json, model_type `git`)");
     export("file").warns("a file; expected the directory");
     export("exported").warns("use it as --model");
     export("nowhere").warns("as open_clip publishes it");
