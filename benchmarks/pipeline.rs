@@ -159,6 +159,7 @@ fn measure(
         seed: 0,
         keep_prompt: false,
         filter: Filter::default(),
+        itm_top_k: 0,
         embed_images: false,
         keep_features: false,
     };

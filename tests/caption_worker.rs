@@ -158,6 +158,7 @@ fn outcomes_with(
         seed: 5,
         keep_prompt: false,
         filter: Filter::default(),
+        itm_top_k: 0,
         embed_images: false,
         keep_features: false,
     };
@@ -208,6 +209,7 @@ fn memory_that_does_not_hold_one_image_ends_the_lane() {
         seed: 0,
         keep_prompt: false,
         filter: Filter::default(),
+        itm_top_k: 0,
         embed_images: false,
         keep_features: false,
     };
@@ -232,6 +234,7 @@ fn images_of_a_failed_device_go_to_another() {
         seed: 5,
         keep_prompt: false,
         filter: Filter::default(),
+        itm_top_k: 0,
         embed_images: false,
         keep_features: false,
     };

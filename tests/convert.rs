@@ -58,7 +58,7 @@ async fn made_shard(out: &Path, url: &str, rows: u32) {
     let mut table = CaptionTable::new(Arc::clone(&schema), url.into());
     for n in 0..rows {
         let similarity = Similarity::new(0.25).expect("finite");
-        let candidate = Candidate { text: format!("synthetic {n}"), similarity, logprob: -1.0 };
+        let candidate = Candidate { text: format!("synthetic {n}"), similarity, logprob: -1.0, itm: None };
         table.push(&CaptionRow {
             key: format!("{n:09}"),
             candidates: Candidates::new(vec![candidate]).expect("one"),

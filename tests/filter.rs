@@ -47,6 +47,7 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
             text: format!("caption {n}"),
             similarity: Similarity::new(*similarity).expect("finite"),
             logprob: -1.5,
+            itm: None,
         };
         table.push(&CaptionRow {
             key: format!("{}-{n}", id.as_str()),
@@ -250,7 +251,14 @@ fn ties_bounds_and_missing_scores_match_the_help() {
     filter(&place, "out", &["--min-similarity", "NaN"], "bad").ends(2).warns("from -1 to 1");
     filter(&place, "out", &[], "bad").ends(2).warns("--keep-top");
     filter(&place, "out", &["--keep-top", "0.1", "--min-similarity", "0"], "bad").ends(2);
-    filter(&place, "out", &["--keep-top", "0.1", "--by", "itm"], "bad").ends(2).warns("org_similarity");
+    filter(&place, "out", &["--keep-top", "0.1", "--by", "width"], "bad").ends(2).warns("org_similarity");
+    filter(&place, "out", &["--keep-top", "0.1", "--by", "itm"], "bad").ends(2).warns("no row has itm");
+    filter(&place, "out", &["--min-itm", "0.1"], "bad").ends(2).warns("no row has itm");
+    filter(&place, "out", &["--min-itm", "1.1"], "bad").ends(2).warns("from 0 to 1");
+    filter(&place, "out", &["--min-itm", "0.1", "--by", "similarity"], "bad")
+        .ends(2)
+        .warns("--min-similarity");
+    filter(&place, "out", &["--min-similarity", "0.1", "--by", "itm"], "bad").ends(2).warns("--min-itm");
     assert!(!place.path("bad").exists());
 }
 

@@ -207,7 +207,11 @@ fn other_kinds_of_models_are_told_before_their_weights() {
     files.insert("config.json".into(), b"{}".to_vec());
     let (place, hub) = (Place::new(), HubStub::start(files.clone(), Habits::default()));
     let said = call(&place, &hub.url()).args(["pull", "org/model"]).ends(1);
-    said.warns("not a model in open_clip's format").warns("config.json");
+    said.warns("a model of Hugging Face transformers").warns("config.json");
+    files.remove("config.json");
+    let hub = HubStub::start(files.clone(), Habits::default());
+    let said = call(&Place::new(), &hub.url()).args(["pull", "org/model"]).ends(1);
+    said.warns("not a model in open_clip's format").warns("nor a BLIP").warns(CONFIG);
     let text = String::from_utf8(config).expect("UTF-8").replace("\"quick_gelu\"", "\"slow_gelu\"");
     files.insert(CONFIG.into(), text.into_bytes());
     let hub = HubStub::start(files, Habits::default());
@@ -373,4 +377,71 @@ fn directories_of_other_formats_are_named() {
     export("file").warns("a file; expected the directory");
     export("exported").warns("use it as --model");
     export("nowhere").warns("as open_clip publishes it");
+}
+
+/// The files of a small BLIP, as the hub has them, with some that nobody needs.
+fn blip(case: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::from([("tf_model.h5".to_owned(), b"others' weights".to_vec())]);
+    for entry in fs::read_dir(data("blip").join(case)).expect("a fixture") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        files.insert(name, fs::read(&path).expect("a file"));
+    }
+    files
+}
+
+#[test]
+fn blips_are_pulled_described_and_exported() {
+    for (case, kind, weights, tokenizer) in [
+        ("tied", "BLIP, captions", "model.safetensors", "tokenizer.json"),
+        ("untied", "BLIP, captions", "model.safetensors", "vocab.txt"),
+        ("torch", "BLIP, captions", "pytorch_model.bin", "vocab.txt"),
+        ("retrieval", "BLIP, scores and matches", "model.safetensors", "tokenizer.json"),
+    ] {
+        let (place, hub) = (Place::new(), HubStub::start(blip(case), Habits::default()));
+        call(&place, &hub.url()).args(["pull", "org/model", "--dir", "here"]).ends(0).prints(weights);
+        let mut pulled: Vec<String> = fs::read_dir(place.path("here"))
+            .expect("a directory")
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        pulled.sort();
+        assert!(
+            pulled.iter().any(|name| name == weights) && pulled.iter().any(|name| name == tokenizer),
+            "{pulled:?}"
+        );
+        assert!(pulled.iter().all(|name| !name.starts_with("golden") && name != "tf_model.h5"), "{pulled:?}");
+        let offline = || call(&place, NOWHERE).env("HF_HUB_OFFLINE", "1");
+        offline().args(["inspect", "hf://org/model"]).ends(0).prints(kind).prints(weights);
+        recaption().arg("inspect").arg(data("blip").join(case)).ends(0).prints(kind);
+        offline().args(["export", "--checkpoint", "hf://org/model", "--out", "pulled"]).ends(0);
+        let local = data("blip").join(case).display().to_string();
+        offline().args(["export", "--checkpoint", &local, "--out", "local"]).ends(0);
+        let read = |folder: &str| fs::read(place.path(folder).join("model.json")).expect("a model");
+        assert_eq!(read("pulled"), read("local"), "{case}");
+    }
+}
+
+#[test]
+fn blips_that_cannot_be_exported_are_told_before_their_weights() {
+    let mut files = blip("tied");
+    let config = String::from_utf8(files["config.json"].clone()).expect("UTF-8");
+    files.insert("config.json".into(), config.replace("\"blip\"", "\"blip-2\"").into_bytes());
+    let hub = HubStub::start(files.clone(), Habits::default());
+    let place = Place::new();
+    call(&place, &hub.url()).args(["pull", "org/model"]).ends(1).warns("`blip-2`");
+    assert_eq!(hub.downloads("model.safetensors"), 0);
+    // A model with both configurations is open_clip's.
+    let mut both = model();
+    both.extend(blip("tied"));
+    let hub = HubStub::start(both, Habits::default());
+    let place = Place::new();
+    call(&place, &hub.url()).args(["pull", "org/model"]).ends(0).prints(CONFIG).prints(WEIGHTS);
+    assert_eq!(hub.downloads("model.safetensors"), 0);
+    // Another model's files beside it would be mistaken for its own.
+    let hub = HubStub::start(blip("tied"), Habits::default());
+    for name in [CONFIG, "pytorch_model.bin"] {
+        place.write(&format!("other-{name}/{name}"), "of another model");
+        let pull = call(&place, &hub.url()).args(["pull", "org/model", "--dir", &format!("other-{name}")]);
+        pull.ends(1).warns("which this model has not");
+    }
 }

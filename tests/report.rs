@@ -36,6 +36,7 @@ fn row(key: &str, caption: &str, similarity: f32, original: Option<(&str, f32)>)
         text: text.to_owned(),
         similarity: Similarity::new(similarity).expect("finite"),
         logprob: -1.5,
+        itm: None,
     };
     CaptionRow {
         key: key.to_owned(),

@@ -232,7 +232,7 @@ pub(super) struct EvalArgs {
     pub set: Vec<String>,
 }
 
-/// A column of similarities.
+/// A column of scores.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(super) enum ScoreArg {
@@ -240,6 +240,8 @@ pub(super) enum ScoreArg {
     Similarity,
     /// Of image and original caption; rows without one are never selected.
     OrgSimilarity,
+    /// Probability that image and chosen caption match, of a scorer with a matching head.
+    Itm,
 }
 
 /// The threshold of `recaption filter`: exactly one of these.
@@ -252,6 +254,9 @@ pub(super) struct CutArgs {
     /// Keep rows with at least this similarity, -1 to 1.
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = similarity)]
     pub min_similarity: Option<f32>,
+    /// Keep rows with at least this matching probability, 0 to 1; needs a scorer with a matching head.
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = probability)]
+    pub min_itm: Option<f32>,
 }
 
 /// `recaption filter`. Reads no images, loads no model, and never changes the output that it reads.
@@ -263,9 +268,9 @@ pub(super) struct FilterArgs {
     /// The threshold.
     #[command(flatten)]
     pub cut: CutArgs,
-    /// The column that is compared with the threshold.
-    #[arg(long, value_name = "COLUMN", default_value = "similarity")]
-    pub by: ScoreArg,
+    /// The column that is compared with the threshold [default: that of the threshold, else similarity].
+    #[arg(long, value_name = "COLUMN")]
+    pub by: Option<ScoreArg>,
     /// New dataset: folder or bucket prefix outside OUT. Rows that are not selected become its rejects.
     #[arg(long, value_name = "NEW")]
     pub to: String,
@@ -280,6 +285,11 @@ pub(super) struct FilterArgs {
 fn similarity(text: &str) -> Result<f32, String> {
     let number = text.parse::<f64>().ok().filter(|n| (-1.0..=1.0).contains(n));
     number.map(|n| n as f32).ok_or_else(|| "expected a number from -1 to 1".to_owned())
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    let number = text.parse::<f64>().ok().filter(|n| (0.0..=1.0).contains(n));
+    number.map(|n| n as f32).ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
 /// `recaption inspect`.

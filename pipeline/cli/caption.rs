@@ -1,4 +1,4 @@
-//! `recaption caption MODEL IMAGE...`: one line per image, `path TAB similarity TAB caption`.
+//! `recaption caption MODEL IMAGE...`: one line per image, `path TAB similarity TAB caption`, and `TAB itm` where the scorer matches.
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +40,7 @@ pub(super) fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         seed: config.resources.seed,
         keep_prompt: config.caption.keep_prompt,
         filter: config.filter.clone(),
+        itm_top_k: model.itm_top_k(&config),
         embed_images: false,
         keep_features: false,
     };
@@ -64,9 +65,10 @@ pub(super) fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         match finished.outcome {
             SampleOutcome::Caption(row) => {
                 let chosen = row.candidates.chosen();
+                let itm = chosen.itm.map_or_else(String::new, |itm| format!("\t{:.4}", itm.get()));
                 lines.lock().unwrap_or_else(PoisonError::into_inner).insert(
                     finished.index,
-                    format!("{path}\t{:.4}\t{}\n", chosen.similarity.get(), chosen.text),
+                    format!("{path}\t{:.4}\t{}{itm}\n", chosen.similarity.get(), chosen.text),
                 );
             }
             SampleOutcome::Reject(reject) => {

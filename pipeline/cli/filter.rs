@@ -1,4 +1,4 @@
-//! `recaption filter OUT (--keep-top FRACTION | --min-similarity X) --to NEW`.
+//! `recaption filter OUT (--keep-top FRACTION | --min-similarity X | --min-itm X) --to NEW`.
 
 use anyhow::Context;
 use recaption_output::second_pass::{Cutoff, ScoreColumn};
@@ -8,7 +8,7 @@ use super::{
     logging,
 };
 use crate::{
-    config,
+    config::{self, ConfigError},
     filter::{self, FilterJob},
     run::ExitCode,
     runtime::on_runtime,
@@ -17,17 +17,16 @@ use crate::{
 
 /// Runs the pass and prints its report.
 pub(super) fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Result<ExitCode> {
-    let cutoff = match (args.cut.keep_top, args.cut.min_similarity) {
+    let by = score_column(args)?;
+    let least = args.cut.min_similarity.or(args.cut.min_itm);
+    let cutoff = match (args.cut.keep_top, least) {
         (Some(share), _) => Cutoff::KeepTop(share),
-        (None, least) => Cutoff::AtLeast(least.context("neither --keep-top nor --min-similarity")?),
+        (None, least) => Cutoff::AtLeast(least.context("neither --keep-top nor a threshold")?),
     };
     let job = FilterJob {
         source: args.output.clone(),
         output: args.to.clone(),
-        by: match args.by {
-            ScoreArg::Similarity => ScoreColumn::Similarity,
-            ScoreArg::OrgSimilarity => ScoreColumn::OrgSimilarity,
-        },
+        by,
         cutoff,
         column: args.column.clone(),
         overwrite: args.overwrite,
@@ -39,4 +38,26 @@ pub(super) fn filter(args: &FilterArgs, format: logging::Format) -> anyhow::Resu
         logging::Format::Json => print(&format!("{}\n", serde_json::to_string(&report)?)),
     }
     Ok(ExitCode::Done)
+}
+
+/// Returns the column that decides: the one that was named, else the threshold's.
+fn score_column(args: &FilterArgs) -> Result<ScoreColumn, ConfigError> {
+    let cut = &args.cut;
+    let refused = |flag: &str, by: &str, instead: &str| {
+        let what = format!("a threshold of another column than --by {by}: {instead}");
+        Err(ConfigError::new(flag.to_owned(), what))
+    };
+    match args.by {
+        Some(ScoreArg::Itm) if cut.min_similarity.is_some() => {
+            refused("--min-similarity", "itm", "use --min-itm")
+        }
+        Some(by @ (ScoreArg::Similarity | ScoreArg::OrgSimilarity)) if cut.min_itm.is_some() => {
+            let by = if matches!(by, ScoreArg::Similarity) { "similarity" } else { "org_similarity" };
+            refused("--min-itm", by, "use --min-similarity, or leave out --by")
+        }
+        Some(ScoreArg::Itm) => Ok(ScoreColumn::Itm),
+        Some(ScoreArg::OrgSimilarity) => Ok(ScoreColumn::OrgSimilarity),
+        None if cut.min_itm.is_some() => Ok(ScoreColumn::Itm),
+        Some(ScoreArg::Similarity) | None => Ok(ScoreColumn::Similarity),
+    }
 }

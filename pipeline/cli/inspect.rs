@@ -4,7 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
-use recaption_onnx::{ModelFolder, checkpoint::Checkpoint, model::MODEL_FILE};
+use recaption_onnx::{
+    ModelFolder,
+    checkpoint::{BlipCheckpoint, Checkpoint},
+    model::MODEL_FILE,
+};
 use recaption_output::commits::{CommitLog, RecordName};
 use recaption_schemas::{Counts, ShardCommit};
 use recaption_store::{Location, StoreError, Stores};
@@ -32,7 +36,7 @@ pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         _ if args.path.starts_with("hf://datasets/") => None,
         Ok(hub @ CheckpointSource::Hub(_)) => Some(hub.resolve()?),
         Ok(CheckpointSource::Directory(dir)) => {
-            Some(dir).filter(|dir| dir.join(Checkpoint::CONFIG).is_file())
+            Some(dir).filter(|dir| dir.join(Checkpoint::CONFIG).is_file() || BlipCheckpoint::is_in(dir))
         }
         Err(error) => return Err(error.into()),
     };
@@ -74,7 +78,10 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
             },
         ),
         None => {
-            ("features alone".to_owned(), "two towers; scores captions, generates none (--scorer)".to_owned())
+            let image = d.fusion.map_or("features alone".to_owned(), |fusion| {
+                format!("features, and {} tokens to match texts with (ITM)", fusion.image_tokens)
+            });
+            (image, "two towers; scores captions, generates none (--scorer)".to_owned())
         }
     };
     print(&format!(

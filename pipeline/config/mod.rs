@@ -8,6 +8,7 @@
 mod captioning;
 mod row_keys;
 mod run_config;
+mod scoring;
 pub mod sections;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use run_config::{
     DEFAULT_BATCH_SIZE, ExplicitSettings, GPU_BATCH_SIZE, InputConfig, ModelConfig, MonitoringConfig,
     OutputConfig, ResourceConfig, RunConfig, environment_store_settings,
 };
+pub use scoring::ScoreConfig;
 pub use sections::Settings;
 
 /// Values of `recaption`'s keys, layer by layer.

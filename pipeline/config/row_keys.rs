@@ -27,13 +27,13 @@ impl RunConfig {
 
     /// The keys that change rows, with their values: two runs may share an output only if these are equal. Keys that a
     /// strategy does not read, and those that only change speed, are not among them; nor is the execution provider, whose
-    /// floats agree but for rounding: the record of the run names it.
+    /// floats agree but for rounding: the record of the run names it. `itm_top_k` is 0 where nothing is matched.
     #[must_use]
     pub fn row_keys(
         &self,
         model_digest: &str,
         scorer_digest: Option<&str>,
-        max_tokens: usize,
+        (max_tokens, itm_top_k): (usize, usize),
     ) -> BTreeMap<String, String> {
         let mut keys = BTreeMap::new();
         let mut put = |name: &str, value: String| keys.insert(name.to_owned(), value);
@@ -46,6 +46,13 @@ impl RunConfig {
         put("caption.min_tokens", self.caption.min_tokens.to_string());
         put("caption.max_tokens", max_tokens.to_string());
         put("filter.min_similarity", self.filter.min_similarity.map_or("off".into(), |v| v.to_string()));
+        // Absent without matching, as in outputs that are older than it.
+        if itm_top_k > 0 {
+            put("score.itm_top_k", itm_top_k.to_string());
+        }
+        if let Some(least) = self.filter.min_itm {
+            put("filter.min_itm", least.to_string());
+        }
         let images = if self.output.embed_images { ImagesName::Embed } else { ImagesName::None };
         put("output.images", images.as_str().into());
         // Absent by default, as in outputs that are older than these keys.

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use recaption_caption::{
-    filter::Filter,
-    rules::{RuleSettings, TextRules},
-};
+use recaption_caption::filter::Filter;
 use recaption_config::ConfigError;
 use recaption_image::DecodeOptions;
 use recaption_input::{
@@ -18,10 +15,11 @@ use recaption_schemas::Blend;
 use recaption_store::{RetryPolicy, StoreSettings};
 
 use super::{
-    CaptionConfig, Layers,
+    CaptionConfig, Layers, ScoreConfig,
+    scoring::build_filter,
     sections::{
         AUTO_COLUMN, BlendSection, FetchSection, InputSection, ModelSection, OutputFormatName, OutputSection,
-        RulesSection, RunSection, Settings, StoreSection,
+        RunSection, Settings, StoreSection,
     },
 };
 
@@ -128,6 +126,8 @@ pub struct RunConfig {
     pub model: ModelConfig,
     /// `[caption]`
     pub caption: CaptionConfig,
+    /// `[score]`
+    pub score: ScoreConfig,
     /// `[filter]` and `[rules]`
     pub filter: Filter,
     /// `[input]` and `[fetch]`
@@ -162,10 +162,8 @@ impl RunConfig {
         let settings: Settings = layers.extract_partial()?;
         Ok(Self {
             caption: CaptionConfig::build(&settings.caption, layers)?,
-            filter: Filter {
-                min_similarity: settings.filter.min_similarity.map(|n| n as f32),
-                rules: Arc::new(text_rules(settings.rules, layers)?),
-            },
+            score: ScoreConfig::build(&settings.score, layers),
+            filter: build_filter(&settings.filter, &settings.score, settings.rules, layers)?,
             input: InputConfig {
                 decode: decode_options(&settings.input),
                 concurrent_shards: settings.input.concurrent_shards,
@@ -284,21 +282,6 @@ fn decode_options(section: &InputSection) -> DecodeOptions {
         budget_setting: "input.decode_bytes",
         exif_orientation: section.exif_orientation,
     }
-}
-
-fn text_rules(section: RulesSection, layers: &Layers) -> Result<TextRules, ConfigError> {
-    let settings = RuleSettings {
-        min_words: section.min_words,
-        max_words: section.max_words,
-        min_chars: section.min_chars,
-        max_chars: section.max_chars,
-        max_repeats: section.max_repeats,
-        ngram: section.ngram,
-        banned_words: section.banned_words.0,
-        junk: section.junk,
-        duplicates: section.duplicates,
-    };
-    TextRules::new(settings).map_err(|e| layers.error(e.key, e.what))
 }
 
 fn read_settings(

@@ -56,6 +56,7 @@ fn wrong_values_say_what_is_expected() {
         ("run.threads=0", "from 1 to 4096"),
         ("run.threads=\"two\"", "whole number"),
         ("filter.min_similarity=2", "from -1 to 1"),
+        ("filter.min_itm=1.5", "from 0 to 1"),
         ("output.images=all", "one of none, embed"),
         ("input.shards=[1]", "list of strings"),
         ("run.threads", "section.key=value"),
@@ -136,7 +137,7 @@ fn strategies_take_their_own_keys() {
         assert!(error.contains(word), "{error}");
     }
     // What a strategy does not look at changes no row.
-    let keys = |assignments: &[&str]| build(assignments).expect("valid").row_keys("digest", None, 20);
+    let keys = |assignments: &[&str]| build(assignments).expect("valid").row_keys("digest", None, (20, 0));
     assert_eq!(keys(&["caption.temperature=2", "run.seed=3"]), keys(&[]));
     assert_ne!(keys(&["caption.strategy=sample", "run.seed=3"]), keys(&["caption.strategy=sample"]));
     assert_ne!(keys(&["caption.prompt=a photo of"]), keys(&[]));
@@ -147,7 +148,7 @@ fn speed_does_not_change_the_fingerprint_and_rows_do() {
     let keys = |assignment: &str| {
         let mut all = layers(COMPLETE);
         all.add_assignment(assignment).expect(assignment);
-        RunConfig::build(&all).expect("complete").row_keys("digest", None, 20)
+        RunConfig::build(&all).expect("complete").row_keys("digest", None, (20, 0))
     };
     let base = keys("run.threads=3");
     for same in [
@@ -173,7 +174,7 @@ fn rules_are_off_and_out_of_the_fingerprint_until_they_are_set() {
     let keys = |assignments: &[&str]| {
         let mut all = layers(COMPLETE);
         assignments.iter().for_each(|a| all.add_assignment(a).expect(a));
-        RunConfig::build(&all).expect("complete").row_keys("digest", None, 20)
+        RunConfig::build(&all).expect("complete").row_keys("digest", None, (20, 0))
     };
     let base = keys(&[]);
     assert!(base.keys().all(|key| !key.starts_with("rules.")), "{base:?}");
@@ -188,6 +189,25 @@ fn rules_are_off_and_out_of_the_fingerprint_until_they_are_set() {
         "rules.ngram = 3",
     ];
     assert_eq!(added, wanted);
+}
+
+#[test]
+fn matching_is_a_row_key_where_it_is_done() {
+    let build = |assignments: &[&str]| {
+        let mut all = layers(COMPLETE);
+        assignments.iter().for_each(|a| all.add_assignment(a).expect(a));
+        RunConfig::build(&all)
+    };
+    let keys =
+        |assignments: &[&str], most| build(assignments).expect("valid").row_keys("digest", None, (20, most));
+    let base = keys(&[], 0);
+    assert!(!base.contains_key("score.itm_top_k") && !base.contains_key("filter.min_itm"), "{base:?}");
+    assert_eq!(keys(&["score.itm_top_k=2"], 0), base, "a scorer without a matching head does not read it");
+    let matched = keys(&["filter.min_itm=0.5"], 4);
+    assert_eq!((matched["score.itm_top_k"].as_str(), matched["filter.min_itm"].as_str()), ("4", "0.5"));
+    let error =
+        build(&["filter.min_itm=0.5", "score.itm_top_k=0"]).expect_err("nothing is matched").to_string();
+    assert!(error.contains("score.itm_top_k"), "{error}");
 }
 
 #[test]
@@ -227,5 +247,5 @@ fn every_key_is_documented() {
         assert!(key.help.ends_with('.') && key.help.len() > 10, "{}: {:?}", key.name, key.help);
         assert!(!key.default.is_empty(), "{}", key.name);
     }
-    assert_eq!(description().keys().len(), 71);
+    assert_eq!(description().keys().len(), 73);
 }

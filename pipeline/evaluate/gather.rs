@@ -14,6 +14,8 @@ pub(super) struct EvalSample {
     pub(super) caption: String,
     /// Similarity of image and chosen caption, in [-1, 1].
     pub(super) similarity: f32,
+    /// Probability that image and chosen caption match, if the scorer matches.
+    pub(super) itm: Option<f32>,
     /// The input's own caption.
     pub(super) original: Option<String>,
     /// Similarity of image and original caption, in [-1, 1].
@@ -104,6 +106,7 @@ fn eval_sample(row: CaptionRow, embeddings: Option<Embeddings>) -> EvalSample {
     EvalSample {
         caption: chosen.text.clone(),
         similarity: chosen.similarity.get(),
+        itm: chosen.itm.map(|itm| itm.get()),
         org_similarity: row.org_similarity.map(|s| s.get()),
         original: row.org_caption.clone(),
         references: references(row.org_caption.as_deref(), meta),

@@ -34,6 +34,9 @@ pub struct EvalReport {
     pub similarity: f64,
     /// Mean similarity of image and original caption, in [-1, 1].
     pub org_similarity: Option<f64>,
+    /// Mean probability that image and caption match, in [0, 1], if the scorer matches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub itm: Option<f64>,
     /// Whether the captioner scored its own captions.
     pub circular: bool,
     /// distinct-1 and distinct-2, in [0, 1].
@@ -82,6 +85,7 @@ impl EvalReport {
             retrieval: Retrieval::new(&samples),
             similarity: mean(samples.iter().map(|s| f64::from(s.similarity))).unwrap_or(0.0),
             org_similarity: mean(samples.iter().filter_map(|s| s.org_similarity).map(f64::from)),
+            itm: mean(samples.iter().filter_map(|s| s.itm).map(f64::from)),
             circular,
             distinct: [distinct(&captions, 1), distinct(&captions, 2)],
             words: mean_words(&captions),
@@ -164,6 +168,9 @@ impl fmt::Display for EvalReport {
         writeln!(f, "similarity     {:.4} of captions{scorer}", self.similarity)?;
         if let Some(original) = self.org_similarity {
             writeln!(f, "               {original:.4} of original captions")?;
+        }
+        if let Some(itm) = self.itm {
+            writeln!(f, "itm            {itm:.4} of captions")?;
         }
         writeln!(f, "distinct-1, 2  {:.4}  {:.4}", self.distinct[0], self.distinct[1])?;
         writeln!(f, "words          {:.2} per caption", self.words)?;

@@ -103,6 +103,7 @@ mod tests {
         EvalSample {
             caption,
             similarity: 0.5,
+            itm: None,
             original: original.map(str::to_owned),
             org_similarity: original.map(|_| org_similarity),
             references: Vec::new(),

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use recaption_output::{
     commits::CommitLog,
-    second_pass::{CopyCounts, CopyJob, Selection, SourceDataset, copy_shard},
+    second_pass::{CopyCounts, CopyJob, ScoreColumn, Selection, SourceDataset, copy_shard},
 };
 use recaption_schemas::metadata_keys;
 use recaption_store::{Stores, write_json};
@@ -42,6 +42,10 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
     }
     let earlier = earlier_passes(&source, job).await?;
     let (threshold, totals) = find_threshold(&source, job).await?;
+    if job.by == ScoreColumn::Itm && totals.read > 0 && totals.missing == totals.read {
+        let what = "no row has itm: the run's model.scorer has no matching head, or score.itm_top_k was 0; use --by similarity";
+        return Err(ConfigError { origin: source.location.url(), what: what.to_owned() }.into());
+    }
     let selection = Selection { by: job.by, cutoff: job.cutoff, threshold, column: job.column.clone() };
     let mut configuration = source.configuration.clone();
     configuration.insert(format!("selection.{}", earlier.len() + 1), selection.describe());

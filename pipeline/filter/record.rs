@@ -1,6 +1,6 @@
 //! The report of a second pass: on stdout, and in `_recaption/filter.json`.
 
-use recaption_output::second_pass::{CopyCounts, Cutoff, PassRecord, Selection, SourceDataset};
+use recaption_output::second_pass::{CopyCounts, Cutoff, PassRecord, ScoreColumn, Selection, SourceDataset};
 use recaption_store::Location;
 use serde::Serialize;
 
@@ -88,7 +88,8 @@ impl std::fmt::Display for FilterReport {
         match (pass.threshold, &pass.keep_top) {
             (None, _) => writeln!(f, "threshold none: no row has {by}")?,
             (Some(t), None) => {
-                writeln!(f, "threshold {by} >= {}", pass.min_similarity.clone().unwrap_or(t.to_string()))?;
+                let least = pass.min_similarity.as_ref().or(pass.min_itm.as_ref());
+                writeln!(f, "threshold {by} >= {}", least.cloned().unwrap_or(t.to_string()))?;
             }
             (Some(t), Some(top)) => {
                 let ties = self.ties.unwrap_or(0);
@@ -111,7 +112,11 @@ impl std::fmt::Display for FilterReport {
         )?;
         match &pass.column {
             Some(name) => writeln!(f, "column    {name}: true where selected; all rows are there"),
-            None => writeln!(f, "rejects   {} rows more, as below_similarity", rows.below + rows.missing),
+            None => {
+                let reason =
+                    if by == ScoreColumn::Itm.as_str() { ScoreColumn::Itm } else { ScoreColumn::Similarity };
+                writeln!(f, "rejects   {} rows more, as {}", rows.below + rows.missing, reason.reason())
+            }
         }?;
         writeln!(f, "output    {}", self.output)
     }

@@ -142,7 +142,11 @@ fn refuse_other(config: &RunConfig, claimed: &OutputConfiguration) -> Result<(),
         let known = keys.iter().filter(|(key, _)| !OF_MODELS.contains(&key.as_str()));
         known.map(|(key, value)| (key.clone(), value.clone())).collect()
     };
-    let found = differences(&known(&claimed.configuration), &known(&config.row_keys("", None, 0)));
+    // Whether the scorer matches is known of the output alone.
+    let is_matched = claimed.configuration.contains_key("score.itm_top_k");
+    let itm_top_k = if is_matched { config.score.itm_top_k } else { 0 };
+    let keys = config.row_keys("", None, (0, itm_top_k));
+    let found = differences(&known(&claimed.configuration), &known(&keys));
     if found.is_empty() {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! The memory that a run takes, by the sizes that the run itself computes.
 
+use recaption_caption::score_group;
 use recaption_onnx::{
     caption::{CaptionSettings, SlotMemory},
     runtime::{Execution, SessionOptions},
@@ -115,7 +116,7 @@ fn of_models(
     let scorer = model.scorer_preprocessing().map_or(0, |wanted| pixels(wanted.size));
     let image = pixels(model.folder.spec.preprocessing.size) + scorer;
     let queue = model.settings.max_slots.max(MIN_CAPTION_QUEUE) + 2 * config.resources.threads;
-    vec![
+    let mut uses = vec![
         MemoryUse { what: "the program and ONNX Runtime", bytes: BASE_BYTES, is_bound: false, on_gpu: false },
         MemoryUse {
             what: "weights of the models",
@@ -135,7 +136,21 @@ fn of_models(
             is_bound: false,
             on_gpu: false,
         },
-    ]
+    ];
+    if let Some(fusion) =
+        model.scorer.as_ref().filter(|_| model.itm_top_k(config) > 0).and_then(|s| s.fusion().ok())
+    {
+        // Twice: by image, and together for the call.
+        let tokens = 2 * size_of::<f32>() * fusion.image_tokens * fusion.image_width;
+        let bytes = copies.saturating_mul((score_group(execution.is_gpu()) * tokens) as u64);
+        uses.push(MemoryUse {
+            what: "tokens of images that are matched",
+            bytes,
+            is_bound: false,
+            on_gpu: false,
+        });
+    }
+    uses
 }
 
 /// What the samples take on their way.

@@ -197,11 +197,7 @@ impl Measured<'_> {
             shards_failed: BTreeMap::new(),
             input_bytes: self.shards.iter().map(ShardRef::bytes).sum(),
             bytes_read: 0,
-            configuration: config.row_keys(
-                &model.folder.digest,
-                scorer.as_deref(),
-                model.settings.max_tokens,
-            ),
+            configuration: model.row_keys(config),
             model: model.folder.digest.clone(),
             scorer,
             threads: config.resources.threads as u64,

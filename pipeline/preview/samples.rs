@@ -17,6 +17,9 @@ pub struct PreviewCaption {
     pub caption: String,
     /// Similarity of image and caption, [-1, 1].
     pub similarity: f32,
+    /// Probability that image and caption match, [0, 1], if the scorer matches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub itm: Option<f32>,
     /// The original caption.
     pub org_caption: Option<String>,
     /// Similarity of image and original caption, [-1, 1].
@@ -55,6 +58,7 @@ impl PreviewCaption {
     fn new(shard: &str, row: CaptionRow) -> Self {
         let chosen = row.candidates.chosen();
         let (caption, similarity) = (chosen.text.clone(), chosen.similarity.get());
+        let itm = chosen.itm.map(|itm| itm.get());
         let candidates =
             row.candidates.as_slice().iter().map(|one| (one.text.clone(), one.similarity.get())).collect();
         Self {
@@ -62,6 +66,7 @@ impl PreviewCaption {
             key: row.key,
             caption,
             similarity,
+            itm,
             org_caption: row.org_caption,
             org_similarity: row.org_similarity.map(|similarity| similarity.get()),
             candidates,
@@ -79,6 +84,7 @@ impl PreviewCaption {
             key: self.key.clone(),
             caption: self.caption.clone(),
             similarity: Some(self.similarity),
+            itm: self.itm,
             org_caption: self.org_caption.clone(),
             org_similarity: self.org_similarity,
             candidates: candidates.collect(),

@@ -10,7 +10,7 @@ use super::{record::PreviewRecord, result::Preview, samples::PreviewCaption};
 const COLUMNS: usize = 80;
 /// Columns of the words before a caption.
 const INDENT: usize = 10;
-/// Columns of a similarity after a caption, with the space before it.
+/// Columns of a score after a caption, with the space before it.
 const SCORE: usize = 8;
 /// Lines of a caption, at most.
 const LINES: usize = 3;
@@ -124,6 +124,10 @@ fn example(text: &mut String, caption: &PreviewCaption) -> fmt::Result {
             let line = format!("{name:<INDENT$}{}{score}", pad(line, width));
             writeln!(text, "{}", line.trim_end())?;
         }
+    }
+    if let Some(itm) = caption.itm {
+        let what = pad("probability that image and caption match", width);
+        writeln!(text, "{:<INDENT$}{what}{}", "itm", score(Some(itm)))?;
     }
     writeln!(text)
 }

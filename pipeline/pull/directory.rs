@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
 use recaption_onnx::checkpoint::{
-    Checkpoint,
+    BlipCheckpoint, Checkpoint,
     tokenizer_files::{CLIP_MERGES, MERGES, VOCABULARY},
 };
 use recaption_store::PulledModel;
@@ -18,7 +18,12 @@ pub(crate) fn copy_to(pulled: &PulledModel, dir: &Path) -> anyhow::Result<()> {
     let is_pulled = |name: &str| pulled.files.iter().any(|file| file.name == name);
     let mut unwanted = vec![Checkpoint::WEIGHTS, Checkpoint::TORCH_WEIGHTS];
     let mut built = None;
-    if !is_pulled(Checkpoint::TOKENIZER) {
+    if super::is_blip(pulled) {
+        // Open_clip's configuration beside it would be read instead, and a tokenizer before a vocabulary.
+        unwanted.extend([Checkpoint::CONFIG, BlipCheckpoint::WEIGHTS, BlipCheckpoint::TORCH_WEIGHTS]);
+        unwanted.extend(BlipCheckpoint::PROCESSORS);
+        unwanted.extend([BlipCheckpoint::TOKENIZER, BlipCheckpoint::VOCABULARY]);
+    } else if !is_pulled(Checkpoint::TOKENIZER) {
         built = Checkpoint::open(&pulled.dir)?.tokenizer()?;
         if built.is_none() {
             unwanted.extend([Checkpoint::TOKENIZER, VOCABULARY, MERGES, CLIP_MERGES]);

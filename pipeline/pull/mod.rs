@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use recaption_onnx::checkpoint::{
-    Checkpoint,
+    BlipCheckpoint, Checkpoint,
     tokenizer_files::{CLIP_MERGES, MERGES, VOCABULARY},
 };
 use recaption_store::{FileChoice, HubModel, HubModels, PullError, PulledModel};
@@ -19,11 +19,34 @@ use recaption_store::{FileChoice, HubModel, HubModels, PullError, PulledModel};
 pub(crate) use self::{describe::describe, directory::copy_to};
 use crate::{config, runtime::on_runtime};
 
-/// The configuration, which comes first.
-const CONFIG: [FileChoice; 1] = [FileChoice { forms: &[&[Checkpoint::CONFIG]], is_required: true }];
-/// All files of a checkpoint. Without tokenizer an export makes CLIP's where the vocabulary is CLIP's.
+/// The configuration, which comes first: open_clip's, which a model with both is exported by, or a BLIP's with what its image processor
+/// does.
+const CONFIG: [FileChoice; 2] = [
+    FileChoice { forms: &[&[Checkpoint::CONFIG], &[BlipCheckpoint::CONFIG]], is_required: true },
+    BLIP_PROCESSOR,
+];
+/// How a BLIP's images are prepared; without a file as transformers does by default.
+const BLIP_PROCESSOR: FileChoice = FileChoice {
+    forms: &[&[BlipCheckpoint::PROCESSORS[0]], &[BlipCheckpoint::PROCESSORS[1]]],
+    is_required: false,
+};
+/// All files of a BLIP. The authors' `.pth` files are of no fixed name, and are not downloaded.
+const BLIP_FILES: [FileChoice; 4] = [
+    FileChoice { forms: &[&[BlipCheckpoint::CONFIG]], is_required: true },
+    BLIP_PROCESSOR,
+    FileChoice {
+        forms: &[
+            &[BlipCheckpoint::TOKENIZER],
+            &[BlipCheckpoint::VOCABULARY, BlipCheckpoint::VOCABULARY_SETTINGS],
+            &[BlipCheckpoint::VOCABULARY],
+        ],
+        is_required: false,
+    },
+    FileChoice { forms: &[&[BlipCheckpoint::WEIGHTS], &[BlipCheckpoint::TORCH_WEIGHTS]], is_required: true },
+];
+/// All files of a checkpoint of open_clip's. Without tokenizer an export makes CLIP's where the vocabulary is CLIP's.
 const FILES: [FileChoice; 3] = [
-    CONFIG[0],
+    FileChoice { forms: &[&[Checkpoint::CONFIG]], is_required: true },
     FileChoice {
         forms: &[&[Checkpoint::TOKENIZER], &[VOCABULARY, MERGES], &[CLIP_MERGES]],
         is_required: false,
@@ -72,10 +95,16 @@ pub(crate) fn pull(model: &HubModel) -> anyhow::Result<PulledModel> {
     let shown = |at: recaption_store::PullProgress<'_>| progress.update(at);
     on_runtime(async {
         let first = hub.pull(model, &CONFIG, &shown).await.map_err(explain)?;
-        Checkpoint::read_config(&first.dir).with_context(|| format!("{model} cannot be used"))?;
+        let files: &[FileChoice] = if is_blip(&first) {
+            BlipCheckpoint::read_config(&first.dir).with_context(|| format!("{model} cannot be used"))?;
+            &BLIP_FILES
+        } else {
+            Checkpoint::read_config(&first.dir).with_context(|| format!("{model} cannot be used"))?;
+            &FILES
+        };
         // What is downloaded further is of the same commit, even if the branch moves meanwhile.
         let pinned = model.at_commit(&first.commit);
-        let mut pulled = hub.pull(&pinned, &FILES, &shown).await.map_err(explain)?;
+        let mut pulled = hub.pull(&pinned, files, &shown).await.map_err(explain)?;
         // Only now: a commit of which files are missing would take the place of one that works offline.
         hub.remember(model, &pulled.commit)?;
         for file in &mut pulled.files {
@@ -85,14 +114,21 @@ pub(crate) fn pull(model: &HubModel) -> anyhow::Result<PulledModel> {
     })
 }
 
-/// Adds what a model without open_clip's files may be.
+/// Returns whether a model is a BLIP: without open_clip's configuration, which is read where there are both.
+///
+/// The cache may hold what another program downloaded, so that what was pulled counts.
+fn is_blip(pulled: &PulledModel) -> bool {
+    pulled.files.iter().all(|file| file.name != Checkpoint::CONFIG) && BlipCheckpoint::is_in(&pulled.dir)
+}
+
+/// Adds what a model without a configuration that is read may be.
 fn explain(error: PullError) -> anyhow::Error {
     let is_config_missing =
         matches!(&error, PullError::MissingFile { wanted, .. } if wanted.contains(Checkpoint::CONFIG));
     let error = anyhow::Error::new(error);
     if is_config_missing {
         return error.context(
-            "not a model in open_clip's format, which is the one that is read (on the hub: library open_clip)",
+            "not a model in open_clip's format (on the hub: library open_clip), nor a BLIP in transformers', which are those that are read",
         );
     }
     error

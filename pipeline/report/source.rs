@@ -28,6 +28,8 @@ pub(crate) struct ReportCaption {
     pub(crate) caption: String,
     /// Similarity of image and caption, [-1, 1].
     pub(crate) similarity: Option<f32>,
+    /// Probability that image and caption match, [0, 1], if they were matched.
+    pub(crate) itm: Option<f32>,
     /// The original caption.
     pub(crate) org_caption: Option<String>,
     /// Similarity of image and original caption, [-1, 1].

@@ -23,6 +23,8 @@ pub(super) struct Statistics {
     pub(super) similarity: SimilarityHistogram,
     /// Similarities of original captions.
     pub(super) org_similarity: SimilarityHistogram,
+    /// Probabilities that chosen captions match.
+    pub(super) itm: SimilarityHistogram,
     /// Rows with both similarities.
     pub(super) compared: u64,
     /// Rows whose chosen caption is more similar than the original one.
@@ -47,6 +49,7 @@ impl Default for Statistics {
             captions: 0,
             similarity: SimilarityHistogram::default(),
             org_similarity: SimilarityHistogram::default(),
+            itm: SimilarityHistogram::default(),
             compared: 0,
             improved: 0,
             synthetic: TextStatistics::default(),
@@ -65,6 +68,7 @@ impl Statistics {
         self.captions += 1;
         self.similarity.push(row.similarity);
         self.org_similarity.push(row.org_similarity);
+        self.itm.push(row.itm);
         if let (Some(new), Some(old)) = (row.similarity, row.org_similarity) {
             self.compared += 1;
             self.improved += u64::from(new > old);

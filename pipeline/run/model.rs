@@ -54,8 +54,19 @@ impl RunModel {
             |scorer| scorer.require_scores().context("model.scorer"),
         );
         scoring.map_err(|error| vec![error])?;
+        check_matching(config, scorer.as_ref()).map_err(|error| vec![error])?;
         let settings = caption_settings(config, &folder).map_err(|error| vec![error])?;
         Ok(Self { folder, scorer, settings })
+    }
+
+    /// Returns how many candidates of an image are matched with it: 0 for a scorer without a matching head.
+    #[must_use]
+    pub fn itm_top_k(&self, config: &RunConfig) -> usize {
+        if self.scorer.as_ref().is_some_and(|scorer| scorer.fusion().is_ok()) {
+            config.score.itm_top_k
+        } else {
+            0
+        }
     }
 
     /// Finds out what computes, one execution per GPU, and fits the batch to it. Loads ONNX Runtime, which a run with nothing to do does without.
@@ -107,7 +118,7 @@ impl RunModel {
     /// Returns the keys that change rows, with their values.
     pub(crate) fn row_keys(&self, config: &RunConfig) -> BTreeMap<String, String> {
         let scorer = self.scorer.as_ref().map(|scorer| scorer.digest.as_str());
-        config.row_keys(&self.folder.digest, scorer, self.settings.max_tokens)
+        config.row_keys(&self.folder.digest, scorer, (self.settings.max_tokens, self.itm_top_k(config)))
     }
 
     /// Returns the name of the captioner's folder.
@@ -130,6 +141,23 @@ impl RunModel {
         let preprocessing = self.scorer.as_ref().map(|scorer| scorer.spec.preprocessing);
         preprocessing.filter(|wanted| *wanted != self.folder.spec.preprocessing)
     }
+}
+
+/// Checks that the scorer has a matching head where the configuration needs one.
+fn check_matching(config: &RunConfig, scorer: Option<&ModelFolder>) -> anyhow::Result<()> {
+    if scorer.is_some_and(|scorer| scorer.fusion().is_ok()) {
+        return Ok(());
+    }
+    if let Some(least) = config.filter.min_itm {
+        return Err(unfit(format!(
+            "`filter.min_itm` = {least}: model.scorer has no matching head (ITM); use a BlipForImageTextRetrieval as scorer, or \
+             filter.min_similarity"
+        )));
+    }
+    if config.score.is_itm_top_k_set && config.score.itm_top_k > 0 {
+        tracing::warn!("`score.itm_top_k` is set, but model.scorer has no matching head (ITM)");
+    }
+    Ok(())
 }
 
 /// Opens the captioner, which must be able to generate captions.

@@ -119,6 +119,7 @@ fn worker_settings(context: RunContext<'_>, keep_features: bool) -> CaptionWorke
         seed: config.resources.seed,
         keep_prompt: config.caption.keep_prompt,
         filter: config.filter.clone(),
+        itm_top_k: model.itm_top_k(config),
         embed_images: config.output.carries_images(),
         keep_features,
     }

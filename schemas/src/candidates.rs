@@ -18,6 +18,32 @@ impl Similarity {
     }
 }
 
+/// The probability that an image and a text match (ITM): in [0, 1].
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct MatchProbability(f32);
+
+impl MatchProbability {
+    /// Computes the softmax of the matching head's two logits, no match and match, in f64; `None` if one is not finite.
+    ///
+    /// ```
+    /// use recaption_schemas::MatchProbability;
+    ///
+    /// assert_eq!(MatchProbability::of_logits([1.0, 1.0]).map(MatchProbability::get), Some(0.5));
+    /// assert!(MatchProbability::of_logits([f32::NAN, 0.0]).is_none());
+    /// ```
+    #[must_use]
+    pub fn of_logits([other, matched]: [f32; 2]) -> Option<Self> {
+        let difference = f64::from(other) - f64::from(matched);
+        difference.is_finite().then(|| Self((1.0 / (1.0 + difference.exp())) as f32))
+    }
+
+    /// Returns the value, in [0, 1].
+    #[must_use]
+    pub fn get(self) -> f32 {
+        self.0
+    }
+}
+
 /// A generated caption.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
@@ -27,6 +53,8 @@ pub struct Candidate {
     pub similarity: Similarity,
     /// Sum of the model's log-probabilities of the generated tokens, including the end token; natural logarithm, <= 0.
     pub logprob: f32,
+    /// Probability that image and text match, if the scorer has a matching head and this candidate was matched.
+    pub itm: Option<MatchProbability>,
 }
 
 /// The candidates of an image, the best first; one of them is chosen. Never empty.
@@ -48,7 +76,8 @@ impl Candidates {
         Some(Self { all: candidates, chosen: 0 })
     }
 
-    /// Chooses the candidate at a position of [`Candidates::as_slice`], if a text rule forbids a better one. Returns `false` and
+    /// Chooses the candidate at a position of [`Candidates::as_slice`], if a text rule forbids a more similar one or it matches
+    /// the image better. Returns `false` and
     /// changes nothing if there is no such position.
     pub fn choose(&mut self, position: usize) -> bool {
         let there = position < self.all.len();
@@ -58,7 +87,15 @@ impl Candidates {
         there
     }
 
-    /// Returns the chosen candidate: `caption` and `similarity` of the row.
+    /// Returns the position of the candidate that matches the image best, of those that were matched; of equal ones the most similar.
+    #[must_use]
+    pub fn best_match(&self) -> Option<usize> {
+        let matched = self.all.iter().enumerate().filter_map(|(i, one)| Some((i, one.itm?.get())));
+        // The first of equal ones stays.
+        matched.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(i, _)| i)
+    }
+
+    /// Returns the chosen candidate: `caption`, `similarity` and `itm` of the row.
     #[must_use]
     pub fn chosen(&self) -> &Candidate {
         &self.all[self.chosen]
@@ -87,6 +124,7 @@ mod tests {
             text: text.into(),
             similarity: Similarity::new(s).expect("finite"),
             logprob: -1.0,
+            itm: None,
         };
         let mut c = Candidates::new(vec![make("a", 0.1), make("b", 0.5), make("c", 0.5)]).expect("three");
         assert_eq!(c.as_slice().iter().map(|c| c.text.as_str()).collect::<Vec<_>>(), ["b", "c", "a"]);
@@ -98,5 +136,29 @@ mod tests {
         assert!(Candidates::new(vec![]).is_none());
         assert!(Similarity::new(f32::NAN).is_none());
         assert_eq!(Similarity::new(1.000_001).map(Similarity::get), Some(1.0));
+    }
+
+    #[test]
+    fn best_match_is_the_most_similar_of_the_most_probable() {
+        let make = |text: &str, s: f32, logit: Option<f32>| Candidate {
+            text: text.into(),
+            similarity: Similarity::new(s).expect("finite"),
+            logprob: -1.0,
+            itm: logit.and_then(|logit| MatchProbability::of_logits([0.0, logit])),
+        };
+        let all = vec![
+            make("a", 0.1, Some(2.0)),
+            make("b", 0.2, Some(2.0)),
+            make("c", 0.3, Some(-1.0)),
+            make("d", 0.4, None),
+        ];
+        let best = |all: &[Candidate]| {
+            let candidates = Candidates::new(all.to_vec()).expect("some");
+            candidates.best_match().map(|at| candidates.as_slice()[at].text.clone())
+        };
+        assert_eq!(best(&all).as_deref(), Some("b"));
+        assert_eq!(best(&all[3..]), None, "none was matched");
+        let certain = [[-1000.0, 1000.0], [1000.0, -1000.0]].map(MatchProbability::of_logits);
+        assert_eq!(certain.map(|one| one.map(MatchProbability::get)), [Some(1.0), Some(0.0)]);
     }
 }

@@ -19,7 +19,7 @@ mod shard;
 mod table;
 
 pub use blend::{Blend, ShardBlend};
-pub use candidates::{Candidate, Candidates, Similarity};
+pub use candidates::{Candidate, Candidates, MatchProbability, Similarity};
 pub use caption::OriginalCaption;
 pub use commit::{
     COMMIT_FORMAT, Counts, Damage, FailureClass, FailureRecord, InputCounts, PartInfo, ShardCommit,

@@ -20,6 +20,8 @@ pub enum RejectReason {
     TooLarge,
     /// The similarity of image and caption is below the filter's threshold.
     BelowSimilarity,
+    /// The probability that image and caption match is below the filter's threshold.
+    BelowItm,
     /// Every candidate violates a text rule.
     CaptionRule,
     /// The key, which the input declares, occurred before in this shard. The first sample is kept.
@@ -39,7 +41,7 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// All reasons, in the order of reports.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::MissingImage,
         Self::UnsupportedFormat,
         Self::CorruptImage,
@@ -47,6 +49,7 @@ impl RejectReason {
         Self::TooSmall,
         Self::TooLarge,
         Self::BelowSimilarity,
+        Self::BelowItm,
         Self::CaptionRule,
         Self::DuplicateKey,
         Self::DamagedShard,
@@ -101,6 +104,7 @@ impl RejectReason {
             Self::TooSmall => "too_small",
             Self::TooLarge => "too_large",
             Self::BelowSimilarity => "below_similarity",
+            Self::BelowItm => "below_itm",
             Self::CaptionRule => "caption_rule",
             Self::DuplicateKey => "duplicate_key",
             Self::DamagedShard => "damaged_shard",

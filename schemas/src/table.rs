@@ -11,7 +11,7 @@ use arrow_array::{
 };
 use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
 
-use crate::{Blend, CaptionRow, EmbeddedImage, Reject, ShardBlend, Similarity};
+use crate::{Blend, CaptionRow, EmbeddedImage, MatchProbability, Reject, ShardBlend, Similarity};
 
 /// Version of the output schema, in the file metadata.
 pub const CAPTION_SCHEMA_VERSION: &str = "2";
@@ -188,7 +188,7 @@ impl CaptionTable {
         self.org_caption.append_option(row.org_caption.as_deref());
         self.org_similarity.append_option(row.org_similarity.map(Similarity::get));
         self.push_candidates(row);
-        self.itm.append_null();
+        self.itm.append_option(chosen.itm.map(MatchProbability::get));
         // The pixel cap keeps sides far below i32::MAX.
         self.width.append_value(i32::try_from(row.width).unwrap_or(i32::MAX));
         self.height.append_value(i32::try_from(row.height).unwrap_or(i32::MAX));

@@ -114,6 +114,30 @@ impl ImageEncoder {
         Ok(Encoded { images: n, features, cross })
     }
 
+    /// Encodes images for a model that matches: embeddings f32 `[N, E]`, L2-normalised, and the tokens that texts attend to, f32
+    /// `[N, Q, W]`, both in host memory.
+    ///
+    /// # Errors
+    /// As [`ImageEncoder::encode`], and when the graph has no such outputs.
+    pub fn encode_for_matching(&mut self, pixels: &[u8]) -> Result<(Vec<f32>, Vec<f32>), RuntimeError> {
+        let each = self.image_bytes();
+        let n = pixels.len() / each;
+        if n == 0 || !pixels.len().is_multiple_of(each) {
+            let what = format!("{} bytes are not a whole number of images of {each} bytes", pixels.len());
+            return Err(RuntimeError::Input(what));
+        }
+        let failed = |source| RuntimeError::Run { graph: "image encoder", rows: n, source };
+        let input = TensorRef::from_array_view(([n, self.size, self.size, 3], pixels)).map_err(failed)?;
+        let outputs = self.session.run(ort::inputs!["pixels" => input]).map_err(failed)?;
+        let values = |name: &str| -> Result<Vec<f32>, RuntimeError> {
+            let value = outputs
+                .get(name)
+                .ok_or_else(|| RuntimeError::Input(format!("the image encoder has no output `{name}`")))?;
+            Ok(value.try_extract_tensor::<f32>().map_err(failed)?.1.to_vec())
+        };
+        Ok((values("image_features")?, values(IMAGE_TOKENS)?))
+    }
+
     /// Returns the tokens that a BLIP's texts attend to, f32 `[N, Q, W]`, for a [`Matcher`](super::Matcher) and for comparisons.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub use execution::Execution;
 pub use image_encoder::{Encoded, ImageEncoder};
 pub(crate) use library::loaded_version;
 pub use library::{LIBRARY_VARIABLE, load_library};
-pub use matcher::{MatchStart, Matcher};
+pub use matcher::{MatchImage, MatchStart, Matcher};
 pub(crate) use memory::Memory;
 pub use options::SessionOptions;
 pub use provider::{Devices, Provider};

@@ -162,7 +162,7 @@ fn compare_sides(
         on_device.scoring().spec.dimensions.embed_dim,
     ));
     let model = |graph| match graph {
-        Graph::ScorerImageEncoder | Graph::ScorerTextEncoder => on_device.scoring(),
+        Graph::ScorerImageEncoder | Graph::ScorerTextEncoder | Graph::ScorerFusion => on_device.scoring(),
         Graph::ImageEncoder | Graph::Decoder | Graph::TokenSelection => on_device.captioner,
     };
     match results.iter().find_map(|result| Some((result.graph, result.fault.clone()?))) {

@@ -16,6 +16,8 @@ use crate::{
 const MIN_COSINE: f32 = 0.99;
 /// Largest distance of the selected token's logit below the CPU's best one; standard deviations of the row.
 const CHOICE_TOLERANCE: f32 = 0.25;
+/// Largest difference of a pair's two logits on the device from the CPU's: a constant, and a share of the CPU's.
+const MATCH_TOLERANCE: (f64, f64) = (0.1, 0.05);
 /// Rows closer than this share of their length cannot be distinguished.
 const MIN_RELATIVE_DISTANCE: f64 = 0.05;
 
@@ -57,7 +59,30 @@ pub(super) fn check_scorer(cpu: &ScorerOutputs, device: &ScorerOutputs, width: u
     let mut results: Vec<GraphResult> =
         images.map(|(cpu, device)| check_features(Graph::ScorerImageEncoder, cpu, device, width)).collect();
     results.push(check_features(Graph::ScorerTextEncoder, &cpu.text_features, &device.text_features, width));
+    results.extend(cpu.matches.iter().zip(&device.matches).map(|(cpu, device)| check_matches(cpu, device)));
     results
+}
+
+/// Checks the logits of pairs of images and texts by the difference of the two, which the probability depends on alone.
+fn check_matches(cpu: &[[f32; 2]], device: &[[f32; 2]]) -> GraphResult {
+    let mut result =
+        GraphResult { graph: Graph::ScorerFusion, rows: device.len(), cosine: None, fault: None };
+    if cpu.len() != device.len() || cpu.is_empty() {
+        result.fault = Some("the number of computed rows differs".into());
+        return result;
+    }
+    let difference = |[other, matched]: &[f32; 2]| f64::from(*matched) - f64::from(*other);
+    for (pair, (want, got)) in cpu.iter().zip(device).enumerate() {
+        let (want, got) = (difference(want), difference(got));
+        // False for NaN.
+        let is_close = (want - got).abs() <= MATCH_TOLERANCE.0 + MATCH_TOLERANCE.1 * want.abs();
+        if !is_close {
+            result.fault =
+                Some(format!("the logits of pair {pair} differ by {got:.3}, on the CPU by {want:.3}"));
+            return result;
+        }
+    }
+    result
 }
 
 /// Checks rows of features, as one group.
@@ -146,6 +171,21 @@ mod tests {
         assert_eq!((result.rows, result.fault), (2, None));
         let result = check_features(Graph::ImageEncoder, &rows, &swapped, 2);
         assert!(result.cosine > Some(0.99) && result.fault.expect("swapped").contains("another image"));
+    }
+
+    #[test]
+    fn matches_are_compared_by_the_difference_of_their_logits() {
+        let cpu = [[1.0, 2.0], [0.0, -4.0]];
+        assert_eq!(check_matches(&cpu, &[[11.0, 12.05], [0.0, -4.2]]).fault, None);
+        for other in [
+            vec![[1.0, 2.0], [0.0, -5.0]],
+            vec![[0.0, -4.0], [1.0, 2.0]],
+            vec![[1.0, 2.0]],
+            vec![[1.0, f32::NAN]; 2],
+        ] {
+            assert!(check_matches(&cpu, &other).fault.is_some(), "{other:?}");
+        }
+        assert!(check_matches(&[], &[]).fault.is_some());
     }
 
     #[test]

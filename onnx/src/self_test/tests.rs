@@ -43,6 +43,18 @@ fn correct_device_passes_in_every_precision_and_shape() {
     assert_eq!(graphs[4..], [Graph::ScorerImageEncoder, Graph::ScorerTextEncoder]);
 }
 
+#[test]
+fn matching_heads_are_compared_as_a_run_uses_them() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let checkpoint = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/blip/retrieval");
+    let scorer = export(&checkpoint, &dir.path().join("scorer"), Precision::Fp32).expect("export");
+    let exported = Exported::new("square", Precision::Fp32);
+    let report = self_test(&exported.model, Some(&scorer), &DEVICE).expect("equal");
+    let graphs: Vec<Graph> = report.results.iter().map(|result| result.graph).collect();
+    assert_eq!(graphs[4..], [Graph::ScorerImageEncoder, Graph::ScorerTextEncoder, Graph::ScorerFusion]);
+    assert_eq!(report.results[6].rows, 9, "every image with every text: {report}");
+}
+
 /// What is wrong on the device, and the graph that the error names.
 type Fault = (&'static str, Graph, Box<dyn Fn(&ModelFolder)>);
 

@@ -7,7 +7,10 @@ use super::inputs::{IMAGES, images, word_id};
 use crate::{
     caption::{Admission, CaptionSettings, Captioner},
     model::ModelFolder,
-    runtime::{Decoder, Encoded, ImageEncoder, RowUpdate, RuntimeError, SessionOptions, TextEncoder},
+    runtime::{
+        Decoder, Encoded, ImageEncoder, MatchImage, MatchStart, Matcher, RowUpdate, RuntimeError,
+        SessionOptions, TextEncoder,
+    },
 };
 
 /// Rows of a slot.
@@ -34,6 +37,8 @@ pub enum Graph {
     ScorerImageEncoder,
     /// The scorer's text encoder.
     ScorerTextEncoder,
+    /// The scorer's matching head, if it has one.
+    ScorerFusion,
 }
 
 impl std::fmt::Display for Graph {
@@ -44,6 +49,7 @@ impl std::fmt::Display for Graph {
             Self::TokenSelection => "token selection",
             Self::ScorerImageEncoder => "image_encoder (scorer)",
             Self::ScorerTextEncoder => "text_encoder (scorer)",
+            Self::ScorerFusion => "fusion (scorer)",
         })
     }
 }
@@ -82,6 +88,8 @@ pub(super) struct ScorerOutputs {
     pub(super) image_features: Option<Vec<f32>>,
     /// `[texts, E]`.
     pub(super) text_features: Vec<f32>,
+    /// Logits of every image with every text, if the scorer has a matching head.
+    pub(super) matches: Option<Vec<[f32; 2]>>,
 }
 
 /// A graph that could not be loaded or run.
@@ -222,11 +230,17 @@ pub(super) fn run_scorer(
     options: &SessionOptions,
     is_separate: bool,
 ) -> Result<ScorerOutputs, Failure> {
+    let has_head = is_separate && model.fusion().is_ok();
     let encode = || {
         let pixels = images(model.spec.image_size as usize);
-        Ok(ImageEncoder::load(model, options)?.encode(&pixels)?.features)
+        let mut encoder = ImageEncoder::load(model, options)?;
+        if has_head {
+            return encoder.encode_for_matching(&pixels);
+        }
+        Ok((encoder.encode(&pixels)?.features, Vec::new()))
     };
-    let image_features = is_separate.then(encode).transpose().map_err(of(Graph::ScorerImageEncoder))?;
+    let encoded = is_separate.then(encode).transpose().map_err(of(Graph::ScorerImageEncoder))?;
+    let (image_features, tokens) = encoded.unzip();
     let (d, special) = (&model.spec.dimensions, model.spec.special_ids);
     let text = |(number, length): (usize, &usize)| {
         let words = (*length).min(d.context_length).saturating_sub(2);
@@ -238,5 +252,20 @@ pub(super) fn run_scorer(
     let text_features = TextEncoder::load(model, options)
         .and_then(|mut encoder| encoder.encode(&texts))
         .map_err(of(Graph::ScorerTextEncoder))?;
-    Ok(ScorerOutputs { image_features, text_features })
+    let matches = tokens.filter(|_| has_head).map(|tokens| match_all(model, options, &tokens, &texts));
+    let matches = matches.transpose().map_err(of(Graph::ScorerFusion))?;
+    Ok(ScorerOutputs { image_features, text_features, matches })
+}
+
+/// Matches every image with every text, as a run does.
+fn match_all(
+    model: &ModelFolder,
+    options: &SessionOptions,
+    tokens: &[f32],
+    texts: &[&[i64]],
+) -> Result<Vec<[f32; 2]>, RuntimeError> {
+    let mut matcher = Matcher::load(model, options, MatchStart::default())?;
+    let images: Vec<MatchImage<'_>> =
+        tokens.chunks_exact(tokens.len() / IMAGES).map(|tokens| MatchImage { tokens, texts }).collect();
+    Ok(matcher.match_all(&images)?.concat())
 }

@@ -10,7 +10,7 @@ mod run;
 
 use std::sync::OnceLock;
 
-pub use captioner::{CaptionSection, FilterSection, ModelSection, RulesSection};
+pub use captioner::{CaptionSection, FilterSection, ModelSection, RulesSection, ScoreSection};
 pub use input::{AUTO_COLUMN, FetchSection, InputSection};
 pub use names::{
     DeviceList, EarlyStoppingName, FormatName, ImagesName, OutputFormatName, PickName, ProviderName,
@@ -27,7 +27,9 @@ section! {
         pub model: ModelSection = ModelSection::default(),
         /// How captions are generated.
         pub caption: CaptionSection = CaptionSection::default(),
-        /// The threshold that captions must reach.
+        /// How captions are scored.
+        pub score: ScoreSection = ScoreSection::default(),
+        /// The thresholds that captions must reach.
         pub filter: FilterSection = FilterSection::default(),
         /// Rules on the text of a caption. All are off by default; a candidate that violates one is not chosen.
         pub rules: RulesSection = RulesSection::default(),

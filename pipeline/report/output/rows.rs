@@ -23,7 +23,7 @@ const AT_ONCE: usize = 4;
 const BATCHES_AHEAD: usize = 4;
 /// Columns for the statistics.
 const CAPTION_COLUMNS: &[&str] =
-    &["key", "caption", "similarity", "org_caption", "org_similarity", "width", "height"];
+    &["key", "caption", "similarity", "org_caption", "org_similarity", "itm", "width", "height"];
 /// Columns of rejects.
 const REJECT_COLUMNS: &[&str] = &["key", "reason", "detail", "caption", "similarity", "org_caption"];
 
@@ -117,7 +117,8 @@ fn add_captions(
     let (keys, captions): (&StringArray, &StringArray) = (column(batch, "key")?, column(batch, "caption")?);
     let (originals, similarities): (&StringArray, &Float32Array) =
         (column(batch, "org_caption")?, column(batch, "similarity")?);
-    let org_similarities: &Float32Array = column(batch, "org_similarity")?;
+    let (org_similarities, itms): (&Float32Array, &Float32Array) =
+        (column(batch, "org_similarity")?, column(batch, "itm")?);
     let (widths, heights): (&Int32Array, &Int32Array) = (column(batch, "width")?, column(batch, "height")?);
     for row in 0..batch.num_rows() {
         let caption = ReportCaption {
@@ -125,6 +126,7 @@ fn add_captions(
             key: keys.value(row).to_owned(),
             caption: captions.value(row).to_owned(),
             similarity: score(similarities, row),
+            itm: score(itms, row),
             org_caption: optional(originals, row),
             org_similarity: score(org_similarities, row),
             candidates: Vec::new(),

@@ -72,6 +72,9 @@ fn caption(sampled: &SampledCaption, room: usize, images: &mut usize) -> Value {
     put("k", room.text(&row.key).into());
     put("c", room.text(&row.caption).into());
     put("v", score(row.similarity));
+    if row.itm.is_some() {
+        put("itm", score(row.itm));
+    }
     if let Some(original) = &row.org_caption {
         put("o", room.text(original).into());
         put("ov", score(row.org_similarity));

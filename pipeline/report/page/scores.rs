@@ -95,7 +95,7 @@ pub(super) fn write(html: &mut String, report: &Report, axis: Axis) -> std::fmt:
     html.push_str("</div>");
     write_controls(html, report)?;
     chart.write_table(html)?;
-    write_table(html, report)?;
+    write_tables(html, report)?;
     html.push_str("</section>");
     Ok(())
 }
@@ -135,15 +135,29 @@ fn write_controls(html: &mut String, report: &Report) -> std::fmt::Result {
     )
 }
 
-/// Writes thresholds for round shares, which need no script.
-fn write_table(html: &mut String, report: &Report) -> std::fmt::Result {
-    let column = &report.statistics.similarity;
+/// Writes thresholds for round shares, which need no script: of similarity, and of the matching probability if there is one.
+fn write_tables(html: &mut String, report: &Report) -> std::fmt::Result {
+    let statistics = &report.statistics;
+    write_table(html, report, ("Thresholds for round shares", &statistics.similarity, ""))?;
+    if statistics.itm.scored == 0 {
+        return Ok(());
+    }
+    write_table(html, report, ("Thresholds of itm for round shares", &statistics.itm, " --by itm"))
+}
+
+/// Writes the thresholds of one column, whose selection takes the options `by`.
+fn write_table(
+    html: &mut String,
+    report: &Report,
+    (title, column, by): (&str, &SimilarityHistogram, &str),
+) -> std::fmt::Result {
     let all = column.scored + column.missing;
-    html.push_str(
-        "<details class=\"numbers\"><summary>Thresholds for round shares</summary><div class=\"scroll\" tabindex=\"0\" role=\"region\" \
-         aria-label=\"Thresholds for round shares\"><table><thead><tr><th scope=\"col\" class=\"n\">at least</th><th scope=\"col\" class=\"n\">threshold</th>\
-         <th scope=\"col\" class=\"n\">captions that stay</th><th scope=\"col\" class=\"n\">share</th></tr></thead><tbody>",
-    );
+    write!(
+        html,
+        "<details class=\"numbers\"><summary>{title}</summary><div class=\"scroll\" tabindex=\"0\" role=\"region\" \
+         aria-label=\"{title}\"><table><thead><tr><th scope=\"col\" class=\"n\">at least</th><th scope=\"col\" class=\"n\">threshold</th>\
+         <th scope=\"col\" class=\"n\">captions that stay</th><th scope=\"col\" class=\"n\">share</th></tr></thead><tbody>"
+    )?;
     for share in SHARES {
         let Some(bin) = column.bin_keeping(f64::from(share) / 100.0) else { continue };
         let kept = column.at_least(bin);
@@ -159,7 +173,7 @@ fn write_table(html: &mut String, report: &Report) -> std::fmt::Result {
     if let Some(output) = &report.source.output {
         write!(
             html,
-            "<p class=\"note\">An exact share: <code>recaption filter {} --keep-top 0.3 --to {}</code></p>",
+            "<p class=\"note\">An exact share: <code>recaption filter {} --keep-top 0.3{by} --to {}</code></p>",
             escaped(&shell_word(output)),
             escaped(&shell_word(&format!("{}-best", output.trim_end_matches('/'))))
         )?;

@@ -66,6 +66,7 @@
       if (row.d) text.append(quote("p", "quote", row.d));
     }
     if (row.c !== undefined) text.append(line(row.r === undefined ? "caption" : "caption, not kept", row.c, row.v, true));
+    if (typeof row.itm === "number") text.append(line("itm", "probability that image and caption match", row.itm, false));
     if (row.o !== undefined) text.append(line("original", row.o, row.ov, false));
     if (!compact && row.n && row.n.length > 1) text.append(candidates(row));
     const size = row.w ? `, ${row.w} \u00d7 ${row.h}` : "";

@@ -36,8 +36,9 @@ pub(super) fn write_totals(html: &mut String, report: &Report) -> std::fmt::Resu
         ("mean similarity of originals", mean(statistics.org_similarity.mean())),
         ("more similar than their original", percent(statistics.improved, statistics.compared)),
     ];
+    let itm = statistics.itm.mean().map(|itm| ("mean matching probability (itm)", mean(Some(itm))));
     html.push_str("<section id=\"totals\"><h2 class=\"sr\">Totals</h2><dl class=\"totals\">");
-    for (name, value) in totals {
+    for (name, value) in totals.into_iter().chain(itm) {
         write!(html, "<div><dt>{name}</dt><dd>{value}</dd></div>")?;
     }
     html.push_str("</dl>");

@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         duplicates: true,
         ..RuleSettings::default()
     };
-    let filter = Filter { min_similarity: Some(0.25), rules: Arc::new(TextRules::new(rules)?) };
+    let filter =
+        Filter { min_similarity: Some(0.25), min_itm: None, rules: Arc::new(TextRules::new(rules)?) };
 
     let mut candidates = Vec::new();
     for (number, line) in io::stdin().lock().lines().enumerate() {
@@ -51,7 +52,7 @@ fn candidate(line: &str) -> Option<Candidate> {
     let (similarity, text) = line.split_once('\t')?;
     let similarity = Similarity::new(similarity.trim().parse().ok()?)?;
     // Rules and threshold do not look at the log-probability.
-    Some(Candidate { text: text.to_owned(), similarity, logprob: 0.0 })
+    Some(Candidate { text: text.to_owned(), similarity, logprob: 0.0, itm: None })
 }
 
 /// Builds a row of which only the candidates matter here.

@@ -1,11 +1,12 @@
 //! The last decision about a captioned sample: row or reject. Pure, no threads.
 //!
-//! The chosen caption is the best candidate that violates no text rule; the threshold of similarity applies to it.
+//! The chosen caption is the most similar candidate that violates no text rule; the threshold of similarity applies to it. Where the
+//! scorer has a matching head, the most similar of these are matched with the image, and the one that matches best is chosen.
 
 use std::sync::Arc;
 
 use recaption_messages::SampleOutcome;
-use recaption_schemas::{Candidate, CaptionRow, Reject, RejectReason};
+use recaption_schemas::{Candidate, CaptionRow, MatchProbability, Reject, RejectReason, Similarity};
 
 use crate::rules::{TextRules, describe_violations};
 
@@ -14,14 +15,41 @@ use crate::rules::{TextRules, describe_violations};
 pub struct Filter {
     /// Smallest similarity of image and chosen caption, in [-1, 1]; the threshold itself is kept. `None` keeps all.
     pub min_similarity: Option<f32>,
+    /// Smallest probability that image and chosen caption match, in [0, 1], likewise; for a scorer with a matching head.
+    pub min_itm: Option<f32>,
     /// Rules that the chosen caption must not violate.
     pub rules: Arc<TextRules>,
 }
 
 impl Filter {
+    /// Returns the positions of the candidates to match with their image, `most` at most, the most similar first: those that may be
+    /// chosen, which violate no rule and reach the threshold of similarity, each text once. `candidates` are texts and similarities
+    /// in any order.
+    #[must_use]
+    pub fn to_match(&self, candidates: &[(&str, Similarity)], most: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..candidates.len()).collect();
+        order.sort_by(|a, b| candidates[*b].1.get().total_cmp(&candidates[*a].1.get()));
+        let violations = self.rules.check_each(order.iter().map(|at| candidates[*at].0));
+        let mut chosen: Vec<usize> = Vec::new();
+        for (at, violation) in order.iter().zip(violations) {
+            let (text, similarity) = candidates[*at];
+            if chosen.len() == most || self.min_similarity.is_some_and(|least| similarity.get() < least) {
+                break;
+            }
+            if violation.is_none() && chosen.iter().all(|other| candidates[*other].0 != text) {
+                chosen.push(*at);
+            }
+        }
+        chosen
+    }
+
     /// Chooses among a row's candidates, then keeps or rejects the row.
     #[must_use]
     pub fn apply(&self, mut row: CaptionRow) -> SampleOutcome {
+        if let Some(position) = row.candidates.best_match() {
+            row.candidates.choose(position);
+            return self.apply_min_itm(row);
+        }
         let skipped = match self.rules.choose(&row.candidates) {
             Ok(position) => {
                 row.candidates.choose(position);
@@ -41,6 +69,23 @@ impl Filter {
                 }
                 let chosen = row.candidates.chosen().clone();
                 reject(row, chosen, RejectReason::BelowSimilarity, detail)
+            }
+            _ => SampleOutcome::Caption(Box::new(row)),
+        }
+    }
+
+    /// Keeps or rejects a row whose chosen caption was matched.
+    fn apply_min_itm(&self, row: CaptionRow) -> SampleOutcome {
+        let matched = row.candidates.as_slice().iter().filter(|candidate| candidate.itm.is_some()).count();
+        let itm = row.candidates.chosen().itm.map(MatchProbability::get);
+        match (itm, self.min_itm) {
+            (Some(itm), Some(least)) if itm < least => {
+                let mut detail = format!("itm {itm:.4} is below filter.min_itm {least}");
+                if matched > 1 {
+                    detail.push_str(&format!("; the best of {matched} candidates that were matched"));
+                }
+                let chosen = row.candidates.chosen().clone();
+                reject(row, chosen, RejectReason::BelowItm, detail)
             }
             _ => SampleOutcome::Caption(Box::new(row)),
         }
@@ -66,6 +111,7 @@ mod tests {
             text: (*text).into(),
             similarity: Similarity::new(*similarity).expect("finite"),
             logprob: -1.0,
+            itm: None,
         });
         CaptionRow {
             key: "k".into(),
@@ -82,7 +128,7 @@ mod tests {
     }
 
     fn filter(min_similarity: Option<f32>, settings: RuleSettings) -> Filter {
-        Filter { min_similarity, rules: Arc::new(TextRules::new(settings).expect("valid")) }
+        Filter { min_similarity, min_itm: None, rules: Arc::new(TextRules::new(settings).expect("valid")) }
     }
 
     #[test]
@@ -114,6 +160,54 @@ mod tests {
             panic!("kept")
         };
         assert_eq!((reject.reason, reject.caption.as_deref()), (RejectReason::BelowSimilarity, Some("cat")));
+    }
+
+    #[test]
+    fn candidates_to_match_may_be_chosen() {
+        let similar = |s| Similarity::new(s).expect("finite");
+        let candidates = [
+            ("a cat", similar(0.3)),
+            ("a big red cat", similar(0.9)),
+            ("cat", similar(0.4)),
+            ("cat", similar(0.4)),
+            ("dog", similar(0.1)),
+        ];
+        let rules = RuleSettings { max_words: Some(2), ..RuleSettings::default() };
+        assert_eq!(filter(None, rules.clone()).to_match(&candidates, 9), [2, 0, 4]);
+        assert_eq!(filter(None, rules.clone()).to_match(&candidates, 2), [2, 0]);
+        assert_eq!(filter(Some(0.3), rules.clone()).to_match(&candidates, 9), [2, 0]);
+        assert_eq!(filter(Some(0.5), rules).to_match(&candidates, 9), [] as [usize; 0]);
+        assert_eq!(Filter::default().to_match(&candidates, 1), [1]);
+        assert_eq!(Filter::default().to_match(&candidates, 0), [] as [usize; 0]);
+    }
+
+    #[test]
+    fn best_match_is_chosen_and_held_to_min_itm() {
+        let matched = |logits: [Option<f32>; 3]| {
+            let mut row = row(&[("a", 0.5), ("b", 0.4), ("c", 0.3)]);
+            let mut all = row.candidates.as_slice().to_vec();
+            for (candidate, logit) in all.iter_mut().zip(logits) {
+                candidate.itm = logit.and_then(|logit| MatchProbability::of_logits([0.0, logit]));
+            }
+            row.candidates = Candidates::new(all).expect("three");
+            row
+        };
+        let filter = Filter { min_itm: Some(0.5), ..Filter::default() };
+        let SampleOutcome::Caption(kept) = filter.apply(matched([Some(-1.0), Some(0.0), None])) else {
+            panic!("rejected at the threshold")
+        };
+        assert_eq!(kept.candidates.chosen().text, "b");
+        let SampleOutcome::Reject(reject) = filter.apply(matched([Some(-2.0), Some(-1.0), None])) else {
+            panic!("kept")
+        };
+        assert_eq!(
+            (reject.reason, reject.caption.as_deref(), reject.similarity),
+            (RejectReason::BelowItm, Some("b"), Some(0.4))
+        );
+        assert_eq!(
+            reject.detail,
+            "itm 0.2689 is below filter.min_itm 0.5; the best of 2 candidates that were matched"
+        );
     }
 
     #[test]

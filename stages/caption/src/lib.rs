@@ -42,7 +42,7 @@ pub use self::{
     error::{CaptionError, CaptionFailure},
     queue::ImageQueue,
     settings::CaptionWorkerSettings,
-    worker::CaptionWorker,
+    worker::{CaptionWorker, score_group},
 };
 
 /// The example of the README, which the documentation tests run.

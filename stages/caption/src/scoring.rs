@@ -1,13 +1,13 @@
 //! Texts and scores for generated tokens: [`CaptionedImage`] to [`SampleResult`].
 //!
-//! Detokenises, scores generated and original captions, lets the filter choose and decide, and emits the result. Captions wait
+//! Detokenises, scores and matches generated and original captions, lets the filter choose and decide, and emits the result. Captions wait
 //! until a group is full or the stage is flushed. A sample on which the scorer fails alone is rejected as `model_error`.
 
 use std::time::Instant;
 
 use recaption_messages::{Embeddings, PreparedSample, SampleResult};
 use recaption_onnx::tokenizer::{Tokenizer, TokenizerError};
-use recaption_schemas::{Candidate, Candidates, CaptionRow, EmbeddedImage};
+use recaption_schemas::{Candidate, Candidates, CaptionRow, EmbeddedImage, Similarity};
 
 use crate::{
     counters::CaptionCounters,
@@ -63,7 +63,14 @@ impl<'a> ScoreStage<'a> {
             return Ok(());
         }
         let began = Instant::now();
-        let scored = self.scorer.score(jobs);
+        let settings = self.settings;
+        let select = |job: &ScoreJob<Payload>, similarities: &[Similarity]| {
+            // Similarities of candidates; the original caption's comes after them.
+            let candidates = job.texts.iter().map(String::as_str).zip(similarities.iter().copied());
+            let candidates: Vec<(&str, Similarity)> = candidates.take(job.payload.1.len()).collect();
+            settings.filter.to_match(&candidates, settings.itm_top_k)
+        };
+        let scored = self.scorer.score_and_match(jobs, select);
         self.counters.scorer.observe(began.elapsed());
         let FailedJobs { error, jobs } = match scored {
             Ok(scored) => return self.emit_all(scored),
@@ -143,7 +150,12 @@ fn sample_result(job: ScoredJob<Payload>, settings: &CaptionWorkerSettings) -> O
     let candidates = texts
         .into_iter()
         .zip(logprobs)
-        .map(|(scored, logprob)| Candidate { text: scored.text, similarity: scored.similarity, logprob })
+        .map(|(scored, logprob)| Candidate {
+            text: scored.text,
+            similarity: scored.similarity,
+            logprob,
+            itm: scored.itm,
+        })
         .collect();
     let (shard, index) = (sample.shard, sample.index);
     let image = settings.embed_images.then(|| EmbeddedImage {

@@ -15,6 +15,8 @@ pub struct CaptionWorkerSettings {
     pub keep_prompt: bool,
     /// Text rules and threshold of similarity.
     pub filter: Filter,
+    /// Candidates of an image that are matched with it, the most similar first, where the scorer has a matching head; 0 for none.
+    pub itm_top_k: usize,
     /// Whether rows carry the stored image.
     pub embed_images: bool,
     /// Whether results carry the scorer's features.

@@ -17,6 +17,7 @@ pub struct CaptionRows {
     org_caption: StringArray,
     org_similarity: Float32Array,
     candidates: ListArray,
+    itm: Option<Float32Array>,
     width: Int32Array,
     height: Int32Array,
     sha256: StringArray,
@@ -69,6 +70,7 @@ impl CaptionRows {
             org_caption: column(batch, "org_caption")?,
             org_similarity: column(batch, "org_similarity")?,
             candidates: column(batch, "candidates")?,
+            itm: batch.column_by_name("itm").map(|_| column(batch, "itm")).transpose()?,
             width: column(batch, "width")?,
             height: column(batch, "height")?,
             sha256: column(batch, "sha256")?,
@@ -119,6 +121,12 @@ impl CaptionRows {
     #[must_use]
     pub fn org_similarity(&self, row: usize) -> Option<f32> {
         self.org_similarity.is_valid(row).then(|| self.org_similarity.value(row))
+    }
+
+    /// Returns the probability that image and chosen caption match, [0, 1], if they were matched.
+    #[must_use]
+    pub fn itm(&self, row: usize) -> Option<f32> {
+        self.itm.as_ref().filter(|itm| itm.is_valid(row)).map(|itm| itm.value(row))
     }
 
     /// Returns the texts of all candidates, the best first.

@@ -31,6 +31,21 @@ pub struct BlipCheckpoint {
 }
 
 impl BlipCheckpoint {
+    /// File with the configuration.
+    pub const CONFIG: &str = files::CONFIG;
+    /// Files with the image processor's settings, of which the first that is there is read.
+    pub const PROCESSORS: [&str; 2] = [files::PREPROCESSOR, files::PROCESSOR];
+    /// File with the weights as safetensors.
+    pub const WEIGHTS: &str = files::WEIGHTS[0];
+    /// File with the weights as torch writes them.
+    pub const TORCH_WEIGHTS: &str = files::WEIGHTS[1];
+    /// File with the tokenizer.
+    pub const TOKENIZER: &str = super::files::TOKENIZER;
+    /// File with the vocabulary, where there is no tokenizer.
+    pub const VOCABULARY: &str = tokenizer_files::BERT_VOCABULARY;
+    /// File with the settings of a vocabulary's tokenizer.
+    pub const VOCABULARY_SETTINGS: &str = tokenizer_files::BERT_SETTINGS;
+
     /// Returns whether `dir` holds a BLIP, by the `model_type` of its `config.json`.
     #[must_use]
     pub fn is_in(dir: &Path) -> bool {
@@ -87,6 +102,16 @@ impl BlipCheckpoint {
     /// When a file is unreadable or malformed.
     pub fn tokenizer(&self) -> Result<Option<Vec<u8>>, CheckpointError> {
         tokenizer_files::read_bert(&self.dir)
+    }
+}
+
+impl BlipCheckpoint {
+    /// Returns the path of the weights in `dir`: the safetensors file, or else torch's, or else the only `.pth` file.
+    ///
+    /// # Errors
+    /// When there is none of them.
+    pub fn weights(dir: &Path) -> Result<PathBuf, CheckpointError> {
+        weights(dir)
     }
 }
 

@@ -27,6 +27,10 @@ pub const VOCABULARY: &str = "vocab.json";
 pub const MERGES: &str = "merges.txt";
 /// CLIP's own file of merges.
 pub const CLIP_MERGES: &str = "bpe_simple_vocab_16e6.txt.gz";
+/// A BERT's vocabulary, a word a line.
+pub const BERT_VOCABULARY: &str = word_piece::VOCABULARY;
+/// Settings of the tokenizer with that vocabulary.
+pub const BERT_SETTINGS: &str = word_piece::SETTINGS;
 /// Entries of CLIP's vocabulary: 256 bytes, each also at the end of a word, the merges, and two special entries.
 const CLIP_ENTRIES: usize = 49_408;
 /// Merges that CLIP uses of its file.

@@ -1,6 +1,6 @@
 //! Builds the text of a `tokenizer.json` from BERT's `vocab.txt`, one entry a line, as transformers' BertTokenizer reads it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
@@ -32,7 +32,8 @@ pub(super) fn from_vocabulary(vocabulary: &str, settings: Option<&[u8]>) -> Resu
         Some(bytes) => serde_json::from_slice(bytes).map_err(|e| format!("{SETTINGS} is malformed: {e}"))?,
         None => Map::new(),
     };
-    let mut ids: HashMap<&str, usize> = HashMap::new();
+    // In an order of its own: a model's digest depends on the tokenizer's bytes.
+    let mut ids: BTreeMap<&str, usize> = BTreeMap::new();
     for (id, entry) in vocabulary.lines().enumerate() {
         if ids.insert(entry, id).is_some() {
             return Err(format!("line {}: the entry `{}` is there twice", id + 1, entry.escape_debug()));
@@ -129,6 +130,15 @@ mod tests {
         assert_eq!(tokenizer.token_to_id("[DEC]").zip(tokenizer.token_to_id("[ENC]")), Some((11, 12)));
         assert_eq!(ids(&tokenizer, "[ENC]a"), [2, 12, 5, 3]);
         assert_eq!(tokenizer.get_vocab_size(true), 13);
+    }
+
+    #[test]
+    fn equal_vocabularies_give_equal_bytes() {
+        let vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\nd\ne\nf\ng";
+        let first = from_vocabulary(vocabulary, None).expect("a tokenizer");
+        for _ in 0..4 {
+            assert_eq!(from_vocabulary(vocabulary, None).expect("a tokenizer"), first);
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ fn candidates(texts: &[&str]) -> Candidates {
         text: (*text).to_owned(),
         similarity: Similarity::new(1.0 - i as f32 / 100.0).expect("finite"),
         logprob: -1.0,
+        itm: None,
     };
     Candidates::new(texts.iter().enumerate().map(one).collect()).expect("some")
 }

@@ -124,21 +124,32 @@ impl TextRules {
     /// Fails when every candidate violates a rule, with one violation per candidate, best candidate first; never empty.
     pub fn choose(&self, candidates: &Candidates) -> Result<usize, Vec<RuleViolation>> {
         let mut violations = Vec::new();
-        let mut seen: Vec<String> = Vec::new();
-        for (position, candidate) in candidates.as_slice().iter().enumerate() {
-            let mut violation = self.check(&candidate.text);
-            if self.settings.duplicates {
-                let folded = fold(&candidate.text);
-                let twin = seen.iter().position(|other| *other == folded);
-                violation = violation.or_else(|| twin.map(duplicate));
-                seen.push(folded);
-            }
+        let texts = candidates.as_slice().iter().map(|candidate| candidate.text.as_str());
+        for (position, violation) in self.check_each(texts).enumerate() {
             match violation {
                 Some(violation) => violations.push(violation),
                 None => return Ok(position),
             }
         }
         Err(violations)
+    }
+
+    /// Returns for each candidate's text, best candidate first, the first rule that it violates, duplicates included.
+    pub fn check_each<'a>(
+        &'a self,
+        texts: impl Iterator<Item = &'a str> + 'a,
+    ) -> impl Iterator<Item = Option<RuleViolation>> + 'a {
+        let mut seen: Vec<String> = Vec::new();
+        texts.map(move |text| {
+            let violation = self.check(text);
+            if !self.settings.duplicates {
+                return violation;
+            }
+            let folded = fold(text);
+            let twin = seen.iter().position(|other| *other == folded);
+            seen.push(folded);
+            violation.or_else(|| twin.map(duplicate))
+        })
     }
 
     /// Returns the configuration keys of the rules that are set, with their values: only they change rows.

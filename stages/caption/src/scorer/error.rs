@@ -14,4 +14,7 @@ pub enum ScoreError {
     /// The model's features are infinite or NaN for the sample of this key.
     #[error("the similarity of key {0} is not a number: the model's features are broken")]
     NotFinite(String),
+    /// The matching head's logits are infinite or NaN for the sample of this key.
+    #[error("the matching probability of key {0} is not a number: the model's matching head is broken")]
+    MatchNotFinite(String),
 }

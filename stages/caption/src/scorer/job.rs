@@ -1,7 +1,7 @@
 //! What a scorer takes and returns.
 
 use bytes::Bytes;
-use recaption_schemas::Similarity;
+use recaption_schemas::{MatchProbability, Similarity};
 
 use super::error::ScoreError;
 
@@ -12,6 +12,31 @@ pub enum ScoreImage {
     Features(Vec<f32>),
     /// Pixels at the scorer's size, u8 RGB `[S, S, 3]`, row-major: for [`Scorer::separate`](super::Scorer::separate).
     Pixels(Bytes),
+    /// What a scorer with a matching head has made of pixels.
+    Encoded {
+        /// Image features, f32 `[E]`, L2-normalised.
+        features: Vec<f32>,
+        /// The tokens that texts attend to, f32 `[Q, W]`.
+        tokens: Vec<f32>,
+    },
+}
+
+impl ScoreImage {
+    /// Returns the image features, f32 `[E]`; `None` of pixels.
+    pub(super) fn features(&self) -> Option<&[f32]> {
+        match self {
+            Self::Features(features) | Self::Encoded { features, .. } => Some(features),
+            Self::Pixels(_) => None,
+        }
+    }
+
+    /// Returns the tokens that texts attend to; empty without any.
+    pub(super) fn tokens(&self) -> &[f32] {
+        match self {
+            Self::Encoded { tokens, .. } => tokens,
+            Self::Features(_) | Self::Pixels(_) => &[],
+        }
+    }
 }
 
 /// Texts to be scored against one image.
@@ -34,6 +59,8 @@ pub struct ScoredText {
     pub text: String,
     /// Cosine of image and text features; finite, in [-1, 1].
     pub similarity: Similarity,
+    /// Probability that image and text match, if this text was matched.
+    pub itm: Option<MatchProbability>,
 }
 
 /// The features that similarities were computed from, f32, L2-normalised.
@@ -63,6 +90,6 @@ pub struct ScoredJob<T> {
 pub struct FailedJobs<T> {
     /// The error of the batch.
     pub error: ScoreError,
-    /// All jobs, unchanged but that pixels of a separate scorer may have become features.
+    /// All jobs, unchanged but that pixels of a separate scorer may be encoded.
     pub jobs: Vec<ScoreJob<T>>,
 }

@@ -27,6 +27,13 @@ use crate::{
     settings::CaptionWorkerSettings,
 };
 
+/// Returns how many images a worker scores together, at most: on a device more than on the CPU. As long as they are scored, an image
+/// that is matched holds its tokens, in host memory.
+#[must_use]
+pub fn score_group(is_on_device: bool) -> usize {
+    if is_on_device { threaded::SCORE_GROUP } else { single_thread::SCORE_GROUP }
+}
+
 /// A captioner and its scorer, loaded.
 ///
 /// A worker is loading, then running, then gone: [`CaptionWorker::run`] consumes it. While it runs, an image is queued
@@ -61,6 +68,9 @@ impl CaptionWorker {
         settings: CaptionWorkerSettings,
     ) -> Result<Self, CaptionError> {
         let mut scorer = match scorer {
+            Some(scorer) if settings.itm_top_k > 0 && scorer.fusion().is_ok() => {
+                Scorer::matching(scorer, options)?
+            }
             Some(scorer) => Scorer::separate(scorer, options)?,
             None => Scorer::of_captioner(model, options)?,
         };

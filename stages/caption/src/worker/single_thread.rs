@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Number of captioned images that are scored together.
-const SCORE_GROUP: usize = 16;
+pub(super) const SCORE_GROUP: usize = 16;
 /// Share of the slots that are filled together: they refill before many stand empty.
 const SLOTS_PER_BATCH: usize = 4;
 

@@ -24,7 +24,7 @@ use crate::{
 /// most two batches of encoder outputs take device memory.
 const ENCODED_BATCHES: usize = 0;
 /// Largest number of captioned images that wait for the scorer, and that are scored together.
-const SCORE_GROUP: usize = 128;
+pub(super) const SCORE_GROUP: usize = 128;
 
 /// Runs a worker on the calling thread, which generates, and two more.
 pub(super) fn run(mut models: Models, input: &ImageQueue, emit: Emit<'_>) -> Result<(), Interruption> {

@@ -108,7 +108,7 @@ pub async fn copy_shard(job: &CopyJob, task: &CopyTask) -> Result<CopyCounts, Se
     let left_out = counts.captioned - captions.rows;
     (counts.captioned, counts.rejected) = (captions.rows, counts.rejected + left_out);
     if left_out > 0 {
-        *counts.reasons.entry(RejectReason::BelowSimilarity.as_str().to_owned()).or_default() += left_out;
+        *counts.reasons.entry(job.selection.by.reason().as_str().to_owned()).or_default() += left_out;
     }
     if !counts.balanced() || counts.rejected != rejects.rows {
         let what = format!("internal error: row counts do not match: {counts:?}, {captions:?}, {rejects:?}");
@@ -227,7 +227,7 @@ impl ShardWriters {
             let rows = RejectColumns::of(batch).map_err(|e| invalid(job, &old.captions, &e))?;
             for (row, _) in selected.iter().enumerate().filter(|(_, selected)| !**selected) {
                 let score = scores.is_valid(row).then(|| scores.value(row));
-                self.left_out.push(&rows.reject(row, selection.reject_detail(score)));
+                self.left_out.push(&rows.reject(row, selection.by.reason(), selection.reject_detail(score)));
             }
         }
         Ok(selected.into())
@@ -288,9 +288,9 @@ impl<'a> RejectColumns<'a> {
         })
     }
 
-    fn reject(&self, row: usize, detail: String) -> Reject {
+    fn reject(&self, row: usize, reason: RejectReason, detail: String) -> Reject {
         let original = self.org_caption.is_valid(row).then(|| self.org_caption.value(row).to_owned());
-        Reject::new(self.key.value(row), RejectReason::BelowSimilarity, detail)
+        Reject::new(self.key.value(row), reason, detail)
             .with_caption(self.caption.value(row), Some(self.similarity.value(row)))
             .with_org_caption(original)
     }

@@ -32,7 +32,7 @@ mod tests {
         let mut table = CaptionTable::new(schema, "s3://b/0.tar".into());
         for (n, bytes) in images.iter().enumerate() {
             let similarity = Similarity::new(0.3).expect("finite");
-            let candidate = Candidate { text: format!("caption {n}"), similarity, logprob: -1.0 };
+            let candidate = Candidate { text: format!("caption {n}"), similarity, logprob: -1.0, itm: None };
             table.push(&CaptionRow {
                 key: format!("{n}/x"),
                 candidates: Candidates::new(vec![candidate]).expect("one"),

@@ -26,7 +26,8 @@ pub struct WebdatasetSample<'a> {
     pub row: usize,
 }
 
-/// The `.json` member. All entries are always present, so that readers infer one type.
+/// The `.json` member. All entries are always present, so that readers infer one type; but `itm` where the scorer matches, then of
+/// every sample.
 #[derive(Serialize)]
 struct SampleJson<'a> {
     key: &'a str,
@@ -35,6 +36,8 @@ struct SampleJson<'a> {
     similarity: f32,
     org_caption: Option<&'a str>,
     org_similarity: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    itm: Option<f32>,
     text: &'a str,
     width: i32,
     height: i32,
@@ -54,6 +57,7 @@ impl WebdatasetSample<'_> {
             similarity: rows.similarity(row),
             org_caption: rows.org_caption(row),
             org_similarity: rows.org_similarity(row),
+            itm: rows.itm(row),
             text: self.text,
             width: rows.width(row),
             height: rows.height(row),

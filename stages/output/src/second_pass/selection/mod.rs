@@ -1,5 +1,6 @@
 //! Which rows a second pass selects.
 
+use recaption_schemas::RejectReason;
 use serde::Serialize;
 
 use super::fraction::Fraction;
@@ -11,6 +12,8 @@ pub enum ScoreColumn {
     Similarity,
     /// Cosine of image and original caption. Rows without an original caption have none.
     OrgSimilarity,
+    /// Probability that image and chosen caption match. Rows of scorers without a matching head have none.
+    Itm,
 }
 
 impl ScoreColumn {
@@ -20,6 +23,16 @@ impl ScoreColumn {
         match self {
             Self::Similarity => "similarity",
             Self::OrgSimilarity => "org_similarity",
+            Self::Itm => "itm",
+        }
+    }
+
+    /// Returns the reason of a row that is not selected.
+    #[must_use]
+    pub fn reason(self) -> RejectReason {
+        match self {
+            Self::Similarity | Self::OrgSimilarity => RejectReason::BelowSimilarity,
+            Self::Itm => RejectReason::BelowItm,
         }
     }
 }
@@ -55,6 +68,9 @@ pub struct PassRecord {
     pub keep_top: Option<String>,
     /// Smallest score to keep, if that was given.
     pub min_similarity: Option<String>,
+    /// Smallest matching probability to keep, if that was given; left out otherwise, as in records that are older.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_itm: Option<String>,
     /// Smallest score that is kept. Exact: the shortest decimal of a 32-bit number may be above it in 64 bits, in which SQL
     /// compares.
     pub threshold: Option<f64>,
@@ -72,12 +88,16 @@ impl Selection {
     /// Returns the record of the selection.
     #[must_use]
     pub fn record(&self) -> PassRecord {
-        let (keep_top, min_similarity) = match self.cutoff {
+        let (keep_top, least) = match self.cutoff {
             Cutoff::KeepTop(fraction) => (Some(fraction.to_string()), None),
             Cutoff::AtLeast(least) => (None, Some(least.to_string())),
         };
+        let (min_similarity, min_itm) = match self.by {
+            ScoreColumn::Similarity | ScoreColumn::OrgSimilarity => (least, None),
+            ScoreColumn::Itm => (None, least),
+        };
         let (by, threshold, column) = (self.by.as_str(), self.threshold.map(f64::from), self.column.clone());
-        PassRecord { by, keep_top, min_similarity, threshold, column }
+        PassRecord { by, keep_top, min_similarity, min_itm, threshold, column }
     }
 
     /// Returns the selection in one line, equal for equal selections: the value of a configuration key of the new dataset.
@@ -96,9 +116,11 @@ impl Selection {
     pub(super) fn reject_detail(&self, score: Option<f32>) -> String {
         let by = self.by.as_str();
         match (score, self.cutoff) {
+            (None, _) if self.by == ScoreColumn::Itm => format!("no {by}: the caption was not matched"),
             (None, _) => format!("no {by}: the input had no caption"),
             (Some(score), Cutoff::AtLeast(least)) => {
-                format!("{by} {score:.4} is below --min-similarity {least}")
+                let option = if self.by == ScoreColumn::Itm { "--min-itm" } else { "--min-similarity" };
+                format!("{by} {score:.4} is below {option} {least}")
             }
             (Some(score), Cutoff::KeepTop(top)) => {
                 let threshold = self.threshold.unwrap_or(score);

@@ -82,4 +82,9 @@ fn rows_at_the_threshold_stay_and_unscored_rows_go() {
         written,
         r#"{"by":"similarity","keep_top":null,"min_similarity":"0.1","threshold":0.10000000149011612,"column":null}"#
     );
+    let matched = Selection { by: ScoreColumn::Itm, ..least };
+    assert_eq!(matched.reject_detail(Some(0.05)), "itm 0.0500 is below --min-itm 0.1");
+    assert_eq!(matched.reject_detail(None), "no itm: the caption was not matched");
+    let record = matched.record();
+    assert_eq!((record.by, record.min_similarity, record.min_itm.as_deref()), ("itm", None, Some("0.1")));
 }
