@@ -8,7 +8,7 @@ use crate::model::{FUSION_FILE, FusionDimensions, IMAGE_TOKENS, ITM_LOGITS, Mode
 /// Which token a text begins with where it is matched with an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MatchStart {
-    /// `[ENC]`, with which the authors train and evaluate.
+    /// `[ENC]`, with which the authors of BLIP train and evaluate; `[CLS]` of an ALBEF, which has no other.
     #[default]
     Enc,
     /// `[CLS]`, as transformers and the authors' demonstration compute it.
