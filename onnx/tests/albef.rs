@@ -281,9 +281,9 @@ fn matches_do_not_depend_on_the_batch() {
     }
 }
 
-/// A torch zip and a safetensors file of the same weights, with other names where the variants differ, give the same graphs.
+/// The pre-training weights under a retrieval checkpoint's names, with the prefix of parallel training, in the only `.pth` file.
 #[test]
-fn retrieval_names_and_files_give_the_same_model() {
+fn weights_with_retrieval_names_give_the_same_scores() {
     let (_dir, copy) = copy_of("pretraining");
     change_weights(&copy, &|weights| {
         let renamed = |name: &str| name.replace("text_encoder.bert.", "text_encoder.");
@@ -341,7 +341,7 @@ fn sizes_that_contradict_the_weights_are_named() {
         ("/embed_dim", 12, "`image_queue` has shape [16, 8]"),
         ("/queue_size", 16, "`image_queue` has shape [16, 8]"),
         ("/bert/vocab_size", 80, "word_embeddings.weight` has shape [90, 24]"),
-        ("/bert/num_hidden_layers", 4, "`text_encoder.bert.encoder.layer.3.attention.self.query.weight`"),
+        ("/bert/num_hidden_layers", 4, "`text_encoder.bert.encoder.layer.3.attention.self.query."),
         ("/bert/num_hidden_layers", 2, "first `text_encoder.bert.encoder.layer.2."),
         ("/bert/fusion_layer", 2, "first `text_encoder.bert.encoder.layer.1.crossattention."),
         ("/bert/fusion_layer", 0, "`text_encoder.bert.encoder.layer.0.crossattention."),
@@ -349,7 +349,6 @@ fn sizes_that_contradict_the_weights_are_named() {
         ("/bert/max_position_embeddings", 32, "position_embeddings.weight` has shape [40, 24]"),
         ("/bert/type_vocab_size", 1, "token_type_embeddings.weight` has shape [2, 24]"),
         ("/bert/encoder_width", 24, "`bert.encoder_width` is 24, but `vision_width` is 20"),
-        ("/special_ids/cls", 5, "must differ"),
         ("/special_ids/cls", 7, "the tokenizer beside it has"),
     ] {
         let message = error(path, value.into());

@@ -87,9 +87,10 @@ impl AlbefCheckpoint {
             );
         }
         let default = if text_prefix == names::RETRIEVAL_TEXT { RETRIEVAL_TEXT } else { PRETRAINING_TEXT };
+        let has_mlm = tensors.names().any(|name| name.starts_with(names::MLM_HEAD));
         Ok(Self {
             dir: dir.to_owned(),
-            has_mlm: tensors.names().any(|name| name.starts_with(names::MLM_HEAD)),
+            has_mlm,
             max_text_tokens: config.max_text_tokens.unwrap_or(default).min(config.text.context_length),
             config,
             tensors,

@@ -73,7 +73,7 @@ pub(super) fn text_prefix(tensors: &TensorReader) -> Result<&'static str, String
 pub(super) fn position_grid(tensors: &TensorReader) -> Result<usize, String> {
     let shape = tensors.shape(POSITIONS).ok_or_else(|| format!("tensor `{POSITIONS}` is missing"))?;
     let side = match shape {
-        [1, tokens @ 2.., _] => Some((tokens - 1).isqrt()).filter(|side| side * side == tokens - 1),
+        [1, tokens, _] if *tokens > 1 => Some((tokens - 1).isqrt()).filter(|side| side * side == tokens - 1),
         _ => None,
     };
     side.ok_or_else(|| {
