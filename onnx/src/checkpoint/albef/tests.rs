@@ -111,6 +111,10 @@ fn directories_are_recognised_and_missing_files_named() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("written");
     assert!(!AlbefCheckpoint::is_in(dir.path()));
+    write("a.pth", "");
+    let error = AnyCheckpoint::open(dir.path()).expect_err("no configuration").to_string();
+    assert!(error.contains("a .pth file without a config.json") && error.contains("image_res"), "{error}");
+    std::fs::remove_file(dir.path().join("a.pth")).expect("removed");
     write("config.json", &small().to_string());
     assert!(AlbefCheckpoint::is_in(dir.path()) && !BlipCheckpoint::is_in(dir.path()));
     let error = AnyCheckpoint::open(dir.path()).expect_err("no weights").to_string();
