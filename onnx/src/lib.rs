@@ -1,4 +1,4 @@
-//! CoCa, CLIP and BLIP models on ONNX Runtime: a checkpoint is exported to ONNX graphs, and the graphs caption and score images.
+//! CoCa, CLIP, BLIP and ALBEF models on ONNX Runtime: a checkpoint is exported to ONNX graphs, and the graphs caption and score images.
 //!
 //! [`CaptionModel`] is the whole path from images to captions:
 //!

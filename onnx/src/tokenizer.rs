@@ -1,6 +1,6 @@
 //! Text to ids and back, with a `tokenizer.json` in the format of Hugging Face's tokenizers.
 //!
-//! For CoCa and CLIP text is cleaned as in open_clip before the file's own normalizer runs, for BLIP it is not.
+//! For CoCa and CLIP text is cleaned as in open_clip before the file's own normalizer runs, for ALBEF as by its authors, for BLIP it is not.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use regex::Regex;
 use tokenizers::ModelWrapper;
 
 use crate::{
-    clean::clean,
+    clean::{clean, pre_caption},
     model::{Architecture, ModelFolder, SpecialIds, TOKENIZER_FILE},
 };
 
@@ -20,7 +20,7 @@ use crate::{
 pub enum TokenizerError {
     /// The model has no tokenizer.
     #[error(
-        "model {0} has no tokenizer.json, so it cannot read or write text: put the checkpoint's tokenizer.json, or its vocab.json and merges.txt, next to its weights and export again (of a BLIP its tokenizer.json or vocab.txt; a checkpoint with CLIP's vocabulary needs none: CLIP's tokenizer is built in)"
+        "model {0} has no tokenizer.json, so it cannot read or write text: put the checkpoint's tokenizer.json, or its vocab.json and merges.txt, next to its weights and export again (of a BLIP or ALBEF its tokenizer.json or vocab.txt; a checkpoint with CLIP's vocabulary needs none: CLIP's tokenizer is built in)"
     )]
     Missing(PathBuf),
     /// The tokenizer cannot be loaded, fails, or does not fit the model.
@@ -36,7 +36,7 @@ pub enum TokenizerError {
 /// Ids of a text, ready for the text encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextIds {
-    /// Start token, words, end token.
+    /// Start token, words, end token; of an ALBEF without the end token.
     pub ids: Vec<i64>,
     /// Whether words were dropped to fit the context.
     pub truncated: bool,
@@ -69,6 +69,11 @@ enum Reading {
     OpenClip(LiteralSpecials),
     /// Nothing; special tokens that a text spells out are found by the tokenizer, as in transformers.
     Transformers,
+    /// It is cleaned as by ALBEF's authors, whose texts have no end token and at most `max_ids` ids.
+    Albef {
+        /// Longest text, in ids, at least 1.
+        max_ids: usize,
+    },
 }
 
 impl fmt::Debug for Tokenizer {
@@ -98,6 +103,11 @@ impl Tokenizer {
             Architecture::Blip | Architecture::BlipRetrieval => {
                 let inner = open(&path, d.vocab_size)?;
                 Ok(Self::new(inner, special, d.context_length, Reading::Transformers))
+            }
+            Architecture::Albef => {
+                let most = d.fusion.and_then(|fusion| fusion.max_text_tokens).unwrap_or(d.context_length);
+                let reading = Reading::Albef { max_ids: most.clamp(1, d.context_length.max(1)) };
+                Ok(Self::new(open(&path, d.vocab_size)?, special, d.context_length, reading))
             }
         }
     }
@@ -129,7 +139,7 @@ impl Tokenizer {
     }
 
     /// Returns the ids of `text` between start and end token and truncated to the context. For CoCa and CLIP it is cleaned as
-    /// open_clip does it.
+    /// open_clip does it, for ALBEF as its authors do, who leave out the end token and truncate further.
     ///
     /// # Errors
     /// When the tokenizer fails.
@@ -137,6 +147,13 @@ impl Tokenizer {
         let mut words = Vec::new();
         match &self.reading {
             Reading::Transformers => self.encode_words(text, &mut words)?,
+            Reading::Albef { max_ids } => {
+                let (cleaned, is_cut) = pre_caption(text);
+                self.encode_words(&cleaned, &mut words)?;
+                let truncated = is_cut || words.len() > max_ids - 1;
+                words.truncate(max_ids - 1);
+                return Ok(TextIds { ids: [&[self.special.start], words.as_slice()].concat(), truncated });
+            }
             Reading::OpenClip(literals) => {
                 let cleaned = clean(text);
                 let mut from = 0;

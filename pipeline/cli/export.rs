@@ -23,7 +23,7 @@ pub(super) fn export_model(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     ));
     if !model.has_tokenizer() {
         tracing::warn!(
-            "the checkpoint has no tokenizer.json, nor vocab.json and merges.txt (of a BLIP: nor vocab.txt): `verify` works, `run` and `caption` need one"
+            "the checkpoint has no tokenizer.json, nor vocab.json and merges.txt (of a BLIP or ALBEF: nor vocab.txt): `verify` works, `run` and `caption` need one"
         );
     }
     Ok(ExitCode::Done)

@@ -6,7 +6,7 @@ use anyhow::Context;
 use recaption_onnx::{
     ModelFolder,
     caption::CaptionSettings,
-    checkpoint::{BlipCheckpoint, Checkpoint},
+    checkpoint::{AlbefCheckpoint, BlipCheckpoint, Checkpoint},
     runtime::Execution,
     tokenizer::Tokenizer,
 };
@@ -264,6 +264,13 @@ fn open_folder(dir: &Path) -> anyhow::Result<ModelFolder> {
     if !dir.join("model.json").exists() && BlipCheckpoint::is_in(dir) {
         anyhow::bail!(
             "{} is a BLIP checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
+            dir.display(),
+            dir.display()
+        );
+    }
+    if !dir.join("model.json").exists() && AlbefCheckpoint::is_in(dir) {
+        anyhow::bail!(
+            "{} is an ALBEF checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
             dir.display(),
             dir.display()
         );

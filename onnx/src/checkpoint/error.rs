@@ -25,6 +25,16 @@ pub enum CheckpointError {
         /// Cause.
         source: std::io::Error,
     },
+    /// A file of an ALBEF is missing or unreadable.
+    #[error(
+        "checkpoint {path}: {source}; expected an ALBEF: config.json with its sizes, albef.safetensors (or the authors' only .pth file) and vocab.txt (or tokenizer.json) of bert-base-uncased"
+    )]
+    AlbefIo {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
     /// The directory holds something else.
     #[error("checkpoint {path}: {what}")]
     Foreign {

@@ -22,6 +22,13 @@ pub(super) fn describe(dir: &Path) -> Option<String> {
     if dir.join(MODEL_FILE).is_file() {
         return Some("a model folder, which is exported already: use it as --model".into());
     }
+    if !dir.join("config.json").exists() && has_authors_file(dir) {
+        return Some(
+            "a .pth file without a config.json; of an ALBEF write one with the side of its images, {\"image_res\": 256} of the pre-trained \
+             weights, and put bert-base-uncased's vocab.txt beside it"
+                .into(),
+        );
+    }
     let text = std::fs::read_to_string(dir.join("config.json")).ok()?;
     let config: Value = serde_json::from_str(&text).ok()?;
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("unknown");
@@ -34,4 +41,12 @@ pub(super) fn describe(dir: &Path) -> Option<String> {
         "a model of Hugging Face transformers (config.json, model_type `{kind}`), not of open_clip: only CoCa and CLIP in \
          open_clip's format, and BLIP in transformers', are read{advice}"
     ))
+}
+
+/// Returns whether a directory holds a file as BLIP's and ALBEF's authors publish it.
+fn has_authors_file(dir: &Path) -> bool {
+    let is_pth = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.path().extension().is_some_and(|extension| extension == "pth"))
+    };
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.any(is_pth))
 }

@@ -1,8 +1,9 @@
 //! Checkpoint directories, read strictly: an unsupported option or tensor is an error that names it.
 //!
 //! The first step of an export. [`Checkpoint`] is open_clip's, [`BlipCheckpoint`] transformers' of a BLIP, [`AnyCheckpoint`] whichever
-//! is there. Tensors are read one at a time.
+//! is there ([`AlbefCheckpoint`] is the authors' of an ALBEF). Tensors are read one at a time.
 
+mod albef;
 mod blip;
 mod config;
 mod entry;
@@ -17,6 +18,7 @@ pub mod torch_zip;
 
 use std::path::{Path, PathBuf};
 
+pub use albef::{AlbefCheckpoint, AlbefConfig};
 pub use blip::{BlipCheckpoint, BlipConfig, BlipTask, BlipTextConfig, BlipVisionConfig};
 pub use config::{
     Activation, DecoderConfig, ModelConfig, MultimodalInput, Normalisation, PoolerConfig, PoolerKind,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{BlipCheckpoint, Checkpoint, CheckpointError};
+use super::{AlbefCheckpoint, BlipCheckpoint, Checkpoint, CheckpointError};
 
 /// A checkpoint of any supported kind.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub enum AnyCheckpoint {
     OpenClip(Checkpoint),
     /// A BLIP, as transformers publishes it.
     Blip(BlipCheckpoint),
+    /// An ALBEF, with the names of the authors' code.
+    Albef(Box<AlbefCheckpoint>),
 }
 
 impl AnyCheckpoint {
@@ -21,6 +23,9 @@ impl AnyCheckpoint {
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         if !dir.join(Checkpoint::CONFIG).exists() && BlipCheckpoint::is_in(dir) {
             return Ok(Self::Blip(BlipCheckpoint::open(dir)?));
+        }
+        if !dir.join(Checkpoint::CONFIG).exists() && AlbefCheckpoint::is_in(dir) {
+            return Ok(Self::Albef(Box::new(AlbefCheckpoint::open(dir)?)));
         }
         Ok(Self::OpenClip(Checkpoint::open(dir)?))
     }

@@ -28,6 +28,8 @@ pub(super) struct Bert<'a> {
     pub(super) mlp_width: usize,
     /// Width of the image tokens that cross-attentions read.
     pub(super) image_width: usize,
+    /// Number of token type embeddings, of which texts have the first; 0 without any.
+    pub(super) token_types: usize,
 }
 
 /// Which attention of a layer.
@@ -112,8 +114,7 @@ impl Bert<'_> {
         positions: &Value,
     ) -> Result<Value, ExportError> {
         let words = t.checkpoint_weight(&self.words(), &[self.vocab_size, self.width])?;
-        let places = format!("{}.embeddings.position_embeddings.weight", self.prefix);
-        let places = t.checkpoint_weight(&places, &[self.context_length, self.width])?;
+        let places = self.places(t)?;
         let words = t.g.op("Gather", &[&words, ids], &[]);
         let places = t.g.op("Gather", &[&places, positions], &[]);
         let sum = t.g.op("Add", &[&words, &places], &[]);
@@ -123,14 +124,29 @@ impl Bert<'_> {
     /// Adds the normed sum of word and position embeddings of whole texts `ids [R, T]`; `[R * T, W]`.
     pub(super) fn embed_sequence(&self, t: &mut Tower<'_>, ids: &Value) -> Result<Value, ExportError> {
         let words = t.checkpoint_weight(&self.words(), &[self.vocab_size, self.width])?;
-        let places = format!("{}.embeddings.position_embeddings.weight", self.prefix);
-        let places = t.checkpoint_weight(&places, &[self.context_length, self.width])?;
+        let places = self.places(t)?;
         let words = t.g.op("Gather", &[&words, ids], &[]);
         let length = t.g.op("Shape", &[ids], &[("start", Attr::Int(1)), ("end", Attr::Int(2))]);
         let (zero, axis) = (t.g.ints(&[0]), t.g.ints(&[0]));
         let places = t.g.op("Slice", &[&places, &zero, &length, &axis], &[]);
         let sum = t.g.op("Add", &[&words, &places], &[]);
         self.norm_embeddings(t, &sum)
+    }
+
+    /// Adds the position embeddings `[context, W]`, with the first token type's embedding added to each, if there are any.
+    fn places(&self, t: &mut Tower<'_>) -> Result<Value, ExportError> {
+        let (prefix, w) = (self.prefix, self.width);
+        let (places, shape) =
+            (format!("{prefix}.embeddings.position_embeddings.weight"), [self.context_length, w]);
+        if self.token_types == 0 {
+            return t.checkpoint_weight(&places, &shape);
+        }
+        let types = format!("{prefix}.embeddings.token_type_embeddings.weight");
+        t.derived_weight(&format!("{prefix}.embeddings.typed_positions"), &shape, |r| {
+            let first = r.get(&types, &[self.token_types, w])?;
+            let places = r.get(&places, &shape)?;
+            Ok(places.iter().enumerate().map(|(i, place)| place + first[i % w]).collect())
+        })
     }
 
     fn norm_embeddings(&self, t: &mut Tower<'_>, sum: &Value) -> Result<Value, ExportError> {

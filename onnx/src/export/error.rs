@@ -37,7 +37,7 @@ pub enum ExportError {
         value: f32,
     },
     /// A kind of model is not exported in a precision.
-    #[error("a {} is exported in fp32 only, not in {precision}: export with --precision fp32", architecture.as_str())]
+    #[error("models of kind {} are exported in fp32 only, not in {precision}: export with --precision fp32", architecture.as_str())]
     Precision {
         /// The kind of model.
         architecture: Architecture,

@@ -2,6 +2,7 @@
 //!
 //! Nothing here runs a model. The folder is written next to its final place and renamed when complete.
 
+mod albef;
 mod bert;
 mod blip;
 mod blocks;
@@ -12,8 +13,10 @@ pub(crate) mod graph;
 pub(crate) mod host_inputs;
 mod image_encoder;
 mod linear;
+mod mlm_head;
 mod patches;
 mod pooler;
+mod positions;
 mod source;
 mod text_encoder;
 mod tower;

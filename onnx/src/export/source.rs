@@ -1,13 +1,15 @@
 //! What is exported of each kind of checkpoint: its graphs, and what `model.json` says of it.
 
-use super::{blip, decoder, error::ExportError, graph, image_encoder, text_encoder, tower::Tower};
+use super::{albef, blip, decoder, error::ExportError, graph, image_encoder, text_encoder, tower::Tower};
 use crate::{
     checkpoint::{
-        Activation, AnyCheckpoint, BlipConfig, BlipTask, CheckpointError, ModelConfig, TensorReader,
+        Activation, AlbefCheckpoint, AnyCheckpoint, BlipConfig, BlipTask, CheckpointError, ModelConfig,
+        TensorReader,
     },
     model::{
         Architecture, DECODER_FILE, DecoderDimensions, Dimensions, FUSION_FILE, FusionDimensions,
-        IMAGE_ENCODER_FILE, ModelFile, ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE, padded_head_dim,
+        IMAGE_ENCODER_FILE, MLM_FILE, ModelFile, ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE,
+        padded_head_dim,
     },
 };
 
@@ -20,6 +22,8 @@ pub(super) enum Graph {
     TextEncoder,
     /// Token ids and image tokens to matching logits.
     Fusion,
+    /// Masked token ids and image tokens to logits of words.
+    Mlm,
     /// One step of generation.
     Decoder,
 }
@@ -27,6 +31,7 @@ pub(super) enum Graph {
 const IMAGE_ENCODER: (&str, Graph) = (IMAGE_ENCODER_FILE, Graph::ImageEncoder);
 const TEXT_ENCODER: (&str, Graph) = (TEXT_ENCODER_FILE, Graph::TextEncoder);
 const FUSION: (&str, Graph) = (FUSION_FILE, Graph::Fusion);
+const MLM: (&str, Graph) = (MLM_FILE, Graph::Mlm);
 const DECODER: (&str, Graph) = (DECODER_FILE, Graph::Decoder);
 
 impl AnyCheckpoint {
@@ -35,6 +40,7 @@ impl AnyCheckpoint {
         match self {
             Self::OpenClip(checkpoint) => &checkpoint.tensors,
             Self::Blip(checkpoint) => &checkpoint.tensors,
+            Self::Albef(checkpoint) => &checkpoint.tensors,
         }
     }
 
@@ -42,7 +48,7 @@ impl AnyCheckpoint {
     pub(super) fn activation(&self) -> Activation {
         match self {
             Self::OpenClip(checkpoint) => checkpoint.config.activation,
-            Self::Blip(_) => Activation::Gelu,
+            Self::Blip(_) | Self::Albef(_) => Activation::Gelu,
         }
     }
 
@@ -57,6 +63,8 @@ impl AnyCheckpoint {
                 BlipTask::Captions => &[IMAGE_ENCODER, DECODER],
                 BlipTask::Retrieval { .. } => &[IMAGE_ENCODER, TEXT_ENCODER, FUSION],
             },
+            Self::Albef(checkpoint) if checkpoint.has_mlm => &[IMAGE_ENCODER, TEXT_ENCODER, FUSION, MLM],
+            Self::Albef(_) => &[IMAGE_ENCODER, TEXT_ENCODER, FUSION],
         }
     }
 
@@ -72,14 +80,22 @@ impl AnyCheckpoint {
                     Graph::ImageEncoder => image_encoder::build(t, c),
                     Graph::TextEncoder => text_encoder::build(t, c),
                     Graph::Decoder => c.decoder.as_ref().map_or(Ok(()), |d| decoder::build(t, c, d)),
-                    Graph::Fusion => Ok(()),
+                    Graph::Fusion | Graph::Mlm => Ok(()),
                 }
             }
             Self::Blip(checkpoint) => match graph {
                 Graph::ImageEncoder => blip::image_encoder(t, &checkpoint.config),
                 Graph::Decoder => blip::decoder(t, &checkpoint.config),
-                Graph::TextEncoder => blip::text_encoder(t, &checkpoint.config),
-                Graph::Fusion => blip::fusion(t, &checkpoint.config),
+                Graph::TextEncoder => blip::text_encoder(t, &blip::scoring_text(&checkpoint.config)),
+                Graph::Fusion => blip::fusion(t, &blip::scoring_text(&checkpoint.config)),
+                Graph::Mlm => Ok(()),
+            },
+            Self::Albef(checkpoint) => match graph {
+                Graph::ImageEncoder => albef::image_encoder(t, checkpoint),
+                Graph::TextEncoder => blip::text_encoder(t, &albef::scoring_text(checkpoint)),
+                Graph::Fusion => blip::fusion(t, &albef::scoring_text(checkpoint)),
+                Graph::Mlm => albef::mlm(t, checkpoint),
+                Graph::Decoder => Ok(()),
             },
         }
     }
@@ -88,7 +104,7 @@ impl AnyCheckpoint {
     pub(super) fn unused(&self) -> &'static [&'static str] {
         match self {
             Self::OpenClip(_) => &["logit_scale", "logit_bias"],
-            Self::Blip(_) => &[],
+            Self::Blip(_) | Self::Albef(_) => &[],
         }
     }
 
@@ -100,6 +116,7 @@ impl AnyCheckpoint {
         match self {
             Self::OpenClip(checkpoint) => checkpoint.tokenizer(),
             Self::Blip(checkpoint) => checkpoint.tokenizer(),
+            Self::Albef(checkpoint) => checkpoint.tokenizer(),
         }
     }
 
@@ -112,7 +129,10 @@ impl AnyCheckpoint {
             Self::Blip(_) if precision != Precision::Fp32 => {
                 Err(ExportError::Precision { architecture: Architecture::Blip, precision })
             }
-            Self::OpenClip(_) | Self::Blip(_) => Ok(()),
+            Self::Albef(_) if precision != Precision::Fp32 => {
+                Err(ExportError::Precision { architecture: Architecture::Albef, precision })
+            }
+            Self::OpenClip(_) | Self::Blip(_) | Self::Albef(_) => Ok(()),
         }
     }
 
@@ -144,6 +164,17 @@ impl AnyCheckpoint {
                     }
                 };
                 (architecture, dimensions, special, c.preprocess, normalisation)
+            }
+            Self::Albef(checkpoint) => {
+                let c = &checkpoint.config;
+                let special = c.text.special;
+                (
+                    Architecture::Albef,
+                    albef_dimensions(checkpoint),
+                    special,
+                    c.preprocess,
+                    Some(c.normalisation),
+                )
             }
         };
         Ok(ModelSpec {
@@ -212,6 +243,24 @@ fn retrieval_dimensions(c: &BlipConfig, enc_id: i64) -> Dimensions {
             image_width: c.vision.width,
             text_width: c.text.width,
             enc_id,
+            max_text_tokens: None,
+        }),
+    }
+}
+
+fn albef_dimensions(checkpoint: &AlbefCheckpoint) -> Dimensions {
+    let c = &checkpoint.config;
+    Dimensions {
+        embed_dim: c.embed_dim,
+        vocab_size: c.text.vocab_size,
+        context_length: c.text.context_length,
+        decoder: None,
+        fusion: Some(FusionDimensions {
+            image_tokens: c.vision.tokens(),
+            image_width: c.vision.width,
+            text_width: c.text.width,
+            enc_id: c.text.special.start,
+            max_text_tokens: Some(checkpoint.max_text_tokens),
         }),
     }
 }

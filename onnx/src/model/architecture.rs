@@ -48,6 +48,8 @@ pub enum Architecture {
     /// Scores captions only, by embeddings and by a text encoder that attends to the image.
     #[serde(rename = "blip-retrieval")]
     BlipRetrieval,
+    /// Scores captions only, as [`Architecture::BlipRetrieval`]; the first layers of the text encoder do not see the image.
+    Albef,
 }
 
 /// Whose generation a model's captions follow, where programs differ.
@@ -91,6 +93,7 @@ impl Architecture {
             Self::Clip => "clip",
             Self::Blip => "blip",
             Self::BlipRetrieval => "blip-retrieval",
+            Self::Albef => "albef",
         }
     }
 
@@ -100,7 +103,7 @@ impl Architecture {
     pub fn format_version(self) -> u32 {
         match self {
             Self::Coca | Self::Clip => 1,
-            Self::Blip | Self::BlipRetrieval => 2,
+            Self::Blip | Self::BlipRetrieval | Self::Albef => 2,
         }
     }
 
@@ -108,7 +111,7 @@ impl Architecture {
     #[must_use]
     pub fn scores(self) -> bool {
         match self {
-            Self::Coca | Self::Clip | Self::BlipRetrieval => true,
+            Self::Coca | Self::Clip | Self::BlipRetrieval | Self::Albef => true,
             Self::Blip => false,
         }
     }
@@ -118,7 +121,7 @@ impl Architecture {
     pub fn generation_rules(self) -> GenerationRules {
         match self {
             Self::Coca | Self::Clip => GenerationRules::OpenClip,
-            Self::Blip | Self::BlipRetrieval => GenerationRules::Transformers,
+            Self::Blip | Self::BlipRetrieval | Self::Albef => GenerationRules::Transformers,
         }
     }
 }

@@ -31,9 +31,12 @@ pub struct FusionDimensions {
     /// Width of a text's tokens.
     #[serde(rename = "fusion_text_width")]
     pub text_width: usize,
-    /// Id of `[ENC]`, which texts that are matched begin with.
+    /// Id of the token that texts that are matched begin with: `[ENC]` of a BLIP, `[CLS]` of an ALBEF.
     #[serde(rename = "fusion_enc_id")]
     pub enc_id: i64,
+    /// Longest text that the model was trained with, in ids, where that is less than the context: longer ones are truncated (an ALBEF).
+    #[serde(rename = "max_text_tokens", default, skip_serializing_if = "Option::is_none")]
+    pub max_text_tokens: Option<usize>,
 }
 
 /// Sizes of the decoder's graph, which runs the multimodal layers and, unless the decoder reads embeddings, the text tower.

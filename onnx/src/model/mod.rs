@@ -35,6 +35,8 @@ pub(crate) const IMAGE_ENCODER_FILE: &str = "image_encoder.onnx";
 pub(crate) const TEXT_ENCODER_FILE: &str = "text_encoder.onnx";
 /// File of the graph that matches texts with images.
 pub(crate) const FUSION_FILE: &str = "fusion.onnx";
+/// File of the graph that predicts masked words, of an ALBEF; nothing but `verify` reads it.
+pub(crate) const MLM_FILE: &str = "mlm.onnx";
 /// File of the decoder's graph.
 pub(crate) const DECODER_FILE: &str = "decoder.onnx";
 
@@ -44,6 +46,8 @@ pub(crate) const IMAGE_TOKENS: &str = "image_tokens";
 pub(crate) const TEXT_TOKENS: &str = "text_tokens";
 /// Output of the graph that matches texts with images: no match, match.
 pub(crate) const ITM_LOGITS: &str = "itm_logits";
+/// Output of the graph that predicts masked words.
+pub(crate) const MLM_LOGITS: &str = "mlm_logits";
 /// Name of the batch dimension in graphs.
 pub(crate) const IMAGES: &str = "images";
 
@@ -127,7 +131,7 @@ pub struct ModelFile {
 pub struct ModelSpec {
     /// Version of the format, see [`Architecture::format_version`].
     pub format_version: u32,
-    /// CoCa, CLIP or BLIP.
+    /// CoCa, CLIP, BLIP or ALBEF.
     pub architecture: Architecture,
     /// Sizes of inputs and outputs.
     pub dimensions: Dimensions,
@@ -178,12 +182,12 @@ pub enum ModelError {
     NoDecoder(PathBuf),
     /// Matching was requested of a model without its head.
     #[error(
-        "model {0} does not match texts with images (ITM): of the supported models BlipForImageTextRetrieval does"
+        "model {0} does not match texts with images (ITM): of the supported models BlipForImageTextRetrieval and ALBEF do"
     )]
     NoMatching(PathBuf),
     /// Similarities were requested of a model that has none.
     #[error(
-        "model {0} is a BLIP captioner, which has no embeddings to compute similarity with: set another model as scorer (`model.scorer`, --scorer MODEL): a CLIP, a CoCa or a BlipForImageTextRetrieval"
+        "model {0} is a BLIP captioner, which has no embeddings to compute similarity with: set another model as scorer (`model.scorer`, --scorer MODEL): a CLIP, a CoCa, an ALBEF or a BlipForImageTextRetrieval"
     )]
     NoEmbeddings(PathBuf),
 }
@@ -244,7 +248,7 @@ impl ModelFolder {
         let has_sizes = match spec.architecture {
             Architecture::Clip => true,
             Architecture::Coca | Architecture::Blip => spec.dimensions.decoder.is_some(),
-            Architecture::BlipRetrieval => spec.dimensions.fusion.is_some(),
+            Architecture::BlipRetrieval | Architecture::Albef => spec.dimensions.fusion.is_some(),
         };
         if !has_sizes {
             let architecture = spec.architecture.as_str();
@@ -298,7 +302,7 @@ impl ModelFolder {
     /// Returns the sizes of the graph that matches texts with images.
     ///
     /// # Errors
-    /// [`ModelError::NoMatching`] for all but a BLIP that scores.
+    /// [`ModelError::NoMatching`] for all but a BLIP that scores and an ALBEF.
     pub fn fusion(&self) -> Result<FusionDimensions, ModelError> {
         self.spec.dimensions.fusion.ok_or_else(|| ModelError::NoMatching(self.dir.clone()))
     }
@@ -319,7 +323,9 @@ impl ModelFolder {
         let largest = self.spec.dimensions.context_length.saturating_sub(1 + prompt);
         let default = match self.spec.architecture {
             Architecture::Coca | Architecture::Clip => largest,
-            Architecture::Blip | Architecture::BlipRetrieval => BLIP_CAPTION_TOKENS.min(largest),
+            Architecture::Blip | Architecture::BlipRetrieval | Architecture::Albef => {
+                BLIP_CAPTION_TOKENS.min(largest)
+            }
         };
         CaptionTokens { default, largest }
     }

@@ -17,7 +17,7 @@ const MAX_TEXTS: usize = 64;
 /// Which token a text begins with where it is matched with an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MatchStart {
-    /// `[ENC]`, with which the authors train and evaluate.
+    /// `[ENC]`, with which the authors of BLIP train and evaluate; `[CLS]` of an ALBEF, which has no other.
     #[default]
     Enc,
     /// `[CLS]`, as transformers and the authors' demonstration compute it.

@@ -17,6 +17,7 @@ mod options;
 mod provider;
 mod session;
 mod text_encoder;
+mod word_predictor;
 
 pub(crate) use decoder::SlotBytes;
 pub use decoder::{Decoder, Logits, RowUpdate};
@@ -32,3 +33,4 @@ pub use provider::{Devices, Provider};
 pub(crate) use provider::{cache_root, driver_version};
 pub(crate) use session::create_in_memory;
 pub use text_encoder::TextEncoder;
+pub(crate) use word_predictor::WordPredictor;

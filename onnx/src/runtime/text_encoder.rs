@@ -38,7 +38,10 @@ impl TextEncoder {
             pad: model.spec.special_ids.pad,
             padding: match model.spec.architecture {
                 Architecture::Coca => 1,
-                Architecture::Clip | Architecture::Blip | Architecture::BlipRetrieval => 0,
+                Architecture::Clip
+                | Architecture::Blip
+                | Architecture::BlipRetrieval
+                | Architecture::Albef => 0,
             },
             embed_dim: model.spec.dimensions.embed_dim,
             batch: MAX_BATCH,

@@ -1,8 +1,10 @@
-//! `recaption verify`: an exported model against reference tensors that open_clip, or transformers of a BLIP, computed.
+//! `recaption verify`: an exported model against reference tensors that open_clip, transformers of a BLIP, or the authors' code of an
+//! ALBEF computed.
 //!
 //! Every tensor that the model computes is compared, in every precision and on every provider, with the bounds of
 //! `criteria`. A tensor that is not compared is reported with the reason.
 
+mod albef;
 mod beam_replay;
 mod blip;
 mod caption_checks;
@@ -10,6 +12,7 @@ pub(crate) mod compare;
 pub(crate) mod criteria;
 pub(crate) mod forced;
 mod golden;
+mod names;
 mod report;
 mod tensor_file;
 
@@ -42,6 +45,9 @@ pub fn verify(
 ) -> Result<Vec<Check>, VerifyError> {
     if matches!(model.spec.architecture, Architecture::Blip | Architecture::BlipRetrieval) {
         return blip::verify(model, golden, options);
+    }
+    if model.spec.architecture == Architecture::Albef {
+        return albef::verify(model, golden, options);
     }
     let golden = Golden::read(golden, model)?;
     let criteria = Criteria::of(model.spec.precision, options.execution);

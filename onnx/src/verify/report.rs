@@ -1,5 +1,6 @@
 //! What a verification reports.
 
+use super::{compare::Comparison, criteria::Bound};
 use crate::runtime::RuntimeError;
 
 /// Why a model cannot be verified.
@@ -52,6 +53,11 @@ impl Check {
     pub(super) fn new(tensor: &'static str, passed: bool, detail: String) -> Self {
         let status = if passed { CheckStatus::Pass } else { CheckStatus::Fail };
         Self { tensor, status, detail }
+    }
+
+    /// Reports rows of numbers that were compared with a bound.
+    pub(super) fn of_rows(tensor: &'static str, comparison: &Comparison, bound: Bound) -> Self {
+        Self::new(tensor, bound.holds(comparison), format!("{comparison} ({bound})"))
     }
 
     /// Reports a tensor that was not compared, and why.

@@ -56,7 +56,7 @@ impl BlipVisionConfig {
     }
 }
 
-/// The text decoder: BERT with LayerNorm after each addition, and cross-attention in every layer.
+/// The text decoder, or the text encoder: BERT with LayerNorm after each addition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BlipTextConfig {
     /// Vocabulary, `[DEC]` and `[ENC]` included.

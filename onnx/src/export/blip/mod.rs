@@ -6,10 +6,18 @@ mod decoder;
 mod fusion;
 mod image_encoder;
 mod parts;
+mod scoring_text;
 mod sequence;
 mod text_encoder;
+mod vit;
 
 pub(super) use self::{
-    decoder::build as decoder, fusion::build as fusion, image_encoder::build as image_encoder,
+    decoder::build as decoder,
+    fusion::build as fusion,
+    image_encoder::build as image_encoder,
+    parts::{features, scoring_text},
+    scoring_text::ScoringText,
+    sequence::Sequence,
     text_encoder::build as text_encoder,
+    vit::{Vit, VitNames},
 };

@@ -1,5 +1,6 @@
 //! What several graphs of a BLIP have in common: names and sizes of its texts' layers, and outputs of embeddings.
 
+use super::scoring_text::ScoringText;
 use crate::{
     checkpoint::BlipConfig,
     export::{
@@ -17,13 +18,22 @@ pub(super) fn bert(c: &BlipConfig) -> Bert<'static> {
     named_bert(c, "text_decoder.bert")
 }
 
-/// Returns names and sizes of the text encoder.
-pub(super) fn retrieval_bert(c: &BlipConfig) -> Bert<'static> {
-    named_bert(c, "text_encoder")
+/// Returns names and sizes of the text encoder, all of whose layers attend to the image where there is one.
+pub(in crate::export) fn scoring_text(c: &BlipConfig) -> ScoringText<'static> {
+    ScoringText {
+        bert: named_bert(c, "text_encoder"),
+        layers: c.text.layers,
+        text_layers: c.text.layers,
+        fusion_layer: 0,
+        image_tokens: c.vision.tokens(),
+        embed_dim: c.embed_dim(),
+        pad: c.text.special.pad,
+        epsilon: c.text.epsilon,
+    }
 }
 
 /// Adds an output of embeddings: the first of `tokens [N, T, W]`, projected and normalised.
-pub(super) fn features(
+pub(in crate::export) fn features(
     t: &mut Tower<'_>,
     tokens: &Value,
     (projection, width, embed_dim): (&str, usize, usize),
@@ -47,5 +57,6 @@ fn named_bert(c: &BlipConfig, prefix: &'static str) -> Bert<'static> {
         heads: c.text.heads,
         mlp_width: c.text.mlp_width,
         image_width: c.vision.width,
+        token_types: 0,
     }
 }

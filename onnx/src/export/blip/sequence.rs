@@ -8,9 +8,9 @@ use crate::export::{
 };
 
 /// Values that all layers read. `R` texts of `T` ids.
-pub(super) struct Sequence {
+pub(in crate::export) struct Sequence {
     /// `[R, T, W]` as a shape.
-    pub(super) tokens: Value,
+    pub(in crate::export) tokens: Value,
     /// `[R, T, H * D]` as a shape.
     heads: Value,
     /// Which keys a query may attend to, bool `[R, 1, T, T]`.
@@ -19,18 +19,28 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// Computes them from `ids [R, T]`, where `pad` is no token.
-    pub(super) fn of(t: &mut Tower<'_>, bert: &Bert<'_>, ids: &Value, pad: i64) -> Self {
+    pub(in crate::export) fn of(t: &mut Tower<'_>, bert: &Bert<'_>, ids: &Value, pad: i64) -> Self {
+        let pad = t.g.int(pad);
+        let is_pad = t.g.op("Equal", &[ids, &pad], &[]);
+        let is_token = t.g.op("Not", &[&is_pad], &[]);
+        Self::masked(t, bert, ids, &is_token)
+    }
+
+    /// Computes them from `ids [R, T]` and which of them are tokens, bool `[R, T]`.
+    pub(in crate::export) fn masked(
+        t: &mut Tower<'_>,
+        bert: &Bert<'_>,
+        ids: &Value,
+        is_token: &Value,
+    ) -> Self {
         let shape = t.g.op("Shape", &[ids], &[]);
         let mut with = |width: usize| {
             let last = t.g.ints(&[width as i64]);
             t.g.op("Concat", &[&shape, &last], &[("axis", Attr::Int(0))])
         };
         let (tokens, heads) = (with(bert.width), with(bert.inner()));
-        let pad = t.g.int(pad);
-        let is_pad = t.g.op("Equal", &[ids, &pad], &[]);
-        let is_token = t.g.op("Not", &[&is_pad], &[]);
         let axes = t.g.ints(&[1, 2]);
-        let keys = t.g.op("Unsqueeze", &[&is_token, &axes], &[]);
+        let keys = t.g.op("Unsqueeze", &[is_token, &axes], &[]);
         let rows = t.g.op("Shape", &[ids], &[("start", Attr::Int(0)), ("end", Attr::Int(1))]);
         let length = t.g.op("Shape", &[ids], &[("start", Attr::Int(1)), ("end", Attr::Int(2))]);
         let one = t.g.ints(&[1]);
@@ -40,7 +50,7 @@ impl Sequence {
     }
 
     /// Adds a layer's self-attention with its output; `x` is `[R * T, W]`, and so is the result.
-    pub(super) fn self_attention(
+    pub(in crate::export) fn self_attention(
         &self,
         t: &mut Tower<'_>,
         bert: &Bert<'_>,
