@@ -32,7 +32,7 @@ pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         _ if args.path.starts_with("hf://datasets/") => None,
         Ok(hub @ CheckpointSource::Hub(_)) => Some(hub.resolve()?),
         Ok(CheckpointSource::Directory(dir)) => {
-            Some(dir).filter(|dir| dir.join(Checkpoint::CONFIG).is_file())
+            Some(dir).filter(|dir| dir.join(Checkpoint::CONFIG).is_file() || Checkpoint::is_siglip(dir))
         }
         Err(error) => return Err(error.into()),
     };
@@ -87,6 +87,12 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
         if s.architecture.scores() { format!("embedding {}", d.embed_dim) } else { "no embedding".into() },
         if folder.has_tokenizer() { "yes" } else { "no: `run` and `caption` need one" }
     ));
+    if let Some(sigmoid) = &s.sigmoid {
+        print(&format!(
+            "probability    1 / (1 + exp(-({} * similarity + {})))\n",
+            sigmoid.scale, sigmoid.bias
+        ));
+    }
     let mut damaged = false;
     for (file, whole) in s.files.iter().zip(folder.unchanged()?) {
         damaged |= !whole;

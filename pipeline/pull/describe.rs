@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use recaption_onnx::checkpoint::Checkpoint;
+use recaption_onnx::{checkpoint::Checkpoint, model::Architecture};
 
 /// Describes the checkpoint in `dir`.
 ///
@@ -11,9 +11,12 @@ use recaption_onnx::checkpoint::Checkpoint;
 pub(crate) fn describe(dir: &Path) -> anyhow::Result<String> {
     let checkpoint = Checkpoint::open(dir)?;
     let c = &checkpoint.config;
-    let kind = if c.decoder.is_some() { "CoCa, captions and scores" } else { "CLIP, scores" };
-    let weights = Checkpoint::weights(dir);
-    let weights = weights.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let kind = match c.architecture() {
+        Architecture::Coca => "CoCa, captions and scores",
+        Architecture::Siglip => "SigLIP, scores",
+        _ => "CLIP, scores",
+    };
+    let weights = checkpoint.tensors.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (v, t) = (&c.vision, &c.text);
     let mut text = format!(
         "checkpoint     {kind}\nweights        {weights}, {} parameters, sha256 {}\n",

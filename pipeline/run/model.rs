@@ -233,9 +233,10 @@ fn open_folder(dir: &Path) -> anyhow::Result<ModelFolder> {
             dir.display()
         );
     }
-    if !dir.join("model.json").exists() && BlipCheckpoint::is_in(dir) {
+    if !dir.join("model.json").exists() && (BlipCheckpoint::is_in(dir) || Checkpoint::is_siglip(dir)) {
+        let kind = if Checkpoint::is_siglip(dir) { "SigLIP" } else { "BLIP" };
         anyhow::bail!(
-            "{} is a BLIP checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
+            "{} is a {kind} checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
             dir.display(),
             dir.display()
         );

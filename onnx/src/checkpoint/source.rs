@@ -7,7 +7,7 @@ use super::{BlipCheckpoint, Checkpoint, CheckpointError};
 /// A checkpoint of any supported kind.
 #[derive(Debug)]
 pub enum AnyCheckpoint {
-    /// A CoCa or a CLIP, as open_clip publishes it.
+    /// A CoCa, a CLIP or a SigLIP, as open_clip publishes it, or a SigLIP as transformers does.
     OpenClip(Checkpoint),
     /// A BLIP, as transformers publishes it.
     Blip(BlipCheckpoint),

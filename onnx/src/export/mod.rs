@@ -11,6 +11,7 @@ mod fold;
 pub(crate) mod graph;
 pub(crate) mod host_inputs;
 mod image_encoder;
+mod image_features;
 mod linear;
 mod patches;
 mod pooler;

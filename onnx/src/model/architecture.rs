@@ -43,6 +43,8 @@ pub enum Architecture {
     Coca,
     /// Scores captions only: two towers without a decoder.
     Clip,
+    /// Scores captions only: two towers trained with a sigmoid per pair.
+    Siglip,
     /// Captions images only: an image encoder, and a text decoder that attends to it in every layer.
     Blip,
     /// Scores captions only, by embeddings and by a text encoder that attends to the image.
@@ -89,6 +91,7 @@ impl Architecture {
         match self {
             Self::Coca => "coca",
             Self::Clip => "clip",
+            Self::Siglip => "siglip",
             Self::Blip => "blip",
             Self::BlipRetrieval => "blip-retrieval",
         }
@@ -100,7 +103,7 @@ impl Architecture {
     pub fn format_version(self) -> u32 {
         match self {
             Self::Coca | Self::Clip => 1,
-            Self::Blip | Self::BlipRetrieval => 2,
+            Self::Siglip | Self::Blip | Self::BlipRetrieval => 2,
         }
     }
 
@@ -108,7 +111,7 @@ impl Architecture {
     #[must_use]
     pub fn scores(self) -> bool {
         match self {
-            Self::Coca | Self::Clip | Self::BlipRetrieval => true,
+            Self::Coca | Self::Clip | Self::Siglip | Self::BlipRetrieval => true,
             Self::Blip => false,
         }
     }
@@ -117,7 +120,7 @@ impl Architecture {
     #[must_use]
     pub fn generation_rules(self) -> GenerationRules {
         match self {
-            Self::Coca | Self::Clip => GenerationRules::OpenClip,
+            Self::Coca | Self::Clip | Self::Siglip => GenerationRules::OpenClip,
             Self::Blip | Self::BlipRetrieval => GenerationRules::Transformers,
         }
     }
