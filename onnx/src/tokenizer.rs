@@ -1,6 +1,7 @@
 //! Text to ids and back, with a `tokenizer.json` in the format of Hugging Face's tokenizers.
 //!
-//! For CoCa and CLIP text is cleaned as in open_clip before the file's own normalizer runs, for ALBEF as by its authors, for BLIP it is not.
+//! For CoCa and CLIP text is cleaned as in open_clip before the file's own normalizer runs, for a model with [`TextRules`] as they
+//! say, for ALBEF as by its authors, for BLIP it is not.
 
 use std::{
     fmt,
@@ -12,7 +13,7 @@ use tokenizers::ModelWrapper;
 
 use crate::{
     clean::{clean, pre_caption},
-    model::{Architecture, ModelFolder, SpecialIds, TOKENIZER_FILE},
+    model::{Architecture, ModelFolder, SpecialIds, TOKENIZER_FILE, TextCleaning, TextRules},
 };
 
 /// Why a tokenizer cannot be used.
@@ -20,7 +21,7 @@ use crate::{
 pub enum TokenizerError {
     /// The model has no tokenizer.
     #[error(
-        "model {0} has no tokenizer.json, so it cannot read or write text: put the checkpoint's tokenizer.json, or its vocab.json and merges.txt, next to its weights and export again (of a BLIP or ALBEF its tokenizer.json or vocab.txt; a checkpoint with CLIP's vocabulary needs none: CLIP's tokenizer is built in)"
+        "model {0} has no tokenizer.json, so it cannot read or write text: put the checkpoint's tokenizer.json, or its vocab.json and merges.txt, next to its weights and export again (of a SigLIP its tokenizer.json, of a BLIP or ALBEF its tokenizer.json or vocab.txt; a checkpoint with CLIP's vocabulary needs none: CLIP's tokenizer is built in)"
     )]
     Missing(PathBuf),
     /// The tokenizer cannot be loaded, fails, or does not fit the model.
@@ -36,7 +37,7 @@ pub enum TokenizerError {
 /// Ids of a text, ready for the text encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextIds {
-    /// Start token, words, end token; of an ALBEF without the end token.
+    /// Start token, if texts have one, words, end token; of an ALBEF without the end token.
     pub ids: Vec<i64>,
     /// Whether words were dropped to fit the context.
     pub truncated: bool,
@@ -58,6 +59,9 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialIds,
     context: usize,
+    /// Number of the model's entries; a larger id has no embedding.
+    entries: usize,
+    has_start: bool,
     reading: Reading,
     /// Marks the end of a word in the vocabulary; decoders of byte-level files do not remove it.
     suffix: Option<String>,
@@ -74,6 +78,8 @@ enum Reading {
         /// Longest text, in ids, at least 1.
         max_ids: usize,
     },
+    /// It is cleaned; what is left of special tokens that it spells out is found by the tokenizer.
+    Cleaned(TextCleaning),
 }
 
 impl fmt::Debug for Tokenizer {
@@ -96,18 +102,24 @@ impl Tokenizer {
         }
         let (d, special) = (&model.spec.dimensions, model.spec.special_ids);
         let path = model.path(TOKENIZER_FILE);
-        match model.spec.architecture {
-            Architecture::Coca | Architecture::Clip => {
+        let sizes = (d.context_length, d.vocab_size);
+        match (model.spec.architecture, model.spec.text) {
+            (_, Some(TextRules { cleaning, has_start, .. })) if cleaning != TextCleaning::Lower => {
+                // mT5's vocabulary has further ids, which a text does not get.
+                let inner = open(&path, usize::MAX)?;
+                Ok(Self { has_start, ..Self::new(inner, special, sizes, Reading::Cleaned(cleaning)) })
+            }
+            (Architecture::Coca | Architecture::Clip | Architecture::Siglip, _) => {
                 Self::from_file(&path, special, d.context_length, d.vocab_size)
             }
-            Architecture::Blip | Architecture::BlipRetrieval => {
+            (Architecture::Blip | Architecture::BlipRetrieval, _) => {
                 let inner = open(&path, d.vocab_size)?;
-                Ok(Self::new(inner, special, d.context_length, Reading::Transformers))
+                Ok(Self::new(inner, special, sizes, Reading::Transformers))
             }
-            Architecture::Albef => {
+            (Architecture::Albef, _) => {
                 let most = d.fusion.and_then(|fusion| fusion.max_text_tokens).unwrap_or(d.context_length);
                 let reading = Reading::Albef { max_ids: most.clamp(1, d.context_length.max(1)) };
-                Ok(Self::new(open(&path, d.vocab_size)?, special, d.context_length, reading))
+                Ok(Self::new(open(&path, d.vocab_size)?, special, sizes, reading))
             }
         }
     }
@@ -127,19 +139,25 @@ impl Tokenizer {
         inner.set_encode_special_tokens(true);
         let literals = LiteralSpecials::new(&inner, special)
             .map_err(|e| TokenizerError::Unusable { path: path.to_owned(), what: e.to_string() })?;
-        Ok(Self::new(inner, special, context, Reading::OpenClip(literals)))
+        Ok(Self::new(inner, special, (context, vocab), Reading::OpenClip(literals)))
     }
 
-    fn new(inner: tokenizers::Tokenizer, special: SpecialIds, context: usize, reading: Reading) -> Self {
+    fn new(
+        inner: tokenizers::Tokenizer,
+        special: SpecialIds,
+        (context, entries): (usize, usize),
+        reading: Reading,
+    ) -> Self {
         let suffix = match inner.get_model() {
             ModelWrapper::BPE(bpe) => bpe.end_of_word_suffix.clone().filter(|s| !s.is_empty()),
             _ => None,
         };
-        Self { inner, special, context, reading, suffix }
+        Self { inner, special, context, entries, has_start: true, reading, suffix }
     }
 
-    /// Returns the ids of `text` between start and end token and truncated to the context. For CoCa and CLIP it is cleaned as
-    /// open_clip does it, for ALBEF as its authors do, who leave out the end token and truncate further.
+    /// Returns the ids of `text` between start and end token, or before the end token where texts have no start, truncated to the
+    /// context. For CoCa and CLIP it is cleaned as open_clip does it, for ALBEF as its authors do, who leave out the end token and
+    /// truncate further.
     ///
     /// # Errors
     /// When the tokenizer fails.
@@ -154,8 +172,12 @@ impl Tokenizer {
                 words.truncate(max_ids - 1);
                 return Ok(TextIds { ids: [&[self.special.start], words.as_slice()].concat(), truncated });
             }
+            Reading::Cleaned(cleaning) => {
+                self.encode_words(&clean(text, *cleaning), &mut words)?;
+                words.retain(|id| (0..self.entries as i64).contains(id));
+            }
             Reading::OpenClip(literals) => {
-                let cleaned = clean(text);
+                let cleaned = clean(text, TextCleaning::Lower);
                 let mut from = 0;
                 for (place, id) in literals.find(&cleaned) {
                     self.encode_words(&cleaned[from..place.start], &mut words)?;
@@ -165,10 +187,11 @@ impl Tokenizer {
                 self.encode_words(&cleaned[from..], &mut words)?;
             }
         }
-        let room = self.context - 2;
+        let start: &[i64] = if self.has_start { &[self.special.start] } else { &[] };
+        let room = self.context - 1 - start.len();
         let truncated = words.len() > room;
         words.truncate(room);
-        let ids = [&[self.special.start], words.as_slice(), &[self.special.end]].concat();
+        let ids = [start, words.as_slice(), &[self.special.end]].concat();
         Ok(TextIds { ids, truncated })
     }
 

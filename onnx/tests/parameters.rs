@@ -48,6 +48,10 @@ fn check(dir: &Path) {
 fn open_clips_files_match_the_list() {
     CASES.iter().for_each(|name| check(&case(name)));
     ["odd", "plain", "quickgelu"].iter().for_each(|name| check(&clip_case(name)));
+    let siglips = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/siglip");
+    let names =
+        ["open-clip", "open-clip-2", "transformers", "transformers-2", "clipa", "worldwide", "timm-clip"];
+    names.iter().for_each(|name| check(&siglips.join(name)));
     check(&bundled());
 }
 

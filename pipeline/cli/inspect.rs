@@ -4,11 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
-use recaption_onnx::{
-    ModelFolder,
-    checkpoint::{BlipCheckpoint, Checkpoint},
-    model::MODEL_FILE,
-};
+use recaption_onnx::{ModelFolder, checkpoint::CheckpointKind, model::MODEL_FILE};
 use recaption_output::commits::{CommitLog, RecordName};
 use recaption_schemas::{Counts, ShardCommit};
 use recaption_store::{Location, StoreError, Stores};
@@ -35,9 +31,7 @@ pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         // Datasets on the hub have URLs of their own.
         _ if args.path.starts_with("hf://datasets/") => None,
         Ok(hub @ CheckpointSource::Hub(_)) => Some(hub.resolve()?),
-        Ok(CheckpointSource::Directory(dir)) => {
-            Some(dir).filter(|dir| dir.join(Checkpoint::CONFIG).is_file() || BlipCheckpoint::is_in(dir))
-        }
+        Ok(CheckpointSource::Directory(dir)) => Some(dir).filter(|dir| CheckpointKind::of(dir).is_some()),
         Err(error) => return Err(error.into()),
     };
     if let Some(dir) = checkpoint {
@@ -94,6 +88,12 @@ fn model(dir: &Path) -> anyhow::Result<ExitCode> {
         if s.architecture.scores() { format!("embedding {}", d.embed_dim) } else { "no embedding".into() },
         if folder.has_tokenizer() { "yes" } else { "no: `run` and `caption` need one" }
     ));
+    if let Some(sigmoid) = &s.sigmoid {
+        print(&format!(
+            "probability    1 / (1 + exp(-({} * similarity + {})))\n",
+            sigmoid.scale, sigmoid.bias
+        ));
+    }
     let mut damaged = false;
     for (file, whole) in s.files.iter().zip(folder.unchanged()?) {
         damaged |= !whole;

@@ -2,71 +2,81 @@
 
 use std::path::Path;
 
-use recaption_onnx::checkpoint::{AnyCheckpoint, BlipCheckpoint, BlipTask, Checkpoint};
+use recaption_onnx::{
+    checkpoint::{AnyCheckpoint, BlipTask, Checkpoint},
+    model::Architecture,
+};
+
+/// Sizes of a tower: of the image side pixels and patches, of the text side entries and tokens.
+struct Tower {
+    sizes: (usize, usize),
+    width: usize,
+    layers: usize,
+}
 
 /// Describes the checkpoint in `dir`.
 ///
 /// # Errors
 /// When a file is missing, malformed or not supported.
 pub(crate) fn describe(dir: &Path) -> anyhow::Result<String> {
-    match AnyCheckpoint::open(dir)? {
-        AnyCheckpoint::OpenClip(checkpoint) => describe_open_clip(dir, &checkpoint),
-        AnyCheckpoint::Blip(checkpoint) => describe_blip(dir, &checkpoint),
-    }
-}
-
-fn describe_blip(dir: &Path, checkpoint: &BlipCheckpoint) -> anyhow::Result<String> {
-    let c = &checkpoint.config;
-    let kind = match c.task {
-        BlipTask::Captions => "BLIP, captions; another model scores them",
-        BlipTask::Retrieval { .. } => "BLIP, scores and matches texts with images (ITM)",
-    };
-    let weights = BlipCheckpoint::weights(dir)?;
-    let weights = weights.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let (v, t) = (&c.vision, &c.text);
-    let (parameters, digest) = (checkpoint.tensors.parameters(), checkpoint.tensors.sha256()?);
-    let mut text = format!(
-        "checkpoint     {kind}\nweights        {weights}, {parameters} parameters, sha256 {digest}\n"
-    );
-    text += &format!(
-        "image          {} pixels, patches of {}, width {}, {} layers\n",
-        v.image_size, v.patch_size, v.width, v.layers
-    );
-    text += &format!(
-        "text           {} entries, {} tokens, width {}, {} layers\n",
-        t.vocab_size, t.context_length, t.width, t.layers
-    );
-    let tokenizer = match (dir.join(BlipCheckpoint::TOKENIZER).exists(), checkpoint.tokenizer()?.is_some()) {
-        (true, _) => "tokenizer.json",
-        (false, true) => "built at export from the vocabulary",
-        (false, false) => "none: `verify` works, `run` and `caption` need one",
-    };
-    Ok(text + &format!("tokenizer      {tokenizer}\n"))
-}
-
-fn describe_open_clip(dir: &Path, checkpoint: &Checkpoint) -> anyhow::Result<String> {
-    let c = &checkpoint.config;
-    let kind = if c.decoder.is_some() { "CoCa, captions and scores" } else { "CLIP, scores" };
-    let weights = Checkpoint::weights(dir);
-    let weights = weights.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let (v, t) = (&c.vision, &c.text);
-    let mut text = format!(
-        "checkpoint     {kind}\nweights        {weights}, {} parameters, sha256 {}\n",
-        checkpoint.tensors.parameters(),
-        checkpoint.tensors.sha256()?
-    );
-    text += &format!(
-        "image          {} pixels, patches of {}, width {}, {} layers\n",
-        v.image_size, v.patch_size, v.width, v.layers
-    );
-    text += &format!(
-        "text           {} entries, {} tokens, width {}, {} layers\n",
-        t.vocab_size, t.context_length, t.width, t.layers
-    );
+    let checkpoint = AnyCheckpoint::open(dir)?;
+    let tensors = checkpoint.tensors();
+    let weights = tensors.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (image, text) = towers(&checkpoint);
     let tokenizer = match (dir.join(Checkpoint::TOKENIZER).exists(), checkpoint.tokenizer()?.is_some()) {
         (true, _) => "tokenizer.json",
         (false, true) => "built at export from the vocabulary",
         (false, false) => "none: `verify` works, `run` and `caption` need one",
     };
-    Ok(text + &format!("tokenizer      {tokenizer}\n"))
+    Ok([
+        format!("checkpoint     {}", kind(&checkpoint)),
+        format!(
+            "weights        {weights}, {} parameters, sha256 {}",
+            tensors.parameters(),
+            tensors.sha256()?
+        ),
+        format!(
+            "image          {} pixels, patches of {}, width {}, {} layers",
+            image.sizes.0, image.sizes.1, image.width, image.layers
+        ),
+        format!(
+            "text           {} entries, {} tokens, width {}, {} layers",
+            text.sizes.0, text.sizes.1, text.width, text.layers
+        ),
+        format!("tokenizer      {tokenizer}\n"),
+    ]
+    .join("\n"))
+}
+
+fn kind(checkpoint: &AnyCheckpoint) -> &'static str {
+    match checkpoint {
+        AnyCheckpoint::OpenClip(checkpoint) => match checkpoint.config.architecture() {
+            Architecture::Coca => "CoCa, captions and scores",
+            Architecture::Siglip => "SigLIP, scores",
+            _ => "CLIP, scores",
+        },
+        AnyCheckpoint::Blip(checkpoint) => match checkpoint.config.task {
+            BlipTask::Captions => "BLIP, captions; another model scores them",
+            BlipTask::Retrieval { .. } => "BLIP, scores and matches texts with images (ITM)",
+        },
+        AnyCheckpoint::Albef(_) => "ALBEF, scores and matches texts with images (ITM)",
+    }
+}
+
+/// Returns the image's and the text's tower.
+fn towers(checkpoint: &AnyCheckpoint) -> (Tower, Tower) {
+    let (v, t) = match checkpoint {
+        AnyCheckpoint::OpenClip(checkpoint) => {
+            let (v, t) = (&checkpoint.config.vision, &checkpoint.config.text);
+            let image = Tower { sizes: (v.image_size, v.patch_size), width: v.width, layers: v.layers };
+            let text = Tower { sizes: (t.vocab_size, t.context_length), width: t.width, layers: t.layers };
+            return (image, text);
+        }
+        AnyCheckpoint::Blip(checkpoint) => (&checkpoint.config.vision, &checkpoint.config.text),
+        AnyCheckpoint::Albef(checkpoint) => (&checkpoint.config.vision, &checkpoint.config.text),
+    };
+    (
+        Tower { sizes: (v.image_size, v.patch_size), width: v.width, layers: v.layers },
+        Tower { sizes: (t.vocab_size, t.context_length), width: t.width, layers: t.layers },
+    )
 }

@@ -4,10 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
 use recaption_onnx::{
-    ModelFolder,
-    caption::CaptionSettings,
-    checkpoint::{AlbefCheckpoint, BlipCheckpoint, Checkpoint},
-    runtime::Execution,
+    ModelFolder, caption::CaptionSettings, checkpoint::CheckpointKind, runtime::Execution,
     tokenizer::Tokenizer,
 };
 use recaption_schemas::Preprocess;
@@ -254,25 +251,14 @@ fn open_folder(dir: &Path) -> anyhow::Result<ModelFolder> {
             dir.display()
         );
     }
-    if !dir.join("model.json").exists() && dir.join(Checkpoint::CONFIG).exists() {
+    if !dir.join("model.json").exists()
+        && let Some(kind) = CheckpointKind::of(dir)
+    {
+        let dir = dir.display();
+        let article =
+            if matches!(kind, CheckpointKind::OpenClip | CheckpointKind::Albef) { "an" } else { "a" };
         anyhow::bail!(
-            "{} is an open_clip checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
-            dir.display(),
-            dir.display()
-        );
-    }
-    if !dir.join("model.json").exists() && BlipCheckpoint::is_in(dir) {
-        anyhow::bail!(
-            "{} is a BLIP checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
-            dir.display(),
-            dir.display()
-        );
-    }
-    if !dir.join("model.json").exists() && AlbefCheckpoint::is_in(dir) {
-        anyhow::bail!(
-            "{} is an ALBEF checkpoint; export it first: recaption export --checkpoint {} --out MODEL",
-            dir.display(),
-            dir.display()
+            "{dir} is {article} {kind} checkpoint; export it first: recaption export --checkpoint {dir} --out MODEL"
         );
     }
     let folder = ModelFolder::open(dir)?;

@@ -35,6 +35,16 @@ pub enum CheckpointError {
         /// Cause.
         source: std::io::Error,
     },
+    /// A file of a SigLIP in transformers' layout is missing or unreadable.
+    #[error(
+        "checkpoint {path}: {source}; expected a SigLIP as transformers publishes it, with config.json, preprocessor_config.json, model.safetensors (or pytorch_model.bin) and tokenizer.json"
+    )]
+    SiglipIo {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
     /// The directory holds something else.
     #[error("checkpoint {path}: {what}")]
     Foreign {

@@ -38,8 +38,8 @@ pub(super) fn describe(dir: &Path) -> Option<String> {
         _ => "",
     };
     Some(format!(
-        "a model of Hugging Face transformers (config.json, model_type `{kind}`), not of open_clip: only CoCa and CLIP in \
-         open_clip's format, and BLIP in transformers', are read{advice}"
+        "a model of Hugging Face transformers (config.json, model_type `{kind}`), not of open_clip: only CoCa, CLIP and \
+         SigLIP in open_clip's format, BLIP and SigLIP in transformers', and ALBEF as its authors publish it are read{advice}"
     ))
 }
 

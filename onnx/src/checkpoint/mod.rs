@@ -1,7 +1,7 @@
 //! Checkpoint directories, read strictly: an unsupported option or tensor is an error that names it.
 //!
-//! The first step of an export. [`Checkpoint`] is open_clip's, [`BlipCheckpoint`] transformers' of a BLIP, [`AnyCheckpoint`] whichever
-//! is there ([`AlbefCheckpoint`] is the authors' of an ALBEF). Tensors are read one at a time.
+//! The first step of an export. [`Checkpoint`] is open_clip's, or transformers' of a SigLIP, [`BlipCheckpoint`] transformers' of a BLIP,
+//! [`AlbefCheckpoint`] its authors' of an ALBEF, [`AnyCheckpoint`] whichever is there. Tensors are read one at a time.
 
 mod albef;
 mod blip;
@@ -11,8 +11,11 @@ mod error;
 mod files;
 mod foreign;
 mod parameters;
+mod siglip;
 mod source;
 mod tensors;
+mod text;
+mod timm_names;
 pub mod tokenizer_files;
 pub mod torch_zip;
 
@@ -21,16 +24,16 @@ use std::path::{Path, PathBuf};
 pub use albef::{AlbefCheckpoint, AlbefConfig};
 pub use blip::{BlipCheckpoint, BlipConfig, BlipTask, BlipTextConfig, BlipVisionConfig};
 pub use config::{
-    Activation, DecoderConfig, ModelConfig, MultimodalInput, Normalisation, PoolerConfig, PoolerKind,
-    TextConfig, TextPooling, VisionConfig,
+    Activation, DecoderConfig, ImagePooling, ImageProjection, ModelConfig, MultimodalInput, Normalisation,
+    PoolerConfig, PoolerKind, TextConfig, TextPooling, TextTokens, TokenizerFamily, VisionConfig,
 };
 pub use error::CheckpointError;
 pub use parameters::{Init, Parameter};
 pub use safetensors::Dtype;
-pub use source::AnyCheckpoint;
+pub use source::{AnyCheckpoint, CheckpointKind};
 pub use tensors::TensorReader;
 
-/// An opened open_clip checkpoint: configuration and tensor directory.
+/// An opened open_clip checkpoint, or a SigLIP of transformers read as one: configuration and tensor directory.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The directory.
@@ -57,7 +60,13 @@ impl Checkpoint {
     /// When a file is missing, an option is unsupported, or the tensor directory is malformed.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         let mut config = Self::read_config(dir)?;
-        let tensors = TensorReader::open(&Self::weights(dir))?;
+        if Self::is_siglip(dir) {
+            return Ok(Self { dir: dir.to_owned(), config, tensors: siglip::open_weights(dir)? });
+        }
+        let mut tensors = TensorReader::open(&Self::weights(dir))?;
+        if config.vision.is_timm {
+            tensors = timm_names::as_in_open_clip(tensors)?;
+        }
         // The tensors of a CLIP without `custom_text` have no prefix; open_clip loads such weights either way.
         if config.decoder.is_none() && tensors.contains("positional_embedding") {
             config.text.prefix = "";
@@ -65,11 +74,21 @@ impl Checkpoint {
         Ok(Self { dir: dir.to_owned(), config, tensors })
     }
 
+    /// Returns whether `dir` holds a SigLIP in transformers' layout. A directory with open_clip's configuration is open_clip's, whatever
+    /// else it holds.
+    #[must_use]
+    pub fn is_siglip(dir: &Path) -> bool {
+        !dir.join(Self::CONFIG).exists() && siglip::is_in(dir)
+    }
+
     /// Reads the configuration in `dir`; weights need not be there.
     ///
     /// # Errors
     /// When it is missing, or an option is unsupported.
     pub fn read_config(dir: &Path) -> Result<ModelConfig, CheckpointError> {
+        if Self::is_siglip(dir) {
+            return siglip::read_config(dir);
+        }
         let path = dir.join(Self::CONFIG);
         let text = std::fs::read_to_string(&path).map_err(|source| match foreign::describe(dir) {
             Some(what) => CheckpointError::Foreign { path: dir.to_owned(), what },

@@ -2,10 +2,12 @@
 //! scratch.
 //!
 //! The exporter reads tensors one by one where its graphs need them; `tests/parameters.rs` compares the two with each other and
-//! with open_clip's files. Linear layers are `[out, in]`, projections without bias `[in, out]`.
+//! with open_clip's files. Linear layers are `[out, in]`, projections without bias `[in, out]`. Towers of timm and of transformers have
+//! the names that the exporter reads, see `timm_names` and `siglip::names`.
 
 use super::config::{
-    DecoderConfig, ModelConfig, PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
+    DecoderConfig, ImagePooling, ImageProjection, ModelConfig, PoolerConfig, PoolerKind, TextConfig,
+    TextPooling, VisionConfig,
 };
 
 /// Initial standard deviation of token embeddings.
@@ -107,11 +109,16 @@ impl Table {
 
     fn vision(&mut self, v: &VisionConfig, embed_dim: usize) {
         let (width, patch) = (v.width, v.patch_size);
-        let places = [v.grid() * v.grid() + 1, width];
-        self.add("visual.class_embedding", &[width], Init::Normal(IMAGE_POSITION_STD));
+        if v.has_class_token() {
+            self.add("visual.class_embedding", &[width], Init::Normal(IMAGE_POSITION_STD));
+        }
+        let places = [v.tokens(), width];
         self.add("visual.positional_embedding", &places, Init::Normal(IMAGE_POSITION_STD));
         let pixels = 3 * patch * patch;
         self.add("visual.conv1.weight", &[width, 3, patch, patch], Init::Normal(per_width(pixels)));
+        if v.has_patch_bias() {
+            self.add("visual.conv1.bias", &[width], Init::Zeros);
+        }
         if v.ln_pre {
             self.layer_norm("visual.ln_pre", width);
         }
@@ -127,7 +134,32 @@ impl Table {
             }
         };
         self.layer_norm("visual.ln_post", pooled);
-        self.add("visual.proj", &[pooled, embed_dim], Init::Normal(per_width(pooled)));
+        if v.pooling == ImagePooling::Attention {
+            self.attention_pool(v);
+        }
+        let init = Init::Normal(per_width(pooled));
+        match v.projection {
+            ImageProjection::None => {}
+            ImageProjection::Matrix => self.add("visual.proj", &[pooled, embed_dim], init),
+            ImageProjection::Linear { bias } => {
+                self.add("visual.proj.weight", &[embed_dim, pooled], init);
+                if bias {
+                    self.add("visual.proj.bias", &[embed_dim], Init::Zeros);
+                }
+            }
+        }
+    }
+
+    /// Adds a SigLIP's pooling: a query, an attention and an MLP.
+    fn attention_pool(&mut self, v: &VisionConfig) {
+        let (w, prefix) = (v.width, "visual.attn_pool");
+        self.add(format!("{prefix}.query"), &[1, w], Init::Normal(per_width(w)));
+        self.add(format!("{prefix}.attn.in_proj_weight"), &[3 * w, w], Init::Normal(per_width(w)));
+        self.add(format!("{prefix}.attn.in_proj_bias"), &[3 * w], Init::Zeros);
+        self.linear(&format!("{prefix}.attn.out_proj"), [w, w], per_width(w));
+        self.layer_norm(&format!("{prefix}.ln_2"), w);
+        self.linear(&format!("{prefix}.mlp.c_fc"), [v.mlp_width, w], per_width(2 * w));
+        self.linear(&format!("{prefix}.mlp.c_proj"), [w, v.mlp_width], per_width(w));
     }
 
     fn poolers(&mut self, p: PoolerConfig, width: usize, embed_dim: usize) {
@@ -177,8 +209,12 @@ impl Table {
             self.block(&format!("{prefix}transformer.resblocks.{layer}"), &blocks, false);
         }
         self.layer_norm(&format!("{prefix}ln_final"), width);
-        let init = Init::Normal(per_width(width));
-        self.add(format!("{prefix}text_projection"), &[width, embed_dim], init);
+        if text.has_projection_bias {
+            self.linear(&format!("{prefix}text_projection"), [embed_dim, width], per_width(width));
+        } else {
+            let init = Init::Normal(per_width(width));
+            self.add(format!("{prefix}text_projection"), &[width, embed_dim], init);
+        }
     }
 
     fn decoder(&mut self, d: &DecoderConfig, vocab_size: usize) {

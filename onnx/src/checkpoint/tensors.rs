@@ -19,6 +19,24 @@ use super::{entry::Entry, error::CheckpointError, torch_zip};
 /// Largest directory that is read, bytes; usual ones have tens of kilobytes.
 const MAX_HEADER: u64 = 64 << 20;
 
+/// Where a tensor of a file goes among open_clip's names.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// open_clip's name.
+    pub(super) name: String,
+    /// Number of the part of that tensor that it is.
+    pub(super) part: usize,
+    /// Leading dimensions of 1 that it has and open_clip's has not.
+    pub(super) leading_ones: usize,
+}
+
+impl Place {
+    /// Makes a place for a whole tensor of the same shape.
+    pub(super) fn of(name: impl Into<String>) -> Self {
+        Self { name: name.into(), part: 0, leading_ones: 0 }
+    }
+}
+
 /// The tensors of a checkpoint by open_clip's names, as f32.
 #[derive(Debug)]
 pub struct TensorReader {
@@ -77,8 +95,44 @@ impl TensorReader {
         self
     }
 
+    /// Gives every tensor the place that `place` returns for its name; tensors of one name are joined in the order of their parts. A
+    /// tensor without a place keeps its name.
+    ///
+    /// # Errors
+    /// When tensors that are to be joined do not fit each other.
+    pub(super) fn rearranged(
+        mut self,
+        place: impl Fn(&str) -> Option<Place>,
+    ) -> Result<Self, CheckpointError> {
+        let mut places: BTreeMap<String, BTreeMap<usize, Entry>> = BTreeMap::new();
+        for (name, entry) in std::mem::take(&mut self.entries) {
+            let place = place(&name).unwrap_or_else(|| Place::of(&name));
+            let entry = entry.without_leading_ones(place.leading_ones);
+            places.entry(place.name).or_default().insert(place.part, entry);
+        }
+        for (name, mut parts) in places {
+            let entry = match parts.len() {
+                1 => parts.pop_first().map(|(_, entry)| entry),
+                _ => None,
+            };
+            let entry = match entry {
+                Some(entry) => entry,
+                None => Entry::joined(parts.into_values().collect())
+                    .map_err(|what| self.error(format!("tensor `{name}` cannot be joined: {what}")))?,
+            };
+            self.entries.insert(name, entry);
+        }
+        Ok(self)
+    }
+
     fn error(&self, what: String) -> CheckpointError {
         CheckpointError::Tensors { path: self.path.clone(), what }
+    }
+
+    /// Returns the file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Returns whether the file has a tensor of that name.
@@ -222,7 +276,8 @@ fn directory_entries(metadata: &Metadata, base: u64, size: u64) -> Result<BTreeM
             ));
         }
         let (start, shape) = (base + from as u64, info.shape.clone());
-        entries.insert(name, Entry { dtype: info.dtype, shape, start, len: to - from, strides: None });
+        let (len, parts) = (to - from, Vec::new());
+        entries.insert(name, Entry { dtype: info.dtype, shape, start, len, strides: None, parts });
     }
     Ok(entries)
 }

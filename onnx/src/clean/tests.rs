@@ -1,6 +1,7 @@
 //! ftfy's own examples and Python's corner cases. `scripts/build_tokenizer.py --check` compares thousands of texts.
 
 use super::{clean, fix_text, unescape};
+use crate::model::TextCleaning;
 
 #[test]
 fn texts_are_fixed_as_ftfy_fixes_them() {
@@ -40,6 +41,20 @@ fn entities_are_unescaped_as_python_does_it() {
 
 #[test]
 fn white_space_is_folded_and_letters_are_small() {
-    assert_eq!(clean("  A\u{a0}Photo\t of &AMP;amp;\n\u{3000}ΟΔΟΣ İ "), "a photo of & οδος i\u{307}");
-    assert_eq!(clean("\u{1c} \u{85}"), "…");
+    let lower = |text| clean(text, TextCleaning::Lower);
+    assert_eq!(lower("  A\u{a0}Photo\t of &AMP;amp;\n\u{3000}ΟΔΟΣ İ "), "a photo of & οδος i\u{307}");
+    assert_eq!(lower("\u{1c} \u{85}"), "…");
+}
+
+#[test]
+fn other_cleanings_are_those_of_their_tokenizers() {
+    let text = " A&amp;B:  snake_case, it's\tΟΔΟΣ! ▁x ";
+    for (cleaning, want) in [
+        (TextCleaning::Whitespace, "A&B: snake_case, it's ΟΔΟΣ! ▁x"),
+        (TextCleaning::Canonicalize, "ab snake case its οδος ▁x"),
+        (TextCleaning::Siglip, "aampb snakecase its οδος x"),
+        (TextCleaning::Lowercase, " a&amp;b:  snake_case, it's\tοδοσ! ▁x "),
+    ] {
+        assert_eq!(clean(text, cleaning), want, "{cleaning:?}");
+    }
 }

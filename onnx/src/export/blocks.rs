@@ -117,6 +117,17 @@ impl Tower<'_> {
         }
     }
 
+    /// Returns the residual stream itself, `[rows, W]`.
+    pub(super) fn whole_stream(&mut self, stream: &Stream) -> Value {
+        match stream {
+            Stream::Whole(x) => x.clone(),
+            Stream::Pending { base, update, bias } => {
+                let sum = self.g.op("Add", &[base, update], &[]);
+                self.g.op("Add", &[&sum, bias], &[])
+            }
+        }
+    }
+
     /// Adds a linear layer of the checkpoint, `name.weight [out, in]` and `name.bias [out]`, times LayerScale if given.
     pub(super) fn linear(
         &mut self,
@@ -278,6 +289,7 @@ impl Tower<'_> {
         let x = self.with_bias(hidden);
         match self.activation {
             Activation::Gelu => self.g.op("Gelu", &[&x], &[]),
+            Activation::GeluTanh => self.g.op("Gelu", &[&x], &[("approximate", Attr::Text("tanh"))]),
             Activation::QuickGelu if self.is_fused() => {
                 self.g.microsoft_op("QuickGelu", &[&x], &[], &[("alpha", Attr::Float(QUICK_GELU_FACTOR))])
             }

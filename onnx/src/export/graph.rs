@@ -88,14 +88,12 @@ pub(crate) enum Dim {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Value(String);
 
-/// Attribute of a node.
+/// Attribute of a node: an integer, a real number, integers or text.
 pub(crate) enum Attr<'a> {
-    /// Integer.
     Int(i64),
-    /// Real number.
     Float(f32),
-    /// Integers.
     Ints(&'a [i64]),
+    Text(&'a str),
 }
 
 /// A graph under construction.
@@ -365,6 +363,10 @@ fn attribute(name: &str, attr: &Attr<'_>) -> AttributeProto {
         Attr::Ints(v) => {
             proto.ints = v.to_vec();
             AttributeType::Ints
+        }
+        Attr::Text(v) => {
+            proto.s = Some(v.as_bytes().to_vec());
+            AttributeType::String
         }
     };
     proto.r#type = Some(kind as i32);

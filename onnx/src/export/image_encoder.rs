@@ -1,29 +1,33 @@
 //! `image_encoder.onnx`: `pixels` u8 `[N, S, S, 3]` -> `image_features` f32 `[N, E]` and, for every multimodal layer
 //! (none in a CLIP), `cross_key_<i>` and `cross_value_<i>` `[N, Q, H * D]`, computed once per image.
 //!
-//! The patch embedding is in [`patches`], poolers are in [`pooler`].
+//! The patch embedding is in [`patches`], poolers are in [`pooler`], what a model without decoder makes of its tokens in
+//! `image_features`.
 
 use super::{
     blocks::{Block, Stream},
     error::ExportError,
     fold::pad_head_rows,
     graph::{Attr, DType, Dim, Value},
+    image_features,
     linear::Linear,
     patches::{self, PatchEmbedding},
     pooler::{self, Pooler, PoolerInput},
     tower::{LAYER_NORM_EPSILON, Tower},
 };
 use crate::{
-    checkpoint::{DecoderConfig, ModelConfig, PoolerConfig, PoolerKind, TensorReader},
+    checkpoint::{DecoderConfig, ImagePooling, ModelConfig, PoolerConfig, PoolerKind, TensorReader},
     model::{IMAGES, cross_key, cross_value, padded_head_dim},
 };
 
 /// Builds the graph.
 pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
+    (t.activation, t.epsilon) = (c.vision.activation, c.vision.epsilon);
     let side = Dim::Fixed(c.vision.image_size);
     let pixels = t.g.input("pixels", DType::U8, &[Dim::Named(IMAGES), side, side, Dim::Fixed(3)]);
     let mut x = Stream::Whole(embed(t, c, &pixels)?);
-    let tokens = c.vision.grid() * c.vision.grid() + 1;
+    let tokens = c.vision.tokens();
+    let is_class_read = c.decoder.is_none() && c.vision.pooling == ImagePooling::ClassToken;
     for i in 0..c.vision.layers {
         let block = Block {
             prefix: format!("visual.transformer.resblocks.{i}"),
@@ -32,14 +36,13 @@ pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportErro
             mlp_width: c.vision.mlp_width,
             layer_scale: c.vision.layer_scale.is_some(),
         };
-        // Without a decoder only the class token is read after the last block, so only it is computed there.
-        let class_only = c.decoder.is_none() && i + 1 == c.vision.layers;
+        // Where only the class token is read after the last block, only it is computed there.
+        let class_only = is_class_read && i + 1 == c.vision.layers;
         x = self_attention(t, &block, &x, tokens, class_only)?;
         x = t.mlp(&block, &x)?;
     }
     let Some(decoder) = &c.decoder else {
-        let (x, _) = t.norm_stream("visual.ln_post", &x, c.vision.width)?;
-        return features(t, c, &x, c.vision.width);
+        return image_features::build(t, c, &x);
     };
     let (pooled, caption, width) = match c.vision.pooler {
         None => {
@@ -53,7 +56,7 @@ pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportErro
             (pooled, caption, c.embed_dim)
         }
     };
-    features(t, c, &pooled, width)?;
+    image_features::project(t, c, &pooled, width)?;
     cross_keys_and_values(t, decoder, &caption, c.image_tokens(), width)
 }
 
@@ -71,7 +74,14 @@ fn pooled_and_caption(
     let of_tower = PoolerInput { tokens, width: c.vision.width };
     let queried = pooler::build(
         t,
-        &Pooler { prefix: "visual.attn_pool", queries: p.queries, heads, embed_dim, input: of_tower },
+        &Pooler {
+            prefix: "visual.attn_pool",
+            queries: p.queries,
+            heads,
+            embed_dim,
+            input: of_tower,
+            has_norms: true,
+        },
         x,
     )?;
     let (input, stream) = match p.kind {
@@ -84,7 +94,14 @@ fn pooled_and_caption(
     };
     let pooled = pooler::build(
         t,
-        &Pooler { prefix: "visual.attn_pool_contrastive", queries: 1, heads, embed_dim, input },
+        &Pooler {
+            prefix: "visual.attn_pool_contrastive",
+            queries: 1,
+            heads,
+            embed_dim,
+            input,
+            has_norms: true,
+        },
         stream,
     )?;
     Ok((
@@ -102,26 +119,31 @@ fn split(t: &mut Tower<'_>, x: &Value, count: usize, width: usize) -> (Value, Va
     (first, t.as_rows(&rest, width))
 }
 
-/// Embeds pixels as tokens `[N * (G + 1), W]`: patches, class token, positions, `ln_pre`.
+/// Embeds pixels as tokens `[N * tokens, W]`: patches, class token if there is one, positions, `ln_pre`.
 fn embed(t: &mut Tower<'_>, c: &ModelConfig, pixels: &Value) -> Result<Value, ExportError> {
     let v = &c.vision;
-    let (width, patches) = (v.width, v.grid() * v.grid());
+    let (width, patches, tokens) = (v.width, v.grid() * v.grid(), v.tokens());
     let embedding = PatchEmbedding {
         image_size: v.image_size,
         patch_size: v.patch_size,
         width,
         weight: "visual.conv1.weight",
-        bias: None,
+        bias: v.has_patch_bias().then_some("visual.conv1.bias"),
         normalisation: c.normalisation,
     };
     let x = patches::embed(t, &embedding, pixels)?;
     let positions = t.derived_weight("visual.patch_positions", &[patches, width], |r| {
         let bias = embedding.folded_bias(r)?;
-        let positions = r.get("visual.positional_embedding", &[patches + 1, width])?;
-        Ok(positions[width..].iter().enumerate().map(|(i, p)| p + bias[i % width]).collect())
+        let positions = r.get("visual.positional_embedding", &[tokens, width])?;
+        let of_patches = &positions[(tokens - patches) * width..];
+        Ok(of_patches.iter().enumerate().map(|(i, p)| p + bias[i % width]).collect())
     })?;
+    if !v.has_class_token() {
+        let x = t.g.op("Add", &[&x, &positions], &[]);
+        return Ok(t.as_rows(&x, width));
+    }
     let class = |r: &TensorReader| {
-        let positions = r.get("visual.positional_embedding", &[patches + 1, width])?;
+        let positions = r.get("visual.positional_embedding", &[tokens, width])?;
         let class = r.get("visual.class_embedding", &[width])?;
         Ok(class.iter().zip(&positions).map(|(c, p)| c + p).collect())
     };
@@ -166,17 +188,6 @@ fn self_attention(
 pub(super) fn first_token(t: &mut Tower<'_>, x: &Value) -> Value {
     let index = t.g.int(0);
     t.g.op("Gather", &[x, &index], &[("axis", Attr::Int(1))])
-}
-
-/// Adds the output `image_features`: the pooled token `[N, width]`, projected and normalised.
-fn features(t: &mut Tower<'_>, c: &ModelConfig, pooled: &Value, width: usize) -> Result<(), ExportError> {
-    let proj = t.checkpoint_weight("visual.proj", &[width, c.embed_dim])?;
-    let projected = t.g.op("MatMul", &[pooled, &proj], &[]);
-    let projected = t.cast_to_f32(&projected);
-    let shape = [Dim::Named(IMAGES), Dim::Fixed(c.embed_dim)];
-    let output = t.g.declare_output("image_features", DType::F32, &shape);
-    t.l2_normalise(&projected, &output);
-    Ok(())
 }
 
 /// Adds keys and values of every cross-attention, from `tokens [N * count, width]`. The layers' `ln_1_kv` share the normalised

@@ -12,6 +12,7 @@ mod fold;
 pub(crate) mod graph;
 pub(crate) mod host_inputs;
 mod image_encoder;
+mod image_features;
 mod linear;
 mod mlm_head;
 mod patches;

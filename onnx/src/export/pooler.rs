@@ -1,5 +1,5 @@
 //! The attentional pooler: learnt queries that attend to tokens of an image. A CoCa has one, or two with this crate's model
-//! extensions.
+//! extensions; a SigLIP's, with one query, has no LayerNorms.
 //!
 //! The queries do not depend on the image: they are normalised and projected at export, in f64.
 
@@ -34,6 +34,8 @@ pub(super) struct Pooler<'a> {
     pub(super) embed_dim: usize,
     /// The tokens it attends to.
     pub(super) input: PoolerInput,
+    /// Whether queries and tokens are normalised first, by `ln_q` and `ln_k`.
+    pub(super) has_norms: bool,
 }
 
 /// Builds a pooler over `stream [N * tokens, width]`; returns `[N * queries, E]`, not normalised.
@@ -42,7 +44,10 @@ pub(super) fn build(t: &mut Tower<'_>, p: &Pooler<'_>, stream: &Stream) -> Resul
     let block = Block { prefix: prefix.into(), width: e, heads: p.heads, mlp_width: 0, layer_scale: false };
     let (dim, padded) = (block.head_dim(), block.padded());
     let inner = p.heads * padded;
-    let (x, _) = t.norm_stream(&format!("{prefix}.ln_k"), stream, w)?;
+    let x = match p.has_norms {
+        true => t.norm_stream(&format!("{prefix}.ln_k"), stream, w)?.0,
+        false => t.whole_stream(stream),
+    };
     let mut kv = Vec::with_capacity(2);
     for (part, letter) in [(1, 'k'), (2, 'v')] {
         let (weight, bias) =
@@ -98,24 +103,36 @@ fn part_weight(r: &TensorReader, p: &Pooler<'_>, part: usize) -> Result<Vec<f32>
 
 /// Computes `ln_q(query) @ Wq.T + bq`, `[queries, E]`, in f64.
 fn project_queries(r: &TensorReader, p: &Pooler<'_>) -> Result<Vec<f32>, ExportError> {
-    let (prefix, e, queries) = (p.prefix, p.embed_dim, p.queries);
-    let query = r.get(&format!("{prefix}.query"), &[queries, e])?;
+    let e = p.embed_dim;
+    let weight = part_weight(r, p, 0)?;
+    let bias = r.get(&format!("{}.attn.in_proj_bias", p.prefix), &[3 * e])?;
+    let mut out = Vec::with_capacity(p.queries * e);
+    for query in queries(r, p)?.chunks_exact(e) {
+        for (w, b) in weight.chunks_exact(e).zip(&bias) {
+            let dot: f64 = w.iter().zip(query).map(|(w, x)| f64::from(*w) * x).sum();
+            out.push((dot + f64::from(*b)) as f32);
+        }
+    }
+    Ok(out)
+}
+
+/// Returns the queries `[queries, E]`, normalised by `ln_q` if there is one.
+fn queries(r: &TensorReader, p: &Pooler<'_>) -> Result<Vec<f64>, ExportError> {
+    let (prefix, e) = (p.prefix, p.embed_dim);
+    let query = r.get(&format!("{prefix}.query"), &[p.queries, e])?;
+    if !p.has_norms {
+        return Ok(query.into_iter().map(f64::from).collect());
+    }
     let gain = r.get(&format!("{prefix}.ln_q.weight"), &[e])?;
     let shift = r.get(&format!("{prefix}.ln_q.bias"), &[e])?;
-    let weight = part_weight(r, p, 0)?;
-    let bias = r.get(&format!("{prefix}.attn.in_proj_bias"), &[3 * e])?;
-    let mut out = Vec::with_capacity(queries * e);
+    let mut out = Vec::with_capacity(p.queries * e);
     for row in query.chunks_exact(e) {
         let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / e as f64;
         let variance = row.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / e as f64;
         let scale = 1.0 / (variance + f64::from(LAYER_NORM_EPSILON)).sqrt();
-        let normed: Vec<f64> = (0..e)
-            .map(|i| (f64::from(row[i]) - mean) * scale * f64::from(gain[i]) + f64::from(shift[i]))
-            .collect();
-        for (w, b) in weight.chunks_exact(e).zip(&bias) {
-            let dot: f64 = w.iter().zip(&normed).map(|(w, x)| f64::from(*w) * x).sum();
-            out.push((dot + f64::from(*b)) as f32);
-        }
+        out.extend(
+            (0..e).map(|i| (f64::from(row[i]) - mean) * scale * f64::from(gain[i]) + f64::from(shift[i])),
+        );
     }
     Ok(out)
 }

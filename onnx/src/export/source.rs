@@ -8,8 +8,7 @@ use crate::{
     },
     model::{
         Architecture, DECODER_FILE, DecoderDimensions, Dimensions, FUSION_FILE, FusionDimensions,
-        IMAGE_ENCODER_FILE, MLM_FILE, ModelFile, ModelSpec, Precision, SpecialIds, TEXT_ENCODER_FILE,
-        padded_head_dim,
+        IMAGE_ENCODER_FILE, MLM_FILE, ModelFile, ModelSpec, Precision, TEXT_ENCODER_FILE, padded_head_dim,
     },
 };
 
@@ -36,7 +35,8 @@ const DECODER: (&str, Graph) = (DECODER_FILE, Graph::Decoder);
 
 impl AnyCheckpoint {
     /// Returns the tensors.
-    pub(super) fn tensors(&self) -> &TensorReader {
+    #[must_use]
+    pub fn tensors(&self) -> &TensorReader {
         match self {
             Self::OpenClip(checkpoint) => &checkpoint.tensors,
             Self::Blip(checkpoint) => &checkpoint.tensors,
@@ -112,7 +112,7 @@ impl AnyCheckpoint {
     ///
     /// # Errors
     /// When a file is unreadable or malformed.
-    pub(super) fn tokenizer(&self) -> Result<Option<Vec<u8>>, CheckpointError> {
+    pub fn tokenizer(&self) -> Result<Option<Vec<u8>>, CheckpointError> {
         match self {
             Self::OpenClip(checkpoint) => checkpoint.tokenizer(),
             Self::Blip(checkpoint) => checkpoint.tokenizer(),
@@ -145,12 +145,16 @@ impl AnyCheckpoint {
         precision: Precision,
         files: Vec<ModelFile>,
     ) -> Result<ModelSpec, ExportError> {
+        let (mut text, mut sigmoid) = (None, None);
         let (architecture, dimensions, special_ids, preprocessing, normalisation) = match self {
             Self::OpenClip(checkpoint) => {
                 let c = &checkpoint.config;
-                let architecture = if c.decoder.is_some() { Architecture::Coca } else { Architecture::Clip };
-                let special = SpecialIds::of_vocabulary(c.text.vocab_size);
-                (architecture, open_clip_dimensions(c), special, c.preprocess, None)
+                let architecture = c.architecture();
+                text = checkpoint.text_rules();
+                if architecture == Architecture::Siglip {
+                    sigmoid = checkpoint.sigmoid()?;
+                }
+                (architecture, open_clip_dimensions(c), checkpoint.special_ids()?, c.preprocess, None)
             }
             Self::Blip(checkpoint) => {
                 let c = &checkpoint.config;
@@ -178,13 +182,15 @@ impl AnyCheckpoint {
             }
         };
         Ok(ModelSpec {
-            format_version: architecture.format_version(),
+            format_version: architecture.format_version().max(if text.is_some() { 2 } else { 1 }),
             architecture,
             dimensions,
             special_ids,
             image_size: preprocessing.size,
             preprocessing,
             normalisation,
+            text,
+            sigmoid,
             precision,
             opset: graph::OPSET,
             source_sha256: self.tensors().sha256()?,

@@ -7,10 +7,13 @@
 //!
 //! CLIP: the embedding is the end token's, the first of the largest ids, as in open_clip. The tower is causal, so nothing after
 //! that token matters and any `T` that includes it will do.
+//!
+//! SigLIP, CLIPA: the embedding is the last token's, and tokens attend to all others, padding too; `T` is the context length.
 
 use super::{
     blocks::{Block, Stream},
     error::ExportError,
+    fold::transpose,
     graph::{Attr, DType, Dim, Value},
     tower::Tower,
 };
@@ -36,8 +39,8 @@ struct Sequence {
     tokens: Value,
     /// `[N, L, H * D]` as a shape.
     heads: Value,
-    /// Which keys a query may attend to, bool `[N or 1, 1, L, L]`.
-    mask: Value,
+    /// Which keys a query may attend to, bool `[N or 1, 1, L, L]`; `None` for all.
+    mask: Option<Value>,
     /// The row that becomes the embedding.
     pooled: Pooled,
 }
@@ -52,11 +55,14 @@ enum Pooled {
 
 /// Builds the graph.
 pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportError> {
+    (t.activation, t.epsilon) = (c.text.activation, c.text.epsilon);
     let ids = t.g.input("ids", DType::I64, &[Dim::Named(IMAGES), Dim::Named("tokens")]);
     let (width, prefix) = (c.text.width, c.text.prefix);
     let x = match c.text.pooling {
         TextPooling::ClassToken => embed_with_class(t, c, &ids)?,
-        TextPooling::EndToken => embed(t, c, &ids, c.text.context_length)?,
+        TextPooling::EndToken | TextPooling::FirstOf(_) | TextPooling::Last => {
+            embed(t, c, &ids, c.text.context_length)?
+        }
     };
     let sequence = sequence(t, c, &ids, &x);
     let mut x = Stream::Whole(t.as_rows(&x, width));
@@ -67,13 +73,28 @@ pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportErro
         x = t.mlp(&block(c, layer), &x)?;
     }
     let (x, _) = t.norm_stream(&format!("{prefix}ln_final"), &x, width)?;
-    let proj = t.checkpoint_weight(&format!("{prefix}text_projection"), &[width, c.embed_dim])?;
-    let x = t.g.op("MatMul", &[&x, &proj], &[]);
+    let x = project(t, c, &x)?;
     let x = t.cast_to_f32(&x);
     let output =
         t.g.declare_output("text_features", DType::F32, &[Dim::Named(IMAGES), Dim::Fixed(c.embed_dim)]);
     t.l2_normalise(&x, &output);
     Ok(())
+}
+
+/// Adds the projection of a text's token: `[N, W] -> [N, E]`.
+fn project(t: &mut Tower<'_>, c: &ModelConfig, x: &Value) -> Result<Value, ExportError> {
+    let (width, e) = (c.text.width, c.embed_dim);
+    let name = format!("{}text_projection", c.text.prefix);
+    if !c.text.has_projection_bias {
+        let proj = t.checkpoint_weight(&name, &[width, e])?;
+        return Ok(t.g.op("MatMul", &[x, &proj], &[]));
+    }
+    let weight = format!("{name}.weight");
+    let proj =
+        t.derived_weight(&weight, &[width, e], |r| Ok(transpose(&r.get(&weight, &[e, width])?, [e, width])))?;
+    let product = t.g.op("MatMul", &[x, &proj], &[]);
+    let bias = t.checkpoint_weight(&format!("{name}.bias"), &[e])?;
+    Ok(t.g.op("Add", &[&product, &bias], &[]))
 }
 
 /// Adds token and position embeddings, `[N, T, W]`; the checkpoint has `places` positions.
@@ -112,21 +133,36 @@ fn sequence(t: &mut Tower<'_>, c: &ModelConfig, ids: &Value, x: &Value) -> Seque
         t.g.op("Concat", &[&leading, &last], &[("axis", Attr::Int(0))])
     };
     let (tokens, heads) = (with(c.text.width), with(block(c, 0).heads * block(c, 0).padded()));
-    let length = t.g.op("Shape", &[x], &[("start", Attr::Int(1)), ("end", Attr::Int(2))]);
-    let causal = causal(t, &length);
-    let (mask, pooled) = match c.text.pooling {
-        TextPooling::ClassToken => {
-            let keys = visible_keys(t, ids);
-            (t.g.op("And", &[&keys, &causal], &[]), Pooled::Last)
+    let mask = c.text.is_causal.then(|| {
+        let length = t.g.op("Shape", &[x], &[("start", Attr::Int(1)), ("end", Attr::Int(2))]);
+        let causal = causal(t, &length);
+        match c.text.pooling {
+            TextPooling::ClassToken => {
+                let keys = visible_keys(t, ids);
+                t.g.op("And", &[&keys, &causal], &[])
+            }
+            TextPooling::EndToken | TextPooling::FirstOf(_) | TextPooling::Last => {
+                let axes = t.g.ints(&[0, 1]);
+                t.g.op("Unsqueeze", &[&causal, &axes], &[])
+            }
         }
-        TextPooling::EndToken => {
-            let axes = t.g.ints(&[0, 1]);
-            let mask = t.g.op("Unsqueeze", &[&causal, &axes], &[]);
-            let end = t.g.op("ArgMax", &[ids], &[("axis", Attr::Int(1)), ("keepdims", Attr::Int(0))]);
-            (mask, Pooled::At(end))
+    });
+    let pooled = match c.text.pooling {
+        TextPooling::ClassToken | TextPooling::Last => Pooled::Last,
+        TextPooling::EndToken => Pooled::At(first_largest(t, ids)),
+        TextPooling::FirstOf(id) => {
+            let id = t.g.int(id);
+            let found = t.g.op("Equal", &[ids, &id], &[]);
+            let found = t.g.op("Cast", &[&found], &[("to", Attr::Int(DType::I64.code().into()))]);
+            Pooled::At(first_largest(t, &found))
         }
     };
     Sequence { tokens, heads, mask, pooled }
+}
+
+/// Returns the index of the first of the largest numbers of each row: `[N, T] -> [N]`.
+fn first_largest(t: &mut Tower<'_>, x: &Value) -> Value {
+    t.g.op("ArgMax", &[x], &[("axis", Attr::Int(1)), ("keepdims", Attr::Int(0))])
 }
 
 /// Returns bool `[L, L]`: whether the key (column) is at or before the query (row). `length` is `[1]`.
@@ -194,7 +230,7 @@ fn self_attention(
     };
     let key = t.g.op("Reshape", &[&key, &sequence.heads], &[]);
     let value = t.g.op("Reshape", &[&value, &sequence.heads], &[]);
-    let out = t.attention(block, [&query, &key, &value], Some(&mask));
+    let out = t.attention(block, [&query, &key, &value], mask.as_ref());
     let out = t.as_rows(&out, inner);
     t.attention_out(block, &out, &residual, None)
 }
@@ -215,17 +251,18 @@ fn pooled_token(t: &mut Tower<'_>, x: &Value, sequence: &Sequence) -> Value {
     }
 }
 
-/// Selects the embedding's row of the mask, `[N, 1, 1, L]`.
-fn pooled_mask(t: &mut Tower<'_>, sequence: &Sequence) -> Value {
-    match &sequence.pooled {
+/// Selects the embedding's row of the mask, `[N, 1, 1, L]`, if there is a mask.
+fn pooled_mask(t: &mut Tower<'_>, sequence: &Sequence) -> Option<Value> {
+    let mask = sequence.mask.as_ref()?;
+    Some(match &sequence.pooled {
         Pooled::Last => {
             let last = t.g.ints(&[-1]);
-            t.g.op("Gather", &[&sequence.mask, &last], &[("axis", Attr::Int(2))])
+            t.g.op("Gather", &[mask, &last], &[("axis", Attr::Int(2))])
         }
         Pooled::At(rows) => {
             // [1, 1, L, L] by [N] is [1, 1, N, L]; texts go to the front.
-            let mask = t.g.op("Gather", &[&sequence.mask, rows], &[("axis", Attr::Int(2))]);
+            let mask = t.g.op("Gather", &[mask, rows], &[("axis", Attr::Int(2))]);
             t.g.op("Transpose", &[&mask], &[("perm", Attr::Ints(&[2, 0, 1, 3]))])
         }
-    }
+    })
 }

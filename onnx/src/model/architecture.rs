@@ -43,6 +43,8 @@ pub enum Architecture {
     Coca,
     /// Scores captions only: two towers without a decoder.
     Clip,
+    /// Scores captions only: two towers trained with a sigmoid per pair.
+    Siglip,
     /// Captions images only: an image encoder, and a text decoder that attends to it in every layer.
     Blip,
     /// Scores captions only, by embeddings and by a text encoder that attends to the image.
@@ -91,6 +93,7 @@ impl Architecture {
         match self {
             Self::Coca => "coca",
             Self::Clip => "clip",
+            Self::Siglip => "siglip",
             Self::Blip => "blip",
             Self::BlipRetrieval => "blip-retrieval",
             Self::Albef => "albef",
@@ -103,7 +106,7 @@ impl Architecture {
     pub fn format_version(self) -> u32 {
         match self {
             Self::Coca | Self::Clip => 1,
-            Self::Blip | Self::BlipRetrieval | Self::Albef => 2,
+            Self::Siglip | Self::Blip | Self::BlipRetrieval | Self::Albef => 2,
         }
     }
 
@@ -111,7 +114,7 @@ impl Architecture {
     #[must_use]
     pub fn scores(self) -> bool {
         match self {
-            Self::Coca | Self::Clip | Self::BlipRetrieval | Self::Albef => true,
+            Self::Coca | Self::Clip | Self::Siglip | Self::BlipRetrieval | Self::Albef => true,
             Self::Blip => false,
         }
     }
@@ -120,7 +123,7 @@ impl Architecture {
     #[must_use]
     pub fn generation_rules(self) -> GenerationRules {
         match self {
-            Self::Coca | Self::Clip => GenerationRules::OpenClip,
+            Self::Coca | Self::Clip | Self::Siglip => GenerationRules::OpenClip,
             Self::Blip | Self::BlipRetrieval | Self::Albef => GenerationRules::Transformers,
         }
     }

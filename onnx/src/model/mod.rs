@@ -3,6 +3,7 @@
 
 mod architecture;
 mod dimensions;
+mod text;
 
 use std::{
     io::Read,
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 pub use self::{
     architecture::{Architecture, GenerationRules, Precision},
     dimensions::{DecoderDimensions, Dimensions, FusionDimensions},
+    text::{Sigmoid, TextCleaning, TextRules},
 };
 use crate::checkpoint::Normalisation;
 
@@ -95,7 +97,7 @@ pub struct CaptionTokens {
 pub struct SpecialIds {
     /// Padding.
     pub pad: i64,
-    /// Start of text.
+    /// Start of text; the end token's id where texts have none, see [`TextRules::has_start`].
     pub start: i64,
     /// End of text.
     pub end: i64,
@@ -129,9 +131,9 @@ pub struct ModelFile {
 /// Contents of `model.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
-    /// Version of the format, see [`Architecture::format_version`].
+    /// Version of the format, see [`Architecture::format_version`]; at least 2 with text rules.
     pub format_version: u32,
-    /// CoCa, CLIP, BLIP or ALBEF.
+    /// CoCa, CLIP, SigLIP, BLIP or ALBEF.
     pub architecture: Architecture,
     /// Sizes of inputs and outputs.
     pub dimensions: Dimensions,
@@ -144,6 +146,12 @@ pub struct ModelSpec {
     /// How pixels are normalised, which the image encoder's weights include; since version 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalisation: Option<Normalisation>,
+    /// How texts become ids, where it is not CLIP's or BLIP's way; since version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextRules>,
+    /// Scale and bias of the probability of a match, of a SigLIP; since version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigmoid: Option<Sigmoid>,
     /// Precision of the graphs.
     pub precision: Precision,
     /// ONNX operator set of the graphs.
@@ -246,7 +254,7 @@ impl ModelFolder {
         }
         let spec: ModelSpec = serde_json::from_slice(&text).map_err(|e| bad(format!("malformed: {e}")))?;
         let has_sizes = match spec.architecture {
-            Architecture::Clip => true,
+            Architecture::Clip | Architecture::Siglip => true,
             Architecture::Coca | Architecture::Blip => spec.dimensions.decoder.is_some(),
             Architecture::BlipRetrieval | Architecture::Albef => spec.dimensions.fusion.is_some(),
         };
@@ -322,7 +330,7 @@ impl ModelFolder {
     pub fn caption_tokens(&self, prompt: usize) -> CaptionTokens {
         let largest = self.spec.dimensions.context_length.saturating_sub(1 + prompt);
         let default = match self.spec.architecture {
-            Architecture::Coca | Architecture::Clip => largest,
+            Architecture::Coca | Architecture::Clip | Architecture::Siglip => largest,
             Architecture::Blip | Architecture::BlipRetrieval | Architecture::Albef => {
                 BLIP_CAPTION_TOKENS.min(largest)
             }

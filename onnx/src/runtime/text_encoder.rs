@@ -20,6 +20,8 @@ pub struct TextEncoder {
     pad: i64,
     /// Padding ids that must follow a text: one for a CoCa, whose released masks show it, none for a CLIP.
     padding: usize,
+    /// Whether texts are padded to the context's length, because padding is read.
+    is_padded: bool,
     embed_dim: usize,
     /// Texts per call, at most: [`MAX_BATCH`], less after memory ran out.
     batch: usize,
@@ -39,10 +41,12 @@ impl TextEncoder {
             padding: match model.spec.architecture {
                 Architecture::Coca => 1,
                 Architecture::Clip
+                | Architecture::Siglip
                 | Architecture::Blip
                 | Architecture::BlipRetrieval
                 | Architecture::Albef => 0,
             },
+            is_padded: model.spec.text.is_some_and(|rules| rules.is_padded),
             embed_dim: model.spec.dimensions.embed_dim,
             batch: MAX_BATCH,
         })
@@ -56,6 +60,9 @@ impl TextEncoder {
 
     /// Returns the length that a text of `ids` ids is padded to.
     fn padded_length(&self, ids: usize) -> usize {
+        if self.is_padded {
+            return self.context;
+        }
         (ids + self.padding).next_multiple_of(LENGTH_STEP).min(self.context)
     }
 

@@ -10,6 +10,11 @@ use serde::Deserialize;
 use super::{report::VerifyError, tensor_file::TensorFile};
 use crate::{caption::BeamSettings, model::ModelFolder};
 
+/// Tensor with probabilities.
+pub(super) const PROBABILITY: &str = "probability";
+/// Tensor with the ids of texts.
+pub(super) const TEXT_IDS: &str = "text_ids";
+
 /// Settings in the JSON file. `seq_len` and `min_seq_len` count the start token; a CLIP's golden has neither.
 #[derive(Deserialize)]
 struct Settings {
@@ -22,6 +27,9 @@ struct Settings {
     min_seq_len: usize,
     #[serde(default = "default_beams")]
     num_beams: usize,
+    /// Texts of the tensor `text_ids`, as they are before tokenisation.
+    #[serde(default)]
+    texts: Vec<String>,
 }
 
 fn default_beams() -> usize {
@@ -55,6 +63,9 @@ pub(super) struct GoldenBeams {
     pub(super) scores: Vec<f32>,
 }
 
+/// A text and its ids, up to and including the end token.
+pub(super) type TokenisedText = (String, Vec<i64>);
+
 /// A golden that fits the model.
 pub(super) struct Golden {
     /// Images, `N`.
@@ -77,6 +88,10 @@ pub(super) struct Golden {
     pub(super) has_image_tokens: bool,
     /// How captions were generated.
     pub(super) generation: Generation,
+    /// Probabilities that texts belong to images, `[N, texts]`, of a SigLIP.
+    pub(super) probability: Option<Vec<f32>>,
+    /// Texts and their ids.
+    pub(super) tokenised: Option<Vec<TokenisedText>>,
 }
 
 impl Golden {
@@ -122,6 +137,10 @@ impl Tensors<'_> {
             return Err("there are no images or no texts to compare".into());
         }
         let floats = |name, rows| Ok::<_, String>(self.floats(name, &[Some(rows), Some(width)])?.1);
+        let probability = match self.has(PROBABILITY) {
+            true => Some(self.floats(PROBABILITY, &[Some(count), Some(texts.len())])?.1),
+            false => None,
+        };
         let mut golden = Golden {
             count,
             images: images.to_vec(),
@@ -137,6 +156,8 @@ impl Tensors<'_> {
                 min_tokens: s.min_seq_len.saturating_sub(1),
                 beams: s.num_beams,
             },
+            probability,
+            tokenised: self.tokenised()?,
         };
         if self.model.spec.dimensions.decoder.is_some() {
             self.add_captions(&mut golden)?;
@@ -210,6 +231,16 @@ impl Tensors<'_> {
             Some(text) => Err(format!("a text of {} ids does not fit the context of {context}", text.len())),
             None => Ok(texts),
         }
+    }
+
+    /// Reads the ids of the JSON file's texts.
+    fn tokenised(&self) -> Result<Option<Vec<TokenisedText>>, String> {
+        if !self.has(TEXT_IDS) {
+            return Ok(None);
+        }
+        let texts = &self.settings.texts;
+        let rows = self.ids(TEXT_IDS, Some(texts.len()))?;
+        Ok(Some(texts.iter().cloned().zip(rows.iter().map(|row| self.up_to_end(row))).collect()))
     }
 
     /// Reads generated captions without their start token.

@@ -14,6 +14,7 @@ pub(crate) mod forced;
 mod golden;
 mod names;
 mod report;
+mod scorer_checks;
 mod tensor_file;
 
 use std::path::Path;
@@ -62,6 +63,9 @@ pub fn verify(
         features("image_features", &encoded.features, &golden.image_features),
         features("text_features", &text_features, &golden.text_features),
     ];
+    let both = [encoded.features.as_slice(), &text_features];
+    checks.extend(scorer_checks::probability(model, &golden, criteria, both));
+    checks.extend(scorer_checks::text_ids(model, &golden)?);
     let Some(logits) = &golden.logits else { return Ok(checks) };
     let length = logits.positions.max(golden.generation.max_tokens);
     let mut forced = ForcedDecoder::load(model, options, length, (golden.count, &encoded))?;

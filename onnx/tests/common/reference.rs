@@ -143,6 +143,10 @@ impl Reference {
     fn activate(&self, x: f64) -> f64 {
         match self.config.activation {
             Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+            Activation::GeluTanh => {
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                0.5 * x * (1.0 + inner.tanh())
+            }
             Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
         }
     }

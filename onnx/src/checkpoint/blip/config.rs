@@ -7,6 +7,7 @@ use super::preprocess;
 use crate::{
     checkpoint::config::{
         Normalisation,
+        preprocess::{OPENAI_MEAN, OPENAI_STD},
         section::{Parsed, Section},
     },
     model::SpecialIds,
@@ -14,6 +15,8 @@ use crate::{
 
 /// `model_type` of every BLIP.
 pub(super) const MODEL_TYPE: &str = "blip";
+/// How pixels are normalised where no file says it.
+const OPENAI: Normalisation = Normalisation { mean: OPENAI_MEAN, std: OPENAI_STD };
 /// The class that generates captions.
 const CAPTIONER: &str = "BlipForConditionalGeneration";
 /// The class that scores them.
@@ -116,7 +119,7 @@ impl BlipConfig {
         let empty = Map::new();
         let vision = parse_vision(&section(&root, "vision_config", &empty)?)?;
         let text = parse_text(&section(&root, "text_config", &empty)?)?;
-        let (preprocess, normalisation) = preprocess::parse(processor, vision.image_size)?;
+        let (preprocess, normalisation) = preprocess::parse(processor, vision.image_size, OPENAI)?;
         Ok(Self { task, vision, text, preprocess, normalisation })
     }
 

@@ -8,7 +8,7 @@
 mod config;
 mod files;
 mod names;
-mod preprocess;
+pub(super) mod preprocess;
 #[cfg(test)]
 mod tests;
 

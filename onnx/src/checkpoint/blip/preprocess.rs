@@ -1,4 +1,4 @@
-//! `preprocessor_config.json`: how an image is resized and normalised. BLIP squashes it to a square, without a crop.
+//! `preprocessor_config.json`: how an image is resized and normalised. BLIP and SigLIP squash it to a square, without a crop.
 
 use std::path::Path;
 
@@ -9,7 +9,6 @@ use super::files;
 use crate::checkpoint::{
     config::{
         Normalisation,
-        preprocess::{OPENAI_MEAN, OPENAI_STD},
         section::{Parsed, Section},
     },
     error::CheckpointError,
@@ -22,7 +21,7 @@ const BICUBIC: u64 = 3;
 const RESCALE_TOLERANCE: f64 = 1e-9;
 
 /// Reads the image processor's settings in `dir`; `None` where no file has them.
-pub(super) fn read(dir: &Path) -> Result<Option<Map<String, Value>>, CheckpointError> {
+pub(in crate::checkpoint) fn read(dir: &Path) -> Result<Option<Map<String, Value>>, CheckpointError> {
     for (name, key) in [(files::PREPROCESSOR, None), (files::PROCESSOR, Some("image_processor"))] {
         let path = dir.join(name);
         let text = match std::fs::read(&path) {
@@ -46,10 +45,12 @@ pub(super) fn read(dir: &Path) -> Result<Option<Map<String, Value>>, CheckpointE
     Ok(None)
 }
 
-/// Parses the settings for a model that takes squares of `image_size` pixels; without any they are transformers' defaults.
-pub(super) fn parse(
+/// Parses the settings for a model that takes squares of `image_size` pixels; without any they are transformers' defaults, of which
+/// `default` is how pixels are normalised.
+pub(in crate::checkpoint) fn parse(
     map: Option<&Map<String, Value>>,
     image_size: usize,
+    default: Normalisation,
 ) -> Parsed<(Preprocess, Normalisation)> {
     let empty = Map::new();
     let s = Section::new("preprocessor_config", map.unwrap_or(&empty));
@@ -94,8 +95,10 @@ pub(super) fn parse(
         let numbers: Option<Vec<f64>> = v.as_array().and_then(|a| a.iter().map(Value::as_f64).collect());
         numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| s.unsupported(key, v, "three numbers"))
     };
-    let normalisation =
-        Normalisation { mean: channels("image_mean", OPENAI_MEAN)?, std: channels("image_std", OPENAI_STD)? };
+    let normalisation = Normalisation {
+        mean: channels("image_mean", default.mean)?,
+        std: channels("image_std", default.std)?,
+    };
     if normalisation.std.iter().any(|s| *s <= 0.0) {
         return Err("`preprocessor_config.image_std` must be positive".into());
     }

@@ -1,6 +1,6 @@
 //! `open_clip_config.json`, parsed strictly: a CoCa when it has a `multimodal_cfg`, a CLIP when it has none.
 //!
-//! Every key of open_clip 3.3.0's `CLIPVisionCfg`, `CLIPTextCfg` and `MultimodalCfg` is known here: those that change
+//! Every key of the `CLIPVisionCfg`, `CLIPTextCfg` and `MultimodalCfg` of open_clip 3.3.0 and 4.2 is known here: those that change
 //! the graph are read, those that do not are skipped, and every other one must have its default value. A key that
 //! is unknown is an error too: it may change the graph. Options that open_clip does not have are in an object `recaption`
 //! next to `model_cfg`, see `extensions`.
@@ -10,20 +10,32 @@ pub(super) mod preprocess;
 pub(super) mod section;
 #[cfg(test)]
 mod tests;
+mod timm;
+mod tokens;
 mod towers;
-mod types;
+pub(super) mod types;
 
 use preprocess::parse_preprocess;
 use section::{Parsed, Section};
 use serde_json::Value;
+use timm::parse_timm;
+pub use tokens::{TextTokens, TokenizerFamily};
 use towers::{parse_decoder, parse_text, parse_vision};
 pub use types::{
-    Activation, DecoderConfig, ModelConfig, MultimodalInput, Normalisation, PoolerConfig, PoolerKind,
-    TextConfig, TextPooling, VisionConfig,
+    Activation, DecoderConfig, ImagePooling, ImageProjection, ModelConfig, MultimodalInput, Normalisation,
+    PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
 };
 
 /// Initial value of the contrastive temperature's logarithm: open_clip's `init_logit_scale`, ln(1 / 0.07).
-const INIT_LOGIT_SCALE: f32 = 2.659_26;
+pub(super) const INIT_LOGIT_SCALE: f32 = 2.659_26;
+
+/// Objects of a `model_cfg` that stand for other kinds of models, and what these are.
+const OTHER_MODELS: [(&str, &str); 4] = [
+    ("audio_cfg", "a model of audio and text (CLAP)"),
+    ("genlap_cfg", "a generative model of audio and text (GenLAP)"),
+    ("genlip_cfg", "a generative model of image patches and text in one transformer (GenLIP)"),
+    ("audio_naflex_cfg", "a model of audio"),
+];
 
 impl ModelConfig {
     /// Parses the text of `open_clip_config.json`.
@@ -42,6 +54,9 @@ impl ModelConfig {
             }
         }
         let model = Section::of(&root, "model_cfg")?;
+        if let Some((key, what)) = OTHER_MODELS.iter().find(|(key, _)| model.map.contains_key(*key)) {
+            return Err(format!("`model_cfg.{key}` is not supported: it makes {what}"));
+        }
         let has_decoder = model.map.get("multimodal_cfg").is_some_and(|v| !v.is_null());
         let activation =
             if model.flag("quick_gelu", false)? { Activation::QuickGelu } else { Activation::Gelu };
@@ -52,9 +67,13 @@ impl ModelConfig {
         model.skip(&["custom_text", "cast_dtype"]);
         model.skip(&["vision_cfg", "text_cfg", "multimodal_cfg"]);
         let extensions = extensions::parse(&root, has_decoder)?;
-        let mut vision = parse_vision(Section::of(model.map, "vision_cfg")?, has_decoder)?;
+        let section = Section::of(model.map, "vision_cfg")?;
+        let mut vision = match section.get("timm_model_name") {
+            Some(name) if name != "" => parse_timm(section, has_decoder, embed_dim)?,
+            _ => parse_vision(section, has_decoder, activation)?,
+        };
         extensions.apply_to(&mut vision)?;
-        let text = parse_text(Section::of(model.map, "text_cfg")?, has_decoder)?;
+        let text = parse_text(Section::of(model.map, "text_cfg")?, has_decoder, activation)?;
         let decoder = if has_decoder {
             let section = Section::of(model.map, "multimodal_cfg")?;
             Some(parse_decoder(section, text.context_length, extensions.input)?)
@@ -79,7 +98,7 @@ impl ModelConfig {
     }
 
     /// Checks that sections do not contradict each other.
-    fn check(&self) -> Parsed<()> {
+    pub(super) fn check(&self) -> Parsed<()> {
         check_heads("vision_cfg", self.vision.width, self.vision.heads)?;
         check_heads("text_cfg", self.text.width, self.text.heads)?;
         if let Some(decoder) = &self.decoder {

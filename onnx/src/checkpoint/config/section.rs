@@ -137,7 +137,7 @@ impl<'a> Section<'a> {
         let known = self.known.borrow();
         match self.map.keys().find(|k| !known.contains(&k.as_str())) {
             Some(key) => Err(format!(
-                "`{}.{key}` = {} is not an option of open_clip 3.3.0 that this exporter knows; it might change the model",
+                "`{}.{key}` = {} is not an option of open_clip 3.3.0 or 4.2 that this exporter knows; it might change the model",
                 self.name, self.map[key]
             )),
             None => Ok(()),

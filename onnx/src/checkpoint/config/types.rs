@@ -3,11 +3,19 @@
 use recaption_schemas::Preprocess;
 use serde::{Deserialize, Serialize};
 
+use super::tokens::TextTokens;
+use crate::model::Architecture;
+
+/// torch's default epsilon of LayerNorm.
+pub(in crate::checkpoint) const DEFAULT_EPSILON: f32 = 1e-5;
+
 /// Activation of the MLPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x * Phi(x)`, with the exact erf.
     Gelu,
+    /// GELU's approximation by a hyperbolic tangent, `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`.
+    GeluTanh,
     /// `x * sigmoid(1.702 x)`.
     QuickGelu,
 }
@@ -43,6 +51,35 @@ impl PoolerConfig {
     }
 }
 
+/// What the image embedding is made of, other than by a CoCa's poolers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImagePooling {
+    /// The class token.
+    ClassToken,
+    /// The mean of the patches, without the class token (`pool_type = "avg"`): CLIPA.
+    Mean {
+        /// Whether `ln_post` comes before the mean (`final_ln_after_pool` = false).
+        norm_first: bool,
+    },
+    /// What a learnt query attends to among the patches, plus an MLP of it (MAP, `timm_pool = "map"`): SigLIP. There is no class
+    /// token.
+    Attention,
+}
+
+/// How the pooled token becomes the image embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageProjection {
+    /// It is the embedding.
+    None,
+    /// By `visual.proj` `[W, E]`, without bias.
+    Matrix,
+    /// By `visual.proj.weight` `[E, W]`, and a bias.
+    Linear {
+        /// Whether there is `visual.proj.bias` `[E]`.
+        bias: bool,
+    },
+}
+
 /// The image tower.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct VisionConfig {
@@ -64,9 +101,37 @@ pub struct VisionConfig {
     pub ln_pre: bool,
     /// Initial value of LayerScale's factors (`ls_init_value`), if the blocks have LayerScale.
     pub layer_scale: Option<f32>,
+    /// What the embedding is made of, where there is no `pooler`.
+    pub pooling: ImagePooling,
+    /// How it becomes the embedding.
+    pub projection: ImageProjection,
+    /// Activation of the MLPs.
+    pub activation: Activation,
+    /// Epsilon of LayerNorm.
+    pub epsilon: f32,
+    /// Whether the tower is timm's, whose tensors have names of their own in a file.
+    pub is_timm: bool,
 }
 
 impl VisionConfig {
+    /// Returns whether the first token is the class token.
+    #[must_use]
+    pub fn has_class_token(&self) -> bool {
+        self.pooling != ImagePooling::Attention
+    }
+
+    /// Returns whether the patch embedding has a bias, `visual.conv1.bias`.
+    #[must_use]
+    pub fn has_patch_bias(&self) -> bool {
+        self.pooling == ImagePooling::Attention
+    }
+
+    /// Returns the number of tokens: patches and the class token, if there is one.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.grid() * self.grid() + usize::from(self.has_class_token())
+    }
+
     /// Returns the number of patches per side; a remainder of pixels is ignored, as in the convolution.
     #[must_use]
     pub fn grid(&self) -> usize {
@@ -81,6 +146,10 @@ pub enum TextPooling {
     ClassToken,
     /// The end token, the largest id of a text (`pool_type = "argmax"`): CLIP.
     EndToken,
+    /// The first token with this id (`pool_type = "eos"`): MetaCLIP's multilingual models.
+    FirstOf(i64),
+    /// The last token of the context, which may be padding (`pool_type = "last"`): SigLIP, CLIPA.
+    Last,
 }
 
 /// The unimodal text tower.
@@ -102,8 +171,30 @@ pub struct TextConfig {
     pub layer_scale: Option<f32>,
     /// Which token's output is the embedding.
     pub pooling: TextPooling,
+    /// Whether tokens attend to those before them only; else to all, padding too (`no_causal_mask`).
+    pub is_causal: bool,
+    /// Whether the projection is `text_projection.weight` `[E, W]` with a bias, instead of `text_projection` `[W, E]` (`proj_bias`).
+    pub has_projection_bias: bool,
+    /// Activation of the MLPs.
+    pub activation: Activation,
+    /// Epsilon of LayerNorm.
+    pub epsilon: f32,
+    /// How a text becomes ids.
+    pub tokens: TextTokens,
     /// Prefix of its tensors' names: `text.`, or empty in a CLIP without `custom_text`.
     pub prefix: &'static str,
+}
+
+impl TextConfig {
+    /// Returns whether the embedding depends on how far a text is padded, so that every text is padded to the context's length.
+    #[must_use]
+    pub fn reads_padding(&self) -> bool {
+        match self.pooling {
+            TextPooling::ClassToken => false,
+            TextPooling::EndToken | TextPooling::FirstOf(_) => !self.is_causal,
+            TextPooling::Last => true,
+        }
+    }
 }
 
 /// The multimodal decoder: as many self-attention blocks as cross-attention blocks. Its MLP is always 4 times as wide.
@@ -134,7 +225,7 @@ pub struct ModelConfig {
     pub text: TextConfig,
     /// Multimodal decoder; `None` for a CLIP.
     pub decoder: Option<DecoderConfig>,
-    /// Activation of all towers.
+    /// Activation of the decoder, and of both towers unless they set another.
     pub activation: Activation,
     /// Initial value of `logit_scale`, a natural logarithm; used in training only.
     pub init_logit_scale: f32,
@@ -200,6 +291,16 @@ fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], wanted: T) -> &'sta
 }
 
 impl ModelConfig {
+    /// Returns what kind of a model it is.
+    #[must_use]
+    pub fn architecture(&self) -> Architecture {
+        match (&self.decoder, self.vision.pooling) {
+            (Some(_), _) => Architecture::Coca,
+            (None, ImagePooling::Attention) => Architecture::Siglip,
+            (None, ImagePooling::ClassToken | ImagePooling::Mean { .. }) => Architecture::Clip,
+        }
+    }
+
     /// Returns the number of tokens that the decoder cross-attends to.
     #[must_use]
     pub fn image_tokens(&self) -> usize {

@@ -3,7 +3,8 @@
 //! Files of an open_clip checkpoint, first to last: `tokenizer.json`; `vocab.json` with `merges.txt`, as transformers writes them;
 //! `bpe_simple_vocab_16e6.txt.gz`, CLIP's own. Where there is none, the configuration has CLIP's number of entries and names
 //! no other tokenizer, CLIP's vocabulary inside the program is taken (`onnx/vocabulary`). What is built is what
-//! `scripts/build_tokenizer.py` builds from open_clip's: the same ids for the same texts. A BLIP has `tokenizer.json` or BERT's
+//! `scripts/build_tokenizer.py` builds from open_clip's: the same ids for the same texts. A model with another tokenizer
+//! than CLIP's (SigLIP, CLIPA) has `tokenizer.json` alone. A BLIP has `tokenizer.json` or BERT's
 //! `vocab.txt`.
 
 mod build;
@@ -18,7 +19,11 @@ use std::{
 
 use flate2::read::GzDecoder;
 
-use super::{config::TextConfig, error::CheckpointError, files};
+use super::{
+    config::{TextConfig, TokenizerFamily},
+    error::CheckpointError,
+    files,
+};
 pub use build::{from_merges, from_vocabulary};
 
 /// Vocabulary of transformers' tokenizers: entry to id.
@@ -31,6 +36,8 @@ pub const CLIP_MERGES: &str = "bpe_simple_vocab_16e6.txt.gz";
 pub const BERT_VOCABULARY: &str = word_piece::VOCABULARY;
 /// Settings of the tokenizer with that vocabulary.
 pub const BERT_SETTINGS: &str = word_piece::SETTINGS;
+/// SentencePiece models, as SigLIP and Gemma have them.
+const SENTENCE_PIECE: [&str; 2] = ["spiece.model", "tokenizer.model"];
 /// Entries of CLIP's vocabulary: 256 bytes, each also at the end of a word, the merges, and two special entries.
 const CLIP_ENTRIES: usize = 49_408;
 /// Merges that CLIP uses of its file.
@@ -44,6 +51,9 @@ const MAX_BYTES: u64 = 64 << 20;
 pub(super) fn read(dir: &Path, text: &TextConfig) -> Result<Option<Vec<u8>>, CheckpointError> {
     if let Some(bytes) = optional(&dir.join(files::TOKENIZER))? {
         return Ok(Some(bytes));
+    }
+    if text.tokens.family != TokenizerFamily::Clip {
+        return refuse_sentence_piece(dir).map(|()| None);
     }
     let bad = |name: &str, what: String| CheckpointError::Vocabulary { path: dir.join(name), what };
     if let Some((vocabulary, merges)) = optional(&dir.join(VOCABULARY))?.zip(optional(&dir.join(MERGES))?) {
@@ -63,6 +73,21 @@ pub(super) fn read(dir: &Path, text: &TextConfig) -> Result<Option<Vec<u8>>, Che
         return clip().map(Some).map_err(|what| bad(files::TOKENIZER, what));
     }
     Ok(None)
+}
+
+/// Fails where `dir` holds a SentencePiece model, of which no tokenizer is built here.
+fn refuse_sentence_piece(dir: &Path) -> Result<(), CheckpointError> {
+    match SENTENCE_PIECE.iter().map(|name| dir.join(name)).find(|path| path.is_file()) {
+        None => Ok(()),
+        Some(path) => Err(CheckpointError::Vocabulary {
+            what: format!(
+                "a SentencePiece model without tokenizer.json beside it: make that with `python scripts/build_siglip_tokenizer.py {}` \
+                 (pip install sentencepiece tokenizers protobuf)",
+                path.display()
+            ),
+            path,
+        }),
+    }
 }
 
 /// Returns the contents of the tokenizer of the BLIP in `dir`, `None` where there is none.
@@ -87,7 +112,7 @@ pub fn clip() -> Result<Vec<u8>, String> {
 }
 
 /// Returns a file's bytes, `None` where there is none.
-fn optional(path: &PathBuf) -> Result<Option<Vec<u8>>, CheckpointError> {
+pub(super) fn optional(path: &PathBuf) -> Result<Option<Vec<u8>>, CheckpointError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -101,7 +101,7 @@ fn entry(
     let strides = (count > 0 && !is_contiguous(&shape, &strides)).then_some(strides);
     let start = if count == 0 { place.start } else { place.start + tensor.offset * size };
     let len = side(&(count * size))?;
-    Ok(Entry { dtype: storage.dtype, shape, start, len, strides })
+    Ok(Entry { dtype: storage.dtype, shape, start, len, strides, parts: Vec::new() })
 }
 
 /// Returns whether a tensor's elements follow each other, row-major. The stride of a side of 1 means nothing.

@@ -73,6 +73,7 @@ const OPERATORS: &[Operator] = &[
     operator("Range", &[0, 1, 2]),
     operator("ReduceL2", &[1]),
     operator("ReduceMax", &[1]),
+    operator("ReduceMean", &[1]),
     operator("ReduceMin", &[1]),
     operator("ReduceSum", &[1]),
     operator("Reshape", &[1]),

@@ -121,6 +121,7 @@ impl Block<'_> {
         let hidden = self.linear("mlp.c_fc", normed);
         let active = match self.activation {
             Activation::Gelu => kernels::gelu(hidden),
+            Activation::GeluTanh => burn::tensor::activation::gelu_approximate(hidden),
             Activation::QuickGelu => hidden.clone() * burn::tensor::activation::sigmoid(hidden * 1.702),
         };
         x + self.scaled("ls_2.gamma", self.linear("mlp.c_proj", active))

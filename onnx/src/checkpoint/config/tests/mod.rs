@@ -3,6 +3,8 @@
 use recaption_schemas::{Interpolation, ResizeMode};
 use serde_json::json;
 
+mod scorers;
+
 use super::{section::Parsed, *};
 
 /// A configuration with everything that has no default, small.
@@ -58,6 +60,11 @@ fn base_is_parsed_as_written() {
             pooler: Some(PoolerConfig { kind: PoolerKind::Released, queries: 256, heads: 8 }),
             ln_pre: true,
             layer_scale: None,
+            pooling: ImagePooling::ClassToken,
+            projection: ImageProjection::Matrix,
+            activation: Activation::Gelu,
+            epsilon: 1e-5,
+            is_timm: false,
         }
     );
     assert_eq!(config.text.mlp_width, 256);
@@ -412,18 +419,27 @@ fn model_without_multimodal_cfg_is_a_clip() {
 fn other_clips_are_expect_error_naming() {
     for (path, value) in [
         ("vision_cfg/attentional_pool", json!(true)),
-        ("vision_cfg/pool_type", "avg".into()),
-        ("vision_cfg/timm_model_name", "vit_base_patch16_siglip_224".into()),
+        ("vision_cfg/pool_type", "none".into()),
+        ("vision_cfg/timm_model_name", "vit_base_patch16_siglip_gap_224".into()),
         ("vision_cfg/layers", json!([3, 4, 6, 3])),
-        ("text_cfg/pool_type", "last".into()),
+        ("vision_cfg/image_seq_len", 576.into()),
+        ("vision_cfg/act_kwargs", json!({"approximate": "sigmoid"})),
+        ("vision_cfg/norm_kwargs", json!({"eps": 0.0})),
+        ("vision_cfg/norm_kwargs", json!({"elementwise_affine": false})),
+        ("text_cfg/pool_type", "first".into()),
+        // No tokenizer whose end token could be known.
         ("text_cfg/pool_type", "eos".into()),
         ("text_cfg/embed_cls", true.into()),
-        ("text_cfg/no_causal_mask", true.into()),
-        ("text_cfg/proj_bias", true.into()),
+        ("text_cfg/proj_type", "none".into()),
         ("text_cfg/hf_model_name", "roberta-base".into()),
-        ("text_cfg/hf_tokenizer_name", "bert-base-uncased".into()),
+        ("text_cfg/hf_tokenizer_name", "roberta-base".into()),
         ("text_cfg/tokenizer_kwargs", json!({"clean": "canonicalize"})),
+        ("text_cfg/tokenizer_mode", "clips".into()),
         ("text_cfg/qk_norm", true.into()),
+        ("text_cfg/text_arch", "modern".into()),
+        ("text_cfg/variable_text", true.into()),
+        ("text_cfg/tokenizer_type", "tiktoken".into()),
+        ("text_cfg/norm_type", "rmsnorm".into()),
     ] {
         let message = error(&clip_with(path, value.clone()));
         let key = path.rsplit('/').next().expect("a key");
