@@ -1,6 +1,6 @@
 //! Text to ids and back, with a `tokenizer.json` in the format of Hugging Face's tokenizers.
 //!
-//! For CoCa and CLIP text is cleaned as in open_clip before the file's own normalizer runs, for BLIP it is not.
+//! For CoCa and CLIP text is cleaned as in open_clip before the file's own normalizer runs, for ALBEF as by its authors, for BLIP it is not.
 
 use std::{
     fmt,
@@ -11,7 +11,8 @@ use regex::Regex;
 use tokenizers::ModelWrapper;
 
 use crate::{
-    clean::clean,
+    checkpoint::tokenizer_files::read_bert,
+    clean::{clean, pre_caption},
     model::{Architecture, ModelFolder, SpecialIds, TOKENIZER_FILE},
 };
 
@@ -20,7 +21,7 @@ use crate::{
 pub enum TokenizerError {
     /// The model has no tokenizer.
     #[error(
-        "model {0} has no tokenizer.json, so it cannot read or write text: put the checkpoint's tokenizer.json, or its vocab.json and merges.txt, next to its weights and export again (of a BLIP its tokenizer.json or vocab.txt; a checkpoint with CLIP's vocabulary needs none: CLIP's tokenizer is built in)"
+        "model {0} has no tokenizer.json, so it cannot read or write text: put the checkpoint's tokenizer.json, or its vocab.json and merges.txt, next to its weights and export again (of a BLIP or ALBEF its tokenizer.json or vocab.txt; a checkpoint with CLIP's vocabulary needs none: CLIP's tokenizer is built in)"
     )]
     Missing(PathBuf),
     /// The tokenizer cannot be loaded, fails, or does not fit the model.
@@ -36,7 +37,7 @@ pub enum TokenizerError {
 /// Ids of a text, ready for the text encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextIds {
-    /// Start token, words, end token.
+    /// Start token, words, end token; of an ALBEF without the end token.
     pub ids: Vec<i64>,
     /// Whether words were dropped to fit the context.
     pub truncated: bool,
@@ -69,6 +70,11 @@ enum Reading {
     OpenClip(LiteralSpecials),
     /// Nothing; special tokens that a text spells out are found by the tokenizer, as in transformers.
     Transformers,
+    /// It is cleaned as by ALBEF's authors, whose texts have no end token and at most `max_ids` ids.
+    Albef {
+        /// Longest text, in ids, at least 1.
+        max_ids: usize,
+    },
 }
 
 impl fmt::Debug for Tokenizer {
@@ -120,6 +126,26 @@ impl Tokenizer {
         Ok(Self::new(inner, special, context, Reading::OpenClip(literals)))
     }
 
+    /// Loads the tokenizer of an ALBEF checkpoint in `dir`, its `tokenizer.json` or one built from its `vocab.txt`, for a model with
+    /// `vocab` ids and texts of at most `max_ids` ids, `[CLS]` included.
+    ///
+    /// # Errors
+    /// When there is none, it is malformed, or its vocabulary is larger than `vocab`.
+    pub fn of_albef(
+        dir: &Path,
+        special: SpecialIds,
+        max_ids: usize,
+        vocab: usize,
+    ) -> Result<Self, TokenizerError> {
+        let unusable = |what: String| TokenizerError::Unusable { path: dir.to_owned(), what };
+        let bytes = read_bert(dir).map_err(|e| unusable(e.to_string()))?;
+        let bytes =
+            bytes.ok_or_else(|| unusable("there is neither tokenizer.json nor vocab.txt".to_owned()))?;
+        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| unusable(e.to_string()))?;
+        let reading = Reading::Albef { max_ids: max_ids.max(1) };
+        Ok(Self::new(fit(inner, dir, vocab)?, special, max_ids, reading))
+    }
+
     fn new(inner: tokenizers::Tokenizer, special: SpecialIds, context: usize, reading: Reading) -> Self {
         let suffix = match inner.get_model() {
             ModelWrapper::BPE(bpe) => bpe.end_of_word_suffix.clone().filter(|s| !s.is_empty()),
@@ -129,7 +155,7 @@ impl Tokenizer {
     }
 
     /// Returns the ids of `text` between start and end token and truncated to the context. For CoCa and CLIP it is cleaned as
-    /// open_clip does it.
+    /// open_clip does it, for ALBEF as its authors do, who leave out the end token and truncate further.
     ///
     /// # Errors
     /// When the tokenizer fails.
@@ -137,6 +163,13 @@ impl Tokenizer {
         let mut words = Vec::new();
         match &self.reading {
             Reading::Transformers => self.encode_words(text, &mut words)?,
+            Reading::Albef { max_ids } => {
+                let (cleaned, is_cut) = pre_caption(text);
+                self.encode_words(&cleaned, &mut words)?;
+                let truncated = is_cut || words.len() > max_ids - 1;
+                words.truncate(max_ids - 1);
+                return Ok(TextIds { ids: [&[self.special.start], words.as_slice()].concat(), truncated });
+            }
             Reading::OpenClip(literals) => {
                 let cleaned = clean(text);
                 let mut from = 0;
@@ -186,7 +219,16 @@ impl Tokenizer {
 /// Opens a tokenizer file for a model with `vocab` ids.
 fn open(path: &Path, vocab: usize) -> Result<tokenizers::Tokenizer, TokenizerError> {
     let unusable = |what: String| TokenizerError::Unusable { path: path.to_owned(), what };
-    let mut inner = tokenizers::Tokenizer::from_file(path).map_err(|e| unusable(e.to_string()))?;
+    fit(tokenizers::Tokenizer::from_file(path).map_err(|e| unusable(e.to_string()))?, path, vocab)
+}
+
+/// Checks that a tokenizer fits a model with `vocab` ids, and turns off its padding and truncation.
+fn fit(
+    mut inner: tokenizers::Tokenizer,
+    path: &Path,
+    vocab: usize,
+) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let unusable = |what: String| TokenizerError::Unusable { path: path.to_owned(), what };
     // Texts are truncated and padded elsewhere, whatever the file's settings are.
     inner.with_padding(None);
     inner.with_truncation(None).map_err(|e| unusable(e.to_string()))?;

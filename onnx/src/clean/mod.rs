@@ -1,8 +1,9 @@
 //! Text cleaning of open_clip's tokenizer (`_clean_lower`): ftfy's repairs, HTML entities unescaped twice, white space folded,
 //! lower case.
 //!
-//! It applies to texts that are tokenised, not to texts that are stored.
+//! It applies to texts that are tokenised, not to texts that are stored. ALBEF's cleaning is another, `albef`.
 
+mod albef;
 mod codecs;
 mod encoding;
 mod fix;
@@ -12,6 +13,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use albef::pre_caption;
 use fix::fix_text;
 use html::unescape;
 
