@@ -139,7 +139,10 @@ fn values(x: Tensor<2>) -> anyhow::Result<Vec<f64>> {
 /// Computes the AUC of each change, and of all, from the keys and scores of pairs: change, number of false captions, AUC. A change
 /// is compared with the true captions of its own images.
 fn aucs(keys: &[&str], scores: &[f64]) -> anyhow::Result<Vec<(String, usize, f64)>> {
-    let parts = || keys.iter().filter_map(|key| key.rsplit_once(SEPARATOR)).zip(scores);
+    let parts = || {
+        let pairs = keys.iter().zip(scores);
+        pairs.filter_map(|(key, score)| Some((key.rsplit_once(SEPARATOR)?, score)))
+    };
     let truths: BTreeMap<&str, f64> = parts()
         .filter(|((_, end), _)| *end == TRUE_PAIR)
         .map(|((image, _), score)| (image, *score))
