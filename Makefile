@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 ONNXRUNTIME := target/onnxruntime/lib/libonnxruntime.so
 ONNXRUNTIME_GPU := target/onnxruntime-gpu
 
-.PHONY: demo test test-services test-s3s fuzz bench bench-open-clip bench-training scenes-base scenes-ssc scenes-dsc lint doc reference onnxruntime onnxruntime-gpu install clean-demo
+.PHONY: demo test test-services test-s3s fuzz bench bench-open-clip bench-training scenes-base scenes-ssc scenes-dsc scenes-albef lint doc reference onnxruntime onnxruntime-gpu install clean-demo
 
 # Draws scenes, packs them as shards, captions them with the bundled captioners; leaves Parquet and report.html in target/demo.
 demo: $(ONNXRUNTIME)
@@ -60,6 +60,16 @@ scenes-base scenes-ssc scenes-dsc: $(ONNXRUNTIME)
 	target/release/recaption finetune stages/finetune/recipes/$@.toml
 	mkdir -p onnx/models/coca-$@
 	cp target/scenes/coca-$@/model/* onnx/models/coca-$@/
+
+# Trains a small ALBEF on the scenes' alt texts; ALPHA=0 is without momentum distillation.
+ALPHA := 0.4
+scenes-albef: $(ONNXRUNTIME)
+	$(CARGO) build --locked --release --bin recaption
+	$(CARGO) build --locked --release -p recaption-finetune
+	target/release/recaption scenes --out target/scenes/alt $(SCENES_SHARDS) --caption alt
+	target/release/recaption scenes --out target/scenes/held-alt $(HELD_OUT_SHARDS) --caption alt
+	target/release/recaption finetune stages/finetune/recipes/scenes-albef.toml \
+		--set albef.alpha=$(ALPHA) --out target/scenes/albef-alpha-$(ALPHA)
 
 # Checks format, clippy's lints, and licences and sources of dependencies.
 lint:

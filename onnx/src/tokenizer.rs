@@ -12,6 +12,7 @@ use regex::Regex;
 use tokenizers::ModelWrapper;
 
 use crate::{
+    checkpoint::tokenizer_files::read_bert,
     clean::{clean, pre_caption},
     model::{Architecture, ModelFolder, SpecialIds, TOKENIZER_FILE, TextCleaning, TextRules},
 };
@@ -142,6 +143,26 @@ impl Tokenizer {
         Ok(Self::new(inner, special, (context, vocab), Reading::OpenClip(literals)))
     }
 
+    /// Loads the tokenizer of an ALBEF checkpoint in `dir`, its `tokenizer.json` or one built from its `vocab.txt`, for a model with
+    /// `vocab` ids and texts of at most `max_ids` ids, `[CLS]` included.
+    ///
+    /// # Errors
+    /// When there is none, it is malformed, or its vocabulary is larger than `vocab`.
+    pub fn of_albef(
+        dir: &Path,
+        special: SpecialIds,
+        max_ids: usize,
+        vocab: usize,
+    ) -> Result<Self, TokenizerError> {
+        let unusable = |what: String| TokenizerError::Unusable { path: dir.to_owned(), what };
+        let bytes = read_bert(dir).map_err(|e| unusable(e.to_string()))?;
+        let bytes =
+            bytes.ok_or_else(|| unusable("there is neither tokenizer.json nor vocab.txt".to_owned()))?;
+        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| unusable(e.to_string()))?;
+        let reading = Reading::Albef { max_ids: max_ids.max(1) };
+        Ok(Self::new(fit(inner, dir, vocab)?, special, (max_ids, vocab), reading))
+    }
+
     fn new(
         inner: tokenizers::Tokenizer,
         special: SpecialIds,
@@ -226,7 +247,16 @@ impl Tokenizer {
 /// Opens a tokenizer file for a model with `vocab` ids.
 fn open(path: &Path, vocab: usize) -> Result<tokenizers::Tokenizer, TokenizerError> {
     let unusable = |what: String| TokenizerError::Unusable { path: path.to_owned(), what };
-    let mut inner = tokenizers::Tokenizer::from_file(path).map_err(|e| unusable(e.to_string()))?;
+    fit(tokenizers::Tokenizer::from_file(path).map_err(|e| unusable(e.to_string()))?, path, vocab)
+}
+
+/// Checks that a tokenizer fits a model with `vocab` ids, and turns off its padding and truncation.
+fn fit(
+    mut inner: tokenizers::Tokenizer,
+    path: &Path,
+    vocab: usize,
+) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let unusable = |what: String| TokenizerError::Unusable { path: path.to_owned(), what };
     // Texts are truncated and padded elsewhere, whatever the file's settings are.
     inner.with_padding(None);
     inner.with_truncation(None).map_err(|e| unusable(e.to_string()))?;

@@ -125,6 +125,9 @@ pub(super) enum TextArg {
     Short,
     /// Every object with size, colour, shape and place, and the background.
     Descriptive,
+    /// The descriptive caption, and captions of the same image that one change made false: colours or shapes swapped, another
+    /// colour, shape or place, an object more. Keys end with `-true` or the change.
+    Pairs,
 }
 
 /// `recaption scenes`. The same arguments write the same bytes.

@@ -16,7 +16,7 @@ use crate::terminal::print;
 use crate::{
     config::ConfigError,
     run::ExitCode,
-    scenes::{MAX_SHARDS, TextKind, key, write_shard_file},
+    scenes::{MAX_SHARDS, TRUE_PAIR, TextKind, key, write_shard_file},
 };
 
 /// Writes the shards and prints one line.
@@ -36,6 +36,7 @@ pub(super) fn scenes(args: &ScenesArgs) -> anyhow::Result<ExitCode> {
         TextArg::Alt => (TextKind::Alt, "alt texts"),
         TextArg::Short => (TextKind::Short, "short captions"),
         TextArg::Descriptive => (TextKind::Descriptive, "descriptive captions"),
+        TextArg::Pairs => (TextKind::Pairs, "true and false captions"),
     };
     fs::create_dir_all(out).with_context(|| format!("cannot create the folder {}", out.display()))?;
     let path_of = |shard: u32| out.join(format!("{shard:05}.tar"));
@@ -80,5 +81,7 @@ fn begins_as_shard(path: &Path, shard: u32) -> std::io::Result<bool> {
     let mut archive = tar::Archive::new(File::open(path)?);
     // A file that cannot be read as a tar is not a shard.
     let Some(Ok(first)) = archive.entries()?.next() else { return Ok(false) };
-    Ok(*first.path_bytes() == *format!("{}.jpg", key(shard, 0)).as_bytes())
+    let key = key(shard, 0);
+    let names = [format!("{key}.jpg"), format!("{key}-{TRUE_PAIR}.jpg")];
+    Ok(names.iter().any(|name| *first.path_bytes() == *name.as_bytes()))
 }

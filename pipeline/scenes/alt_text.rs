@@ -75,15 +75,17 @@ pub enum TextKind {
     Short,
     /// The descriptive caption: [`descriptive`](super::descriptive).
     Descriptive,
+    /// The descriptive caption, and each of [`false_captions`](super::false_captions) with the same image under a key of its own.
+    Pairs,
 }
 
 impl TextKind {
-    /// Returns the text of this kind for `scene`, whose alt text is `alt_text`.
+    /// Returns the text of this kind for `scene`, whose alt text is `alt_text`; of pairs the true one.
     pub fn of(self, scene: &Scene, alt_text: &AltText) -> String {
         match self {
             Self::Alt => alt_text.text(scene),
             Self::Short => short(scene),
-            Self::Descriptive => descriptive(scene),
+            Self::Descriptive | Self::Pairs => descriptive(scene),
         }
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Data flow: [`SceneRng`] draws a [`Scene`] and its [`AltText`]; [`draw`] makes its pixels, [`short`] and
 //! [`descriptive`] its captions; [`write_shard`] packs all of it as a webdataset shard; [`Accuracy`] and
-//! [`names_true_object`] measure other captions. Pixels, captions and JSON equal those of the Python reference
+//! [`names_true_object`] measure other captions, and [`false_captions`] tests scorers. Pixels, captions and JSON equal those of the Python reference
 //! generator (fixtures: `tests/data/scenes`); the random numbers are our own. Nothing here reads a clock, a file or
 //! the environment: a seed gives the same shards for ever. [`write_shard_file`] alone writes files.
 
@@ -16,6 +16,7 @@ mod draw;
 mod file;
 mod generate;
 mod grammar;
+mod negatives;
 mod scene;
 mod shard;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use self::{
     file::write_shard_file,
     generate::{SceneRng, sample},
     grammar::{descriptive, names_true_object, short},
+    negatives::{Change, TRUE_PAIR, false_captions},
     scene::{GRID, MAX_OBJECTS, MAX_OFFSET, Object, Scene, SceneError},
     shard::{IMAGE_SIZE, JPEG_QUALITY, MAX_SAMPLES, MAX_SHARDS, ShardError, key, sample_index, write_shard},
     vocabulary::{Background, Colour, Shape, Size},

@@ -2,14 +2,21 @@
 //!
 //! A shard is a webdataset tar. Each key has, in this order, `KEY.jpg` (the image), `KEY.txt` (a text of a
 //! [`TextKind`]) and `KEY.json` (the scene). Bytes depend on seed, shard, count and kind of text alone, as long as the
-//! JPEG encoder stays the same.
+//! JPEG encoder stays the same. Of [`TextKind::Pairs`] every scene has several keys: `KEY-true` and `KEY-` with the name of what its
+//! false caption changes.
 
 use std::io::{self, Write};
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder, ImageError, RgbImage};
 
-use super::{alt_text::TextKind, draw::draw_into, generate::sample};
+use super::{
+    alt_text::{AltText, TextKind},
+    draw::draw_into,
+    generate::sample,
+    negatives::{TRUE_PAIR, false_captions},
+    scene::Scene,
+};
 
 /// Width and height of the images in a shard, in pixels.
 pub const IMAGE_SIZE: u32 = 192;
@@ -104,12 +111,18 @@ pub fn write_shard<W: Write>(
         if let Err(source) = encode(&picture, &mut jpeg) {
             return Err(ShardError::Encode { shard, key, source });
         }
-        let (text, json) = (text.of(&scene, &alt_text), scene.to_json());
-        for (extension, bytes) in
-            [("jpg", jpeg.as_slice()), ("txt", text.as_bytes()), ("json", json.as_bytes())]
-        {
-            let name = format!("{key}.{extension}");
-            append(&mut tar, &name, bytes).map_err(|source| ShardError::Write { shard, at: name, source })?;
+        let json = scene.to_json();
+        for (suffix, text) in texts(text, &scene, &alt_text, (seed, sample_index(shard, i))) {
+            for (extension, bytes) in
+                [("jpg", jpeg.as_slice()), ("txt", text.as_bytes()), ("json", json.as_bytes())]
+            {
+                let name = format!("{key}{suffix}.{extension}");
+                append(&mut tar, &name, bytes).map_err(|source| ShardError::Write {
+                    shard,
+                    at: name,
+                    source,
+                })?;
+            }
         }
     }
     tar.into_inner().map_err(|source| ShardError::Write {
@@ -117,6 +130,22 @@ pub fn write_shard<W: Write>(
         at: "end of the archive".to_owned(),
         source,
     })
+}
+
+/// Returns the texts of a scene, each with the end of its key.
+fn texts(
+    kind: TextKind,
+    scene: &Scene,
+    alt_text: &AltText,
+    (seed, index): (u64, u64),
+) -> Vec<(String, String)> {
+    let text = kind.of(scene, alt_text);
+    if kind != TextKind::Pairs {
+        return vec![(String::new(), text)];
+    }
+    let falsehoods = false_captions(scene, seed, index);
+    let falsehoods = falsehoods.into_iter().map(|(change, text)| (format!("-{}", change.name()), text));
+    std::iter::once((format!("-{TRUE_PAIR}"), text)).chain(falsehoods).collect()
 }
 
 /// Appends an encoded image to `jpeg`.

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the tests decode images of their own or of fixtures")]
 
 mod generate;
+mod negatives;
 mod shard;
 
 use std::collections::HashMap;

@@ -4,7 +4,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 use recaption_onnx::checkpoint::ModelConfig;
 
-use crate::model::Texts;
+use crate::model::{Texts, albef::AlbefConfig};
 
 /// Id of padding. Padding is never a label: it is ignored wherever it stands (open_clip's `ignore_index`).
 pub const PAD: i64 = 0;
@@ -76,10 +76,7 @@ impl Batch {
     #[must_use]
     pub fn to_device(&self, c: &ModelConfig, device: &Device) -> DeviceBatch {
         let n = self.len();
-        let (grid, patch) = (c.vision.grid(), c.vision.patch_size);
-        let patches = cut_patches(&self.pixels, n, c);
-        let patches =
-            Tensor::from_data(TensorData::new(patches, [n, grid * grid, 3 * patch * patch]), device);
+        let patches = self.patches(&PatchSettings::of_coca(c), device);
         let length = self.length(c.text.context_length);
         let at = |ids: &[i64], i: usize| ids.get(i).copied().unwrap_or(PAD);
         let ids: Vec<i64> = self.ids.iter().flat_map(|ids| (0..length).map(|i| at(ids, i))).collect();
@@ -94,6 +91,14 @@ impl Batch {
         DeviceBatch { patches, texts: Texts { ids, hidden }, labels }
     }
 
+    /// Copies the images to a device: normalised patches, `[N, G * G, 3 * P * P]`, channel by channel.
+    #[must_use]
+    pub fn patches(&self, settings: &PatchSettings, device: &Device) -> Tensor<3> {
+        let (n, grid, patch) = (self.len(), settings.grid(), settings.patch);
+        let patches = cut_patches(&self.pixels, n, settings);
+        Tensor::from_data(TensorData::new(patches, [n, grid * grid, 3 * patch * patch]), device)
+    }
+
     /// Returns the number of ids per text: one more than the longest has, at most the context length.
     fn length(&self, context: usize) -> usize {
         let last = |ids: &Vec<i64>| ids.iter().rposition(|id| *id != PAD).map_or(0, |at| at + 1);
@@ -101,13 +106,47 @@ impl Batch {
     }
 }
 
-/// Cuts pixels into normalised patches in the order of `conv1.weight`: channel, row, column.
-fn cut_patches(pixels: &[u8], n: usize, c: &ModelConfig) -> Vec<f32> {
-    let (side, patch, grid) = (c.vision.image_size, c.vision.patch_size, c.vision.grid());
+/// How images are cut and normalised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PatchSettings {
+    /// Side of an image, pixels.
+    pub side: usize,
+    /// Side of a patch, pixels; divides the image's.
+    pub patch: usize,
+    /// Mean of pixels in [0, 1], RGB.
+    pub mean: [f64; 3],
+    /// Standard deviation, RGB, > 0.
+    pub std: [f64; 3],
+}
+
+impl PatchSettings {
+    /// Returns a CoCa's.
+    #[must_use]
+    pub fn of_coca(c: &ModelConfig) -> Self {
+        let (side, patch) = (c.vision.image_size, c.vision.patch_size);
+        Self { side, patch, mean: c.normalisation.mean, std: c.normalisation.std }
+    }
+
+    /// Returns an ALBEF's.
+    #[must_use]
+    pub fn of_albef(c: &AlbefConfig) -> Self {
+        Self { side: c.image_res, patch: c.patch_size, mean: c.mean, std: c.std }
+    }
+
+    /// Returns the number of patches per side.
+    #[must_use]
+    pub fn grid(&self) -> usize {
+        self.side / self.patch
+    }
+}
+
+/// Cuts pixels into normalised patches in the order of the first convolution's weight: channel, row, column.
+fn cut_patches(pixels: &[u8], n: usize, s: &PatchSettings) -> Vec<f32> {
+    let (side, patch, grid) = (s.side, s.patch, s.grid());
     let area = patch * patch;
     let table: Vec<[f32; 256]> = (0..3)
         .map(|channel| {
-            let (mean, std) = (c.normalisation.mean[channel], c.normalisation.std[channel]);
+            let (mean, std) = (s.mean[channel], s.std[channel]);
             std::array::from_fn(|v| ((v as f64 / 255.0 - mean) / std) as f32)
         })
         .collect();

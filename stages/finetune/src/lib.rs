@@ -1,4 +1,5 @@
-//! Trains and fine-tunes captioners: a CoCa in burn, from a recipe and shards to an open_clip directory and its ONNX export.
+//! Trains and fine-tunes captioners and scorers in burn: a CoCa, from a recipe and shards to an open_clip directory and its ONNX
+//! export, or an ALBEF, to a directory that `recaption export` reads.
 //!
 //! ```text
 //! recipe, shards -> Loader -> Batch -> Coca -> gradients -> AdamW -> checkpoints -> open_clip directory -> ONNX -> verified
@@ -10,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod albef_files;
 pub mod batch;
 pub mod config;
 pub mod data;

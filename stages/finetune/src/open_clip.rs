@@ -172,7 +172,7 @@ fn parameters(config: &ModelConfig, dir: &Path) -> Result<Vec<Parameter>, OpenCl
 }
 
 /// Draws a parameter's initial values; `number` is its position in the table.
-fn initial_values(parameter: &Parameter, seed: u64, number: u64) -> Vec<f32> {
+pub(crate) fn initial_values(parameter: &Parameter, seed: u64, number: u64) -> Vec<f32> {
     let n = parameter.shape.iter().product();
     match parameter.init {
         Init::Ones => vec![1.0; n],

@@ -77,3 +77,47 @@ impl View for StoredTensor {
         self.bytes.len()
     }
 }
+
+/// A tensor of a file, of any type.
+#[derive(Debug)]
+pub(crate) enum FileTensor {
+    /// Numbers in a floating-point type.
+    Floats(StoredTensor),
+    /// Type, shape and bytes.
+    Bytes(Dtype, Vec<usize>, Vec<u8>),
+}
+
+impl FileTensor {
+    /// Creates a tensor of I64.
+    pub(crate) fn integers(shape: &[usize], values: &[i64]) -> Self {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self::Bytes(Dtype::I64, shape.to_vec(), bytes)
+    }
+}
+
+impl View for FileTensor {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Self::Floats(stored) => View::dtype(stored),
+            Self::Bytes(dtype, ..) => *dtype,
+        }
+    }
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::Floats(stored) => View::shape(stored),
+            Self::Bytes(_, shape, _) => shape,
+        }
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Floats(stored) => View::data(stored),
+            Self::Bytes(_, _, bytes) => bytes.into(),
+        }
+    }
+    fn data_len(&self) -> usize {
+        match self {
+            Self::Floats(stored) => View::data_len(stored),
+            Self::Bytes(_, _, bytes) => bytes.len(),
+        }
+    }
+}

@@ -67,7 +67,7 @@ fn run_writes_model_export_metrics_and_card() {
     assert_eq!(validations, [(4, 8), (8, 8), (12, 8)]);
     let table = String::from_utf8(workspace.read("out/metrics.csv")).expect("text");
     let columns: BTreeSet<usize> = table.lines().map(|l| l.split(',').count()).collect();
-    assert_eq!((table.lines().count(), columns), (16, BTreeSet::from([9])), "{table}");
+    assert_eq!((table.lines().count(), columns), (16, BTreeSet::from([10])), "{table}");
     let losses = workspace.losses("out");
     assert!(losses[11][1] < losses[0][1], "it learns nothing: {losses:?}");
 }

@@ -90,8 +90,8 @@ fn refuse_sentence_piece(dir: &Path) -> Result<(), CheckpointError> {
     }
 }
 
-/// Returns the contents of the tokenizer of the BLIP in `dir`, `None` where there is none.
-pub(super) fn read_bert(dir: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
+/// Returns the contents of the tokenizer of a BLIP or BERT in `dir`, `None` where there is none.
+pub(crate) fn read_bert(dir: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
     if let Some(bytes) = optional(&dir.join(files::TOKENIZER))? {
         return Ok(Some(bytes));
     }

@@ -2,7 +2,7 @@
 
 use recaption_config::ConfigError;
 
-use super::{Layers, Recipe};
+use super::{Compute, Layers, ObjectiveKind, Recipe};
 
 impl Recipe {
     /// Checks what no range of a single key says.
@@ -13,6 +13,9 @@ impl Recipe {
             let what =
                 format!("`optimizer.betas` holds {beta}: expected two numbers from 0 to 1, 1 excluded");
             return error("optimizer.betas", what);
+        }
+        if objective.kind == ObjectiveKind::Albef {
+            self.check_albef(layers)?;
         }
         if objective.contrastive == 0.0 && objective.caption == 0.0 {
             let what = "both weights of [objective] are 0: nothing would be learnt";
@@ -50,6 +53,39 @@ impl Recipe {
                 warmup_steps,
                 "optimizer.warmup_steps leaves no step at the full learning rate; set it below optimizer.steps"
             );
+        }
+        Ok(())
+    }
+
+    /// Checks the keys of the objective `albef` together.
+    fn check_albef(&self, layers: &Layers) -> Result<(), ConfigError> {
+        let error = |key: &str, what: String| Err(layers.error(key, what));
+        let (run, queue) = (&self.run, self.albef.queue_size);
+        let (batch, part) = (run.batch_size, run.part());
+        if part < 2 || batch == 0 || !batch.is_multiple_of(part) {
+            let what = format!(
+                "`objective.kind = \"albef\"`: `run.batch_size` {batch} in parts of {part}: expected equal parts of at least 2, which hold the negatives"
+            );
+            return error(if run.micro_batch.is_some() { "run.micro_batch" } else { "run.batch_size" }, what);
+        }
+        if !queue.is_multiple_of(batch) {
+            let what = format!("`albef.queue_size` {queue} is no multiple of `run.batch_size` {batch}");
+            return error("albef.queue_size", what);
+        }
+        // The keys that only a CoCa has.
+        for (key, is_set) in [
+            ("model.freeze", !self.model.freeze.is_empty()),
+            ("optimizer.layer_decay", self.optimizer.layer_decay != 1.0),
+            ("optimizer.ema_decay", self.optimizer.ema_decay > 0.0),
+            ("objective.label_smoothing", self.objective.label_smoothing > 0.0),
+            ("run.precision", run.precision == Compute::Bf16),
+        ] {
+            if is_set {
+                return error(
+                    key,
+                    format!("`{key}` is not supported with `objective.kind = \"albef\"`; leave it out"),
+                );
+            }
         }
         Ok(())
     }

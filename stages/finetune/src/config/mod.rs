@@ -11,15 +11,22 @@ use std::{path::Path, sync::OnceLock};
 pub use recaption_config::ConfigError;
 use recaption_config::{Description, Settings, section};
 pub use sections::{
-    Compute, DataSection, Initialisation, ModelSection, ObjectiveSection, OptimizerSection, RunSection,
-    SaveAs,
+    AlbefSection, Compute, DataSection, Initialisation, ModelSection, ObjectiveKind, ObjectiveSection,
+    OptimizerSection, RunSection, SaveAs,
 };
 
 use crate::{
+    albef_files::AlbefOverrides,
     device,
-    objective::Weights,
+    objective::{
+        Weights,
+        albef::{AlbefSettings, alpha_at},
+    },
     optim::{AdamWSettings, Freeze, Schedule},
 };
+
+/// Number of epochs of ALBEF's pre-training.
+const PAPER_EPOCHS: u64 = 30;
 
 /// Values of a recipe's keys, layer by layer.
 pub type Layers = recaption_config::Layers<Recipe>;
@@ -33,6 +40,8 @@ section! {
         pub data: DataSection = DataSection::default(),
         /// The losses. The defaults are those of CoCa's pre-training (Yu et al. 2022, section 4.1).
         pub objective: ObjectiveSection = ObjectiveSection::default(),
+        /// The objective `albef`: contrast over queues, matching and masked words, with momentum distillation.
+        pub albef: AlbefSection = AlbefSection::default(),
         /// AdamW and its learning rate. Betas are open_clip's for ViTs; warm-up and weight decay the CoCa paper's for fine-tuning.
         pub optimizer: OptimizerSection = OptimizerSection::default(),
         /// How the training is done.
@@ -106,8 +115,37 @@ impl Recipe {
     /// Weights of the losses.
     #[must_use]
     pub fn weights(&self) -> Weights {
-        let ObjectiveSection { contrastive, caption, label_smoothing } = self.objective;
+        let ObjectiveSection { contrastive, caption, label_smoothing, .. } = self.objective;
         Weights { contrastive, caption, label_smoothing }
+    }
+
+    /// Settings of an ALBEF that the recipe decides.
+    #[must_use]
+    pub fn albef_overrides(&self) -> AlbefOverrides {
+        let a = &self.albef;
+        AlbefOverrides {
+            queue_size: a.queue_size,
+            momentum: a.momentum,
+            alpha: a.alpha,
+            mlm_probability: a.mlm_probability,
+            max_text_tokens: a.max_tokens,
+            temperature: a.temperature,
+        }
+    }
+
+    /// Settings of the objective `albef` in a step counted from 0.
+    #[must_use]
+    pub fn albef_settings(&self, step: u64) -> AlbefSettings {
+        let a = &self.albef;
+        let warmup = a.alpha_steps.unwrap_or(self.optimizer.steps / PAPER_EPOCHS);
+        AlbefSettings {
+            part: self.run.part(),
+            momentum: a.momentum,
+            alpha: alpha_at(a.alpha, step, warmup),
+            mask_probability: a.mlm_probability,
+            seed: self.run.seed,
+            step,
+        }
     }
 
     /// Learning rate by step.

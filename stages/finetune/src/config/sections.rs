@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use burn::tensor::DType;
 use recaption_config::{TextList, section};
 use serde::{Deserialize, Serialize};
 
@@ -10,14 +11,14 @@ use crate::data::{Caption, CropSettings, Format};
 section! {
     /// `[model]`
     pub struct ModelSection {
-        /// Directory in open_clip's format: configuration, tokenizer and, unless `model.init` is `random`, weights.
+        /// Directory in open_clip's format, or an ALBEF's: configuration, tokenizer and, unless `model.init` is `random`, weights.
         #[schemars(extend("x-required" = true))]
         pub checkpoint: PathBuf = PathBuf::new(),
         /// Where the weights come from.
         pub init: Initialisation = Initialisation::Checkpoint,
         /// Type of the saved weights; `source` keeps the type of each tensor.
         pub save_as: SaveAs = SaveAs::Source,
-        /// Parts that are not trained: `image`, `pooler`, `text`, `decoder`, `temperature`, `image:6` (the first six blocks).
+        /// Parts of a CoCa that are not trained: `image`, `pooler`, `text`, `decoder`, `temperature`, `image:6` (the first six blocks).
         pub freeze: TextList = TextList::default(),
     }
 }
@@ -53,8 +54,38 @@ section! {
 }
 
 section! {
+    /// `[albef]`: read with `objective.kind = "albef"`; the defaults are the paper's (Li et al. 2021, section 3.5) and the authors'
+    /// `Pretrain.yaml`.
+    pub struct AlbefSection {
+        /// Largest share of the momentum copy's targets; 0 is no distillation.
+        #[schemars(range(min = 0.0, max = 1.0))]
+        pub alpha: f64 = 0.4,
+        /// Steps over which alpha rises from 0: the first epoch.
+        #[schemars(extend("x-unit" = "steps", "x-default" = "a thirtieth of optimizer.steps, the first of the paper's 30 epochs"))]
+        pub alpha_steps: Option<u64> = None,
+        /// Decay of the momentum copy per step.
+        #[schemars(range(min = 0.0, max = 1.0))]
+        pub momentum: f64 = 0.995,
+        /// Features in each queue, a multiple of `run.batch_size`.
+        #[schemars(range(min = 1), extend("x-unit" = "samples"))]
+        pub queue_size: usize = 65_536,
+        /// Initial temperature of random weights; it is learnt, from 0.001 to 0.5.
+        #[schemars(range(min = 0.001, max = 0.5))]
+        pub temperature: f64 = 0.07,
+        /// Probability that a token is masked: 80 % become `[MASK]`, 10 % a random id, 10 % stay.
+        #[schemars(range(min = 0.0, max = 1.0))]
+        pub mlm_probability: f64 = 0.15,
+        /// Longest text, `[CLS]` included; at most the model's positions. The authors' texts have no `[SEP]`.
+        #[schemars(range(min = 2), extend("x-unit" = "tokens"))]
+        pub max_tokens: usize = 25,
+    }
+}
+
+section! {
     /// `[objective]`: the defaults are those of CoCa's pre-training (Yu et al. 2022, section 4.1).
     pub struct ObjectiveSection {
+        /// What is trained: `coca` a captioner, by the weights below, `albef` a scorer, by `[albef]`.
+        pub kind: ObjectiveKind = ObjectiveKind::Coca,
         /// Weight of the contrastive loss (lambda_con).
         #[schemars(range(min = 0.0))]
         pub contrastive: f64 = 1.0,
@@ -112,10 +143,11 @@ section! {
         /// Samples per step.
         #[schemars(range(min = 1), extend("x-required" = true, "x-unit" = "samples"))]
         pub batch_size: usize = 0,
-        /// Samples per forward pass; fewer than `run.batch_size` accumulate gradients over the negatives of the whole batch.
+        /// Samples per forward pass; fewer than `run.batch_size` accumulate gradients, of a CoCa over the negatives of the whole
+        /// batch, of an ALBEF over those of the part and the queue, as the authors' processes do.
         #[schemars(range(min = 1), extend("x-unit" = "samples", "x-default" = "run.batch_size"))]
         pub micro_batch: Option<usize> = None,
-        /// Seed of weights, orders and crops.
+        /// Seed of weights, orders, crops, masks and negatives.
         #[schemars(range(min = 0))]
         pub seed: u64 = 0,
         /// `cpu`, `cuda` or `cuda:N`; `auto` is `cuda` where this build and this machine have it, else `cpu`.
@@ -143,6 +175,19 @@ impl RunSection {
     pub fn part(&self) -> usize {
         self.micro_batch.unwrap_or(self.batch_size)
     }
+}
+
+/// What is trained.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, recaption_config::derive::schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+#[schemars(crate = "recaption_config::derive::schemars")]
+pub enum ObjectiveKind {
+    /// A CoCa, by contrast and captions.
+    Coca,
+    /// An ALBEF, by contrast, matching and masked words.
+    Albef,
 }
 
 /// Where weights come from.
@@ -186,4 +231,15 @@ pub enum Compute {
     Fp32,
     /// bfloat16, on devices that have it.
     Bf16,
+}
+
+impl Compute {
+    /// Returns the type of tensors; `auto` is resolved when a recipe is read.
+    #[must_use]
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::Fp32 | Self::Auto => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
 }

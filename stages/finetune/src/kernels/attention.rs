@@ -15,6 +15,8 @@ pub(crate) enum KeyMask {
     None,
     /// Keys behind the query.
     Causal,
+    /// Those that are hidden: `[N, S]`, true where a key is hidden.
+    Except(Tensor<2, Bool>),
     /// Keys behind the query, and those that are hidden: `[N, S]`, true where a key is hidden.
     CausalExcept(Tensor<2, Bool>),
 }
@@ -28,6 +30,7 @@ pub(crate) fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, mask
     let (hidden, causal) = match mask {
         KeyMask::None => (no_hidden_keys(&scores), false),
         KeyMask::Causal => (no_hidden_keys(&scores), true),
+        KeyMask::Except(hidden) => (additive_mask(hidden), false),
         KeyMask::CausalExcept(hidden) => (additive_mask(hidden), true),
     };
     let scale = 1.0 / (dim as f64).sqrt();

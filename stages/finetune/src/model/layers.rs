@@ -29,13 +29,18 @@ pub(super) fn project(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) 
     linear(x, weight.transpose(), bias)
 }
 
-/// Computes LayerNorm over the last dimension in f32 for any input type, `[R, W] -> [R, W]`.
+/// Computes LayerNorm over the last dimension with torch's epsilon in f32 for any input type, `[R, W] -> [R, W]`.
 pub(super) fn layer_norm(parameters: &Parameters, name: &str, x: Tensor<2>) -> Tensor<2> {
+    layer_norm_with(parameters, name, x, LAYER_NORM_EPSILON)
+}
+
+/// Computes the same with another epsilon.
+pub(super) fn layer_norm_with(parameters: &Parameters, name: &str, x: Tensor<2>, epsilon: f64) -> Tensor<2> {
     let (gain, shift) =
         (parameters.vector(&format!("{name}.weight")), parameters.vector(&format!("{name}.bias")));
     let dtype = x.dtype();
     let x = if dtype == DType::F32 { x } else { x.cast(DType::F32) };
-    let y = kernels::layer_norm(x, gain, shift, LAYER_NORM_EPSILON);
+    let y = kernels::layer_norm(x, gain, shift, epsilon);
     if dtype == DType::F32 { y } else { y.cast(dtype) }
 }
 

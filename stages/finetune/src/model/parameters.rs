@@ -77,6 +77,15 @@ impl Parameters {
         self.values = values;
     }
 
+    /// Sets the flat value of a parameter that is not trained; ignores an unknown name.
+    pub fn set(&mut self, name: &str, value: Tensor<1>) {
+        if let Some(at) = self.by_name.get(name) {
+            debug_assert!(!self.values[*at].is_require_grad(), "{name} is trained");
+            // A leaf on the same device as before, with or without autodiff.
+            self.values[*at] = if self.values[*at].is_autodiff() { value.autodiff() } else { value };
+        }
+    }
+
     /// Clamps every element of a parameter to `low..=high`; ignores an unknown name.
     pub fn clamp(&mut self, name: &str, low: f32, high: f32) {
         if let Some(at) = self.by_name.get(name) {

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Gradients, Tensor};
 use super::losses::{Losses, Weights, info_nce, losses};
 use crate::{
     batch::Batch,
-    model::{Coca, Output},
+    model::{Coca, Output, Parameters},
 };
 
 /// Losses and gradients of one step.
@@ -18,14 +18,30 @@ use crate::{
 pub struct StepGradients {
     /// Weighted InfoNCE; 0 if its weight is 0.
     pub contrastive: f64,
-    /// Weighted caption loss; 0 if its weight is 0.
+    /// Weighted caption loss; 0 if its weight is 0. Of an ALBEF: the loss of masked words.
     pub caption: f64,
+    /// Loss of matching pairs, which only ALBEF has.
+    pub matching: Option<f64>,
     /// Gradient of their sum for every parameter, in order; `None` for parameters that are frozen or not in the loss.
     pub gradients: Vec<Option<Tensor<1>>>,
 }
 
-fn scalar(x: &Tensor<1>) -> f64 {
+/// Copies a loss `[1]` to the host.
+pub(super) fn scalar(x: &Tensor<1>) -> f64 {
     f64::from(x.to_data_as::<f32>().iter::<f32>().next().unwrap_or(f32::NAN))
+}
+
+impl StepGradients {
+    /// Adds a loss's gradients; a loss without trained parameters has none.
+    pub(super) fn add(&mut self, parameters: &Parameters, loss: Option<Tensor<1>>) {
+        let Some(mut found) = loss.filter(Tensor::is_tracked).map(|loss| loss.backward()) else { return };
+        for (sum, new) in self.gradients.iter_mut().zip(parameters.take_gradients(&mut found)) {
+            *sum = match (sum.take(), new) {
+                (Some(a), Some(b)) => Some(a + b),
+                (a, b) => a.or(b),
+            };
+        }
+    }
 }
 
 /// Computes losses and gradients of `batch`, in parts of at most `part` samples. `device` must have autodiff.
@@ -43,6 +59,7 @@ pub fn gradients(
     let mut step = StepGradients {
         contrastive: 0.0,
         caption: 0.0,
+        matching: None,
         gradients: vec![None; model.parameters.list().len()],
     };
     let parts: Vec<Batch> = batch.parts(part);
@@ -62,7 +79,7 @@ pub fn gradients(
         let captions = Output { text_features: None, ..output };
         let Losses { caption, .. } = losses(model, captions, inputs.labels, total, weights);
         step.caption += caption.as_ref().map_or(0.0, scalar);
-        add_gradients(&mut step.gradients, model, sum(contrastive, caption));
+        step.add(&model.parameters, sum(contrastive, caption));
     }
     step
 }
@@ -85,21 +102,11 @@ fn whole_batch(model: &Coca, batch: &Batch, weights: &Weights, device: &Device) 
     let mut step = StepGradients {
         contrastive: con,
         caption: cap,
+        matching: None,
         gradients: vec![None; model.parameters.list().len()],
     };
-    add_gradients(&mut step.gradients, model, sum(contrastive, caption));
+    step.add(&model.parameters, sum(contrastive, caption));
     step
-}
-
-/// Adds a loss's gradients; a loss without trained parameters has none.
-fn add_gradients(sums: &mut [Option<Tensor<1>>], model: &Coca, loss: Option<Tensor<1>>) {
-    let Some(mut found) = loss.filter(Tensor::is_tracked).map(|loss| loss.backward()) else { return };
-    for (sum, new) in sums.iter_mut().zip(model.parameters.take_gradients(&mut found)) {
-        *sum = match (sum.take(), new) {
-            (Some(a), Some(b)) => Some(a + b),
-            (a, b) => a.or(b),
-        };
-    }
 }
 
 /// Gradients of the contrastive loss for image and text features, `[N, E]` each.

@@ -2,13 +2,13 @@
 
 use std::{fmt::Write, path::Path};
 
-use recaption_onnx::ModelFolder;
 use recaption_schemas::sha256_hex;
 
-use super::{state::TrainingProgress, validate::Validation};
+use super::{learner::Learner, state::TrainingProgress, validate::Validation};
 use crate::{
+    albef_files,
     config::{Initialisation, Recipe},
-    open_clip::OpenClip,
+    model::albef::table,
 };
 
 /// What every captioner can and cannot do.
@@ -16,15 +16,21 @@ const INTENDED_USE: &str = "\
 Captions images like those that it was trained on. On other images its captions may be wrong while its own similarity stays \
 high: score them with another model (`recaption run --scorer`).";
 
+/// What every scorer can and cannot do.
+const SCORER_USE: &str = "\
+Scores how well a text fits an image, by similarity and by matching, on images and texts like those that it was trained on.";
+/// Files of a CoCa whose digests are stated.
+const COCA_FILES: [&str; 3] = ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"];
+
 /// What a card is written from.
 pub(super) struct CardFacts<'a> {
     pub(super) recipe: &'a Recipe,
     pub(super) progress: &'a TrainingProgress,
     /// The model as saved.
-    pub(super) saved: &'a OpenClip,
-    /// The ONNX export.
-    pub(super) onnx: &'a ModelFolder,
-    /// Folder of the model in open_clip's format.
+    pub(super) saved: &'a Learner,
+    /// Folder of the ONNX export, if there is one.
+    pub(super) onnx: Option<&'a Path>,
+    /// Folder of the model.
     pub(super) model: &'a Path,
     /// Step that the model is from.
     pub(super) step: u64,
@@ -40,35 +46,32 @@ pub(super) struct CardFacts<'a> {
 /// Fails when a file whose digest it states cannot be read.
 pub(super) fn card(facts: &CardFacts<'_>) -> anyhow::Result<String> {
     let CardFacts { recipe, progress, saved, .. } = facts;
-    let c = &saved.config;
     let mut text = String::new();
-    writeln!(
-        text,
-        "---\nlibrary_name: open_clip\npipeline_tag: image-to-text\ntags: [coca, recaption]\n---\n"
-    )?;
+    let (kind, matter, intended) = match saved {
+        Learner::Coca(_) => (
+            "CoCa",
+            "library_name: open_clip\npipeline_tag: image-to-text\ntags: [coca, recaption]",
+            INTENDED_USE,
+        ),
+        Learner::Albef(_) => {
+            ("ALBEF", "pipeline_tag: zero-shot-image-classification\ntags: [albef, recaption]", SCORER_USE)
+        }
+    };
+    let side = saved.preprocess().size;
+    // Momentum copies and queues are no part of the model that is used.
+    let counted = saved.parameters().list().iter().filter(|p| table::is_trained(&p.name));
+    writeln!(text, "---\n{matter}\n---\n")?;
     let name = recipe.run.out.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned());
     writeln!(text, "# {name}\n")?;
     writeln!(
         text,
-        "A CoCa of {:.2} million parameters for images of {} x {} pixels, trained by `recaption-finetune` {}.\n",
-        saved.list.iter().map(recaption_onnx::checkpoint::Parameter::count).sum::<usize>() as f64 / 1e6,
-        c.vision.image_size,
-        c.vision.image_size,
+        "{} {kind} of {:.2} million parameters for images of {side} x {side} pixels, trained by `recaption-finetune` {}.\n",
+        if kind == "CoCa" { "A" } else { "An" },
+        counted.map(recaption_onnx::checkpoint::Parameter::count).sum::<usize>() as f64 / 1e6,
         env!("CARGO_PKG_VERSION")
     )?;
-    writeln!(text, "## Intended use\n\n{INTENDED_USE}\n")?;
-    writeln!(text, "## Scores on held-out data\n")?;
-    match facts.validation {
-        Some(v) => writeln!(
-            text,
-            "| samples | contrastive loss | caption loss | captions exactly right |\n|---|---|---|---|\n| {} | {:.4} | {:.4} | {:.2} % |\n",
-            v.samples,
-            v.contrastive,
-            v.caption,
-            100.0 * v.exact
-        )?,
-        None => writeln!(text, "The recipe has no held-out data.\n")?,
-    }
+    writeln!(text, "## Intended use\n\n{intended}\n")?;
+    push_scores(&mut text, facts.validation)?;
     writeln!(text, "ONNX compared with burn on held-out samples: {}.\n", facts.checks.join("; "))?;
     writeln!(text, "## Training\n")?;
     let data = &progress.counts;
@@ -85,7 +88,11 @@ pub(super) fn card(facts: &CardFacts<'_>) -> anyhow::Result<String> {
     writeln!(text, "```toml\n{}```\n", toml::to_string(&recipe.redacted())?)?;
     push_digests(&mut text, facts)?;
     if recipe.model.init == Initialisation::Checkpoint {
-        let source = std::fs::read(recipe.model.checkpoint.join("open_clip_model.safetensors"))?;
+        let weights = match saved {
+            Learner::Coca(_) => "open_clip_model.safetensors",
+            Learner::Albef(_) => albef_files::WEIGHTS,
+        };
+        let source = std::fs::read(recipe.model.checkpoint.join(weights))?;
         writeln!(text, "\nTraining began with weights of SHA-256 {}.", sha256_hex(&source))?;
     }
     writeln!(
@@ -96,15 +103,49 @@ pub(super) fn card(facts: &CardFacts<'_>) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// Appends the scores on held-out data.
+fn push_scores(text: &mut String, validation: Option<Validation>) -> anyhow::Result<()> {
+    writeln!(text, "## Scores on held-out data\n")?;
+    match validation {
+        Some(v) if v.matching.is_some() => writeln!(
+            text,
+            "| samples | contrastive loss | matching loss | loss of masked words | masked words right |\n|---|---|---|---|---|\n| {} | {:.4} | {:.4} | {:.4} | {:.2} % |\n",
+            v.samples,
+            v.contrastive,
+            v.matching.unwrap_or(f64::NAN),
+            v.caption,
+            100.0 * v.exact
+        )?,
+        Some(v) => writeln!(
+            text,
+            "| samples | contrastive loss | caption loss | captions exactly right |\n|---|---|---|---|\n| {} | {:.4} | {:.4} | {:.2} % |\n",
+            v.samples,
+            v.contrastive,
+            v.caption,
+            100.0 * v.exact
+        )?,
+        None => writeln!(text, "The recipe has no held-out data.\n")?,
+    }
+    Ok(())
+}
+
 /// Appends the digests of the model's files.
 fn push_digests(text: &mut String, facts: &CardFacts<'_>) -> anyhow::Result<()> {
     writeln!(text, "## Digests\n")?;
     let file =
         |name: &str| -> anyhow::Result<String> { Ok(sha256_hex(&std::fs::read(facts.model.join(name))?)) };
     writeln!(text, "| file | SHA-256 |\n|---|---|")?;
-    for name in ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"] {
+    let albef = [&[albef_files::CONFIG, albef_files::WEIGHTS][..], &albef_files::TOKENIZER].concat();
+    let names = match facts.saved {
+        Learner::Coca(_) => COCA_FILES.to_vec(),
+        Learner::Albef(_) => albef.into_iter().filter(|name| facts.model.join(name).exists()).collect(),
+    };
+    for name in names {
         writeln!(text, "| {name} | {} |", file(name)?)?;
     }
-    writeln!(text, "| ONNX export (fp32), model.json | {} |", facts.onnx.digest)?;
+    if let Some(onnx) = facts.onnx {
+        let digest = recaption_onnx::ModelFolder::open(onnx)?.digest;
+        writeln!(text, "| ONNX export (fp32), model.json | {digest} |")?;
+    }
     Ok(())
 }

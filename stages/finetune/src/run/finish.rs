@@ -1,8 +1,9 @@
-//! The end of a run: the model in open_clip's format, its ONNX export, verified against burn on held-out samples, and its card.
+//! The end of a run: the model's directory, a CoCa's ONNX export, verified against burn on held-out samples, and the card.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use burn::tensor::{DType, Device};
 use recaption_onnx::{
     Precision, export,
     runtime::SessionOptions,
@@ -10,15 +11,17 @@ use recaption_onnx::{
 };
 
 use super::{
+    albef_golden::write_albef_golden,
     card::{CardFacts, card},
     golden::write_golden,
+    learner::Learner,
     training::Training,
-    validate::{Validation, validate},
+    validate::Validation,
 };
 use crate::{
+    batch::Batch,
     file::write_atomically,
-    model::{Coca, Parameters},
-    open_clip::OpenClip,
+    model::{Coca, albef::Albef},
 };
 
 /// Folder of the trained model in open_clip's format.
@@ -33,10 +36,10 @@ const VERIFY_SAMPLES: usize = 8;
 /// A finished run's model.
 #[derive(Clone, Debug)]
 pub struct TrainedModel {
-    /// Folder of the model in open_clip's format.
+    /// Folder of the model, in open_clip's format or an ALBEF's.
     pub model: PathBuf,
-    /// Folder of the ONNX export.
-    pub onnx: PathBuf,
+    /// Folder of the ONNX export; an ALBEF is exported by `recaption export`.
+    pub onnx: Option<PathBuf>,
     /// Step that the model is from.
     pub step: u64,
     /// Losses of the saved model on held-out data; `None` without such data.
@@ -50,58 +53,89 @@ pub struct TrainedModel {
 /// # Errors
 /// Fails when a file cannot be written, or the export differs from the trained model.
 pub(super) fn finish(run: Training<'_>) -> anyhow::Result<TrainedModel> {
-    let out = &run.recipe.run.out;
-    let (model, onnx) = (out.join(MODEL), out.join(ONNX));
+    let recipe = run.recipe;
+    let model = recipe.run.out.join(MODEL);
     let device = run.device.clone().inner();
-    let (step, saved) = match run.progress.best {
-        Some((step, _)) => (step, run.source.with_values(OpenClip::read(&run.best_folder(step))?.values)),
-        None => (run.progress.step, run.source.with_values(run.model_to_save().parameters.to_host())),
+    let (step, values) = match run.progress.best {
+        Some((step, _)) => (step, run.source.read_values(&run.best_folder(step))?),
+        None => (run.progress.step, run.model_to_save().parameters().to_host()),
     };
     // An older card must not describe the new weights.
     let _ = std::fs::remove_file(model.join(CARD));
-    saved.write(&model)?;
+    run.source.write(recipe, values, &model, false)?;
     // The model as saved, with the rounding of its type, is validated and exported.
-    let saved = OpenClip::read(&model)?;
-    let frozen = vec![false; saved.list.len()];
-    let parameters = Parameters::new(saved.list.clone(), saved.values.clone(), &frozen, &device);
-    let coca = Coca::new(saved.config, parameters).context("the saved model is not a CoCa")?;
-    let weights = run.recipe.weights();
-    let validation = (!run.validation.is_empty())
-        .then(|| validate(&coca, &run.validation, run.recipe.run.part(), &weights, &device));
-    export(&model, &onnx, Precision::Fp32)?;
-    let exported = recaption_onnx::ModelFolder::open(&onnx)?;
-    let checks = match run.validation.first() {
-        Some(batch) => {
-            let golden = out.join("golden.safetensors");
-            let few = batch.parts(VERIFY_SAMPLES).swap_remove(0);
-            write_golden(&golden, &coca, &few, &device)?;
-            let checks = verify(&exported, &golden, &SessionOptions::default())
-                .context("the trained model is saved and exported, but verifying it failed")?;
-            let failed = checks.iter().any(|check| check.status == CheckStatus::Fail);
-            let results: Vec<String> = checks.iter().map(describe).collect();
-            anyhow::ensure!(
-                !failed,
-                "{}: the exported model differs from the trained one: {results:?}",
-                onnx.display()
-            );
-            results
+    let values = run.source.read_values(&model)?;
+    let frozen = vec![false; run.source.list().len()];
+    let saved = run.source.learner(values, &frozen, DType::F32, &device)?;
+    let validation = (!run.validation.is_empty()).then(|| saved.validate(recipe, &run.validation, &device));
+    let few = run.validation.first().map(|batch| batch.parts(VERIFY_SAMPLES).swap_remove(0));
+    let golden = recipe.run.out.join("golden.safetensors");
+    let (onnx, checks) = match &saved {
+        Learner::Coca(coca) => {
+            let onnx = recipe.run.out.join(ONNX);
+            let checks = export_and_verify(coca, &model, &onnx, &golden, few.as_ref(), &device)?;
+            (Some(onnx), checks)
         }
-        None => vec!["unchecked: the recipe has no `data.validation` to compare on".to_owned()],
+        Learner::Albef(albef) => (None, write_albef_outputs(albef, &golden, few.as_ref(), &device)?),
     };
-    let trained = TrainedModel { model: model.clone(), onnx, step, validation, checks };
+    let trained = TrainedModel { model, onnx, step, validation, checks };
     let facts = CardFacts {
-        recipe: run.recipe,
+        recipe,
         progress: &run.progress,
         saved: &saved,
-        onnx: &exported,
         model: &trained.model,
+        onnx: trained.onnx.as_deref(),
         step: trained.step,
         validation: trained.validation,
         checks: &trained.checks,
     };
     let card = card(&facts)?;
-    write_atomically(&model.join(CARD), card.as_bytes())?;
+    write_atomically(&trained.model.join(CARD), card.as_bytes())?;
     Ok(trained)
+}
+
+/// Exports a CoCa and compares it with burn on some samples.
+fn export_and_verify(
+    coca: &Coca,
+    model: &Path,
+    onnx: &Path,
+    golden: &Path,
+    few: Option<&Batch>,
+    device: &Device,
+) -> anyhow::Result<Vec<String>> {
+    export(model, onnx, Precision::Fp32)?;
+    let exported = recaption_onnx::ModelFolder::open(onnx)?;
+    let Some(few) = few else {
+        return Ok(vec!["unchecked: the recipe has no `data.validation` to compare on".to_owned()]);
+    };
+    write_golden(golden, coca, few, device)?;
+    let checks = verify(&exported, golden, &SessionOptions::default())
+        .context("the trained model is saved and exported, but verifying it failed")?;
+    let failed = checks.iter().any(|check| check.status == CheckStatus::Fail);
+    let results: Vec<String> = checks.iter().map(describe).collect();
+    anyhow::ensure!(
+        !failed,
+        "{}: the exported model differs from the trained one: {results:?}",
+        onnx.display()
+    );
+    Ok(results)
+}
+
+/// Writes an ALBEF's outputs on some samples, with which its export is verified.
+fn write_albef_outputs(
+    albef: &Albef,
+    golden: &Path,
+    few: Option<&Batch>,
+    device: &Device,
+) -> anyhow::Result<Vec<String>> {
+    let Some(few) = few else {
+        return Ok(vec!["unchecked: the recipe has no `data.validation` to compare on".to_owned()]);
+    };
+    write_albef_golden(golden, albef, few, device)?;
+    let golden = golden.display();
+    Ok(vec![format!(
+        "unchecked: export it with `recaption export`, then compare it with {golden} by `recaption verify`"
+    )])
 }
 
 fn describe(check: &Check) -> String {

@@ -1,13 +1,17 @@
 //! Golden files: burn's outputs, for `recaption verify`.
 
-use std::{borrow::Cow, path::Path};
+use std::path::Path;
 
 use anyhow::Context;
 use burn::tensor::{DType, Device, Tensor};
 use recaption_onnx::{checkpoint::Dtype, model::SpecialIds};
-use safetensors::View;
 
-use crate::{batch::Batch, file::write_atomically, model::Coca, stored_tensor::StoredTensor};
+use crate::{
+    batch::Batch,
+    file::write_atomically,
+    model::Coca,
+    stored_tensor::{FileTensor, StoredTensor},
+};
 
 /// Writes burn's outputs for `batch` as a golden file that `recaption verify` reads, with its settings in a `.json` beside it.
 ///
@@ -22,14 +26,13 @@ pub fn write_golden(path: &Path, model: &Coca, batch: &Batch, device: &Device) -
     let text = output.text_features.context("no text features")?;
     let logits = output.logits.context("no logits")?;
     let side = c.vision.image_size;
-    let floats = |x: Tensor<2>, shape: &[usize]| -> anyhow::Result<GoldenTensor> {
+    let floats = |x: Tensor<2>, shape: &[usize]| -> anyhow::Result<FileTensor> {
         let values: Vec<f32> = x.into_data_as::<f32>().try_into_vec()?;
-        Ok(GoldenTensor::Floats(StoredTensor::new("golden", shape, &values, Dtype::F32)?))
+        Ok(FileTensor::Floats(StoredTensor::new("golden", shape, &values, Dtype::F32)?))
     };
-    let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
     let tensors = vec![
-        ("images", GoldenTensor::Bytes(Dtype::U8, vec![n, side, side, 3], batch.pixels.clone())),
-        ("text", GoldenTensor::Bytes(Dtype::I64, vec![n, length], ids)),
+        ("images", FileTensor::Bytes(Dtype::U8, vec![n, side, side, 3], batch.pixels.clone())),
+        ("text", FileTensor::integers(&[n, length], &ids)),
         ("image_features", floats(output.image_features, &[n, c.embed_dim])?),
         ("text_features", floats(text, &[n, c.embed_dim])?),
         ("logits", floats(logits, &[n, length - 1, c.text.vocab_size])?),
@@ -38,37 +41,4 @@ pub fn write_golden(path: &Path, model: &Coca, batch: &Batch, device: &Device) -
     let special = SpecialIds::of_vocabulary(c.text.vocab_size);
     let settings = serde_json::json!({ "sot": special.start, "eos": special.end, "pad": special.pad });
     Ok(write_atomically(&path.with_extension("json"), format!("{settings}\n").as_bytes())?)
-}
-
-/// A tensor of a golden file.
-enum GoldenTensor {
-    Floats(StoredTensor),
-    Bytes(Dtype, Vec<usize>, Vec<u8>),
-}
-
-impl View for GoldenTensor {
-    fn dtype(&self) -> Dtype {
-        match self {
-            Self::Floats(stored) => View::dtype(stored),
-            Self::Bytes(dtype, ..) => *dtype,
-        }
-    }
-    fn shape(&self) -> &[usize] {
-        match self {
-            Self::Floats(stored) => View::shape(stored),
-            Self::Bytes(_, shape, _) => shape,
-        }
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        match self {
-            Self::Floats(stored) => View::data(stored),
-            Self::Bytes(_, _, bytes) => bytes.into(),
-        }
-    }
-    fn data_len(&self) -> usize {
-        match self {
-            Self::Floats(stored) => View::data_len(stored),
-            Self::Bytes(_, _, bytes) => bytes.len(),
-        }
-    }
 }

@@ -60,6 +60,7 @@ impl Metrics {
                     step = l.step,
                     contrastive = l.contrastive_loss,
                     caption = l.caption_loss,
+                    matching = l.matching_loss,
                     gradient_norm = l.gradient_norm,
                     lr = l.lr,
                     samples_per_second = l.samples_per_second,
@@ -69,6 +70,7 @@ impl Metrics {
                     step = l.step,
                     contrastive = l.contrastive_loss,
                     caption = l.caption_loss,
+                    matching = l.matching_loss,
                     exact = l.exact,
                     best = l.best,
                     "validation"

@@ -6,7 +6,7 @@ use crate::data::DataCounts;
 
 /// Header of `metrics.csv`.
 pub(super) const CSV_HEADER: &str =
-    "step,kind,contrastive_loss,caption_loss,gradient_norm,lr,samples_per_second,exact,best\n";
+    "step,kind,contrastive_loss,caption_loss,gradient_norm,lr,samples_per_second,exact,best,matching_loss\n";
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,8 +25,11 @@ pub struct TrainLine {
     pub step: u64,
     /// Weighted contrastive loss.
     pub contrastive_loss: f64,
-    /// Weighted caption loss.
+    /// Weighted caption loss; of an ALBEF the loss of masked words.
     pub caption_loss: f64,
+    /// Loss of matching pairs, of an ALBEF.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matching_loss: Option<f64>,
     /// L2 norm of the gradient before clipping.
     pub gradient_norm: f64,
     /// Learning rate of the last step.
@@ -48,9 +51,13 @@ pub struct ValidationLine {
     pub step: u64,
     /// Weighted contrastive loss over batches of the training's size.
     pub contrastive_loss: f64,
-    /// Weighted caption loss.
+    /// Weighted caption loss; of an ALBEF the loss of masked words.
     pub caption_loss: f64,
-    /// Share of captions of which every id is the most likely one, in [0, 1]: those that greedy decoding gets exactly right.
+    /// Loss of matching pairs, of an ALBEF.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matching_loss: Option<f64>,
+    /// Share of captions of which every id is the most likely one, in [0, 1]: those that greedy decoding gets exactly right. Of an
+    /// ALBEF: share of masked words that are the most likely ones.
     pub exact: f64,
     /// Number of held-out samples.
     pub samples: usize,
@@ -69,14 +76,26 @@ impl MetricsLine {
 
     /// Formats the line for `metrics.csv`, under [`CSV_HEADER`].
     pub(super) fn csv(&self) -> String {
+        let matching = |loss: Option<f64>| loss.map_or(String::new(), |loss| loss.to_string());
         match self {
             Self::Train(l) => format!(
-                "{},train,{},{},{},{},{},,\n",
-                l.step, l.contrastive_loss, l.caption_loss, l.gradient_norm, l.lr, l.samples_per_second
+                "{},train,{},{},{},{},{},,,{}\n",
+                l.step,
+                l.contrastive_loss,
+                l.caption_loss,
+                l.gradient_norm,
+                l.lr,
+                l.samples_per_second,
+                matching(l.matching_loss)
             ),
             Self::Validation(l) => format!(
-                "{},validation,{},{},,,,{},{}\n",
-                l.step, l.contrastive_loss, l.caption_loss, l.exact, l.best
+                "{},validation,{},{},,,,{},{},{}\n",
+                l.step,
+                l.contrastive_loss,
+                l.caption_loss,
+                l.exact,
+                l.best,
+                matching(l.matching_loss)
             ),
         }
     }

@@ -85,14 +85,15 @@ impl ProgressBars {
     }
 
     fn show_losses(&mut self, l: &TrainLine) {
-        self.curve.push_back(l.contrastive_loss + l.caption_loss);
+        self.curve.push_back(l.contrastive_loss + l.caption_loss + l.matching_loss.unwrap_or(0.0));
         if self.curve.len() > CURVE_POINTS {
             self.curve.pop_front();
         }
         self.losses.set_message(format!(
-            "contrastive {:.4}  caption {:.4}  gradient {:.2}  lr {:.1e}  {:.0} samples/s  {}",
+            "contrastive {:.4}  caption {:.4}{}  gradient {:.2}  lr {:.1e}  {:.0} samples/s  {}",
             l.contrastive_loss,
             l.caption_loss,
+            matching(l.matching_loss),
             l.gradient_norm,
             l.lr,
             l.samples_per_second,
@@ -102,10 +103,11 @@ impl ProgressBars {
 
     fn show_validation(&self, l: &ValidationLine) {
         self.validation.set_message(format!(
-            "step {}: contrastive {:.4}  caption {:.4}  exact {:.1} %{}",
+            "step {}: contrastive {:.4}  caption {:.4}{}  exact {:.1} %{}",
             l.step,
             l.contrastive_loss,
             l.caption_loss,
+            matching(l.matching_loss),
             100.0 * l.exact,
             if l.best { "  (best)" } else { "" }
         ));
@@ -119,6 +121,11 @@ impl Drop for ProgressBars {
             BARS.remove(bar);
         }
     }
+}
+
+/// Formats the matching loss, which only ALBEF has.
+fn matching(loss: Option<f64>) -> String {
+    loss.map_or(String::new(), |loss| format!("  matching {loss:.4}"))
 }
 
 /// Says when the first numbers of a row come.

@@ -63,6 +63,9 @@ pub(super) struct LossSums {
     pub contrastive: f64,
     /// Sum of weighted caption losses.
     pub caption: f64,
+    /// Sum of matching losses, of an ALBEF.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matching: Option<f64>,
     /// Sum of gradient norms.
     pub norm: f64,
     /// Seconds, loading included.

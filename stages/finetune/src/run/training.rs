@@ -5,26 +5,20 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use burn::tensor::{Device, Tensor};
 use recaption_image::DecodeOptions;
-use recaption_onnx::checkpoint::Dtype;
 
 use super::{
+    learner::{Learner, Source},
     metrics::Metrics,
     metrics_line::{MetricsLine, TrainLine, ValidationLine},
     state::{self, TrainingProgress},
-    validate::validate,
 };
 use crate::{
     batch::Batch,
     config::{Recipe, unusable},
     data::LoaderSettings,
-    model::{Coca, host},
-    objective::gradients,
-    open_clip::OpenClip,
     optim::{AdamW, average, clip},
 };
 
-/// Largest logarithm of the inverse temperature: that of 100, as in CLIP and open_clip.
-const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
 /// Folder of the best model so far, below the run's.
 pub(super) const BEST: &str = "best";
 /// Largest number of keys that an error names; a batch may have thousands.
@@ -35,8 +29,8 @@ pub(super) struct Training<'a> {
     pub(super) recipe: &'a Recipe,
     pub(super) device: Device,
     /// The model that training began with.
-    pub(super) source: OpenClip,
-    pub(super) model: Coca,
+    pub(super) source: Source,
+    pub(super) model: Learner,
     pub(super) optimizer: AdamW,
     /// Moving average of the parameters, if one is kept.
     pub(super) average: Option<Vec<Tensor<1>>>,
@@ -53,7 +47,7 @@ impl Training<'_> {
             batch_size: self.recipe.run.batch_size,
             window: self.recipe.data.shuffle_buffer,
             seed: self.recipe.run.seed,
-            preprocess: self.model.config.preprocess,
+            preprocess: self.model.preprocess(),
             decode: DecodeOptions::default(),
             crop: self.recipe.data.crop,
             cache_bytes: self.recipe.data.cache_bytes,
@@ -66,25 +60,28 @@ impl Training<'_> {
     /// Fails when no trained parameter is in the loss, and when loss or gradient are not finite.
     pub(super) fn step(&mut self, batch: &Batch) -> anyhow::Result<()> {
         let recipe = self.recipe;
-        let step = gradients(&self.model, batch, recipe.run.part(), &recipe.weights(), &self.device);
+        let step = self.model.gradients(recipe, batch, self.progress.step, &self.device);
         if step.gradients.iter().all(Option::is_none) {
             bail!(unusable("no trained parameter is in the loss: see `model.freeze` and [objective]"));
         }
         let limit = Some(recipe.optimizer.clip_norm).filter(|limit| *limit > 0.0);
         let (norm, factor) = clip(&step.gradients, limit);
-        if !(step.contrastive + step.caption + norm).is_finite() {
-            let what = format!(
+        let matching = step.matching.unwrap_or(0.0);
+        if !(step.contrastive + step.caption + matching + norm).is_finite() {
+            let mut what = format!(
                 "contrastive loss {}, caption loss {}, gradient norm {norm}",
                 step.contrastive, step.caption
             );
+            if step.matching.is_some() {
+                what.push_str(&format!(", matching loss {matching}"));
+            }
             bail!(non_finite(self.progress.step + 1, &what, batch));
         }
         let lr = recipe.schedule().at(self.progress.step);
-        let values = self.optimizer.step(self.model.parameters.values(), step.gradients, lr, factor);
-        self.model.parameters.replace(values);
-        self.model.parameters.clamp("logit_scale", 0.0, MAX_LOGIT_SCALE);
+        let values = self.optimizer.step(self.model.parameters().values(), step.gradients, lr, factor);
+        self.model.replace(values);
         if let Some(old) = self.average.take() {
-            let new = self.model.parameters.values();
+            let new = self.model.parameters().values();
             self.average = Some(average(old, new, recipe.optimizer.ema_decay));
         }
         self.progress.step += 1;
@@ -93,6 +90,7 @@ impl Training<'_> {
         log.steps += 1;
         log.contrastive += step.contrastive;
         log.caption += step.caption;
+        log.matching = step.matching.map(|loss| loss + log.matching.unwrap_or(0.0));
         log.norm += norm;
         Ok(())
     }
@@ -104,14 +102,14 @@ impl Training<'_> {
     pub(super) fn log(&mut self) -> anyhow::Result<()> {
         let sums = std::mem::take(&mut self.progress.log);
         let n = sums.steps.max(1) as f64;
-        let scale = host(&self.model.parameters.vector("logit_scale"));
         let line = TrainLine {
             step: self.progress.step,
             contrastive_loss: sums.contrastive / n,
             caption_loss: sums.caption / n,
+            matching_loss: sums.matching.map(|sum| sum / n),
             gradient_norm: sums.norm / n,
             lr: self.recipe.schedule().at(self.progress.step - 1),
-            inverse_temperature: scale.first().map_or(f64::NAN, |s| f64::from(s.exp())),
+            inverse_temperature: self.model.inverse_temperature(),
             epoch: self.progress.position.epoch,
             samples_per_second: n * self.recipe.run.batch_size as f64 / sums.seconds,
             data: self.progress.counts.clone(),
@@ -120,12 +118,8 @@ impl Training<'_> {
     }
 
     /// Returns the model that is validated and saved: the moving average, if one is kept.
-    pub(super) fn model_to_save(&self) -> Coca {
-        let mut model = self.model.without_autodiff();
-        if let Some(average) = &self.average {
-            model.parameters.replace(average.clone());
-        }
-        model
+    pub(super) fn model_to_save(&self) -> Learner {
+        self.model.evaluated(self.average.as_ref())
     }
 
     /// Validates, and keeps the model if it is the best so far; returns whether the run is out of patience.
@@ -137,20 +131,22 @@ impl Training<'_> {
             return Ok(false);
         }
         let model = self.model_to_save();
-        let (weights, part) = (self.recipe.weights(), self.recipe.run.part());
-        let found = validate(&model, &self.validation, part, &weights, &self.device.clone().inner());
+        let found = model.validate(self.recipe, &self.validation, &self.device.clone().inner());
         if !found.loss().is_finite() {
-            let what =
-                format!("validation: contrastive loss {}, caption loss {}", found.contrastive, found.caption);
+            let what = format!(
+                "validation: contrastive loss {}, caption loss {}, matching loss {}",
+                found.contrastive,
+                found.caption,
+                found.matching.unwrap_or(0.0)
+            );
             bail!(non_finite(self.progress.step, &what, batch));
         }
         let is_best = self.progress.best.is_none_or(|(_, loss)| found.loss() < loss);
         if is_best {
             self.progress.best = Some((self.progress.step, found.loss()));
             self.progress.validations_since_best = 0;
-            let mut best = self.source.with_values(model.parameters.to_host());
-            best.save_as(Some(Dtype::F32));
-            best.write(&self.best_folder(self.progress.step))?;
+            let values = model.parameters().to_host();
+            self.source.write(self.recipe, values, &self.best_folder(self.progress.step), true)?;
         } else {
             self.progress.validations_since_best += 1;
         }
@@ -158,6 +154,7 @@ impl Training<'_> {
             step: self.progress.step,
             contrastive_loss: found.contrastive,
             caption_loss: found.caption,
+            matching_loss: found.matching,
             exact: found.exact,
             samples: found.samples,
             best: is_best,
@@ -182,7 +179,7 @@ impl Training<'_> {
     /// Fails when a weight is not finite.
     pub(super) fn check_weights(&self, batch: &Batch) -> anyhow::Result<()> {
         let (norm, _) =
-            clip(&self.model.parameters.values().iter().cloned().map(Some).collect::<Vec<_>>(), None);
+            clip(&self.model.parameters().values().iter().cloned().map(Some).collect::<Vec<_>>(), None);
         anyhow::ensure!(norm.is_finite(), non_finite(self.progress.step, "the weights", batch));
         Ok(())
     }
@@ -194,9 +191,9 @@ impl Training<'_> {
     pub(super) fn save(&self) -> anyhow::Result<()> {
         state::save(
             &self.recipe.run.out,
-            self.model.parameters.list(),
+            self.model.parameters().list(),
             &self.progress,
-            self.model.parameters.values(),
+            self.model.parameters().values(),
             &self.optimizer.state,
             self.average.as_deref(),
         )
