@@ -2,12 +2,17 @@
 
 #![allow(clippy::expect_used, reason = "a test's helpers fail by panicking")]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
+use object_store::{
+    ObjectStore, ObjectStoreExt,
+    memory::InMemory,
+    path::Path,
+    throttle::{ThrottleConfig, ThrottledStore},
+};
 use recaption_output::commits::{CommitError, CommitLog, CommitRequest, CommitResult, RecordName};
 use recaption_schemas::{COMMIT_FORMAT, Counts, PartInfo, ShardCommit, ShardId, part_name, sha256_hex};
-use recaption_store::{Location, Stores};
+use recaption_store::{Location, StoreSettings, Stores};
 
 const URL: &str = "s3://bucket/list.csv";
 
@@ -182,10 +187,32 @@ async fn the_first_commit_fixes_the_configuration() {
     // A worker that was frozen after its check finds out when it continues.
     let (commit, id) = (commit(b"a", 1), id());
     put_parts(&store, &commit, b"a").await;
-    let begun = begun.earlier(std::time::Duration::from_secs(3600));
+    let begun = begun.earlier(Duration::from_secs(3600));
     let woken = one.commit(&CommitRequest::first(id.as_str(), &commit), begun).await;
     assert!(matches!(woken, Err(CommitError::ConfigurationMismatch(_))));
     assert!(!is_there(&store, &record()).await && !is_there(&store, &commit.captions.path).await);
+}
+
+/// Shards of one worker begin at different times; whichever replaces the configuration, none of them is refused.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_overwrites_is_not_refused_by_itself() {
+    let slow = ThrottleConfig { wait_get_per_byte: Duration::from_millis(10), ..ThrottleConfig::default() };
+    let memory: Arc<dyn ObjectStore> = Arc::new(ThrottledStore::new(InMemory::new(), slow));
+    let settings = StoreSettings { timeout: Duration::from_secs(600), ..StoreSettings::default() };
+    let mut stores = Stores::new(settings).wrapped(Arc::new(move |_| Arc::clone(&memory)));
+    let commit_log = CommitLog::new(stores.locate("/out").expect("a path"));
+    let configuration = |value: &str| [("a.b".to_owned(), value.to_owned())].into();
+    commit_log.committer(configuration("1"), false).await.expect("memory").begin().await.expect("memory");
+    let overwriting = commit_log.committer(configuration("2"), true).await.expect("memory");
+    let begun = futures::future::join_all((0..60).map(async |n| {
+        tokio::time::sleep(Duration::from_millis(100 * n)).await;
+        overwriting.begin().await.map(drop)
+    }));
+    for (n, begun) in begun.await.into_iter().enumerate() {
+        begun.unwrap_or_else(|error| panic!("shard {n}: {error}"));
+    }
+    let found = commit_log.configuration().await.expect("memory").expect("a configuration");
+    assert_eq!(found.configuration["a.b"], "2");
 }
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -10,7 +9,7 @@ use object_store::{Error, ObjectStoreExt, PutMode};
 use recaption_schemas::ShardCommit;
 use recaption_store::{Location, StoreError, lacks_conditional_put, to_json};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     commit::{CommitRequest, CommitResult},
@@ -78,7 +77,7 @@ pub struct Committer {
     /// Keys that change rows, with their values.
     pub configuration: BTreeMap<String, String>,
     fingerprint: String,
-    /// Digest of the configuration that may be replaced; `None` once that is done.
+    /// Digest of the configuration that may be replaced; `None` once that is done, or where there is nothing to replace.
     replaces: Mutex<Option<ContentDigest>>,
 }
 
@@ -133,11 +132,18 @@ impl Committer {
             configuration: self.configuration.clone(),
         };
         for _ in 0..MAX_ATTEMPTS {
+            // Held from reading until the configuration is replaced: a shard that begins at the same time sees the new one, and never
+            // the old one without the right to replace it.
+            let mut replaceable = Some(self.replaces.lock().await).filter(|digest| digest.is_some());
             let replaces = match self.commit_log.configuration_and_digest().await? {
-                Some((_, Some(existing))) if existing.fingerprint == self.fingerprint => return Ok(start),
+                Some((_, Some(existing))) if existing.fingerprint == self.fingerprint => {
+                    if let Some(digest) = &mut replaceable {
+                        **digest = None;
+                    }
+                    return Ok(start);
+                }
                 Some((digest, existing)) => {
-                    let may_replace =
-                        *self.replaces.lock().unwrap_or_else(PoisonError::into_inner) == Some(digest);
+                    let may_replace = replaceable.as_deref() == Some(&Some(digest));
                     match existing {
                         Some(existing) if !may_replace => {
                             return Err(CommitError::ConfigurationMismatch(Box::new(existing)));
@@ -152,8 +158,9 @@ impl Committer {
             match replaces {
                 Some(digest) => {
                     let lock = self.commit_log.replacement_lock();
-                    if let SwapResult::Swapped = compare_and_swap(&location, &digest, &bytes, &lock).await? {
-                        *self.replaces.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    let result = compare_and_swap(&location, &digest, &bytes, &lock).await?;
+                    if let (SwapResult::Swapped, Some(digest)) = (result, &mut replaceable) {
+                        **digest = None;
                     }
                 }
                 None => create(&location, bytes).await?,
