@@ -94,7 +94,7 @@ fn every_loss_falls_with_and_without_distillation() {
         let out = format!("out-{alpha}");
         let setting = format!("albef.alpha={alpha}");
         let changes =
-            [setting.as_str(), "optimizer.steps=150", "optimizer.warmup_steps=10", "run.log_every=30"];
+            [setting.as_str(), "optimizer.steps=700", "optimizer.warmup_steps=10", "run.log_every=100"];
         albef.call(&out, &changes).ends(0);
         let lines = albef.0.train_lines(&out);
         let (first, last) = (&lines[0], &lines[lines.len() - 1]);
