@@ -43,7 +43,7 @@ const SKIP: &[&str] = &[
 /// Families of names and why they are not supported; the first that a name begins with counts.
 const REFUSED: [(&str, &str); 11] = [
     ("naflexvit_", "a NaFlex tower, which takes images of any shape; graphs here take squares of one size"),
-    ("eva", "EVA's ViT, with rotary positions and, from EVA-02 on, SwiGLU"),
+    ("eva", "EVA's ViT, whose layers differ from CLIP's (some have rotary positions and SwiGLU)"),
     ("vit_pe_", "a Perception Encoder, with rotary positions"),
     ("vit_relpos_", "a ViT with relative positions"),
     ("vit_base_mci_", "MobileCLIP's ViT, with a convolutional stem"),
