@@ -63,6 +63,9 @@ pub(super) struct GoldenBeams {
     pub(super) scores: Vec<f32>,
 }
 
+/// A text and its ids, up to and including the end token.
+pub(super) type TokenisedText = (String, Vec<i64>);
+
 /// A golden that fits the model.
 pub(super) struct Golden {
     /// Images, `N`.
@@ -87,8 +90,8 @@ pub(super) struct Golden {
     pub(super) generation: Generation,
     /// Probabilities that texts belong to images, `[N, texts]`, of a SigLIP.
     pub(super) probability: Option<Vec<f32>>,
-    /// Texts and their ids up to and including the end token.
-    pub(super) tokenised: Option<Vec<(String, Vec<i64>)>>,
+    /// Texts and their ids.
+    pub(super) tokenised: Option<Vec<TokenisedText>>,
 }
 
 impl Golden {
@@ -231,7 +234,7 @@ impl Tensors<'_> {
     }
 
     /// Reads the ids of the JSON file's texts.
-    fn tokenised(&self) -> Result<Option<Vec<(String, Vec<i64>)>>, String> {
+    fn tokenised(&self) -> Result<Option<Vec<TokenisedText>>, String> {
         if !self.has(TEXT_IDS) {
             return Ok(None);
         }
