@@ -379,7 +379,7 @@ fn directories_of_other_formats_are_named() {
     export("nowhere").warns("as open_clip publishes it");
 }
 
-/// The files of a small BLIP, as the hub has them, with some that nobody needs.
+/// The files of a small BLIP, as the hub has them, with some that are not needed.
 fn blip(case: &str) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::from([("tf_model.h5".to_owned(), b"others' weights".to_vec())]);
     for entry in fs::read_dir(data("blip").join(case)).expect("a fixture") {

@@ -24,7 +24,7 @@ const BATCH_BYTES: usize = 4 << 20;
 /// A Parquet file being written.
 pub(super) struct ParquetSink {
     preset: ColumnPreset,
-    /// Whether the `text` column is drawn anew.
+    /// Whether the `text` column is drawn again.
     blends: bool,
     schema: SchemaRef,
     writer: PartWriter,

@@ -1,7 +1,7 @@
 //! ALBEFs as directories: `config.json`, `albef.safetensors` under the authors' names, and BERT's tokenizer.
 //!
 //! A file without momentum copy or queues begins with a copy of the weights and random queues, as the authors' training does; a
-//! queue of another size than the recipe's is drawn anew. Files are replaced atomically.
+//! queue of another size than the recipe's is drawn again. Files are replaced atomically.
 
 use std::{
     collections::HashMap,

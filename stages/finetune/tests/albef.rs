@@ -228,7 +228,7 @@ fn random_weights_begin_with_copies_and_unit_queues() {
         assert!((norm - 1.0).abs() < 1e-5, "column {column}: {norm}");
     }
     assert_ne!(queue, value("text_queue"));
-    // Of a checkpoint with another queue only the queues are drawn anew.
+    // Of a checkpoint with another queue only the queues are drawn again.
     let read = AlbefFiles::read(&data(), Some(&overrides), 3).expect("a checkpoint");
     let at = read.list.iter().position(|p| p.name == "image_queue").expect("a queue");
     assert_eq!(&read.values[at], queue);
