@@ -159,6 +159,7 @@ fn outcomes_with(
         keep_prompt: false,
         filter: Filter::default(),
         itm_top_k: 0,
+        match_original: false,
         embed_images: false,
         keep_features: false,
     };
@@ -210,6 +211,7 @@ fn memory_that_does_not_hold_one_image_ends_the_lane() {
         keep_prompt: false,
         filter: Filter::default(),
         itm_top_k: 0,
+        match_original: false,
         embed_images: false,
         keep_features: false,
     };
@@ -235,6 +237,7 @@ fn images_of_a_failed_device_go_to_another() {
         keep_prompt: false,
         filter: Filter::default(),
         itm_top_k: 0,
+        match_original: false,
         embed_images: false,
         keep_features: false,
     };

@@ -19,8 +19,8 @@ use recaption_output::{
     commits::{CommitLog, CommitRequest},
 };
 use recaption_schemas::{
-    COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit, ShardId, Similarity,
-    caption_schema, reject_schema, sha256_hex,
+    AddedColumns, COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit,
+    ShardId, Similarity, caption_schema, reject_schema, sha256_hex,
 };
 use recaption_store::Stores;
 use serde_json::Value;
@@ -54,7 +54,7 @@ fn made_output(out: &Path, shards: u32, rows: u32) {
 async fn made_shard(out: &Path, url: &str, rows: u32) {
     let location = Stores::default().locate(&out.to_string_lossy()).expect("a path");
     let id = ShardId::from_url(url);
-    let schema = Arc::new(caption_schema(false, [].into()));
+    let schema = Arc::new(caption_schema(AddedColumns::default(), [].into()));
     let mut table = CaptionTable::new(Arc::clone(&schema), url.into());
     for n in 0..rows {
         let similarity = Similarity::new(0.25).expect("finite");
@@ -64,6 +64,7 @@ async fn made_shard(out: &Path, url: &str, rows: u32) {
             candidates: Candidates::new(vec![candidate]).expect("one"),
             org_caption: Some(format!("original {n}")),
             org_similarity: None,
+            org_itm: None,
             width: 4,
             height: 3,
             sha256: sha256_hex(n.to_string().as_bytes()),

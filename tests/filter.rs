@@ -13,8 +13,8 @@ use recaption_output::{
     commits::{CommitLog, CommitRequest},
 };
 use recaption_schemas::{
-    COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit, ShardId, Similarity,
-    caption_schema, reject_schema,
+    AddedColumns, COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, ShardCommit,
+    ShardId, Similarity, caption_schema, reject_schema,
 };
 use recaption_store::Stores;
 use serde_json::{Value, json};
@@ -40,7 +40,8 @@ fn dataset(out: &Path, shards: &[&[Scores]]) {
 async fn shard(out: &Path, url: &str, rows: &[Scores]) {
     let location = Stores::default().locate(&out.to_string_lossy()).expect("a path");
     let id = ShardId::from_url(url);
-    let schema = Arc::new(caption_schema(false, [("recaption.model".into(), "m".into())].into()));
+    let schema =
+        Arc::new(caption_schema(AddedColumns::default(), [("recaption.model".into(), "m".into())].into()));
     let mut table = CaptionTable::new(Arc::clone(&schema), url.into());
     for (n, (similarity, original)) in rows.iter().enumerate() {
         let candidate = Candidate {
@@ -54,6 +55,7 @@ async fn shard(out: &Path, url: &str, rows: &[Scores]) {
             candidates: Candidates::new(vec![candidate]).expect("one"),
             org_caption: original.map(|_| format!("original {n}")),
             org_similarity: original.and_then(Similarity::new),
+            org_itm: None,
             width: 4,
             height: 3,
             sha256: String::new(),

@@ -266,3 +266,89 @@ fn commands_show_the_probability() {
     assert!(page.contains("mean matching probability (itm)</dt><dd>") && page.contains("--by itm"), "no itm");
     assert!(page.contains(&format!("{mean:.3}</dd>")), "the mean of all rows");
 }
+
+#[test]
+fn original_captions_are_matched_on_request() {
+    let place = Place::new();
+    let mut reference = Reference::new(scorer(&place));
+    let input = place.draw("in", 1, 16);
+    let matched = |output: &str| run(&place, &input, output).set("score.match_original=true");
+    matched("out").set("output.images=embed").ends(0);
+    run(&place, &input, "plain").set("output.images=embed").ends(0);
+    let (with, without) = (rows(&place, "out"), rows(&place, "plain"));
+    assert_eq!(with.len(), 16);
+    for (row, plain) in with.iter().zip(&without) {
+        let (image, _) = row.image.as_ref().expect("the stored image");
+        let original = row.org_caption.as_deref().expect("scenes have alt texts");
+        // Bit for bit, as for generated captions.
+        let probability = reference.probabilities(image, &[original])[0];
+        assert_eq!(row.org_itm.map(Bits::get), Some(probability), "{row:?}");
+        // Nothing else differs, and the column is there on request alone.
+        assert_eq!(&Caption { org_itm: None, ..row.clone() }, plain);
+    }
+    assert_eq!(configuration(&place, "out")["score.match_original"], "true");
+    assert!(!configuration(&place, "plain").contains_key("score.match_original"));
+    run(&place, &input, "out").set("output.images=embed").ends(2).warns("score.match_original");
+
+    // A second pass by it.
+    let filter = |from: &str, to: &str, by: &[&str]| {
+        let call = recaption().dir(place.root()).args(["filter", from, "--to", to, "--log-format", "text"]);
+        call.args(["--by", "org_itm"]).args(by)
+    };
+    filter("out", "top", &["--keep-top", "0.5"]).ends(0).prints("threshold org_itm >= ").prints("below_itm");
+    let least = output::read(&place.path("top"))
+        .captions
+        .iter()
+        .filter_map(|row| row.org_itm.map(Bits::get))
+        .fold(1.0, f32::min);
+    let above = with.iter().filter(|row| row.org_itm.is_some_and(|itm| itm.get() >= least)).count();
+    assert!(above >= 8 && output::read(&place.path("top")).captions.len() == above);
+    filter("out", "above", &["--min-itm", &least.to_string()]).ends(0);
+    assert_eq!(output::read(&place.path("above")).captions.len(), above);
+    filter("plain", "none", &["--keep-top", "0.5"])
+        .ends(1)
+        .warns("no column `org_itm`; a run with `score.match_original = true` writes it");
+    filter("out", "none", &["--min-similarity", "0.5"]).ends(2).warns("use --min-itm");
+}
+
+#[test]
+fn matching_originals_needs_a_scorer_that_matches() {
+    let place = Place::new();
+    scorer(&place);
+    let input = place.draw("in", 1, 4);
+    run(&place, &input, "off")
+        .set("score.match_original=true")
+        .set("score.itm_top_k=0")
+        .ends(2)
+        .warns("`score.match_original` needs a scorer that matches");
+    place
+        .run(&input, "own")
+        .set("score.match_original=true")
+        .ends(2)
+        .warns("`score.match_original` = true: model.scorer has no matching head (ITM)");
+}
+
+#[test]
+fn webdataset_carries_the_probability_of_the_original() {
+    let place = Place::new();
+    scorer(&place);
+    let input = place.draw("in", 1, 6);
+    run(&place, &input, "out").set("score.match_original=true").set("output.format=webdataset").ends(0);
+    let rows = rows(&place, "out");
+    let folder = std::fs::read_dir(place.path("out/webdataset")).expect("a folder");
+    let tars: Vec<PathBuf> = folder.map(|entry| entry.expect("an entry").path()).collect();
+    let mut archive = tar::Archive::new(std::fs::File::open(&tars[0]).expect("a tar"));
+    let mut found = 0;
+    for member in archive.entries().expect("members") {
+        let member = member.expect("a member");
+        if !member.path_bytes().ends_with(b".json") {
+            continue;
+        }
+        let entry: serde_json::Value = serde_json::from_reader(member).expect("JSON");
+        let row = rows.iter().find(|row| entry["key"] == row.key.as_str()).expect("its row");
+        let probability = row.org_itm.expect("matched").get();
+        assert_eq!(entry["org_itm"].as_f64().map(|itm| itm as f32), Some(probability));
+        found += 1;
+    }
+    assert_eq!(found, 6);
+}

@@ -17,8 +17,9 @@ use recaption_output::{
     commits::{CommitLog, CommitRequest},
 };
 use recaption_schemas::{
-    COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, EmbeddedImage, Reject,
-    RejectReason, RejectTable, ShardCommit, ShardId, Similarity, caption_schema, reject_schema, sha256_hex,
+    AddedColumns, COMMIT_FORMAT, Candidate, Candidates, CaptionRow, CaptionTable, Counts, EmbeddedImage,
+    Reject, RejectReason, RejectTable, ShardCommit, ShardId, Similarity, caption_schema, reject_schema,
+    sha256_hex,
 };
 use recaption_store::Stores;
 use serde_json::{Value, json};
@@ -47,6 +48,7 @@ fn row(key: &str, caption: &str, similarity: f32, original: Option<(&str, f32)>)
         .expect("two"),
         org_caption: original.map(|(text, _)| text.to_owned()),
         org_similarity: original.and_then(|(_, similarity)| Similarity::new(similarity)),
+        org_itm: None,
         width: 640,
         height: 480,
         sha256: sha256_hex(key.as_bytes()),
@@ -65,7 +67,8 @@ fn shard(out: &Path, url: &str, rows: &[CaptionRow], rejects: &[Reject]) {
         let target =
             |table| PartTarget { output: &location, table, shard: id.as_str(), fingerprint: "0123-4567" };
         let embed = rows.iter().any(|row| row.image.is_some());
-        let schema = Arc::new(caption_schema(embed, [].into()));
+        let schema =
+            Arc::new(caption_schema(AddedColumns { image: embed, ..AddedColumns::default() }, [].into()));
         let mut part = PartWriter::new(target("captions"), Arc::clone(&schema)).expect("a part");
         for rows in rows.chunks(100) {
             let mut table = CaptionTable::new(Arc::clone(&schema), url.into());

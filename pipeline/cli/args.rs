@@ -245,6 +245,8 @@ pub(super) enum ScoreArg {
     OrgSimilarity,
     /// Probability that image and chosen caption match, of a scorer with a matching head.
     Itm,
+    /// Probability that image and original caption match, of a run with `score.match_original`.
+    OrgItm,
 }
 
 /// The threshold of `recaption filter`: exactly one of these.
@@ -257,7 +259,7 @@ pub(super) struct CutArgs {
     /// Keep rows with at least this similarity, -1 to 1.
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = similarity)]
     pub min_similarity: Option<f32>,
-    /// Keep rows with at least this matching probability, 0 to 1; needs a scorer with a matching head.
+    /// Keep rows with at least this matching probability, 0 to 1; of a run whose scorer has a matching head.
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = probability)]
     pub min_itm: Option<f32>,
 }

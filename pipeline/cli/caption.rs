@@ -41,6 +41,7 @@ pub(super) fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
         keep_prompt: config.caption.keep_prompt,
         filter: config.filter.clone(),
         itm_top_k: model.itm_top_k(&config),
+        match_original: false,
         embed_images: false,
         keep_features: false,
     };

@@ -48,14 +48,16 @@ fn score_column(args: &FilterArgs) -> Result<ScoreColumn, ConfigError> {
         Err(ConfigError::new(flag.to_owned(), what))
     };
     match args.by {
-        Some(ScoreArg::Itm) if cut.min_similarity.is_some() => {
-            refused("--min-similarity", "itm", "use --min-itm")
+        Some(by @ (ScoreArg::Itm | ScoreArg::OrgItm)) if cut.min_similarity.is_some() => {
+            let by = if matches!(by, ScoreArg::Itm) { "itm" } else { "org_itm" };
+            refused("--min-similarity", by, "use --min-itm")
         }
         Some(by @ (ScoreArg::Similarity | ScoreArg::OrgSimilarity)) if cut.min_itm.is_some() => {
             let by = if matches!(by, ScoreArg::Similarity) { "similarity" } else { "org_similarity" };
             refused("--min-itm", by, "use --min-similarity, or leave out --by")
         }
         Some(ScoreArg::Itm) => Ok(ScoreColumn::Itm),
+        Some(ScoreArg::OrgItm) => Ok(ScoreColumn::OrgItm),
         Some(ScoreArg::OrgSimilarity) => Ok(ScoreColumn::OrgSimilarity),
         None if cut.min_itm.is_some() => Ok(ScoreColumn::Itm),
         Some(ScoreArg::Similarity) | None => Ok(ScoreColumn::Similarity),

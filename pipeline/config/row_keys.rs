@@ -50,6 +50,9 @@ impl RunConfig {
         if itm_top_k > 0 {
             put("score.itm_top_k", itm_top_k.to_string());
         }
+        if self.score.match_original {
+            put("score.match_original", true.to_string());
+        }
         if let Some(least) = self.filter.min_itm {
             put("filter.min_itm", least.to_string());
         }

@@ -162,7 +162,7 @@ impl RunConfig {
         let settings: Settings = layers.extract_partial()?;
         Ok(Self {
             caption: CaptionConfig::build(&settings.caption, layers)?,
-            score: ScoreConfig::build(&settings.score, layers),
+            score: ScoreConfig::build(&settings.score, layers)?,
             filter: build_filter(&settings.filter, &settings.score, settings.rules, layers)?,
             input: InputConfig {
                 decode: decode_options(&settings.input),

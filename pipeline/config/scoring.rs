@@ -20,12 +20,22 @@ pub struct ScoreConfig {
     pub itm_top_k: usize,
     /// Whether that was set, and is not the default.
     pub is_itm_top_k_set: bool,
+    /// Whether such a scorer matches the original caption too.
+    pub match_original: bool,
 }
 
 impl ScoreConfig {
     /// Takes the section's settings.
-    pub(super) fn build(section: &ScoreSection, layers: &Layers) -> Self {
-        Self { itm_top_k: section.itm_top_k, is_itm_top_k_set: layers.is_set("score.itm_top_k") }
+    ///
+    /// # Errors
+    /// Original captions are to be matched, and nothing else.
+    pub(super) fn build(section: &ScoreSection, layers: &Layers) -> Result<Self, ConfigError> {
+        let ScoreSection { itm_top_k, match_original } = *section;
+        if match_original && itm_top_k == 0 {
+            let what = "`score.match_original` needs a scorer that matches: leave out `score.itm_top_k` = 0";
+            return Err(layers.error("score.match_original", what));
+        }
+        Ok(Self { itm_top_k, is_itm_top_k_set: layers.is_set("score.itm_top_k"), match_original })
     }
 }
 

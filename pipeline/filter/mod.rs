@@ -42,8 +42,13 @@ pub async fn filter(job: &FilterJob) -> anyhow::Result<FilterReport> {
     }
     let earlier = earlier_passes(&source, job).await?;
     let (threshold, totals) = find_threshold(&source, job).await?;
-    if job.by == ScoreColumn::Itm && totals.read > 0 && totals.missing == totals.read {
-        let what = "no row has itm: the run's model.scorer has no matching head, or score.itm_top_k was 0; use --by similarity";
+    if job.by.is_matching() && totals.read > 0 && totals.missing == totals.read {
+        let what = match job.by {
+            ScoreColumn::OrgItm => "no row has org_itm: the input had no captions",
+            _ => {
+                "no row has itm: the run's model.scorer has no matching head, or score.itm_top_k was 0; use --by similarity"
+            }
+        };
         return Err(ConfigError { origin: source.location.url(), what: what.to_owned() }.into());
     }
     let selection = Selection { by: job.by, cutoff: job.cutoff, threshold, column: job.column.clone() };

@@ -113,9 +113,10 @@ impl std::fmt::Display for FilterReport {
         match &pass.column {
             Some(name) => writeln!(f, "column    {name}: true where selected; all rows are there"),
             None => {
-                let reason =
-                    if by == ScoreColumn::Itm.as_str() { ScoreColumn::Itm } else { ScoreColumn::Similarity };
-                writeln!(f, "rejects   {} rows more, as {}", rows.below + rows.missing, reason.reason())
+                let is_matching =
+                    [ScoreColumn::Itm, ScoreColumn::OrgItm].iter().any(|one| one.as_str() == by);
+                let column = if is_matching { ScoreColumn::Itm } else { ScoreColumn::Similarity };
+                writeln!(f, "rejects   {} rows more, as {}", rows.below + rows.missing, column.reason())
             }
         }?;
         writeln!(f, "output    {}", self.output)

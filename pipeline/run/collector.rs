@@ -216,7 +216,7 @@ impl Collector {
             next: 0,
             counts: Counts { texts_cut, ..Counts::default() },
             captions: CaptionTable::new(
-                Arc::new(caption_schema(self.output.carries_images(), metadata.clone())),
+                Arc::new(caption_schema(self.output.row_columns(), metadata.clone())),
                 url.clone(),
             ),
             rejects: RejectTable::new(Arc::new(reject_schema(metadata)), url),

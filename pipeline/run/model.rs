@@ -145,10 +145,14 @@ fn check_matching(config: &RunConfig, scorer: Option<&ModelFolder>) -> anyhow::R
     if scorer.is_some_and(|scorer| scorer.fusion().is_ok()) {
         return Ok(());
     }
-    if let Some(least) = config.filter.min_itm {
+    let (key, instead) = match config.filter.min_itm {
+        Some(least) => (format!("`filter.min_itm` = {least}"), ", or filter.min_similarity"),
+        None if config.score.match_original => ("`score.match_original` = true".to_owned(), ""),
+        None => (String::new(), ""),
+    };
+    if !key.is_empty() {
         return Err(unfit(format!(
-            "`filter.min_itm` = {least}: model.scorer has no matching head (ITM); use a BlipForImageTextRetrieval as scorer, or \
-             filter.min_similarity"
+            "{key}: model.scorer has no matching head (ITM); use an ALBEF or a BlipForImageTextRetrieval as scorer{instead}"
         )));
     }
     if config.score.is_itm_top_k_set && config.score.itm_top_k > 0 {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use recaption_output::commits::Committer;
-use recaption_schemas::{Blend, CAPTION_SCHEMA_VERSION, metadata_keys};
+use recaption_schemas::{AddedColumns, Blend, CAPTION_SCHEMA_VERSION, metadata_keys};
 use recaption_store::Location;
 
 use super::{model::RunModel, plan::Settings, progress::WriteMeter};
@@ -23,6 +23,8 @@ pub(crate) struct Output {
     pub scorer: Option<String>,
     /// Generation parameters and seed, a JSON object.
     pub decode: String,
+    /// Whether the original caption is matched, so that there is a column for it.
+    pub match_original: bool,
     /// Whether rows carry the stored image.
     pub embed: bool,
     /// Counts what is written.
@@ -50,6 +52,7 @@ impl Output {
             model: model.folder.digest.clone(),
             scorer: model.scorer.as_ref().map(|scorer| scorer.digest.clone()),
             decode: decode.to_string(),
+            match_original: config.score.match_original,
             embed: config.output.embed_images,
             meter: Arc::default(),
             webdataset: config.output.webdataset,
@@ -61,6 +64,18 @@ impl Output {
     #[must_use]
     pub(super) fn carries_images(&self) -> bool {
         self.embed || self.webdataset
+    }
+
+    /// Columns that the configuration adds to the captions part.
+    #[must_use]
+    pub(super) fn part_columns(&self) -> AddedColumns {
+        AddedColumns { org_itm: self.match_original, image: self.embed }
+    }
+
+    /// Columns that it adds to rows on their way to the parts: with images where a webdataset alone has them.
+    #[must_use]
+    pub(super) fn row_columns(&self) -> AddedColumns {
+        AddedColumns { image: self.carries_images(), ..self.part_columns() }
     }
 
     /// Key-value metadata of every part.

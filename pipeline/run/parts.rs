@@ -113,7 +113,7 @@ impl Parts {
             let target = PartTarget { output: &output.location, table, shard, fingerprint };
             PartWriter::new(target, schema).map_err(PartError::Write)
         };
-        let schema = Arc::new(caption_schema(output.embed, metadata.clone()));
+        let schema = Arc::new(caption_schema(output.part_columns(), metadata.clone()));
         let captions = begin("captions", Arc::clone(&schema))?;
         let rejects = begin("rejects", Arc::new(reject_schema(metadata)))?;
         let earlier = async |info: Option<&PartInfo>| {

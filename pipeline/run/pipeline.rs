@@ -120,6 +120,7 @@ fn worker_settings(context: RunContext<'_>, keep_features: bool) -> CaptionWorke
         keep_prompt: config.caption.keep_prompt,
         filter: config.filter.clone(),
         itm_top_k: model.itm_top_k(config),
+        match_original: config.score.match_original,
         embed_images: config.output.carries_images(),
         keep_features,
     }

@@ -34,7 +34,8 @@ pub use shard::{
     ShardId, part_name, part_url, printable, redact_text, redact_url, shard_of_part, webdataset_part_name,
 };
 pub use table::{
-    CAPTION_SCHEMA_VERSION, CaptionTable, RejectTable, caption_schema, metadata_keys, reject_schema,
+    AddedColumns, CAPTION_SCHEMA_VERSION, CaptionTable, RejectTable, caption_schema, metadata_keys,
+    reject_schema,
 };
 
 /// The example of the README, which the documentation tests run.

@@ -1,6 +1,6 @@
 //! One row of `captions/`.
 
-use crate::candidates::{Candidates, Similarity};
+use crate::candidates::{Candidates, MatchProbability, Similarity};
 
 /// A stored image in the form of Hugging Face's image feature: bytes and a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct CaptionRow {
     pub org_caption: Option<String>,
     /// Cosine of image and original caption, [-1, 1].
     pub org_similarity: Option<Similarity>,
+    /// Probability that image and original caption match, [0, 1], if they were matched.
+    pub org_itm: Option<MatchProbability>,
     /// Width of the stored image, pixels, after EXIF orientation.
     pub width: u32,
     /// Height of the stored image, pixels, after EXIF orientation.

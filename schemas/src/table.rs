@@ -48,10 +48,18 @@ fn candidate_item() -> Field {
     Field::new("item", DataType::Struct(candidate_fields()), false)
 }
 
-/// Returns the schema of `captions/`. `embed` adds the image column; `metadata` becomes the file metadata, and a [`Blend`] in it
-/// adds the text column.
+/// Columns of `captions/` that a configuration adds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddedColumns {
+    /// `org_itm`, the probability that image and original caption match.
+    pub org_itm: bool,
+    /// `image`, the stored images.
+    pub image: bool,
+}
+
+/// Returns the schema of `captions/`. `metadata` becomes the file metadata, and a [`Blend`] in it adds the text column.
 #[must_use]
-pub fn caption_schema(embed: bool, metadata: HashMap<String, String>) -> Schema {
+pub fn caption_schema(added: AddedColumns, metadata: HashMap<String, String>) -> Schema {
     let mut fields = vec![
         Field::new("key", DataType::Utf8, false),
         Field::new("shard", DataType::Utf8, false),
@@ -68,10 +76,13 @@ pub fn caption_schema(embed: bool, metadata: HashMap<String, String>) -> Schema 
         Field::new("meta", DataType::Utf8, true),
     ];
     let mut metadata = metadata;
+    if added.org_itm {
+        fields.push(Field::new("org_itm", DataType::Float32, true));
+    }
     if metadata.contains_key(metadata_keys::BLEND) {
         fields.push(Field::new("text", DataType::Utf8, false));
     }
-    if embed {
+    if added.image {
         fields.push(Field::new("image", DataType::Struct(image_fields()), true));
         // With this entry, Hugging Face `datasets` shows the column as images.
         metadata.insert("huggingface".into(), huggingface_features(&fields));
@@ -131,6 +142,7 @@ pub struct CaptionTable {
     sha256: StringBuilder,
     url: StringBuilder,
     meta: StringBuilder,
+    org_itm: Option<Float32Builder>,
     text: Option<(ShardBlend, StringBuilder)>,
     image: Option<StructBuilder>,
 }
@@ -139,7 +151,8 @@ impl CaptionTable {
     /// Creates an empty table for one shard. `schema` is from [`caption_schema`].
     #[must_use]
     pub fn new(schema: Arc<Schema>, shard: String) -> Self {
-        let embed = schema.column_with_name("image").is_some();
+        let has = |name: &str| schema.column_with_name(name).is_some();
+        let (org_itm, embed) = (has("org_itm"), has("image"));
         let blend = schema.metadata().get(metadata_keys::BLEND);
         let blend = blend.and_then(|value| Blend::from_metadata(value));
         let text = blend.map(|blend| (blend.of_shard(&shard), StringBuilder::new()));
@@ -161,6 +174,7 @@ impl CaptionTable {
             sha256: StringBuilder::new(),
             url: StringBuilder::new(),
             meta: StringBuilder::new(),
+            org_itm: org_itm.then(Float32Builder::new),
             text,
             image: embed.then(|| StructBuilder::from_fields(image_fields(), 0)),
         }
@@ -195,6 +209,9 @@ impl CaptionTable {
         self.sha256.append_value(&row.sha256);
         self.url.append_option(row.url.as_deref());
         self.meta.append_option(row.meta.as_deref());
+        if let Some(org_itm) = &mut self.org_itm {
+            org_itm.append_option(row.org_itm.map(MatchProbability::get));
+        }
         if let Some((blend, texts)) = &mut self.text {
             texts.append_value(blend.text(&row.key, &chosen.text, row.org_caption.as_deref()));
         }
@@ -248,6 +265,9 @@ impl CaptionTable {
             Arc::new(self.url.finish()),
             Arc::new(self.meta.finish()),
         ];
+        if let Some(org_itm) = &mut self.org_itm {
+            columns.push(Arc::new(org_itm.finish()));
+        }
         if let Some((_, texts)) = &mut self.text {
             columns.push(Arc::new(texts.finish()));
         }

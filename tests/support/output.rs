@@ -43,6 +43,8 @@ pub(crate) struct Caption {
     pub(crate) org_similarity: Option<Bits>,
     pub(crate) candidates: Vec<(String, Bits, Bits)>,
     pub(crate) itm: Option<Bits>,
+    /// `None` too where there is no such column.
+    pub(crate) org_itm: Option<Bits>,
     pub(crate) width: i32,
     pub(crate) height: i32,
     pub sha256: String,
@@ -206,6 +208,7 @@ fn captions_of(batch: &RecordBatch) -> Vec<Caption> {
             org_similarity: number(numbers("org_similarity"), row),
             candidates: candidates(column(batch, "candidates"), row),
             itm: number(numbers("itm"), row),
+            org_itm: batch.column_by_name("org_itm").and_then(|_| number(numbers("org_itm"), row)),
             width: sides("width").value(row),
             height: sides("height").value(row),
             sha256: texts("sha256").value(row).to_owned(),

@@ -6,7 +6,7 @@
 //! the names that the exporter reads, see `timm_names` and `siglip::names`.
 
 use super::config::{
-    DecoderConfig, ImagePooling, ImageProjection, ModelConfig, PoolerConfig, PoolerKind, TextConfig,
+    DecoderConfig, EmbeddingProjection, ImagePooling, ModelConfig, PoolerConfig, PoolerKind, TextConfig,
     TextPooling, VisionConfig,
 };
 
@@ -137,17 +137,7 @@ impl Table {
         if v.pooling == ImagePooling::Attention {
             self.attention_pool(v);
         }
-        let init = Init::Normal(per_width(pooled));
-        match v.projection {
-            ImageProjection::None => {}
-            ImageProjection::Matrix => self.add("visual.proj", &[pooled, embed_dim], init),
-            ImageProjection::Linear { bias } => {
-                self.add("visual.proj.weight", &[embed_dim, pooled], init);
-                if bias {
-                    self.add("visual.proj.bias", &[embed_dim], Init::Zeros);
-                }
-            }
-        }
+        self.projection("visual.proj", v.projection, [pooled, embed_dim]);
     }
 
     /// Adds a SigLIP's pooling: a query, an attention and an MLP.
@@ -209,11 +199,21 @@ impl Table {
             self.block(&format!("{prefix}transformer.resblocks.{layer}"), &blocks, false);
         }
         self.layer_norm(&format!("{prefix}ln_final"), width);
-        if text.has_projection_bias {
-            self.linear(&format!("{prefix}text_projection"), [embed_dim, width], per_width(width));
-        } else {
-            let init = Init::Normal(per_width(width));
-            self.add(format!("{prefix}text_projection"), &[width, embed_dim], init);
+        self.projection(&format!("{prefix}text_projection"), text.projection, [width, embed_dim]);
+    }
+
+    /// Adds the projection of a pooled token, `[W, E]`.
+    fn projection(&mut self, name: &str, projection: EmbeddingProjection, [width, embed_dim]: [usize; 2]) {
+        let init = Init::Normal(per_width(width));
+        match projection {
+            EmbeddingProjection::None => {}
+            EmbeddingProjection::Matrix => self.add(name, &[width, embed_dim], init),
+            EmbeddingProjection::Linear { bias } => {
+                self.add(format!("{name}.weight"), &[embed_dim, width], init);
+                if bias {
+                    self.add(format!("{name}.bias"), &[embed_dim], Init::Zeros);
+                }
+            }
         }
     }
 

@@ -3,13 +3,12 @@
 use super::{
     blocks::{Block, Stream},
     error::ExportError,
-    fold::transpose,
     graph::{Attr, DType, Dim, Value},
     pooler::{self, Pooler, PoolerInput},
     tower::Tower,
 };
 use crate::{
-    checkpoint::{ImagePooling, ImageProjection, ModelConfig},
+    checkpoint::{ImagePooling, ModelConfig},
     model::IMAGES,
 };
 
@@ -78,26 +77,7 @@ pub(super) fn project(
     width: usize,
 ) -> Result<(), ExportError> {
     let e = c.embed_dim;
-    let projected = match c.vision.projection {
-        ImageProjection::None => pooled.clone(),
-        ImageProjection::Matrix => {
-            let proj = t.checkpoint_weight("visual.proj", &[width, e])?;
-            t.g.op("MatMul", &[pooled, &proj], &[])
-        }
-        ImageProjection::Linear { bias } => {
-            let proj = t.derived_weight("visual.proj.weight", &[width, e], |r| {
-                Ok(transpose(&r.get("visual.proj.weight", &[e, width])?, [e, width]))
-            })?;
-            let product = t.g.op("MatMul", &[pooled, &proj], &[]);
-            match bias {
-                true => {
-                    let bias = t.checkpoint_weight("visual.proj.bias", &[e])?;
-                    t.g.op("Add", &[&product, &bias], &[])
-                }
-                false => product,
-            }
-        }
-    };
+    let projected = t.project_pooled(pooled, "visual.proj", c.vision.projection, [width, e])?;
     let projected = t.cast_to_f32(&projected);
     let shape = [Dim::Named(IMAGES), Dim::Fixed(e)];
     let output = t.g.declare_output("image_features", DType::F32, &shape);

@@ -13,7 +13,6 @@
 use super::{
     blocks::{Block, Stream},
     error::ExportError,
-    fold::transpose,
     graph::{Attr, DType, Dim, Value},
     tower::Tower,
 };
@@ -73,28 +72,13 @@ pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportErro
         x = t.mlp(&block(c, layer), &x)?;
     }
     let (x, _) = t.norm_stream(&format!("{prefix}ln_final"), &x, width)?;
-    let x = project(t, c, &x)?;
+    let name = format!("{prefix}text_projection");
+    let x = t.project_pooled(&x, &name, c.text.projection, [width, c.embed_dim])?;
     let x = t.cast_to_f32(&x);
     let output =
         t.g.declare_output("text_features", DType::F32, &[Dim::Named(IMAGES), Dim::Fixed(c.embed_dim)]);
     t.l2_normalise(&x, &output);
     Ok(())
-}
-
-/// Adds the projection of a text's token: `[N, W] -> [N, E]`.
-fn project(t: &mut Tower<'_>, c: &ModelConfig, x: &Value) -> Result<Value, ExportError> {
-    let (width, e) = (c.text.width, c.embed_dim);
-    let name = format!("{}text_projection", c.text.prefix);
-    if !c.text.has_projection_bias {
-        let proj = t.checkpoint_weight(&name, &[width, e])?;
-        return Ok(t.g.op("MatMul", &[x, &proj], &[]));
-    }
-    let weight = format!("{name}.weight");
-    let proj =
-        t.derived_weight(&weight, &[width, e], |r| Ok(transpose(&r.get(&weight, &[e, width])?, [e, width])))?;
-    let product = t.g.op("MatMul", &[x, &proj], &[]);
-    let bias = t.checkpoint_weight(&format!("{name}.bias"), &[e])?;
-    Ok(t.g.op("Add", &[&product, &bias], &[]))
 }
 
 /// Adds token and position embeddings, `[N, T, W]`; the checkpoint has `places` positions.

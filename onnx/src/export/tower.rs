@@ -6,11 +6,12 @@ use std::collections::HashMap;
 
 use super::{
     error::ExportError,
+    fold::transpose,
     graph::{Attr, DType, GraphBuilder, Value},
     weights::{Stored, WeightsWriter},
 };
 use crate::{
-    checkpoint::{Activation, TensorReader},
+    checkpoint::{Activation, EmbeddingProjection, TensorReader},
     model::Precision,
 };
 
@@ -113,6 +114,34 @@ impl<'a> Tower<'a> {
     pub(super) fn as_rows(&mut self, x: &Value, width: usize) -> Value {
         let shape = self.g.ints(&[-1, width as i64]);
         self.g.op("Reshape", &[x, &shape], &[])
+    }
+
+    /// Adds the projection `name` of pooled tokens, `[N, W] -> [N, E]`; it is not quantised.
+    pub(super) fn project_pooled(
+        &mut self,
+        x: &Value,
+        name: &str,
+        projection: EmbeddingProjection,
+        [width, e]: [usize; 2],
+    ) -> Result<Value, ExportError> {
+        let has_bias = match projection {
+            EmbeddingProjection::None => return Ok(x.clone()),
+            EmbeddingProjection::Matrix => {
+                let proj = self.checkpoint_weight(name, &[width, e])?;
+                return Ok(self.g.op("MatMul", &[x, &proj], &[]));
+            }
+            EmbeddingProjection::Linear { bias } => bias,
+        };
+        let weight = format!("{name}.weight");
+        let proj = self.derived_weight(&weight, &[width, e], |r| {
+            Ok(transpose(&r.get(&weight, &[e, width])?, [e, width]))
+        })?;
+        let product = self.g.op("MatMul", &[x, &proj], &[]);
+        if !has_bias {
+            return Ok(product);
+        }
+        let bias = self.checkpoint_weight(&format!("{name}.bias"), &[e])?;
+        Ok(self.g.op("Add", &[&product, &bias], &[]))
     }
 
     /// Divides each row by its L2 norm (at least 1e-12, as in torch); f32 in and out.

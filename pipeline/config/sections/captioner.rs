@@ -80,6 +80,8 @@ section! {
         /// Candidates of an image, the most similar first, that a scorer with a matching head (ITM) matches with it: the one that matches best is chosen; 0 turns matching off.
         #[schemars(range(min = 0, max = 256))]
         pub itm_top_k: usize = DEFAULT_ITM_TOP_K,
+        /// Whether such a scorer matches the original caption too, which adds the column `org_itm`.
+        pub match_original: bool = false,
     }
 }
 

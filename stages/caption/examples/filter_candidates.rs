@@ -62,6 +62,7 @@ fn row(candidates: Candidates) -> CaptionRow {
         candidates,
         org_caption: None,
         org_similarity: None,
+        org_itm: None,
         width: 1,
         height: 1,
         sha256: String::new(),

@@ -118,6 +118,7 @@ mod tests {
             candidates: Candidates::new(candidates.collect()).expect("one"),
             org_caption: Some("cat.jpg".into()),
             org_similarity: None,
+            org_itm: None,
             width: 1,
             height: 1,
             sha256: String::new(),

@@ -68,7 +68,11 @@ impl<'a> ScoreStage<'a> {
             // Similarities of candidates; the original caption's comes after them.
             let candidates = job.texts.iter().map(String::as_str).zip(similarities.iter().copied());
             let candidates: Vec<(&str, Similarity)> = candidates.take(job.payload.1.len()).collect();
-            settings.filter.to_match(&candidates, settings.itm_top_k)
+            let mut selected = settings.filter.to_match(&candidates, settings.itm_top_k);
+            if settings.match_original && job.payload.0.org_caption.is_some() {
+                selected.extend(job.texts.len().checked_sub(1));
+            }
+            selected
         };
         let scored = self.scorer.score_and_match(jobs, select);
         self.counters.scorer.observe(began.elapsed());
@@ -166,7 +170,8 @@ fn sample_result(job: ScoredJob<Payload>, settings: &CaptionWorkerSettings) -> O
         key: sample.key,
         candidates: Candidates::new(candidates)?,
         org_caption: sample.org_caption,
-        org_similarity: original.map(|original| original.similarity),
+        org_similarity: original.as_ref().map(|original| original.similarity),
+        org_itm: original.and_then(|original| original.itm),
         width: sample.width,
         height: sample.height,
         sha256: sample.sha256,

@@ -17,6 +17,8 @@ pub struct CaptionWorkerSettings {
     pub filter: Filter,
     /// Candidates of an image that are matched with it, the most similar first, where the scorer has a matching head; 0 for none.
     pub itm_top_k: usize,
+    /// Whether the original caption is matched too.
+    pub match_original: bool,
     /// Whether rows carry the stored image.
     pub embed_images: bool,
     /// Whether results carry the scorer's features.

@@ -1,8 +1,8 @@
-//! Trains and fine-tunes captioners and scorers in burn: a CoCa, from a recipe and shards to an open_clip directory and its ONNX
-//! export, or an ALBEF, to a directory that `recaption export` reads.
+//! Trains and fine-tunes captioners and scorers in burn: a CoCa, from a recipe and shards to an open_clip directory, or an ALBEF, to
+//! one with its authors' names, and their ONNX export.
 //!
 //! ```text
-//! recipe, shards -> Loader -> Batch -> Coca -> gradients -> AdamW -> checkpoints -> open_clip directory -> ONNX -> verified
+//! recipe, shards -> Loader -> Batch -> Coca | Albef -> gradients -> AdamW -> checkpoints -> model directory -> ONNX -> verified
 //! ```
 //!
 //! A crate and a binary of its own, so that burn does not slow the main build. Names and shapes of parameters, model

@@ -20,8 +20,8 @@ use recaption_finetune::{
 use recaption_input::shards::ListError;
 use tracing_subscriber::{filter::LevelFilter, fmt};
 
-/// Trains or fine-tunes a captioner (CoCa) or a scorer (ALBEF) by a recipe. A captioner is written in open_clip's format and as
-/// verified ONNX graphs, a scorer under its authors' names, for `recaption export`.
+/// Trains or fine-tunes a captioner (CoCa) or a scorer (ALBEF) by a recipe, and writes it in open_clip's format, an ALBEF under its
+/// authors' names, and as verified ONNX graphs.
 /// The same command continues a run that was stopped or killed.
 #[derive(Parser)]
 #[command(name = "recaption-finetune", version)]
@@ -163,9 +163,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn print_trained(trained: &TrainedModel) {
     println!("model     {} (step {})", trained.model.display(), trained.step);
-    if let Some(onnx) = &trained.onnx {
-        println!("ONNX      {}", onnx.display());
-    }
+    println!("ONNX      {}", trained.onnx.display());
     for check in &trained.checks {
         println!("          {check}");
     }

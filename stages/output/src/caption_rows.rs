@@ -18,6 +18,7 @@ pub struct CaptionRows {
     org_similarity: Float32Array,
     candidates: ListArray,
     itm: Option<Float32Array>,
+    org_itm: Option<Float32Array>,
     width: Int32Array,
     height: Int32Array,
     sha256: StringArray,
@@ -32,6 +33,11 @@ fn column<T: Array + Clone + 'static>(batch: &RecordBatch, name: &str) -> Result
     column
         .cloned()
         .ok_or_else(|| ArrowError::SchemaError(format!("column `{name}` is missing or has another type")))
+}
+
+/// Returns a column that is absent in outputs without it.
+fn added<T: Array + Clone + 'static>(batch: &RecordBatch, name: &str) -> Result<Option<T>, ArrowError> {
+    batch.column_by_name(name).map(|_| column(batch, name)).transpose()
 }
 
 fn optional(array: &StringArray, row: usize) -> Option<&str> {
@@ -60,7 +66,6 @@ impl CaptionRows {
                 Some((bytes.clone(), path.clone()))
             }
         };
-        let text = batch.column_by_name("text").map(|_| column(batch, "text")).transpose()?;
         Ok(Self {
             rows: batch.num_rows(),
             key: column(batch, "key")?,
@@ -70,13 +75,14 @@ impl CaptionRows {
             org_caption: column(batch, "org_caption")?,
             org_similarity: column(batch, "org_similarity")?,
             candidates: column(batch, "candidates")?,
-            itm: batch.column_by_name("itm").map(|_| column(batch, "itm")).transpose()?,
+            itm: added(batch, "itm")?,
+            org_itm: added(batch, "org_itm")?,
             width: column(batch, "width")?,
             height: column(batch, "height")?,
             sha256: column(batch, "sha256")?,
             url: column(batch, "url")?,
             meta: column(batch, "meta")?,
-            text,
+            text: added(batch, "text")?,
             image,
         })
     }
@@ -127,6 +133,12 @@ impl CaptionRows {
     #[must_use]
     pub fn itm(&self, row: usize) -> Option<f32> {
         self.itm.as_ref().filter(|itm| itm.is_valid(row)).map(|itm| itm.value(row))
+    }
+
+    /// Returns the probability that image and original caption match, [0, 1], if they were matched.
+    #[must_use]
+    pub fn org_itm(&self, row: usize) -> Option<f32> {
+        self.org_itm.as_ref().filter(|itm| itm.is_valid(row)).map(|itm| itm.value(row))
     }
 
     /// Returns the texts of all candidates, the best first.

@@ -22,8 +22,8 @@ use timm::parse_timm;
 pub use tokens::{TextTokens, TokenizerFamily};
 use towers::{parse_decoder, parse_text, parse_vision};
 pub use types::{
-    Activation, DecoderConfig, ImagePooling, ImageProjection, ModelConfig, MultimodalInput, Normalisation,
-    PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
+    Activation, DecoderConfig, EmbeddingProjection, ImagePooling, ModelConfig, MultimodalInput,
+    Normalisation, PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
 };
 
 /// Initial value of the contrastive temperature's logarithm: open_clip's `init_logit_scale`, ln(1 / 0.07).
@@ -103,6 +103,12 @@ impl ModelConfig {
         check_heads("text_cfg", self.text.width, self.text.heads)?;
         if let Some(decoder) = &self.decoder {
             self.check_decoder(decoder)?;
+        }
+        if self.text.projection == EmbeddingProjection::None && self.text.width != self.embed_dim {
+            return Err(format!(
+                "`text_cfg.proj_type` is none, but `text_cfg.width` is {} and `embed_dim` {}",
+                self.text.width, self.embed_dim
+            ));
         }
         if self.vision.grid() == 0 {
             return Err("vision_cfg.patch_size is larger than image_size".into());

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     section::{Parsed, Section},
     towers::custom_block_defaults,
-    types::{Activation, ImagePooling, ImageProjection, VisionConfig},
+    types::{Activation, EmbeddingProjection, ImagePooling, VisionConfig},
 };
 
 /// Epsilon of LayerNorm in timm's ViTs.
@@ -41,9 +41,11 @@ const SKIP: &[&str] = &[
 ];
 
 /// Families of names and why they are not supported; the first that a name begins with counts.
-const REFUSED: [(&str, &str); 11] = [
+const REFUSED: [(&str, &str); 13] = [
     ("naflexvit_", "a NaFlex tower, which takes images of any shape; graphs here take squares of one size"),
-    ("eva", "EVA's ViT, whose layers differ from CLIP's (some have rotary positions and SwiGLU)"),
+    ("eva02_enormous_", "EVA-02's largest ViT, with LayerNorm after each part of a block"),
+    ("eva02_", "EVA-02's ViT, with rotary positions, SwiGLU and LayerNorms inside its blocks"),
+    ("eva_", "EVA's ViT, whose attention has no bias of the keys"),
     ("vit_pe_", "a Perception Encoder, with rotary positions"),
     ("vit_relpos_", "a ViT with relative positions"),
     ("vit_base_mci_", "MobileCLIP's ViT, with a convolutional stem"),
@@ -178,13 +180,13 @@ pub(super) fn parse_timm(s: Section<'_>, has_decoder: bool, embed_dim: usize) ->
 }
 
 /// Parses `timm_proj` for a tower of width `width`: null is timm's classifier, which has a bias.
-fn projection(s: &Section<'_>, (width, embed_dim): (usize, usize)) -> Parsed<ImageProjection> {
+fn projection(s: &Section<'_>, (width, embed_dim): (usize, usize)) -> Parsed<EmbeddingProjection> {
     let has_bias = s.flag("timm_proj_bias", false)?;
     s.skip(&["timm_proj"]);
     match s.map.get("timm_proj").map(|v| (v, v.as_str())) {
-        Some((Value::Null, _) | (_, Some(""))) => Ok(ImageProjection::Linear { bias: true }),
-        Some((_, Some("linear"))) | None => Ok(ImageProjection::Linear { bias: has_bias }),
-        Some((_, Some("none"))) if width == embed_dim => Ok(ImageProjection::None),
+        Some((Value::Null, _) | (_, Some(""))) => Ok(EmbeddingProjection::Linear { bias: true }),
+        Some((_, Some("linear"))) | None => Ok(EmbeddingProjection::Linear { bias: has_bias }),
+        Some((_, Some("none"))) if width == embed_dim => Ok(EmbeddingProjection::None),
         Some((_, Some("none"))) => Err(format!(
             "`embed_dim` is {embed_dim}, but the image tower is {width} wide and `vision_cfg.timm_proj` is none"
         )),

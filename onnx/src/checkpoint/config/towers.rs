@@ -6,7 +6,7 @@ use super::{
     section::{Parsed, Section},
     tokens::{self, TextTokens},
     types::{
-        Activation, DEFAULT_EPSILON, DecoderConfig, ImagePooling, ImageProjection, MultimodalInput,
+        Activation, DEFAULT_EPSILON, DecoderConfig, EmbeddingProjection, ImagePooling, MultimodalInput,
         PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
     },
 };
@@ -142,7 +142,7 @@ pub(super) fn parse_vision(
         ln_pre: !s.flag("no_ln_pre", false)?,
         layer_scale: s.optional_f32("ls_init_value")?,
         pooling,
-        projection: ImageProjection::Matrix,
+        projection: EmbeddingProjection::Matrix,
         activation,
         epsilon,
         is_timm: false,
@@ -165,7 +165,7 @@ pub(super) fn parse_text(s: Section<'_>, has_decoder: bool, activation: Activati
     s.require(&[
         ("pad_id", vec![0.into()]),
         ("final_ln_after_pool", vec![false.into()]),
-        ("proj_type", vec!["linear".into()]),
+        ("proj_type", vec!["linear".into(), "none".into()]),
     ])?;
     s.require(&open_clip_4_defaults())?;
     s.skip(&["hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "hf_model_config", "output_tokens"]);
@@ -183,7 +183,7 @@ pub(super) fn parse_text(s: Section<'_>, has_decoder: bool, activation: Activati
         layer_scale: s.optional_f32("ls_init_value")?,
         pooling,
         is_causal: !s.flag("no_causal_mask", false)?,
-        has_projection_bias: s.flag("proj_bias", false)?,
+        projection: text_projection(&s)?,
         activation,
         epsilon,
         tokens,
@@ -191,6 +191,16 @@ pub(super) fn parse_text(s: Section<'_>, has_decoder: bool, activation: Activati
     };
     s.finish()?;
     Ok(config)
+}
+
+/// Parses the projection of a text tower.
+fn text_projection(s: &Section<'_>) -> Parsed<EmbeddingProjection> {
+    let has_bias = s.flag("proj_bias", false)?;
+    Ok(match s.get("proj_type").and_then(Value::as_str) {
+        Some("none") => EmbeddingProjection::None,
+        _ if has_bias => EmbeddingProjection::Linear { bias: true },
+        _ => EmbeddingProjection::Matrix,
+    })
 }
 
 /// Returns keys that open_clip 4 has for other texts and tokenizers, and their defaults.
@@ -224,7 +234,11 @@ const MODERN_SKIP: &[&str] = &[
 
 fn coca_pooling(s: &Section<'_>) -> Parsed<(TextPooling, TextTokens)> {
     s.require(&plain_norms_and_activations())?;
-    s.require(&[("no_causal_mask", vec![false.into()]), ("proj_bias", vec![false.into()])])?;
+    s.require(&[
+        ("no_causal_mask", vec![false.into()]),
+        ("proj_bias", vec![false.into()]),
+        ("proj_type", vec!["linear".into()]),
+    ])?;
     s.skip(&["hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"]);
     // With a CLS embedding, pool_type and eos_id are not used.
     s.skip(&["eos_id", "pool_type"]);

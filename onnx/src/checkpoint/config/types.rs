@@ -66,9 +66,9 @@ pub enum ImagePooling {
     Attention,
 }
 
-/// How the pooled token becomes the image embedding.
+/// How a tower's pooled token becomes the embedding. `visual.proj` is a text tower's `text_projection`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImageProjection {
+pub enum EmbeddingProjection {
     /// It is the embedding.
     None,
     /// By `visual.proj` `[W, E]`, without bias.
@@ -104,7 +104,7 @@ pub struct VisionConfig {
     /// What the embedding is made of, where there is no `pooler`.
     pub pooling: ImagePooling,
     /// How it becomes the embedding.
-    pub projection: ImageProjection,
+    pub projection: EmbeddingProjection,
     /// Activation of the MLPs.
     pub activation: Activation,
     /// Epsilon of LayerNorm.
@@ -173,8 +173,8 @@ pub struct TextConfig {
     pub pooling: TextPooling,
     /// Whether tokens attend to those before them only; else to all, padding too (`no_causal_mask`).
     pub is_causal: bool,
-    /// Whether the projection is `text_projection.weight` `[E, W]` with a bias, instead of `text_projection` `[W, E]` (`proj_bias`).
-    pub has_projection_bias: bool,
+    /// How it becomes the embedding.
+    pub projection: EmbeddingProjection,
     /// Activation of the MLPs.
     pub activation: Activation,
     /// Epsilon of LayerNorm.

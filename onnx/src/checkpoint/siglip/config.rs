@@ -6,7 +6,7 @@ use crate::{
     checkpoint::{
         blip::preprocess,
         config::{
-            Activation, INIT_LOGIT_SCALE, ImagePooling, ImageProjection, ModelConfig, Normalisation,
+            Activation, EmbeddingProjection, INIT_LOGIT_SCALE, ImagePooling, ModelConfig, Normalisation,
             TextConfig, TextPooling, TextTokens, TokenizerFamily, VisionConfig,
             section::{Parsed, Section},
         },
@@ -106,7 +106,7 @@ fn parse_vision(s: &Section<'_>) -> Parsed<VisionConfig> {
         ln_pre: false,
         layer_scale: None,
         pooling: ImagePooling::Attention,
-        projection: ImageProjection::None,
+        projection: EmbeddingProjection::None,
         activation: activation(s)?,
         epsilon: epsilon(s)?,
         is_timm: false,
@@ -133,7 +133,7 @@ fn parse_text(s: &Section<'_>, family: Option<TokenizerFamily>) -> Parsed<(TextC
         layer_scale: None,
         pooling: TextPooling::Last,
         is_causal: false,
-        has_projection_bias: true,
+        projection: EmbeddingProjection::Linear { bias: true },
         activation: activation(s)?,
         epsilon: epsilon(s)?,
         tokens: TextTokens { family, cleaning, strips_end: false },

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::config;
 use crate::{
-    checkpoint::{Activation, ImagePooling, ImageProjection, ModelConfig, TextPooling, TokenizerFamily},
+    checkpoint::{Activation, EmbeddingProjection, ImagePooling, ModelConfig, TextPooling, TokenizerFamily},
     model::{Architecture, TextCleaning},
 };
 
@@ -24,12 +24,12 @@ fn defaults_are_those_of_siglip_base() {
     assert_eq!((v.image_size, v.patch_size, v.width, v.layers, v.heads), (224, 16, 768, 12, 12));
     assert_eq!(
         (v.mlp_width, v.pooling, v.projection),
-        (3072, ImagePooling::Attention, ImageProjection::None)
+        (3072, ImagePooling::Attention, EmbeddingProjection::None)
     );
     assert_eq!((v.tokens(), v.activation, v.epsilon), (196, Activation::GeluTanh, 1e-6));
     let t = &c.text;
     assert_eq!((t.context_length, t.vocab_size, t.width, t.pooling), (64, 32_000, 768, TextPooling::Last));
-    assert!(!t.is_causal && t.has_projection_bias && t.reads_padding());
+    assert!(!t.is_causal && t.projection == EmbeddingProjection::Linear { bias: true } && t.reads_padding());
     assert_eq!((t.tokens.family, t.tokens.cleaning), (TokenizerFamily::Siglip, TextCleaning::Siglip));
     assert_eq!(
         (c.preprocess.resize_mode, c.preprocess.interpolation),

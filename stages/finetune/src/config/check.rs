@@ -3,6 +3,7 @@
 use recaption_config::ConfigError;
 
 use super::{Compute, Layers, ObjectiveKind, Recipe};
+use crate::data::{Caption, Format};
 
 impl Recipe {
     /// Checks what no range of a single key says.
@@ -20,6 +21,10 @@ impl Recipe {
         if objective.contrastive == 0.0 && objective.caption == 0.0 {
             let what = "both weights of [objective] are 0: nothing would be learnt";
             return error("objective.caption", what.into());
+        }
+        if matches!(self.data.caption, Caption::Matched(_)) && self.data.format != Format::Output {
+            let what = "`data.caption` selects by matching probability, which an output of `recaption run` has: set `data.format` = \"output\"";
+            return error("data.caption", what.into());
         }
         if run.out.to_string_lossy().contains("://") {
             let out = run.out.display();

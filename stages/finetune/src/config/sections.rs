@@ -34,8 +34,9 @@ section! {
         /// `shards` for webdataset tars, `output` for outputs of `recaption run` that carry their images.
         pub format: Format = Format::Shards,
         /// Which text is learnt: the caption member of a shard or the synthetic caption of an output (`text`), the original
-        /// caption of an output (`original`), or a key of the sample's JSON (`json.KEY`).
-        #[schemars(with = "String", extend("x-expected" = "`text`, `original` or `json.KEY`"))]
+        /// caption of an output (`original`), a key of the sample's JSON (`json.KEY`), or both texts of an output's row, a sample
+        /// each, where its matching probability (`itm`, `org_itm`) is high enough (`itm>=0.5`).
+        #[schemars(with = "String", extend("x-expected" = "`text`, `original`, `json.KEY` or `itm>=0.5`"))]
         pub caption: Caption = Caption::Text,
         /// Samples that are shuffled together, across shards.
         #[schemars(range(min = 1), extend("x-unit" = "samples"))]

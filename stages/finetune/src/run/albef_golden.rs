@@ -89,11 +89,11 @@ fn outputs(model: &Albef, batch: &Batch, masked: &[Vec<i64>], device: &Device) -
     let image = encoders.image(batch.patches(&PatchSettings::of_albef(&model.config), device));
     let texts = TextBatch::new(&batch.ids, pad, device);
     let text = encoders.text(&texts);
-    let matches = encoders.matches(&encoders.fuse(text.clone(), &texts.lengths, image.clone()));
+    let matches = encoders.matches(text.clone(), &texts.lengths, image.clone());
     let masked = TextBatch::new(masked, pad, device);
     let fused = encoders.fuse(encoders.text(&masked), &masked.lengths, image.clone());
-    let [count, length, width] = fused.dims();
-    let words = encoders.words(fused.reshape([count * length, width]));
+    let [count, length] = masked.ids.dims();
+    let words = encoders.words(fused);
     let mut outputs = Outputs::new();
     let mut add = |name, x: Tensor<2>, shape: Option<Vec<usize>>| -> anyhow::Result<()> {
         let shape = shape.unwrap_or_else(|| x.dims().to_vec());

@@ -28,8 +28,8 @@ pub(super) struct CardFacts<'a> {
     pub(super) progress: &'a TrainingProgress,
     /// The model as saved.
     pub(super) saved: &'a Learner,
-    /// Folder of the ONNX export, if there is one.
-    pub(super) onnx: Option<&'a Path>,
+    /// Folder of the ONNX export.
+    pub(super) onnx: &'a Path,
     /// Folder of the model.
     pub(super) model: &'a Path,
     /// Step that the model is from.
@@ -143,9 +143,7 @@ fn push_digests(text: &mut String, facts: &CardFacts<'_>) -> anyhow::Result<()> 
     for name in names {
         writeln!(text, "| {name} | {} |", file(name)?)?;
     }
-    if let Some(onnx) = facts.onnx {
-        let digest = recaption_onnx::ModelFolder::open(onnx)?.digest;
-        writeln!(text, "| ONNX export (fp32), model.json | {digest} |")?;
-    }
+    let digest = recaption_onnx::ModelFolder::open(facts.onnx)?.digest;
+    writeln!(text, "| ONNX export (fp32), model.json | {digest} |")?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The end of a run: the model's directory, a CoCa's ONNX export, verified against burn on held-out samples, and the card.
+//! The end of a run: the model's directory, its ONNX export, verified against burn on held-out samples, and the card.
 
 use std::path::{Path, PathBuf};
 
@@ -18,11 +18,7 @@ use super::{
     training::Training,
     validate::Validation,
 };
-use crate::{
-    batch::Batch,
-    file::write_atomically,
-    model::{Coca, albef::Albef},
-};
+use crate::{batch::Batch, file::write_atomically};
 
 /// Folder of the trained model in open_clip's format.
 pub(super) const MODEL: &str = "model";
@@ -38,8 +34,8 @@ const VERIFY_SAMPLES: usize = 8;
 pub struct TrainedModel {
     /// Folder of the model, in open_clip's format or an ALBEF's.
     pub model: PathBuf,
-    /// Folder of the ONNX export; an ALBEF is exported by `recaption export`.
-    pub onnx: Option<PathBuf>,
+    /// Folder of the ONNX export.
+    pub onnx: PathBuf,
     /// Step that the model is from.
     pub step: u64,
     /// Losses of the saved model on held-out data; `None` without such data.
@@ -70,21 +66,15 @@ pub(super) fn finish(run: Training<'_>) -> anyhow::Result<TrainedModel> {
     let validation = (!run.validation.is_empty()).then(|| saved.validate(recipe, &run.validation, &device));
     let few = run.validation.first().map(|batch| batch.parts(VERIFY_SAMPLES).swap_remove(0));
     let golden = recipe.run.out.join("golden.safetensors");
-    let (onnx, checks) = match &saved {
-        Learner::Coca(coca) => {
-            let onnx = recipe.run.out.join(ONNX);
-            let checks = export_and_verify(coca, &model, &onnx, &golden, few.as_ref(), &device)?;
-            (Some(onnx), checks)
-        }
-        Learner::Albef(albef) => (None, write_albef_outputs(albef, &golden, few.as_ref(), &device)?),
-    };
+    let onnx = recipe.run.out.join(ONNX);
+    let checks = export_and_verify(&saved, &model, &onnx, &golden, few.as_ref(), &device)?;
     let trained = TrainedModel { model, onnx, step, validation, checks };
     let facts = CardFacts {
         recipe,
         progress: &run.progress,
         saved: &saved,
         model: &trained.model,
-        onnx: trained.onnx.as_deref(),
+        onnx: &trained.onnx,
         step: trained.step,
         validation: trained.validation,
         checks: &trained.checks,
@@ -94,9 +84,9 @@ pub(super) fn finish(run: Training<'_>) -> anyhow::Result<TrainedModel> {
     Ok(trained)
 }
 
-/// Exports a CoCa and compares it with burn on some samples.
+/// Exports the trained model and compares it with burn on some samples.
 fn export_and_verify(
-    coca: &Coca,
+    saved: &Learner,
     model: &Path,
     onnx: &Path,
     golden: &Path,
@@ -108,7 +98,10 @@ fn export_and_verify(
     let Some(few) = few else {
         return Ok(vec!["unchecked: the recipe has no `data.validation` to compare on".to_owned()]);
     };
-    write_golden(golden, coca, few, device)?;
+    match saved {
+        Learner::Coca(coca) => write_golden(golden, coca, few, device)?,
+        Learner::Albef(albef) => write_albef_golden(golden, albef, few, device)?,
+    }
     let checks = verify(&exported, golden, &SessionOptions::default())
         .context("the trained model is saved and exported, but verifying it failed")?;
     let failed = checks.iter().any(|check| check.status == CheckStatus::Fail);
@@ -119,23 +112,6 @@ fn export_and_verify(
         onnx.display()
     );
     Ok(results)
-}
-
-/// Writes an ALBEF's outputs on some samples, with which its export is verified.
-fn write_albef_outputs(
-    albef: &Albef,
-    golden: &Path,
-    few: Option<&Batch>,
-    device: &Device,
-) -> anyhow::Result<Vec<String>> {
-    let Some(few) = few else {
-        return Ok(vec!["unchecked: the recipe has no `data.validation` to compare on".to_owned()]);
-    };
-    write_albef_golden(golden, albef, few, device)?;
-    let golden = golden.display();
-    Ok(vec![format!(
-        "unchecked: export it with `recaption export`, then compare it with {golden} by `recaption verify`"
-    )])
 }
 
 fn describe(check: &Check) -> String {

@@ -122,7 +122,7 @@ fn score(model: &Learner, batch: &Batch, device: &Device) -> anyhow::Result<Vec<
             let texts = TextBatch::new(&batch.ids, model.config.special_ids.pad, device);
             let text = encoders.text(&texts);
             let similarity = encoders.image_features(&image) * encoders.text_features(&text);
-            let matches = encoders.matches(&encoders.fuse(text, &texts.lengths, image));
+            let matches = encoders.matches(text, &texts.lengths, image);
             // A match's logit above the other's orders pairs as the probability does.
             let sign = Tensor::<2>::from_floats([[-1.0, 1.0]], device);
             Ok(vec![("ITM", values(matches * sign)?), ("ITC", values(similarity)?)])

@@ -20,7 +20,8 @@ mod tests {
 
     use bytes::Bytes;
     use recaption_schemas::{
-        Candidate, Candidates, CaptionRow, CaptionTable, EmbeddedImage, Similarity, caption_schema,
+        AddedColumns, Candidate, Candidates, CaptionRow, CaptionTable, EmbeddedImage, Similarity,
+        caption_schema,
     };
     use recaption_store::{Location, Stores};
 
@@ -28,7 +29,8 @@ mod tests {
     use crate::{CaptionRows, object_writer::PartTarget};
 
     fn rows(images: &[usize]) -> CaptionRows {
-        let schema = Arc::new(caption_schema(true, HashMap::new()));
+        let schema =
+            Arc::new(caption_schema(AddedColumns { image: true, ..AddedColumns::default() }, HashMap::new()));
         let mut table = CaptionTable::new(schema, "s3://b/0.tar".into());
         for (n, bytes) in images.iter().enumerate() {
             let similarity = Similarity::new(0.3).expect("finite");
@@ -38,6 +40,7 @@ mod tests {
                 candidates: Candidates::new(vec![candidate]).expect("one"),
                 org_caption: None,
                 org_similarity: None,
+                org_itm: None,
                 width: 1,
                 height: 1,
                 sha256: String::new(),

@@ -26,8 +26,8 @@ pub struct WebdatasetSample<'a> {
     pub row: usize,
 }
 
-/// The `.json` member. All entries are always present, so that readers infer one type; but `itm` where the scorer matches, then of
-/// every sample.
+/// The `.json` member. All entries are always present, so that readers infer one type; but `itm` and `org_itm` where the scorer
+/// matches captions and original captions, then of every sample that has one.
 #[derive(Serialize)]
 struct SampleJson<'a> {
     key: &'a str,
@@ -38,6 +38,8 @@ struct SampleJson<'a> {
     org_similarity: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     itm: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    org_itm: Option<f32>,
     text: &'a str,
     width: i32,
     height: i32,
@@ -58,6 +60,7 @@ impl WebdatasetSample<'_> {
             org_caption: rows.org_caption(row),
             org_similarity: rows.org_similarity(row),
             itm: rows.itm(row),
+            org_itm: rows.org_itm(row),
             text: self.text,
             width: rows.width(row),
             height: rows.height(row),

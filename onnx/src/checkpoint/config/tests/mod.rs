@@ -61,7 +61,7 @@ fn base_is_parsed_as_written() {
             ln_pre: true,
             layer_scale: None,
             pooling: ImagePooling::ClassToken,
-            projection: ImageProjection::Matrix,
+            projection: EmbeddingProjection::Matrix,
             activation: Activation::Gelu,
             epsilon: 1e-5,
             is_timm: false,
@@ -197,7 +197,7 @@ fn other_text_towers_are_expect_error_naming() {
     expect_error_naming("text_cfg/hf_model_name", "roberta-base".into());
     expect_error_naming("multimodal_cfg/hf_model_name", "roberta-base".into());
     expect_error_naming("text_cfg/proj_bias", true.into());
-    expect_error_naming("text_cfg/proj_type", "none".into());
+    expect_error_naming("text_cfg/proj_type", "mlp".into());
     expect_error_naming("text_cfg/no_causal_mask", true.into());
     expect_error_naming("text_cfg/final_ln_after_pool", true.into());
     expect_error_naming("text_cfg/pad_id", 1.into());
@@ -430,7 +430,7 @@ fn other_clips_are_expect_error_naming() {
         // No tokenizer whose end token could be known.
         ("text_cfg/pool_type", "eos".into()),
         ("text_cfg/embed_cls", true.into()),
-        ("text_cfg/proj_type", "none".into()),
+        ("text_cfg/proj_type", "mlp".into()),
         ("text_cfg/hf_model_name", "roberta-base".into()),
         ("text_cfg/hf_tokenizer_name", "roberta-base".into()),
         ("text_cfg/tokenizer_kwargs", json!({"clean": "canonicalize"})),

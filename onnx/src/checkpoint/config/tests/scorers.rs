@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{clip, clip_with, parse};
 use crate::{
     checkpoint::config::{
-        Activation, ImagePooling, ImageProjection, ModelConfig, TextPooling, TokenizerFamily,
+        Activation, EmbeddingProjection, ImagePooling, ModelConfig, TextPooling, TokenizerFamily,
     },
     model::{Architecture, TextCleaning},
 };
@@ -41,10 +41,16 @@ fn siglip_is_timms_tower_of_that_name() {
     let v = &c.vision;
     assert_eq!((v.image_size, v.patch_size, v.width, v.layers, v.heads), (256, 16, 1152, 27, 16));
     assert_eq!((v.mlp_width, v.tokens(), v.pooling), (4304, 256, ImagePooling::Attention));
-    assert_eq!((v.projection, v.activation, v.epsilon), (ImageProjection::None, Activation::GeluTanh, 1e-6));
+    assert_eq!(
+        (v.projection, v.activation, v.epsilon),
+        (EmbeddingProjection::None, Activation::GeluTanh, 1e-6)
+    );
     let t = &c.text;
     assert_eq!((t.mlp_width, t.activation, t.epsilon), (4304, Activation::GeluTanh, 1e-6));
-    assert_eq!((t.pooling, t.is_causal, t.has_projection_bias), (TextPooling::Last, false, true));
+    assert_eq!(
+        (t.pooling, t.is_causal, t.projection),
+        (TextPooling::Last, false, EmbeddingProjection::Linear { bias: true })
+    );
     assert_eq!((t.tokens.family, t.tokens.cleaning), (TokenizerFamily::Gemma, TextCleaning::Canonicalize));
     assert_eq!((c.architecture(), c.init_logit_bias), (Architecture::Siglip, Some(-10.0)));
 }
@@ -76,18 +82,29 @@ fn options_of_open_clip_4_change_timms_tower() {
 }
 
 #[test]
+fn text_tower_without_projection_is_as_wide_as_the_embedding() {
+    assert_eq!(
+        valid(&so400m_with("text_cfg/proj_type", "none".into())).text.projection,
+        EmbeddingProjection::None
+    );
+    let mut config = so400m_with("text_cfg/proj_type", "none".into());
+    config["model_cfg"]["text_cfg"]["width"] = 768.into();
+    assert!(parse(&config).expect_err("another width").contains("proj_type"));
+}
+
+#[test]
 fn timms_projections_are_told_apart() {
     for (value, want) in [
-        (Value::Null, ImageProjection::Linear { bias: true }),
-        ("linear".into(), ImageProjection::Linear { bias: false }),
-        ("none".into(), ImageProjection::None),
+        (Value::Null, EmbeddingProjection::Linear { bias: true }),
+        ("linear".into(), EmbeddingProjection::Linear { bias: false }),
+        ("none".into(), EmbeddingProjection::None),
     ] {
         let config = so400m_with("vision_cfg/timm_proj", value);
         assert_eq!(valid(&config).vision.projection, want);
     }
     let mut config = so400m_with("vision_cfg/timm_proj", "linear".into());
     config["model_cfg"]["vision_cfg"]["timm_proj_bias"] = true.into();
-    assert_eq!(valid(&config).vision.projection, ImageProjection::Linear { bias: true });
+    assert_eq!(valid(&config).vision.projection, EmbeddingProjection::Linear { bias: true });
     for (path, value) in [
         ("vision_cfg/timm_proj", json!("mlp")),
         ("vision_cfg/timm_pool", "avg".into()),

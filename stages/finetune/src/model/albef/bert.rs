@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::{
     config::AlbefConfig,
-    modules::{Modules, TextBatch, key_mask},
+    modules::{Modules, TextBatch, first, key_mask},
 };
 use crate::{
     kernels::{self, KeyMask},
@@ -26,28 +26,43 @@ pub(super) fn encode(m: &Modules<'_>, c: &AlbefConfig, texts: &TextBatch) -> Ten
     let mut x = m.norm(&m.named(MODULE, "bert.embeddings.LayerNorm"), x, c.bert.layer_norm_eps);
     let mask = key_mask(&texts.lengths, length, &x.device());
     for layer in 0..c.bert.fusion_layer {
-        x = self::layer(m, c, layer, x, None, batch, &mask);
+        x = self::layer(m, c, layer, [x.clone(), x], None, batch, &mask);
     }
     x.reshape([batch, length, width])
 }
 
-/// Runs the layers of fusion on texts `[N, T, W]` of these lengths and images `[N, S, V]`: returns tokens `[N, T, W]`.
+/// Which tokens a fusion returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fused {
+    /// All, `[N * T, W]`.
+    Tokens,
+    /// The class token alone, `[N, W]`: the last layer computes no other.
+    ClassToken,
+}
+
+/// Runs the layers of fusion on texts `[N, T, W]` of these lengths and images `[N, S, V]`.
 pub(super) fn fuse(
     m: &Modules<'_>,
     c: &AlbefConfig,
     text: Tensor<3>,
     lengths: &[usize],
     image: Tensor<3>,
-) -> Tensor<3> {
+    wanted: Fused,
+) -> Tensor<2> {
     let [batch, length, width] = text.dims();
     let [_, tokens, image_width] = image.dims();
     let image = image.reshape([batch * tokens, image_width]);
     let mask = key_mask(lengths, length, &text.device());
     let mut x = text.reshape([batch * length, width]);
-    for layer in c.bert.fusion_layer..c.bert.num_hidden_layers {
-        x = self::layer(m, c, layer, x, Some(&image), batch, &mask);
+    let last = c.bert.num_hidden_layers - 1;
+    for layer in c.bert.fusion_layer..=last {
+        let query = match wanted {
+            Fused::ClassToken if layer == last => first(&x.clone().reshape([batch, length, width])),
+            _ => x.clone(),
+        };
+        x = self::layer(m, c, layer, [query, x], Some(&image), batch, &mask);
     }
-    x.reshape([batch, length, width])
+    x
 }
 
 /// Predicts the words of tokens `[R, W]`: logits `[R, V]`. The last matrix is that of the word embeddings.
@@ -60,18 +75,19 @@ pub(super) fn words(m: &Modules<'_>, c: &AlbefConfig, x: Tensor<2>) -> Tensor<2>
     x.matmul(words.transpose()) + bias.unsqueeze()
 }
 
-/// Runs one layer on `[N * T, W]`, with cross-attention to image tokens `[N * S, V]` where there are any.
+/// Runs one layer on the tokens `x`, `[N * Q, W]`, which attend to `context`, `[N * T, W]`, and to image tokens `[N * S, V]` where
+/// there are any.
 fn layer(
     m: &Modules<'_>,
     c: &AlbefConfig,
     layer: usize,
-    x: Tensor<2>,
+    [x, context]: [Tensor<2>; 2],
     image: Option<&Tensor<2>>,
     batch: usize,
     mask: &KeyMask,
 ) -> Tensor<2> {
     let name = |rest: &str| m.named(MODULE, &format!("bert.encoder.layer.{layer}.{rest}"));
-    let mut x = attention(m, c, &name("attention"), [x.clone(), x], batch, mask);
+    let mut x = attention(m, c, &name("attention"), [x, context], batch, mask);
     if let Some(image) = image {
         x = attention(m, c, &name("crossattention"), [x, image.clone()], batch, &KeyMask::None);
     }
@@ -80,7 +96,7 @@ fn layer(
     m.norm(&name("output.LayerNorm"), out, c.bert.layer_norm_eps)
 }
 
-/// Computes `norm(x + attention(x, context))`: `[N * T, W]`, context `[N * S, V]`.
+/// Computes `norm(x + attention(x, context))`: `[N * Q, W]`, context `[N * S, V]`.
 fn attention(
     m: &Modules<'_>,
     c: &AlbefConfig,

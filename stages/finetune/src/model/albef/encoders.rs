@@ -3,9 +3,9 @@
 use burn::tensor::{DType, Tensor};
 
 use super::{
-    bert,
+    bert::{self, Fused},
     config::AlbefConfig,
-    modules::{Modules, TextBatch},
+    modules::{Modules, TextBatch, first},
     vit,
 };
 use crate::model::{layers::normalise, parameters::Parameters};
@@ -52,10 +52,10 @@ impl<'a> Encoders<'a> {
         normalise(self.modules.linear(name.trim_end_matches('.'), first(tokens)))
     }
 
-    /// Fuses encoded texts `[N, T, W]` of these lengths with encoded images `[N, S, V]`: returns tokens `[N, T, W]`.
+    /// Fuses encoded texts `[N, T, W]` of these lengths with encoded images `[N, S, V]`: returns tokens `[N * T, W]`.
     #[must_use]
-    pub fn fuse(&self, text: Tensor<3>, lengths: &[usize], image: Tensor<3>) -> Tensor<3> {
-        bert::fuse(&self.modules, self.config, text, lengths, image)
+    pub fn fuse(&self, text: Tensor<3>, lengths: &[usize], image: Tensor<3>) -> Tensor<2> {
+        bert::fuse(&self.modules, self.config, text, lengths, image, Fused::Tokens)
     }
 
     /// Predicts the words of fused tokens `[R, W]`: logits, f32 `[R, V]`.
@@ -64,18 +64,13 @@ impl<'a> Encoders<'a> {
         single(bert::words(&self.modules, self.config, tokens))
     }
 
-    /// Decides whether image and text of fused tokens belong together: logits, f32 `[N, 2]`, the second of a match. The head has
-    /// no momentum copy.
+    /// Decides whether encoded texts `[N, T, W]` of these lengths belong to encoded images `[N, S, V]`: logits, f32 `[N, 2]`, the
+    /// second of a match. The head has no momentum copy.
     #[must_use]
-    pub fn matches(&self, fused: &Tensor<3>) -> Tensor<2> {
-        single(self.modules.linear("itm_head", first(fused)))
+    pub fn matches(&self, text: Tensor<3>, lengths: &[usize], image: Tensor<3>) -> Tensor<2> {
+        let fused = bert::fuse(&self.modules, self.config, text, lengths, image, Fused::ClassToken);
+        single(self.modules.linear("itm_head", fused))
     }
-}
-
-/// Returns the first token of each row, `[N, T, W] -> [N, W]`.
-fn first(tokens: &Tensor<3>) -> Tensor<2> {
-    let [batch, _, width] = tokens.dims();
-    tokens.clone().narrow(1, 0, 1).reshape([batch, width])
 }
 
 /// Casts to f32.

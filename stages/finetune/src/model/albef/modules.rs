@@ -43,6 +43,12 @@ pub(super) fn key_mask(lengths: &[usize], length: usize, device: &Device) -> Key
     KeyMask::Except(hidden)
 }
 
+/// Returns the first token of each row, `[N, T, W] -> [N, W]`.
+pub(super) fn first(tokens: &Tensor<3>) -> Tensor<2> {
+    let [batch, _, width] = tokens.dims();
+    tokens.clone().narrow(1, 0, 1).reshape([batch, width])
+}
+
 /// The modules of one copy, by the authors' names.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Modules<'a> {

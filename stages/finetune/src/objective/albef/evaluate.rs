@@ -3,13 +3,14 @@
 use burn::tensor::Device;
 
 use super::{
+    groups::EncodedTexts,
     losses::{contrast_in_batch, matching, own_loss, word_logits},
     masking::mask_texts,
     negatives::draw_negatives,
 };
 use crate::{
     batch::{Batch, PatchSettings},
-    model::albef::{Albef, TextBatch},
+    model::albef::Albef,
     objective::accumulate::scalar,
     random::Random,
 };
@@ -41,13 +42,12 @@ pub fn evaluate(model: &Albef, part: &Batch, probability: f64, number: u64, devi
     let mut random = Random::new(SEED, &[EVALUATION_STREAM, number]);
     let pad = model.config.special_ids.pad;
     let encoders = model.encoders();
-    let texts = TextBatch::new(&part.ids, pad, device);
     let image = encoders.image(part.patches(&PatchSettings::of_albef(&model.config), device));
-    let text = encoders.text(&texts);
-    let features = [encoders.image_features(&image), encoders.text_features(&text)];
+    let text = EncodedTexts::new(&encoders, &part.ids, pad, device);
+    let features = [encoders.image_features(&image), text.features(&encoders)];
     let (contrastive, [image_to_text, text_to_image]) = contrast_in_batch(features, &model.temperature());
     let negatives = draw_negatives(&text_to_image, &image_to_text, part.len(), &mut random);
-    let matching = matching(&encoders, (&image, &text), &texts.lengths, &negatives);
+    let matching = matching(&encoders, &image, &text, &negatives);
     let masked = mask_texts(&part.ids, &model.config, probability, &mut random);
     let mut found = Evaluation {
         contrastive: scalar(&contrastive),

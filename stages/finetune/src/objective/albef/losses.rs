@@ -1,16 +1,17 @@
 //! The three losses of a part of a batch.
 
 use burn::tensor::{
-    Device, Int, Tensor, TensorData,
+    Tensor, TensorData,
     activation::{log_softmax, softmax},
 };
 
 use super::{
+    groups::{EncodedTexts, indices},
     masking::MaskedTexts,
     negatives::{Negatives, draw_negatives},
 };
 use crate::{
-    model::albef::{Albef, Encoders, TextBatch, table},
+    model::albef::{Albef, Encoders, table},
     random::Random,
 };
 
@@ -56,21 +57,19 @@ pub fn losses(model: &Albef, inputs: AlbefInputs<'_>, random: &mut Random) -> Al
     let device = patches.device();
     let (count, pad) = (texts.len(), model.config.special_ids.pad);
     let plain = model.without_autodiff();
-    let batch = TextBatch::new(texts, pad, &device);
-    let plain_batch = TextBatch::new(texts, pad, &device.clone().inner());
-    let momentum = momentum_output(&plain, patches.clone().without_autodiff(), &plain_batch);
+    let momentum = momentum_output(&plain, patches.clone().without_autodiff(), texts);
 
     let encoders = model.encoders();
     let image = encoders.image(patches);
-    let text = encoders.text(&batch);
-    let features = [encoders.image_features(&image), encoders.text_features(&text)];
+    let text = EncodedTexts::new(&encoders, texts, pad, &device);
+    let features = [encoders.image_features(&image), text.features(&encoders)];
     let (contrastive, similarities) = contrast(model, &plain, features, &momentum.features, alpha);
 
     let negatives = negatives.unwrap_or_else(|| {
         let [image_to_text, text_to_image] = similarities;
         draw_negatives(&in_batch(text_to_image, count), &in_batch(image_to_text, count), count, random)
     });
-    let matching = matching(&encoders, (&image, &text), &batch.lengths, &negatives);
+    let matching = matching(&encoders, &image, &text, &negatives);
     let words = (!masked.labels.is_empty()).then(|| {
         let target = (alpha > 0.0).then(|| word_targets(&plain, &momentum.image, masked));
         words(model, &image, masked, target, alpha)
@@ -78,11 +77,11 @@ pub fn losses(model: &Albef, inputs: AlbefInputs<'_>, random: &mut Random) -> Al
     AlbefLosses { contrastive, matching, words, momentum_features: momentum.features }
 }
 
-fn momentum_output(plain: &Albef, patches: Tensor<3>, texts: &TextBatch) -> MomentumOutput {
-    let encoders = plain.momentum_encoders();
+fn momentum_output(plain: &Albef, patches: Tensor<3>, texts: &[Vec<i64>]) -> MomentumOutput {
+    let (encoders, device) = (plain.momentum_encoders(), patches.device());
     let image = encoders.image(patches);
-    let text = encoders.text(texts);
-    let features = [encoders.image_features(&image), encoders.text_features(&text)];
+    let text = EncodedTexts::new(&encoders, texts, plain.config.special_ids.pad, &device);
+    let features = [encoders.image_features(&image), text.features(&encoders)];
     MomentumOutput { image, features }
 }
 
@@ -146,20 +145,11 @@ fn in_batch(similarity: Tensor<2>, count: usize) -> Vec<f32> {
 /// Computes ITM: cross-entropy of N true pairs and 2 N negatives.
 pub(super) fn matching(
     encoders: &Encoders<'_>,
-    (image, text): (&Tensor<3>, &Tensor<3>),
-    lengths: &[usize],
+    image: &Tensor<3>,
+    texts: &EncodedTexts,
     negatives: &Negatives,
 ) -> Tensor<1> {
-    let (count, device) = (lengths.len(), image.device());
-    let images = image.clone().select(0, indices(&negatives.images, &device));
-    let texts = text.clone().select(0, indices(&negatives.texts, &device));
-    let other_lengths: Vec<usize> = negatives.texts.iter().map(|i| lengths[*i]).collect();
-    // True pairs, each text with another's image, each image with another's text.
-    let text = Tensor::cat(vec![text.clone(), text.clone(), texts], 0);
-    let image = Tensor::cat(vec![image.clone(), images, image.clone()], 0);
-    let lengths = [lengths, lengths, &other_lengths].concat();
-    let logits = encoders.matches(&encoders.fuse(text, &lengths, image));
-    let labels: Vec<usize> = (0..3 * count).map(|i| usize::from(i < count)).collect();
+    let (logits, labels) = texts.matches(encoders, image, negatives);
     own_loss(logits, &labels)
 }
 
@@ -195,23 +185,12 @@ pub(super) fn word_logits(
     image: &Tensor<3>,
     masked: &MaskedTexts,
 ) -> Tensor<2> {
-    let device = image.device();
-    let batch = TextBatch::new(&masked.ids, pad, &device);
-    let fused = encoders.fuse(encoders.text(&batch), &batch.lengths, image.clone());
-    let [count, length, width] = fused.dims();
-    let rows: Vec<usize> = masked.labels.iter().map(|(text, at, _)| text * length + at).collect();
-    encoders.words(fused.reshape([count * length, width]).select(0, indices(&rows, &device)))
+    let texts = EncodedTexts::new(encoders, &masked.ids, pad, &image.device());
+    texts.words(encoders, image, masked)
 }
 
 /// Computes the mean cross-entropy of logits `[R, C]` with labels `[R]`.
 pub(super) fn own_loss(logits: Tensor<2>, labels: &[usize]) -> Tensor<1> {
     let labels = indices(labels, &logits.device()).reshape([labels.len(), 1]);
     log_softmax(logits, 1).gather(1, labels).mean().neg()
-}
-
-/// Copies indices to a device, `[n]`.
-fn indices(values: &[usize], device: &Device) -> Tensor<1, Int> {
-    let values: Vec<i64> = values.iter().map(|i| *i as i64).collect();
-    let n = values.len();
-    Tensor::from_data(TensorData::new(values, [n]), device)
 }

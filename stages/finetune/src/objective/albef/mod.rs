@@ -11,6 +11,7 @@
 //! averaged over all parts.
 
 mod evaluate;
+mod groups;
 mod losses;
 mod masking;
 mod negatives;

@@ -14,6 +14,8 @@ pub enum ScoreColumn {
     OrgSimilarity,
     /// Probability that image and chosen caption match. Rows of scorers without a matching head have none.
     Itm,
+    /// Probability that image and original caption match. Rows without an original caption have none.
+    OrgItm,
 }
 
 impl ScoreColumn {
@@ -24,7 +26,14 @@ impl ScoreColumn {
             Self::Similarity => "similarity",
             Self::OrgSimilarity => "org_similarity",
             Self::Itm => "itm",
+            Self::OrgItm => "org_itm",
         }
+    }
+
+    /// Returns whether scores are matching probabilities.
+    #[must_use]
+    pub fn is_matching(self) -> bool {
+        matches!(self, Self::Itm | Self::OrgItm)
     }
 
     /// Returns the reason of a row that is not selected.
@@ -32,7 +41,7 @@ impl ScoreColumn {
     pub fn reason(self) -> RejectReason {
         match self {
             Self::Similarity | Self::OrgSimilarity => RejectReason::BelowSimilarity,
-            Self::Itm => RejectReason::BelowItm,
+            Self::Itm | Self::OrgItm => RejectReason::BelowItm,
         }
     }
 }
@@ -94,7 +103,7 @@ impl Selection {
         };
         let (min_similarity, min_itm) = match self.by {
             ScoreColumn::Similarity | ScoreColumn::OrgSimilarity => (least, None),
-            ScoreColumn::Itm => (None, least),
+            ScoreColumn::Itm | ScoreColumn::OrgItm => (None, least),
         };
         let (by, threshold, column) = (self.by.as_str(), self.threshold.map(f64::from), self.column.clone());
         PassRecord { by, keep_top, min_similarity, min_itm, threshold, column }
@@ -119,7 +128,7 @@ impl Selection {
             (None, _) if self.by == ScoreColumn::Itm => format!("no {by}: the caption was not matched"),
             (None, _) => format!("no {by}: the input had no caption"),
             (Some(score), Cutoff::AtLeast(least)) => {
-                let option = if self.by == ScoreColumn::Itm { "--min-itm" } else { "--min-similarity" };
+                let option = if self.by.is_matching() { "--min-itm" } else { "--min-similarity" };
                 format!("{by} {score:.4} is below {option} {least}")
             }
             (Some(score), Cutoff::KeepTop(top)) => {

@@ -85,6 +85,10 @@ fn rows_at_the_threshold_stay_and_unscored_rows_go() {
     let matched = Selection { by: ScoreColumn::Itm, ..least };
     assert_eq!(matched.reject_detail(Some(0.05)), "itm 0.0500 is below --min-itm 0.1");
     assert_eq!(matched.reject_detail(None), "no itm: the caption was not matched");
+    let original = Selection { by: ScoreColumn::OrgItm, ..matched.clone() };
+    assert_eq!(original.reject_detail(Some(0.05)), "org_itm 0.0500 is below --min-itm 0.1");
+    assert_eq!(original.reject_detail(None), "no org_itm: the input had no caption");
+    assert_eq!(original.by.reason(), RejectReason::BelowItm);
     let record = matched.record();
     assert_eq!((record.by, record.min_similarity, record.min_itm.as_deref()), ("itm", None, Some("0.1")));
 }
