@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--skip-captions", action="store_true")
     args = parser.parse_args()
     args.python = python(args.python)
-    subprocess.run(["cargo", "build", "--quiet", "--locked", "--release", "--workspace", "--exclude", "recaption-finetune", "--bins",
+    subprocess.run(["cargo", "build", "--quiet", "--locked", "--release", "--workspace", "--bins",
                     "--examples"], cwd=ROOT, check=True)
     peer(args, "make")
     for name in ("captioner", "scorer"):

@@ -15,7 +15,7 @@ section! {
         /// Model folder made by `recaption export`.
         #[schemars(extend("x-required" = true, "x-flag" = "--model MODEL"))]
         pub captioner: String = String::new(),
-        /// Model folder of the scorer, which computes similarity: a CLIP, another CoCa or a BLIP that scores.
+        /// Model folder of the scorer, which computes similarity: a CLIP, a SigLIP, an ALBEF, a BLIP that scores or another CoCa.
         #[schemars(extend("x-default" = "the captioner", "x-flag" = "--scorer MODEL"))]
         pub scorer: String = String::new(),
         /// Execution provider; `auto` uses CUDA if it works, else the CPU.

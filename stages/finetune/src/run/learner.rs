@@ -29,6 +29,10 @@ use crate::{
 /// Largest logarithm of the inverse temperature of a CoCa: that of 100, as in CLIP and open_clip.
 const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
 
+/// Largest learning rate of an ALBEF's temperature, the authors' peak. The parameter is the temperature itself, 0.07 at first, and
+/// AdamW moves it by about the learning rate in every step: at 1e-3 it is at its lower bound after 200 steps.
+const MAX_TEMPERATURE_LR: f64 = 1e-4;
+
 /// The files that training began with.
 pub(super) enum Source {
     Coca(OpenClip),
@@ -106,9 +110,13 @@ impl Source {
                 Ok(groups(&source.config, &source.list, &freeze, recipe.optimizer.layer_decay))
             }
             Self::Albef(source) => {
+                let lr_scale = |name: &str| match name {
+                    table::TEMPERATURE => (MAX_TEMPERATURE_LR / recipe.optimizer.lr).min(1.0),
+                    _ => 1.0,
+                };
                 let group = |p: &Parameter| Group {
                     trained: table::is_trained(&p.name),
-                    lr_scale: 1.0,
+                    lr_scale: lr_scale(&p.name),
                     decay: p.shape.len() >= 2,
                 };
                 Ok(source.list.iter().map(group).collect())

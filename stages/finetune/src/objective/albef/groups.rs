@@ -195,7 +195,7 @@ mod tests {
     fn parts_are_put_in_order() {
         let device = Device::flex();
         let parts = vec![Tensor::from_floats([[2.0], [0.0]], &device), Tensor::from_floats([[1.0]], &device)];
-        let joined = in_order(parts, &[2, 0, 1]).into_data_as::<f32>().try_into_vec();
+        let joined = in_order(parts, &[2, 0, 1]).into_data_as::<f32>().try_into_vec::<f32>();
         assert_eq!(joined.expect("floats"), [0.0, 1.0, 2.0]);
     }
 }
