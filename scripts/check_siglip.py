@@ -1,11 +1,11 @@
-"""Compares SigLIPs with random weights, exported by `recaption`, with open_clip and transformers. Exit 1 on a difference above 1e-5.
+"""Compares SigLIPs, EVAs and Perception Encoders with random weights, exported by `recaption`, with open_clip and transformers. Exit 1 on a difference above 1e-5.
 
     pip install open_clip_torch==3.3.0 timm==1.0.31 transformers==5.24.0 torch safetensors sentencepiece protobuf tokenizers
     cargo build --release
     python scripts/check_siglip.py                        # small towers of both layouts, T5's rule of normalisation in the tokenizers
     python scripts/check_siglip.py --model ViT-B-16-SigLIP --model google/siglip-base-patch16-224
 
---model: a SigLIP in open_clip's model_configs, or `google/siglip-base-patch16-224`: transformers' default configuration, at its real size.
+--model: one in open_clip's model_configs, or `google/siglip-base-patch16-224`: transformers' default configuration, at its real size.
 Each checkpoint is written by scripts/make_siglip_goldens.py's functions, exported and verified in a temporary folder.
 """
 import argparse, pathlib, re, subprocess, sys, tempfile
@@ -58,6 +58,16 @@ def small(place, size, seed):
             yield folder, f"{layout}, {tokenizer}, width {width}, {layers} layers, image {image}"
 
 
+def eva(place, seed):
+    """EVA's towers and Perception Encoders, of other sizes than the reference cases."""
+    for name, (tower, pool, options) in goldens.EVA.items():
+        folder = place / name
+        folder.mkdir()
+        larger = {"img_size": 96, "patch_size": 14, "embed_dim": 192, "depth": 3, "num_heads": 3} | ({"mlp_ratio": 2.7} if "mlp_ratio" in options else {})
+        goldens.open_clip_case(folder, goldens.eva_cfg(tower, pool, larger), {"sot": 118, "eos": 119, "pad": 0}, seed, dtype=torch.float32)
+        yield folder, f"{tower}, width 192, 3 layers, image 96"
+
+
 def real(place, name):
     """A model of a published size, without a tokenizer."""
     folder = place / name.replace("/", "-")
@@ -66,7 +76,8 @@ def real(place, name):
         goldens.transformers_case(folder, {"text_config": {"vocab_size": 32000}, "vision_config": {}}, goldens.SIGLIP, 1, dtype=torch.float32, n=2)
     else:
         cfg = open_clip.get_model_config(name)
-        special = goldens.GEMMA if "SigLIP2" in name else goldens.SIGLIP
+        clip = {"sot": 49406, "eos": 49407, "pad": 0}
+        special = clip if "SigLIP" not in name else goldens.GEMMA if "SigLIP2" in name else goldens.SIGLIP
         goldens.open_clip_case(folder, cfg, special, 1, dtype=torch.float32, n=2)
     return folder, f"{name}, its own size"
 
@@ -79,7 +90,10 @@ def main():
     failed = []
     with tempfile.TemporaryDirectory() as place:
         place = pathlib.Path(place)
-        cases = [real(place, name) for name in a.model] if a.model else [c for seed, size in enumerate(SIZES) for c in small(place, size, seed + 1)]
+        if a.model:
+            cases = [real(place, name) for name in a.model]
+        else:
+            cases = [c for seed, size in enumerate(SIZES) for c in small(place, size, seed + 1)] + list(eva(place, 9))
         for folder, name in cases:
             if not check(a.recaption, folder, name):
                 failed.append(name)

@@ -264,6 +264,25 @@ def hf_config(vocabulary, width=24, **text):
     return {"text_config": tower | {"vocab_size": vocabulary, "max_position_embeddings": CONTEXT} | text, "vision_config": tower | {"image_size": 26, "patch_size": 8}}
 
 
+# Case: timm's tower, its pooling in a CLIP, what is another size than the others'.
+EVA = {
+    "eva": ("eva_giant_patch14_224", "token", {"num_heads": 4, "mlp_ratio": 2.5}),
+    "eva-2": ("eva02_base_patch16_clip_224", "token", {}),
+    "eva-2-enormous": ("eva02_enormous_patch14_clip_224", "token", {"mlp_ratio": 3.0}),
+    "perception": ("vit_pe_core_base_patch16_224", "map", {}),
+    "perception-gigantic": ("vit_pe_core_gigantic_patch14_448", "map", {"embed_dim": 48, "mlp_ratio": 2.0}),
+}
+EVA_VISION = {"img_size": 28, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+def eva_cfg(tower, pool, options):
+    """A CLIP with one of timm's towers, without a tokenizer."""
+    return {"embed_dim": 16, "custom_text": True,
+            "vision_cfg": {"image_size": options["img_size"], "timm_model_name": tower, "timm_model_pretrained": False, "timm_pool": pool, "timm_proj": None,
+                           "timm_model_kwargs": options},
+            "text_cfg": TEXT | {"vocab_size": 120, "layers": 1}}
+
+
 def main(out):
     def fresh(name):
         folder = out / name
@@ -312,6 +331,11 @@ def main(out):
                           "timm_model_kwargs": VISION},
            "text_cfg": TEXT | {"vocab_size": 120, "no_causal_mask": True, "layers": 1}}
     open_clip_case(folder, cfg, {"sot": 118, "eos": 119, "pad": 0}, 7)
+
+    # EVA's towers and Perception Encoders.
+    for seed, (name, (tower, pool, options)) in enumerate(EVA.items(), 8):
+        folder = fresh(name)
+        open_clip_case(folder, eva_cfg(tower, pool, EVA_VISION | options), {"sot": 118, "eos": 119, "pad": 0}, seed)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ use std::path::{Path, PathBuf};
 pub use albef::{AlbefCheckpoint, AlbefConfig};
 pub use blip::{BlipCheckpoint, BlipConfig, BlipTask, BlipTextConfig, BlipVisionConfig};
 pub use config::{
-    Activation, DecoderConfig, EmbeddingProjection, ImagePooling, ModelConfig, MultimodalInput,
-    Normalisation, PoolerConfig, PoolerKind, TextConfig, TextPooling, TextTokens, TokenizerFamily,
-    VisionConfig,
+    Activation, DecoderConfig, EmbeddingProjection, ImageBlocks, ImagePooling, ModelConfig, MultimodalInput,
+    Normalisation, PoolerConfig, PoolerKind, RotaryPositions, TextConfig, TextPooling, TextTokens,
+    TokenizerFamily, VisionConfig,
 };
 pub use error::CheckpointError;
 pub use parameters::{Init, Parameter};

@@ -6,8 +6,8 @@
 //! the names that the exporter reads, see `timm_names` and `siglip::names`.
 
 use super::config::{
-    DecoderConfig, EmbeddingProjection, ImagePooling, ModelConfig, PoolerConfig, PoolerKind, TextConfig,
-    TextPooling, VisionConfig,
+    DecoderConfig, EmbeddingProjection, ImageBlocks, ImagePooling, ModelConfig, PoolerConfig, PoolerKind,
+    TextConfig, TextPooling, VisionConfig,
 };
 
 /// Initial standard deviation of token embeddings.
@@ -109,14 +109,14 @@ impl Table {
 
     fn vision(&mut self, v: &VisionConfig, embed_dim: usize) {
         let (width, patch) = (v.width, v.patch_size);
-        if v.has_class_token() {
+        if v.class_token {
             self.add("visual.class_embedding", &[width], Init::Normal(IMAGE_POSITION_STD));
         }
         let places = [v.tokens(), width];
         self.add("visual.positional_embedding", &places, Init::Normal(IMAGE_POSITION_STD));
         let pixels = 3 * patch * patch;
         self.add("visual.conv1.weight", &[width, 3, patch, patch], Init::Normal(per_width(pixels)));
-        if v.has_patch_bias() {
+        if v.patch_bias {
             self.add("visual.conv1.bias", &[width], Init::Zeros);
         }
         if v.ln_pre {
@@ -124,7 +124,7 @@ impl Table {
         }
         let blocks = Blocks { width, mlp_width: v.mlp_width, layers: v.layers, layer_scale: v.layer_scale };
         for layer in 0..v.layers {
-            self.block(&format!("visual.transformer.resblocks.{layer}"), &blocks, false);
+            self.image_block(&format!("visual.transformer.resblocks.{layer}"), v.blocks, &blocks);
         }
         let pooled = match v.pooler {
             None => width,
@@ -134,22 +134,22 @@ impl Table {
             }
         };
         self.layer_norm("visual.ln_post", pooled);
-        if v.pooling == ImagePooling::Attention {
-            self.attention_pool(v);
+        if let ImagePooling::Attention { mlp_width, .. } = v.pooling {
+            self.attention_pool(v.width, mlp_width);
         }
         self.projection("visual.proj", v.projection, [pooled, embed_dim]);
     }
 
-    /// Adds a SigLIP's pooling: a query, an attention and an MLP.
-    fn attention_pool(&mut self, v: &VisionConfig) {
-        let (w, prefix) = (v.width, "visual.attn_pool");
+    /// Adds the pooling by a query: the query, an attention and an MLP.
+    fn attention_pool(&mut self, w: usize, mlp_width: usize) {
+        let prefix = "visual.attn_pool";
         self.add(format!("{prefix}.query"), &[1, w], Init::Normal(per_width(w)));
         self.add(format!("{prefix}.attn.in_proj_weight"), &[3 * w, w], Init::Normal(per_width(w)));
         self.add(format!("{prefix}.attn.in_proj_bias"), &[3 * w], Init::Zeros);
         self.linear(&format!("{prefix}.attn.out_proj"), [w, w], per_width(w));
         self.layer_norm(&format!("{prefix}.ln_2"), w);
-        self.linear(&format!("{prefix}.mlp.c_fc"), [v.mlp_width, w], per_width(2 * w));
-        self.linear(&format!("{prefix}.mlp.c_proj"), [w, v.mlp_width], per_width(w));
+        self.linear(&format!("{prefix}.mlp.c_fc"), [mlp_width, w], per_width(2 * w));
+        self.linear(&format!("{prefix}.mlp.c_proj"), [w, mlp_width], per_width(w));
     }
 
     fn poolers(&mut self, p: PoolerConfig, width: usize, embed_dim: usize) {
@@ -247,6 +247,30 @@ impl Table {
         self.linear(&format!("{prefix}.mlp.c_fc"), [b.mlp_width, width], per_width(2 * width));
         self.linear(&format!("{prefix}.mlp.c_proj"), [width, b.mlp_width], residual_std);
         self.layer_scale(&format!("{prefix}.ls_2"), b);
+    }
+
+    /// Adds a block of an image tower.
+    fn image_block(&mut self, prefix: &str, kind: ImageBlocks, b: &Blocks) {
+        if kind.has_key_bias() {
+            return self.block(prefix, b, false);
+        }
+        let width = b.width;
+        let init = Init::Normal(per_width(width));
+        self.layer_norm(&format!("{prefix}.ln_1"), width);
+        self.add(format!("{prefix}.attn.in_proj_weight"), &[3 * width, width], init);
+        self.add(format!("{prefix}.attn.q_bias"), &[width], Init::Zeros);
+        self.add(format!("{prefix}.attn.v_bias"), &[width], Init::Zeros);
+        if kind == ImageBlocks::SubNorm {
+            self.layer_norm(&format!("{prefix}.attn.ln_inner"), width);
+        }
+        self.linear(&format!("{prefix}.attn.out_proj"), [width, width], per_width(width));
+        self.layer_norm(&format!("{prefix}.ln_2"), width);
+        if kind == ImageBlocks::SubNorm {
+            self.linear(&format!("{prefix}.mlp.c_gate"), [b.mlp_width, width], per_width(width));
+            self.layer_norm(&format!("{prefix}.mlp.ln_inner"), b.mlp_width);
+        }
+        self.linear(&format!("{prefix}.mlp.c_fc"), [b.mlp_width, width], per_width(width));
+        self.linear(&format!("{prefix}.mlp.c_proj"), [width, b.mlp_width], per_width(b.mlp_width));
     }
 
     fn layer_scale(&mut self, prefix: &str, b: &Blocks) {

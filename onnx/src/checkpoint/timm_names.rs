@@ -9,12 +9,14 @@ use crate::checkpoint::error::CheckpointError;
 /// Prefix of all of them.
 const TRUNK: &str = "visual.trunk.";
 /// Tensors outside the blocks, without `.weight` and `.bias`: timm's name, open_clip's, the part of it, and leading dimensions of 1.
-const OUTER: [(&str, &str, usize, usize); 13] = [
+const OUTER: [(&str, &str, usize, usize); 14] = [
     ("patch_embed.proj", "conv1", 0, 0),
     ("pos_embed", "positional_embedding", 0, 1),
     ("cls_token", "class_embedding", 0, 2),
     ("norm_pre", "ln_pre", 0, 0),
     ("norm", "ln_post", 0, 0),
+    // EVA's, whose norm comes after the class token is taken.
+    ("fc_norm", "ln_post", 0, 0),
     ("head", "proj", 0, 0),
     ("attn_pool.latent", "attn_pool.query", 0, 1),
     ("attn_pool.q", "attn_pool.attn.in_proj", 0, 0),
@@ -24,14 +26,28 @@ const OUTER: [(&str, &str, usize, usize); 13] = [
     ("attn_pool.mlp.fc1", "attn_pool.mlp.c_fc", 0, 0),
     ("attn_pool.mlp.fc2", "attn_pool.mlp.c_proj", 0, 0),
 ];
-/// Parts of a block.
-const BLOCK: [(&str, &str); 6] = [
-    ("norm1", "ln_1"),
-    ("attn.qkv", "attn.in_proj"),
-    ("attn.proj", "attn.out_proj"),
-    ("norm2", "ln_2"),
-    ("mlp.fc1", "mlp.c_fc"),
-    ("mlp.fc2", "mlp.c_proj"),
+/// Parts of a block, without `.weight` and `.bias`: timm's name, open_clip's, the part of it.
+const BLOCK: [(&str, &str, usize); 13] = [
+    ("norm1", "ln_1", 0),
+    ("attn.qkv", "attn.in_proj", 0),
+    ("attn.q_proj", "attn.in_proj", 0),
+    ("attn.k_proj", "attn.in_proj", 1),
+    ("attn.v_proj", "attn.in_proj", 2),
+    ("attn.norm", "attn.ln_inner", 0),
+    ("attn.proj", "attn.out_proj", 0),
+    ("norm2", "ln_2", 0),
+    ("mlp.fc1_g", "mlp.c_gate", 0),
+    ("mlp.fc1_x", "mlp.c_fc", 0),
+    ("mlp.fc1", "mlp.c_fc", 0),
+    ("mlp.norm", "mlp.ln_inner", 0),
+    ("mlp.fc2", "mlp.c_proj", 0),
+];
+/// Biases of an EVA's block, which has none of the keys: timm's name and this crate's.
+const EVA_BIASES: [(&str, &str); 4] = [
+    ("attn.q_bias", "attn.q_bias"),
+    ("attn.v_bias", "attn.v_bias"),
+    ("attn.q_proj.bias", "attn.q_bias"),
+    ("attn.v_proj.bias", "attn.v_bias"),
 ];
 
 /// Gives the tensors of timm's tower open_clip's names.
@@ -49,9 +65,13 @@ fn place(name: &str) -> Option<Place> {
     }
     let name = name.strip_prefix(TRUNK)?;
     if let Some((layer, rest)) = name.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
-        let (part, kind) = rest.rsplit_once('.')?;
-        let (_, own) = BLOCK.iter().find(|(theirs, _)| *theirs == part)?;
-        return Some(Place::of(format!("visual.transformer.resblocks.{layer}.{}", with_kind(own, kind))));
+        let block = format!("visual.transformer.resblocks.{layer}");
+        if let Some((_, own)) = EVA_BIASES.iter().find(|(theirs, _)| *theirs == rest) {
+            return Some(Place::of(format!("{block}.{own}")));
+        }
+        let (stem, kind) = rest.rsplit_once('.')?;
+        let (_, own, part) = BLOCK.iter().find(|(theirs, ..)| *theirs == stem)?;
+        return Some(Place { part: *part, ..Place::of(format!("{block}.{}", with_kind(own, kind))) });
     }
     let (stem, kind) = match name.rsplit_once('.') {
         Some((stem, kind @ ("weight" | "bias"))) => (stem, Some(kind)),
@@ -85,6 +105,20 @@ mod tests {
                 "visual.trunk.blocks.0.mlp.fc2.bias",
                 Some(("visual.transformer.resblocks.0.mlp.c_proj.bias", 0, 0)),
             ),
+            (
+                "visual.trunk.blocks.2.attn.v_proj.weight",
+                Some(("visual.transformer.resblocks.2.attn.in_proj_weight", 2, 0)),
+            ),
+            (
+                "visual.trunk.blocks.2.attn.v_proj.bias",
+                Some(("visual.transformer.resblocks.2.attn.v_bias", 0, 0)),
+            ),
+            ("visual.trunk.blocks.2.attn.q_bias", Some(("visual.transformer.resblocks.2.attn.q_bias", 0, 0))),
+            (
+                "visual.trunk.blocks.2.mlp.fc1_g.bias",
+                Some(("visual.transformer.resblocks.2.mlp.c_gate.bias", 0, 0)),
+            ),
+            ("visual.trunk.fc_norm.weight", Some(("visual.ln_post.weight", 0, 0))),
             ("visual.trunk.attn_pool.kv.bias", Some(("visual.attn_pool.attn.in_proj_bias", 1, 0))),
             ("visual.trunk.attn_pool.norm.weight", Some(("visual.attn_pool.ln_2.weight", 0, 0))),
             ("visual.head.proj.weight", Some(("visual.proj.weight", 0, 0))),

@@ -74,6 +74,16 @@ impl Block {
     }
 }
 
+/// Returns the biases of query, key and value of a self-attention, `[3 W]`. An EVA's keys have none.
+pub(super) fn packed_bias(t: &TensorReader, attn: &str, width: usize) -> Result<Vec<f32>, ExportError> {
+    let (packed, query) = (format!("{attn}.in_proj_bias"), format!("{attn}.q_bias"));
+    if !t.contains(&query) {
+        return Ok(t.get(&packed, &[3 * width])?);
+    }
+    let value = t.get(&format!("{attn}.v_bias"), &[width])?;
+    Ok([t.get(&query, &[width])?, vec![0.0; width], value].concat())
+}
+
 impl Tower<'_> {
     /// Adds a LayerNorm over the last axis.
     pub(super) fn layer_norm(&mut self, prefix: &str, x: &Value, width: usize) -> Result<Value, ExportError> {
@@ -158,7 +168,7 @@ impl Tower<'_> {
             Ok(if fused { transpose(&weight, [rows, w]) } else { weight })
         })?;
         let bias = self.store_weight(&bias_name, &[rows], |t| {
-            Ok(pad_head_rows(&t.get(&bias_name, &[3 * w])?, block.head_dim(), block.padded(), 1))
+            Ok(pad_head_rows(&packed_bias(t, &attn, w)?, block.head_dim(), block.padded(), 1))
         })?;
         Ok((weight, bias))
     }
@@ -213,19 +223,17 @@ impl Tower<'_> {
         let (w, rows) = (block.width, block.heads * block.padded());
         let (weight, bias) =
             (format!("{attn}.{}_weight", PARTS[part]), format!("{attn}.{}_bias", PARTS[part]));
-        let third = |name: &str, t: &TensorReader, columns: usize| {
-            let shape = if columns == 1 { vec![3 * w] } else { vec![3 * w, columns] };
-            let packed = t.get(&format!("{attn}.{name}"), &shape)?;
+        let third = |packed: &[f32], columns: usize| {
             let third = &packed[part * w * columns..(part + 1) * w * columns];
-            Ok(pad_head_rows(third, block.head_dim(), block.padded(), columns))
+            pad_head_rows(third, block.head_dim(), block.padded(), columns)
         };
         // In fused graphs biases of keys and values are folded away, see `attention_out`.
         let bias = (part == 0 || !self.is_fused()).then_some(bias.as_str());
         self.project(
             x,
             &Linear { weight: &weight, bias, sizes: [rows, w] },
-            |t| third("in_proj_weight", t, w),
-            |t| third("in_proj_bias", t, 1),
+            |t| Ok(third(&t.get(&format!("{attn}.in_proj_weight"), &[3 * w, w])?, w)),
+            |t| Ok(third(&packed_bias(t, &attn, w)?, 1)),
         )
     }
 
@@ -241,12 +249,23 @@ impl Tower<'_> {
         residual: &Value,
         value_bias: Option<MakeTensor<'_>>,
     ) -> Result<Stream, ExportError> {
+        let out = self.attention_product(block, x, value_bias)?;
+        Ok(self.add_to_stream(residual, out))
+    }
+
+    /// Adds the output projection alone: `ls_1(out_proj(x))`.
+    pub(super) fn attention_product(
+        &mut self,
+        block: &Block,
+        x: &Value,
+        value_bias: Option<MakeTensor<'_>>,
+    ) -> Result<LinearOutput, ExportError> {
         let name = format!("{}.attn.out_proj", block.prefix);
         let gamma = block.layer_scale.then(|| format!("{}.ls_1.gamma", block.prefix));
         let (w, inner) = (block.width, block.heads * block.padded());
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
         let fused = self.is_fused();
-        let out = self.product(
+        self.product(
             x,
             &Linear { weight: &weight, bias: Some(&bias), sizes: [w, inner] },
             |t| {
@@ -259,8 +278,7 @@ impl Tower<'_> {
                 let rows = scaled_rows(t, &weight, &[w, w], gamma.as_deref())?;
                 Ok(add_product(&plain, &rows, &value_bias(t)?))
             },
-        )?;
-        Ok(self.add_to_stream(residual, out))
+        )
     }
 
     /// Adds the MLP and the residual: `x + ls_2(mlp(ln_2(x)))`.

@@ -9,6 +9,7 @@ use super::{
     error::ExportError,
     fold::pad_head_rows,
     graph::{Attr, DType, Dim, Value},
+    image_blocks::{self, ImageBlock},
     image_features,
     linear::Linear,
     patches::{self, PatchEmbedding},
@@ -27,6 +28,7 @@ pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportErro
     let pixels = t.g.input("pixels", DType::U8, &[Dim::Named(IMAGES), side, side, Dim::Fixed(3)]);
     let mut x = Stream::Whole(embed(t, c, &pixels)?);
     let tokens = c.vision.tokens();
+    let rotary = image_blocks::rotary(t, &c.vision)?;
     let is_class_read = c.decoder.is_none() && c.vision.pooling == ImagePooling::ClassToken;
     for i in 0..c.vision.layers {
         let block = Block {
@@ -38,8 +40,8 @@ pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig) -> Result<(), ExportErro
         };
         // Where only the class token is read after the last block, only it is computed there.
         let class_only = is_class_read && i + 1 == c.vision.layers;
-        x = self_attention(t, &block, &x, tokens, class_only)?;
-        x = t.mlp(&block, &x)?;
+        let block = ImageBlock { block, kind: c.vision.blocks, tokens, rotary: rotary.as_ref(), class_only };
+        x = image_blocks::build(t, &block, &x)?;
     }
     let Some(decoder) = &c.decoder else {
         return image_features::build(t, c, &x);
@@ -128,7 +130,7 @@ fn embed(t: &mut Tower<'_>, c: &ModelConfig, pixels: &Value) -> Result<Value, Ex
         patch_size: v.patch_size,
         width,
         weight: "visual.conv1.weight",
-        bias: v.has_patch_bias().then_some("visual.conv1.bias"),
+        bias: v.patch_bias.then_some("visual.conv1.bias"),
         normalisation: c.normalisation,
     };
     let x = patches::embed(t, &embedding, pixels)?;
@@ -138,50 +140,18 @@ fn embed(t: &mut Tower<'_>, c: &ModelConfig, pixels: &Value) -> Result<Value, Ex
         let of_patches = &positions[(tokens - patches) * width..];
         Ok(of_patches.iter().enumerate().map(|(i, p)| p + bias[i % width]).collect())
     })?;
-    if !v.has_class_token() {
-        let x = t.g.op("Add", &[&x, &positions], &[]);
-        return Ok(t.as_rows(&x, width));
-    }
-    let class = |r: &TensorReader| {
-        let positions = r.get("visual.positional_embedding", &[tokens, width])?;
-        let class = r.get("visual.class_embedding", &[width])?;
-        Ok(class.iter().zip(&positions).map(|(c, p)| c + p).collect())
-    };
-    let x = patches::add_positions_and_class(t, &x, &positions, width, class)?;
-    if v.ln_pre { t.layer_norm("visual.ln_pre", &x, width) } else { Ok(x) }
-}
-
-/// Adds a self-attention; `stream` is `[N * tokens, W]`, and so is the result, or `[N, W]` with `class_only`.
-fn self_attention(
-    t: &mut Tower<'_>,
-    block: &Block,
-    stream: &Stream,
-    tokens: usize,
-    class_only: bool,
-) -> Result<Stream, ExportError> {
-    let (normed, x) = t.norm_stream(&format!("{}.ln_1", block.prefix), stream, block.width)?;
-    let inner = block.heads * block.padded();
-    let (queried, queries, residual) = if class_only {
-        let mut class = |x: &Value| {
-            let x = t.as_batch(x, tokens, block.width);
-            first_token(t, &x)
+    let x = if v.class_token {
+        let class = |r: &TensorReader| {
+            let positions = r.get("visual.positional_embedding", &[tokens, width])?;
+            let class = r.get("visual.class_embedding", &[width])?;
+            Ok(class.iter().zip(&positions).map(|(c, p)| c + p).collect())
         };
-        (class(&normed), 1, class(&x))
+        patches::add_positions_and_class(t, &x, &positions, width, class)?
     } else {
-        (normed.clone(), tokens, x.clone())
+        let x = t.g.op("Add", &[&x, &positions], &[]);
+        t.as_rows(&x, width)
     };
-    let mut project = |x: &Value, part: usize, tokens: usize| -> Result<Value, ExportError> {
-        let rows = t.project_part(block, x, part)?;
-        Ok(t.as_batch(&rows, tokens, inner))
-    };
-    let query = project(&queried, 0, queries)?;
-    let (key, value) = (project(&normed, 1, tokens)?, project(&normed, 2, tokens)?);
-    let out = t.attention(block, [&query, &key, &value], None);
-    let out = t.as_rows(&out, inner);
-    let w = block.width;
-    let name = format!("{}.attn.in_proj_bias", block.prefix);
-    let value_bias = |r: &TensorReader| Ok(r.get(&name, &[3 * w])?[2 * w..].to_vec());
-    t.attention_out(block, &out, &residual, Some(&value_bias))
+    if v.ln_pre { t.layer_norm("visual.ln_pre", &x, width) } else { Ok(x) }
 }
 
 /// Selects the first token: `[N, tokens, W] -> [N, W]`.

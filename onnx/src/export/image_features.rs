@@ -12,7 +12,7 @@ use crate::{
     model::IMAGES,
 };
 
-/// Prefix of the tensors of a SigLIP's pooling.
+/// Prefix of the tensors of the pooling by a query.
 const ATTENTION_POOL: &str = "visual.attn_pool";
 
 /// Adds the output of a model without a decoder. `x` holds the tokens `[N * tokens, W]`, or, where the class token is pooled, that alone,
@@ -30,7 +30,7 @@ pub(super) fn build(t: &mut Tower<'_>, c: &ModelConfig, x: &Stream) -> Result<()
             let mean = mean_of_patches(t, c, &x);
             t.layer_norm("visual.ln_post", &mean, width)?
         }
-        ImagePooling::Attention => attention_pool(t, c, x)?,
+        ImagePooling::Attention { heads, mlp_width } => attention_pool(t, c, x, [heads, mlp_width])?,
     };
     project(t, c, &pooled, width)
 }
@@ -46,25 +46,24 @@ fn mean_of_patches(t: &mut Tower<'_>, c: &ModelConfig, x: &Value) -> Value {
 
 /// Returns what a learnt query attends to among the normalised tokens, plus an MLP of it, `[N, W]` (MAP: Zhai et al. 2022, "Scaling Vision
 /// Transformers").
-fn attention_pool(t: &mut Tower<'_>, c: &ModelConfig, x: &Stream) -> Result<Value, ExportError> {
+fn attention_pool(
+    t: &mut Tower<'_>,
+    c: &ModelConfig,
+    x: &Stream,
+    [heads, mlp_width]: [usize; 2],
+) -> Result<Value, ExportError> {
     let v = &c.vision;
     let (tokens, _) = t.norm_stream("visual.ln_post", x, v.width)?;
     let pooler = Pooler {
         prefix: ATTENTION_POOL,
         queries: 1,
-        heads: v.heads,
+        heads,
         embed_dim: v.width,
         input: PoolerInput { tokens: v.tokens(), width: v.width },
         has_norms: false,
     };
     let pooled = pooler::build(t, &pooler, &Stream::Whole(tokens))?;
-    let block = Block {
-        prefix: ATTENTION_POOL.into(),
-        width: v.width,
-        heads: v.heads,
-        mlp_width: v.mlp_width,
-        layer_scale: false,
-    };
+    let block = Block { prefix: ATTENTION_POOL.into(), width: v.width, heads, mlp_width, layer_scale: false };
     let sum = t.mlp(&block, &Stream::Whole(pooled))?;
     Ok(t.whole_stream(&sum))
 }

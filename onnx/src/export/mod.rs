@@ -11,6 +11,7 @@ mod error;
 mod fold;
 pub(crate) mod graph;
 pub(crate) mod host_inputs;
+mod image_blocks;
 mod image_encoder;
 mod image_features;
 mod linear;

@@ -11,6 +11,7 @@ pub(super) mod section;
 #[cfg(test)]
 mod tests;
 mod timm;
+mod timm_vits;
 mod tokens;
 mod towers;
 pub(super) mod types;
@@ -22,8 +23,8 @@ use timm::parse_timm;
 pub use tokens::{TextTokens, TokenizerFamily};
 use towers::{parse_decoder, parse_text, parse_vision};
 pub use types::{
-    Activation, DecoderConfig, EmbeddingProjection, ImagePooling, ModelConfig, MultimodalInput,
-    Normalisation, PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
+    Activation, DecoderConfig, EmbeddingProjection, ImageBlocks, ImagePooling, ModelConfig, MultimodalInput,
+    Normalisation, PoolerConfig, PoolerKind, RotaryPositions, TextConfig, TextPooling, VisionConfig,
 };
 
 /// Initial value of the contrastive temperature's logarithm: open_clip's `init_logit_scale`, ln(1 / 0.07).

@@ -6,8 +6,8 @@ use super::{
     section::{Parsed, Section},
     tokens::{self, TextTokens},
     types::{
-        Activation, DEFAULT_EPSILON, DecoderConfig, EmbeddingProjection, ImagePooling, MultimodalInput,
-        PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
+        Activation, DEFAULT_EPSILON, DecoderConfig, EmbeddingProjection, ImageBlocks, ImagePooling,
+        MultimodalInput, PoolerConfig, PoolerKind, TextConfig, TextPooling, VisionConfig,
     },
 };
 
@@ -139,7 +139,11 @@ pub(super) fn parse_vision(
         heads: width / head_width,
         mlp_width: s.mlp_width(width)?,
         pooler,
+        class_token: true,
+        patch_bias: false,
         ln_pre: !s.flag("no_ln_pre", false)?,
+        blocks: ImageBlocks::PreNorm,
+        rotary: None,
         layer_scale: s.optional_f32("ls_init_value")?,
         pooling,
         projection: EmbeddingProjection::Matrix,

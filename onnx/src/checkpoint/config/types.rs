@@ -61,9 +61,46 @@ pub enum ImagePooling {
         /// Whether `ln_post` comes before the mean (`final_ln_after_pool` = false).
         norm_first: bool,
     },
-    /// What a learnt query attends to among the patches, plus an MLP of it (MAP, `timm_pool = "map"`): SigLIP. There is no class
-    /// token.
-    Attention,
+    /// What a learnt query attends to among all tokens, plus an MLP of it (MAP, `timm_pool = "map"`): SigLIP and Perception Encoders.
+    Attention {
+        /// Heads.
+        heads: usize,
+        /// Width of the MLP.
+        mlp_width: usize,
+    },
+}
+
+/// The residual blocks of an image tower. `x` is a LayerNorm's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageBlocks {
+    /// `x + attn(norm(x))`, `x + mlp(norm(x))`: CLIP's.
+    PreNorm,
+    /// The same, without a bias of the keys: EVA's.
+    Eva,
+    /// `x + norm(attn(x))`, `x + norm(mlp(x))`, without a bias of the keys: EVA-02's largest.
+    PostNorm,
+    /// EVA's, with a LayerNorm before the attention's output projection, and SwiGLU with a LayerNorm before its last matrix: EVA-02's.
+    SubNorm,
+}
+
+impl ImageBlocks {
+    /// Returns whether keys have a bias, so that those of queries, keys and values are packed in one tensor.
+    #[must_use]
+    pub fn has_key_bias(self) -> bool {
+        self == Self::PreNorm
+    }
+}
+
+/// Rotary positions of an image's patches: row and column turn pairs of the numbers of a query or key by angles (timm's
+/// `RotaryEmbeddingCat`, interleaved). The class token is not turned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RotaryPositions {
+    /// Patches per side of the grid that positions are scaled to (`ref_feat_shape`).
+    pub grid: usize,
+    /// What is added to row and column before that (`rope_grid_offset`).
+    pub offset: f32,
+    /// Whether the column's angles come before the row's (`rope_grid_indexing = "xy"`).
+    pub is_column_first: bool,
 }
 
 /// How a tower's pooled token becomes the embedding. `visual.proj` is a text tower's `text_projection`.
@@ -97,8 +134,16 @@ pub struct VisionConfig {
     pub mlp_width: usize,
     /// The pooler, or none (`coca_base`).
     pub pooler: Option<PoolerConfig>,
+    /// Whether the first token is the class token.
+    pub class_token: bool,
+    /// Whether the patch embedding has a bias, `visual.conv1.bias`.
+    pub patch_bias: bool,
     /// Whether `ln_pre` exists.
     pub ln_pre: bool,
+    /// The residual blocks.
+    pub blocks: ImageBlocks,
+    /// Rotary positions in all of them, beside those that are added to the tokens.
+    pub rotary: Option<RotaryPositions>,
     /// Initial value of LayerScale's factors (`ls_init_value`), if the blocks have LayerScale.
     pub layer_scale: Option<f32>,
     /// What the embedding is made of, where there is no `pooler`.
@@ -114,22 +159,10 @@ pub struct VisionConfig {
 }
 
 impl VisionConfig {
-    /// Returns whether the first token is the class token.
-    #[must_use]
-    pub fn has_class_token(&self) -> bool {
-        self.pooling != ImagePooling::Attention
-    }
-
-    /// Returns whether the patch embedding has a bias, `visual.conv1.bias`.
-    #[must_use]
-    pub fn has_patch_bias(&self) -> bool {
-        self.pooling == ImagePooling::Attention
-    }
-
     /// Returns the number of tokens: patches and the class token, if there is one.
     #[must_use]
     pub fn tokens(&self) -> usize {
-        self.grid() * self.grid() + usize::from(self.has_class_token())
+        self.grid() * self.grid() + usize::from(self.class_token)
     }
 
     /// Returns the number of patches per side; a remainder of pixels is ignored, as in the convolution.
@@ -294,10 +327,11 @@ impl ModelConfig {
     /// Returns what kind of a model it is.
     #[must_use]
     pub fn architecture(&self) -> Architecture {
-        match (&self.decoder, self.vision.pooling) {
-            (Some(_), _) => Architecture::Coca,
-            (None, ImagePooling::Attention) => Architecture::Siglip,
-            (None, ImagePooling::ClassToken | ImagePooling::Mean { .. }) => Architecture::Clip,
+        match (&self.decoder, self.vision.pooling, self.init_logit_bias) {
+            (Some(_), ..) => Architecture::Coca,
+            // The bias of its sigmoid.
+            (None, ImagePooling::Attention { .. }, Some(_)) => Architecture::Siglip,
+            (None, ..) => Architecture::Clip,
         }
     }
 

@@ -6,8 +6,8 @@ use crate::{
     checkpoint::{
         blip::preprocess,
         config::{
-            Activation, EmbeddingProjection, INIT_LOGIT_SCALE, ImagePooling, ModelConfig, Normalisation,
-            TextConfig, TextPooling, TextTokens, TokenizerFamily, VisionConfig,
+            Activation, EmbeddingProjection, INIT_LOGIT_SCALE, ImageBlocks, ImagePooling, ModelConfig,
+            Normalisation, TextConfig, TextPooling, TextTokens, TokenizerFamily, VisionConfig,
             section::{Parsed, Section},
         },
     },
@@ -95,17 +95,22 @@ fn section<'a>(
 fn parse_vision(s: &Section<'_>) -> Parsed<VisionConfig> {
     s.require(&[("num_channels", vec![3.into()]), ("vision_use_head", vec![true.into()])])?;
     let (width, heads) = width_and_heads(s, "vision_config")?;
+    let mlp_width = s.size("intermediate_size", Some(3072))?;
     Ok(VisionConfig {
         image_size: s.square("image_size", 224)?,
         patch_size: s.square("patch_size", 16)?,
         width,
         layers: s.size("num_hidden_layers", Some(12))?,
         heads,
-        mlp_width: s.size("intermediate_size", Some(3072))?,
+        mlp_width,
         pooler: None,
+        class_token: false,
+        patch_bias: true,
         ln_pre: false,
+        blocks: ImageBlocks::PreNorm,
+        rotary: None,
         layer_scale: None,
-        pooling: ImagePooling::Attention,
+        pooling: ImagePooling::Attention { heads, mlp_width },
         projection: EmbeddingProjection::None,
         activation: activation(s)?,
         epsilon: epsilon(s)?,

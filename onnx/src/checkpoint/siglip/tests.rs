@@ -24,7 +24,7 @@ fn defaults_are_those_of_siglip_base() {
     assert_eq!((v.image_size, v.patch_size, v.width, v.layers, v.heads), (224, 16, 768, 12, 12));
     assert_eq!(
         (v.mlp_width, v.pooling, v.projection),
-        (3072, ImagePooling::Attention, EmbeddingProjection::None)
+        (3072, ImagePooling::Attention { heads: 12, mlp_width: 3072 }, EmbeddingProjection::None)
     );
     assert_eq!((v.tokens(), v.activation, v.epsilon), (196, Activation::GeluTanh, 1e-6));
     let t = &c.text;

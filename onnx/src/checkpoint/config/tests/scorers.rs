@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{clip, clip_with, parse};
 use crate::{
     checkpoint::config::{
-        Activation, EmbeddingProjection, ImagePooling, ModelConfig, TextPooling, TokenizerFamily,
+        Activation, EmbeddingProjection, ImageBlocks, ImagePooling, ModelConfig, RotaryPositions,
+        TextPooling, TokenizerFamily,
     },
     model::{Architecture, TextCleaning},
 };
@@ -40,7 +41,10 @@ fn siglip_is_timms_tower_of_that_name() {
     let c = valid(&so400m());
     let v = &c.vision;
     assert_eq!((v.image_size, v.patch_size, v.width, v.layers, v.heads), (256, 16, 1152, 27, 16));
-    assert_eq!((v.mlp_width, v.tokens(), v.pooling), (4304, 256, ImagePooling::Attention));
+    assert_eq!(
+        (v.mlp_width, v.tokens(), v.pooling),
+        (4304, 256, ImagePooling::Attention { heads: 16, mlp_width: 4304 })
+    );
     assert_eq!(
         (v.projection, v.activation, v.epsilon),
         (EmbeddingProjection::None, Activation::GeluTanh, 1e-6)
@@ -53,6 +57,55 @@ fn siglip_is_timms_tower_of_that_name() {
     );
     assert_eq!((t.tokens.family, t.tokens.cleaning), (TokenizerFamily::Gemma, TextCleaning::Canonicalize));
     assert_eq!((c.architecture(), c.init_logit_bias), (Architecture::Siglip, Some(-10.0)));
+}
+
+/// A CLIP with a tower of timm's of its own size.
+fn with_tower(name: &str, size: usize, pool: &str) -> Value {
+    json!({"model_cfg": {"embed_dim": 512, "custom_text": true,
+        "vision_cfg": {"image_size": size, "timm_model_name": name, "timm_model_pretrained": false, "timm_pool": pool, "timm_proj": null},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}}})
+}
+
+#[test]
+fn evas_and_perception_encoders_are_clips_with_timms_towers() {
+    let giant = valid(&with_tower("eva_giant_patch14_224", 224, "token"));
+    let v = &giant.vision;
+    assert_eq!((v.width, v.layers, v.heads, v.mlp_width, v.tokens()), (1408, 40, 16, 6144, 257));
+    assert_eq!((v.blocks, v.rotary, v.patch_bias, v.ln_pre), (ImageBlocks::Eva, None, true, false));
+    let large = valid(&with_tower("eva02_large_patch14_clip_336", 336, "token")).vision;
+    assert_eq!((large.blocks, large.mlp_width, large.epsilon), (ImageBlocks::SubNorm, 2730, 1e-6));
+    let rotary = RotaryPositions { grid: 16, offset: 0.0, is_column_first: false };
+    assert_eq!((large.grid(), large.rotary), (24, Some(rotary)));
+    let enormous = valid(&with_tower("eva02_enormous_patch14_clip_224", 224, "token")).vision;
+    assert_eq!((enormous.blocks, enormous.mlp_width, enormous.rotary), (ImageBlocks::PostNorm, 15360, None));
+
+    let small = valid(&with_tower("vit_pe_core_small_patch16_384", 384, "map"));
+    let v = &small.vision;
+    assert_eq!((small.architecture(), v.class_token, v.tokens()), (Architecture::Clip, true, 577));
+    assert_eq!(v.pooling, ImagePooling::Attention { heads: 8, mlp_width: 1536 });
+    let rotary = RotaryPositions { grid: 24, offset: 1.0, is_column_first: true };
+    assert_eq!((v.rotary, v.patch_bias, v.ln_pre, v.epsilon), (Some(rotary), false, true, 1e-5));
+    let gigantic = valid(&with_tower("vit_pe_core_gigantic_patch14_448", 448, "map")).vision;
+    assert_eq!(
+        (gigantic.class_token, gigantic.mlp_width, gigantic.rotary.map(|r| r.offset)),
+        (false, 8960, Some(0.0))
+    );
+    assert_eq!(gigantic.pooling, ImagePooling::Attention { heads: 8, mlp_width: 6144 });
+
+    for (name, size, pool, words) in [
+        ("eva02_large_patch14_clip_336", 336, "map", "\"token\" with this tower"),
+        ("eva02_large_patch14_448", 448, "token", "no image tower of a CLIP"),
+        ("vit_pe_lang_large_patch14_448", 448, "map", "no image tower of a CLIP"),
+        ("vit_pe_core_base_patch16_224", 256, "map", "takes 224 pixels"),
+    ] {
+        let error = parse(&with_tower(name, size, pool)).expect_err("refused");
+        assert!(error.contains(words), "{name}: {error}");
+    }
+    let mut odd = with_tower("eva02_base_patch16_clip_224", 224, "token");
+    odd["model_cfg"]["vision_cfg"]["timm_model_kwargs"] = json!({"embed_dim": 60, "num_heads": 5});
+    assert!(parse(&odd).expect_err("refused").contains("heads of 60 / 5 numbers"));
+    odd["model_cfg"]["vision_cfg"]["timm_model_kwargs"] = json!({"act_layer": "gelu"});
+    assert!(parse(&odd).expect_err("refused").contains("act_layer"));
 }
 
 #[test]
