@@ -150,11 +150,26 @@ fn attend(t: &mut Tower<'_>, b: &ImageBlock<'_>, x: &Value) -> Result<Value, Exp
     let (key, value) = (project(x, 1, tokens)?, project(x, 2, tokens)?);
     let (query, key) = match b.rotary {
         None => (query, key),
-        // The class token is not turned.
-        Some(r) => (if b.class_only { query } else { turn(t, b, r, &query) }, turn(t, b, r, &key)),
+        Some(r) => {
+            let key = with_key_bias(t, b, key)?;
+            // The class token is not turned.
+            (if b.class_only { query } else { turn(t, b, r, &query) }, turn(t, b, r, &key))
+        }
     };
     let out = t.attention(block, [&query, &key, &value], None);
     Ok(t.as_rows(&out, inner))
+}
+
+/// Adds the bias of keys that are turned. Fused graphs leave out that of others, which adds the same to all scores of a query.
+fn with_key_bias(t: &mut Tower<'_>, b: &ImageBlock<'_>, key: Value) -> Result<Value, ExportError> {
+    if !t.is_fused() || !b.kind.has_key_bias() {
+        return Ok(key);
+    }
+    let (attn, w) = (format!("{}.attn", b.block.prefix), b.block.width);
+    let bias = t.derived_weight(&format!("{attn}.turned_key_bias"), &[w], |r| {
+        Ok(packed_bias(r, &attn, w)?[w..2 * w].to_vec())
+    })?;
+    Ok(t.g.op("Add", &[&key, &bias], &[]))
 }
 
 /// Turns queries or keys by their tokens' angles: `[N, tokens, H * D]`.
