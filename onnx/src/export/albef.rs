@@ -27,6 +27,7 @@ const NAMES: VitNames = VitNames {
     class: "visual_encoder.cls_token",
     positions: "visual_encoder.pos_embed",
     patch: "visual_encoder.patch_embed.proj",
+    norm_pre: "visual_encoder.norm_pre",
     norm: "visual_encoder.norm",
     layers: "visual_encoder.blocks",
     attention_norm: "norm1",

@@ -155,6 +155,16 @@ impl AlbefFiles {
         Ok(files)
     }
 
+    /// Replaces parameters by these values, and the momentum copy by a copy.
+    pub fn replace(&mut self, values: Vec<(String, Vec<f32>)>) {
+        for (name, values) in values {
+            if let Some(copy) = table::copy_name(&name) {
+                self.set(&copy, values.clone());
+            }
+            self.set(&name, values);
+        }
+    }
+
     /// Reads the configuration; all values are random.
     fn open(dir: &Path, overrides: Option<&AlbefOverrides>, seed: u64) -> Result<Self, AlbefError> {
         let path = dir.join(CONFIG);

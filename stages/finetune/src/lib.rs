@@ -17,6 +17,7 @@ pub mod config;
 pub mod data;
 pub mod device;
 mod file;
+pub mod image_encoder;
 pub mod kernels;
 pub mod model;
 pub mod objective;

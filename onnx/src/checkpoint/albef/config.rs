@@ -111,6 +111,7 @@ fn parse_vision(s: &Section<'_>) -> Parsed<BlipVisionConfig> {
         heads: s.size("vision_heads", Some(12))?,
         mlp_width: VISION_MLP_RATIO * width,
         epsilon: epsilon(s, "vision_norm_eps", 1e-6)?,
+        norm_pre: s.flag("vision_norm_pre", false)?,
     };
     if !width.is_multiple_of(config.heads) {
         return Err(format!(

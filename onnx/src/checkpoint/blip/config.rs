@@ -43,6 +43,8 @@ pub struct BlipVisionConfig {
     pub mlp_width: usize,
     /// Epsilon of LayerNorm.
     pub epsilon: f32,
+    /// Whether there is a LayerNorm before the layers, which an ALBEF may have.
+    pub norm_pre: bool,
 }
 
 impl BlipVisionConfig {
@@ -180,6 +182,7 @@ fn parse_vision(s: &Section<'_>) -> Parsed<BlipVisionConfig> {
         heads: s.size("num_attention_heads", Some(12))?,
         mlp_width: s.size("intermediate_size", Some(3072))?,
         epsilon: epsilon(s, 1e-5)?,
+        norm_pre: false,
     };
     check_heads("vision_config", config.width, config.heads)?;
     if config.patches() == 0 {

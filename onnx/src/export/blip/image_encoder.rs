@@ -22,6 +22,7 @@ const NAMES: VitNames = VitNames {
     class: "vision_model.embeddings.class_embedding",
     positions: "vision_model.embeddings.position_embedding",
     patch: "vision_model.embeddings.patch_embedding",
+    norm_pre: "vision_model.pre_layernorm",
     norm: "vision_model.post_layernorm",
     layers: "vision_model.encoder.layers",
     attention_norm: "layer_norm1",

@@ -27,6 +27,8 @@ pub(in crate::export) struct VitNames {
     pub(in crate::export) positions: &'static str,
     /// Convolution that embeds patches, without `.weight` and `.bias`.
     pub(in crate::export) patch: &'static str,
+    /// LayerNorm before all layers, where there is one.
+    pub(in crate::export) norm_pre: &'static str,
     /// LayerNorm after all layers.
     pub(in crate::export) norm: &'static str,
     /// Prefix of the layers, without their number.
@@ -118,7 +120,8 @@ impl Vit<'_> {
             let positions = self.positions(r)?;
             Ok(r.get(self.names.class, &[1, 1, width])?.iter().zip(&positions).map(|(c, p)| c + p).collect())
         };
-        patches::add_positions_and_class(t, &x, &positions, width, class)
+        let x = patches::add_positions_and_class(t, &x, &positions, width, class)?;
+        if self.config.norm_pre { t.layer_norm(self.names.norm_pre, &x, width) } else { Ok(x) }
     }
 
     /// Adds a self-attention; `stream` is `[N * Q, W]`, and so is the result.

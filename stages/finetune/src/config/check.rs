@@ -2,7 +2,7 @@
 
 use recaption_config::ConfigError;
 
-use super::{Compute, Layers, ObjectiveKind, Recipe};
+use super::{Compute, Initialisation, Layers, ObjectiveKind, Recipe};
 use crate::data::{Caption, Format};
 
 impl Recipe {
@@ -17,6 +17,12 @@ impl Recipe {
         }
         if objective.kind == ObjectiveKind::Albef {
             self.check_albef(layers)?;
+        }
+        if self.image_encoder().is_some()
+            && (objective.kind, self.model.init) != (ObjectiveKind::Albef, Initialisation::Random)
+        {
+            let what = "`model.image_encoder` is for `objective.kind = \"albef\"` with `model.init = \"random\"`: leave it out";
+            return error("model.image_encoder", what.into());
         }
         if objective.contrastive == 0.0 && objective.caption == 0.0 {
             let what = "both weights of [objective] are 0: nothing would be learnt";

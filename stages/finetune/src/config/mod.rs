@@ -112,6 +112,13 @@ impl Recipe {
         each.collect()
     }
 
+    /// Model whose image tower an ALBEF begins with, if there is one.
+    #[must_use]
+    pub fn image_encoder(&self) -> Option<&Path> {
+        let dir = self.model.image_encoder.as_path();
+        (!dir.as_os_str().is_empty()).then_some(dir)
+    }
+
     /// Weights of the losses.
     #[must_use]
     pub fn weights(&self) -> Weights {

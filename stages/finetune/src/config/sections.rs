@@ -16,6 +16,9 @@ section! {
         pub checkpoint: PathBuf = PathBuf::new(),
         /// Where the weights come from.
         pub init: Initialisation = Initialisation::Checkpoint,
+        /// Directory of a model in open_clip's format whose image tower an ALBEF with random weights begins with.
+        #[schemars(extend("x-default" = "random weights"))]
+        pub image_encoder: PathBuf = PathBuf::new(),
         /// Type of the saved weights; `source` keeps the type of each tensor.
         pub save_as: SaveAs = SaveAs::Source,
         /// Parts of a CoCa that are not trained: `image`, `pooler`, `text`, `decoder`, `temperature`, `image:6` (the first six blocks).

@@ -16,6 +16,7 @@ use crate::{
     albef_files::AlbefFiles,
     batch::Batch,
     config::{Initialisation, ObjectiveKind, Recipe, SaveAs},
+    image_encoder::read_image_encoder,
     model::{
         Coca, Parameters,
         albef::{Albef, table},
@@ -78,10 +79,14 @@ impl Source {
             }
             (ObjectiveKind::Albef, init) => {
                 let overrides = recipe.albef_overrides();
-                Self::Albef(match init {
+                let mut files = match init {
                     Initialisation::Checkpoint => AlbefFiles::read(dir, Some(&overrides), seed)?,
                     Initialisation::Random => AlbefFiles::initialise(dir, Some(&overrides), seed)?,
-                })
+                };
+                if let Some(dir) = recipe.image_encoder() {
+                    files.replace(read_image_encoder(dir, &files.config)?);
+                }
+                Self::Albef(files)
             }
         })
     }

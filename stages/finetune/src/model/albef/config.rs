@@ -23,6 +23,9 @@ pub struct AlbefConfig {
     /// Epsilon of the image encoder's LayerNorm.
     #[serde(default = "authors::vision_norm_eps")]
     pub vision_norm_eps: f64,
+    /// Whether there is a LayerNorm before the image encoder's blocks, as in CLIP's; the authors' has none.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub vision_norm_pre: bool,
     /// Width of the shared embedding.
     #[serde(default = "authors::embed_dim")]
     pub embed_dim: usize,
@@ -190,6 +193,10 @@ impl AlbefConfig {
         let size = u32::try_from(self.image_res).unwrap_or(u32::MAX);
         Preprocess { size, resize_mode: ResizeMode::Squash, interpolation: Interpolation::Bicubic }
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The authors' values of keys that a file may leave out.

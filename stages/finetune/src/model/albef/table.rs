@@ -101,6 +101,9 @@ fn image_encoder(c: &AlbefConfig, add: &mut Add<'_>) {
     let pixels = 3 * patch * patch;
     add(name("patch_embed.proj.weight"), &[width, 3, patch, patch], Init::Normal((pixels as f32).powf(-0.5)));
     add(name("patch_embed.proj.bias"), &[width], Init::Zeros);
+    if c.vision_norm_pre {
+        norm(add, &name("norm_pre"), width);
+    }
     for block in 0..c.vision_depth {
         let name = |rest: &str| format!("visual_encoder.blocks.{block}.{rest}");
         norm(add, &name("norm1"), width);

@@ -20,6 +20,9 @@ pub(super) fn encode(m: &Modules<'_>, c: &AlbefConfig, patches: Tensor<3>) -> Te
     let positions = p.lower(p.vector(&name("pos_embed"))).reshape([1, tokens, width]);
     let x = Tensor::cat(vec![class, x.reshape([batch, count, width])], 1) + positions;
     let mut x = x.reshape([batch * tokens, width]);
+    if c.vision_norm_pre {
+        x = m.norm(&name("norm_pre"), x, c.vision_norm_eps);
+    }
     for block in 0..c.vision_depth {
         x = self::block(m, c, &name(&format!("blocks.{block}")), x, batch);
     }
