@@ -8,16 +8,18 @@ use std::{
     process::Command,
 };
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use recaption_finetune::{
     albef_files::{AlbefFiles, AlbefOverrides},
     batch::{Batch, PatchSettings},
+    image_encoder::read_image_encoder,
     model::{
-        Parameters,
+        Coca, Parameters,
         albef::{Albef, AlbefConfig, table},
         host,
     },
     objective::albef::{AlbefInputs, IGNORED_LABEL, MaskedTexts, Negatives, alpha_at, losses, mask_texts},
+    open_clip::OpenClip,
     optim::{AdamW, AdamWSettings, Group},
     random::Random,
     run::compare_albef,
@@ -270,4 +272,54 @@ fn alpha_rises_over_the_first_epoch() {
     assert_eq!(alpha_at(0.4, 0, 10), 0.0);
     assert!((alpha_at(0.4, 5, 10) - 0.2).abs() < 1e-12);
     assert_eq!((alpha_at(0.4, 10, 10), alpha_at(0.4, 99, 10), alpha_at(0.4, 0, 0)), (0.4, 0.4, 0.4));
+}
+
+fn values(x: Tensor<2>) -> Vec<f32> {
+    x.into_data_as::<f32>().try_into_vec().expect("floats")
+}
+
+/// The class token, projected as the captioner projects it, is the captioner's image embedding.
+#[test]
+fn image_tower_of_an_open_clip_model_computes_the_same_as_its_own() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let captioner = package.join("../../onnx/models/coca-scenes-base");
+    let device = Device::flex();
+    let mut files =
+        AlbefFiles::initialise(&package.join("recipes/scenes-albef"), None, 1).expect("a configuration");
+    files.replace(read_image_encoder(&captioner, &files.config).expect("its image tower"));
+    let config = files.config.clone();
+    let (albef, side) = (model(files, &device), config.image_res);
+    let pixels: Vec<u8> = (0..2 * side * side * 3).map(|i| (i * 7919 % 251) as u8).collect();
+    let batch = Batch { keys: vec!["a".into(), "b".into()], pixels, ids: vec![vec![1, 2, 3]; 2] };
+
+    let open_clip = OpenClip::read(&captioner).expect("a captioner");
+    let projection = open_clip.list.iter().position(|p| p.name == "visual.proj").expect("a projection");
+    let projection = open_clip.values[projection].clone();
+    let frozen = vec![false; open_clip.list.len()];
+    let parameters = Parameters::new(open_clip.list, open_clip.values, &frozen, &device);
+    let coca = Coca::new(open_clip.config, parameters).expect("a CoCa");
+    let inputs = batch.to_device(&coca.config, &device);
+    let wanted = values(coca.forward(inputs.patches, &inputs.texts, true, false).image_features);
+
+    for encoders in [albef.encoders(), albef.momentum_encoders()] {
+        let tokens = encoders.image(batch.patches(&PatchSettings::of_albef(&config), &device));
+        let [images, _, width] = tokens.dims();
+        let class = values(tokens.narrow(1, 0, 1).reshape([images, width]));
+        let embed = projection.len() / width;
+        for (class, wanted) in class.chunks_exact(width).zip(wanted.chunks_exact(embed)) {
+            let column =
+                |e: usize| class.iter().enumerate().map(|(i, x)| x * projection[i * embed + e]).sum();
+            let projected: Vec<f32> = (0..embed).map(column).collect();
+            let norm = projected.iter().map(|x| x * x).sum::<f32>().sqrt();
+            close("features", &projected.iter().map(|x| x / norm).collect::<Vec<_>>(), wanted, 1e-5);
+        }
+    }
+    for (other, words) in [
+        (AlbefConfig { vision_norm_pre: false, ..config.clone() }, "set `vision_norm_pre` = true"),
+        (AlbefConfig { vision_norm_eps: 1e-6, ..config.clone() }, "set `vision_norm_eps` = 0.00001"),
+        (AlbefConfig { vision_depth: 3, ..config }, "has 4, but config.json's vision_depth is 3"),
+    ] {
+        let error = read_image_encoder(&captioner, &other).expect_err("refused").to_string();
+        assert!(error.contains(words), "{error}");
+    }
 }

@@ -30,10 +30,6 @@ use crate::{
 /// Largest logarithm of the inverse temperature of a CoCa: that of 100, as in CLIP and open_clip.
 const MAX_LOGIT_SCALE: f32 = 4.605_170_2;
 
-/// Largest learning rate of an ALBEF's temperature, the authors' peak. The parameter is the temperature itself, 0.07 at first, and
-/// AdamW moves it by about the learning rate in every step: at 1e-3 it is at its lower bound after 200 steps.
-const MAX_TEMPERATURE_LR: f64 = 1e-4;
-
 /// The files that training began with.
 pub(super) enum Source {
     Coca(OpenClip),
@@ -116,7 +112,7 @@ impl Source {
             }
             Self::Albef(source) => {
                 let lr_scale = |name: &str| match name {
-                    table::TEMPERATURE => (MAX_TEMPERATURE_LR / recipe.optimizer.lr).min(1.0),
+                    table::TEMPERATURE => (recipe.albef.temperature_lr / recipe.optimizer.lr).min(1.0),
                     _ => 1.0,
                 };
                 let group = |p: &Parameter| Group {

@@ -46,7 +46,7 @@ pub fn evaluate(model: &Albef, part: &Batch, probability: f64, number: u64, devi
     let text = EncodedTexts::new(&encoders, &part.ids, pad, device);
     let features = [encoders.image_features(&image), text.features(&encoders)];
     let (contrastive, [image_to_text, text_to_image]) = contrast_in_batch(features, &model.temperature());
-    let negatives = draw_negatives(&text_to_image, &image_to_text, part.len(), &mut random);
+    let negatives = draw_negatives(&text_to_image, &image_to_text, &part.ids, &mut random);
     let matching = matching(&encoders, &image, &text, &negatives);
     let masked = mask_texts(&part.ids, &model.config, probability, &mut random);
     let mut found = Evaluation {

@@ -67,7 +67,7 @@ pub fn losses(model: &Albef, inputs: AlbefInputs<'_>, random: &mut Random) -> Al
 
     let negatives = negatives.unwrap_or_else(|| {
         let [image_to_text, text_to_image] = similarities;
-        draw_negatives(&in_batch(text_to_image, count), &in_batch(image_to_text, count), count, random)
+        draw_negatives(&in_batch(text_to_image, count), &in_batch(image_to_text, count), texts, random)
     });
     let matching = matching(&encoders, &image, &text, &negatives);
     let words = (!masked.labels.is_empty()).then(|| {

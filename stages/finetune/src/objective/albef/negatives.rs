@@ -12,31 +12,37 @@ pub struct Negatives {
 }
 
 /// Draws negatives from a batch: `text_to_image` and `image_to_text` are similarities by temperature, `[N, N]`, row-major. The
-/// probability of another sample is its softmax without the sample's own; N is at least 2.
+/// probability of another sample is its softmax without the sample's own and without those of the same text, which are no negatives;
+/// where all texts are the same, without the own alone. N is at least 2.
 #[must_use]
 pub fn draw_negatives(
     text_to_image: &[f32],
     image_to_text: &[f32],
-    count: usize,
+    texts: &[Vec<i64>],
     random: &mut Random,
 ) -> Negatives {
+    let count = texts.len();
     let mut draw = |similarities: &[f32]| {
-        (0..count).map(|own| other(&similarities[own * count..(own + 1) * count], own, random)).collect()
+        let row = |own: usize| &similarities[own * count..(own + 1) * count];
+        let others = |own: usize| {
+            let different: Vec<usize> = (0..count).filter(|i| texts[*i] != texts[own]).collect();
+            if different.is_empty() { (0..count).filter(|i| *i != own).collect() } else { different }
+        };
+        (0..count).map(|own| one_of(&others(own), row(own), random)).collect()
     };
     Negatives { images: draw(text_to_image), texts: draw(image_to_text) }
 }
 
-/// Draws an index of `row` other than `own`, with a probability proportional to the exponential.
-fn other(row: &[f32], own: usize, random: &mut Random) -> usize {
-    let others = || row.iter().enumerate().filter(|(i, _)| *i != own);
-    let largest = others().map(|(_, x)| *x).fold(f32::NEG_INFINITY, f32::max);
-    let weight = |x: f32| f64::from(x - largest).exp();
-    let total: f64 = others().map(|(_, x)| weight(*x)).sum();
+/// Draws one of `others`, with a probability proportional to the exponential in `row`.
+fn one_of(others: &[usize], row: &[f32], random: &mut Random) -> usize {
+    let largest = others.iter().map(|i| row[*i]).fold(f32::NEG_INFINITY, f32::max);
+    let weight = |i: usize| f64::from(row[i] - largest).exp();
+    let total: f64 = others.iter().map(|i| weight(*i)).sum();
     let mut left = random.fraction() * total;
-    let mut chosen = own;
-    for (i, x) in others() {
-        chosen = i;
-        left -= weight(*x);
+    let mut chosen = 0;
+    for i in others {
+        chosen = *i;
+        left -= weight(*i);
         if left < 0.0 {
             break;
         }
@@ -53,8 +59,9 @@ mod tests {
         let similarities = [9.0, 0.0, 2.0, 0.0, 9.0, 0.0, -200.0, 0.0, 9.0];
         let mut random = Random::new(1, &[]);
         let mut counts = [[0; 3]; 3];
+        let texts = [vec![1], vec![2], vec![3]];
         for _ in 0..2000 {
-            let drawn = draw_negatives(&similarities, &similarities, 3, &mut random);
+            let drawn = draw_negatives(&similarities, &similarities, &texts, &mut random);
             for own in 0..3 {
                 counts[own][drawn.images[own]] += 1;
                 assert_ne!(drawn.texts[own], own);
@@ -65,5 +72,22 @@ mod tests {
         assert!((1700..1830).contains(&counts[0][2]), "{counts:?}");
         assert!((900..1100).contains(&counts[1][0]), "{counts:?}");
         assert_eq!(counts[2][0], 0);
+    }
+
+    #[test]
+    fn same_text_is_no_negative() {
+        let mut random = Random::new(2, &[]);
+        // The second sample is by far the most similar to the first, and has its text.
+        let similarities = [9.0, 8.0, -5.0, 8.0, 9.0, -5.0, 0.0, 0.0, 9.0];
+        for _ in 0..100 {
+            let drawn =
+                draw_negatives(&similarities, &similarities, &[vec![1, 4], vec![1, 4], vec![1]], &mut random);
+            assert_eq!((drawn.images[0], drawn.texts[1]), (2, 2));
+            assert!(drawn.images[2] < 2);
+            // Where there is no other text, another sample.
+            let same =
+                draw_negatives(&similarities, &similarities, &[vec![1], vec![1], vec![1]], &mut random);
+            assert!((0..3).all(|own| same.images[own] != own && same.texts[own] != own));
+        }
     }
 }
