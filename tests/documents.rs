@@ -33,6 +33,8 @@ use support::{
 const README_LINES: usize = 150;
 /// What a block may lack here. `finetune` runs where the training program lies beside `recaption`.
 const NEEDS: &[&str] = &["build", "download", "finetune", "gpu", "root", "scheduler"];
+/// The example whose commands are run as those of the documentation are.
+const CAPFILT: &str = "examples/capfilt/README.md";
 /// Folders of the repository that commands of the pages name.
 const LINKED: &[&str] = &["examples", "onnx", "scripts", "stages", "tests"];
 
@@ -50,6 +52,7 @@ macro_rules! pages_with_commands {
 pages_with_commands! {
     commands_of_readme_run: "README.md",
     commands_of_array_jobs_run: "docs/src/array-jobs.md",
+    commands_of_capfilt_run: "examples/capfilt/README.md",
     commands_of_captioning_run: "docs/src/captioning.md",
     commands_of_configuration_run: "docs/src/configuration.md",
     commands_of_evaluation_run: "docs/src/evaluation.md",
@@ -190,7 +193,7 @@ fn run_page(page: &str) {
 fn every_page_with_commands_is_run() {
     let with_commands: BTreeSet<String> = pages()
         .into_iter()
-        .filter(|page| page == "README.md" || page.starts_with("docs/"))
+        .filter(|page| page == "README.md" || page == CAPFILT || page.starts_with("docs/"))
         .filter(|page| {
             blocks(page)
                 .iter()

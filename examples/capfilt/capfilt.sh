@@ -17,8 +17,9 @@ out=$1 shards=$2 held_out=${3:-}
 : "${STEPS:=2000}"                                # of each round's training
 : "${RULE:=capfilt}"                              # or dalle3: 95 % of what was written and 5 % of the original captions, unfiltered
 
+# Measures the captioner of a round, once.
 eval_captioner() {
-    [ -z "$held_out" ] && return
+    if [ -z "$held_out" ] || grep -qs "\"round\":$2," "$out/scores.jsonl"; then return; fi
     "$RECAPTION_BIN" --log-format json eval "$1" "$held_out" --scorer "$FILTER" |
         tail -n 1 | sed "s/^{/{\"round\":$2,/" >> "$out/scores.jsonl"
 }
@@ -27,13 +28,13 @@ mkdir -p "$out"
 captioner=$out/round-0/onnx
 if [ ! -e "$captioner/model.json" ]; then
     "$RECAPTION_BIN" export --checkpoint "$CAPTIONER" --out "$captioner"
-    eval_captioner "$captioner" 0
 fi
+eval_captioner "$captioner" 0
 for round in $(seq "$ROUNDS"); do
     folder=$out/round-$round
     # 1. Write and judge. A run continues where it stopped, and does nothing where it is done.
     "$RECAPTION_BIN" run "$here/write.toml" --model "$captioner" --scorer "$FILTER" --input "$shards" --output "$folder/web" \
-        --seed "$round"
+        --set "run.seed=$round"
     # 2. Train the next captioner on what is kept, from the weights of the first: what one round believes, the next can drop.
     case $RULE in
     capfilt) data=(--set "data.train=[\"$folder/web\"]" --set "data.caption=itm>=$ITM") ;;
@@ -46,7 +47,7 @@ for round in $(seq "$ROUNDS"); do
     if [ ! -e "$folder/captioner/model/README.md" ]; then
         "$RECAPTION_BIN" finetune "$here/captioner.toml" --set "model.checkpoint=$CAPTIONER" "${data[@]}" \
             --set "optimizer.steps=$STEPS" --out "$folder/captioner"
-        eval_captioner "$folder/captioner/onnx" "$round"
     fi
     captioner=$folder/captioner/onnx
+    eval_captioner "$captioner" "$round"
 done
