@@ -22,6 +22,20 @@ use crate::{
     run::{self, ExitCode, RunModel},
 };
 
+/// What the worker does: the configuration, without what an output needs.
+fn settings(model: &RunModel, config: &RunConfig) -> CaptionWorkerSettings {
+    CaptionWorkerSettings {
+        caption: model.settings.clone(),
+        seed: config.resources.seed,
+        keep_prompt: config.caption.keep_prompt,
+        filter: config.filter.clone(),
+        itm_top_k: model.itm_top_k(config),
+        match_original: false,
+        embed_images: false,
+        keep_features: false,
+    }
+}
+
 /// Captions files. One that cannot be read is reported, and the others are captioned.
 pub(super) fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let mut layers = Layers::default();
@@ -35,17 +49,8 @@ pub(super) fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let config = RunConfig::build_requiring(&layers, &["model.captioner"])?;
     let mut model = RunModel::open(&config)?;
     let options = resolve(&mut model, &config)?;
-    let settings = CaptionWorkerSettings {
-        caption: model.settings.clone(),
-        seed: config.resources.seed,
-        keep_prompt: config.caption.keep_prompt,
-        filter: config.filter.clone(),
-        itm_top_k: model.itm_top_k(&config),
-        match_original: false,
-        embed_images: false,
-        keep_features: false,
-    };
-    let worker = CaptionWorker::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
+    let worker =
+        CaptionWorker::load(&model.folder, model.scorer.as_ref(), &options, settings(&model, &config))?;
     let (to_worker, input) = crossbeam_channel::unbounded();
     let failed = AtomicBool::new(false);
     for (index, path) in args.images.iter().enumerate() {

@@ -4,7 +4,6 @@ use super::{
     blocks::{Block, Stream, packed_bias},
     error::ExportError,
     graph::Value,
-    image_encoder::first_token,
     tower::Tower,
 };
 use crate::checkpoint::{ImageBlocks, RotaryPositions, TensorReader, VisionConfig};
@@ -187,7 +186,7 @@ fn turn(t: &mut Tower<'_>, b: &ImageBlock<'_>, r: &Rotary, x: &Value) -> Value {
 /// Selects the class token of each image: `[N * tokens, W] -> [N, W]`.
 fn class_token(t: &mut Tower<'_>, b: &ImageBlock<'_>, x: &Value) -> Value {
     let x = t.as_batch(x, b.tokens, b.block.width);
-    first_token(t, &x)
+    t.first_token(&x)
 }
 
 #[cfg(test)]

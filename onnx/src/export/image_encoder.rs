@@ -115,7 +115,7 @@ fn pooled_and_caption(
 /// Returns the first of `count` tokens `[N, width]`, and the others `[N * (count - 1), width]`.
 fn split(t: &mut Tower<'_>, x: &Value, count: usize, width: usize) -> (Value, Value) {
     let x = t.as_batch(x, count, width);
-    let first = first_token(t, &x);
+    let first = t.first_token(&x);
     let (starts, ends, axes) = (t.g.ints(&[1]), t.g.ints(&[count as i64]), t.g.ints(&[1]));
     let rest = t.g.op("Slice", &[&x, &starts, &ends, &axes], &[]);
     (first, t.as_rows(&rest, width))
@@ -152,12 +152,6 @@ fn embed(t: &mut Tower<'_>, c: &ModelConfig, pixels: &Value) -> Result<Value, Ex
         t.as_rows(&x, width)
     };
     if v.ln_pre { t.layer_norm("visual.ln_pre", &x, width) } else { Ok(x) }
-}
-
-/// Selects the first token: `[N, tokens, W] -> [N, W]`.
-pub(super) fn first_token(t: &mut Tower<'_>, x: &Value) -> Value {
-    let index = t.g.int(0);
-    t.g.op("Gather", &[x, &index], &[("axis", Attr::Int(1))])
 }
 
 /// Adds keys and values of every cross-attention, from `tokens [N * count, width]`. The layers' `ln_1_kv` share the normalised

@@ -116,6 +116,12 @@ impl<'a> Tower<'a> {
         self.g.op("Reshape", &[x, &shape], &[])
     }
 
+    /// Selects the first token: `[N, tokens, W] -> [N, W]`.
+    pub(super) fn first_token(&mut self, x: &Value) -> Value {
+        let index = self.g.int(0);
+        self.g.op("Gather", &[x, &index], &[("axis", Attr::Int(1))])
+    }
+
     /// Adds the projection `name` of pooled tokens, `[N, W] -> [N, E]`; it is not quantised.
     pub(super) fn project_pooled(
         &mut self,

@@ -9,7 +9,6 @@ use crate::{
         decoder::ROWS,
         error::ExportError,
         graph::{DType, Dim},
-        image_encoder::first_token,
         tower::Tower,
     },
     model::ITM_LOGITS,
@@ -23,7 +22,7 @@ pub(in crate::export) fn build(t: &mut Tower<'_>, text: &ScoringText<'_>) -> Res
     let sequence = Sequence::of(t, &text.bert, &ids, text.pad);
     let x = text.fused_tokens(t, &ids, &sequence, &image)?;
     let tokens = t.g.op("Reshape", &[&x, &sequence.tokens], &[]);
-    let first = first_token(t, &tokens);
+    let first = t.first_token(&tokens);
     let head = t.linear("itm_head", &first, [2, text.bert.width], None)?;
     let logits = t.with_bias(head);
     let logits = t.cast_to_f32(&logits);

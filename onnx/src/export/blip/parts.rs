@@ -7,7 +7,6 @@ use crate::{
         bert::Bert,
         error::ExportError,
         graph::{DType, Dim, Value},
-        image_encoder::first_token,
         tower::Tower,
     },
     model::IMAGES,
@@ -39,7 +38,7 @@ pub(in crate::export) fn features(
     (projection, width, embed_dim): (&str, usize, usize),
     output: &str,
 ) -> Result<(), ExportError> {
-    let first = first_token(t, tokens);
+    let first = t.first_token(tokens);
     let projected = t.linear(projection, &first, [embed_dim, width], None)?;
     let projected = t.with_bias(projected);
     let projected = t.cast_to_f32(&projected);
