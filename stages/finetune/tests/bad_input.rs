@@ -50,9 +50,6 @@ fn invalid_recipes_name_their_key() {
             "expected `text`, `original`, `json.KEY` or `itm>=0.5`: `json.` names no caption",
         ),
         ("data.caption=alt", "`alt`"),
-        ("data.caption=itm>=2", "expected a number from 0 to 1 after itm>="),
-        ("data.caption=itm>=0.5", "set `data.format` = \"output\""),
-        ("model.image_encoder=model", "`model.image_encoder` is for `objective.kind = \"albef\"`"),
         ("data.crop={scale=[0.0,1.0]}", "data.crop"),
         ("data.crop={scale=[0.9,0.5]}", "data.crop"),
         ("data.crop={scale=[0.5,1.0],ratio=[-1.0,1.0]}", "data.crop"),
@@ -72,6 +69,18 @@ fn invalid_recipes_name_their_key() {
         assert_usage_error(&workspace, change, words);
     }
     assert!(!workspace.path("out/checkpoints").exists());
+}
+
+#[test]
+fn keys_that_need_other_keys_say_which() {
+    let workspace = Workspace::new();
+    for (change, words) in [
+        ("data.caption=itm>=2", "expected a number from 0 to 1 after itm>="),
+        ("data.caption=itm>=0.5", "set `data.format` = \"output\""),
+        ("model.image_encoder=model", "`model.image_encoder` is for `objective.kind = \"albef\"`"),
+    ] {
+        assert_usage_error(&workspace, change, words);
+    }
 }
 
 #[test]

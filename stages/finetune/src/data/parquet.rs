@@ -200,8 +200,10 @@ mod tests {
 
     use super::*;
 
-    /// Rows with a synthetic and an original caption and their probabilities.
-    fn rows(texts: &[(&str, Option<&str>, Option<f32>, Option<f32>)]) -> RecordBatch {
+    /// A synthetic and an original caption, and their probabilities.
+    type Texts<'a> = (&'a str, Option<&'a str>, Option<f32>, Option<f32>);
+
+    fn rows(texts: &[Texts<'_>]) -> RecordBatch {
         let strings = |of: &dyn Fn(usize) -> Option<String>| -> ArrayRef {
             Arc::new((0..texts.len()).map(of).collect::<StringArray>())
         };
