@@ -160,6 +160,7 @@ fn measure(
         keep_prompt: false,
         filter: Filter::default(),
         itm_top_k: 0,
+        match_original: false,
         embed_images: false,
         keep_features: false,
     };
