@@ -50,7 +50,7 @@ fn open_clips_files_match_the_list() {
     ["odd", "plain", "quickgelu"].iter().for_each(|name| check(&clip_case(name)));
     let siglips = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/siglip");
     let names = std::fs::read_dir(&siglips).expect("cases").map(|entry| entry.expect("an entry").path());
-    let cases: Vec<PathBuf> = names.filter(|path| path.is_dir()).collect();
+    let cases: Vec<std::path::PathBuf> = names.filter(|path| path.is_dir()).collect();
     assert_eq!(cases.len(), 12);
     cases.iter().for_each(|case| check(case));
     check(&bundled());
