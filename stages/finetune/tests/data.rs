@@ -41,6 +41,7 @@ impl Reading {
         let settings = LoaderSettings {
             batch_size: 4,
             window: 12,
+            group_similar: false,
             seed: 1,
             preprocess,
             decode: DecodeOptions::default(),

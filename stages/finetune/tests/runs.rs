@@ -272,6 +272,7 @@ fn batches(
     let settings = LoaderSettings {
         batch_size: 10,
         window: 15,
+        group_similar: false,
         seed: 2,
         preprocess: model.config.preprocess,
         decode: recaption_image::DecodeOptions::default(),

@@ -44,6 +44,9 @@ section! {
         /// Samples that are shuffled together, across shards.
         #[schemars(range(min = 1), extend("x-unit" = "samples"))]
         pub shuffle_buffer: usize = 10_000,
+        /// Whether each batch is made of similar texts of a shuffled window, by their words, so that the negatives in it are hard; best
+        /// with a `data.shuffle_buffer` that is a multiple of `run.batch_size`.
+        pub group_similar: bool = false,
         /// Random resized crop: `scale`, the range of the area, and `ratio`, of width to height. Off by default, since a
         /// caption may describe what a crop removes.
         #[schemars(extend("x-default" = "off", "x-expected" = "a table such as { scale = [0.9, 1.0] }"))]

@@ -16,7 +16,7 @@ use super::{
     error::DataError,
     example::{Example, Position},
     shards::Inputs,
-    window::Windows,
+    window::{WindowOrder, Windows},
 };
 use crate::{batch::Batch, random::Random};
 
@@ -32,6 +32,8 @@ pub struct LoaderSettings {
     pub batch_size: usize,
     /// Largest number of examples per shuffled window.
     pub window: usize,
+    /// Whether batches are made of similar texts.
+    pub group_similar: bool,
     /// Seed of all orders and crops.
     pub seed: u64,
     /// The model's preprocessing.
@@ -105,8 +107,13 @@ pub async fn load_all(
     limit: usize,
 ) -> Result<(Vec<Batch>, DataCounts), DataError> {
     let size = settings.batch_size;
-    let mut windows =
-        Windows::new(Arc::clone(&inputs), 0, limit.min(settings.window), false, Position::default());
+    let mut windows = Windows::new(
+        Arc::clone(&inputs),
+        0,
+        limit.min(settings.window),
+        WindowOrder::Stored,
+        Position::default(),
+    );
     let settings = LoaderSettings { crop: None, cache_bytes: 0, ..settings };
     let mut builder = BatchBuilder::new(inputs, tokenizer, settings);
     let (mut batches, mut left) = (Vec::new(), limit);
@@ -170,11 +177,15 @@ impl BatchBuilder {
     ) -> Result<(), DataError> {
         let begin = Position { taken: 0, ..position };
         let (seed, size) = (self.settings.seed, self.settings.window);
+        let order = match self.settings.group_similar {
+            true => WindowOrder::Similar(self.settings.batch_size),
+            false => WindowOrder::Shuffled,
+        };
         let fill = |mut windows: Windows| async move {
             let window = windows.next().await;
             (window, windows)
         };
-        let mut filling = runtime.spawn(fill(Windows::new(inputs, seed, size, true, begin)));
+        let mut filling = runtime.spawn(fill(Windows::new(inputs, seed, size, order, begin)));
         let mut skip = position.taken;
         // Only an epoch that is read from its first sample can be known to have no usable one.
         let mut whole = position.shard == 0 && position.sample == 0 && position.taken == 0;

@@ -25,6 +25,7 @@ mod input;
 mod loader;
 mod parquet;
 mod shards;
+mod similar;
 mod window;
 
 pub use self::{

@@ -7,6 +7,7 @@ use super::{
     example::{Example, Position},
     input::InputItem,
     shards::{InputReader, Inputs},
+    similar::group_similar,
 };
 use crate::random::Random;
 
@@ -17,6 +18,17 @@ const WINDOW_BYTES: usize = 1 << 30;
 const SHARD_STREAM: u64 = 1;
 /// Stream of random numbers for the order within windows.
 const WINDOW_STREAM: u64 = 2;
+
+/// The order of shards and of the examples of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WindowOrder {
+    /// As stored.
+    Stored,
+    /// Shuffled.
+    Shuffled,
+    /// Shuffled, then batches of this size of similar texts.
+    Similar(usize),
+}
 
 /// A filled and shuffled window.
 pub(super) struct Window {
@@ -36,21 +48,21 @@ pub(super) struct Windows {
     inputs: Arc<Inputs>,
     seed: u64,
     size: usize,
-    shuffle: bool,
+    order: WindowOrder,
     at: Position,
     reader: Option<InputReader>,
 }
 
 impl Windows {
-    /// Creates windows of at most `size` examples, from `at` on. Without `shuffle`, shards and examples keep their order.
-    pub(super) fn new(inputs: Arc<Inputs>, seed: u64, size: usize, shuffle: bool, at: Position) -> Self {
-        Self { inputs, seed, size: size.max(1), shuffle, at, reader: None }
+    /// Creates windows of at most `size` examples, from `at` on.
+    pub(super) fn new(inputs: Arc<Inputs>, seed: u64, size: usize, order: WindowOrder, at: Position) -> Self {
+        Self { inputs, seed, size: size.max(1), order, at, reader: None }
     }
 
     /// Returns the order of the shards in an epoch.
     fn order(&self, epoch: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.inputs.len()).collect();
-        if self.shuffle {
+        if self.order != WindowOrder::Stored {
             Random::new(self.seed, &[SHARD_STREAM, epoch]).shuffle(&mut order);
         }
         order
@@ -107,8 +119,12 @@ impl Windows {
             };
             sample = sample.max(index + 1);
         }
-        if self.shuffle {
-            Random::new(self.seed, &[WINDOW_STREAM, start.window]).shuffle(&mut window.examples);
+        let mut random = Random::new(self.seed, &[WINDOW_STREAM, start.window]);
+        if self.order != WindowOrder::Stored {
+            random.shuffle(&mut window.examples);
+        }
+        if let WindowOrder::Similar(batch) = self.order {
+            window.examples = group_similar(window.examples, batch, &mut random);
         }
         self.at = Position { window: start.window + 1, shard, sample, taken: 0, ..start };
         if window.ends_epoch {

@@ -46,6 +46,7 @@ impl Training<'_> {
         LoaderSettings {
             batch_size: self.recipe.run.batch_size,
             window: self.recipe.data.shuffle_buffer,
+            group_similar: self.recipe.data.group_similar,
             seed: self.recipe.run.seed,
             preprocess: self.model.preprocess(),
             decode: DecodeOptions::default(),
