@@ -68,6 +68,18 @@ impl Windows {
         order
     }
 
+    /// Orders the examples of a window.
+    fn ordered(&self, mut examples: Vec<Example>, window: u64) -> Vec<Example> {
+        let mut random = Random::new(self.seed, &[WINDOW_STREAM, window]);
+        if self.order != WindowOrder::Stored {
+            random.shuffle(&mut examples);
+        }
+        match self.order {
+            WindowOrder::Similar(batch) => group_similar(examples, batch, &mut random),
+            WindowOrder::Stored | WindowOrder::Shuffled => examples,
+        }
+    }
+
     /// Fills the next window.
     pub(super) async fn next(&mut self) -> Window {
         let start = self.at;
@@ -119,13 +131,7 @@ impl Windows {
             };
             sample = sample.max(index + 1);
         }
-        let mut random = Random::new(self.seed, &[WINDOW_STREAM, start.window]);
-        if self.order != WindowOrder::Stored {
-            random.shuffle(&mut window.examples);
-        }
-        if let WindowOrder::Similar(batch) = self.order {
-            window.examples = group_similar(window.examples, batch, &mut random);
-        }
+        window.examples = self.ordered(window.examples, start.window);
         self.at = Position { window: start.window + 1, shard, sample, taken: 0, ..start };
         if window.ends_epoch {
             self.at = Position { epoch: start.epoch + 1, shard: 0, sample: 0, ..self.at };
