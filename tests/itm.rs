@@ -307,7 +307,7 @@ fn original_captions_are_matched_on_request() {
     assert_eq!(output::read(&place.path("above")).captions.len(), above);
     filter("plain", "none", &["--keep-top", "0.5"])
         .ends(1)
-        .warns("no column `org_itm`; a run with `score.match_original = true` writes it");
+        .warns("no column `org_itm`, which a run with `score.match_original = true` adds");
     filter("out", "none", &["--min-similarity", "0.5"]).ends(2).warns("use --min-itm");
 }
 

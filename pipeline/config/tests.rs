@@ -247,5 +247,5 @@ fn every_key_is_documented() {
         assert!(key.help.ends_with('.') && key.help.len() > 10, "{}: {:?}", key.name, key.help);
         assert!(!key.default.is_empty(), "{}", key.name);
     }
-    assert_eq!(description().keys().len(), 73);
+    assert_eq!(description().keys().len(), 74);
 }

@@ -288,7 +288,9 @@ fn image_tower_of_an_open_clip_model_computes_the_same_as_its_own() {
         AlbefFiles::initialise(&package.join("recipes/scenes-albef"), None, 1).expect("a configuration");
     files.replace(read_image_encoder(&captioner, &files.config).expect("its image tower"));
     let config = files.config.clone();
-    let (albef, side) = (model(files, &device), config.image_res);
+    let frozen = vec![false; files.list.len()];
+    let parameters = Parameters::new(files.list, files.values, &frozen, &device);
+    let (albef, side) = (Albef { config: files.config, parameters }, config.image_res);
     let pixels: Vec<u8> = (0..2 * side * side * 3).map(|i| (i * 7919 % 251) as u8).collect();
     let batch = Batch { keys: vec!["a".into(), "b".into()], pixels, ids: vec![vec![1, 2, 3]; 2] };
 

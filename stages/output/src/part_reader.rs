@@ -77,7 +77,11 @@ impl PartReader {
         let schema = Arc::clone(builder.schema());
         if let Some(columns) = columns {
             if let Some(name) = columns.iter().find(|name| schema.index_of(name).is_err()) {
-                return Err(failed(&format!("it has no column `{name}`, so it is not a captions part")));
+                let why = match *name {
+                    "org_itm" => "which a run with `score.match_original = true` adds",
+                    _ => "so it is not a captions part",
+                };
+                return Err(failed(&format!("it has no column `{name}`, {why}")));
             }
             let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
             builder = builder.with_projection(mask);

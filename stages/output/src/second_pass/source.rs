@@ -142,15 +142,6 @@ async fn usable_records(
     Ok((all, unusable))
 }
 
-/// Says why a part has no column of these scores.
-fn missing_column(by: ScoreColumn) -> String {
-    let why = match by {
-        ScoreColumn::OrgItm => "; a run with `score.match_original = true` writes it",
-        _ => "",
-    };
-    format!("no column `{}`{why}", by.as_str())
-}
-
 /// Returns the column of scores, none of them NaN.
 pub(super) fn scores_of<'a>(
     column: Option<&'a Arc<dyn Array>>,
@@ -158,8 +149,7 @@ pub(super) fn scores_of<'a>(
     part: &Location,
 ) -> Result<&'a Float32Array, ReadPartError> {
     let failed = |what: String| ReadPartError::invalid(part, &what);
-    let column = column.ok_or_else(|| failed(missing_column(by)))?;
-    let scores: Option<&Float32Array> = column.as_any().downcast_ref();
+    let scores: Option<&Float32Array> = column.and_then(|column| column.as_any().downcast_ref());
     let scores = scores.ok_or_else(|| failed(format!("column `{}` is not of type float", by.as_str())))?;
     match scores.iter().position(|score| score.is_some_and(f32::is_nan)) {
         Some(row) => Err(failed(format!("`{}` of row {row} of a batch is not a number", by.as_str()))),

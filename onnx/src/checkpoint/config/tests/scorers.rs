@@ -180,10 +180,10 @@ fn timms_projections_are_told_apart() {
 fn reasons_name_what_another_tower_is() {
     for (name, want) in [
         ("naflexvit_base_patch16_siglip", "NaFlex"),
-        ("eva02_base_patch16_clip_224", "EVA"),
-        ("vit_pe_core_base_patch16_224", "Perception Encoder"),
-        ("vit_base_patch16_siglip_gap_224", "neither SigLIP's nor CLIP's"),
-        ("vit_base_patchx_siglip_224", "neither SigLIP's nor CLIP's"),
+        ("eva02_large_patch14_448", "an EVA that is no image tower of a CLIP"),
+        ("vit_pe_lang_large_patch14_448", "a Perception Encoder that is no image tower of a CLIP"),
+        ("vit_base_patch16_siglip_gap_224", "neither SigLIP's, CLIP's nor"),
+        ("vit_base_patchx_siglip_224", "neither SigLIP's, CLIP's nor"),
         ("convnext_base", "ConvNeXt"),
         ("resnet50", "none of the networks"),
     ] {
