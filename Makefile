@@ -61,15 +61,18 @@ scenes-base scenes-ssc scenes-dsc: $(ONNXRUNTIME)
 	mkdir -p onnx/models/coca-$@
 	cp target/scenes/coca-$@/model/* onnx/models/coca-$@/
 
-# Trains a small ALBEF on the scenes' alt texts; ALPHA=0 is without momentum distillation.
+# Trains a small ALBEF on the scenes' alt texts, and measures how finely it reads; ALPHA=0 is without momentum distillation.
 ALPHA := 0.4
 scenes-albef: $(ONNXRUNTIME)
 	$(CARGO) build --locked --release --bin recaption
 	$(CARGO) build --locked --release -p recaption-finetune
 	target/release/recaption scenes --out target/scenes/alt $(SCENES_SHARDS) --caption alt
 	target/release/recaption scenes --out target/scenes/held-alt $(HELD_OUT_SHARDS) --caption alt
+	target/release/recaption scenes --out target/scenes/pairs --shards 1 --samples 1000 --seed 2 --caption pairs
 	target/release/recaption finetune stages/finetune/recipes/scenes-albef.toml \
 		--set albef.alpha=$(ALPHA) --out target/scenes/albef-alpha-$(ALPHA)
+	target/release/recaption finetune --pairs target/scenes/pairs \
+		--checkpoint target/scenes/albef-alpha-$(ALPHA)/model --checkpoint onnx/models/coca-scenes-base
 
 # Checks format, clippy's lints, and licences and sources of dependencies.
 lint:

@@ -40,11 +40,13 @@ impl RecipeMismatch {
 /// # Errors
 /// Fails with the keys that differ.
 pub(super) fn compare_recipes(old: &Value, new: &Value, recipe: &Recipe) -> Result<(), RecipeMismatch> {
+    let defaults = Recipe::default().fingerprint();
     let mut keys = Vec::new();
     let mut hint = String::new();
     for (section, values) in new.as_object().into_iter().flatten() {
         for (key, value) in values.as_object().into_iter().flatten() {
-            let before = &old[section][key];
+            // A key that came later than the run had its default then.
+            let before = old[section].get(key).unwrap_or(&defaults[section][key]);
             if before == value {
                 continue;
             }
@@ -63,4 +65,21 @@ pub(super) fn compare_recipes(old: &Value, new: &Value, recipe: &Recipe) -> Resu
         return Ok(());
     }
     Err(RecipeMismatch { out: recipe.run.out.display().to_string(), keys: keys.join("; "), hint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_that_came_later_than_a_run_had_its_default() {
+        let mut recipe = Recipe::default();
+        let mut old = recipe.fingerprint();
+        old["data"].as_object_mut().expect("a section").remove("group_similar");
+        old.as_object_mut().expect("sections").remove("albef");
+        assert!(compare_recipes(&old, &recipe.fingerprint(), &recipe).is_ok());
+        recipe.data.group_similar = true;
+        let error = compare_recipes(&old, &recipe.fingerprint(), &recipe).expect_err("another recipe");
+        assert_eq!(error.keys, "data.group_similar was false, is true");
+    }
 }
