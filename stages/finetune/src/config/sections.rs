@@ -80,7 +80,7 @@ section! {
         #[schemars(range(min = 0.001, max = 0.5))]
         pub temperature: f64 = 0.07,
         /// Peak learning rate of the temperature, no more than `optimizer.lr`. The parameter is the temperature itself and AdamW moves it
-        /// by about this in every step: 1e-4, the paper's for everything, takes it from 0.07 to 0.01 in 600 steps.
+        /// by about this in every step: 1e-4, the paper's for everything, takes it from 0.07 to 0.01 in 700 steps.
         #[schemars(range(min = 0.0))]
         pub temperature_lr: f64 = 1e-4,
         /// Probability that a token is masked: 80 % become `[MASK]`, 10 % a random id, 10 % stay.
