@@ -26,12 +26,23 @@ impl EncodedTexts {
     /// Encodes texts, ids without padding.
     pub(super) fn new(encoders: &Encoders<'_>, texts: &[Vec<i64>], pad: i64, device: &Device) -> Self {
         let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
+        Self::in_groups(encoders, texts, groups(&lengths), pad, device)
+    }
+
+    /// Encodes texts in these groups.
+    fn in_groups(
+        encoders: &Encoders<'_>,
+        texts: &[Vec<i64>],
+        groups: Vec<Vec<usize>>,
+        pad: i64,
+        device: &Device,
+    ) -> Self {
         let encode = |rows: Vec<usize>| {
             let ids: Vec<Vec<i64>> = rows.iter().map(|i| texts[*i].clone()).collect();
             let batch = TextBatch::new(&ids, pad, device);
             Group { tokens: encoders.text(&batch), lengths: batch.lengths, texts: rows }
         };
-        Self(groups(&lengths).into_iter().map(encode).collect())
+        Self(groups.into_iter().map(encode).collect())
     }
 
     /// Returns the texts' features in their order, `[N, E]`.
@@ -146,6 +157,11 @@ pub(super) fn indices(values: &[usize], device: &Device) -> Tensor<1, Int> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        albef_files::AlbefFiles,
+        batch::{Batch, PatchSettings},
+        model::{Parameters, albef::Albef},
+    };
 
     #[test]
     fn texts_of_one_length_are_one_group() {
@@ -189,6 +205,58 @@ mod tests {
             });
             assert_eq!(Some(cost(&groups(&lengths))), all.min());
         }
+    }
+
+    /// Groups change how much is padding, and nothing that is computed.
+    #[test]
+    fn groups_compute_what_one_group_computes() {
+        let device = Device::flex();
+        let recipe = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/scenes-albef");
+        let files = AlbefFiles::initialise(&recipe, None, 1).expect("a configuration");
+        let frozen = vec![false; files.list.len()];
+        let parameters = Parameters::new(files.list, files.values, &frozen, &device);
+        let model = Albef { config: files.config, parameters };
+        let (encoders, count) = (model.encoders(), 24);
+        let texts: Vec<Vec<i64>> = (0..count)
+            .map(|i| {
+                (0..if i % 3 == 0 { 28 } else { 4 + i % 2 })
+                    .map(move |at| 5 + ((i * 31 + at * 7) % 150) as i64)
+            })
+            .map(Iterator::collect)
+            .collect();
+        let side = model.config.image_res;
+        let pixels: Vec<u8> = (0..count * side * side * 3).map(|i| (i * 7919 % 251) as u8).collect();
+        let keys = texts.iter().map(|_| String::new()).collect();
+        let batch = Batch { keys, pixels, ids: texts.clone() };
+        let image = encoders.image(batch.patches(&PatchSettings::of_albef(&model.config), &device));
+        let negatives = Negatives {
+            images: (0..count).map(|i| (i + 5) % count).collect(),
+            texts: (0..count).map(|i| (i * 7 + 3) % count).collect(),
+        };
+        let labels = [(1, 2, 9), (0, 20, 8), (22, 1, 7), (3, 0, 6)].to_vec();
+        let masked = MaskedTexts { ids: texts.clone(), labels };
+        let compute = |groups: Vec<Vec<usize>>| {
+            let texts = EncodedTexts::in_groups(&encoders, &texts, groups, 0, &device);
+            let (logits, labels) = texts.matches(&encoders, &image, &negatives);
+            let mut pairs: Vec<(usize, Vec<f32>)> =
+                labels.into_iter().zip(values(logits).chunks(2).map(<[f32]>::to_vec)).collect();
+            pairs.sort_by(|a, b| a.partial_cmp(b).expect("finite"));
+            let pairs: Vec<f32> =
+                pairs.into_iter().flat_map(|(label, x)| [label as f32, x[0], x[1]]).collect();
+            [values(texts.features(&encoders)), pairs, values(texts.words(&encoders, &image, &masked))]
+        };
+        let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
+        assert!(groups(&lengths).len() > 1);
+        let (grouped, whole) = (compute(groups(&lengths)), compute(vec![(0..count).collect()]));
+        for (what, (a, b)) in ["features", "matches", "words"].iter().zip(grouped.iter().zip(&whole)) {
+            assert_eq!(a.len(), b.len(), "{what}");
+            let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "{what}: off by {worst:e}");
+        }
+    }
+
+    fn values(x: Tensor<2>) -> Vec<f32> {
+        x.into_data_as::<f32>().try_into_vec().expect("floats")
     }
 
     #[test]
