@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use recaption_caption::{CaptionWorker, CaptionWorkerSettings, ImageQueue};
+use recaption_caption::{CaptionWorker, ImageQueue};
 use recaption_image::{DecodeOptions, PrepareSettings, decode_for_models};
 use recaption_messages::{PreparedSample, SampleOutcome};
 use recaption_onnx::runtime::SessionOptions;
@@ -21,20 +21,6 @@ use crate::{
     config::{ConfigError, Layers, RunConfig},
     run::{self, ExitCode, RunModel},
 };
-
-/// What the worker does: the configuration, without what an output needs.
-fn settings(model: &RunModel, config: &RunConfig) -> CaptionWorkerSettings {
-    CaptionWorkerSettings {
-        caption: model.settings.clone(),
-        seed: config.resources.seed,
-        keep_prompt: config.caption.keep_prompt,
-        filter: config.filter.clone(),
-        itm_top_k: model.itm_top_k(config),
-        match_original: false,
-        embed_images: false,
-        keep_features: false,
-    }
-}
 
 /// Captions files. One that cannot be read is reported, and the others are captioned.
 pub(super) fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
@@ -49,8 +35,8 @@ pub(super) fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let config = RunConfig::build_requiring(&layers, &["model.captioner"])?;
     let mut model = RunModel::open(&config)?;
     let options = resolve(&mut model, &config)?;
-    let worker =
-        CaptionWorker::load(&model.folder, model.scorer.as_ref(), &options, settings(&model, &config))?;
+    let settings = model.worker_settings(&config, false);
+    let worker = CaptionWorker::load(&model.folder, model.scorer.as_ref(), &options, settings)?;
     let (to_worker, input) = crossbeam_channel::unbounded();
     let failed = AtomicBool::new(false);
     for (index, path) in args.images.iter().enumerate() {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
+use recaption_caption::CaptionWorkerSettings;
 use recaption_onnx::{
     ModelFolder, caption::CaptionSettings, checkpoint::CheckpointKind, runtime::Execution,
     tokenizer::Tokenizer,
@@ -63,6 +64,21 @@ impl RunModel {
             config.score.itm_top_k
         } else {
             0
+        }
+    }
+
+    /// Returns what a caption worker does by this configuration.
+    #[must_use]
+    pub(crate) fn worker_settings(&self, config: &RunConfig, keep_features: bool) -> CaptionWorkerSettings {
+        CaptionWorkerSettings {
+            caption: self.settings.clone(),
+            seed: config.resources.seed,
+            keep_prompt: config.caption.keep_prompt,
+            filter: config.filter.clone(),
+            itm_top_k: self.itm_top_k(config),
+            match_original: config.score.match_original,
+            embed_images: config.output.carries_images(),
+            keep_features,
         }
     }
 

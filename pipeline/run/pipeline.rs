@@ -3,7 +3,6 @@
 use std::{future::Future, sync::Arc};
 
 use anyhow::{Context, anyhow};
-use recaption_caption::CaptionWorkerSettings;
 use recaption_image::PrepareSettings;
 use recaption_messages::ReadSink;
 use tokio::sync::mpsc;
@@ -50,7 +49,7 @@ pub(crate) async fn stream<T, F: Future<Output = anyhow::Result<T>>>(
     consume: impl FnOnce(Arc<RunState>, Events) -> F,
 ) -> anyhow::Result<T> {
     let RunContext { config, model, .. } = context;
-    let settings = worker_settings(context, request.keep_features);
+    let settings = context.model.worker_settings(context.config, request.keep_features);
     let window = SHARD_WINDOW.max(config.input.concurrent_shards);
     let parts = (request.sampling, request.limit.map(ReadLimit::new));
     let state = Arc::new(RunState::new(context, (request.tasks, request.source), parts, window));
@@ -109,19 +108,5 @@ fn prepare_settings(context: RunContext<'_>) -> PrepareSettings {
         scorer: context.model.scorer_preprocessing(),
         decode: context.config.input.decode,
         keep_stored: context.config.output.carries_images(),
-    }
-}
-
-fn worker_settings(context: RunContext<'_>, keep_features: bool) -> CaptionWorkerSettings {
-    let RunContext { config, model, .. } = context;
-    CaptionWorkerSettings {
-        caption: model.settings.clone(),
-        seed: config.resources.seed,
-        keep_prompt: config.caption.keep_prompt,
-        filter: config.filter.clone(),
-        itm_top_k: model.itm_top_k(config),
-        match_original: config.score.match_original,
-        embed_images: config.output.carries_images(),
-        keep_features,
     }
 }
