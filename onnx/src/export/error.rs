@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 
 use super::host_inputs::GraphError;
-use crate::{
-    checkpoint::CheckpointError,
-    model::{Architecture, ModelError, Precision},
-};
+use crate::{checkpoint::CheckpointError, model::ModelError};
 
 /// Why an export failed.
 #[derive(Debug, thiserror::Error)]
@@ -35,14 +32,6 @@ pub enum ExportError {
         name: String,
         /// The value.
         value: f32,
-    },
-    /// A kind of model is not exported in a precision.
-    #[error("models of kind {} are exported in fp32 only, not in {precision}: export with --precision fp32", architecture.as_str())]
-    Precision {
-        /// The kind of model.
-        architecture: Architecture,
-        /// The precision that was asked for.
-        precision: Precision,
     },
     /// The target exists and is not a model folder.
     #[error(

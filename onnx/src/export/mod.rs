@@ -53,7 +53,6 @@ use crate::{
 /// See [`ExportError`]; nothing is left half-written at `out`.
 pub fn export(checkpoint: &Path, out: &Path, precision: Precision) -> Result<ModelFolder, ExportError> {
     let source = AnyCheckpoint::open(checkpoint)?;
-    source.check_precision(precision)?;
     if out.exists() && !is_empty_dir(out) && !is_model_folder(out) {
         return Err(ExportError::Occupied(out.to_owned()));
     }

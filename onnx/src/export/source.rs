@@ -120,22 +120,6 @@ impl AnyCheckpoint {
         }
     }
 
-    /// Checks that the checkpoint can be exported in a precision.
-    ///
-    /// # Errors
-    /// [`ExportError::Precision`].
-    pub(super) fn check_precision(&self, precision: Precision) -> Result<(), ExportError> {
-        match self {
-            Self::Blip(_) if precision != Precision::Fp32 => {
-                Err(ExportError::Precision { architecture: Architecture::Blip, precision })
-            }
-            Self::Albef(_) if precision != Precision::Fp32 => {
-                Err(ExportError::Precision { architecture: Architecture::Albef, precision })
-            }
-            Self::OpenClip(_) | Self::Blip(_) | Self::Albef(_) => Ok(()),
-        }
-    }
-
     /// Returns the contents of `model.json`.
     ///
     /// # Errors

@@ -64,7 +64,7 @@ impl CaptionChecker<'_> {
         let limits = self.limits();
         let mut gap = 0.0;
         for captions in [want, &got] {
-            let scores = forced.score_captions(captions, &limits)?;
+            let scores = forced.score_captions(captions, &[limits.special.start], &limits)?;
             gap = scores.iter().map(|caption| caption.gap).fold(gap, max_or_nan);
         }
         if equal < want.len() {
@@ -112,11 +112,12 @@ impl CaptionChecker<'_> {
             ]);
         }
         let limits = self.limits();
+        let start = [limits.special.start];
         let score = |ids: &[Vec<i64>], scores: Vec<CaptionScore>| -> Vec<f64> {
             scores.iter().zip(ids).map(|(c, ids)| c.log_probability / ids.len().max(1) as f64).collect()
         };
-        let reference = score(&want.ids, forced.score_captions(&want.ids, &limits)?);
-        let own = score(&got, forced.score_captions(&got, &limits)?);
+        let reference = score(&want.ids, forced.score_captions(&want.ids, &start, &limits)?);
+        let own = score(&got, forced.score_captions(&got, &start, &limits)?);
         let mut explained = true;
         if equal < want.ids.len() {
             let margin = self.explain((&got, &own), (&want.ids, &reference), &limits)?;
@@ -138,27 +139,19 @@ impl CaptionChecker<'_> {
         Check::new("beam_score", complete && difference <= max, detail)
     }
 
-    /// Returns how close the decisions were that made rows differ, nats per token: by how much the model's search dropped the
-    /// reference's caption or, if it never did, the difference of the two final scores.
+    /// Returns how close the decisions were that made rows differ, nats per token.
     fn explain(
         &self,
         (got, own): (&[Vec<i64>], &[f64]),
         (want, reference): (&[Vec<i64>], &[f64]),
         limits: &GenerationLimits,
     ) -> Result<f32, RuntimeError> {
-        let differing: Vec<Option<&[i64]>> = want
-            .iter()
-            .enumerate()
-            .map(|(row, want)| (got.get(row) != Some(want)).then_some(want.as_slice()))
-            .collect();
-        let beams = self.golden.generation.beams;
-        let margins =
-            beam_replay::margins(self.model, self.options, self.encoded, &differing, (limits, beams))?;
-        let rows = margins.iter().zip(own.iter().zip(reference));
-        Ok(rows
-            .filter_map(|(margin, (own, reference))| margin.map(|margin| (margin, (own - reference).abs())))
-            .map(|(margin, distance)| if margin == 0.0 { distance } else { margin })
-            .fold(0.0, |m, d| max_or_nan(m, d as f32)))
+        let (start, search) = ([limits.special.start], (limits, self.golden.generation.beams));
+        let replay = |captions: &[Vec<i64>], others: &[Vec<i64>]| {
+            let captions = beam_replay::differing(captions, others);
+            beam_replay::replay(self.model, self.options, self.encoded, &captions, &start, search)
+        };
+        Ok(beam_replay::closest(&replay(want, got)?, &replay(got, want)?, [own, reference]))
     }
 
     /// Returns the best caption of every image, or why there are none: usually logits that are not finite.

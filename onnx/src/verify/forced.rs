@@ -59,25 +59,27 @@ impl ForcedDecoder {
         Ok(())
     }
 
-    /// Reads captions; returns how the model ranks and scores the ids of each.
+    /// Reads captions, each after `prefix`, the start token and a prompt; returns how the model ranks and scores the ids of each.
     ///
     /// # Errors
     /// As [`ForcedDecoder::read`].
     pub(crate) fn score_captions(
         &mut self,
         captions: &[Vec<i64>],
+        prefix: &[i64],
         limits: &GenerationLimits,
     ) -> Result<Vec<CaptionScore>, RuntimeError> {
         // The last id is selected but not read.
         let read = |ids: &Vec<i64>| {
             let read = &ids[..ids.len().saturating_sub(1)];
-            std::iter::once(limits.special.start).chain(read.iter().copied()).collect::<Vec<i64>>()
+            [prefix, read].concat()
         };
         let texts: Vec<Vec<i64>> = captions.iter().map(read).collect();
         let mut forced = vec![CaptionScore::default(); captions.len()];
         self.read(&texts, usize::MAX, |row, position, logits| {
-            let Some(id) = captions[row].get(position) else { return };
-            forced[row].gap = max_or_nan(forced[row].gap, limits.gap(logits, *id, position));
+            let Some(at) = (position + 1).checked_sub(prefix.len()) else { return };
+            let Some(id) = captions[row].get(at) else { return };
+            forced[row].gap = max_or_nan(forced[row].gap, limits.gap(logits, *id, at));
             forced[row].log_probability += log_probability(logits, *id);
         })?;
         Ok(forced)

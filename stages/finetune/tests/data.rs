@@ -41,7 +41,7 @@ impl Reading {
         let settings = LoaderSettings {
             batch_size: 4,
             window: 12,
-            group_similar: false,
+            group_similar: 1,
             seed: 1,
             preprocess,
             decode: DecodeOptions::default(),

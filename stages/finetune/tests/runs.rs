@@ -272,7 +272,7 @@ fn batches(
     let settings = LoaderSettings {
         batch_size: 10,
         window: 15,
-        group_similar: false,
+        group_similar: 1,
         seed: 2,
         preprocess: model.config.preprocess,
         decode: recaption_image::DecodeOptions::default(),

@@ -1,33 +1,34 @@
-//! Captions of every strategy against a golden's: ids must be equal, and scores within a bound.
+//! Captions of every strategy against a golden's: in fp32 ids must be equal, and scores within a bound.
+//!
+//! In fp16 and int8 two close logits may change ranks, after which the text differs. Then see `rounded`.
 
 use std::path::Path;
 
 use super::{
-    checks::{LOG_PROBABILITY, check_numbers},
+    bounds::Bounds,
+    checks::check_numbers,
     golden::{Golden, unusable},
+    rounded::Rounded,
 };
 use crate::{
     caption::{Admission, BeamSettings, CaptionSettings, Captioner, GeneratedTokens, Strategy},
     model::{GenerationRules, ModelFolder},
-    runtime::{RuntimeError, SessionOptions},
+    runtime::{Encoded, RuntimeError, SessionOptions},
     tokenizer::{Tokenizer, tidy},
     verify::report::{Check, VerifyError},
 };
 
-/// Largest absolute difference of a beam's score, nats per token.
-const BEAM_SCORE: f32 = 2e-5;
-
 /// How a tensor of captions was generated.
-struct Generation {
+pub(super) struct Generation {
     /// Name of the ids, `[N, L]`, or `[N, beams, L]` with `all_beams`.
-    ids: &'static str,
+    pub(super) ids: &'static str,
     /// Name of the score, one per caption: of greedy captions the log-probability, of beams that divided by the number of tokens.
-    score: Option<&'static str>,
+    pub(super) score: Option<&'static str>,
     /// Name of the texts in the JSON file.
     text: Option<&'static str>,
-    has_beams: bool,
-    all_beams: bool,
-    has_min_length: bool,
+    pub(super) has_beams: bool,
+    pub(super) all_beams: bool,
+    pub(super) has_min_length: bool,
     has_prompt: bool,
     rules: GenerationRules,
 }
@@ -83,6 +84,10 @@ pub(super) struct Captions<'a> {
     pub(super) options: &'a SessionOptions,
     /// The reference.
     pub(super) golden: &'a Golden<'a>,
+    /// The golden's images, encoded.
+    pub(super) encoded: &'a Encoded,
+    /// Bounds on differences.
+    pub(super) bounds: &'a Bounds,
 }
 
 impl Captions<'_> {
@@ -132,14 +137,15 @@ impl Captions<'_> {
         if let Some(row) = rows.iter().zip(&want).position(|(got, want)| got != want) {
             detail += &format!(", first difference in row {row}");
         }
+        if let Some(tolerance) = self.bounds.choice {
+            let captions: Vec<Vec<i64>> = want.iter().map(|row| self.caption(row, prefix.len())).collect();
+            let rounded = Rounded { captions: self, generation, prefix: &prefix, tolerance };
+            checks.extend(rounded.checks((&got, &captions), detail)?);
+            return Ok(());
+        }
         checks.push(Check::new(generation.ids, passed, detail));
         if let Some(name) = generation.score.filter(|name| self.golden.file.has(name)) {
-            let shape: &[Option<usize>] = if generation.all_beams {
-                &[Some(self.golden.count), Some(self.golden.settings.num_beams)]
-            } else {
-                &[Some(self.golden.count)]
-            };
-            let want = self.golden.file.floats(name, shape).map_err(bad)?.1;
+            let want = self.wanted_scores(generation, name).map_err(bad)?;
             let (got, max) = self.scores(generation, &got);
             checks.push(check_numbers(name, &got, &want, max));
         }
@@ -171,6 +177,20 @@ impl Captions<'_> {
         }
         let beams = self.golden.settings.num_beams;
         file.id_rows(generation.ids, (count, beams), vocabulary)
+    }
+
+    /// Reads the golden's scores, one per caption.
+    pub(super) fn wanted_scores(&self, generation: &Generation, name: &str) -> Result<Vec<f32>, String> {
+        let (count, beams) = (Some(self.golden.count), Some(self.golden.settings.num_beams));
+        let shape: &[Option<usize>] = if generation.all_beams { &[count, beams] } else { &[count] };
+        Ok(self.golden.file.floats(name, shape)?.1)
+    }
+
+    /// Returns the caption of a golden's row: what follows the first `prefix` ids, up to and including the end token.
+    fn caption(&self, row: &[i64], prefix: usize) -> Vec<i64> {
+        let end = self.model.spec.special_ids.end;
+        let ids = &row[prefix.min(row.len())..];
+        ids[..ids.iter().position(|id| *id == end).map_or(ids.len(), |at| at + 1)].to_vec()
     }
 
     /// Returns what captions start with: the start token and the prompt, without its own first and last id.
@@ -220,13 +240,13 @@ impl Captions<'_> {
     }
 
     /// Returns the captions' scores, and the bound on their differences.
-    fn scores(&self, generation: &Generation, captions: &[GeneratedTokens]) -> (Vec<f32>, f32) {
+    pub(super) fn scores(&self, generation: &Generation, captions: &[GeneratedTokens]) -> (Vec<f32>, f32) {
         if !generation.has_beams {
-            return (captions.iter().map(|caption| caption.logprob).collect(), LOG_PROBABILITY);
+            return (captions.iter().map(|caption| caption.logprob).collect(), self.bounds.log_probability);
         }
         let penalty = self.golden.settings.length_penalty;
         let score = |c: &GeneratedTokens| c.logprob / (c.ids.len().max(1) as f32).powf(penalty);
-        (captions.iter().map(score).collect(), BEAM_SCORE)
+        (captions.iter().map(score).collect(), self.bounds.beam_score)
     }
 }
 

@@ -9,12 +9,8 @@ use crate::{
     },
 };
 
-/// Largest absolute difference of normalised pixels.
+/// Largest absolute difference of normalised pixels, which are computed in double precision and not by a graph.
 pub(super) const PIXELS: Bound = Bound::Difference(2e-6);
-/// Largest absolute difference of image tokens.
-pub(super) const IMAGE_TOKENS: Bound = Bound::Difference(3e-5);
-/// Largest absolute difference of a text's log-probability.
-pub(super) const LOG_PROBABILITY: f32 = 1e-4;
 
 /// Checks normalised pixels `[N, 3, S, S]` of images u8 `[N, S, S, 3]`.
 pub(super) fn normalised(model: &ModelFolder, tensor: &'static str, images: &[u8], want: &[f32]) -> Check {

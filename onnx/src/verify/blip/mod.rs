@@ -1,12 +1,12 @@
 //! A BLIP against tensors that transformers computed. One verdict per tensor of the golden; a tensor that is an input of the
 //! comparison, or unknown, is listed as unchecked.
-//!
-//! Bounds are those of fp32, in which a BLIP is exported: several times what transformers' own fp32 differs from float64.
 
+mod bounds;
 mod captions;
 mod checks;
 mod golden;
 mod retrieval;
+mod rounded;
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ use recaption_image::prepare_rgb;
 use safetensors::Dtype;
 
 use self::{
+    bounds::Bounds,
     captions::Captions,
-    checks::{IMAGE_TOKENS, LOG_PROBABILITY, check_numbers, check_rows, normalised},
+    checks::{check_numbers, check_rows, normalised},
     golden::{Golden, unusable},
 };
 use super::{
     compare::Comparison,
-    criteria::Bound,
     forced::{ForcedDecoder, log_probability},
     report::{Check, VerifyError},
 };
@@ -30,8 +30,6 @@ use crate::{
     tokenizer::Tokenizer,
 };
 
-/// Largest absolute difference of logits.
-const LOGITS: Bound = Bound::Difference(1e-4);
 /// Tensors that comparisons start from.
 const INPUTS: [&str; 4] = ["images", "raw_image", "text", "attention_mask"];
 
@@ -52,7 +50,8 @@ pub(super) fn verify(
     let mut encoder = ImageEncoder::load(model, options)?;
     let encoded = encoder.encode(&golden.images)?;
     let tokenizer = if model.has_tokenizer() { Some(load_tokenizer(model)?) } else { None };
-    let verifier = Verifier { path, model, options, golden: &golden, encoded, tokenizer };
+    let bounds = Bounds::of(model, options);
+    let verifier = Verifier { path, model, options, golden: &golden, encoded, tokenizer, bounds };
     let mut checks = verifier.pixels()?;
     checks.extend(verifier.image_tokens(&mut encoder)?);
     checks.extend(verifier.logits()?);
@@ -86,6 +85,7 @@ struct Verifier<'a> {
     /// The golden's images, encoded.
     encoded: Encoded,
     tokenizer: Option<Tokenizer>,
+    bounds: Bounds,
 }
 
 impl Verifier<'_> {
@@ -137,7 +137,7 @@ impl Verifier<'_> {
         let shape = [Some(self.golden.count), Some(tokens), None];
         let (shape, want) = self.golden.file.floats(TENSOR, &shape).map_err(self.unusable())?;
         let got = encoder.image_tokens(&self.golden.images)?;
-        Ok(Some(check_rows(TENSOR, &Comparison::of_rows(&got, &want, shape[2]), IMAGE_TOKENS)))
+        Ok(Some(check_rows(TENSOR, &Comparison::of_rows(&got, &want, shape[2]), self.bounds.image_tokens)))
     }
 
     /// Checks logits and log-probabilities of given texts, read through the KV cache, up to and including the end token's row.
@@ -173,12 +173,12 @@ impl Verifier<'_> {
         })?;
         let mut checks = Vec::new();
         if logits.is_some() {
-            checks.push(check_rows("logits", &comparison, LOGITS));
+            checks.push(check_rows("logits", &comparison, self.bounds.logits));
         }
         if file.has("text_logprob") {
             let want = file.floats("text_logprob", &[Some(count)]).map_err(self.unusable())?.1;
             let got: Vec<f32> = sums.iter().map(|sum| *sum as f32).collect();
-            checks.push(check_numbers("text_logprob", &got, &want, LOG_PROBABILITY));
+            checks.push(check_numbers("text_logprob", &got, &want, self.bounds.log_probability));
         }
         Ok(checks)
     }
@@ -224,7 +224,14 @@ impl Verifier<'_> {
 
     /// Checks generated captions.
     fn captions(&self) -> Result<Vec<Check>, VerifyError> {
-        Captions { path: self.path, model: self.model, options: self.options, golden: self.golden }
-            .checks(self.tokenizer.as_ref())
+        Captions {
+            path: self.path,
+            model: self.model,
+            options: self.options,
+            golden: self.golden,
+            encoded: &self.encoded,
+            bounds: &self.bounds,
+        }
+        .checks(self.tokenizer.as_ref())
     }
 }

@@ -7,7 +7,8 @@ use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::{
-    checks::{IMAGE_TOKENS, check_rows, normalised},
+    bounds::Bounds,
+    checks::{check_rows, normalised},
     golden::unusable,
 };
 use crate::{
@@ -16,16 +17,10 @@ use crate::{
     tokenizer::Tokenizer,
     verify::{
         compare::Comparison,
-        criteria::Bound,
         report::{Check, VerifyError},
         tensor_file::TensorFile,
     },
 };
-
-/// Largest absolute difference of unit vectors, cosines and probabilities.
-const UNIT: Bound = Bound::Difference(1e-5);
-/// Largest absolute difference of tokens and matching logits.
-const TOKENS: Bound = Bound::Difference(5e-5);
 
 /// The JSON file next to a golden.
 #[derive(Deserialize)]
@@ -83,6 +78,7 @@ struct Verifier<'a> {
     features: Vec<f32>,
     /// `[N, Q, W]`.
     tokens: Vec<f32>,
+    bounds: Bounds,
 }
 
 /// Compares every tensor of the golden that the model computes.
@@ -111,7 +107,9 @@ pub(super) fn verify(
     let mut encoder = ImageEncoder::load(model, options)?;
     let features = encoder.encode(&images)?.features;
     let tokens = encoder.image_tokens(&images)?;
-    let verifier = Verifier { model, options, path, file, settings, count: shape[0], features, tokens };
+    let bounds = Bounds::of(model, options);
+    let verifier =
+        Verifier { model, options, path, file, settings, count: shape[0], features, tokens, bounds };
     let mut checks = verifier.images(&images)?;
     for names in &NAMES {
         checks.extend(verifier.texts(names)?);
@@ -141,13 +139,13 @@ impl Verifier<'_> {
             let width = sizes.image_width;
             let want = self.floats("vision_hidden", &[n, Some(sizes.image_tokens), Some(width)])?;
             let comparison = Comparison::of_rows(&self.tokens, &want, width);
-            checks.push(check_rows("vision_hidden", &comparison, IMAGE_TOKENS));
+            checks.push(check_rows("vision_hidden", &comparison, self.bounds.image_tokens));
         }
         if self.file.has("image_features") {
             let width = self.model.spec.dimensions.embed_dim;
             let want = self.floats("image_features", &[n, Some(width)])?;
             let comparison = Comparison::of_rows(&self.features, &want, width);
-            checks.push(check_rows("image_features", &comparison, UNIT));
+            checks.push(check_rows("image_features", &comparison, self.bounds.features));
         }
         Ok(checks)
     }
@@ -167,20 +165,24 @@ impl Verifier<'_> {
             let width = self.model.fusion().map_err(RuntimeError::from)?.text_width;
             let want = self.floats(names.hidden, &[count, Some(length), Some(width)])?;
             let comparison = Comparison::of_rows(&encoder.text_tokens(&rows)?, &want, width);
-            checks.push(check_rows(names.hidden, &comparison, TOKENS));
+            checks.push(check_rows(names.hidden, &comparison, self.bounds.text_tokens));
         }
         let ids: Vec<&[i64]> = texts.iter().map(Vec::as_slice).collect();
         let features = encoder.encode(&ids)?;
         if self.file.has(names.features) {
             let want = self.floats(names.features, &[count, Some(d.embed_dim)])?;
             let comparison = Comparison::of_rows(&features, &want, d.embed_dim);
-            checks.push(check_rows(names.features, &comparison, UNIT));
+            checks.push(check_rows(names.features, &comparison, self.bounds.features));
         }
         let pairs = [Some(self.count), count];
         if self.file.has(names.cosine) {
             let want = self.floats(names.cosine, &pairs)?;
             let got = self.cosines(&features);
-            checks.push(check_rows(names.cosine, &Comparison::of_rows(&got, &want, rows.len()), UNIT));
+            checks.push(check_rows(
+                names.cosine,
+                &Comparison::of_rows(&got, &want, rows.len()),
+                self.bounds.cosines,
+            ));
         }
         self.matches(names, &ids, &mut checks)?;
         Ok(checks)
@@ -223,7 +225,7 @@ impl Verifier<'_> {
         if self.file.has(names.logits) {
             let want = self.floats(names.logits, &[n, m, Some(2)])?;
             let comparison = Comparison::of_rows(logits.as_flattened(), &want, 2 * texts.len());
-            checks.push(check_rows(names.logits, &comparison, TOKENS));
+            checks.push(check_rows(names.logits, &comparison, self.bounds.matches));
         }
         if self.file.has(names.probabilities) {
             let want = self.floats(names.probabilities, &[n, m])?;
@@ -231,7 +233,7 @@ impl Verifier<'_> {
             checks.push(check_rows(
                 names.probabilities,
                 &Comparison::of_rows(&got, &want, texts.len()),
-                UNIT,
+                self.bounds.probabilities,
             ));
         }
         Ok(())

@@ -48,6 +48,11 @@ impl Recipe {
             let what = "`objective.contrastive` needs a `run.batch_size` of at least 2";
             return error("run.batch_size", what.into());
         }
+        let (group, part) = (self.data.group_similar, run.part());
+        if group > 1 && !part.is_multiple_of(group) {
+            let what = format!("`data.group_similar` {group} does not divide the batch, {part} samples");
+            return error("data.group_similar", what);
+        }
         if let Some(crop) = &self.data.crop
             && !crop.is_valid()
         {

@@ -149,6 +149,7 @@ impl Recipe {
             part: self.run.part(),
             momentum: a.momentum,
             alpha: alpha_at(a.alpha, step, warmup),
+            contrastive_weight: a.contrastive_weight,
             mask_probability: a.mlm_probability,
             seed: self.run.seed,
             step,

@@ -44,9 +44,11 @@ section! {
         /// Samples that are shuffled together, across shards.
         #[schemars(range(min = 1), extend("x-unit" = "samples"))]
         pub shuffle_buffer: usize = 10_000,
-        /// Whether each batch is made of similar texts of a shuffled window, by their words, so that the negatives in it are hard; best
-        /// with a `data.shuffle_buffer` that is a multiple of `run.batch_size`.
-        pub group_similar: bool = false,
+        /// Samples of a batch that have similar texts, by their words: a batch is made of groups of so many of a shuffled window, so that
+        /// it holds hard negatives; 1 groups nothing. Divides `run.batch_size`; best with a large `data.shuffle_buffer` that is a multiple
+        /// of it.
+        #[schemars(range(min = 1), extend("x-unit" = "samples"))]
+        pub group_similar: usize = 1,
         /// Random resized crop: `scale`, the range of the area, and `ratio`, of width to height. Off by default, since a
         /// caption may describe what a crop removes.
         #[schemars(extend("x-default" = "off", "x-expected" = "a table such as { scale = [0.9, 1.0] }"))]
@@ -83,6 +85,10 @@ section! {
         /// by about this in every step: 1e-4, the paper's for everything, takes it from 0.07 to 0.01 in 700 steps.
         #[schemars(range(min = 0.0))]
         pub temperature_lr: f64 = 1e-4,
+        /// Weight of the contrastive loss (ITC); those of ITM and MLM are 1, and so is this one in the authors' code. Where a batch is small
+        /// for its queue, its gradient is many times the others'.
+        #[schemars(range(min = 0.0))]
+        pub contrastive_weight: f64 = 1.0,
         /// Probability that a token is masked: 80 % become `[MASK]`, 10 % a random id, 10 % stay.
         #[schemars(range(min = 0.0, max = 1.0))]
         pub mlm_probability: f64 = 0.15,

@@ -32,8 +32,8 @@ pub struct LoaderSettings {
     pub batch_size: usize,
     /// Largest number of examples per shuffled window.
     pub window: usize,
-    /// Whether batches are made of similar texts.
-    pub group_similar: bool,
+    /// Size of groups of similar texts, which divides the batch; 1 groups nothing.
+    pub group_similar: usize,
     /// Seed of all orders and crops.
     pub seed: u64,
     /// The model's preprocessing.
@@ -178,8 +178,8 @@ impl BatchBuilder {
         let begin = Position { taken: 0, ..position };
         let (seed, size) = (self.settings.seed, self.settings.window);
         let order = match self.settings.group_similar {
-            true => WindowOrder::Similar(self.settings.batch_size),
-            false => WindowOrder::Shuffled,
+            0 | 1 => WindowOrder::Shuffled,
+            size => WindowOrder::Similar(size),
         };
         let fill = |mut windows: Windows| async move {
             let window = windows.next().await;

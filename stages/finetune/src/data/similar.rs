@@ -1,13 +1,17 @@
-//! Batches of similar texts (grouped mini-batches: Byun et al. 2022, "GRIT-VLP"), so that the negatives that a batch holds are hard. There
-//! similarity is the model's, of the last epoch; here it is that of words, which needs no model.
+//! Groups of similar texts in a batch (grouped mini-batches: Byun et al. 2022, "GRIT-VLP"), so that the negatives that it holds are hard.
+//! There a whole batch is one group, and similarity is the model's, of the last epoch; here a batch holds several groups, so that its other
+//! texts differ, and similarity is that of words, which needs no model.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::example::Example;
 use crate::random::Random;
 
+/// Examples among which a group's are chosen, per example of the group: many alt texts are the same, and a group holds each once.
+const CHOICE: usize = 8;
+
 /// Orders shuffled examples so that every `size` of them, from the first on, have similar captions: the first that is left and those
-/// most similar to it, group by group, in random order. What is left over comes last.
+/// most similar to it, none twice as far as there are others, group by group, in random order. What is left over comes last.
 ///
 /// Similarity is the cosine of the captions' sets of words, each weighted by its rarity (inverse document frequency).
 pub(super) fn group_similar(examples: Vec<Example>, size: usize, random: &mut Random) -> Vec<Example> {
@@ -15,11 +19,8 @@ pub(super) fn group_similar(examples: Vec<Example>, size: usize, random: &mut Ra
     let mut left: Vec<usize> = (0..examples.len()).collect();
     let mut groups: Vec<Vec<usize>> = Vec::new();
     while left.len() >= size.max(2) {
-        let similarity = words.similarities(left[0], &left);
-        let mut order: Vec<usize> = (1..left.len()).collect();
-        // Among equal ones the first: the order is the same in every run.
-        order.sort_by(|a, b| similarity[*b].total_cmp(&similarity[*a]).then(a.cmp(b)));
-        order.truncate(size - 1);
+        let order = most_similar(&words.similarities(left[0], &left), CHOICE * size);
+        let order = different(&order, size - 1, |at| examples[left[at]].caption.as_str());
         let mut is_taken = vec![false; left.len()];
         [0].iter().chain(&order).for_each(|at| is_taken[*at] = true);
         groups.push([0].iter().chain(&order).map(|at| left[*at]).collect());
@@ -29,6 +30,30 @@ pub(super) fn group_similar(examples: Vec<Example>, size: usize, random: &mut Ra
     random.shuffle(&mut groups);
     let mut examples: Vec<Option<Example>> = examples.into_iter().map(Some).collect();
     groups.iter().flatten().chain(&left).filter_map(|i| examples[*i].take()).collect()
+}
+
+/// Returns the places of the `count` largest of `similarity` but the first, largest first. Among equal ones the first comes first, so the
+/// order is the same in every run.
+fn most_similar(similarity: &[f64], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (1..similarity.len()).collect();
+    let larger = |a: &usize, b: &usize| similarity[*b].total_cmp(&similarity[*a]).then(a.cmp(b));
+    if count < order.len() {
+        order.select_nth_unstable_by(count, larger);
+        order.truncate(count);
+    }
+    order.sort_by(larger);
+    order
+}
+
+/// Returns the first `count` of `order` whose captions differ from that of the first example, 0, and from each other's; where there are
+/// fewer, also others.
+fn different<'a>(order: &[usize], count: usize, caption: impl Fn(usize) -> &'a str) -> Vec<usize> {
+    let mut seen = HashSet::from([caption(0)]);
+    let (mut chosen, same): (Vec<usize>, Vec<usize>) =
+        order.iter().partition(|at| seen.insert(caption(**at)));
+    chosen.extend(same);
+    chosen.truncate(count);
+    chosen
 }
 
 /// The words of some captions.
@@ -116,6 +141,16 @@ mod tests {
         assert_eq!(groups, [[0, 2, 4], [1, 3, 5]]);
         assert_eq!(order[6], 6, "what is left over comes last");
         assert_eq!(order, grouped(&captions, 3), "the same in every run");
+    }
+
+    #[test]
+    fn group_holds_a_text_once_where_there_are_others() {
+        let captions = ["red circle", "red circle", "red circle", "red square", "blue circle", "dog", "cat"];
+        let order = grouped(&captions, 3);
+        let group = order.chunks(3).find(|group| group.contains(&0)).expect("a group of the first");
+        assert_eq!(group, [0, 3, 4]);
+        // Where there are no others, the same text again.
+        assert_eq!(grouped(&["dog", "dog", "dog"], 3), [0, 1, 2]);
     }
 
     #[test]

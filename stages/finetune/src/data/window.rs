@@ -26,7 +26,7 @@ pub(super) enum WindowOrder {
     Stored,
     /// Shuffled.
     Shuffled,
-    /// Shuffled, then batches of this size of similar texts.
+    /// Shuffled, then groups of this size of similar texts.
     Similar(usize),
 }
 
@@ -75,7 +75,7 @@ impl Windows {
             random.shuffle(&mut examples);
         }
         match self.order {
-            WindowOrder::Similar(batch) => group_similar(examples, batch, &mut random),
+            WindowOrder::Similar(size) => group_similar(examples, size, &mut random),
             WindowOrder::Stored | WindowOrder::Shuffled => examples,
         }
     }

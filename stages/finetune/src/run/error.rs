@@ -78,8 +78,8 @@ mod tests {
         old["data"].as_object_mut().expect("a section").remove("group_similar");
         old.as_object_mut().expect("sections").remove("albef");
         assert!(compare_recipes(&old, &recipe.fingerprint(), &recipe).is_ok());
-        recipe.data.group_similar = true;
+        recipe.data.group_similar = 8;
         let error = compare_recipes(&old, &recipe.fingerprint(), &recipe).expect_err("another recipe");
-        assert_eq!(error.keys, "data.group_similar was false, is true");
+        assert_eq!(error.keys, "data.group_similar was 1, is 8");
     }
 }

@@ -77,7 +77,7 @@ pub async fn measure_pairs(
         let settings = LoaderSettings {
             batch_size: PART,
             window: PART,
-            group_similar: false,
+            group_similar: 1,
             seed: 0,
             preprocess: model.preprocess(),
             decode: DecodeOptions::default(),

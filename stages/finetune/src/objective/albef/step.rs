@@ -27,6 +27,8 @@ pub struct AlbefSettings {
     pub momentum: f64,
     /// Share of the momentum copy's targets in this step, [0, 1].
     pub alpha: f64,
+    /// Weight of the contrastive loss; the others' are 1.
+    pub contrastive_weight: f64,
     /// Probability that a token is masked, [0, 1].
     pub mask_probability: f64,
     /// Seed of masks and negatives.
@@ -72,7 +74,7 @@ pub fn gradients(model: &mut Albef, batch: &Batch, s: &AlbefSettings, device: &D
         let [image, text] = found.momentum_features;
         images.push(image);
         texts.push(text);
-        let sum = found.contrastive + found.matching;
+        let sum = found.contrastive * s.contrastive_weight + found.matching;
         let sum = found.words.map_or(sum.clone(), |words| sum + words);
         step.add(&model.parameters, Some(sum * share));
     }
