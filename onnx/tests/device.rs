@@ -21,8 +21,12 @@ const DEVICE: SessionOptions = SessionOptions { emulate_device: true, ..HOST };
 const GOLDENS: [&str; 7] = ["legacy-1", "legacy-2", "square", "quickgelu", "layerscale", "nopool", "odd"];
 
 fn exported(checkpoint: &std::path::Path) -> (tempfile::TempDir, ModelFolder) {
+    exported_in(checkpoint, Precision::Fp32)
+}
+
+fn exported_in(checkpoint: &std::path::Path, precision: Precision) -> (tempfile::TempDir, ModelFolder) {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let model = export(checkpoint, &dir.path().join("model"), Precision::Fp32).expect("export");
+    let model = export(checkpoint, &dir.path().join("model"), precision).expect("export");
     (dir, model)
 }
 
@@ -108,6 +112,19 @@ fn captions_of_goldens_equal_the_hosts() {
         let (_dir, model) = exported(&case(name));
         let golden = Weights::read(&case(name).join("golden.safetensors"));
         check(name, &model, golden.u8("images"));
+    }
+}
+
+/// A GPU decodes fp16 alone.
+#[test]
+fn captions_of_blips_equal_the_hosts() {
+    for name in ["tied", "untied"] {
+        let checkpoint = case("../blip").join(name);
+        let golden = Weights::read(&checkpoint.join("golden.safetensors"));
+        for precision in [Precision::Fp32, Precision::Fp16] {
+            let (_dir, model) = exported_in(&checkpoint, precision);
+            check(&format!("{name} {precision}"), &model, golden.u8("images"));
+        }
     }
 }
 

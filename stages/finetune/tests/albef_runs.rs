@@ -149,6 +149,26 @@ fn parts_of_a_batch_share_the_queue() {
 }
 
 #[test]
+fn without_its_weight_the_contrast_trains_nothing() {
+    let albef = Albef::new();
+    let read =
+        |out: &str| AlbefFiles::read(&albef.0.path(&format!("{out}/model")), None, 0).expect("a model");
+    let changes = ["optimizer.steps=1", "optimizer.weight_decay=0", "optimizer.warmup_steps=0"];
+    albef.call("with", &changes).ends(0);
+    albef.call("without", &[&changes[..], &["albef.contrastive_weight=0"]].concat()).ends(0);
+    let (with, without) = (read("with"), read("without"));
+    let start = AlbefFiles::initialise(&albef.0.path("albef"), None, 5).expect("random weights");
+    // The projections serve the contrast alone.
+    for (name, moves) in
+        [("vision_proj.weight", false), ("text_proj.weight", false), ("itm_head.weight", true)]
+    {
+        let at = start.list.iter().position(|p| p.name == name).expect(name);
+        assert_ne!(start.values[at], with.values[at], "{name} with it");
+        assert_eq!(start.values[at] != without.values[at], moves, "{name} without it");
+    }
+}
+
+#[test]
 fn keys_that_contradict_albef_are_errors() {
     let albef = Albef::new();
     for (change, words) in [
@@ -157,6 +177,9 @@ fn keys_that_contradict_albef_are_errors() {
         ("optimizer.ema_decay=0.9", "`optimizer.ema_decay` is not supported"),
         ("model.freeze=image", "`model.freeze` is not supported"),
         ("albef.alpha=1.5", "albef.alpha"),
+        ("albef.contrastive_weight=-1", "albef.contrastive_weight"),
+        ("data.group_similar=3", "`data.group_similar` 3 does not divide the batch, 8 samples"),
+        ("data.group_similar=0", "data.group_similar"),
     ] {
         albef.call("out", &[change]).ends(2).warns(words);
     }

@@ -28,10 +28,7 @@ impl Recipe {
             let what = "both weights of [objective] are 0: nothing would be learnt";
             return error("objective.caption", what.into());
         }
-        if matches!(self.data.caption, Caption::Matched(_)) && self.data.format != Format::Output {
-            let what = "`data.caption` selects by matching probability, which an output of `recaption run` has: set `data.format` = \"output\"";
-            return error("data.caption", what.into());
-        }
+        self.check_data(layers)?;
         if run.out.to_string_lossy().contains("://") {
             let out = run.out.display();
             return error(
@@ -48,17 +45,6 @@ impl Recipe {
             let what = "`objective.contrastive` needs a `run.batch_size` of at least 2";
             return error("run.batch_size", what.into());
         }
-        let (group, part) = (self.data.group_similar, run.part());
-        if group > 1 && !part.is_multiple_of(group) {
-            let what = format!("`data.group_similar` {group} does not divide the batch, {part} samples");
-            return error("data.group_similar", what);
-        }
-        if let Some(crop) = &self.data.crop
-            && !crop.is_valid()
-        {
-            let what = format!("`data.crop`: {:?} and {:?} are no ranges", crop.scale, crop.ratio);
-            return error("data.crop", what);
-        }
         if let Err(what) = self.freeze() {
             return error("model.freeze", what);
         }
@@ -69,6 +55,27 @@ impl Recipe {
                 warmup_steps,
                 "optimizer.warmup_steps leaves no step at the full learning rate; set it below optimizer.steps"
             );
+        }
+        Ok(())
+    }
+
+    /// Checks the keys of `[data]` together, and with the batch.
+    fn check_data(&self, layers: &Layers) -> Result<(), ConfigError> {
+        let error = |key: &str, what: String| Err(layers.error(key, what));
+        if matches!(self.data.caption, Caption::Matched(_)) && self.data.format != Format::Output {
+            let what = "`data.caption` selects by matching probability, which an output of `recaption run` has: set `data.format` = \"output\"";
+            return error("data.caption", what.into());
+        }
+        let (group, part) = (self.data.group_similar, self.run.part());
+        if group > 1 && !part.is_multiple_of(group) {
+            let what = format!("`data.group_similar` {group} does not divide the batch, {part} samples");
+            return error("data.group_similar", what);
+        }
+        if let Some(crop) = &self.data.crop
+            && !crop.is_valid()
+        {
+            let what = format!("`data.crop`: {:?} and {:?} are no ranges", crop.scale, crop.ratio);
+            return error("data.crop", what);
         }
         Ok(())
     }

@@ -85,8 +85,8 @@ section! {
         /// by about this in every step: 1e-4, the paper's for everything, takes it from 0.07 to 0.01 in 700 steps.
         #[schemars(range(min = 0.0))]
         pub temperature_lr: f64 = 1e-4,
-        /// Weight of the contrastive loss (ITC); those of ITM and MLM are 1, and so is this one in the authors' code. Where a batch is small
-        /// for its queue, its gradient is many times the others'.
+        /// Weight of the contrastive loss (ITC); those of ITM and MLM are 1, and so is this one in the authors' code. Its gradient may be
+        /// several times the others', which then hardly move what they share with it.
         #[schemars(range(min = 0.0))]
         pub contrastive_weight: f64 = 1.0,
         /// Probability that a token is masked: 80 % become `[MASK]`, 10 % a random id, 10 % stay.
