@@ -2,93 +2,18 @@
 //!
 //! In fp16 and int8 two close logits may change ranks, after which the text differs. Then see `rounded`.
 
-use std::path::Path;
-
 use super::{
-    bounds::Bounds,
     checks::check_numbers,
-    golden::{Golden, unusable},
+    generation::{Captions, GENERATIONS, Generation},
+    golden::unusable,
     rounded::Rounded,
 };
 use crate::{
     caption::{Admission, BeamSettings, CaptionSettings, Captioner, GeneratedTokens, Strategy},
-    model::{GenerationRules, ModelFolder},
-    runtime::{Encoded, RuntimeError, SessionOptions},
+    runtime::RuntimeError,
     tokenizer::{Tokenizer, tidy},
     verify::report::{Check, VerifyError},
 };
-
-/// How a tensor of captions was generated.
-pub(super) struct Generation {
-    /// Name of the ids, `[N, L]`, or `[N, beams, L]` with `all_beams`.
-    pub(super) ids: &'static str,
-    /// Name of the score, one per caption: of greedy captions the log-probability, of beams that divided by the number of tokens.
-    pub(super) score: Option<&'static str>,
-    /// Name of the texts in the JSON file.
-    text: Option<&'static str>,
-    pub(super) has_beams: bool,
-    pub(super) all_beams: bool,
-    pub(super) has_min_length: bool,
-    has_prompt: bool,
-    rules: GenerationRules,
-}
-
-const GREEDY: Generation = Generation {
-    ids: "greedy",
-    score: Some("greedy_logprob"),
-    text: Some("greedy_text"),
-    has_beams: false,
-    all_beams: false,
-    has_min_length: false,
-    has_prompt: false,
-    rules: GenerationRules::Transformers,
-};
-const BEAM: Generation = Generation {
-    ids: "beam",
-    score: Some("beam_score"),
-    text: Some("beam_text"),
-    has_beams: true,
-    has_min_length: true,
-    ..GREEDY
-};
-const GENERATIONS: [Generation; 7] = [
-    GREEDY,
-    Generation { ids: "greedy_min", score: None, text: None, has_min_length: true, ..GREEDY },
-    BEAM,
-    Generation { ids: "beams_all", score: Some("beams_all_score"), text: None, all_beams: true, ..BEAM },
-    Generation {
-        ids: "beams_all_448",
-        score: Some("beams_all_448_score"),
-        text: None,
-        all_beams: true,
-        rules: GenerationRules::Transformers4,
-        ..BEAM
-    },
-    Generation {
-        ids: "prompt_greedy",
-        score: None,
-        text: Some("prompt_greedy_text"),
-        has_prompt: true,
-        ..GREEDY
-    },
-    Generation { ids: "prompt_beam", score: Some("prompt_beam_score"), text: None, has_prompt: true, ..BEAM },
-];
-
-/// Checks a model's captions against a golden's.
-pub(super) struct Captions<'a> {
-    /// The golden's file, for messages.
-    pub(super) path: &'a Path,
-    /// The model that is verified.
-    pub(super) model: &'a ModelFolder,
-    /// How its sessions run.
-    pub(super) options: &'a SessionOptions,
-    /// The reference.
-    pub(super) golden: &'a Golden<'a>,
-    /// The golden's images, encoded.
-    pub(super) encoded: &'a Encoded,
-    /// Bounds on differences.
-    pub(super) bounds: &'a Bounds,
-}
 
 impl Captions<'_> {
     /// Checks every tensor of captions that the golden has, and texts with a tokenizer.
@@ -179,13 +104,6 @@ impl Captions<'_> {
         file.id_rows(generation.ids, (count, beams), vocabulary)
     }
 
-    /// Reads the golden's scores, one per caption.
-    pub(super) fn wanted_scores(&self, generation: &Generation, name: &str) -> Result<Vec<f32>, String> {
-        let (count, beams) = (Some(self.golden.count), Some(self.golden.settings.num_beams));
-        let shape: &[Option<usize>] = if generation.all_beams { &[count, beams] } else { &[count] };
-        Ok(self.golden.file.floats(name, shape)?.1)
-    }
-
     /// Returns the caption of a golden's row: what follows the first `prefix` ids, up to and including the end token.
     fn caption(&self, row: &[i64], prefix: usize) -> Vec<i64> {
         let end = self.model.spec.special_ids.end;
@@ -237,16 +155,6 @@ impl Captions<'_> {
         }
         done.sort_by_key(|generated| generated.ticket);
         Ok(done.into_iter().flat_map(|generated| generated.candidates).collect())
-    }
-
-    /// Returns the captions' scores, and the bound on their differences.
-    pub(super) fn scores(&self, generation: &Generation, captions: &[GeneratedTokens]) -> (Vec<f32>, f32) {
-        if !generation.has_beams {
-            return (captions.iter().map(|caption| caption.logprob).collect(), self.bounds.log_probability);
-        }
-        let penalty = self.golden.settings.length_penalty;
-        let score = |c: &GeneratedTokens| c.logprob / (c.ids.len().max(1) as f32).powf(penalty);
-        (captions.iter().map(score).collect(), self.bounds.beam_score)
     }
 }
 

@@ -4,6 +4,7 @@
 mod bounds;
 mod captions;
 mod checks;
+mod generation;
 mod golden;
 mod retrieval;
 mod rounded;
@@ -15,8 +16,8 @@ use safetensors::Dtype;
 
 use self::{
     bounds::Bounds,
-    captions::Captions,
     checks::{check_numbers, check_rows, normalised},
+    generation::Captions,
     golden::{Golden, unusable},
 };
 use super::{

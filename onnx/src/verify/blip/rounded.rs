@@ -6,8 +6,8 @@
 //! not compared.
 
 use super::{
-    captions::{Captions, Generation},
     checks::check_numbers,
+    generation::{Captions, Generation},
     golden::unusable,
 };
 use crate::{
