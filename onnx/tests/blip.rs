@@ -38,14 +38,7 @@ fn failed(checks: &[Check]) -> Vec<&'static str> {
 
 /// A copy of a case's files, to be changed.
 fn copy_of(name: &str) -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().expect("temporary folder");
-    let copy = dir.path().join("checkpoint");
-    std::fs::create_dir(&copy).expect("folder");
-    for entry in std::fs::read_dir(case(name)).expect("the case") {
-        let path = entry.expect("file").path();
-        std::fs::copy(&path, copy.join(path.file_name().expect("name"))).expect("copied");
-    }
-    (dir, copy)
+    common::copy_of_files(&case(name))
 }
 
 #[test]

@@ -38,6 +38,18 @@ pub(crate) fn copy_of(checkpoint: &Path) -> (tempfile::TempDir, PathBuf) {
     (dir, copy)
 }
 
+/// A temporary folder with a copy of all files of `checkpoint`.
+pub(crate) fn copy_of_files(checkpoint: &Path) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let copy = dir.path().join("checkpoint");
+    std::fs::create_dir(&copy).expect("folder");
+    for entry in std::fs::read_dir(checkpoint).expect("the checkpoint") {
+        let path = entry.expect("file").path();
+        std::fs::copy(&path, copy.join(path.file_name().expect("name"))).expect("copied");
+    }
+    (dir, copy)
+}
+
 /// One tensor: dtype, shape and little-endian bytes.
 pub(crate) type Tensor = (Dtype, Vec<usize>, Vec<u8>);
 
