@@ -61,7 +61,9 @@ pub(super) fn replay(
     prefix: &[i64],
     (limits, beams): (&GenerationLimits, usize),
 ) -> Result<Vec<Option<Replay>>, RuntimeError> {
-    let Some((start, prompt)) = prefix.split_last() else { return Ok(vec![None; references.len()]) };
+    let Some((last, prompt)) = prefix.split_last() else {
+        return Err(RuntimeError::Input("a search begins with a start token".into()));
+    };
     // Rows are read from one half of a slot and copied to the other.
     let rows = 2 * beams;
     let mut decoder = Decoder::load(model, options, prompt.len() + limits.max_tokens, rows)?;
@@ -75,7 +77,7 @@ pub(super) fn replay(
     }
     let start = |reference| BeamReplay {
         reference,
-        beams: vec![Beam { last: *start, sum: 0.0, is_reference: true }],
+        beams: vec![Beam { last: *last, sum: 0.0, is_reference: true }],
         margin: None,
         slack: f64::INFINITY,
     };
@@ -118,19 +120,19 @@ pub(super) fn differing<'a>(captions: &'a [Vec<i64>], others: &[Vec<i64>]) -> Ve
 }
 
 /// Returns how close the decisions were that made captions differ, nats per token: by how much the search drops the reference's caption
-/// (`references`) or, if it never does, by how little it keeps its own (`captions`), or the difference of the two final scores, `scores`,
-/// its own and the reference's.
+/// (`references`) or, if it never does, by how little it keeps its own (`captions`) where that has the better score, or the difference of
+/// the two final scores, `scores`, its own and the reference's.
 pub(super) fn closest(
     references: &[Option<Replay>],
     captions: &[Option<Replay>],
     scores: [&[f64]; 2],
 ) -> f32 {
-    let distances = scores[0].iter().zip(scores[1]).map(|(own, reference)| (own - reference).abs());
+    let distances = scores[0].iter().zip(scores[1]).map(|(own, reference)| own - reference);
     let rows = references.iter().zip(captions).zip(distances);
     let decision = |((reference, own), distance): ((&Option<Replay>, &Option<Replay>), f64)| {
         let (reference, own) = ((*reference)?, (*own)?);
-        // `min` ignores NaN, which no bound may hold for.
-        let kept = if distance.is_nan() { distance } else { distance.min(own.slack) };
+        // Only a better caption can be one that the reference's search dropped. NaN stays, which no bound holds for.
+        let kept = if distance > 0.0 { distance.min(own.slack) } else { -distance };
         Some(if reference.margin == 0.0 { kept } else { reference.margin })
     };
     rows.filter_map(decision).fold(0.0, |m, d| max_or_nan(m, d as f32))
@@ -239,6 +241,8 @@ mod tests {
         assert_eq!(of(replay(0.25, 9.0), replay(0.0, 0.01), [-1.0, -2.0]), 0.25);
         assert_eq!(of(replay(0.0, 9.0), replay(0.0, 0.125), [-1.0, -2.0]), 0.125);
         assert_eq!(of(replay(0.0, 9.0), replay(0.0, 0.5), [-1.0, -1.25]), 0.25);
+        // A worse caption is none that the reference's search dropped.
+        assert_eq!(of(replay(0.0, 9.0), replay(0.0, 0.125), [-2.0, -1.0]), 1.0);
         assert!(of(replay(0.0, 9.0), replay(0.0, 0.5), [-1.0, f64::NAN]).is_nan());
         // Equal captions have no replay.
         assert_eq!(of(None, None, [-1.0, -1.0]), 0.0);
