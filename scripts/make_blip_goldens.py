@@ -1,7 +1,7 @@
 """Makes the reference cases of tests/data/blip from transformers' BLIP: tiny captioners, and a model that scores, with random weights.
 
     pip install transformers==5.17.0 torch safetensors tokenizers pillow numpy
-    python scripts/make_blip_goldens.py tests/data/blip
+    python scripts/make_blip_goldens.py tests/data/blip [CASE]...
 
 Each case is a checkpoint as transformers writes it, `golden.safetensors` with what transformers computed from it (fp32, CPU, one
 thread), and `golden.json` with ids, lengths and texts. `tests/data/blip/README.md` lists the tensors. A second run writes the same
@@ -359,6 +359,11 @@ CASES = {
         "vision_config": dict(hidden_size=24, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2, image_size=20, patch_size=10),
         "text_config": dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=20, encoder_hidden_size=768),
     }),
+    # More image tokens (290) than ONNX's own attention is used for.
+    "many-tokens": dict(seed=9, images=2, untied=False, half=False, torch=False, has_json=False, says_padding=False, end_bias=3.0, config={
+        "vision_config": dict(hidden_size=20, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=68, patch_size=4),
+        "text_config": dict(hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=16),
+    }),
     # The weights as torch.save wrote them.
     "torch": dict(seed=4, images=2, untied=False, half=False, torch=True, has_json=False, says_padding=False, end_bias=3.0, config={
         "vision_config": dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8),
@@ -367,6 +372,9 @@ CASES = {
 }
 
 if __name__ == "__main__":
+    wanted = sys.argv[2:] or [*CASES, "retrieval"]
     for case_name, case in CASES.items():
-        write_case(pathlib.Path(sys.argv[1]), case_name, case)
-    write_retrieval(pathlib.Path(sys.argv[1]), "retrieval", RETRIEVAL)
+        if case_name in wanted:
+            write_case(pathlib.Path(sys.argv[1]), case_name, case)
+    if "retrieval" in wanted:
+        write_retrieval(pathlib.Path(sys.argv[1]), "retrieval", RETRIEVAL)

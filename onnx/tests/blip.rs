@@ -15,7 +15,7 @@ use recaption_onnx::{
     verify::{Check, CheckStatus, verify},
 };
 
-const CASES: [&str; 3] = ["tied", "untied", "torch"];
+const CASES: [&str; 4] = ["tied", "untied", "many-tokens", "torch"];
 
 fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/blip").join(name)

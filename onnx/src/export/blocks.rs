@@ -18,6 +18,10 @@ use crate::{
 /// `x * sigmoid(1.702 x)`: OpenAI's approximation of GELU.
 const QUICK_GELU_FACTOR: f32 = 1.702;
 
+/// Tokens up to which ONNX's attention is the faster one on a CPU. ONNX Runtime's own does not write down the scores of all pairs: of 8
+/// images with 12 heads of 64 it takes 1.5 times as long for 50 tokens, as long for 256, and 0.7 times as long for 577 and 729.
+const MAX_TOKENS_OF_PLAIN_ATTENTION: usize = 256;
+
 /// Computes a weight from tensors of the checkpoint.
 pub(super) type MakeTensor<'a> = &'a dyn Fn(&TensorReader) -> Result<Vec<f32>, ExportError>;
 
@@ -320,14 +324,22 @@ impl Tower<'_> {
         }
     }
 
+    /// Adds the attention of an image's tokens to each other: query, key and value `[N, T, H*D]` -> `[N, T, H*D]`.
+    pub(super) fn image_attention(&mut self, block: &Block, qkv: [&Value; 3], tokens: usize) -> Value {
+        if tokens > MAX_TOKENS_OF_PLAIN_ATTENTION {
+            self.fused_attention(block, qkv)
+        } else {
+            self.attention(block, qkv, None)
+        }
+    }
+
     /// Adds an attention: query `[N, T, H*D]`, key and value `[N, S, H*D]` -> `[N, T, H*D]`. It is ONNX Runtime's operator in
     /// fused graphs without a mask, else ONNX's.
     pub(super) fn attention(&mut self, block: &Block, qkv: [&Value; 3], mask: Option<&Value>) -> Value {
-        let heads = block.heads as i64;
         if mask.is_none() && self.is_fused() {
-            let attrs = [("num_heads", Attr::Int(heads)), ("scale", Attr::Float(block.scale()))];
-            return self.g.microsoft_op("MultiHeadAttention", &qkv, &[], &attrs);
+            return self.fused_attention(block, qkv);
         }
+        let heads = block.heads as i64;
         let attrs = [
             ("q_num_heads", Attr::Int(heads)),
             ("kv_num_heads", Attr::Int(heads)),
@@ -337,5 +349,10 @@ impl Tower<'_> {
             Some(mask) => self.g.op("Attention", &[qkv[0], qkv[1], qkv[2], mask], &attrs),
             None => self.g.op("Attention", &qkv, &attrs),
         }
+    }
+
+    fn fused_attention(&mut self, block: &Block, qkv: [&Value; 3]) -> Value {
+        let attrs = [("num_heads", Attr::Int(block.heads as i64)), ("scale", Attr::Float(block.scale()))];
+        self.g.microsoft_op("MultiHeadAttention", &qkv, &[], &attrs)
     }
 }

@@ -155,7 +155,7 @@ fn attend(t: &mut Tower<'_>, b: &ImageBlock<'_>, x: &Value) -> Result<Value, Exp
             (if b.class_only { query } else { turn(t, b, r, &query) }, turn(t, b, r, &key))
         }
     };
-    let out = t.attention(block, [&query, &key, &value], None);
+    let out = t.image_attention(block, [&query, &key, &value], queries);
     Ok(t.as_rows(&out, inner))
 }
 

@@ -158,7 +158,7 @@ impl Vit<'_> {
             Ok(t.as_batch(&rows, self.config.tokens(), inner))
         };
         let qkv = [project(0)?, project(1)?, project(2)?];
-        let out = t.attention(block, [&qkv[0], &qkv[1], &qkv[2]], None);
+        let out = t.image_attention(block, [&qkv[0], &qkv[1], &qkv[2]], self.config.tokens());
         let out = t.as_rows(&out, inner);
         let name = format!("{attention}.{}", self.names.projection);
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
