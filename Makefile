@@ -1,4 +1,5 @@
-# Each target sets up what it needs. `make demo` and `make test` are enough to begin with.
+# Each target sets up what it needs. `make demo` and `make test` are enough to begin with. Builds name the whole workspace, so that all of
+# them compile dependencies with the same features, once.
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -10,7 +11,8 @@ ONNXRUNTIME_GPU := target/onnxruntime-gpu
 
 # Draws scenes, packs them as shards, captions them with the bundled captioners; leaves Parquet and report.html in target/demo.
 demo: $(ONNXRUNTIME)
-	$(CARGO) run --locked --release --quiet -- demo --dir target/demo
+	$(CARGO) build --locked --release --quiet --workspace --bin recaption
+	target/release/recaption demo --dir target/demo
 
 # Runs all tests, in the demo's release profile, so that dependencies compile once.
 test: $(ONNXRUNTIME) test-services
@@ -53,8 +55,7 @@ scenes-ssc scenes-dsc: target/scenes/coca-scenes-base/model/README.md
 target/scenes/coca-scenes-base/model/README.md:
 	$(MAKE) scenes-base
 scenes-base scenes-ssc scenes-dsc: $(ONNXRUNTIME)
-	$(CARGO) build --locked --release --bin recaption
-	$(CARGO) build --locked --release -p recaption-finetune
+	$(CARGO) build --locked --release --workspace --bin recaption --bin recaption-finetune
 	target/release/recaption scenes --out target/scenes/$(CAPTION) $(SCENES_SHARDS) --caption $(CAPTION)
 	target/release/recaption scenes --out target/scenes/held-$(CAPTION) $(HELD_OUT_SHARDS) --caption $(CAPTION)
 	target/release/recaption finetune stages/finetune/recipes/$@.toml
@@ -65,8 +66,7 @@ scenes-base scenes-ssc scenes-dsc: $(ONNXRUNTIME)
 # ALPHA=0 is without momentum distillation. RAYON_NUM_THREADS=1 is faster.
 ALPHA := 0.4
 scenes-albef: $(ONNXRUNTIME)
-	$(CARGO) build --locked --release --bin recaption
-	$(CARGO) build --locked --release -p recaption-finetune
+	$(CARGO) build --locked --release --workspace --bin recaption --bin recaption-finetune
 	target/release/recaption scenes --out target/scenes/alt $(SCENES_SHARDS) --caption alt
 	target/release/recaption scenes --out target/scenes/held-alt $(HELD_OUT_SHARDS) --caption alt
 	target/release/recaption scenes --out target/scenes/pairs --shards 1 --samples 1000 --seed 2 --caption pairs
