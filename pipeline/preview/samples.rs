@@ -24,6 +24,9 @@ pub struct PreviewCaption {
     pub org_caption: Option<String>,
     /// Similarity of image and original caption, [-1, 1].
     pub org_similarity: Option<f32>,
+    /// Probability that image and original caption match, [0, 1], with `score.match_original`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub org_itm: Option<f32>,
     /// All candidates with their similarities, the best first.
     pub candidates: Vec<(String, f32)>,
     /// Width of the stored image, pixels.
@@ -69,6 +72,7 @@ impl PreviewCaption {
             itm,
             org_caption: row.org_caption,
             org_similarity: row.org_similarity.map(|similarity| similarity.get()),
+            org_itm: row.org_itm.map(|itm| itm.get()),
             candidates,
             width: row.width,
             height: row.height,
@@ -87,6 +91,7 @@ impl PreviewCaption {
             itm: self.itm,
             org_caption: self.org_caption.clone(),
             org_similarity: self.org_similarity,
+            org_itm: self.org_itm,
             candidates: candidates.collect(),
             width: self.width,
             height: self.height,

@@ -125,9 +125,13 @@ fn example(text: &mut String, caption: &PreviewCaption) -> fmt::Result {
             writeln!(text, "{}", line.trim_end())?;
         }
     }
-    if let Some(itm) = caption.itm {
-        let what = pad("probability that image and caption match", width);
-        writeln!(text, "{:<INDENT$}{what}{}", "itm", score(Some(itm)))?;
+    for (name, what, itm) in [
+        ("org_itm", "probability that image and original caption match", caption.org_itm),
+        ("itm", "probability that image and caption match", caption.itm),
+    ] {
+        if itm.is_some() {
+            writeln!(text, "{name:<INDENT$}{}{}", pad(what, width), score(itm))?;
+        }
     }
     writeln!(text)
 }

@@ -34,6 +34,8 @@ pub(crate) struct ReportCaption {
     pub(crate) org_caption: Option<String>,
     /// Similarity of image and original caption, [-1, 1].
     pub(crate) org_similarity: Option<f32>,
+    /// Probability that image and original caption match, [0, 1], if they were matched.
+    pub(crate) org_itm: Option<f32>,
     /// All candidates with their similarities, the best first.
     pub(crate) candidates: Vec<(String, Option<f32>)>,
     /// Width of the image, pixels.

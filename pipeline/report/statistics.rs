@@ -25,6 +25,8 @@ pub(super) struct Statistics {
     pub(super) org_similarity: SimilarityHistogram,
     /// Probabilities that chosen captions match.
     pub(super) itm: SimilarityHistogram,
+    /// Probabilities that original captions match.
+    pub(super) org_itm: SimilarityHistogram,
     /// Rows with both similarities.
     pub(super) compared: u64,
     /// Rows whose chosen caption is more similar than the original one.
@@ -50,6 +52,7 @@ impl Default for Statistics {
             similarity: SimilarityHistogram::default(),
             org_similarity: SimilarityHistogram::default(),
             itm: SimilarityHistogram::default(),
+            org_itm: SimilarityHistogram::default(),
             compared: 0,
             improved: 0,
             synthetic: TextStatistics::default(),
@@ -69,6 +72,7 @@ impl Statistics {
         self.similarity.push(row.similarity);
         self.org_similarity.push(row.org_similarity);
         self.itm.push(row.itm);
+        self.org_itm.push(row.org_itm);
         if let (Some(new), Some(old)) = (row.similarity, row.org_similarity) {
             self.compared += 1;
             self.improved += u64::from(new > old);

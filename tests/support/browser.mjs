@@ -71,6 +71,7 @@ const check = async (word, thresholds) => {
     spoken: await page.$eval("#threshold-range", (range) => range.getAttribute("aria-valuetext")),
     share: await text("kept-share"), count: await text("kept-count"), command: await text("command"),
     above: await page.$$eval("#above .card", (cards) => cards.length), below: await page.$$eval("#below .card", (cards) => cards.length),
+    cuts: await page.$$eval("line.cut", (lines) => Object.fromEntries(lines.map((line) => [line.id, line.getAttribute("x1")]))),
   });
   // By keyboard alone: from the top of the page to the slider.
   let tabs = 0;
@@ -86,19 +87,29 @@ const check = async (word, thresholds) => {
     await page.keyboard.press("Tab");
     reached.push(await page.evaluate(() => document.activeElement.id || document.activeElement.tagName));
   }
-  const typed = [];
-  for (const threshold of thresholds) {
+  const type = async (threshold) => {
     await page.$eval("#threshold-number", (input) => { input.value = ""; });
     await page.focus("#threshold-number");
     await page.keyboard.type(threshold);
-    typed.push({ threshold, ...(await state()) });
-  }
-  let originals = null;
-  if (await page.$("#by")) {
-    await page.select("#by", "org_similarity");
-    originals = await state();
-    await page.select("#by", "similarity");
-  }
+    return { threshold, ...(await state()) };
+  };
+  const typed = [];
+  for (const threshold of thresholds) typed.push(await type(threshold));
+  await page.select("#by", "itm");
+  const matching = await type("0.5");
+  await page.select("#by", "org_itm");
+  const originalsMatching = await state();
+  await page.select("#by", "org_similarity");
+  const originals = await state();
+  await page.select("#by", "similarity");
+  // The itm of the first cards, in both orders.
+  const byMatching = async (order) => {
+    await page.select("#order", order);
+    const lines = await page.$$eval("#sample .card .line-of-text", (all) => all.map((line) => [...line.children].map((part) => part.textContent)));
+    await page.select("#order", "");
+    return lines.filter(([what]) => what === "itm").map(([, , score]) => Number(score));
+  };
+  const matched = await byMatching("match"), mismatched = await byMatching("mismatch");
   const cards = () => page.$$eval("#sample .card", (all) => all.map((card) => card.innerText));
   const all = { shown: await text("shown"), cards: (await cards()).length };
   await page.focus("#word");
@@ -123,7 +134,7 @@ const check = async (word, thresholds) => {
     totals: document.querySelector("#totals").innerText, rows: document.querySelectorAll("table tr").length,
     hidden: [...document.querySelectorAll("[data-script]")].every((one) => one.hidden),
   }));
-  return { views, met, tabs, before, after, reached, typed, originals, all, filtered, scored, reasons, images, elements, noScript };
+  return { views, met, tabs, before, after, reached, typed, originals, matching, originalsMatching, matched, mismatched, all, filtered, scored, reasons, images, elements, noScript };
 };
 
 const shots = async (folder) => {

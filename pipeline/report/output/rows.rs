@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use arrow_array::{Array, Float32Array, Int32Array, RecordBatch, StringArray};
 use futures::{StreamExt, stream};
-use recaption_output::{PartReader, ReadPartError};
+use recaption_output::{Columns, PartReader, ReadPartError};
 use recaption_schemas::PartInfo;
 use recaption_store::Location;
 use tokio::sync::mpsc;
@@ -22,10 +22,13 @@ const AT_ONCE: usize = 4;
 /// Batches of a part that wait.
 const BATCHES_AHEAD: usize = 4;
 /// Columns for the statistics.
-const CAPTION_COLUMNS: &[&str] =
-    &["key", "caption", "similarity", "org_caption", "org_similarity", "itm", "width", "height"];
+const CAPTION_COLUMNS: Columns = Columns {
+    required: &["key", "caption", "similarity", "org_caption", "org_similarity", "itm", "width", "height"],
+    added: &["org_itm"],
+};
 /// Columns of rejects.
-const REJECT_COLUMNS: &[&str] = &["key", "reason", "detail", "caption", "similarity", "org_caption"];
+const REJECT_COLUMNS: Columns =
+    Columns { required: &["key", "reason", "detail", "caption", "similarity", "org_caption"], added: &[] };
 
 type Batches = mpsc::Receiver<Result<RecordBatch, ReadPartError>>;
 
@@ -64,13 +67,13 @@ pub(super) async fn read_rows(
     Ok(())
 }
 
-fn read_ahead(location: Location, part: PartInfo, columns: &'static [&'static str]) -> Batches {
+fn read_ahead(location: Location, part: PartInfo, columns: Columns<'static>) -> Batches {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
     if part.rows == 0 {
         return receiver;
     }
     tokio::spawn(async move {
-        let failed = match PartReader::open(location, &part, Some(columns)).await {
+        let failed = match PartReader::open_columns(location, &part, Some(columns)).await {
             Ok(mut reader) => loop {
                 match reader.next().await {
                     Ok(Some(batch)) => {
@@ -119,6 +122,10 @@ fn add_captions(
         (column(batch, "org_caption")?, column(batch, "similarity")?);
     let (org_similarities, itms): (&Float32Array, &Float32Array) =
         (column(batch, "org_similarity")?, column(batch, "itm")?);
+    let org_itms: Option<&Float32Array> = match batch.column_by_name("org_itm") {
+        Some(_) => Some(column(batch, "org_itm")?),
+        None => None,
+    };
     let (widths, heights): (&Int32Array, &Int32Array) = (column(batch, "width")?, column(batch, "height")?);
     for row in 0..batch.num_rows() {
         let caption = ReportCaption {
@@ -129,6 +136,7 @@ fn add_captions(
             itm: score(itms, row),
             org_caption: optional(originals, row),
             org_similarity: score(org_similarities, row),
+            org_itm: org_itms.and_then(|scores| score(scores, row)),
             candidates: Vec::new(),
             width: u32::try_from(widths.value(row)).unwrap_or(0),
             height: u32::try_from(heights.value(row)).unwrap_or(0),

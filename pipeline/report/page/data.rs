@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
-use super::scores::{self, Axis};
+use super::scores::{self, Scale};
 use crate::report::{
     content::{Report, SampledCaption},
     source::ReportReject,
@@ -23,7 +23,7 @@ const MAX_CANDIDATES: usize = 32;
 const ESCAPE_BYTES: usize = 6;
 
 /// Returns the data of the page.
-pub(super) fn data(report: &Report, axis: Option<Axis>, bytes_of_images: usize) -> Value {
+pub(super) fn data(report: &Report, scales: &[Scale<'_>], bytes_of_images: usize) -> Value {
     let rows = (report.captions.len() + report.rejects.len()).max(1);
     // Each row has the same room for its texts.
     let room = MAX_TEXT_BYTES / rows;
@@ -33,7 +33,7 @@ pub(super) fn data(report: &Report, axis: Option<Axis>, bytes_of_images: usize) 
     let rejects: Vec<Value> = report.rejects.iter().map(|row| reject(row, room)).collect();
     json!({
         "output": report.source.output,
-        "scores": axis.map(|axis| scores::data(report, axis)),
+        "scores": scores::data(report, scales),
         "samples": samples,
         "rejects": rejects,
     })
@@ -78,6 +78,9 @@ fn caption(sampled: &SampledCaption, room: usize, images: &mut usize) -> Value {
     if let Some(original) = &row.org_caption {
         put("o", room.text(original).into());
         put("ov", score(row.org_similarity));
+        if row.org_itm.is_some() {
+            put("oitm", score(row.org_itm));
+        }
     }
     put("s", room.text(&row.shard).into());
     put("w", row.width.into());

@@ -15,7 +15,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use recaption_schemas::sha256_hex;
 
 use self::{
-    scores::Axis,
+    scores::Scale,
     text::{escaped, grouped, json_for_script},
 };
 use super::content::Report;
@@ -46,15 +46,11 @@ impl Report {
 
     fn page(&self, bytes_of_images: usize) -> anyhow::Result<String> {
         let statistics = &self.statistics;
-        let axis = Axis::of([&statistics.similarity, &statistics.org_similarity]);
-        // A threshold is one of chosen captions.
-        let axis = axis.filter(|_| statistics.similarity.scored > 0);
+        let scales = Scale::all(statistics);
         let mut html = String::new();
-        self.write_head(&mut html, axis.is_some())?;
+        self.write_head(&mut html, !scales.is_empty())?;
         tables::write_totals(&mut html, self)?;
-        if let Some(axis) = axis {
-            scores::write(&mut html, self, axis)?;
-        }
+        scores::write(&mut html, self, &scales)?;
         self.write_sample(&mut html)?;
         tables::write_rejects(&mut html, self)?;
         tables::write_texts(&mut html, self)?;
@@ -66,7 +62,7 @@ impl Report {
             env!("CARGO_PKG_VERSION"),
             self.seed
         )?;
-        let data = json_for_script(&data::data(self, axis, bytes_of_images))?;
+        let data = json_for_script(&data::data(self, &scales, bytes_of_images))?;
         writeln!(
             html,
             "<script type=\"application/json\" id=\"data\">{data}</script><script>{SCRIPT}</script></body></html>"
@@ -123,14 +119,19 @@ impl Report {
             let reason = escaped(reason);
             write!(html, "<option value=\"reason:{reason}\">{reason}</option>")?;
         }
-        html.push_str(
+        let matching = if self.statistics.itm.scored > 0 {
+            "<option value=\"match\">highest itm</option><option value=\"mismatch\">lowest itm</option>"
+        } else {
+            ""
+        };
+        write!(
+            html,
             "</select></div><div class=\"field\"><label for=\"order\">Order</label><select id=\"order\"><option value=\"\">random</option>\
              <option value=\"high\">highest score</option><option value=\"low\">lowest score</option>\
-             <option value=\"gain\">largest gain</option><option value=\"loss\">largest loss</option></select></div></div>\
+             <option value=\"gain\">largest gain</option><option value=\"loss\">largest loss</option>{matching}</select></div></div>\
              <p class=\"count\" id=\"shown\" role=\"status\"></p><ul class=\"cards\" id=\"sample\"></ul>\
              <div class=\"more\"><button type=\"button\" id=\"more\">Show more</button></div></div></section>",
-        );
-        Ok(())
+        )
     }
 }
 

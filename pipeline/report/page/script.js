@@ -68,6 +68,7 @@
     if (row.c !== undefined) text.append(line(row.r === undefined ? "caption" : "caption, not kept", row.c, row.v, true));
     if (typeof row.itm === "number") text.append(line("itm", "probability that image and caption match", row.itm, false));
     if (row.o !== undefined) text.append(line("original", row.o, row.ov, false));
+    if (typeof row.oitm === "number") text.append(line("org_itm", "probability that image and original caption match", row.oitm, false));
     if (!compact && row.n && row.n.length > 1) text.append(candidates(row));
     const size = row.w ? `, ${row.w} \u00d7 ${row.h}` : "";
     const missing = row.m && !pictured && !compact ? `\n${row.m}` : "";
@@ -83,11 +84,21 @@
   };
   const threshold = () => {
     const range = byId("threshold-range"), number = byId("threshold-number"), by = byId("by");
-    const { first, last } = data.scores;
-    const cut = byId("cut"), dropped = byId("cut-dropped");
-    range.min = first;
-    range.max = last;
-    const column = () => (by ? by.value : "similarity");
+    const column = () => (by ? by.value : Object.keys(data.scores)[0]);
+    const cuts = new Set(Object.values(data.scores).map((scores) => scores.cut));
+    // The line that marks the threshold, and what is dropped, in the figure of this score alone.
+    const mark = (name, bin) => {
+      const [first, last] = data.scores[name].axis;
+      for (const id of cuts) {
+        const shown = id === data.scores[name].cut, x = shown ? (1000 * (bin - first)) / (last - first) : 0;
+        const cut = byId(id);
+        for (const end of ["x1", "x2"]) {
+          if (shown) cut.setAttribute(end, x);
+          else cut.removeAttribute(end);
+        }
+        byId(`${id}-dropped`).setAttribute("width", x);
+      }
+    };
     const atLeast = new Map();
     const kept = (name, bin) => {
       if (!atLeast.has(name)) {
@@ -107,17 +118,14 @@
       byId("kept-share").textContent = `${share.toFixed(1)} % stay`;
       const missing = scores.missing ? `; ${grouped(scores.missing)} without this score go` : "";
       byId("kept-count").textContent = `${grouped(stay)} of ${grouped(scores.rows)} captions${missing}`;
-      const x = (1000 * (bin - first)) / (last - first);
-      cut.setAttribute("x1", x);
-      cut.setAttribute("x2", x);
-      dropped.setAttribute("width", x);
+      mark(name, bin);
       if (data.output === null) {
-        byId("command").textContent = `--min-similarity ${text}`;
+        byId("command").textContent = `${scores.least}${text}`;
       } else {
-        const to = `${data.output.replace(/\/+$/, "")}-above-${text}`, which = name === "similarity" ? "" : ` --by ${name}`;
-        byId("command").textContent = `recaption filter ${shell(data.output)} --min-similarity ${text}${which} --to ${shell(to)}`;
+        const to = `${data.output.replace(/\/+$/, "")}${scores.suffix}${text}`;
+        byId("command").textContent = `recaption filter ${shell(data.output)} ${scores.least}${text}${scores.by} --to ${shell(to)}`;
       }
-      const value = (row) => (name === "similarity" ? row.v : row.ov);
+      const value = (row) => row[scores.field];
       const scored = data.samples.filter((row) => typeof value(row) === "number").sort((a, b) => value(a) - value(b));
       const above = scored.filter((row) => Math.fround(value(row)) >= least).slice(0, AROUND);
       const below = scored.filter((row) => Math.fround(value(row)) < least).slice(-AROUND).reverse();
@@ -136,7 +144,8 @@
     number.addEventListener("blur", show);
     const start = () => {
       const scores = data.scores[column()];
-      range.value = scores ? scores.start : first;
+      [range.min, range.max] = scores.axis;
+      range.value = scores.start;
       show();
     };
     if (by) by.addEventListener("change", start);
@@ -173,7 +182,7 @@
       rows = source.filter((row) => (!wanted || row.text.includes(wanted)) &&
         (low === null || (typeof row.v === "number" && row.v >= low)) &&
         (high === null || (typeof row.v === "number" && row.v <= high)));
-      const by = { high: (row) => -(row.v ?? -2), low: (row) => row.v ?? 2, gain: (row) => -((row.v ?? -2) - (row.ov ?? 2)), loss: (row) => (row.v ?? 2) - (row.ov ?? -2) }[order.value];
+      const by = { match: (row) => -(row.itm ?? -1), mismatch: (row) => row.itm ?? 2, high: (row) => -(row.v ?? -2), low: (row) => row.v ?? 2, gain: (row) => -((row.v ?? -2) - (row.ov ?? 2)), loss: (row) => (row.v ?? 2) - (row.ov ?? -2) }[order.value];
       if (by) rows = [...rows].sort((a, b) => by(a) - by(b));
       shown = STEP;
       draw();

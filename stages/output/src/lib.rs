@@ -33,7 +33,7 @@ pub use caption_rows::CaptionRows;
 pub use digest::{ContentDigest, digest_of, object_digest};
 pub use location::{locate_output, open_output, overlap};
 pub use object_writer::{PartTarget, WrittenPart};
-pub use part_reader::{PartReader, ReadPartError};
+pub use part_reader::{Columns, PartReader, ReadPartError};
 pub use part_writer::{PartWriter, ROW_GROUP_BYTES};
 pub use previous_rows::read_previous_rows;
 pub use write_error::WriteError;

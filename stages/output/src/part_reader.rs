@@ -50,6 +50,15 @@ impl ReadPartError {
     }
 }
 
+/// Top-level columns to read, which come in the part's order.
+#[derive(Clone, Copy, Debug)]
+pub struct Columns<'a> {
+    /// Columns that the part must have.
+    pub required: &'a [&'a str],
+    /// Columns that only some runs write: read where the part has them.
+    pub added: &'a [&'a str],
+}
+
 /// Reads one part. Decoding runs on tokio's blocking threads.
 pub struct PartReader {
     location: Location,
@@ -72,18 +81,32 @@ impl PartReader {
         recorded: &PartInfo,
         columns: Option<&[&str]>,
     ) -> Result<Self, ReadPartError> {
+        Self::open_columns(location, recorded, columns.map(|required| Columns { required, added: &[] })).await
+    }
+
+    /// Opens a part as [`PartReader::open`] does, with columns that it may lack.
+    ///
+    /// # Errors
+    /// As [`PartReader::open`].
+    pub async fn open_columns(
+        location: Location,
+        recorded: &PartInfo,
+        columns: Option<Columns<'_>>,
+    ) -> Result<Self, ReadPartError> {
         let mut builder = builder(&location, recorded, PageIndexPolicy::Skip).await?;
         let failed = |e: &dyn std::fmt::Display| ReadPartError::invalid(&location, e);
         let schema = Arc::clone(builder.schema());
-        if let Some(columns) = columns {
-            if let Some(name) = columns.iter().find(|name| schema.index_of(name).is_err()) {
+        if let Some(Columns { required, added }) = columns {
+            let has = |name: &&str| schema.index_of(name).is_ok();
+            if let Some(name) = required.iter().find(|name| !has(name)) {
                 let why = match *name {
                     "org_itm" => "which a run with `score.match_original = true` adds",
                     _ => "so it is not a captions part",
                 };
                 return Err(failed(&format!("it has no column `{name}`, {why}")));
             }
-            let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+            let names = required.iter().copied().chain(added.iter().copied().filter(has));
+            let mask = ProjectionMask::columns(builder.parquet_schema(), names);
             builder = builder.with_projection(mask);
         }
         let decoder = builder.with_batch_size(BATCH_ROWS).build().map_err(|e| failed(&e))?;
