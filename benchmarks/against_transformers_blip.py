@@ -1,13 +1,14 @@
-"""Captions per second of a BLIP base against transformers' `generate`, and what matching (ITM) adds, on the same weights and images.
+"""Captions per second of a BLIP base against transformers' `generate`, in fp32 and int8, and what matching (ITM) adds, on the same weights
+and images.
 
     python3 benchmarks/against_transformers_blip.py [--python INTERPRETER] [--images 16] [--rounds 2]
 
 INTERPRETER has torch and transformers 5; without one they are installed into target/bench-blip. Weights are random and of BLIP base's
 size (384 pixels in patches of 16, 12 layers of 768 on both sides, 30,524 entries); `max_length` is 20. Ids of greedy and beam search
-are compared. Both sides use all cores; ours as many copies of the model as `recaption run` would. Turns are interleaved, ratios are
+are compared; transformers runs in fp32. Both sides use all cores; ours as many copies of the model as `recaption run` would. Turns are interleaved, ratios are
 medians of the ratios of neighbouring turns. FLOP are of matrix products alone.
 """
-import argparse, ast, json, os, pathlib, statistics, subprocess, sys, venv
+import argparse, ast, json, os, pathlib, shutil, statistics, subprocess, sys, venv
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target"
@@ -18,6 +19,7 @@ PACKAGES = ["transformers>=5,<6", "torch", "safetensors", "numpy"]
 # As in pipeline/run/captioners.rs: what the copies of a model may weigh together.
 COPIES_BYTES = 4 << 30
 WIDTH, LAYERS, TOKENS, VOCABULARY = 768, 12, 577, 30524
+FOLDERS = {"fp32": "captioner.onnx", "int8": "captioner-int8.onnx"}
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -57,8 +59,8 @@ def copies(folder: pathlib.Path) -> int:
     return max(1, min(CORES, COPIES_BYTES // bytes_))
 
 
-def ours(args: argparse.Namespace, strategy: str) -> dict:
-    folder, ids = WORK / "captioner.onnx", WORK / f"{strategy}.txt"
+def ours(args: argparse.Namespace, strategy: str, precision: str = "fp32") -> dict:
+    folder, ids = WORK / FOLDERS[precision], WORK / f"{strategy}-{precision}.txt"
     command = [EXAMPLES / "caption_bench", folder, WORK / "images.u8", f"max_tokens={args.length - 1}", "min_tokens=0",
                f"strategy={strategy}", f"beams={args.beams}", f"slots={args.slots}", f"copies={copies(folder)}", "seconds=1", f"ids={ids}"]
     rows = last_line(command, env=environment())
@@ -71,28 +73,35 @@ def until_end(row: list[int]) -> list[int]:
     return row[: row.index(102) + 1] if 102 in row else row
 
 
+def equal_ids(wanted: list[list[int]], got: list[list[int]]) -> int:
+    return sum(until_end([0, *mine]) == theirs for theirs, mine in zip(wanted, got))
+
+
 def against(args: argparse.Namespace, strategy: str, target: float) -> None:
-    theirs, mine, ratios = [], [], []
+    turns = []
     for _ in range(args.rounds):
-        theirs.append(peer(args, strategy))
-        mine.append(ours(args, strategy))
-        ratios.append(mine[-1]["captions_per_second"] / theirs[-1]["captions_per_second"])
-    rate = {name: statistics.median(turn["captions_per_second"] for turn in turns) for name, turns in (("theirs", theirs), ("ours", mine))}
-    wanted = [until_end(row) for row in theirs[-1]["ids"]]
-    got = mine[-1]["ids"][: len(wanted)]
-    equal = sum(until_end([0, *b]) == a for a, b in zip(wanted, got))
+        turns.append({"transformers": peer(args, strategy)} | {precision: ours(args, strategy, precision) for precision in FOLDERS})
+        print("  turn:", ", ".join(f"{side} {rows['captions_per_second']:.3f}/s" for side, rows in turns[-1].items()), flush=True)
+    median = lambda of: statistics.median(of(turn) for turn in turns)
+    rate = lambda side: median(lambda turn: turn[side]["captions_per_second"])
+    ratio = lambda side, base: median(lambda turn: turn[side]["captions_per_second"] / turn[base]["captions_per_second"])
+    theirs, mine = turns[-1]["transformers"], turns[-1]["fp32"]
+    wanted = [until_end(row) for row in theirs["ids"]]
     lengths = sorted(len(row) for row in wanted)
-    print(f"{strategy:<7} transformers {rate['theirs']:.3f}/s, recaption {rate['ours']:.3f}/s: {statistics.median(ratios):.2f}x (target {target:.0f}x)")
-    print(f"        {equal} of {len(wanted)} captions have equal ids, {len({tuple(row) for row in wanted})} different ones of {lengths[0]} to {lengths[-1]} tokens")
-    shares = ", ".join(f"{part} {100 * mine[-1][part + '_share']:.0f} %" for part in ("encode", "decode", "select", "copy"))
-    print(f"        recaption's time: {shares}; transformers': image encoder {100 * theirs[-1]['vision_share']:.0f} %")
+    print(f"{strategy:<7} transformers {rate('transformers'):.3f}/s, recaption {rate('fp32'):.3f}/s: {ratio('fp32', 'transformers'):.2f}x (target {target:.0f}x)")
+    print(f"        int8 {rate('int8'):.3f}/s: {ratio('int8', 'transformers'):.2f}x, {ratio('int8', 'fp32'):.2f}x recaption's fp32")
+    equal = {precision: equal_ids(wanted, turns[-1][precision]["ids"]) for precision in FOLDERS}
+    print(f"        ids equal to transformers': fp32 {equal['fp32']} of {len(wanted)}, int8 {equal['int8']}; "
+          f"{len({tuple(row) for row in wanted})} different captions of {lengths[0]} to {lengths[-1]} tokens")
+    for precision in FOLDERS:
+        shares = ", ".join(f"{part} {100 * turns[-1][precision][part + '_share']:.0f} %" for part in ("encode", "decode", "select", "copy"))
+        print(f"        recaption's time in {precision}: {shares}; images alone {turns[-1][precision]['encode_images_per_second']:.2f}/s on {CORES} cores")
     cost = gflop(args.beams if strategy == "beam" else 1, statistics.mean(lengths))
     total = sum(cost.values())
     shares = ", ".join(f"{part} {value:.1f}" for part, value in cost.items())
-    encoder = mine[-1]["encode_images_per_second"]
-    print(f"        GFLOP a caption: {shares}, together {total:.0f}; recaption makes {rate['ours'] * total:.0f} GFLOP/s")
-    print(f"        bound by the image encoder alone: recaption {encoder * CORES:.2f} images/s on {CORES} cores, transformers "
-          f"{theirs[-1]['vision_images_per_second']:.2f}: {encoder * CORES / theirs[-1]['vision_images_per_second']:.2f}x")
+    print(f"        GFLOP a caption: {shares}, together {total:.0f}; recaption makes {rate('fp32') * total:.0f} GFLOP/s in fp32")
+    print(f"        transformers' image encoder takes {100 * theirs['vision_share']:.0f} % of its time, {theirs['vision_images_per_second']:.2f} images/s; "
+          f"recaption's has {mine['encode_images_per_second'] / theirs['vision_images_per_second']:.2f} times that rate")
     sys.stdout.flush()
 
 
@@ -125,10 +134,12 @@ def main() -> None:
     subprocess.run(["cargo", "build", "--quiet", "--locked", "--release", "--workspace", "--bins",
                     "--examples"], cwd=ROOT, check=True)
     peer(args, "make")
-    for name in ("captioner", "scorer"):
-        command = [TARGET / "release" / "recaption", "export", "--checkpoint", WORK / name, "--out", WORK / f"{name}.onnx"]
-        if not (WORK / f"{name}.onnx" / "model.json").exists():
-            subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL)
+    exports = [("captioner", precision, folder) for precision, folder in FOLDERS.items()] + [("scorer", "fp32", "scorer.onnx")]
+    for name, precision, folder in exports:
+        # Always new: graphs change with the program.
+        shutil.rmtree(WORK / folder, ignore_errors=True)
+        command = [TARGET / "release" / "recaption", "export", "--checkpoint", WORK / name, "--precision", precision, "--out", WORK / folder]
+        subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL)
     gemm = [peer(args, "gemm")["gflops"]]
     if not args.skip_captions:
         against(args, "greedy", 3)
