@@ -75,6 +75,9 @@ fn check_matching(met: &Value, rows: &[CaptionRow]) {
     assert_eq!(matching["count"], json!(format!("{kept} of 408 captions; 208 without this score go")));
     assert_eq!(matching["command"], json!("recaption filter out --min-itm 0.500 --to out-itm-above-0.500"));
     assert_eq!((&matching["above"], &matching["below"]), (&json!(4), &json!(4)));
+    let figures =
+        ["before", "matching", "originalsMatching", "originals"].map(|state| met[state]["figure"].clone());
+    assert_eq!(figures, [json!("cut"), json!("cut-itm"), json!("cut-itm"), json!("cut")]);
     // The axis is from 0 to 1.
     assert_eq!(matching["cuts"], json!({"cut": null, "cut-itm": "500"}));
     let command = met["originalsMatching"]["command"].as_str().expect("a command");

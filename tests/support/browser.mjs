@@ -71,6 +71,8 @@ const check = async (word, thresholds) => {
     spoken: await page.$eval("#threshold-range", (range) => range.getAttribute("aria-valuetext")),
     share: await text("kept-share"), count: await text("kept-count"), command: await text("command"),
     above: await page.$$eval("#above .card", (cards) => cards.length), below: await page.$$eval("#below .card", (cards) => cards.length),
+    // The figure right before the slider.
+    figure: await page.$eval("#threshold-range", (range) => range.closest(".slider").previousElementSibling.querySelector("line.cut")?.id ?? null),
     cuts: await page.$$eval("line.cut", (lines) => Object.fromEntries(lines.map((line) => [line.id, line.getAttribute("x1")]))),
   });
   // By keyboard alone: from the top of the page to the slider.

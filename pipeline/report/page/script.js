@@ -144,6 +144,7 @@
     number.addEventListener("blur", show);
     const start = () => {
       const scores = data.scores[column()];
+      byId(scores.cut).closest(".plot").after(range.closest(".slider"));
       [range.min, range.max] = scores.axis;
       range.value = scores.start;
       show();

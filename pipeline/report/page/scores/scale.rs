@@ -83,14 +83,14 @@ impl<'a> Scale<'a> {
         let scores = [
             Score {
                 name: "itm",
-                choice: "chosen caption, matching (itm)",
+                choice: "itm of chosen",
                 field: "itm",
                 by: " --by itm",
                 histogram: &statistics.itm,
             },
             Score {
                 name: "org_itm",
-                choice: "original caption, matching (org_itm)",
+                choice: "itm of original",
                 field: "oitm",
                 by: " --by org_itm",
                 histogram: &statistics.org_itm,
