@@ -215,7 +215,7 @@ fn encode_rate(
         return Ok(None);
     }
     let mut encoder = ImageEncoder::load(model, sessions)?;
-    let batch = &pixels[..pixels.len().min(sessions.execution.encode_batch() * encoder.image_bytes())];
+    let batch = &pixels[..pixels.len().min(sessions.execution.encode_batch(model) * encoder.image_bytes())];
     let images = batch.len() / encoder.image_bytes();
     encoder.encode(batch)?;
     let began = Instant::now();
@@ -304,7 +304,7 @@ fn main() -> Result<()> {
     let how = Batching {
         whole_batches: batching > 0,
         overlap: options.number("overlap", on_gpu)? == 1 && batching == 0,
-        encode_batch: options.number("encode_batch", sessions.execution.encode_batch())?,
+        encode_batch: options.number("encode_batch", sessions.execution.encode_batch(&model))?,
     };
     let mut captioners = (0..copies)
         .map(|_| Captioner::load(&model, &sessions, settings.clone()))

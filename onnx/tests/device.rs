@@ -177,7 +177,7 @@ fn large_admissions_are_encoded_in_parts() {
             .map(|generated| (generated.candidates[0].ids.clone(), generated.image_features))
             .collect::<Vec<_>>()
     };
-    assert!(IMAGES > 2 * DEVICE.execution.encode_batch());
+    assert!(IMAGES > 2 * DEVICE.execution.encode_batch(&model));
     assert_eq!(ids(&DEVICE), ids(&HOST));
 }
 

@@ -33,7 +33,7 @@ impl SlotMemory {
     ) -> Result<Self, RuntimeError> {
         let bytes = Decoder::slot_bytes_of(model, settings.cache_length(), settings.rows_per_image())?;
         let batches = if options.memory().is_some() { DEVICE_ENCODED_BATCHES } else { 1 };
-        let batch = options.execution.encode_batch().min(settings.max_slots) as u64;
+        let batch = options.execution.encode_batch(model).min(settings.max_slots) as u64;
         fit(bytes, settings, batch, batches)
     }
 

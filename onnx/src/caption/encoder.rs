@@ -22,8 +22,7 @@ impl BatchEncoder {
     /// # Errors
     /// When the library or the graph cannot be loaded.
     pub fn load(model: &ModelFolder, options: &SessionOptions) -> Result<Self, RuntimeError> {
-        // Host memory takes any number; device memory is scarce.
-        let batch = if options.memory().is_some() { options.execution.encode_batch() } else { usize::MAX };
+        let batch = options.execution.encode_batch(model);
         Ok(Self { encoder: ImageEncoder::load(model, options)?, batch, time: Duration::ZERO })
     }
 

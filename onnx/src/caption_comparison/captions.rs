@@ -45,8 +45,8 @@ impl Captions {
             // Slots are refilled a quarter at a time, as in a run.
             if captioner.free_slots() >= (captioner.max_slots() / 4).max(1) {
                 while next < images && captioner.free_slots() > 0 {
-                    let count =
-                        captioner.free_slots().min(side.options.execution.encode_batch()).min(images - next);
+                    let batch = side.options.execution.encode_batch(side.model);
+                    let count = captioner.free_slots().min(batch).min(images - next);
                     let admission = |image: usize| Admission { ticket: image as u64, seed: 0 };
                     let admissions: Vec<Admission> = (next..next + count).map(admission).collect();
                     captioner.admit(&admissions, &pixels[next * each..(next + count) * each])?;

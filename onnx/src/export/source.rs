@@ -190,6 +190,7 @@ fn open_clip_dimensions(c: &ModelConfig) -> Dimensions {
         embed_dim: c.embed_dim,
         vocab_size: c.text.vocab_size,
         context_length: c.decoder.map_or(context, |d| context.min(d.context_length + 1)),
+        encoder_tokens: Some(c.vision.tokens()),
         decoder: c.decoder.map(|d| DecoderDimensions {
             image_tokens: c.image_tokens(),
             text_layers: c.decoding_text_layers(),
@@ -209,6 +210,7 @@ fn captioner_dimensions(c: &BlipConfig) -> Dimensions {
         embed_dim: 0,
         vocab_size: c.text.vocab_size,
         context_length: c.text.context_length,
+        encoder_tokens: Some(c.vision.tokens()),
         decoder: Some(DecoderDimensions {
             image_tokens: c.vision.tokens(),
             text_layers: 0,
@@ -227,6 +229,7 @@ fn retrieval_dimensions(c: &BlipConfig, enc_id: i64) -> Dimensions {
         embed_dim: c.embed_dim(),
         vocab_size: c.text.vocab_size,
         context_length: c.text.context_length,
+        encoder_tokens: Some(c.vision.tokens()),
         decoder: None,
         fusion: Some(FusionDimensions {
             image_tokens: c.vision.tokens(),
@@ -244,6 +247,7 @@ fn albef_dimensions(checkpoint: &AlbefCheckpoint) -> Dimensions {
         embed_dim: c.embed_dim,
         vocab_size: c.text.vocab_size,
         context_length: c.text.context_length,
+        encoder_tokens: Some(c.vision.tokens()),
         decoder: None,
         fusion: Some(FusionDimensions {
             image_tokens: c.vision.tokens(),

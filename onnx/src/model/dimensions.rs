@@ -11,6 +11,9 @@ pub struct Dimensions {
     pub vocab_size: usize,
     /// Longest text, ids with start and end, `T`.
     pub context_length: usize,
+    /// Tokens of an image in the image encoder, from which the number of images per call follows; not in folders of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder_tokens: Option<usize>,
     /// Sizes of the decoder, if there is one; in `model.json` they are among the others.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub decoder: Option<DecoderDimensions>,

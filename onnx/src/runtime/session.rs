@@ -42,7 +42,7 @@ pub(super) fn create(
 ) -> Result<Session, RuntimeError> {
     let providers = match options.execution {
         Execution::TensorRt { device } if file == IMAGE_ENCODER_FILE => {
-            let settings = TensorRtOptions::new(model, device, options.execution.encode_batch());
+            let settings = TensorRtOptions::new(model, device, options.execution.encode_batch(model));
             settings.create_cache()?;
             vec![settings.provider(), cuda_provider(device, false)]
         }

@@ -75,7 +75,7 @@ impl Scorer {
     pub fn of_captioner(model: &ModelFolder, options: &SessionOptions) -> Result<Self, ScoreError> {
         Ok(Self {
             image: None,
-            encode_batch: options.execution.encode_batch(),
+            encode_batch: options.execution.encode_batch(model),
             text: TextEncoder::load(model, options)?,
             matcher: None,
             tokenizer: Tokenizer::load(model)?,

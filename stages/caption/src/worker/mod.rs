@@ -81,7 +81,7 @@ impl CaptionWorker {
             encoder: BatchEncoder::load(model, options)?,
             scorer,
             settings,
-            encode_batch: options.execution.encode_batch(),
+            encode_batch: options.execution.encode_batch(model),
             counters: Arc::default(),
         };
         Ok(Self { models, is_threaded: options.is_on_device() })
