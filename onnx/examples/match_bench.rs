@@ -56,7 +56,7 @@ impl Bench<'_> {
         let mut images = ImageEncoder::load(self.model, &self.options)?;
         let mut text_encoder = TextEncoder::load(self.model, &self.options)?;
         let mut matcher = Matcher::load(self.model, &self.options, MatchStart::default())?;
-        let each = images.image_bytes();
+        let (each, batch) = (images.image_bytes(), self.options.execution.encode_batch(self.model));
         let groups: Vec<&[u8]> = self.pixels.chunks(self.group * each).collect();
         let mut seconds = Seconds::default();
         for (number, pixels) in groups.iter().take(1).chain(&groups).enumerate() {
@@ -65,7 +65,10 @@ impl Bench<'_> {
             }
             let count = pixels.len() / each;
             let began = Instant::now();
-            let (_, tokens) = images.encode_for_matching(pixels)?;
+            let mut tokens = Vec::new();
+            for pixels in pixels.chunks(batch * each) {
+                tokens.extend(images.encode_for_matching(pixels)?.1);
+            }
             seconds.encode += began.elapsed().as_secs_f64();
             let all: Vec<&[i64]> = self.texts.iter().map(Vec::as_slice).collect();
             let every: Vec<&[i64]> = (0..count).flat_map(|_| all.iter().copied()).collect();
