@@ -15,9 +15,10 @@ use recaption_onnx::{
 
 const PRECISIONS: [Precision; 2] = [Precision::Fp16, Precision::Int8];
 /// Cases, with the tensors that must have passed.
-const CASES: [(&str, &[&str]); 6] = [
+const CASES: [(&str, &[&str]); 7] = [
     ("blip/tied", CAPTIONS),
     ("blip/untied", CAPTIONS),
+    ("blip/many-tokens", CAPTIONS),
     ("blip/torch", CAPTIONS),
     ("blip/retrieval", &["image_features", "text_features_cls", "itm_logits_enc", "itm_prob_cls"]),
     ("albef/pretraining", &["image_features", "text_features", "itm_logits", "mlm_logits"]),

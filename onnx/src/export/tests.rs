@@ -280,3 +280,20 @@ fn half_precision_is_built_of_fused_operators() {
     let biases = operators(&fp16, IMAGE_ENCODER_FILE)["Add"];
     assert!(biases <= c.vision.layers + 2, "{biases} additions");
 }
+
+/// The reference case of many tokens is one of the other operator, in every precision.
+#[test]
+fn attention_follows_the_number_of_tokens() {
+    for (case, fused) in [("tied", false), ("many-tokens", true)] {
+        for precision in [Precision::Fp32, Precision::Int8] {
+            let dir = tempfile::tempdir().expect("temporary folder");
+            let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/blip").join(case);
+            let model = export(&checkpoint, &dir.path().join("model"), precision).expect("export");
+            let bytes = std::fs::read(model.path(IMAGE_ENCODER_FILE)).expect("graph");
+            let graph = ModelProto::decode(bytes.as_slice()).expect("a model").graph.expect("a graph");
+            let count = |operator: &str| graph.node.iter().filter(|node| node.op_type() == operator).count();
+            let want = if fused { (0, 2) } else { (2, 0) };
+            assert_eq!((count("Attention"), count("MultiHeadAttention")), want, "{case} {precision}");
+        }
+    }
+}
