@@ -4,7 +4,10 @@
 
 1. Linear layers `[rows, in] -> [rows, out]` in int8: MatMulNBits with three block sizes, ours (a scale per row), and
    DynamicQuantizeMatMul (one scale for the whole batch), as speed over an fp32 Gemm.
-2. Cross-attention of one query per image with keys and values `[N, Q, H * D]`, as the decoder has them, and `[N, H, Q, D]`.
+2. Cross-attention of one query per image with keys and values `[N, Q, H * D]`, as the decoder has them, and `[N, H, Q, D]`: of
+   coca_ViT-B-32 and of a BLIP base.
+3. Attention of an image's tokens to each other: ONNX's operator, and ONNX Runtime's, which does not write down the scores of all pairs.
+4. Quantising rows to 8 bits: magnitudes and multiples written down (five operators), and with a scale per row in QuantizeLinear.
 """
 import statistics, time
 
@@ -19,7 +22,10 @@ node, tensor = helper.make_node, lambda name, value: numpy_helper.from_array(np.
 
 def session(nodes, inputs, outputs, initializers=()):
     info = lambda values: [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values]
-    graph = helper.make_graph(nodes, "operators", info(inputs), info(outputs), list(initializers))
+    return load(helper.make_graph(nodes, "operators", info(inputs), info(outputs), list(initializers)))
+
+
+def load(graph):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23), helper.make_opsetid(MICROSOFT, 1)], ir_version=11)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
@@ -50,15 +56,28 @@ def integers(w):
     return [tensor("q", np.clip(np.round(w / scale[:, None]), -127, 127).astype(np.int8).T.copy()), tensor("s", scale)]
 
 
+CONSTANTS = [tensor(name, value) for name, value in {
+    "axis": np.array([-1]), "none": np.float32(0), "tiny": np.float32(1e-20), "levels": np.float32(127), "level": np.float32(1 / 127),
+    "one": np.float32(1), "zero": np.uint8(128)}.items()]
+
+
+def quantised(in_one):
+    """`x` -> `v` u8 and its scales `r`; `in_one` as onnx/src/export/linear.rs emits it."""
+    if in_one:
+        return [node("ReduceMax", ["x", "axis"], ["m"], keepdims=1), node("ReduceMin", ["x", "axis"], ["l"], keepdims=1),
+                node("Sub", ["none", "l"], ["a"]), node("Max", ["m", "a", "tiny"], ["n"]), node("Mul", ["n", "level"], ["r"]),
+                node("Squeeze", ["r", "axis"], ["rows"]), node("Shape", ["rows"], ["count"]), node("Expand", ["zero", "count"], ["zeros"]),
+                node("QuantizeLinear", ["x", "rows", "zeros"], ["v"], axis=0)]
+    return [node("Abs", ["x"], ["a"]), node("ReduceMax", ["a", "axis"], ["m"], keepdims=1), node("Max", ["m", "tiny"], ["n"]),
+            node("Div", ["levels", "n"], ["i"]), node("Mul", ["x", "i"], ["u"]), node("QuantizeLinear", ["u", "one", "zero"], ["v"]),
+            node("Mul", ["n", "level"], ["r"])]
+
+
 def per_row(w):
     """As onnx/src/export/linear.rs emits it."""
-    nodes = [node("Abs", ["x"], ["a"]), node("ReduceMax", ["a", "axis"], ["m"], keepdims=1), node("Max", ["m", "tiny"], ["n"]),
-             node("Div", ["levels", "n"], ["i"]), node("Mul", ["x", "i"], ["u"]), node("QuantizeLinear", ["u", "one", "zero"], ["v"]),
-             node("Mul", ["n", "level"], ["r"]), node("MatMulIntegerToFloat", ["v", "q", "one", "s", "zero"], ["t"], domain=MICROSOFT),
-             node("Mul", ["t", "r"], ["p"]), node("Add", ["p", "b"], ["y"])]
-    constants = {"axis": np.array([-1]), "tiny": np.float32(1e-20), "levels": np.float32(127), "level": np.float32(1 / 127),
-                 "one": np.float32(1), "zero": np.uint8(128)}
-    return nodes, integers(w) + [tensor(name, value) for name, value in constants.items()]
+    nodes = quantised(True) + [node("MatMulIntegerToFloat", ["v", "q", "one", "s", "zero"], ["t"], domain=MICROSOFT),
+                               node("Mul", ["t", "r"], ["p"]), node("Add", ["p", "b"], ["y"])]
+    return nodes, integers(w) + CONSTANTS
 
 
 def linear_layers() -> None:
@@ -97,8 +116,35 @@ def cross_attention(images=32, heads=8, size=64, tokens=255, layers=4) -> None:
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(rng.standard_normal(dims).astype("f")))
         binding.bind_output("y")
         t = milliseconds(lambda: s.run_with_iobinding(binding))
-        print(f"cross-attention, keys and values of rank {rank}: {t:.2f} ms, {2 * layers * images * tokens * width * 4 / t / 1e6:.1f} GB/s")
+        print(f"cross-attention of {images} images of {tokens} tokens, keys and values of rank {rank}: {t:.2f} ms, {2 * layers * images * tokens * width * 4 / t / 1e6:.1f} GB/s")
+
+
+def image_attention() -> None:
+    for images, tokens, heads, size in [(8, 50, 12, 64), (8, 197, 12, 64), (8, 256, 16, 64), (4, 577, 12, 64), (4, 577, 16, 64), (2, 729, 16, 72)]:
+        shape, times = [images, tokens, heads * size], []
+        for operator in (node("Attention", ["q", "k", "v"], ["y"], q_num_heads=heads, kv_num_heads=heads),
+                         node("MultiHeadAttention", ["q", "k", "v"], ["y"], num_heads=heads, domain=MICROSOFT)):
+            s = session([operator], [(name, shape) for name in "qkv"], [("y", shape)])
+            feed = {name: rng.standard_normal(shape).astype("f") for name in "qkv"}
+            times.append(milliseconds(lambda: s.run(None, feed)))
+        print(f"attention of {images} images, {heads} heads of {size}, {tokens:>3} tokens: ONNX's {times[0]:.2f} ms, ONNX Runtime's {times[1]:.2f}: "
+              f"{times[1] / times[0]:.2f} of the time")
+
+
+def quantising() -> None:
+    for rows, width in [(2308, 768), (2308, 3072), (577, 3072), (32, 768)]:
+        x, times = rng.standard_normal((rows, width)).astype("f"), []
+        for in_one in (False, True):
+            # An output of bytes.
+            graph = helper.make_graph(quantised(in_one), "operators", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, width])],
+                                      [helper.make_tensor_value_info("v", TensorProto.UINT8, [rows, width])], CONSTANTS)
+            s = load(graph)
+            times.append(milliseconds(lambda: s.run(None, {"x": x})))
+        print(f"quantising {rows} rows of {width}: {times[0]:.3f} ms, with a scale per row {times[1]:.3f}: {times[1] / times[0]:.2f} of the time")
 
 
 linear_layers()
 cross_attention()
+cross_attention(images=8, heads=12, tokens=577, layers=12)
+image_attention()
+quantising()

@@ -18,8 +18,8 @@ use crate::{
 /// `x * sigmoid(1.702 x)`: OpenAI's approximation of GELU.
 const QUICK_GELU_FACTOR: f32 = 1.702;
 
-/// Tokens up to which ONNX's attention is the faster one on a CPU. ONNX Runtime's own does not write down the scores of all pairs: of 8
-/// images with 12 heads of 64 it takes 1.5 times as long for 50 tokens, as long for 256, and 0.7 times as long for 577 and 729.
+/// Tokens up to which ONNX's attention is the faster one on a CPU. ONNX Runtime's own does not write down the scores of all pairs: it
+/// takes 1.2 to 1.4 times as long for 50 to 256 tokens, and 0.6 to 0.9 times as long for 577 and 729 (`benchmarks/operators.py`).
 const MAX_TOKENS_OF_PLAIN_ATTENTION: usize = 256;
 
 /// Computes a weight from tensors of the checkpoint.

@@ -5,7 +5,8 @@ use crate::model::ModelFolder;
 /// Images per call of an encoder on a CPU, at most: more are not faster, and with fewer slots are refilled sooner.
 const CPU_ENCODE_BATCH: usize = 8;
 /// Tokens per call of an encoder on a CPU, about: activations of more do not fit into a core's second-level cache. With 2 MiB of it a base
-/// ViT of 577 tokens takes 0.92 times the time for an image alone as for one of eight, in int8 0.86; one of 50 tokens 1.4 times.
+/// ViT of 577 tokens takes 0.9 times the time for an image alone as for one of eight, in int8 0.8; one of 50 tokens 1.4 times
+/// (`benchmarks/encoder_calls.py`).
 const CPU_ENCODE_TOKENS: usize = 512;
 /// Images per call of an encoder on a GPU, at most: on an H100 a ViT-L/14 encodes 256 images 1.18 times as fast as 64.
 const GPU_ENCODE_BATCH: usize = 256;
